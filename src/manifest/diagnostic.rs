@@ -1,0 +1,57 @@
+//! What is wrong with a manifest, where, why, and what to write instead.
+
+use std::ops::Range;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// One thing to say about a manifest. Shown with the line that it is about.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// One sentence without a full stop: what is wrong, naming the object.
+    pub message: String,
+    /// Where, as a byte range of the manifest's text.
+    pub span: Range<usize>,
+    /// Why, shown below the marked text; may be empty.
+    pub label: String,
+    /// What to write instead.
+    pub help: Option<String>,
+    /// A second place that the first contradicts, and what it says.
+    pub other: Option<(Range<usize>, String)>,
+}
+
+impl Diagnostic {
+    pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
+        Diagnostic {
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            label: String::new(),
+            help: None,
+            other: None,
+        }
+    }
+
+    pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Diagnostic { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn other(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
+        self.other = Some((span, label.into()));
+        self
+    }
+}
