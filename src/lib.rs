@@ -1,0 +1,8 @@
+//! PySecure: every service of an application in its own namespaces, seeing only what one manifest grants.
+//!
+//! Data flows one way: [`manifest`] → [`model`] → [`plan`] → [`compile`] → [`launch`] → [`supervise`].
+
+pub mod compile;
+pub mod manifest;
+pub mod model;
+pub mod plan;

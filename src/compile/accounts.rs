@@ -1,0 +1,42 @@
+//! The files in `/etc` that name a service's own ids, and nobody else's.
+
+use crate::plan::{Identity, Service};
+use std::fmt::Write;
+
+/// passwd(5): the service, id 0 of its namespace, and the id under which all others show.
+pub(super) fn passwd(service: &Service) -> String {
+    let Identity { uid, gid, root_inside, .. } = service.identity;
+    let mut out = String::new();
+    if root_inside {
+        let _ = writeln!(out, "root:x:0:0:{}:/tmp:/bin/sh", service.name);
+    } else {
+        let _ = writeln!(out, "root:x:0:0:keeper of the namespace:/:/usr/sbin/nologin");
+        let _ = writeln!(out, "{}:x:{uid}:{gid}::/tmp:/bin/sh", service.name);
+    }
+    out.push_str("nobody:x:65534:65534:what belongs to others:/:/usr/sbin/nologin\n");
+    out
+}
+
+/// group(5), likewise, with the service's bundles.
+pub(super) fn group(service: &Service) -> String {
+    let Identity { gid, ref groups, root_inside, .. } = service.identity;
+    let mut out = String::from("root:x:0:\n");
+    if !root_inside {
+        let _ = writeln!(out, "{}:x:{gid}:", service.name);
+    }
+    let member = if root_inside { "root" } else { &service.name };
+    for (gid, bundle) in groups {
+        let suffix = if *bundle == service.name { "-bundle" } else { "" };
+        let _ = writeln!(out, "{bundle}{suffix}:x:{gid}:{member}");
+    }
+    out.push_str("nogroup:x:65534:\n");
+    out
+}
+
+/// hosts(5).
+pub(super) fn hosts(service: &Service) -> String {
+    format!("127.0.0.1 localhost {0}\n::1 localhost ip6-localhost {0}\n", service.name)
+}
+
+/// nsswitch.conf(5): files alone, so that no module is looked for.
+pub(super) const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";

@@ -1,0 +1,14 @@
+//! Plan → OCI runtime spec: for every service one bundle, which any OCI runtime can run.
+//!
+//! What this prints is what runs: the launcher reads the spec and nothing else of the plan. The same plan
+//! gives the same bytes. Nothing here looks at the host or changes it, but for [`bundle::write`], which puts
+//! a bundle on disk.
+//!
+//! Follows the OCI runtime specification 1.2 (config.md, config-linux.md).
+
+mod accounts;
+pub mod bundle;
+mod spec;
+
+pub use bundle::{Bundle, RootEntry};
+pub use spec::{CompileError, compile};

@@ -1,0 +1,253 @@
+//! One service's spec, from the default of `specs/config.json` and what the plan says of the service.
+
+use super::bundle::{Bundle, RootEntry};
+use super::accounts;
+use crate::manifest::types::Network;
+use crate::plan::template::{Entry, Template};
+use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// What a spec cannot hold.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("the default spec in specs/ is broken: {0}")]
+    Default(String),
+    #[error("service `{service}`: the path {} holds `{character}`, which an overlay's options cannot; rename it", path.display())]
+    Character { service: String, path: PathBuf, character: char },
+    #[error("service `{service}` is in {groups} bundles, but a user namespace maps at most 338; merge some")]
+    Groups { service: String, groups: usize },
+    #[error("service `{service}`: no rootfs template \"{name}\" was loaded")]
+    Template { service: String, name: String },
+}
+
+struct Defaults {
+    spec: Spec,
+    seccomp: LinuxSeccomp,
+}
+
+/// Parsed once a process: `up` of a thousand services compiles a thousand times.
+fn defaults() -> Result<&'static Defaults, CompileError> {
+    static DEFAULTS: OnceLock<Result<Defaults, String>> = OnceLock::new();
+    DEFAULTS
+        .get_or_init(|| {
+            let spec = serde_json::from_str(include_str!("../../specs/config.json")).map_err(|e| e.to_string())?;
+            let seccomp = serde_json::from_str(include_str!("../../specs/seccomp.json")).map_err(|e| e.to_string())?;
+            Ok(Defaults { spec, seccomp })
+        })
+        .as_ref()
+        .map_err(|e| CompileError::Default(e.clone()))
+}
+
+/// Compiles one service. `folder` is where its bundle will lie: an overlay names its layers by their path.
+pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, CompileError> {
+    let defaults = defaults()?;
+    let template = plan.templates.get(&service.rootfs).ok_or_else(|| CompileError::Template { service: service.name.clone(), name: service.rootfs.clone() })?;
+    let mut spec = defaults.spec.clone();
+    let mut root = Tree::new();
+    let mut layers = Vec::new();
+
+    let mut mounts = spec.mounts_mut().take().unwrap_or_default();
+    for mount in &mounts {
+        root.directory(mount.destination());
+    }
+    template_mounts(template, &mut root, &mut mounts);
+    if !service.callees.is_empty() {
+        root.directory(Path::new("/run/pysecure/rpc"));
+        mounts.push(bind(Path::new("/run/pysecure/rpc"), &plan.dirs.rpc(&service.name), false, false));
+    }
+    let mut targets: Vec<&PlannedMount> = Vec::new();
+    for mount in &service.mounts {
+        let inside_another = targets.iter().any(|t| crate::model::path::is_below(&mount.target, &t.target));
+        let inside_template = template.binds().any(|b| Path::new(&mount.target).starts_with(b));
+        if !inside_another && !inside_template {
+            root.mount_point(Path::new(&mount.target), mount.directory);
+        }
+        mounts.push(if mount.missing.is_empty() { resource(mount) } else { layered(service, mount, folder, &mut layers)? });
+        targets.push(mount);
+    }
+    etc(service, &mut root);
+
+    *spec.mounts_mut() = Some(mounts);
+    spec.set_hostname(Some(service.name.clone()));
+    if let Some(process) = spec.process_mut() {
+        set_process(process, service);
+    }
+    let (uids, gids) = mappings(&service.identity);
+    if gids.len() > 340 {
+        return Err(CompileError::Groups { service: service.name.clone(), groups: service.identity.groups.len() });
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_uid_mappings(Some(uids));
+        linux.set_gid_mappings(Some(gids));
+        linux.set_seccomp(Some(defaults.seccomp.clone()));
+        if service.network == Network::Host {
+            let kept = linux.namespaces().iter().flatten().filter(|n| n.typ() != LinuxNamespaceType::Network).cloned().collect();
+            linux.set_namespaces(Some(kept));
+        }
+    }
+    Ok(Bundle { spec, root: root.entries(), layers })
+}
+
+fn set_process(process: &mut Process, service: &Service) {
+    let Identity { uid, gid, ref groups, root_inside, .. } = service.identity;
+    let mut user = process.user().clone();
+    user.set_uid(if root_inside { 0 } else { uid });
+    user.set_gid(if root_inside { 0 } else { gid });
+    user.set_additional_gids((!groups.is_empty()).then(|| groups.iter().map(|g| g.0).collect()));
+    process.set_user(user);
+    process.set_args(Some(service.command.clone()));
+    process.set_cwd(PathBuf::from(&service.directory));
+    process.set_env(Some(service.environment.iter().map(|(k, v)| format!("{k}={v}")).collect()));
+}
+
+/// Inside → outside, for UIDs and GIDs: the service's own, its bundles', and a 0, which is the keeper's or,
+/// for a service that is root inside, its own.
+fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
+    let Identity { uid, gid, ref groups, keeper, root_inside } = *identity;
+    let (own_uid, own_gid) = if root_inside { (0, 0) } else { (uid, gid) };
+    let (mut uids, mut gids): (BTreeMap<u32, u32>, BTreeMap<u32, u32>) = match keeper {
+        // One id in all, which is 0 in the outer namespace.
+        None => ([(own_uid, 0)].into(), [(own_gid, 0)].into()),
+        Some(keeper) if root_inside => ([(0, uid), (keeper.uid, keeper.uid)].into(), [(0, gid), (keeper.gid, keeper.gid)].into()),
+        Some(keeper) => ([(0, keeper.uid), (uid, uid)].into(), [(0, keeper.gid), (gid, gid)].into()),
+    };
+    gids.extend(groups.iter().map(|(gid, _)| (*gid, *gid)));
+    let lines = |map: &mut BTreeMap<u32, u32>| std::mem::take(map).into_iter().map(|(inside, outside)| mapping(inside, outside)).collect();
+    (lines(&mut uids), lines(&mut gids))
+}
+
+fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
+    // All three fields are set, so the builder cannot fail.
+    LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(1u32).build().unwrap_or_default()
+}
+
+fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>) {
+    for entry in &template.entries {
+        match entry {
+            Entry::Bind { path, directory } => {
+                root.mount_point(path, *directory);
+                mounts.push(bind(path, path, false, true));
+            }
+            Entry::Link { path, target } => root.link(path, target),
+            Entry::Directory { path } => root.directory(path),
+        }
+    }
+}
+
+fn bind(target: &Path, source: &Path, writable: bool, executable: bool) -> Mount {
+    let mut mount = Mount::default();
+    mount.set_destination(target.to_owned());
+    mount.set_typ(Some("bind".into()));
+    mount.set_source(Some(source.to_owned()));
+    mount.set_options(Some(options(writable, executable, "rbind")));
+    mount
+}
+
+/// The recursive forms, so that a file system mounted below a resource is held to the same.
+fn options(writable: bool, executable: bool, first: &str) -> Vec<String> {
+    let all = [first, if writable { "rw" } else { "rro" }, "rnosuid", "rnodev", if executable { "" } else { "rnoexec" }];
+    all.into_iter().filter(|o| !o.is_empty()).map(str::to_owned).collect()
+}
+
+fn resource(planned: &PlannedMount) -> Mount {
+    let mut mount = bind(Path::new(&planned.target), &planned.source, planned.writable, planned.executable);
+    if let Some(map) = planned.idmap {
+        let mut options = options(planned.writable, planned.executable, "rbind");
+        options.push("idmap".into());
+        mount.set_options(Some(options));
+        mount.set_uid_mappings(Some(vec![mapping(map.disk.uid, map.seen.uid)]));
+        mount.set_gid_mappings(Some(vec![mapping(map.disk.gid, map.seen.gid)]));
+    }
+    mount
+}
+
+/// The source under a layer of empty mount points: an overlay without an upper, so nothing can be written.
+fn layered(service: &Service, planned: &PlannedMount, folder: &Path, layers: &mut Vec<(String, Vec<RootEntry>)>) -> Result<Mount, CompileError> {
+    let name = layers.len().to_string();
+    let layer = folder.join("layers").join(&name);
+    for path in [&planned.source, &layer] {
+        if let Some(character) = path.to_string_lossy().chars().find(|c| matches!(c, ':' | ',' | '\\')) {
+            return Err(CompileError::Character { service: service.name.clone(), path: path.clone(), character });
+        }
+    }
+    let mut tree = Tree::new();
+    for MountPoint { path, directory } in &planned.missing {
+        tree.mount_point(Path::new(path), *directory);
+    }
+    layers.push((name, tree.entries()));
+    let lower = format!("lowerdir={}:{}", layer.display(), planned.source.display());
+    let mut options: Vec<String> = vec![lower, "ro".into(), "nosuid".into(), "nodev".into()];
+    if !planned.executable {
+        options.push("noexec".into());
+    }
+    let mut mount = Mount::default();
+    mount.set_destination(PathBuf::from(&planned.target));
+    mount.set_typ(Some("overlay".into()));
+    mount.set_source(Some("overlay".into()));
+    mount.set_options(Some(options));
+    Ok(mount)
+}
+
+fn etc(service: &Service, root: &mut Tree) {
+    root.file("/etc/passwd", accounts::passwd(service));
+    root.file("/etc/group", accounts::group(service));
+    root.file("/etc/hosts", accounts::hosts(service));
+    root.file("/etc/hostname", format!("{}\n", service.name));
+    root.file("/etc/nsswitch.conf", accounts::NSSWITCH.to_owned());
+    root.file("/etc/resolv.conf", service.resolver.clone());
+    root.directory(Path::new("/sys"));
+    root.directory(Path::new("/var"));
+    root.link(Path::new("/var/tmp"), Path::new("/tmp"));
+    root.link(Path::new("/var/run"), Path::new("/run"));
+    root.link(Path::new("/etc/mtab"), Path::new("/proc/mounts"));
+}
+
+/// A tree of empty places, in which the first entry for a path stays and parents come by themselves.
+struct Tree {
+    entries: BTreeMap<PathBuf, RootEntry>,
+}
+
+impl Tree {
+    fn new() -> Tree {
+        Tree { entries: BTreeMap::new() }
+    }
+
+    fn insert(&mut self, path: &Path, make: impl FnOnce(PathBuf) -> RootEntry) {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            self.entries.entry(parent.to_owned()).or_insert_with(|| RootEntry::Directory(parent.to_owned()));
+        }
+        self.entries.entry(path.to_owned()).or_insert_with(|| make(path.to_owned()));
+    }
+
+    fn directory(&mut self, path: &Path) {
+        // Below /dev everything is made anew in a tmpfs, by whoever mounts that.
+        if !path.starts_with("/dev") || path == Path::new("/dev") {
+            self.insert(path, RootEntry::Directory);
+        }
+    }
+
+    fn file(&mut self, path: &str, content: String) {
+        self.insert(Path::new(path), |p| RootEntry::File(p, content));
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) {
+        self.insert(path, |p| RootEntry::Link(p, target.to_owned()));
+    }
+
+    fn mount_point(&mut self, path: &Path, directory: bool) {
+        if directory {
+            self.directory(path);
+        } else {
+            self.insert(path, |p| RootEntry::File(p, String::new()));
+        }
+    }
+
+    /// Sorted by path, so parents come before children.
+    fn entries(self) -> Vec<RootEntry> {
+        self.entries.into_values().collect()
+    }
+}

@@ -1,0 +1,139 @@
+//! What a new process does to become a service, as rows of data: made before clone3(2), carried out in
+//! order after it ([`super::child`]), and named by number when one fails.
+
+use rustix::mount::MountAttrFlags;
+use std::ffi::CString;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+
+/// A step of the namespace's init, before the service's process exists.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Waits until the launcher has written the id maps, then becomes id 0.
+    AwaitIds,
+    Hostname(CString),
+    Loopback,
+    /// Makes a detached tree the root, and lets go of the old one.
+    Root { tree: OwnedFd },
+    /// Attaches a detached tree.
+    Attach { tree: OwnedFd, target: CString },
+    /// Mounts a file system that must belong to the new namespaces.
+    Filesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: MountAttrFlags, target: CString },
+    /// Makes an empty file for a device and attaches the host's node to it.
+    Device { tree: OwnedFd, path: CString },
+    Link { path: CString, to: CString },
+    /// Covers a path with something empty, if it is there.
+    Mask { path: CString },
+    /// Makes a path read-only, if it is there.
+    ReadOnly { path: CString },
+    /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
+    Terminal { uid: u32, gid: u32 },
+}
+
+impl Step {
+    /// For an error: the operation and its object.
+    pub(super) fn describe(&self) -> (&'static str, String) {
+        let text = |c: &CString| c.to_string_lossy().into_owned();
+        match self {
+            Step::AwaitIds => ("become id 0 of", "the new user namespace".into()),
+            Step::Hostname(name) => ("set the host name", text(name)),
+            Step::Loopback => ("bring up", "lo".into()),
+            Step::Root { .. } => ("make the root", "/".into()),
+            Step::Attach { target, .. } => ("mount", text(target)),
+            Step::Filesystem { kind, target, .. } => ("mount", format!("{} -> {}", text(kind), text(target))),
+            Step::Device { path, .. } => ("make the device", text(path)),
+            Step::Link { path, .. } => ("make the link", text(path)),
+            Step::Mask { path } => ("mask", text(path)),
+            Step::ReadOnly { path } => ("make read-only", text(path)),
+            Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),
+        }
+    }
+}
+
+/// The last part of the way, which `exec` shares: from a process inside the namespaces to the program.
+pub(super) struct Entry {
+    pub uid: u32,
+    pub gid: u32,
+    /// `None` where the outer namespace denies setgroups(2) and there is but one id.
+    pub groups: Option<Vec<rustix::process::Gid>>,
+    pub umask: u32,
+    pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,
+    pub directory: CString,
+    pub argv: Strings,
+    pub environment: Strings,
+    /// Paths to try, in the order of PATH.
+    pub candidates: Vec<CString>,
+    pub landlock: Option<super::landlock::Rules>,
+    pub filters: std::rc::Rc<Vec<seccompiler::BpfProgram>>,
+    pub stdio: [RawFd; 3],
+    /// To become descriptors 3, 4, …
+    pub sockets: Vec<RawFd>,
+    /// Standard input, output and error are a terminal, opened by the process itself.
+    pub terminal: bool,
+}
+
+/// Stages of an [`Entry`], for errors: numbered behind all steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Stage {
+    Namespaces = 10_000,
+    Session,
+    Descriptors,
+    Limits,
+    Capabilities,
+    Groups,
+    User,
+    Directory,
+    NoNewPrivileges,
+    Landlock,
+    Seccomp,
+    Exec,
+    Spawn,
+    Terminal,
+}
+
+impl Stage {
+    const ALL: [(Stage, &str); 14] = [
+        (Stage::Namespaces, "enter the service's namespaces"),
+        (Stage::Session, "start a session"),
+        (Stage::Descriptors, "hand over descriptors"),
+        (Stage::Limits, "set resource limits"),
+        (Stage::Capabilities, "drop capabilities"),
+        (Stage::Groups, "set groups"),
+        (Stage::User, "set the user id"),
+        (Stage::Directory, "enter the directory"),
+        (Stage::NoNewPrivileges, "set no_new_privs"),
+        (Stage::Landlock, "apply Landlock rules"),
+        (Stage::Seccomp, "load the seccomp filter"),
+        (Stage::Exec, "run"),
+        (Stage::Spawn, "start a process"),
+        (Stage::Terminal, "open a terminal"),
+    ];
+
+    pub(super) fn from_code(code: u32) -> Option<(Stage, &'static str)> {
+        Stage::ALL.into_iter().find(|(stage, _)| *stage as u32 == code)
+    }
+}
+
+/// Strings for execve(2): the terminated strings, and the array of pointers to them that ends in a null.
+pub(super) struct Strings {
+    _owned: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl Strings {
+    pub(super) fn new(strings: Vec<CString>) -> Strings {
+        // The strings' buffers stay where they are when the vector is moved.
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Strings { _owned: strings, pointers }
+    }
+
+    pub(super) fn pointers(&self) -> &[*const libc::c_char] {
+        &self.pointers
+    }
+}
+
+/// A path as the kernel takes it; `None` if it holds a NUL.
+pub(super) fn c_path(path: &Path) -> Option<CString> {
+    CString::new(path.as_os_str().as_encoded_bytes()).ok()
+}

@@ -1,0 +1,333 @@
+//! System calls that neither rustix nor nix wraps safely, and nothing else. With [`super::child`], the only
+//! place in the crate where `unsafe` may stand.
+//!
+//! Everything here is async-signal-safe: no allocation, no lock, no errno in thread-local storage that
+//! anyone reads later. So it may be used between clone3(2) and execve(2).
+
+#![allow(unsafe_code)]
+
+use libc::{c_char, c_int, c_long, c_void};
+use rustix::io::Errno;
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+fn check(result: c_long) -> Result<c_long> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    // SAFETY: errno is this thread's own and always mapped.
+    Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
+}
+
+/// clone3(2) as fork(2), into the given new namespaces. `Ok(0)` in the child.
+///
+/// # Safety
+/// The process must be single-threaded, or the child may touch nothing that another thread could hold.
+pub unsafe fn clone3(flags: u64) -> Result<i32> {
+    // SAFETY: an all-zero clone_args is valid; without CLONE_VM and a stack the child runs on a copy of ours.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags;
+    args.exit_signal = libc::SIGCHLD as u64;
+    // SAFETY: `args` is valid for the call and of the size given.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
+    check(result).map(|pid| pid as i32)
+}
+
+/// Runs `entry(argument)` in a child that shares our memory, and waits until it has exec'd or exited;
+/// vfork(2) with a stack of its own.
+///
+/// # Safety
+/// `stack_top` is the end of a writable region that nothing else uses and that suffices for `entry`;
+/// `entry` never returns and writes to no memory that the caller relies on, but through `argument`.
+pub unsafe fn vfork(stack_top: *mut u8, entry: extern "C" fn(*mut c_void) -> c_int, argument: *mut c_void) -> Result<i32> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: as promised by the caller.
+    let result = unsafe { libc::clone(entry, stack_top.cast(), flags, argument) };
+    check(c_long::from(result)).map(|pid| pid as i32)
+}
+
+/// execve(2); returns only if it failed.
+pub fn execve(path: &CStr, argv: &[*const c_char], envp: &[*const c_char]) -> Errno {
+    debug_assert!(argv.last().is_some_and(|p| p.is_null()) && envp.last().is_some_and(|p| p.is_null()));
+    // SAFETY: both arrays end in a null pointer, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    check(result).err().unwrap_or(Errno::INVAL)
+}
+
+/// Attributes to set on a detached mount tree; mount_setattr(2).
+#[derive(Clone, Copy, Default)]
+pub struct MountAttributes<'fd> {
+    pub set: u64,
+    pub idmap: Option<BorrowedFd<'fd>>,
+}
+
+/// Sets attributes on a mount tree and all below it, and makes it private, so that nothing mounted in it is
+/// seen by the host.
+pub fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes<'_>) -> Result<()> {
+    let idmap = if attributes.idmap.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
+    let attr = libc::mount_attr {
+        attr_set: attributes.set | idmap,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: attributes.idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: the path is a terminated string, `attr` is valid for the call and of the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Loads a classic BPF program as seccomp filter; seccomp(2). Wants no_new_privs.
+pub fn seccomp_load(program: &[seccompiler::sock_filter]) -> Result<()> {
+    let prog = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
+        filter: program.as_ptr().cast_mut().cast(),
+    };
+    // SAFETY: sock_fprog points to `len` instructions, which the kernel copies and does not write to;
+    // seccompiler's sock_filter has the kernel's layout.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &prog) };
+    check(result).map(drop)
+}
+
+/// struct landlock_ruleset_attr of linux/landlock.h, up to ABI 6.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LandlockRuleset {
+    pub handled_access_fs: u64,
+    pub handled_access_net: u64,
+    pub scoped: u64,
+}
+
+/// The Landlock ABI of this kernel; landlock_create_ruleset(2).
+pub fn landlock_abi() -> Result<u32> {
+    const VERSION: u32 = 1;
+    // SAFETY: with the version flag the kernel reads no attributes.
+    let result = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<c_void>(), 0, VERSION) };
+    check(result).map(|abi| abi as u32)
+}
+
+/// `size`: how much of the attributes this kernel's ABI knows.
+pub fn landlock_create(ruleset: &LandlockRuleset, size: usize) -> Result<OwnedFd> {
+    debug_assert!(size <= size_of::<LandlockRuleset>());
+    // SAFETY: at most the structure's own size is read.
+    let result = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ruleset, size, 0) };
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Allows `access` at and below what `parent` refers to; landlock_add_rule(2).
+pub fn landlock_allow(ruleset: BorrowedFd<'_>, parent: BorrowedFd<'_>, access: u64) -> Result<()> {
+    #[repr(C, packed)]
+    struct PathBeneath {
+        allowed_access: u64,
+        parent_fd: c_int,
+    }
+    const PATH_BENEATH: c_int = 1;
+    let rule = PathBeneath { allowed_access: access, parent_fd: parent.as_raw_fd() };
+    // SAFETY: `rule` has the layout of struct landlock_path_beneath_attr and lives through the call.
+    let result = unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &rule, 0) };
+    check(result).map(drop)
+}
+
+pub fn landlock_restrict(ruleset: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(drop)
+}
+
+/// close_range(2): every descriptor from `first` on.
+pub fn close_from(first: u32) -> Result<()> {
+    // SAFETY: closes descriptors only; whoever calls this owns none from `first` on that it uses later.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
+}
+
+/// A copy of `fd` at `least` or above, closed on exec; fcntl(2).
+pub fn duplicate_above(fd: RawFd, least: RawFd) -> Result<RawFd> {
+    // SAFETY: takes integers only.
+    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })).map(|fd| fd as RawFd)
+}
+
+/// Makes `to` a copy of `from` that stays open on exec; dup3(2).
+pub fn duplicate_to(from: RawFd, to: RawFd) -> Result<()> {
+    // SAFETY: takes integers only; `to` is one of the numbers that the service is to have.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+}
+
+/// Every signal at its default, none blocked: what a program expects to start with. Rust ignores SIGPIPE,
+/// and a shell may have left others ignored; both would be inherited through execve(2).
+pub fn reset_signals() {
+    // SAFETY: an all-zero sigaction is SIG_DFL; signals that cannot be set answer EINVAL, which is as good.
+    unsafe {
+        let default: [u64; 4] = [0; 4];
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &default, std::ptr::null::<c_void>(), 8);
+        }
+    }
+    set_signal_mask(0);
+}
+
+/// Blocks the signals in `mask` (bit n-1 for signal n) and no other; rt_sigprocmask(2).
+pub fn set_signal_mask(mask: u64) {
+    // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
+    unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask, std::ptr::null::<c_void>(), 8);
+    }
+}
+
+/// A descriptor from which the signals in `mask` are read; signalfd(2).
+pub fn signalfd(mask: u64) -> Result<OwnedFd> {
+    // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
+    let result = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &mask, 8, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal; kill(2). `pid` -1: to all that may be signalled, in a PID namespace all but its init.
+pub fn kill(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_kill, pid, signal) }).map(drop)
+}
+
+/// Reaps one child, if one has ended: its pid and wait status; wait4(2).
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status: c_int = 0;
+    // SAFETY: `status` is valid for the call; no usage is asked for.
+    let pid = unsafe { libc::syscall(libc::SYS_wait4, -1, &mut status, libc::WNOHANG, std::ptr::null::<c_void>()) };
+    (pid > 0).then_some((pid as i32, status))
+}
+
+/// Brings up `lo` in this network namespace; netdevice(7).
+pub fn loopback_up() -> Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
+    check(c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })).map(drop)
+}
+
+/// Makes the terminal at `fd` the controlling one of this session; ioctl_tty(2).
+pub fn set_controlling_terminal(fd: RawFd) -> Result<()> {
+    // SAFETY: takes an integer argument.
+    check(c_long::from(unsafe { libc::ioctl(fd, libc::TIOCSCTTY, 0) })).map(drop)
+}
+
+/// A region for the stack of [`vfork`]'s child, with a guard page at its low end.
+pub struct Stack {
+    base: *mut c_void,
+    size: usize,
+}
+
+impl Stack {
+    pub fn new(size: usize) -> Result<Stack> {
+        // SAFETY: a fresh anonymous mapping, which nothing else uses.
+        let base = unsafe {
+            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK, -1, 0)
+        };
+        if base == libc::MAP_FAILED {
+            return Err(Errno::NOMEM);
+        }
+        // SAFETY: the first page of the mapping just made.
+        unsafe { libc::mprotect(base, 4096, libc::PROT_NONE) };
+        Ok(Stack { base, size })
+    }
+
+    pub fn top(&self) -> *mut u8 {
+        // SAFETY: one past the end of the mapping.
+        unsafe { self.base.cast::<u8>().add(self.size) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no child runs on it: vfork has returned.
+        unsafe { libc::munmap(self.base, self.size) };
+    }
+}
+
+/// Replaces all private anonymous memory by zeroes, but for the program's own data and the stack between
+/// `low` and `high`: what a forked process holds of its parent is gone, and costs nothing any more.
+///
+/// # Safety
+/// Nothing on the heap, in thread-local storage or on the stack outside `low..high` may be used afterwards.
+pub unsafe fn forget_memory(low: usize, high: usize) -> Result<()> {
+    unsafe extern "C" {
+        static __executable_start: u8;
+        static _end: u8;
+    }
+    let program = (&raw const __executable_start as usize, &raw const _end as usize);
+    let maps = rustix::fs::open(c"/proc/self/maps", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let mut buffer = [0u8; 2048];
+    let mut filled = 0;
+    loop {
+        let read = rustix::io::read(&maps, &mut buffer[filled..])?;
+        filled += read;
+        let mut start = 0;
+        while let Some(length) = buffer[start..filled].iter().position(|b| *b == b'\n') {
+            if let Some((from, to)) = private_anonymous(&buffer[start..start + length]) {
+                for (from, to) in [(from, to.min(low)), (from.max(high), to)] {
+                    let own = from < program.1 && to > program.0;
+                    if from < to && !own {
+                        // SAFETY: the caller promised that nothing in it is used any more.
+                        unsafe { libc::syscall(libc::SYS_madvise, from, to - from, libc::MADV_DONTNEED) };
+                    }
+                }
+            }
+            start += length + 1;
+        }
+        buffer.copy_within(start..filled, 0);
+        filled -= start;
+        if read == 0 {
+            return Ok(());
+        }
+        if filled == buffer.len() {
+            return Err(Errno::OVERFLOW);
+        }
+    }
+}
+
+/// The range of a line of proc_pid_maps(5), if it is writable, private and backed by no file.
+fn private_anonymous(line: &[u8]) -> Option<(usize, usize)> {
+    let text = std::str::from_utf8(line).ok()?;
+    let mut fields = text.split_ascii_whitespace();
+    let (from, to) = fields.next()?.split_once('-')?;
+    let kind = fields.next()?;
+    let name = fields.nth(3);
+    let forgettable = matches!(name, None | Some("[heap]" | "[stack]")) || name.is_some_and(|n| n.starts_with("[anon"));
+    if kind != "rw-p" || !forgettable {
+        return None;
+    }
+    Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_private_anonymous_memory_is_forgotten() {
+        let line = b"7ffc000-7ffd000 rw-p 00000000 00:00 0                          [stack]";
+        assert_eq!(private_anonymous(line), Some((0x7ffc000, 0x7ffd000)));
+        assert_eq!(private_anonymous(b"1000-2000 rw-p 00000000 00:00 0 "), Some((0x1000, 0x2000)));
+        assert_eq!(private_anonymous(b"1000-2000 rw-p 00000000 fe:00 12 /usr/bin/x"), None);
+        assert_eq!(private_anonymous(b"1000-2000 r--p 00000000 00:00 0 [vvar]"), None);
+        assert_eq!(private_anonymous(b"rubbish"), None);
+    }
+}

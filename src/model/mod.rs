@@ -1,0 +1,128 @@
+//! What a manifest means: every name resolved, every rule of the design checked, the access matrix.
+//!
+//! The model knows nothing of ids, of the state kept on disk, or of mounts: those are
+//! [`crate::plan`]'s. Of the host it looks at one thing only, the `source` paths ([`source`]).
+//! All that is wrong is collected; nothing here stops at the first error.
+
+pub mod access;
+mod assert;
+mod build;
+mod nesting;
+pub mod path;
+pub mod source;
+
+pub use access::{Access, Class, Subject};
+pub use build::{build, kind_name, needed_ids};
+
+use crate::manifest::types::{Callable, Kind, Network, Perms};
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// Index into [`Model::resources`].
+pub type ResourceId = usize;
+/// Index into [`Model::bundles`].
+pub type BundleId = usize;
+/// Index into [`Model::services`].
+pub type ServiceId = usize;
+
+/// The word that stands for the dynamic service in `callers` and `[assert]`.
+pub const DYNAMIC: &str = "dynamic";
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub app: String,
+    pub uid_range: Option<[u32; 2]>,
+    pub gid_range: Option<[u32; 2]>,
+    pub dynamic_uid: Option<u32>,
+    pub dynamic_gid: Option<u32>,
+    pub resources: Vec<Resource>,
+    pub bundles: Vec<Bundle>,
+    pub services: Vec<Service>,
+    /// Resources that any service may touch in some way, in the order of their declaration.
+    everyone: Vec<ResourceId>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub name: String,
+    /// Absolute and normal: no `.`, no `..`, no doubled or trailing slash.
+    pub path: String,
+    pub kind: Kind,
+    /// The host path, absolute and free of links; `None` where PySecure keeps the data itself.
+    pub source: Option<PathBuf>,
+    pub owner: Option<Subject>,
+    /// Sorted.
+    pub bundles: Vec<BundleId>,
+    pub perms: ClassPerms,
+    pub adopt: bool,
+    /// The innermost other resource that this one lies in.
+    pub parent: Option<ResourceId>,
+    /// A file that is kept in, and mounted with, a directory of its own, so that journals and
+    /// write-then-rename work; see [`nesting`].
+    pub with_directory: bool,
+    /// Where the manifest declares it.
+    pub span: Range<usize>,
+}
+
+/// What each access class may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassPerms {
+    pub owner: Perms,
+    pub bundle: Perms,
+    pub global: Perms,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    pub name: String,
+    pub resources: Vec<ResourceId>,
+    pub members: Vec<ServiceId>,
+    pub used_by_dynamic: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    pub command: Vec<String>,
+    pub directory: String,
+    pub owns: Vec<ResourceId>,
+    /// Sorted.
+    pub bundles: Vec<BundleId>,
+    pub runs_with_root: bool,
+    pub rootfs: String,
+    /// Who may call this service, and which of its functions; sorted by caller.
+    pub callers: Vec<(Subject, Callable)>,
+    pub listen: Vec<std::net::SocketAddr>,
+    pub network: Network,
+    pub environment: Vec<(String, String)>,
+    pub span: Range<usize>,
+}
+
+impl Resource {
+    /// The path that is mounted: the resource's own, or its directory's.
+    pub fn mount_path(&self) -> &str {
+        if self.with_directory { path::parent(&self.path) } else { &self.path }
+    }
+
+    /// May any class at all write?
+    pub fn writable(&self) -> bool {
+        self.perms.owner.write || self.perms.bundle.write || self.perms.global.write
+    }
+}
+
+impl Model {
+    pub fn service(&self, name: &str) -> Option<ServiceId> {
+        self.services.iter().position(|s| s.name == name)
+    }
+
+    pub fn resource(&self, name: &str) -> Option<ResourceId> {
+        self.resources.iter().position(|r| r.name == name)
+    }
+
+    pub fn subject_name(&self, subject: Subject) -> &str {
+        match subject {
+            Subject::Service(id) => &self.services[id].name,
+            Subject::Dynamic => DYNAMIC,
+        }
+    }
+}

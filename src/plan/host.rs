@@ -1,0 +1,150 @@
+//! What this host has: with which ids PySecure may work, and whose they are already.
+
+use super::{Ledger, PlanError};
+use crate::model::Model;
+
+/// With what ids services are kept apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// The host's root: ids are the host's own.
+    Root,
+    /// A user's outer namespace: ids are mapped onto the user's subordinate ids.
+    SubordinateIds,
+    /// A user without subordinate ids: one id for all services.
+    OneId,
+}
+
+/// An account or a range of the host, and whose it is.
+struct Claim {
+    low: u32,
+    high: u32,
+    whose: String,
+}
+
+/// Ranges that meet accounts of the host, other users' subordinate ids, or ids that do not exist here.
+pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanError> {
+    let mut errors = Vec::new();
+    let sides = [
+        ("uid_range", ledger.uid_range, "/proc/self/uid_map", "/etc/passwd", "/etc/subuid", "account"),
+        ("gid_range", ledger.gid_range, "/proc/self/gid_map", "/etc/group", "/etc/subgid", "group"),
+    ];
+    for (key, range, map, accounts, subordinate, what) in sides {
+        if *privilege == Privilege::OneId {
+            continue;
+        }
+        if let Some(last) = first_unmapped(&read(map), range) {
+            let remedy = match privilege {
+                Privilege::SubordinateIds => "widen your subordinate ids (`pysecure doctor` shows them), or write a lower range".to_owned(),
+                _ => "this user namespace was given fewer ids; write a lower range".to_owned(),
+            };
+            errors.push(PlanError::Unmapped { key, range, last, remedy });
+        }
+        if *privilege != Privilege::Root {
+            continue;
+        }
+        let claims = account_claims(&read(accounts), what).into_iter().chain(subordinate_claims(&read(subordinate)));
+        if let Some(claim) = claims.into_iter().find(|c| c.low <= range[1] && c.high >= range[0]) {
+            errors.push(PlanError::Taken { key, range, id: claim.low.max(range[0]), whose: claim.whose });
+        }
+    }
+    errors
+}
+
+/// Things that hold less on this host than the manifest's author may think.
+pub(super) fn notes(model: &Model, privilege: &Privilege) -> Vec<String> {
+    let mut notes = Vec::new();
+    if *privilege == Privilege::OneId {
+        notes.push(
+            "no subordinate ids: all services share your UID and are kept apart by mounts, PID namespaces, seccomp and \
+             Landlock alone; `pysecure doctor` says how to get ids of their own, `up --strict` refuses to go on"
+                .to_owned(),
+        );
+    }
+    if *privilege != Privilege::Root && (model.dynamic_uid.is_some() || model.dynamic_gid.is_some()) {
+        notes.push(
+            "the dynamic service's ids are the host's, which an ordinary user cannot give files to: it will not reach \
+             its resources; run as root for that"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// How names are looked up on the host's network.
+pub(super) fn resolver() -> String {
+    read("/etc/resolv.conf")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// `NAME:x:ID:…`, as passwd(5) and group(5) have it.
+fn account_claims(text: &str, what: &str) -> Vec<Claim> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let id = fields.nth(1)?.parse().ok()?;
+            Some(Claim { low: id, high: id, whose: format!("the host's {what} {name}") })
+        })
+        .collect()
+}
+
+/// `NAME:FIRST:COUNT`, as subuid(5) has it.
+fn subordinate_claims(text: &str) -> Vec<Claim> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let low: u32 = fields.next()?.trim().parse().ok()?;
+            let count: u32 = fields.next()?.trim().parse().ok()?;
+            let high = low.checked_add(count.checked_sub(1)?)?;
+            Some(Claim { low, high, whose: format!("the subordinate ids of {name}") })
+        })
+        .collect()
+}
+
+/// The last id that is mapped, if `range` is not wholly within the lines of a user_namespaces(7) map.
+fn first_unmapped(map: &str, range: [u32; 2]) -> Option<u32> {
+    let mut spans: Vec<(u64, u64)> = map
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace().map(str::parse::<u64>);
+            let (inside, _, count) = (fields.next()?.ok()?, fields.next()?.ok()?, fields.next()?.ok()?);
+            Some((inside, inside + count))
+        })
+        .collect();
+    spans.sort_unstable();
+    let mut next = u64::from(range[0]);
+    for (start, end) in &spans {
+        if *start <= next && next < *end {
+            next = *end;
+        }
+    }
+    if spans.is_empty() || next > u64::from(range[1]) {
+        return None;
+    }
+    Some(u32::try_from(spans.last()?.1.saturating_sub(1)).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps() {
+        let podman = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(first_unmapped(podman, [61000, 61999]), None);
+        assert_eq!(first_unmapped(podman, [65000, 66000]), Some(65536));
+        assert_eq!(first_unmapped("0 0 4294967295\n", [61000, 61999]), None);
+    }
+
+    #[test]
+    fn bad_lines_claim_nothing() {
+        assert!(account_claims("x\n::\na:x:b:\n#\n", "account").is_empty());
+        assert!(subordinate_claims("a:1\n:::\na:4294967295:2\na:1:0\n").is_empty());
+        let one = &subordinate_claims("alice:100000:65536\n")[0];
+        assert_eq!((one.low, one.high), (100000, 165535));
+    }
+}

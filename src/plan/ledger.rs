@@ -1,0 +1,315 @@
+//! Which name has which id, for as long as the app's data exists.
+//!
+//! An entry is never taken back: a service that is gone from the manifest keeps its line, so its id goes
+//! to nobody else while files of it may exist, and the service has it again if it returns. The file is
+//! replaced in one rename, under a lock against a second `pysecure`.
+
+use super::dirs::make_private;
+use super::{Dirs, PlanError, Privilege};
+use crate::model::{Model, ServiceId, Subject};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The ids that are tried for an app whose manifest names no range, a thousand each.
+const FREE_RANGES: [u32; 40] = {
+    let mut out = [0; 40];
+    let mut i = 0;
+    while i < 40 {
+        out[i] = if i < 4 { 61_000 + 1_000 * i as u32 } else { 59_000 - 1_000 * (i as u32 - 4) };
+        i += 1;
+    }
+    out
+};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub version: u32,
+    pub app: String,
+    /// The manifest that the app was last started from.
+    pub manifest: PathBuf,
+    pub uid_range: [u32; 2],
+    pub gid_range: [u32; 2],
+    /// Id 0 of every service's namespace.
+    pub keeper: Ids,
+    pub services: BTreeMap<String, Ids>,
+    /// GIDs by the names of the bundles that share them, joined by `+`.
+    pub groups: BTreeMap<String, u32>,
+    /// How each resource's files were last owned, so that a change of policy is carried through to them.
+    #[serde(default)]
+    pub applied: BTreeMap<String, super::Ownership>,
+}
+
+const VERSION: u32 = 1;
+
+/// Held while an app's ledger is read, changed and written.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Waits for another `pysecure` that works on the same app.
+    pub fn take(dirs: &Dirs) -> Result<Lock, PlanError> {
+        make_private(&dirs.state)?;
+        make_private(&dirs.app)?;
+        // One lock for all apps of this state: ranges are compared across them.
+        let path = dirs.state.join("lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| PlanError::io("open lock", &path, e))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|e| PlanError::io("lock", &path, e))?;
+        Ok(Lock { _file: file })
+    }
+}
+
+impl Ledger {
+    /// Reads an app's ledger; an empty one if there is none yet.
+    pub fn read(dirs: &Dirs, app: &str) -> Result<Ledger, PlanError> {
+        match read(&dirs.ledger())? {
+            Some(ledger) => Ok(ledger),
+            None => Ok(Ledger { version: VERSION, app: app.to_owned(), ..Ledger::default() }),
+        }
+    }
+
+    /// Replaces the file in one step; readers see the old one or the new one.
+    pub fn write(&self, dirs: &Dirs, _held: &Lock) -> Result<(), PlanError> {
+        let path = dirs.ledger();
+        let fresh = path.with_extension("json.new");
+        let wrong = |e: std::io::Error| PlanError::io("write the ledger", &path, e);
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| wrong(e.into()))?;
+        text.push('\n');
+        let mut file = File::create(&fresh).map_err(wrong)?;
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+        if let Err(e) = written.and_then(|()| std::fs::rename(&fresh, &path)) {
+            // What was there stays as it was; a torn copy beside it serves nobody.
+            let _ = std::fs::remove_file(&fresh);
+            return Err(wrong(e));
+        }
+        Ok(())
+    }
+
+    /// The ids of a service that [`Ledger::allocate`] has seen.
+    pub fn service(&self, name: &str) -> Ids {
+        self.services.get(name).copied().unwrap_or(self.keeper)
+    }
+
+    /// The GID of a resource's bundles, if it is in any.
+    pub fn group(&self, model: &Model, bundles: &[usize]) -> Option<u32> {
+        if bundles.is_empty() { None } else { self.groups.get(&set_name(model, bundles)).copied() }
+    }
+
+    /// All GIDs that the bundles of a service come to, and their names, sorted by id.
+    pub fn groups_of(&self, model: &Model, service: ServiceId) -> Vec<(u32, String)> {
+        let own = &model.services[service].bundles;
+        let sets = own.iter().flat_map(|b| &model.bundles[*b].resources).map(|r| model.resources[*r].bundles.as_slice());
+        let singles = own.iter().map(std::slice::from_ref);
+        let named = |set: &[usize]| Some((self.group(model, set)?, set_name(model, set)));
+        let gids: BTreeSet<(u32, String)> = sets.chain(singles).filter_map(named).collect();
+        gids.into_iter().collect()
+    }
+
+    /// Gives every name of the model an id, and every range a place. What was given before stays.
+    pub(super) fn allocate(&mut self, model: &Model, siblings: &[Ledger], privilege: &Privilege) -> Vec<PlanError> {
+        let mut errors = Vec::new();
+        let needed = crate::model::needed_ids(model);
+        let fresh = self.uid_range == [0, 0];
+        match self.ranges(model, siblings, needed, fresh, privilege) {
+            Ok((uid_range, gid_range)) => {
+                self.uid_range = uid_range;
+                self.gid_range = gid_range;
+            }
+            Err(e) => return vec![e],
+        }
+        errors.extend(self.moved());
+        for (key, range, theirs) in [
+            ("uid_range", self.uid_range, (|l| l.uid_range) as fn(&Ledger) -> [u32; 2]),
+            ("gid_range", self.gid_range, |l| l.gid_range),
+        ] {
+            errors.extend(siblings.iter().filter(|s| overlap(theirs(s), range)).map(|s| PlanError::Overlap {
+                key,
+                app: model.app.clone(),
+                range,
+                other: s.app.clone(),
+                manifest: s.manifest.clone(),
+                theirs: theirs(s),
+            }));
+        }
+        if !errors.is_empty() {
+            return errors;
+        }
+        let mut uids = Pool::new("uid_range", self.uid_range, self.services.values().map(|i| i.uid).chain([self.keeper.uid]));
+        let mut gids = Pool::new(
+            "gid_range",
+            self.gid_range,
+            self.services.values().map(|i| i.gid).chain(self.groups.values().copied()).chain([self.keeper.gid]),
+        );
+        let result = self.fill(model, &mut uids, &mut gids);
+        errors.extend(result.err());
+        errors
+    }
+
+    fn fill(&mut self, model: &Model, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {
+        let live = model.services.len();
+        if self.keeper == Ids::default() {
+            self.keeper = Ids { uid: uids.take(live)?, gid: gids.take(live)? };
+        }
+        for service in &model.services {
+            if !self.services.contains_key(&service.name) {
+                let ids = Ids { uid: uids.take(live)?, gid: gids.take(live)? };
+                self.services.insert(service.name.clone(), ids);
+            }
+        }
+        let sets = model.resources.iter().map(|r| r.bundles.clone()).filter(|b| b.len() > 1);
+        let singles = (0..model.bundles.len()).map(|b| vec![b]);
+        for set in singles.chain(sets) {
+            let name = set_name(model, &set);
+            let dynamic = model.dynamic_gid.filter(|_| set.iter().any(|b| model.bundles[*b].used_by_dynamic));
+            match dynamic {
+                // The dynamic service has one GID, which is not ours to choose; it becomes the bundle's.
+                Some(gid) => drop(self.groups.insert(name, gid)),
+                None if self.groups.get(&name).is_some_and(|gid| (self.gid_range[0]..=self.gid_range[1]).contains(gid)) => {}
+                None => drop(self.groups.insert(name, gids.take(live)?)),
+            }
+        }
+        Ok(())
+    }
+
+    fn ranges(
+        &self,
+        model: &Model,
+        siblings: &[Ledger],
+        needed: (u64, u64),
+        fresh: bool,
+        privilege: &Privilege,
+    ) -> Result<([u32; 2], [u32; 2]), PlanError> {
+        if let (Some(uids), Some(gids)) = (model.uid_range, model.gid_range) {
+            return Ok((uids, gids));
+        }
+        if !fresh {
+            return Ok((model.uid_range.unwrap_or(self.uid_range), model.gid_range.unwrap_or(self.gid_range)));
+        }
+        let size = needed.0.max(needed.1);
+        let free = FREE_RANGES.into_iter().map(|low| [low, low + 999]).find(|range| {
+            let probe = Ledger { uid_range: *range, gid_range: *range, ..Ledger::default() };
+            let dynamic = [model.dynamic_uid, model.dynamic_gid].into_iter().flatten();
+            !siblings.iter().any(|s| overlap(s.uid_range, *range) || overlap(s.gid_range, *range))
+                && !dynamic.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
+                && super::host::collisions(&probe, privilege).is_empty()
+        });
+        match free {
+            Some(range) if size <= 1_000 => Ok((model.uid_range.unwrap_or(range), model.gid_range.unwrap_or(range))),
+            _ => Err(PlanError::NoFreeRange { app: model.app.clone(), size }),
+        }
+    }
+
+    /// Ids that were given from a range which the manifest has moved away since.
+    fn moved(&self) -> Vec<PlanError> {
+        let inside = |range: [u32; 2], id: u32| id == 0 || (range[0]..=range[1]).contains(&id);
+        let everyone = self.services.iter().map(|(n, i)| (n.as_str(), *i)).chain([("the keeper", self.keeper)]);
+        let mut out = Vec::new();
+        for (name, ids) in everyone {
+            if !inside(self.uid_range, ids.uid) {
+                out.push(PlanError::Moved { key: "uid_range", range: self.uid_range, name: name.to_owned(), id: ids.uid });
+            }
+            if !inside(self.gid_range, ids.gid) {
+                out.push(PlanError::Moved { key: "gid_range", range: self.gid_range, name: name.to_owned(), id: ids.gid });
+            }
+        }
+        out.truncate(3);
+        out
+    }
+}
+
+/// Owner of a resource, as ids.
+pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) -> Ids {
+    match owner {
+        Some(Subject::Service(id)) => ledger.service(&model.services[id].name),
+        Some(Subject::Dynamic) => {
+            let uid = model.dynamic_uid.unwrap_or(0);
+            Ids { uid, gid: model.dynamic_gid.unwrap_or(0) }
+        }
+        // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.
+        None => Ids { uid: 0, gid: 0 },
+    }
+}
+
+/// Ids of one range that are still free, lowest first.
+struct Pool {
+    key: &'static str,
+    range: [u32; 2],
+    taken: BTreeSet<u32>,
+    next: u64,
+}
+
+impl Pool {
+    fn new(key: &'static str, range: [u32; 2], taken: impl Iterator<Item = u32>) -> Pool {
+        Pool { key, range, taken: taken.collect(), next: range[0].into() }
+    }
+
+    fn take(&mut self, live: usize) -> Result<u32, PlanError> {
+        while let Ok(id) = u32::try_from(self.next) {
+            if id > self.range[1] {
+                break;
+            }
+            self.next += 1;
+            if self.taken.insert(id) {
+                return Ok(id);
+            }
+        }
+        let retired = self.taken.len().saturating_sub(live);
+        Err(PlanError::Exhausted { key: self.key, range: self.range, live, retired })
+    }
+}
+
+fn set_name(model: &Model, bundles: &[usize]) -> String {
+    let mut names: Vec<&str> = bundles.iter().map(|b| model.bundles[*b].name.as_str()).collect();
+    names.sort_unstable();
+    names.join("+")
+}
+
+fn overlap(a: [u32; 2], b: [u32; 2]) -> bool {
+    a != [0, 0] && b != [0, 0] && a[0] <= b[1] && b[0] <= a[1]
+}
+
+fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
+    let bad = |cause: String| PlanError::Ledger { path: path.to_owned(), cause };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(bad(e.to_string())),
+    };
+    let ledger: Ledger = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    if ledger.version != VERSION {
+        return Err(bad(format!("it is of version {}, this pysecure reads {VERSION}", ledger.version)));
+    }
+    Ok(Some(ledger))
+}
+
+/// The ledgers of all other apps that keep their state in the same place.
+pub(super) fn siblings(dirs: &Dirs, app: &str) -> Result<Vec<Ledger>, PlanError> {
+    let apps = dirs.state.join("apps");
+    let entries = match std::fs::read_dir(&apps) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(PlanError::io("read", apps, e)),
+    };
+    let mut out = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| PlanError::io("read", &apps, e))?;
+        if entry.file_name() != app {
+            out.extend(read(&entry.path().join("ledger.json"))?);
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,212 @@
+//! From what a manifest means to what this host will do: ids from the ledger, directories on disk,
+//! and for every service the mounts, identity and environment that its grants come to.
+//!
+//! A plan is data. Making it reads the host and may write the ledger ([`ledger`]); it mounts, chowns
+//! and starts nothing. Two plans of one manifest and one ledger are equal.
+
+mod dirs;
+mod error;
+mod host;
+pub mod ledger;
+mod mounts;
+mod storage;
+pub mod template;
+
+pub use dirs::Dirs;
+pub use error::PlanError;
+pub use host::Privilege;
+pub use ledger::Ledger;
+pub use storage::{Keeping, Ownership, Storage};
+
+use crate::manifest::types::Network;
+use crate::model::{Model, ServiceId, Subject};
+use ledger::Ids;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub app: String,
+    pub privilege: Privilege,
+    pub dirs: Dirs,
+    pub storage: Vec<Storage>,
+    pub services: Vec<Service>,
+    pub templates: BTreeMap<String, template::Template>,
+    /// What the user should know before relying on this: one sentence each.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    pub identity: Identity,
+    pub command: Vec<String>,
+    pub directory: String,
+    /// Sorted by key. `LISTEN_*` are the launcher's to add.
+    pub environment: BTreeMap<String, String>,
+    pub rootfs: String,
+    /// Outer mounts before those that lie in them.
+    pub mounts: Vec<Mount>,
+    pub network: Network,
+    /// Its resolv.conf(5): the host's where it shares the host's network, else empty.
+    pub resolver: String,
+    pub listen: Vec<SocketAddr>,
+    /// Services that may call this one: a listening socket each.
+    pub callers: Vec<String>,
+    /// Services that this one may call.
+    pub callees: Vec<String>,
+}
+
+/// Who a service is, in the ids of the namespace that PySecure itself runs in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    /// The GIDs of its bundles and their names, sorted by id.
+    pub groups: Vec<(u32, String)>,
+    /// Id 0 of the service's namespace. `None` where there is but one id in all.
+    pub keeper: Option<Ids>,
+    /// Is the service root inside its namespace?
+    pub root_inside: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Path as the service sees it.
+    pub target: String,
+    /// Host path, free of links.
+    pub source: PathBuf,
+    pub directory: bool,
+    pub writable: bool,
+    pub executable: bool,
+    /// Owner on disk → owner as services see it, for a `source` that is not ours to chown.
+    pub idmap: Option<IdMap>,
+    /// Mount points, relative to `target`, that `source` lacks and that a layer of ours supplies.
+    pub missing: Vec<MountPoint>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    pub disk: Ids,
+    pub seen: Ids,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint {
+    pub path: String,
+    pub directory: bool,
+}
+
+/// Draws up the plan. `ledger` gains an entry for every name that it does not hold yet; saving it is the
+/// caller's affair, so that `check` can plan without a trace.
+pub fn draw(
+    model: &Model,
+    privilege: &Privilege,
+    dirs: &Dirs,
+    templates: &template::Library,
+    ledger: &mut Ledger,
+) -> Result<Plan, Vec<PlanError>> {
+    let mut errors = Vec::new();
+    let siblings = ledger::siblings(dirs, &model.app).unwrap_or_else(|e| {
+        errors.push(e);
+        Vec::new()
+    });
+    errors.extend(ledger.allocate(model, &siblings, privilege));
+    errors.extend(host::collisions(ledger, privilege));
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let mut notes = host::notes(model, privilege);
+    let mut used = BTreeMap::new();
+    for service in &model.services {
+        if !used.contains_key(&service.rootfs) {
+            match templates.load(&service.rootfs) {
+                Ok(template) => drop(used.insert(service.rootfs.clone(), template)),
+                Err(e) => errors.push(e),
+            }
+        }
+    }
+    let storage = storage::plan(model, ledger, privilege, dirs, &mut errors);
+    let mut services = Vec::with_capacity(model.services.len());
+    let callees = callees(model);
+    for (id, service) in model.services.iter().enumerate() {
+        let identity = identity(model, id, ledger, privilege);
+        let mounts = mounts::plan(model, id, &storage, used.get(&service.rootfs), &mut errors);
+        services.push(Service {
+            name: service.name.clone(),
+            environment: environment(service, &identity),
+            identity,
+            command: service.command.clone(),
+            directory: service.directory.clone(),
+            rootfs: service.rootfs.clone(),
+            mounts,
+            network: service.network,
+            resolver: if service.network == Network::Host { host::resolver() } else { String::new() },
+            listen: service.listen.clone(),
+            callers: service.callers.iter().map(|(caller, _)| model.subject_name(*caller).to_owned()).collect(),
+            callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
+        });
+    }
+    errors.dedup();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    notes.dedup();
+    Ok(Plan {
+        app: model.app.clone(),
+        privilege: privilege.clone(),
+        dirs: dirs.clone(),
+        storage,
+        services,
+        templates: used,
+        notes,
+    })
+}
+
+/// The inverse of `callers`: whom each service may call.
+fn callees(model: &Model) -> Vec<Vec<ServiceId>> {
+    let mut out = vec![Vec::new(); model.services.len()];
+    for (callee, service) in model.services.iter().enumerate() {
+        for (caller, _) in &service.callers {
+            if let Subject::Service(caller) = caller {
+                out[*caller].push(callee);
+            }
+        }
+    }
+    out
+}
+
+fn identity(model: &Model, id: ServiceId, ledger: &Ledger, privilege: &Privilege) -> Identity {
+    let service = &model.services[id];
+    let own = ledger.service(&service.name);
+    let groups = match privilege {
+        Privilege::OneId => Vec::new(),
+        _ => ledger.groups_of(model, id),
+    };
+    Identity {
+        uid: own.uid,
+        gid: own.gid,
+        groups,
+        keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
+        root_inside: service.runs_with_root,
+    }
+}
+
+/// What a login would set, then what the manifest adds or replaces.
+fn environment(service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
+    let user = if identity.root_inside { "root" } else { &service.name };
+    let mut out: BTreeMap<String, String> = [
+        ("HOME", "/tmp"),
+        ("LANG", "C.UTF-8"),
+        ("LOGNAME", user),
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+        ("PYSECURE_SERVICE", &service.name),
+        ("USER", user),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect();
+    out.extend(service.environment.iter().cloned());
+    out
+}

@@ -1,0 +1,85 @@
+//! A service's grants, as mounts: absent without a right, read-only without `w`, `noexec` without `x`.
+
+use super::storage::has_mount_point;
+use super::template::Template;
+use super::{Keeping, Mount, MountPoint, PlanError, Storage};
+use crate::manifest::types::Kind;
+use crate::model::{Model, ServiceId, path};
+
+/// The mounts of one service, outer before inner.
+pub(super) fn plan(
+    model: &Model,
+    service: ServiceId,
+    storage: &[Storage],
+    template: Option<&Template>,
+    errors: &mut Vec<PlanError>,
+) -> Vec<Mount> {
+    let mut kept: Vec<usize> = Vec::new();
+    let mut out: Vec<Mount> = Vec::new();
+    let mut grants = model.grants(service);
+    grants.sort_by(|a, b| path::nesting_order(model.resources[a.resource].mount_path(), model.resources[b.resource].mount_path()));
+    for grant in grants {
+        let resource = &model.resources[grant.resource];
+        let place = &storage[grant.resource];
+        let mount = Mount {
+            target: resource.mount_path().to_owned(),
+            source: place.path.clone(),
+            directory: resource.kind == Kind::Directory || resource.with_directory,
+            writable: grant.perms.write,
+            executable: grant.perms.exec,
+            idmap: place.idmap.filter(|m| m.disk != m.seen),
+            missing: Vec::new(),
+        };
+        let refuse = |cause: String| PlanError::Resource { name: resource.name.clone(), cause };
+        if let Some(cause) = template.and_then(|t| covered(t, &mount)) {
+            errors.push(refuse(cause));
+        }
+        if let Some(outer) = out.iter().rposition(|o| path::is_below(&mount.target, &o.target))
+            && let Err(cause) = place_in(&mut out[outer], storage[kept[outer]].keeping, &mount)
+        {
+            errors.push(refuse(cause));
+        }
+        kept.push(grant.resource);
+        out.push(mount);
+    }
+    out
+}
+
+/// Sees to the mount point of `inner` within `outer`.
+fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), String> {
+    if keeping != Keeping::Theirs {
+        // Its mount points are made with it.
+        return Ok(());
+    }
+    let inside = inner.target[outer.target.len()..].trim_start_matches('/').to_owned();
+    let point = MountPoint { path: inside, directory: inner.directory };
+    if has_mount_point(&outer.source, &point)? {
+        return Ok(());
+    }
+    if outer.writable || outer.idmap.is_some() {
+        return Err(format!(
+            "it lies in {}, where {} is missing, and PySecure does not write to your tree: create it there",
+            outer.source.display(),
+            point.path
+        ));
+    }
+    outer.missing.push(point);
+    Ok(())
+}
+
+/// A resource may not hide what the root brings, nor lie in a part of it that has no place for it.
+fn covered(template: &Template, mount: &Mount) -> Option<String> {
+    template.binds().find_map(|bind| {
+        let bound = bind.to_str()?;
+        if bound == mount.target || path::is_below(bound, &mount.target) {
+            return Some(format!("its path {} would hide {bound} of rootfs \"{}\"; choose another, such as /srv{}", mount.target, template.name, mount.target));
+        }
+        let inside = mount.target.strip_prefix(bound)?.strip_prefix('/')?;
+        let point = MountPoint { path: inside.to_owned(), directory: mount.directory };
+        match has_mount_point(bind, &point) {
+            Ok(true) => None,
+            Ok(false) => Some(format!("its path {} lies in {bound}, which is read-only and does not have it; choose another, such as /srv/{inside}", mount.target)),
+            Err(why) => Some(why),
+        }
+    })
+}
