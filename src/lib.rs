@@ -3,6 +3,8 @@
 //! Data flows one way: [`manifest`] → [`model`] → [`plan`] → [`compile`] → [`launch`] → [`supervise`].
 
 pub mod compile;
+pub mod doctor;
+pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;

@@ -152,13 +152,18 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
-        Step::AwaitIds => {
+        Step::AwaitIds { root, clear_groups } => {
             let mut go = [0u8; 1];
             if rustix::io::read(report, &mut go)? != 1 {
                 // The launcher is gone or gave up.
                 exit(125);
             }
-            become_id(0, 0)?;
+            if *clear_groups {
+                rustix::thread::set_thread_groups(&[])?;
+            }
+            if *root {
+                become_id(0, 0)?;
+            }
             hide()?;
         }
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
@@ -339,29 +344,13 @@ fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>) -> std::result::Re
     Err((Stage::Exec, failure))
 }
 
-/// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed.
+/// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed. The launcher has
+/// put the sources above all these places, so none overwrites another.
 fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd]) -> Result<()> {
-    let count = (stdio.len() + sockets.len()) as RawFd;
-    // First all out of the way, then each to its place: sources and places may overlap.
-    let mut spare = count;
-    for fd in stdio.iter().chain(sockets) {
-        let copy = sys::duplicate_above(*fd, spare.max(256))?;
-        spare = copy + 1;
-        let _ = copy;
+    for (to, from) in stdio.iter().chain(sockets).enumerate() {
+        sys::duplicate_to(*from, to as RawFd)?;
     }
-    // The copies lie in ascending order from the first one, but may have gaps: copy again, in order.
-    let mut least = count.max(256);
-    for (to, fd) in stdio.iter().chain(sockets).enumerate() {
-        let copy = next_copy(*fd, &mut least)?;
-        sys::duplicate_to(copy, to as RawFd)?;
-    }
-    sys::close_from(count as u32)
-}
-
-fn next_copy(fd: RawFd, least: &mut RawFd) -> Result<RawFd> {
-    let copy = sys::duplicate_above(fd, *least)?;
-    *least = copy + 1;
-    Ok(copy)
+    sys::close_from((stdio.len() + sockets.len()) as u32)
 }
 
 fn become_id(uid: u32, gid: u32) -> Result<()> {

@@ -9,8 +9,8 @@ use std::path::Path;
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Waits until the launcher has written the id maps, then becomes id 0.
-    AwaitIds,
+    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one.
+    AwaitIds { root: bool, clear_groups: bool },
     Hostname(CString),
     Loopback,
     /// Makes a detached tree the root, and lets go of the old one.
@@ -35,7 +35,7 @@ impl Step {
     pub(super) fn describe(&self) -> (&'static str, String) {
         let text = |c: &CString| c.to_string_lossy().into_owned();
         match self {
-            Step::AwaitIds => ("become id 0 of", "the new user namespace".into()),
+            Step::AwaitIds { .. } => ("become id 0 of", "the new user namespace".into()),
             Step::Hostname(name) => ("set the host name", text(name)),
             Step::Loopback => ("bring up", "lo".into()),
             Step::Root { .. } => ("make the root", "/".into()),
@@ -68,6 +68,8 @@ pub(super) struct Entry {
     pub stdio: [RawFd; 3],
     /// To become descriptors 3, 4, …
     pub sockets: Vec<RawFd>,
+    /// Keeps the two lists above open, and above the places that they are to take.
+    pub _kept: Vec<OwnedFd>,
     /// Standard input, output and error are a terminal, opened by the process itself.
     pub terminal: bool,
 }

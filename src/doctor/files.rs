@@ -1,0 +1,108 @@
+//! Probes of where things are kept: the data directory, its filesystem, the runtime directory.
+//!
+//! Asks the kernel what would be allowed; makes no file.
+
+use super::finding::{Answer, reason};
+use super::host::Host;
+use rustix::fs::{Access, AtFlags, CWD, accessat, getxattr_query, statfs};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Filesystems over a network or a foreign one, on which a file cannot be given to a subordinate id.
+const ONE_OWNER: &[(u64, &str)] = &[
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x4d44, "FAT"),
+    (0x2011_bab0, "exFAT"),
+    (0x0102_1997, "9p"),
+];
+
+pub fn data_directory(host: &Host) -> Answer {
+    let (wanted, exists) = (host.data.display(), host.data_parent());
+    if let Err(e) = accessat(CWD, exists, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        let reason = reason(e);
+        let place = if exists == host.data {
+            "cannot be written"
+        } else {
+            "cannot be made"
+        };
+        let answer = Answer::missing(format!("{wanted} {place}: {}: {reason}", exists.display()));
+        return if host.root {
+            answer.remedy("sudo mount -o remount,rw / (or the filesystem that holds /var/lib)")
+        } else {
+            answer.remedy("export XDG_DATA_HOME=/a/directory/of/yours")
+        };
+    }
+    let kind = statfs(exists).map(|fs| (fs.f_type as u64) & 0xffff_ffff).unwrap_or(0);
+    if let Some((_, name)) = ONE_OWNER.iter().find(|(magic, _)| *magic == kind) {
+        return Answer::degraded(format!("{wanted} is on {name}"))
+            .lost("files there cannot be given to the ids of services")
+            .remedy(if host.root {
+                "mount a local filesystem (ext4, xfs, btrfs) at /var/lib/pysecure"
+            } else {
+                "export XDG_DATA_HOME=/a/directory/on/a/local/disk"
+            });
+    }
+    Answer::ok(if exists == host.data {
+        format!("{wanted}")
+    } else {
+        format!("{wanted} can be made")
+    })
+}
+
+pub fn acl(host: &Host) -> Answer {
+    let directory = host.data_parent();
+    let shown = directory.display();
+    match getxattr_query(directory, "system.posix_acl_default").map_err(|e| e.raw_os_error()) {
+        // There is none, but there could be.
+        Ok(_) | Err(libc::ENODATA) => Answer::ok(format!("on the filesystem of {shown}")),
+        Err(libc::EOPNOTSUPP) => Answer::missing(format!("the filesystem of {shown} has none")).remedy(format!(
+            "sudo mount -o remount,acl {shown}\n\
+                 (or a filesystem that has them: ext4, xfs, btrfs; tmpfs with CONFIG_TMPFS_POSIX_ACL)"
+        )),
+        Err(errno) => {
+            let reason = reason(std::io::Error::from_raw_os_error(errno));
+            Answer::degraded(format!("cannot be asked for on {shown}: {reason}"))
+        }
+    }
+}
+
+pub fn runtime_directory(host: &Host) -> Answer {
+    let usual = PathBuf::from(format!("/run/user/{}", host.uid));
+    let set = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
+    let remedy = if usual.is_dir() {
+        format!("export XDG_RUNTIME_DIR={}", usual.display())
+    } else {
+        format!(
+            "sudo loginctl enable-linger {}\nexport XDG_RUNTIME_DIR={}",
+            host.user,
+            usual.display()
+        )
+    };
+    let Some(set) = set.map(PathBuf::from) else {
+        return Answer::degraded("XDG_RUNTIME_DIR is not set").remedy(remedy);
+    };
+    match fault(&set, host.uid) {
+        None => Answer::ok(format!("{}", set.display())),
+        Some(fault) => Answer::degraded(format!("XDG_RUNTIME_DIR={} {fault}", set.display())).remedy(remedy),
+    }
+}
+
+/// A directory that another may enter is no place for a control socket.
+fn fault(path: &Path, uid: u32) -> Option<String> {
+    if !path.is_absolute() {
+        return Some("is not an absolute path".into());
+    }
+    let meta = match path.symlink_metadata() {
+        Ok(meta) => meta,
+        Err(e) => return Some(format!("cannot be used: {}", reason(e))),
+    };
+    if !meta.is_dir() {
+        return Some("is not a directory".into());
+    }
+    if meta.uid() != uid {
+        return Some(format!("belongs to uid {}, as after su or sudo", meta.uid()));
+    }
+    (meta.mode() & 0o077 != 0).then(|| "can be entered by others".into())
+}

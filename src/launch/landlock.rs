@@ -1,0 +1,86 @@
+//! Landlock: the mounts' rights once more, as rules that hold even if a mount were undone.
+//!
+//! Drawn from the spec's mounts: what is mounted read-only may be read, what is mounted `noexec` may not
+//! be executed. Where the kernel has scopes (ABI 6), no signal and no abstract socket crosses the service's
+//! border either; with the host's network that is the only thing that keeps the latter apart.
+//! Follows landlock(7) and linux/landlock.h.
+
+use super::sys;
+use ::landlock::{ABI, AccessFs, BitFlags};
+use oci_spec::runtime::Mount;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::os::fd::AsFd;
+
+/// What a service's process applies to itself.
+pub(super) struct Rules {
+    attributes: sys::LandlockRuleset,
+    /// How much of `attributes` this kernel knows.
+    size: usize,
+    /// Path below the service's root, what may be done there if it is a directory, and if it is a file.
+    paths: Vec<(CString, u64, u64)>,
+}
+
+const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
+const SCOPE_SIGNAL: u64 = 2;
+
+/// `abi`: the kernel's; 0 if it has no Landlock, in which case there are no rules.
+pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
+    let level = match abi {
+        0 => return None,
+        1 => ABI::V1,
+        2 => ABI::V2,
+        3 => ABI::V3,
+        4 => ABI::V4,
+        5 => ABI::V5,
+        _ => ABI::V6,
+    };
+    let handled: BitFlags<AccessFs> = <AccessFs as ::landlock::Access>::from_all(level);
+    let file_rights = AccessFs::from_file(level);
+    let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    let write = handled & !(read | AccessFs::Execute | AccessFs::IoctlDev | AccessFs::MakeChar | AccessFs::MakeBlock);
+    let rule = |path: &std::path::Path, rights: BitFlags<AccessFs>| {
+        let rights = rights & handled;
+        Some((super::step::c_path(path)?, rights.bits(), (rights & file_rights).bits()))
+    };
+    let mut paths: Vec<_> = rule(std::path::Path::new("/"), read).into_iter().collect();
+    for mount in mounts {
+        let options = mount.options().as_deref().unwrap_or_default();
+        let has = |names: [&str; 2]| options.iter().any(|o| names.contains(&o.as_str()));
+        let mut rights = read;
+        match mount.typ().as_deref() {
+            Some("proc") => rights |= AccessFs::WriteFile,
+            Some("devpts") => rights |= AccessFs::WriteFile | AccessFs::IoctlDev,
+            Some("tmpfs") if mount.destination() == std::path::Path::new("/dev") => rights |= AccessFs::WriteFile | AccessFs::IoctlDev,
+            _ => {
+                if !has(["ro", "rro"]) {
+                    rights |= write;
+                }
+                if !has(["noexec", "rnoexec"]) {
+                    rights |= AccessFs::Execute;
+                }
+            }
+        }
+        paths.extend(rule(mount.destination(), rights));
+    }
+    let scoped = if abi >= 6 { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 };
+    let size = match abi {
+        ..4 => 8,
+        4..6 => 16,
+        _ => 24,
+    };
+    Some(Rules { attributes: sys::LandlockRuleset { handled_access_fs: handled.bits(), handled_access_net: 0, scoped }, size, paths })
+}
+
+/// Restricts this process for good. Called between clone3(2) and execve(2), after no_new_privs.
+pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
+    let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
+    for (path, directory, file) in &rules.paths {
+        let place = rustix::fs::openat(CWD, path.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let found = rustix::fs::fstat(&place)?;
+        let access = if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() { *directory } else { *file };
+        sys::landlock_allow(ruleset.as_fd(), place.as_fd(), access)?;
+    }
+    sys::landlock_restrict(ruleset.as_fd())
+}
