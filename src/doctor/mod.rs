@@ -18,7 +18,6 @@ mod limits;
 mod namespaces;
 mod raw;
 mod report;
-mod subid;
 mod trials;
 
 pub use child::Runner;

@@ -110,7 +110,7 @@ fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
 
 /// Not dumpable, so neither traceable nor readable through /proc; killed with its supervisor. Both are undone
 /// by a change of id, so they come after the last one.
-fn hide() -> Result<()> {
+pub(super) fn hide() -> Result<()> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -158,6 +158,7 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
                 // The launcher is gone or gave up.
                 exit(125);
             }
+            rustix::process::umask(Mode::empty());
             if *clear_groups {
                 rustix::thread::set_thread_groups(&[])?;
             }
@@ -185,6 +186,7 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             attach(tree.as_fd(), path)?;
         }
         Step::Link { path, to } => rustix::fs::symlinkat(to, CWD, path)?,
+        Step::Directory { path } => rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755))?,
         Step::Mask { path } => mask(path)?,
         Step::ReadOnly { path } => {
             if let Some(place) = open_place(path)? {
@@ -254,7 +256,7 @@ fn mask(path: &CStr) -> Result<()> {
 }
 
 /// Opens a new terminal, gives its slave to the service's user, and sends the master to the launcher.
-fn open_terminal(uid: u32, gid: u32, report: BorrowedFd<'_>) -> Result<OwnedFd> {
+pub(super) fn open_terminal(uid: u32, gid: u32, report: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(CWD, c"/dev/pts/ptmx", flags, Mode::empty())?;
     rustix::pty::unlockpt(&master)?;
@@ -280,19 +282,20 @@ struct Started<'a> {
 extern "C" fn serve(argument: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `live` passes a pointer to its own `Started`, and waits.
     let started = unsafe { &mut *argument.cast::<Started>() };
-    started.failed = Some(enter(started.entry, started.terminal));
+    started.failed = Some(enter(started.entry, started.terminal, 0));
     exit(127)
 }
 
-/// Carries out an entry; returns only if it failed, and where.
-pub(super) fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>) -> (Stage, Errno) {
-    match try_enter(entry, terminal) {
+/// Carries out an entry; returns only if it failed, and where. `spared` descriptors behind the program's own
+/// stay open up to execve(2).
+pub(super) fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> (Stage, Errno) {
+    match try_enter(entry, terminal, spared) {
         Ok(never) => match never {},
         Err(failure) => failure,
     }
 }
 
-fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
+fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
     use std::os::fd::AsRawFd;
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::reset_signals();
@@ -304,7 +307,7 @@ fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>) -> std::result::Re
         }
         None => entry.stdio,
     };
-    place_descriptors(stdio, &entry.sockets).map_err(at(Stage::Descriptors))?;
+    place_descriptors(stdio, &entry.sockets, spared).map_err(at(Stage::Descriptors))?;
     for (resource, limit) in &entry.rlimits {
         rustix::process::setrlimit(*resource, limit.clone()).map_err(at(Stage::Limits))?;
     }
@@ -346,14 +349,14 @@ fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>) -> std::result::Re
 
 /// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed. The launcher has
 /// put the sources above all these places, so none overwrites another.
-fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd]) -> Result<()> {
+fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd], spared: u32) -> Result<()> {
     for (to, from) in stdio.iter().chain(sockets).enumerate() {
         sys::duplicate_to(*from, to as RawFd)?;
     }
-    sys::close_from((stdio.len() + sockets.len()) as u32)
+    sys::close_from((stdio.len() + sockets.len()) as u32 + spared)
 }
 
-fn become_id(uid: u32, gid: u32) -> Result<()> {
+pub(super) fn become_id(uid: u32, gid: u32) -> Result<()> {
     let gid = Gid::from_raw(gid);
     let uid = Uid::from_raw(uid);
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;

@@ -22,6 +22,7 @@ pub(super) enum Step {
     /// Makes an empty file for a device and attaches the host's node to it.
     Device { tree: OwnedFd, path: CString },
     Link { path: CString, to: CString },
+    Directory { path: CString },
     /// Covers a path with something empty, if it is there.
     Mask { path: CString },
     /// Makes a path read-only, if it is there.
@@ -43,6 +44,7 @@ impl Step {
             Step::Filesystem { kind, target, .. } => ("mount", format!("{} -> {}", text(kind), text(target))),
             Step::Device { path, .. } => ("make the device", text(path)),
             Step::Link { path, .. } => ("make the link", text(path)),
+            Step::Directory { path } => ("make the directory", text(path)),
             Step::Mask { path } => ("mask", text(path)),
             Step::ReadOnly { path } => ("make read-only", text(path)),
             Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),

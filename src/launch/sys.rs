@@ -150,10 +150,23 @@ pub fn close_from(first: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
-/// A copy of `fd` at `least` or above, closed on exec; fcntl(2).
-pub fn duplicate_above(fd: RawFd, least: RawFd) -> Result<RawFd> {
+/// Closes every descriptor from 3 on that is not in the list, which is sorted on the way.
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.iter().map(|fd| *fd as u32).filter(|fd| *fd >= 3) {
+        if fd > first {
+            // SAFETY: closes descriptors only, of which the caller uses none later.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd + 1;
+    }
+    let _ = close_from(first);
+}
+
+pub fn close_on_exec(fd: RawFd) -> Result<()> {
     // SAFETY: takes integers only.
-    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })).map(|fd| fd as RawFd)
+    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })).map(drop)
 }
 
 /// Makes `to` a copy of `from` that stays open on exec; dup3(2).

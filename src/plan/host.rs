@@ -1,6 +1,6 @@
 //! What this host has: with which ids PySecure may work, and whose they are already.
 
-use super::{Ledger, PlanError};
+use super::{Ledger, PlanError, subid};
 use crate::model::Model;
 
 /// With what ids services are kept apart.
@@ -91,18 +91,10 @@ fn account_claims(text: &str, what: &str) -> Vec<Claim> {
         .collect()
 }
 
-/// `NAME:FIRST:COUNT`, as subuid(5) has it.
+/// The ranges of subuid(5).
 fn subordinate_claims(text: &str) -> Vec<Claim> {
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            let low: u32 = fields.next()?.trim().parse().ok()?;
-            let count: u32 = fields.next()?.trim().parse().ok()?;
-            let high = low.checked_add(count.checked_sub(1)?)?;
-            Some(Claim { low, high, whose: format!("the subordinate ids of {name}") })
-        })
-        .collect()
+    let whose = |owner: &str| format!("the subordinate ids of {owner}");
+    subid::parse(text).ranges.iter().map(|r| Claim { low: r.start, high: r.last(), whose: whose(&r.owner) }).collect()
 }
 
 /// The last id that is mapped, if `range` is not wholly within the lines of a user_namespaces(7) map.

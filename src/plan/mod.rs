@@ -10,9 +10,10 @@ mod host;
 pub mod ledger;
 mod mounts;
 mod storage;
+pub mod subid;
 pub mod template;
 
-pub use dirs::Dirs;
+pub use dirs::{Dirs, make_private};
 pub use error::PlanError;
 pub use host::Privilege;
 pub use ledger::Ledger;

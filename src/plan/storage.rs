@@ -62,20 +62,30 @@ impl Ownership {
     /// directories of this resource. A file's creator gets what any class may, for a member that makes
     /// a file is its UNIX owner; the resource's owner keeps its right by name.
     pub fn default_acl(&self) -> Vec<u8> {
+        self.acl(self.owner | self.bundle | self.global)
+    }
+
+    /// The value of `system.posix_acl_access` for the directories themselves.
+    pub fn access_acl(&self) -> Vec<u8> {
+        self.acl(self.owner)
+    }
+
+    fn acl(&self, user: u32) -> Vec<u8> {
         const NOBODY_NAMED: u32 = u32::MAX;
+        const VERSION: u32 = 2;
         let search = |bits: u32| bits | u32::from(bits != 0);
-        let anyone = search(self.owner | self.bundle | self.global);
         let mask = search(self.owner | self.bundle);
+        // Kind, rights, and for a named user its id; in the order that the kernel wants.
         let entries: [(u16, u32, u32); 5] = [
-            (0x01, anyone, NOBODY_NAMED),
+            (0x01, search(user), NOBODY_NAMED),
             (0x02, search(self.owner), self.uid),
             (0x04, search(self.bundle), NOBODY_NAMED),
             (0x10, mask, NOBODY_NAMED),
             (0x20, search(self.global), NOBODY_NAMED),
         ];
-        let mut out = 2u32.to_le_bytes().to_vec();
-        for (tag, bits, id) in entries {
-            out.extend(tag.to_le_bytes());
+        let mut out = VERSION.to_le_bytes().to_vec();
+        for (kind, bits, id) in entries {
+            out.extend(kind.to_le_bytes());
             out.extend((bits as u16).to_le_bytes());
             out.extend(id.to_le_bytes());
         }

@@ -1,0 +1,251 @@
+//! OCI spec → running process. Reads the spec and what is on the host, nothing of the plan.
+//!
+//! [`prepare`] opens every path and computes every byte while still in the launcher; [`child`] carries the
+//! steps out between clone3(2) and execve(2), where only system calls are safe. What fails there comes back
+//! as a number and leaves here as a sentence.
+
+mod child;
+mod error;
+pub mod join;
+mod landlock;
+pub mod outer;
+mod prepare;
+mod seccomp;
+mod step;
+pub mod storage;
+mod sys;
+
+pub use error::LaunchError;
+
+use child::report;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use step::{Stage, Step};
+
+/// What starts services: facts of this host, found once, and compiled filters.
+pub struct Launcher {
+    landlock_abi: u32,
+    /// May setgroups(2) be called here? Not in an outer namespace of one id.
+    groups_allowed: bool,
+    filters: seccomp::Compiler,
+    proc: OwnedFd,
+}
+
+/// A service to start.
+pub struct Request<'a> {
+    /// The OCI bundle's folder, in which `root.path` is found.
+    pub bundle: &'a Path,
+    pub spec: &'a Spec,
+    /// Standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Sockets for `LISTEN_FDS`, and their names.
+    pub sockets: &'a [(BorrowedFd<'a>, &'a str)],
+    /// Give it a terminal of its own in place of `stdio`; its other end comes as [`Report::Terminal`].
+    pub terminal: bool,
+}
+
+/// A service's PID 1, and the socket over which it reports. Dropping this closes the socket, at which PID 1
+/// ends and all of the service with it; it must still be waited for.
+#[derive(Debug)]
+pub struct Running {
+    pub pid: Pid,
+    pub reports: OwnedFd,
+    /// For [`Running::explain`]: what each step was about.
+    steps: Vec<(&'static str, String)>,
+    program: String,
+    directory: String,
+}
+
+/// What a service's PID 1 says.
+#[derive(Debug)]
+pub enum Report {
+    Started,
+    /// As waitpid(2) has it.
+    Exited(i32),
+    Failed(LaunchError),
+    Terminal(OwnedFd),
+    /// PID 1 is gone.
+    End,
+}
+
+impl Launcher {
+    pub fn new() -> Result<Launcher, LaunchError> {
+        // Nobody may trace a launcher, nor a process that is a copy of it and has not dropped its rights yet.
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+            .map_err(LaunchError::system("make undumpable", "this process"))?;
+        let proc = rustix::fs::open("/proc", rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            .map_err(LaunchError::system("open", "/proc"))?;
+        let denied = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny");
+        Ok(Launcher { landlock_abi: sys::landlock_abi().unwrap_or(0), groups_allowed: !denied, filters: seccomp::Compiler::default(), proc })
+    }
+
+    /// Is there no Landlock in this kernel?
+    pub fn lacks_landlock(&self) -> bool {
+        self.landlock_abi == 0
+    }
+
+    /// Starts a service. That its program runs, [`Running::report`] says later.
+    pub fn start(&mut self, request: &Request<'_>) -> Result<Running, LaunchError> {
+        let linux = request.spec.linux().as_ref().ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+        let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
+        let steps = prepare::steps(self, request)?;
+        let flags = linux.namespaces().iter().flatten().fold(0, |all, n| all | namespace_flag(n.typ()));
+        let (ours, theirs) = socketpair()?;
+        let described = steps.iter().map(Step::describe).collect();
+        let program = request.spec.process().as_ref().and_then(|p| p.args().as_ref()?.first().cloned()).unwrap_or_default();
+        let directory = entry.directory.to_string_lossy().into_owned();
+        let root_inside = entry.uid == 0;
+        let init = child::Init {
+            steps,
+            report: theirs.as_raw_fd(),
+            keep: if root_inside { keeper(linux) } else { None },
+            entry,
+            stack: sys::Stack::new(64 << 10).map_err(LaunchError::system("map", "a stack"))?,
+        };
+        // SAFETY: the launcher is single-threaded, and `run_init` uses what was prepared and nothing else.
+        #[allow(unsafe_code)]
+        let pid = match unsafe { sys::clone3(flags) }.map_err(LaunchError::system("make the namespaces of", "a new process"))? {
+            0 => child::run_init(&init),
+            pid => pid,
+        };
+        let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
+        let running = Running { pid, reports: ours, steps: described, program, directory };
+        drop(theirs);
+        let maps = self.write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
+            .and_then(|()| self.write_maps(pid, "gid_map", linux.gid_mappings().as_deref().unwrap_or_default()))
+            .and_then(|()| {
+                rustix::net::send(&running.reports, b"!", rustix::net::SendFlags::NOSIGNAL).map(drop).map_err(LaunchError::system("signal", "the new process"))
+            });
+        match maps {
+            Ok(()) => Ok(running),
+            // It may have failed first, and knows better why.
+            Err(ours) => Err(match running.abort() {
+                Some(theirs) => theirs,
+                None => ours,
+            }),
+        }
+    }
+
+    fn write_maps(&self, pid: Pid, file: &str, lines: &[LinuxIdMapping]) -> Result<(), LaunchError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = format!("{}/{file}", pid.as_raw_nonzero());
+        let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size())).collect();
+        let wrong = || LaunchError::system("write", format!("/proc/{path} ({})", text.trim_end().replace('\n', ", ")));
+        let fd = rustix::fs::openat(&self.proc, &path, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).map_err(wrong())?;
+        rustix::io::write(&fd, text.as_bytes()).map_err(wrong()).map(drop)
+    }
+}
+
+impl Running {
+    /// Waits for the next report. With a non-blocking socket, `Err(WOULDBLOCK)` if there is none yet.
+    pub fn report(&self) -> Result<Report, Errno> {
+        read_report(self.reports.as_fd(), |number, errno| self.explain(number, errno))
+    }
+
+    /// Sends a signal to PID 1, which passes it on.
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<(), Errno> {
+        rustix::process::kill_process(self.pid, signal)
+    }
+
+    /// Kills and reaps; what it said of itself before.
+    pub fn abort(self) -> Option<LaunchError> {
+        let _ = self.signal(rustix::process::Signal::KILL);
+        let said = match self.report() {
+            Ok(Report::Failed(error)) => Some(error),
+            _ => None,
+        };
+        let _ = rustix::process::waitpid(Some(self.pid), rustix::process::WaitOptions::empty());
+        said
+    }
+
+    fn explain(&self, number: u32, errno: Errno) -> LaunchError {
+        match self.steps.get(number as usize) {
+            Some((operation, object)) => LaunchError::System { operation, object: object.clone(), errno },
+            None => explain_stage(number, errno, &self.program, &self.directory),
+        }
+    }
+}
+
+/// The sentence for a stage of [`step::Entry`] that failed.
+fn explain_stage(number: u32, errno: Errno, program: &str, directory: &str) -> LaunchError {
+    let Some((stage, operation)) = Stage::from_code(number) else { return LaunchError::Vanished };
+    match (stage, errno) {
+        (Stage::Exec, Errno::NOENT) => LaunchError::Program {
+            message: format!("run {program}: not found in the service's root; correct `command`, or grant the path that it lies in"),
+            code: 127,
+        },
+        (Stage::Exec, Errno::ACCESS | Errno::PERM) => LaunchError::Program {
+            message: format!("run {program}: not executable for this service; `chmod +x` it, or grant `x` on what it lies in"),
+            code: 126,
+        },
+        (Stage::Exec, Errno::NOEXEC) => LaunchError::Program {
+            message: format!("run {program}: neither a program for this machine nor a script with a `#!` line"),
+            code: 126,
+        },
+        (Stage::Exec, errno) => LaunchError::Program { message: format!("run {program}: {errno}"), code: 126 },
+        (Stage::Directory, Errno::NOENT | Errno::NOTDIR) => {
+            LaunchError::Program { message: format!("enter the directory {directory}: it does not exist in the service's root; correct `directory`, or grant it"), code: 125 }
+        }
+        (Stage::Directory, errno) => LaunchError::System { operation, object: directory.to_owned(), errno },
+        _ => LaunchError::System { operation, object: format!("for {program}"), errno },
+    }
+}
+
+fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> LaunchError) -> Result<Report, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut bytes = [0u8; 12];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = match recvmsg(socket, &mut [rustix::io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        Ok(received) => received.bytes,
+        Err(Errno::CONNRESET) => 0,
+        Err(errno) => return Err(errno),
+    };
+    if received < bytes.len() {
+        return Ok(Report::End);
+    }
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    Ok(match word(0) {
+        report::STARTED => Report::Started,
+        report::EXITED => Report::Exited(word(4) as i32),
+        report::FAILED => Report::Failed(explain(word(4), Errno::from_raw_os_error(word(8) as i32))),
+        report::TERMINAL => {
+            let fds = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                _ => None,
+            });
+            fds.map_or(Report::End, Report::Terminal)
+        }
+        _ => Report::End,
+    })
+}
+
+fn socketpair() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(LaunchError::system("make", "a socket pair"))
+}
+
+/// The id beside the service's own, where that is 0 inside.
+fn keeper(linux: &oci_spec::runtime::Linux) -> Option<(u32, u32)> {
+    let other = |lines: &Option<Vec<LinuxIdMapping>>| lines.iter().flatten().map(LinuxIdMapping::container_id).find(|id| *id != 0);
+    Some((other(linux.uid_mappings())?, other(linux.gid_mappings())?))
+}
+
+fn namespace_flag(kind: LinuxNamespaceType) -> u64 {
+    (match kind {
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Time => libc::CLONE_NEWTIME,
+    }) as u64
+}

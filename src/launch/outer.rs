@@ -1,0 +1,141 @@
+//! The outer namespace: how an ordinary user gets ids to give out.
+//!
+//! `pysecure` runs itself once more inside a user and mount namespace in which it is root and the user's
+//! subordinate ids are mapped, by newuidmap(1) and newgidmap(1); from there on everything is as with the
+//! host's root. A user without subordinate ids gets a namespace of one id. Follows user_namespaces(7),
+//! subuid(5).
+//!
+//! The crate `unshare` does the clone, the maps and the exec: once a command, and nothing is shared with
+//! the path on which services start.
+
+use crate::plan::Privilege;
+use crate::plan::subid::{self, Accounts};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Tells the process inside that it is inside, and with how many ids.
+const MARK: &str = "PYSECURE_OUTER";
+
+#[derive(Debug, thiserror::Error)]
+pub enum OuterError {
+    #[error("make a user namespace: {0}; run `pysecure doctor` to see what this host lacks")]
+    Unshare(String),
+    #[error("find this program: {0}; mount /proc")]
+    Own(std::io::Error),
+}
+
+/// With what ids this process may work, or `None` if it has to [`enter`] the outer namespace first.
+pub fn privilege() -> Option<Privilege> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    match std::env::var(MARK).as_deref() {
+        Ok("ids") => Some(Privilege::SubordinateIds),
+        Ok("one") => Some(Privilege::OneId),
+        _ => Some(Privilege::Root),
+    }
+}
+
+/// What [`enter`] would come to, found without entering.
+pub fn expected() -> Privilege {
+    privilege().unwrap_or_else(|| if subordinate().is_some() { Privilege::SubordinateIds } else { Privilege::OneId })
+}
+
+struct Subordinate {
+    uids: Vec<subid::Range>,
+    gids: Vec<subid::Range>,
+    newuidmap: PathBuf,
+    newgidmap: PathBuf,
+}
+
+/// The user's subordinate ids and the programs that map them; `None` if anything is missing.
+fn subordinate() -> Option<Subordinate> {
+    let uid = rustix::process::geteuid().as_raw();
+    let read = |path: &str| std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let accounts = Accounts::parse(&read("/etc/passwd"));
+    let name = accounts.name_of(uid).unwrap_or_default().to_owned();
+    let of = |path: &str| -> Vec<subid::Range> { subid::parse(&read(path)).of(&name, uid).into_iter().cloned().collect() };
+    let (uids, gids) = (of("/etc/subuid"), of("/etc/subgid"));
+    if uids.is_empty() || gids.is_empty() {
+        return None;
+    }
+    Some(Subordinate { uids, gids, newuidmap: program("newuidmap")?, newgidmap: program("newgidmap")? })
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|p| p.is_file())
+}
+
+/// Runs this program with the same arguments inside the outer namespace, and waits; its exit code.
+pub fn enter() -> Result<u8, OuterError> {
+    let own = std::fs::read_link("/proc/self/exe").map_err(OuterError::Own)?;
+    let mut command = unshare::Command::new(own);
+    command.args(&std::env::args_os().skip(1).collect::<Vec<OsString>>());
+    command.unshare(&[unshare::Namespace::User, unshare::Namespace::Mount]);
+    // The child sees the terminal's signals itself, and ends in order; this process outlasts it, to tell how.
+    ignore_terminal_signals();
+    match subordinate() {
+        Some(subordinate) => {
+            command.env(MARK, "ids");
+            let (uids, gids) = maps(&subordinate);
+            command.set_id_maps(uids, gids);
+            command.set_id_map_commands(&subordinate.newuidmap, &subordinate.newgidmap);
+            command.groups(Vec::new());
+        }
+        None => {
+            command.env(MARK, "one");
+            command.before_unfreeze(write_one_id);
+        }
+    }
+    command.gid(0).uid(0);
+    let status = command.status().map_err(|e| OuterError::Unshare(explain(&e)))?;
+    Ok(match status {
+        unshare::ExitStatus::Exited(code) => code as u8,
+        unshare::ExitStatus::Signaled(signal, _) => 128 + signal as u8,
+    })
+}
+
+/// 0 is the user; the subordinate ids follow from 1 on, range after range.
+fn maps(of: &Subordinate) -> (Vec<unshare::UidMap>, Vec<unshare::GidMap>) {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let mut uids = vec![unshare::UidMap { inside_uid: 0, outside_uid: uid, count: 1 }];
+    let mut gids = vec![unshare::GidMap { inside_gid: 0, outside_gid: gid, count: 1 }];
+    let mut next = 1;
+    for range in &of.uids {
+        uids.push(unshare::UidMap { inside_uid: next, outside_uid: range.start, count: range.count });
+        next += range.count;
+    }
+    next = 1;
+    for range in &of.gids {
+        gids.push(unshare::GidMap { inside_gid: next, outside_gid: range.start, count: range.count });
+        next += range.count;
+    }
+    (uids, gids)
+}
+
+/// Without subordinate ids the kernel takes one id, and only from who gives up setgroups(2) first.
+fn write_one_id(pid: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let folder = Path::new("/proc").join(pid.to_string());
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    std::fs::write(folder.join("setgroups"), "deny")?;
+    std::fs::write(folder.join("uid_map"), format!("0 {uid} 1"))?;
+    std::fs::write(folder.join("gid_map"), format!("0 {gid} 1"))?;
+    Ok(())
+}
+
+fn ignore_terminal_signals() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    for of in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
+        // SAFETY: no handler is installed, so none can do anything unsafe.
+        #[allow(unsafe_code)]
+        let _ = unsafe { signal(of, SigHandler::SigIgn) };
+    }
+}
+
+fn explain(error: &unshare::Error) -> String {
+    match error {
+        unshare::Error::SetIdMap(_) => format!("{error}: newuidmap refused; /etc/subuid and /etc/subgid must name this user"),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,242 @@
+//! Makes the disk agree with the plan's storage: folders and files that are ours are made, owner, group,
+//! mode and ACL set, and a changed policy carried through to what lies there already.
+//!
+//! Works by descriptor and follows no link: services write into these trees, and this runs as root. A
+//! `source` of the user's is changed only if the manifest says `adopt`.
+
+use super::LaunchError;
+use crate::plan::{Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Privilege, Storage};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("resource `{resource}`: {source}")]
+    Resource { resource: String, source: LaunchError },
+    #[error(
+        "resource `{resource}` is shared, but the file system of {path} keeps no ACLs, without which a file that one \
+         member makes would be closed to the others; use --state-dir to put the data on ext4, xfs or btrfs"
+    )]
+    NoAcl { resource: String, path: String },
+}
+
+/// Carries out the plan's storage. `ledger.applied` says afterwards how things stand; the caller saves it.
+pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
+    if plan.storage.is_empty() {
+        return Ok(());
+    }
+    let resources = plan.dirs.resources();
+    crate::plan::make_private(&plan.dirs.app)?;
+    crate::plan::make_private(&resources)?;
+    for storage in &plan.storage {
+        let before = ledger.applied.get(&storage.resource).copied();
+        let done = one(plan, storage, before).map_err(|e| match e {
+            Trouble::Launch(source) => StorageError::Resource { resource: storage.resource.clone(), source },
+            Trouble::NoAcl => StorageError::NoAcl { resource: storage.resource.clone(), path: storage.path.display().to_string() },
+        })?;
+        if done && storage.keeping != Keeping::Theirs {
+            ledger.applied.insert(storage.resource.clone(), storage.ownership);
+        }
+    }
+    Ok(())
+}
+
+enum Trouble {
+    Launch(LaunchError),
+    NoAcl,
+}
+
+impl From<LaunchError> for Trouble {
+    fn from(error: LaunchError) -> Self {
+        Trouble::Launch(error)
+    }
+}
+
+/// Says whether the ownership was set.
+fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool, Trouble> {
+    let shown = storage.path.display().to_string();
+    let wrong = |operation: &'static str| LaunchError::system(operation, shown.clone());
+    if storage.keeping == Keeping::Theirs {
+        return Ok(false);
+    }
+    let mut fresh = false;
+    if storage.keeping == Keeping::Ours {
+        let folder = plan.dirs.resources().join(&storage.resource);
+        fresh = make_directory(&folder)?;
+        if !storage.directory {
+            fresh |= make_file(&storage.path)?;
+        }
+    }
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | if storage.directory { OFlags::RDONLY | OFlags::DIRECTORY } else { OFlags::PATH };
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let top = rustix::fs::openat2(CWD, &storage.path, flags, Mode::empty(), resolve).map_err(wrong("open"))?;
+    let changed = fresh || before != Some(storage.ownership);
+    if changed {
+        let apply = Apply { of: storage.ownership, before, acl: plan.privilege != Privilege::OneId };
+        if storage.directory {
+            apply.tree(top.as_fd(), &storage.path, 0)?;
+        } else {
+            apply.file(top.as_fd(), &storage.path)?;
+        }
+    }
+    for point in &storage.mount_points {
+        mount_point(top.as_fd(), &storage.path, point)?;
+    }
+    Ok(changed)
+}
+
+fn make_directory(path: &Path) -> Result<bool, LaunchError> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o711)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(LaunchError::system("make directory", path.display().to_string())(errno)),
+    }
+}
+
+fn make_file(path: &Path) -> Result<bool, LaunchError> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(LaunchError::system("make file", path.display().to_string())(errno)),
+    }
+}
+
+/// An empty place for a resource that lies in this one. Folders on the way are ours, and only searched.
+fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<(), LaunchError> {
+    let wrong = || LaunchError::system("make a mount point in", format!("{} ({})", shown.display(), point.path));
+    let mut at = rustix::io::fcntl_dupfd_cloexec(top, 3).map_err(wrong())?;
+    let mut parts = point.path.split('/').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() && !point.directory {
+            let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(wrong())?;
+            return Ok(());
+        }
+        match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o711)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(wrong()(errno)),
+        }
+        at = rustix::fs::openat(&at, part, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(wrong())?;
+    }
+    Ok(())
+}
+
+struct Apply {
+    of: Ownership,
+    before: Option<Ownership>,
+    acl: bool,
+}
+
+/// Deeper than any program makes them; a bound on descriptors and stack.
+const DEEPEST: usize = 200;
+
+impl Apply {
+    /// A directory and all below it. Other file systems mounted in it are not entered.
+    fn tree(&self, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Trouble> {
+        let wrong = |operation: &'static str, name: &str| LaunchError::system(operation, shown.join(name).display().to_string());
+        if depth > DEEPEST {
+            return Err(wrong("go below", "")(Errno::NAMETOOLONG).into());
+        }
+        let here = rustix::fs::fstat(directory).map_err(wrong("look at", ""))?;
+        self.directory(directory, &here, shown)?;
+        for entry in Dir::read_from(directory).map_err(wrong("read", ""))? {
+            let entry = entry.map_err(wrong("read", ""))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let text = name.to_string_lossy();
+            let below = match rustix::fs::openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+                // Gone since it was listed.
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(wrong("open", &text))?,
+            };
+            let found = rustix::fs::fstat(&below).map_err(wrong("look at", &text))?;
+            if found.st_dev != here.st_dev {
+                continue;
+            }
+            match FileType::from_raw_mode(found.st_mode) {
+                FileType::Directory => {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let deeper = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(wrong("open", &text))?;
+                    self.tree(deeper.as_fd(), &shown.join(&*text), depth + 1)?;
+                }
+                FileType::Symlink => self.own(below.as_fd(), &found, &shown.join(&*text))?,
+                _ => self.file(below.as_fd(), &shown.join(&*text))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self, directory: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), Trouble> {
+        self.own(directory, found, shown)?;
+        self.mode(directory, self.of.directory_mode(), shown)?;
+        if self.acl && self.shared() {
+            self.xattr(directory, c"system.posix_acl_default", &self.of.default_acl(), shown)?;
+            // The ACL's group class is a mask, which is where a mode's group bits go.
+            self.xattr(directory, c"system.posix_acl_access", &self.of.access_acl(), shown)?;
+        } else {
+            for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
+                let _ = rustix::fs::removexattr(through_proc(directory), name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A file keeps `x` only where it had any; set-id bits it loses.
+    fn file(&self, file: BorrowedFd<'_>, shown: &Path) -> Result<(), Trouble> {
+        let found = rustix::fs::fstat(file).map_err(LaunchError::system("look at", shown.display().to_string()))?;
+        self.own(file, &found, shown)?;
+        let runs = if found.st_mode & 0o111 == 0 { 0o666 } else { 0o777 };
+        self.mode(file, self.of.file_mode() & runs, shown)
+    }
+
+    /// Who had the resource before gives it up; what another member made stays that member's.
+    fn own(&self, fd: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), LaunchError> {
+        let uid = match self.before {
+            Some(before) if found.st_uid != before.uid => found.st_uid,
+            _ => self.of.uid,
+        };
+        if (found.st_uid, found.st_gid) == (uid, self.of.gid) {
+            return Ok(());
+        }
+        rustix::fs::chownat(fd, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(self.of.gid)), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(LaunchError::system("change the owner of", shown.display().to_string()))
+    }
+
+    fn mode(&self, fd: BorrowedFd<'_>, mode: u32, shown: &Path) -> Result<(), Trouble> {
+        rustix::fs::chmod(through_proc(fd), Mode::from_raw_mode(mode))
+            .map_err(|errno| LaunchError::system("change the mode of", shown.display().to_string())(errno).into())
+    }
+
+    fn xattr(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8], shown: &Path) -> Result<(), Trouble> {
+        match rustix::fs::setxattr(through_proc(fd), name, value, XattrFlags::empty()) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP) => Err(Trouble::NoAcl),
+            Err(errno) => Err(LaunchError::system("set the ACL of", shown.display().to_string())(errno).into()),
+        }
+    }
+
+    /// Does anyone but the owner have a right?
+    fn shared(&self) -> bool {
+        self.of.bundle | self.of.global != 0
+    }
+}
+
+/// The one path by which a descriptor of whatever kind can be named: magic, so no link is followed.
+fn through_proc(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Removes an app's data: what is below `path`, through no link.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
