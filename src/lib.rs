@@ -2,9 +2,11 @@
 //!
 //! Data flows one way: [`manifest`] → [`model`] → [`plan`] → [`compile`] → [`launch`] → [`supervise`].
 
+pub mod cli;
 pub mod compile;
 pub mod doctor;
 pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;
+pub mod supervise;

@@ -173,6 +173,8 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             rustix::mount::move_mount(tree, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
             rustix::process::fchdir(tree)?;
             rustix::process::pivot_root(c".", c".")?;
+        }
+        Step::Leave => {
             rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
             rustix::process::chdir(c"/")?;
         }

@@ -9,6 +9,8 @@ pub enum LaunchError {
     /// The program itself could not be run; `code` as docker run has it: 126 or 127.
     #[error("{message}")]
     Program { message: String, code: u8 },
+    #[error("{operation} {object}: {cause}")]
+    Other { operation: &'static str, object: String, cause: String },
     #[error("{0}")]
     Seccomp(#[from] super::seccomp::SeccompError),
     #[error("the spec {0}")]
@@ -21,6 +23,11 @@ impl LaunchError {
     pub fn system(operation: &'static str, object: impl Into<String>) -> impl FnOnce(Errno) -> LaunchError {
         let object = object.into();
         move |errno| LaunchError::System { operation, object, errno }
+    }
+
+    /// For a cause that is more than an errno.
+    pub fn system_text(operation: &'static str, object: impl std::fmt::Display, cause: impl std::fmt::Display) -> LaunchError {
+        LaunchError::Other { operation, object: object.to_string(), cause: cause.to_string() }
     }
 
     /// The exit code that tells a script what failed.

@@ -225,6 +225,18 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> Launc
     })
 }
 
+/// fork(2), for a process of one thread, whose copy can go on as if it were itself. `None` in the child.
+pub fn fork() -> Result<Option<Pid>, LaunchError> {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
+    if threads != 1 {
+        return Err(LaunchError::Other { operation: "start", object: "a supervisor".into(), cause: format!("this process has {threads} threads") });
+    }
+    // SAFETY: there is no other thread, as was just seen.
+    #[allow(unsafe_code)]
+    let pid = unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a supervisor"))?;
+    Ok(Pid::from_raw(pid))
+}
+
 fn socketpair() -> Result<(OwnedFd, OwnedFd), LaunchError> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)

@@ -46,6 +46,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
     if !awaited {
         steps.push(Step::AwaitIds { root: ids_zero, clear_groups: launcher.groups_allowed });
     }
+    steps.push(Step::Leave);
     for path in linux.masked_paths().iter().flatten() {
         steps.push(Step::Mask { path: terminated(Path::new(path))? });
     }

@@ -13,8 +13,11 @@ pub(super) enum Step {
     AwaitIds { root: bool, clear_groups: bool },
     Hostname(CString),
     Loopback,
-    /// Makes a detached tree the root, and lets go of the old one.
+    /// Makes a detached tree the root. The old one stays below it, out of every path's reach, until [`Step::Leave`]:
+    /// the kernel mounts a proc only where it sees another whole one, user_namespaces(7).
     Root { tree: OwnedFd },
+    /// Lets go of the old root.
+    Leave,
     /// Attaches a detached tree.
     Attach { tree: OwnedFd, target: CString },
     /// Mounts a file system that must belong to the new namespaces.
@@ -40,6 +43,7 @@ impl Step {
             Step::Hostname(name) => ("set the host name", text(name)),
             Step::Loopback => ("bring up", "lo".into()),
             Step::Root { .. } => ("make the root", "/".into()),
+            Step::Leave => ("let go of", "the old root".into()),
             Step::Attach { target, .. } => ("mount", text(target)),
             Step::Filesystem { kind, target, .. } => ("mount", format!("{} -> {}", text(kind), text(target))),
             Step::Device { path, .. } => ("make the device", text(path)),

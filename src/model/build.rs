@@ -29,7 +29,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     nesting::check(&mut model, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
-    assert::check(&model, &manifest.never, &names, &mut found);
+    assert::check(&model, &manifest.assert.never, &names, &mut found);
     (model, found)
 }
 

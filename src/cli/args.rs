@@ -1,0 +1,172 @@
+//! The arguments, which read as `docker compose`'s do where both have them.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Privilege separation from one manifest: every service of an application in its own namespaces, with its own
+/// UID, seeing only what it was granted.
+#[derive(Debug, Parser)]
+#[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    /// The manifest, or a folder that holds one [default: pysecure.toml or pysecure.json here]
+    #[arg(short, long, global = true, value_name = "MANIFEST")]
+    pub file: Option<PathBuf>,
+    /// Keep ledgers, data and sockets below this directory
+    #[arg(long, global = true, value_name = "DIR", env = "PYSECURE_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Say more on standard error; twice for everything (RUST_LOG is honoured)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// How diagnostics are written
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a commented manifest that works
+    Init(Init),
+    /// Check the manifest, and show all that is wrong with it
+    Check(Check),
+    /// Print or write the OCI bundle of each service
+    Compile(Compile),
+    /// Start the app's services
+    Up(Up),
+    /// Stop the app's services
+    Down(Down),
+    /// List the app's services and how they are
+    Ps(Ps),
+    /// Show what services printed
+    Logs(Logs),
+    /// Run a program beside a running service, as that service
+    Exec(Exec),
+    /// Run a program with a service's grants; the app need not be up
+    Run(Run),
+    /// Show who may touch what
+    Access(Access),
+    /// Show what this host has of what PySecure uses, and how to get the rest
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to write it
+    #[arg(default_value = ".")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Print a list of diagnostics for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// Write a bundle a service below this folder, for `crun run` and the like; else print the specs
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Only these services
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Return when all services run
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Refuse to start where this host holds less than the manifest says
+    #[arg(long)]
+    pub strict: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Delete the app's data, logs and ledger as well
+    #[arg(long)]
+    pub purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Ps {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on as services print
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last N lines of each service
+    #[arg(short = 'n', long, value_name = "N")]
+    pub tail: Option<usize>,
+    /// Only these services
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// No terminal, even if there is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Set a variable
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Start in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    pub service: String,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// No terminal, even if there is one
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Set a variable
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    pub service: String,
+    /// The program and its arguments [default: the service's own]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Access {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Try one feature, in a process that the doctor made for it
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub probe: Option<String>,
+}

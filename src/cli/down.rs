@@ -1,0 +1,39 @@
+//! `down`: ends an app, and with `--purge` all that it left.
+
+use super::args::{Cli, Down};
+use super::load::{Loaded, with_privilege};
+use super::{Done, Failure};
+use crate::launch::storage::remove;
+use crate::supervise::client::{Client, ClientError};
+
+pub(super) fn run(cli: &Cli, args: &Down) -> Done {
+    // Data may belong to subordinate ids, which only the outer namespace's root can delete.
+    if args.purge && let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    // A manifest with errors in it still names the app, which is all that is needed.
+    let loaded = Loaded::read(cli)?;
+    let app = &loaded.model.app;
+    if app.is_empty() {
+        return Err(Failure::new(2, "the manifest does not name its app; see `pysecure check`"));
+    }
+    let dirs = loaded.dirs(cli)?;
+    match Client::connect(&dirs, app) {
+        Ok(client) => {
+            client.down()?;
+            println!("`{app}` is down");
+        }
+        Err(ClientError::NotUp { .. }) => {
+            // What a supervisor left that was killed.
+            remove(&dirs.run)?;
+            println!("`{app}` is not up");
+        }
+        Err(e) => return Err(e.into()),
+    }
+    if args.purge {
+        let _lock = crate::plan::ledger::Lock::take(&dirs)?;
+        remove(&dirs.app).map_err(|e| Failure::failed(format!("delete {}: {e}", dirs.app.display())))?;
+        println!("deleted {}", dirs.app.display());
+    }
+    Ok(0)
+}

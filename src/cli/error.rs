@@ -1,0 +1,68 @@
+//! A command's failure: what to say, a sentence each, and the exit code.
+
+use crate::launch::{LaunchError, outer::OuterError, storage::StorageError};
+use crate::plan::PlanError;
+use crate::supervise::{SuperviseError, client::ClientError};
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub messages: Vec<String>,
+    pub code: u8,
+}
+
+impl Failure {
+    pub fn new(code: u8, message: impl std::fmt::Display) -> Failure {
+        Failure { messages: vec![message.to_string()], code }
+    }
+
+    /// All has been said already.
+    pub fn silent(code: u8) -> Failure {
+        Failure { messages: Vec::new(), code }
+    }
+
+    pub fn failed(message: impl std::fmt::Display) -> Failure {
+        Failure::new(1, message)
+    }
+}
+
+/// What is the manifest's fault is 2, what is the host's 1.
+impl From<Vec<PlanError>> for Failure {
+    fn from(errors: Vec<PlanError>) -> Failure {
+        let host = errors.iter().all(|e| matches!(e, PlanError::Io { .. } | PlanError::Ledger { .. }));
+        Failure { messages: errors.iter().map(ToString::to_string).collect(), code: if host { 1 } else { 2 } }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
+        vec![error].into()
+    }
+}
+
+macro_rules! failed {
+    ($($of:ty),*) => { $(impl From<$of> for Failure {
+        fn from(error: $of) -> Failure {
+            Failure::failed(error)
+        }
+    })* };
+}
+
+failed!(StorageError, SuperviseError, ClientError, OuterError, crate::compile::CompileError, std::io::Error);
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Failure {
+        Failure::new(error.exit_code(), error)
+    }
+}
+
+impl From<crate::manifest::LoadError> for Failure {
+    fn from(error: crate::manifest::LoadError) -> Failure {
+        Failure::new(2, error)
+    }
+}
+
+/// For a service that was named on the command line, and is not in the manifest.
+pub(super) fn no_service(name: &str, plan: &crate::plan::Plan) -> Failure {
+    let known: Vec<&str> = plan.services.iter().map(|s| s.name.as_str()).take(20).collect();
+    Failure::new(2, format!("no service is called `{name}`; there are: {}", known.join(", ")))
+}

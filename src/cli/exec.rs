@@ -1,0 +1,79 @@
+//! `exec`: a program beside a running service. The supervisor does the joining; this end lends its
+//! descriptors or its terminal, and ends as the program does.
+
+use super::args::{Cli, Exec};
+use super::load::Loaded;
+use super::terminal::{self, Relay};
+use super::{Done, Failure};
+use crate::launch::join::told;
+use crate::supervise::client::Client;
+use crate::supervise::protocol::Request;
+use rustix::event::{PollFd, PollFlags};
+use std::os::fd::AsFd;
+
+pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
+    let loaded = Loaded::read(cli)?;
+    let dirs = loaded.dirs(cli)?;
+    let client = Client::connect(&dirs, &loaded.model.app)?;
+    let on_terminal = !args.no_tty && terminal::interactive();
+    let mut environment = args.env.clone();
+    if on_terminal && let Ok(term) = std::env::var("TERM") {
+        environment.push(format!("TERM={term}"));
+    }
+    let request = Request::Exec {
+        service: args.service.clone(),
+        args: args.command.clone(),
+        environment,
+        directory: args.workdir.clone(),
+        terminal: on_terminal,
+    };
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    client.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+    let mut relay = None;
+    loop {
+        let (kind, number, text, fd) = client.session_message()?;
+        match kind {
+            told::TERMINAL => relay = fd.map(Relay::start).transpose()?,
+            told::STARTED => match &relay {
+                Some(relay) => relay.until(client.socket())?,
+                None => pass_signals(&client)?,
+            },
+            told::EXITED => {
+                if let Some(relay) = &relay {
+                    relay.drain();
+                }
+                return Ok(number as u8);
+            }
+            told::FAILED => return Err(Failure::new(number as u8, text)),
+            _ => {}
+        }
+    }
+}
+
+/// Without a terminal in between, signals to this end are meant for the program.
+fn pass_signals(client: &Client) -> std::io::Result<()> {
+    use nix::sys::signal::{SigSet, Signal};
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    loop {
+        let socket = client.socket();
+        let mut ready = [PollFd::new(&socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        match rustix::event::poll(&mut ready, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other?,
+        };
+        if !ready[1].revents().is_empty() {
+            while let Ok(Some(info)) = signals.read_signal() {
+                rustix::net::send(client.socket(), &[info.ssi_signo as u8], rustix::net::SendFlags::NOSIGNAL)?;
+            }
+        }
+        if !ready[0].revents().is_empty() {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! From arguments to a model and a plan, as every command that has a manifest needs them.
+
+use super::args::Cli;
+use super::{Failure, terminal};
+use crate::launch::outer;
+use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::manifest::{self, Source};
+use crate::model::{self, Model};
+use crate::plan::{self, Dirs, Ledger, Plan, Privilege, template};
+use std::path::PathBuf;
+
+/// A manifest that was read and understood, right or wrong.
+pub(super) struct Loaded {
+    pub source: Source,
+    pub model: Model,
+    pub found: Vec<Diagnostic>,
+    /// Where the manifest lies, free of links.
+    pub folder: PathBuf,
+}
+
+impl Loaded {
+    pub fn read(cli: &Cli) -> Result<Loaded, Failure> {
+        let path = manifest::locate(cli.file.as_deref())?;
+        let source = Source::read(&path)?;
+        let (manifest, mut found) = manifest::parse(&source);
+        let parent = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let base = model::source::Base::open(&parent).map_err(|e| Failure::new(2, format!("open {}: {e}", parent.display())))?;
+        let (model, more) = model::build(&manifest, &base);
+        found.extend(more);
+        Ok(Loaded { source, model, found, folder: base.path().to_owned() })
+    }
+
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(|d| d.severity == Severity::Error)
+    }
+
+    /// Says what there is to say, and goes on only if nothing of it is an error.
+    pub fn checked(self) -> Result<Loaded, Failure> {
+        if self.has_errors() {
+            eprint!("{}", manifest::render(&self.source, &self.found, terminal::colour_on_stderr()));
+            return Err(Failure::silent(2));
+        }
+        Ok(self)
+    }
+
+    pub fn dirs(&self, cli: &Cli) -> Result<Dirs, Failure> {
+        Ok(Dirs::find(&self.model.app, outer::expected() == Privilege::Root, cli.state_dir.as_deref())?)
+    }
+
+    /// The plan as it would be now; the ledger on disk stays as it is.
+    pub fn plan(&self, dirs: &Dirs, ledger: &mut Ledger) -> Result<Plan, Failure> {
+        let privilege = outer::expected();
+        let library = template::Library::new(&self.folder);
+        Ok(plan::draw(&self.model, &privilege, dirs, &library, ledger)?)
+    }
+}
+
+/// Gets privileges if they are needed: `Some` is the exit code of the same command, run where it has them.
+pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
+    match outer::privilege() {
+        Some(_) => Ok(None),
+        None => Ok(Some(outer::enter()?)),
+    }
+}
+
+/// The plan with its ledger saved and its storage made: all that a service needs before it starts.
+pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
+    let lock = plan::ledger::Lock::take(dirs)?;
+    let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
+    let before = ledger.clone();
+    let plan = loaded.plan(dirs, &mut ledger)?;
+    ledger.manifest = std::path::absolute(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
+    // Ids first: what is chowned to an id must be on record as that id's.
+    if ledger != before {
+        ledger.write(dirs, &lock)?;
+    }
+    let allocated = ledger.clone();
+    let made = crate::launch::storage::prepare(&plan, &mut ledger);
+    if ledger != allocated {
+        ledger.write(dirs, &lock)?;
+    }
+    made?;
+    Ok(plan)
+}

@@ -1,0 +1,98 @@
+//! The command line: one file a command, and here what they share. Errors are told here, once, in one form;
+//! nothing below decides anything about policy.
+//!
+//! Exit codes: 0 done, 1 failed, 2 bad usage or bad manifest; `exec` and `run` give the program's own.
+
+mod access;
+mod args;
+mod check;
+mod compile;
+mod down;
+mod error;
+mod exec;
+mod generate;
+mod init;
+mod load;
+mod logs;
+mod ps;
+mod run;
+mod terminal;
+mod up;
+
+use args::{Cli, Command};
+use clap::Parser;
+pub(crate) use error::Failure;
+use std::process::ExitCode;
+
+/// What a command comes to: an exit code, or what to say and which.
+type Done = Result<u8, Failure>;
+
+pub fn main() -> ExitCode {
+    // Rust ignores SIGPIPE; a command whose reader has gone (`pysecure logs | head`) is to end quietly.
+    let _ = nix_sigpipe_default();
+    let cli = Cli::parse();
+    trace(&cli);
+    let done = match &cli.command {
+        Command::Init(args) => init::run(&cli, args),
+        Command::Check(args) => check::run(&cli, args),
+        Command::Compile(args) => compile::run(&cli, args),
+        Command::Up(args) => up::run(&cli, args),
+        Command::Down(args) => down::run(&cli, args),
+        Command::Ps(args) => ps::run(&cli, args),
+        Command::Logs(args) => logs::run(&cli, args),
+        Command::Exec(args) => exec::run(&cli, args),
+        Command::Run(args) => run::run(&cli, args),
+        Command::Access(args) => access::run(&cli, args),
+        Command::Doctor(args) => doctor(args),
+        Command::Completions { shell } => generate::completions(*shell),
+        Command::Man { folder } => generate::man(folder),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            for line in &failure.messages {
+                eprintln!("error: {line}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn nix_sigpipe_default() -> nix::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: no handler is installed, so none can do anything unsafe.
+    #[allow(unsafe_code)]
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
+}
+
+/// Diagnostics go to standard error, and only if asked for: a subscriber costs time at every start.
+fn trace(cli: &Cli) {
+    use tracing_subscriber::EnvFilter;
+    let asked = std::env::var_os("RUST_LOG").is_some();
+    if cli.verbose == 0 && !asked {
+        return;
+    }
+    let level = match cli.verbose {
+        0 | 1 => "pysecure=debug",
+        _ => "trace",
+    };
+    let filter = if asked { EnvFilter::from_default_env() } else { EnvFilter::new(level) };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_format == args::LogFormat::Json { subscriber.json().init() } else { subscriber.init() }
+}
+
+fn doctor(args: &args::Doctor) -> Done {
+    use std::io::Write;
+    if let Some(name) = &args.probe {
+        return Ok(crate::doctor::run_probe(name));
+    }
+    let findings = crate::doctor::probe();
+    let text = if args.json {
+        format!("{:#}\n", crate::doctor::to_json(&findings))
+    } else {
+        crate::doctor::render(&findings, terminal::colour())
+    };
+    // A reader that has gone changes nothing about the findings.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(crate::doctor::exit_code(&findings))
+}

@@ -1,0 +1,47 @@
+//! `ps`: the services and how they are.
+
+use super::args::{Cli, Ps};
+use super::load::Loaded;
+use super::{Done, Failure, terminal};
+use crate::supervise::client::Client;
+use crate::supervise::protocol::ServiceStatus;
+
+pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
+    let loaded = Loaded::read(cli)?;
+    let dirs = loaded.dirs(cli)?;
+    let status = Client::connect(&dirs, &loaded.model.app)?.status()?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
+        return Ok(0);
+    }
+    let mut table = terminal::table(["SERVICE", "STATE", "PID", "UID", "GID", "FOR"]);
+    for service in &status.services {
+        table.add_row([
+            service.service.clone(),
+            state(service),
+            service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            service.uid.to_string(),
+            service.gid.to_string(),
+            duration(service.seconds),
+        ]);
+    }
+    println!("{table}");
+    Ok(0)
+}
+
+fn state(service: &ServiceStatus) -> String {
+    match (service.exit_code, &service.error) {
+        (Some(code), _) => format!("{} ({code})", service.state),
+        (None, Some(error)) => format!("{}: {error}", service.state),
+        (None, None) => service.state.clone(),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {}m", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}

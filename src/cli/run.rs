@@ -1,0 +1,126 @@
+//! `run`: one program with a service's grants, and no supervisor. It sees what the service sees, while the app
+//! is up or not.
+
+use super::args::{Cli, Run};
+use super::load::{Loaded, ready, with_privilege};
+use super::terminal::{self, Relay};
+use super::{Done, Failure};
+use crate::compile::compile;
+use crate::launch::storage::remove;
+use crate::launch::{LaunchError, Launcher, Report, Request, Running};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+pub(super) fn run(cli: &Cli, args: &Run) -> Done {
+    if let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    let loaded = Loaded::read(cli)?.checked()?;
+    let dirs = loaded.dirs(cli)?;
+    if loaded.model.service(&args.service).is_none() {
+        let known: Vec<&str> = loaded.model.services.iter().map(|s| s.name.as_str()).take(20).collect();
+        return Err(Failure::new(2, format!("no service is called `{}`; there are: {}", args.service, known.join(", "))));
+    }
+    let plan = ready(&loaded, &dirs)?;
+    for note in &plan.notes {
+        eprintln!("note: {note}");
+    }
+    let Some(service) = plan.services.iter().find(|s| s.name == args.service) else {
+        return Err(super::error::no_service(&args.service, &plan));
+    };
+    let mut service = service.clone();
+    if !args.command.is_empty() {
+        service.command = args.command.clone();
+    }
+    for variable in &args.env {
+        let (key, value) = variable.split_once('=').ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
+        service.environment.insert(key.to_owned(), value.to_owned());
+    }
+    crate::plan::make_private(&plan.dirs.run)?;
+    if !service.callees.is_empty() {
+        crate::supervise::caller_folder(&plan.dirs, &service.name)?;
+    }
+    let folder = Folder(plan.dirs.run.join(format!("run-{}-{}", service.name, std::process::id())));
+    let bundle = compile(&plan, &service, &folder.0)?;
+    bundle.write(&folder.0).map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.0.display())))?;
+    let on_terminal = !args.no_tty && terminal::interactive();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let request = Request {
+        bundle: &folder.0,
+        spec: &bundle.spec,
+        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        sockets: &[],
+        terminal: on_terminal,
+    };
+    let signals = signals()?;
+    let running = Launcher::new()?.start(&request)?;
+    let code = accompany(&running, &signals);
+    let _ = rustix::process::waitpid(Some(running.pid), rustix::process::WaitOptions::empty());
+    code
+}
+
+/// The bundle, which is of no use when the program has ended.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = remove(&self.0);
+        if let Some(run) = self.0.parent() {
+            // Only if it is empty: the app may be up.
+            let _ = std::fs::remove_dir(run);
+        }
+    }
+}
+
+fn signals() -> std::io::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+fn accompany(running: &Running, signals: &SignalFd) -> Done {
+    let mut relay: Option<Relay> = None;
+    loop {
+        match &relay {
+            Some(relay) => relay.until(running.reports.as_fd())?,
+            None => {
+                let mut ready = [PollFd::new(&running.reports, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+                match rustix::event::poll(&mut ready, None) {
+                    Err(Errno::INTR) => continue,
+                    other => other.map_err(std::io::Error::from)?,
+                };
+                while let Ok(Some(info)) = signals.read_signal() {
+                    if let Some(signal) = rustix::process::Signal::from_named_raw(info.ssi_signo as i32) {
+                        let _ = running.signal(signal);
+                    }
+                }
+                if ready[0].revents().is_empty() {
+                    continue;
+                }
+            }
+        }
+        match running.report().map_err(std::io::Error::from)? {
+            Report::Started => {}
+            Report::Terminal(master) => relay = Some(start_relay(master)?),
+            Report::Exited(status) => {
+                if let Some(relay) = &relay {
+                    relay.drain();
+                }
+                return Ok(crate::supervise::exit_code(status));
+            }
+            Report::Failed(error) => return Err(error.into()),
+            Report::End => return Err(LaunchError::Vanished.into()),
+        }
+    }
+}
+
+fn start_relay(master: OwnedFd) -> Result<Relay, Failure> {
+    Ok(Relay::start(master)?)
+}

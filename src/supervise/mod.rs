@@ -1,0 +1,20 @@
+//! The one process that `up` leaves running for an app: it starts the services, keeps their output, knows how
+//! they are, and ends them.
+//!
+//! Single-threaded, one epoll(7) loop. Nothing here blocks on a service, a client or a disk that is slow to
+//! answer, and nothing wakes it up but an event or a deadline that was asked for. It reads the plan to
+//! compile each service's spec when it starts it; it never reads the manifest.
+
+mod app;
+mod capabilities;
+pub mod client;
+pub mod console;
+mod control;
+pub mod logs;
+pub mod protocol;
+mod service;
+mod sockets;
+
+pub use app::{App, Options, Outcome, SuperviseError};
+pub use service::{State, exit_code};
+pub use sockets::caller_folder;
