@@ -1,7 +1,7 @@
 //! The arguments, which read as `docker compose`'s do where both have them.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Privilege separation from one manifest: every service of an application in its own namespaces, with its own
 /// UID, seeing only what it was granted.
@@ -9,8 +9,12 @@ use std::path::PathBuf;
 #[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
     /// The manifest, or a folder that holds one [default: pysecure.toml or pysecure.json here]
-    #[arg(short, long, global = true, value_name = "MANIFEST")]
-    pub file: Option<PathBuf>,
+    #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file")]
+    first: Option<PathBuf>,
+    /// The same as -f, before or behind the command
+    // Not one argument with two names: `logs -f` follows, so the short one cannot be global.
+    #[arg(long, global = true, value_name = "MANIFEST")]
+    file: Option<PathBuf>,
     /// Keep ledgers, data and sockets below this directory
     #[arg(long, global = true, value_name = "DIR", env = "PYSECURE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
@@ -22,6 +26,13 @@ pub struct Cli {
     pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// The manifest that was named, if one was.
+    pub fn manifest(&self) -> Option<&Path> {
+        self.first.as_deref().or(self.file.as_deref())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

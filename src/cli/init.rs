@@ -5,8 +5,8 @@ use super::{Done, Failure};
 use std::io::Write;
 
 pub(super) fn run(cli: &Cli, args: &Init) -> Done {
-    let path = match &cli.file {
-        Some(file) => file.clone(),
+    let path = match cli.manifest() {
+        Some(file) => file.to_owned(),
         None => args.folder.join("pysecure.toml"),
     };
     let mut file = std::fs::File::options().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {

@@ -20,7 +20,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     pub fn read(cli: &Cli) -> Result<Loaded, Failure> {
-        let path = manifest::locate(cli.file.as_deref())?;
+        let path = manifest::locate(cli.manifest())?;
         let source = Source::read(&path)?;
         let (manifest, mut found) = manifest::parse(&source);
         let parent = match path.parent() {

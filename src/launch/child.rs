@@ -60,6 +60,8 @@ fn live(init: &Init) -> ! {
     // SAFETY: the report socket is open until this process ends.
     let report = unsafe { BorrowedFd::borrow_raw(init.report) };
     sys::set_signal_mask(u64::MAX);
+    // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
+    let _ = rustix::process::setsid();
     let mut terminal = None;
     for (number, step) in init.steps.iter().enumerate() {
         match carry_out(step, report) {

@@ -347,7 +347,7 @@ impl App {
     }
 
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = rustix::process::waitpid(None::<Pid>, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let Some(index) = self.by_pid.remove(&pid.as_raw_nonzero().get()) else { continue };
             // What PID 1 said last is still in the socket.
             self.reported(index);
@@ -537,6 +537,8 @@ impl App {
         }
         let _ = std::fs::remove_file(self.plan.dirs.run.join("lock"));
         let _ = std::fs::remove_dir(&self.plan.dirs.run);
+        // Only if no other app runs.
+        let _ = self.plan.dirs.run.parent().map(std::fs::remove_dir);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
             connection.reply(&Reply::default());
