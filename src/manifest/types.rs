@@ -1,9 +1,15 @@
 //! What a manifest may say: one struct a table, one field a key, in the words of the design.
 //!
+//! Each key stands here once, with its type and its text. From this the decoder and the JSON Schema are
+//! both made (see [`table!`](super::decode)), so neither can say what the other does not.
 //! Nothing here is checked beyond its type. Whether names are declared, ranges suffice or grants
 //! contradict each other is [`crate::model`]'s to say.
 
 use std::ops::Range;
+
+use super::decode::table;
+use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Rule, Text, Words};
+use super::shape::{List, Map, NonEmpty, Nested, One};
 
 /// A value and where it stands in the manifest's text, as a byte range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,43 +29,61 @@ pub struct Perms {
     pub exec: bool,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Manifest {
-    pub app: App,
-    pub resources: Named<Resource>,
-    pub bundles: Named<Bundle>,
-    pub services: Named<Service>,
-    /// `[assert] never = [...]`, each rule as it was written.
-    pub never: Vec<At<String>>,
+table! {
+    /// One application: its services, what each may touch, and who may call whom.
+    pub struct Manifest("manifest") {
+        /// The application as a whole.
+        pub app: App = required { "app": App };
+        /// Files and directories, by name. What is not declared here, no service sees.
+        pub resources: Named<Resource> = plain { "resources": Map<Name, Resource> };
+        /// Sets of resources that services share, by name. Each bundle becomes one GID.
+        pub bundles: Named<Bundle> = plain { "bundles": Map<Name, Bundle> };
+        /// What runs, by name. Each service becomes one UID and one GID.
+        pub services: Named<Service> = required { "services": NonEmpty<Map<Name, Service>> };
+        /// What must never become true, whatever the rest of the manifest says.
+        pub never: Vec<At<String>> = plain { "assert": Nested<Assertions> };
+    }
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct App {
-    pub name: At<String>,
-    /// Lowest and highest UID that may be allocated. Left out: a free range is chosen once and kept in the ledger.
-    pub uid_range: Option<At<[u32; 2]>>,
-    /// Lowest and highest GID that may be allocated.
-    pub gid_range: Option<At<[u32; 2]>>,
-    pub dynamic_svc_uid: Option<At<u32>>,
-    pub dynamic_svc_gid: Option<At<u32>>,
-    /// Path as services see it → host path, relative to the manifest. Read-only for all services.
-    pub code: Named<At<String>>,
+table! {
+    /// The application as a whole.
+    pub struct App("app") {
+        /// Its name: lower-case letters, digits, `_` and `-`, beginning with a letter. Data and ids are kept under it.
+        pub name: At<String> = required { "name": AppName };
+        /// Lowest and highest UID that may be allocated. Left out: a free range is chosen once and kept in the ledger.
+        pub uid_range: Option<At<[u32; 2]>> = optional { "uid_range": IdRange };
+        /// Lowest and highest GID that may be allocated. Left out: as for `uid_range`.
+        pub gid_range: Option<At<[u32; 2]>> = optional { "gid_range": IdRange };
+        /// UID of a service that PySecure does not start, such as a web server.
+        pub dynamic_svc_uid: Option<At<u32>> = optional { "dynamic_svc_uid": Id };
+        /// GID of a service that PySecure does not start, such as a web server.
+        pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
+        /// Path as services see it → host path, relative to the manifest. Read-only for all services.
+        pub code: Named<At<String>> = plain { "code": Map<Path, HostPath> };
+    }
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Resource {
-    pub path: At<String>,
-    /// `file` or `directory`. Left out: what `source` is, else a directory if the path ends in `/` or
-    /// its last component has no dot, else a file.
-    pub kind: Option<At<Kind>>,
-    /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
-    pub source: Option<At<String>>,
-    pub owner: Option<At<Perms>>,
-    pub bundle: Option<At<Perms>>,
-    pub global: Option<At<Perms>>,
-    pub owned_by_dynamic_svc: Option<At<bool>>,
-    /// May PySecure change owner, group and mode of `source` and all below it?
-    pub adopt: Option<At<bool>>,
+table! {
+    /// A file or a directory, and what each access class may do with it.
+    pub struct Resource("resource") {
+        /// Path as services see it.
+        pub path: At<String> = required { "path": Path };
+        /// `file` or `directory`. Left out: what `source` is, else a directory if the path ends in `/` or
+        /// its last component has no dot, else a file.
+        pub kind: Option<At<Kind>> = optional { "kind": Kind };
+        /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
+        pub source: Option<At<String>> = optional { "source": HostPath };
+        /// What the service that owns it may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub owner: Option<At<Perms>> = optional { "owner": Perms };
+        /// What services with a bundle that contains it may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub bundle: Option<At<Perms>> = optional { "bundle": Perms };
+        /// What every service of the app may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub global: Option<At<Perms>> = optional { "global": Perms };
+        /// Does the dynamic service own it?
+        pub owned_by_dynamic_svc: Option<At<bool>> = optional { "owned_by_dynamic_svc": bool };
+        /// May PySecure change owner, group and mode of `source` and all below it?
+        pub adopt: Option<At<bool>> = optional { "adopt": bool };
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,30 +92,48 @@ pub enum Kind {
     Directory,
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Bundle {
-    pub resources: Vec<At<String>>,
-    pub used_by_dynamic_svc: Option<At<bool>>,
+table! {
+    /// A set of resources shared by the services that name it.
+    pub struct Bundle("bundle") {
+        /// Names of the resources in it.
+        pub resources: Vec<At<String>> = plain { "resources": List<Text> };
+        /// May the dynamic service use it?
+        pub used_by_dynamic_svc: Option<At<bool>> = optional { "used_by_dynamic_svc": bool };
+    }
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Service {
-    /// A list, or one string, split as a shell splits words. Never empty.
-    pub command: At<Vec<String>>,
-    /// Where the command starts; `/` if left out.
-    pub directory: Option<At<String>>,
-    pub owner_resources: Vec<At<String>>,
-    /// `bundle = "a"` and `bundles = ["a", "b"]` both end here; naming both keys is an error.
-    pub bundles: Vec<At<String>>,
-    pub runs_with_root: Option<At<bool>>,
-    /// Name of a rootfs template; `host` if left out.
-    pub rootfs: Option<At<String>>,
-    /// Caller → what it may call of this service. `None`: the key is absent.
-    pub callers: Option<Named<At<Callable>>>,
-    /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
-    pub listen: Vec<At<String>>,
-    pub network: Option<At<Network>>,
-    pub environment: Named<At<String>>,
+table! {
+    /// A command that runs under ids of its own and sees only what it was granted.
+    pub struct Service("service") {
+        /// A list, or one string, split as a shell splits words. Never empty.
+        pub command: At<Vec<String>> = required { "command": Words };
+        /// Where the command starts; `/` if left out.
+        pub directory: Option<At<String>> = optional { "directory": Path };
+        /// Names of the resources that it owns. A resource has one owner.
+        pub owner_resources: Vec<At<String>> = plain { "owner_resources": List<Text> };
+        /// The bundles that it uses: `bundles` is a list, `bundle` names one. Naming both keys is an error.
+        pub bundles: Vec<At<String>> = plain { "bundle": One<Text>, "bundles": List<Text> };
+        /// Root inside its own namespace, nobody outside.
+        pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
+        /// Name of a rootfs template; `host` if left out.
+        pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// Caller → what it may call of this service: `"*"` or a list of functions.
+        pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
+        /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
+        pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
+        /// `none` (a loopback of its own and nothing else) or `host`; `none` if left out.
+        pub network: Option<At<Network>> = optional { "network": Network };
+        /// Variables that are added to its environment.
+        pub environment: Named<At<String>> = plain { "environment": Map<EnvName, Text> };
+    }
+}
+
+table! {
+    /// What must never become true, whatever the rest of the manifest says.
+    pub struct Assertions("assert") {
+        /// Rules, such as `read cred_db except authsvc` or `call authsvc from profilesvc`.
+        pub never: Vec<At<String>> = plain { "never": List<Rule> };
+    }
 }
 
 /// Which functions of a callee a caller may call.
@@ -100,6 +142,13 @@ pub enum Callable {
     /// `"*"`
     All,
     Functions(Vec<String>),
+}
+
+/// The least: what an entry has whose value could not be decoded.
+impl Default for Callable {
+    fn default() -> Self {
+        Callable::Functions(Vec::new())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
