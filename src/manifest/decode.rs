@@ -30,7 +30,10 @@ pub trait Codec {
 
     /// What to write where this value is missing, or is `found`.
     fn help(place: &Place<'_>, _found: Option<&Node<'_>>, format: Format) -> String {
-        format!("write, for example, `{}`", assignment(place.name, Self::EXAMPLE, format))
+        format!(
+            "write, for example, `{}`",
+            assignment(place.name, Self::EXAMPLE, format)
+        )
     }
 
     /// What is wrong when the key is missing.
@@ -58,10 +61,20 @@ pub struct Place<'p> {
 }
 
 impl<'p> Place<'p> {
-    pub const ROOT: Place<'static> = Place { name: "", span: 0..0, noun: None, outer: None };
+    pub const ROOT: Place<'static> = Place {
+        name: "",
+        span: 0..0,
+        noun: None,
+        outer: None,
+    };
 
     pub fn key(&'p self, key: &'p Key<'_>) -> Place<'p> {
-        Place { name: &key.text, span: key.span.clone(), noun: None, outer: Some(self) }
+        Place {
+            name: &key.text,
+            span: key.span.clone(),
+            noun: None,
+            outer: Some(self),
+        }
     }
 
     pub fn named(mut self, noun: Option<&'static str>) -> Self {
@@ -106,7 +119,11 @@ pub struct Cx {
 
 impl Cx {
     pub fn new(format: Format) -> Self {
-        Cx { format, diagnostics: Vec::new(), absences: Vec::new() }
+        Cx {
+            format,
+            diagnostics: Vec::new(),
+            absences: Vec::new(),
+        }
     }
 
     pub fn report(&mut self, diagnostic: Diagnostic) {
@@ -126,11 +143,17 @@ impl Cx {
     }
 
     pub fn missing<C: Codec>(&mut self, key: &'static str, table: &Place<'_>) {
-        let place = Place { name: key, span: 0..0, noun: None, outer: Some(table) };
+        let place = Place {
+            name: key,
+            span: 0..0,
+            noun: None,
+            outer: Some(table),
+        };
         let message = C::missing(key, &table.describe());
         if self.absences.len() < MOST_DIAGNOSTICS {
             let help = C::help(&place, None, self.format);
-            self.absences.push(Diagnostic::error(table.span.clone(), message).help(help));
+            self.absences
+                .push(Diagnostic::error(table.span.clone(), message).help(help));
         }
     }
 
@@ -142,7 +165,11 @@ impl Cx {
             None => format!("{} takes: {}", table.describe(), keys.join(", ")),
         };
         let message = format!("unknown key `{}` in {}", shown(&key.text), table.describe());
-        self.report(Diagnostic::error(key.span.clone(), message).label("unknown key").help(help));
+        self.report(
+            Diagnostic::error(key.span.clone(), message)
+                .label("unknown key")
+                .help(help),
+        );
         meant
     }
 
@@ -183,8 +210,11 @@ pub fn shown(text: &str) -> String {
 }
 
 fn escape(letter: char) -> impl Iterator<Item = char> {
-    let (as_is, escaped) =
-        if letter.is_control() { (None, Some(letter.escape_default())) } else { (Some(letter), None) };
+    let (as_is, escaped) = if letter.is_control() {
+        (None, Some(letter.escape_default()))
+    } else {
+        (Some(letter), None)
+    };
     as_is.into_iter().chain(escaped.into_iter().flatten())
 }
 
@@ -227,7 +257,12 @@ where
 
 /// Joins the lines of a doc comment.
 pub fn prose(lines: &[&str]) -> String {
-    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").replace('`', "")
+    lines
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('`', "")
 }
 
 /// Makes of one list of keys a struct, its decoder and its JSON Schema.

@@ -38,7 +38,12 @@ pub fn render(source: &Source, diagnostics: &[Diagnostic], color: bool) -> Strin
     if let Some(more) = diagnostics.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
         out.push_str(&format!("and {more} more\n"));
     }
-    let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+    let count = |severity| {
+        diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == severity)
+            .count()
+    };
     let counts: Vec<String> = [(count(Severity::Error), "error"), (count(Severity::Warning), "warning")]
         .into_iter()
         .filter(|(count, _)| *count > 0)
@@ -56,7 +61,12 @@ pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> Value {
         let span = index.clamp(span);
         let (line, column) = index.position(span.start);
         let (end_line, end_column) = index.position(span.end);
-        [("line", line), ("column", column), ("end_line", end_line), ("end_column", end_column)]
+        [
+            ("line", line),
+            ("column", column),
+            ("end_line", end_line),
+            ("end_column", end_column),
+        ]
     };
     let to_json = |diagnostic: &Diagnostic| {
         let severity = match diagnostic.severity {
@@ -106,8 +116,8 @@ fn report<'a>(index: &Index<'a>, path: &'a str, diagnostic: &'a Diagnostic) -> G
         kind: AnnotationKind::Context,
         label,
     });
-    let mut group = level.primary_title(diagnostic.message.as_str()).elements(Vec::<Origin<'_>>::new());
-    group = match other {
+    let group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+    let group = match other {
         Some(other) if index.are_near(&main.span, &other.span) => index.show(group, path, vec![main, other]),
         Some(other) => {
             let group = index.show(group, path, vec![main]);
@@ -145,7 +155,7 @@ impl<'a> Index<'a> {
         let mut characters = Vec::with_capacity(text.len() / STEP + 1);
         let mut count = 0;
         for (at, byte) in text.bytes().enumerate() {
-            if at % STEP == 0 {
+            if at.is_multiple_of(STEP) {
                 characters.push(count);
             }
             count += usize::from(starts_character(byte));
@@ -153,10 +163,14 @@ impl<'a> Index<'a> {
                 line_starts.push(at + 1);
             }
         }
-        if text.len() % STEP == 0 {
+        if text.len().is_multiple_of(STEP) {
             characters.push(count);
         }
-        Index { text, line_starts, characters }
+        Index {
+            text,
+            line_starts,
+            characters,
+        }
     }
 
     /// The span within the text and on whole characters.
@@ -205,7 +219,10 @@ impl<'a> Index<'a> {
     }
 
     fn are_near(&self, one: &Range<usize>, other: &Range<usize>) -> bool {
-        let (first, last) = (self.line(one.start.min(other.start)), self.line(one.start.max(other.start)));
+        let (first, last) = (
+            self.line(one.start.min(other.start)),
+            self.line(one.start.max(other.start)),
+        );
         let short = |line| self.line_end(line) - self.line_start(line) <= LONGEST_LINE;
         last - first <= NEAR && (first..=last).all(short)
     }
@@ -215,8 +232,12 @@ impl<'a> Index<'a> {
     where
         'a: 's,
     {
-        let Some(first) = marks.iter().map(|mark| mark.span.start).min() else { return group };
-        let Some(last) = marks.iter().map(|mark| mark.span.end).max() else { return group };
+        let Some(first) = marks.iter().map(|mark| mark.span.start).min() else {
+            return group;
+        };
+        let Some(last) = marks.iter().map(|mark| mark.span.end).max() else {
+            return group;
+        };
         let line = self.line(first);
         let (mut start, mut end) = (self.line_start(line), self.line_end(self.line(last)).max(last));
         let cut = end - start > LONGEST_LINE * (NEAR + 1) || (marks.len() == 1 && end - start > LONGEST_LINE);
@@ -226,7 +247,10 @@ impl<'a> Index<'a> {
             let (line, column) = self.position(first);
             group = group.element(Origin::path(path).line(line).char_column(column));
             start = self.text.ceil_char_boundary(first.saturating_sub(AROUND)).max(start);
-            end = self.text.floor_char_boundary(last.min(first + AROUND) + AROUND).min(end);
+            end = self
+                .text
+                .floor_char_boundary(last.min(first + AROUND) + AROUND)
+                .min(end);
         }
         let mut snippet = Snippet::source(self.text.get(start..end).unwrap_or_default()).line_start(line + 1);
         if !cut {

@@ -31,7 +31,10 @@ fn string<C: Codec>(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At
     if refuse_nul(&text, &tree.span, place, cx) {
         return None;
     }
-    Some(At { value: text.into_owned(), span: tree.span })
+    Some(At {
+        value: text.into_owned(),
+        span: tree.span,
+    })
 }
 
 /// Strings that only differ in what one writes into them.
@@ -136,23 +139,28 @@ fn is_name(name: &str, capitals: bool) -> bool {
 }
 
 fn report_name(name: &str, span: &std::ops::Range<usize>, noun: &str, capitals: bool, cx: &mut Cx) {
+    let a = if noun.starts_with('a') { "an" } else { "a" };
     let letters = if capitals { "letters" } else { "lower-case letters" };
     let (message, label) = if name.is_empty() {
-        (format!("the name of a {noun} is empty"), String::new())
+        (format!("the name of {a} {noun} is empty"), String::new())
     } else if name.len() > LONGEST_NAME {
         let length = name.len();
         (
-            format!("`{}` is too long for the name of a {noun}", shown(name)),
+            format!("`{}` is too long for the name of {a} {noun}", shown(name)),
             format!("{length} bytes; {LONGEST_NAME} at most"),
         )
     } else {
         (
-            format!("`{}` cannot be the name of a {noun}", shown(name)),
+            format!("`{}` cannot be the name of {a} {noun}", shown(name)),
             format!("a name has {letters}, digits, `_` and `-`, and begins with a letter"),
         )
     };
     let proposed = propose_name(name, noun, capitals);
-    cx.report(Diagnostic::error(span.clone(), message).label(label).help(format!("for example, `{proposed}`")));
+    cx.report(
+        Diagnostic::error(span.clone(), message)
+            .label(label)
+            .help(format!("for example, `{proposed}`")),
+    );
 }
 
 /// The nearest name that would do.
@@ -189,18 +197,24 @@ impl KeyRule for EnvName {
         let name_shown = shown(name);
         if matches!(name, "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES") || name.starts_with("PYSECURE_") {
             cx.report(
-                Diagnostic::error(key.span.clone(), format!("the variable `{name_shown}` is set by PySecure itself"))
-                    .help("remove it; `listen` is what passes sockets to a service"),
+                Diagnostic::error(
+                    key.span.clone(),
+                    format!("the variable `{name_shown}` is set by PySecure itself"),
+                )
+                .help("remove it; `listen` is what passes sockets to a service"),
             );
             return;
         }
         let first = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-        let valid = name.bytes().next().is_some_and(first)
-            && name.bytes().all(|byte| first(byte) || byte.is_ascii_digit());
+        let valid =
+            name.bytes().next().is_some_and(first) && name.bytes().all(|byte| first(byte) || byte.is_ascii_digit());
         if !valid {
             cx.report(
-                Diagnostic::error(key.span.clone(), format!("`{name_shown}` cannot be the name of a variable"))
-                    .label("a variable has letters, digits and `_`, and does not begin with a digit"),
+                Diagnostic::error(
+                    key.span.clone(),
+                    format!("`{name_shown}` cannot be the name of a variable"),
+                )
+                .label("a variable has letters, digits and `_`, and does not begin with a digit"),
             );
         }
     }
@@ -232,7 +246,9 @@ fn id<C: Codec>(tree: &Tree<'_>, lowest: u32, place: &Place<'_>, cx: &mut Cx) ->
         cx.wrong_type::<C>(tree, place);
         return None;
     };
-    let id = number.and_then(|number| u32::try_from(number).ok()).filter(|id| (lowest..=HIGHEST_ID).contains(id));
+    let id = number
+        .and_then(|number| u32::try_from(number).ok())
+        .filter(|id| (lowest..=HIGHEST_ID).contains(id));
     if id.is_none() {
         cx.report(
             Diagnostic::error(tree.span.clone(), format!("{}: no such id", place.describe()))
@@ -277,9 +293,12 @@ impl Codec for IdRange {
         let [lowest, highest] = bounds.as_slice() else {
             let count = bounds.len();
             cx.report(
-                Diagnostic::error(tree.span.clone(), format!("{}: expected two ids, found {count}", place.describe()))
-                    .label("the lowest and the highest id")
-                    .help(Self::help(place, None, cx.format)),
+                Diagnostic::error(
+                    tree.span.clone(),
+                    format!("{}: expected two ids, found {count}", place.describe()),
+                )
+                .label("the lowest and the highest id")
+                .help(Self::help(place, None, cx.format)),
             );
             return None;
         };
@@ -289,13 +308,19 @@ impl Codec for IdRange {
         if lowest > highest {
             let swapped = assignment(place.name, &format!("[{highest}, {lowest}]"), cx.format);
             cx.report(
-                Diagnostic::error(tree.span.clone(), format!("{}: the range is the wrong way round", place.describe()))
-                    .label("the lowest id comes first")
-                    .help(format!("write `{swapped}`")),
+                Diagnostic::error(
+                    tree.span.clone(),
+                    format!("{}: the range is the wrong way round", place.describe()),
+                )
+                .label("the lowest id comes first")
+                .help(format!("write `{swapped}`")),
             );
             return None;
         }
-        Some(At { value: [lowest, highest], span: tree.span })
+        Some(At {
+            value: [lowest, highest],
+            span: tree.span,
+        })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -328,8 +353,11 @@ impl Codec for Perms {
                 'w' => &mut perms.write,
                 'x' => &mut perms.exec,
                 _ => {
-                    let message =
-                        format!("{}: `{}` is not a permission", place.describe(), shown(letter.encode_utf8(&mut [0; 4])));
+                    let message = format!(
+                        "{}: `{}` is not a permission",
+                        place.describe(),
+                        shown(letter.encode_utf8(&mut [0; 4]))
+                    );
                     cx.report(
                         Diagnostic::error(tree.span.clone(), message)
                             .label("any of `r`, `w` and `x`, or nothing")
@@ -340,13 +368,19 @@ impl Codec for Perms {
             };
             if std::mem::replace(granted, true) {
                 cx.report(
-                    Diagnostic::error(tree.span.clone(), format!("{}: `{letter}` stands twice", place.describe()))
-                        .label("each of `r`, `w` and `x` once at most"),
+                    Diagnostic::error(
+                        tree.span.clone(),
+                        format!("{}: `{letter}` stands twice", place.describe()),
+                    )
+                    .label("each of `r`, `w` and `x` once at most"),
                 );
                 return None;
             }
         }
-        Some(At { value: perms, span: tree.span })
+        Some(At {
+            value: perms,
+            span: tree.span,
+        })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -366,17 +400,23 @@ fn word<C: Codec, T: Copy>(
         return None;
     };
     if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
-        return Some(At { value: *value, span: tree.span });
+        return Some(At {
+            value: *value,
+            span: tree.span,
+        });
     }
     let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
     let help = match nearest(text, &known) {
         Some(meant) => format!("did you mean `\"{meant}\"`?"),
-        None => format!("write {}", C::EXPECTED),
+        None => C::help(place, None, cx.format),
     };
     cx.report(
-        Diagnostic::error(tree.span.clone(), format!("{}: there is no `{}`", place.describe(), shown(text)))
-            .label(format!("expected {}", C::EXPECTED))
-            .help(help),
+        Diagnostic::error(
+            tree.span.clone(),
+            format!("{}: there is no `{}`", place.describe(), shown(text)),
+        )
+        .label(format!("expected {}", C::EXPECTED))
+        .help(help),
     );
     None
 }
@@ -482,9 +522,19 @@ impl Codec for Callable {
         let span = tree.span.clone();
         let elements = match tree.node {
             Node::Array(elements) => elements,
-            Node::String(text) if text == "*" => return Some(At { value: Callable::All, span }),
+            Node::String(text) if text == "*" => {
+                return Some(At {
+                    value: Callable::All,
+                    span,
+                });
+            }
             Node::String(text) => {
-                let message = format!("{}: expected {}, found `{}`", place.describe(), Self::EXPECTED, shown(&text));
+                let message = format!(
+                    "{}: expected {}, found `{}`",
+                    place.describe(),
+                    Self::EXPECTED,
+                    shown(&text)
+                );
                 let list = assignment(place.name, &format!("[\"{}\"]", shown(&text)), cx.format);
                 cx.report(Diagnostic::error(span, message).help(format!("for that one function, write `{list}`")));
                 return None;
@@ -496,16 +546,25 @@ impl Codec for Callable {
         };
         let mut functions = Vec::with_capacity(elements.len());
         for element in elements {
-            let Some(function) = string::<Text>(element, place, cx) else { continue };
+            let Some(function) = string::<Text>(element, place, cx) else {
+                continue;
+            };
             if function.value == "*" || function.value.is_empty() {
                 let all = assignment(place.name, "\"*\"", cx.format);
-                let message = format!("{}: `{}` is not the name of a function", place.describe(), function.value);
+                let message = format!(
+                    "{}: `{}` is not the name of a function",
+                    place.describe(),
+                    function.value
+                );
                 cx.report(Diagnostic::error(function.span, message).help(format!("for all functions, write `{all}`")));
                 continue;
             }
             functions.push(function.value);
         }
-        Some(At { value: Callable::Functions(functions), span })
+        Some(At {
+            value: Callable::Functions(functions),
+            span,
+        })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -521,6 +580,9 @@ impl Codec for Callable {
     }
 
     fn help(place: &Place<'_>, _found: Option<&Node<'_>>, format: Format) -> String {
-        format!("write `{}`, or a list of functions", assignment(place.name, "\"*\"", format))
+        format!(
+            "write `{}`, or a list of functions",
+            assignment(place.name, "\"*\"", format)
+        )
     }
 }

@@ -11,12 +11,21 @@ use super::Manifest;
 use super::decode::prose;
 
 pub fn schema() -> Value {
-    let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<Manifest>();
-    let mut schema = schema.to_value();
-    if let Some(title) = schema.get_mut("title") {
-        *title = json!("PySecure manifest");
+    let schema = SchemaSettings::draft2020_12()
+        .into_generator()
+        .into_root_schema_for::<Manifest>();
+    let mut document = Map::new();
+    document.insert(
+        "$schema".to_owned(),
+        json!(schemars::consts::meta_schemas::DRAFT2020_12),
+    );
+    document.insert("title".to_owned(), json!("PySecure manifest"));
+    if let Value::Object(keys) = schema.to_value() {
+        for (key, value) in keys {
+            document.entry(key).or_insert(value);
+        }
     }
-    schema
+    Value::Object(document)
 }
 
 /// Gathers what [`table!`](super::decode) knows of a table's keys.
@@ -29,7 +38,12 @@ pub struct TableSchema {
 
 impl TableSchema {
     pub fn new(doc: &[&str]) -> Self {
-        TableSchema { description: prose(doc), properties: Map::new(), required: Vec::new(), exclusive: Vec::new() }
+        TableSchema {
+            description: prose(doc),
+            properties: Map::new(),
+            required: Vec::new(),
+            exclusive: Vec::new(),
+        }
     }
 
     /// `keys` are the names that a field has, of which one may be used.

@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use super::Format;
 use super::Diagnostic;
+use super::Format;
 use super::decode::{Codec, Cx, Place, assignment};
 use super::tree::{Key, Node, Tree};
 use super::types::{Assertions, At, Named};
@@ -51,7 +51,10 @@ impl<C: Codec> Codec for List<C> {
             Some(Node::String(text)) if text.len() < 60 && !text.contains(['"', '\\']) => {
                 format!("write `{}`", assignment(place.name, &format!("[\"{text}\"]"), format))
             }
-            _ => format!("write, for example, `{}`", assignment(place.name, &format!("[{}]", C::EXAMPLE), format)),
+            _ => format!(
+                "write, for example, `{}`",
+                assignment(place.name, &format!("[{}]", C::EXAMPLE), format)
+            ),
         }
     }
 }
@@ -65,6 +68,10 @@ impl<C: Codec> Codec for One<C> {
     const EXAMPLE: &'static str = C::EXAMPLE;
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<Self::Out> {
+        if let Node::Array(_) = tree.node {
+            cx.wrong_type::<Self>(&tree, place);
+            return None;
+        }
         C::decode(tree, place, cx).map(|value| vec![value])
     }
 
@@ -100,7 +107,13 @@ where
             K::check(&key, C::NOUN.unwrap_or("name"), cx);
             let inner = place.key(&key).named(C::NOUN);
             let value = C::decode(value, &inner, cx).unwrap_or_default();
-            out.push((At { value: key.text.into_owned(), span: key.span }, value));
+            out.push((
+                At {
+                    value: key.text.into_owned(),
+                    span: key.span,
+                },
+                value,
+            ));
         }
         Some(out)
     }
@@ -127,7 +140,10 @@ where
         };
         let names = if names.is_empty() { vec![K::EXAMPLE] } else { names };
         let entries: Vec<String> = names.iter().map(|name| assignment(name, C::EXAMPLE, format)).collect();
-        format!("write `{}`", assignment(place.name, &format!("{{ {} }}", entries.join(", ")), format))
+        format!(
+            "write `{}`",
+            assignment(place.name, &format!("{{ {} }}", entries.join(", ")), format)
+        )
     }
 }
 
@@ -149,7 +165,8 @@ impl<T, M: Codec<Out = Named<T>>> Codec for NonEmpty<M> {
         if decoded.is_empty() {
             let message = Self::missing(place.name, "the manifest");
             let help = Self::help(place, None, cx.format);
-            cx.absences.push(Diagnostic::error(place.span.clone(), message).help(help));
+            cx.absences
+                .push(Diagnostic::error(place.span.clone(), message).help(help));
         }
         Some(decoded)
     }

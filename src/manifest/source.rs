@@ -38,7 +38,11 @@ pub enum LoadError {
     )]
     NotFound { folder: PathBuf },
     #[error("cannot open the manifest {}: {cause}; {remedy}", .path.display())]
-    Open { path: PathBuf, cause: io::Error, remedy: &'static str },
+    Open {
+        path: PathBuf,
+        cause: io::Error,
+        remedy: &'static str,
+    },
     #[error("cannot read the manifest {}: {cause}", .path.display())]
     Read { path: PathBuf, cause: io::Error },
     #[error("cannot read the manifest {}: it is {found}, not a regular file; name the manifest itself with `-f`", .path.display())]
@@ -68,7 +72,11 @@ impl LoadError {
             io::ErrorKind::NotADirectory => "a part of the path is a file",
             _ => "name another file with `-f`",
         };
-        LoadError::Open { path: path.to_owned(), cause, remedy }
+        LoadError::Open {
+            path: path.to_owned(),
+            cause,
+            remedy,
+        }
     }
 }
 
@@ -81,7 +89,11 @@ pub fn locate(given: Option<&Path>) -> Result<PathBuf, LoadError> {
     }
     for name in FILE_NAMES {
         // The current folder's is named as its user would name it.
-        let candidate = if given.is_some() { path.join(name) } else { PathBuf::from(name) };
+        let candidate = if given.is_some() {
+            path.join(name)
+        } else {
+            PathBuf::from(name)
+        };
         match candidate.symlink_metadata() {
             Ok(_) => return Ok(candidate),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
@@ -104,22 +116,38 @@ impl Source {
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
             .map_err(|cause| LoadError::open(path, cause))?;
-        let read_error = |cause| LoadError::Read { path: path.to_owned(), cause };
+        let read_error = |cause| LoadError::Read {
+            path: path.to_owned(),
+            cause,
+        };
         let metadata = file.metadata().map_err(read_error)?;
         if !metadata.is_file() {
-            return Err(LoadError::NotRegular { path: path.to_owned(), found: kind_of(&metadata.file_type()) });
+            return Err(LoadError::NotRegular {
+                path: path.to_owned(),
+                found: kind_of(&metadata.file_type()),
+            });
         }
         if metadata.len() > LARGEST {
-            return Err(LoadError::TooLarge { path: path.to_owned(), size: metadata.len() });
+            return Err(LoadError::TooLarge {
+                path: path.to_owned(),
+                size: metadata.len(),
+            });
         }
         // It may grow while it is read, and in /proc every file claims to be empty.
         let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
         file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(read_error)?;
         if bytes.len() as u64 > LARGEST {
-            return Err(LoadError::TooLarge { path: path.to_owned(), size: bytes.len() as u64 });
+            return Err(LoadError::TooLarge {
+                path: path.to_owned(),
+                size: bytes.len() as u64,
+            });
         }
         let text = decode(path, bytes)?;
-        Ok(Source { path: path.to_owned(), text, format: Format::of(path) })
+        Ok(Source {
+            path: path.to_owned(),
+            text,
+            format: Format::of(path),
+        })
     }
 }
 
@@ -137,11 +165,19 @@ fn decode(path: &Path, bytes: Vec<u8>) -> Result<String, LoadError> {
     let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     let nul = bytes.iter().position(|byte| *byte == 0);
     if let Some(offset) = nul.filter(|_| !utf16) {
-        return Err(LoadError::Binary { path: path.to_owned(), line: line_of(&bytes, offset), offset });
+        return Err(LoadError::Binary {
+            path: path.to_owned(),
+            line: line_of(&bytes, offset),
+            offset,
+        });
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        LoadError::NotUtf8 { path: path.to_owned(), line: line_of(error.as_bytes(), offset), offset }
+        LoadError::NotUtf8 {
+            path: path.to_owned(),
+            line: line_of(error.as_bytes(), offset),
+            offset,
+        }
     })
 }
 

@@ -87,7 +87,11 @@ fn toml(text: &str) -> (Entries<'_>, Vec<Diagnostic>) {
             Err(error) => (DeTable::new(), vec![error]),
         }
     };
-    let diagnostics = if errors.is_empty() { Vec::new() } else { toml_errors(text, &table, &errors) };
+    let diagnostics = if errors.is_empty() {
+        Vec::new()
+    } else {
+        toml_errors(text, &table, &errors)
+    };
     (from_toml(table), diagnostics)
 }
 
@@ -95,7 +99,13 @@ fn from_toml(table: DeTable<'_>) -> Entries<'_> {
     let mut entries = Vec::with_capacity(table.len());
     for (key, value) in table {
         let span = key.span();
-        entries.push((Key { text: key.into_inner(), span }, from_toml_value(value)));
+        entries.push((
+            Key {
+                text: key.into_inner(),
+                span,
+            },
+            from_toml_value(value),
+        ));
     }
     entries
 }
@@ -122,7 +132,10 @@ fn toml_errors(text: &str, table: &DeTable<'_>, errors: &[toml::de::Error]) -> V
         // Only the depth limit has no place of its own, and it repeats for every level below.
         let span = error.span().unwrap_or(0..0);
         let message = error.message();
-        if diagnostics.last().is_some_and(|last| last.span == span && last.message == message) {
+        if diagnostics
+            .last()
+            .is_some_and(|last| last.span == span && last.message == message)
+        {
             continue;
         }
         if diagnostics.len() == MOST_SYNTAX_ERRORS {
@@ -191,22 +204,38 @@ impl<'t, 'a> FirstPlaces<'t, 'a> {
             }
         }
         headers.sort_by_key(|(start, _)| *start);
-        FirstPlaces { text, headers, left: MOST_FIRST_PLACES, before: None, reparses_left: MOST_REPARSES }
+        FirstPlaces {
+            text,
+            headers,
+            left: MOST_FIRST_PLACES,
+            before: None,
+            reparses_left: MOST_REPARSES,
+        }
     }
 
     fn of(&mut self, span: Range<usize>) -> Option<Range<usize>> {
         self.left = self.left.checked_sub(1)?;
-        let line_start = self.text.get(..span.start)?.rfind('\n').map_or(0, |newline| newline + 1);
+        let line_start = self
+            .text
+            .get(..span.start)?
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
         let line = self.text.get(line_start..)?.lines().next()?;
-        let first =
-            if line.trim_start().starts_with('[') { self.of_header(line_start, line) } else { self.of_key(&span) };
+        let first = if line.trim_start().starts_with('[') {
+            self.of_header(line_start, line)
+        } else {
+            self.of_key(&span)
+        };
         first.filter(|first| first.start < span.start)
     }
 
     fn of_key(&self, span: &Range<usize>) -> Option<Range<usize>> {
         let wanted = self.text.get(span.clone())?;
         let wanted = wanted.trim_matches(['"', '\'']);
-        let index = self.headers.partition_point(|(start, _)| *start <= span.start).checked_sub(1)?;
+        let index = self
+            .headers
+            .partition_point(|(start, _)| *start <= span.start)
+            .checked_sub(1)?;
         let mut table = self.headers.get(index)?.1;
         // Down into the innermost inline table around the key.
         while let Some((_, inner)) = table.iter().find(|(_, value)| {
@@ -264,7 +293,10 @@ fn json(text: &str) -> (Entries<'_>, Vec<Diagnostic>) {
     };
     let mut diagnostics = Vec::new();
     let entries = match root.map(|root| from_json(root, &mut diagnostics)) {
-        Some(Tree { node: Node::Table(entries), .. }) => entries,
+        Some(Tree {
+            node: Node::Table(entries),
+            ..
+        }) => entries,
         other => {
             let span = other.as_ref().map_or(0..0, |tree| tree.span.clone());
             let found = other.map_or("nothing", |tree| tree.node.noun(Format::Json));
@@ -282,7 +314,12 @@ fn json_error(error: &jsonc_parser::errors::ParseError) -> Diagnostic {
     let span = error.range().start..error.range().end;
     let message = error.kind().to_string();
     let mut letters = message.chars();
-    let message: String = letters.next().into_iter().flat_map(char::to_lowercase).chain(letters).collect();
+    let message: String = letters
+        .next()
+        .into_iter()
+        .flat_map(char::to_lowercase)
+        .chain(letters)
+        .collect();
     let diagnostic = Diagnostic::error(span, message).label("not valid JSON");
     match error.kind() {
         ParseErrorKind::CommentsNotAllowed => {
@@ -312,9 +349,13 @@ fn from_json<'a>(value: ast::Value<'a>, diagnostics: &mut Vec<Diagnostic>) -> Tr
         }
         ast::Value::BooleanLit(boolean) => Node::Boolean(boolean.value),
         ast::Value::NullKeyword(_) => Node::Null,
-        ast::Value::Array(array) => {
-            Node::Array(array.elements.into_iter().map(|element| from_json(element, diagnostics)).collect())
-        }
+        ast::Value::Array(array) => Node::Array(
+            array
+                .elements
+                .into_iter()
+                .map(|element| from_json(element, diagnostics))
+                .collect(),
+        ),
         ast::Value::Object(object) => Node::Table(from_json_object(object, diagnostics)),
     };
     Tree { node, span }

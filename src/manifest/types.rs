@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::decode::table;
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Rule, Text, Words};
-use super::shape::{List, Map, NonEmpty, Nested, One};
+use super::shape::{List, Map, Nested, NonEmpty, One};
 
 /// A value and where it stands in the manifest's text, as a byte range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,6 +162,9 @@ pub enum Network {
 
 impl<T: Default> Default for At<T> {
     fn default() -> Self {
-        At { value: T::default(), span: 0..0 }
+        At {
+            value: T::default(),
+            span: 0..0,
+        }
     }
 }
