@@ -5,14 +5,14 @@
 //! [`crate::model`]'s.
 
 mod decode;
-mod diagnostic;
+pub mod diagnostic;
 mod render;
 mod scalar;
 mod schema;
 mod shape;
 mod source;
 mod tree;
-mod types;
+pub mod types;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use render::{diagnostics_json, render};

@@ -175,8 +175,8 @@ impl<'a> Index<'a> {
 
     /// The span within the text and on whole characters.
     fn clamp(&self, span: &Range<usize>) -> Range<usize> {
-        let start = self.text.floor_char_boundary(span.start);
-        let end = self.text.ceil_char_boundary(span.end).max(start);
+        let start = boundary_before(self.text, span.start);
+        let end = boundary_after(self.text, span.end).max(start);
         start..end
     }
 
@@ -246,11 +246,8 @@ impl<'a> Index<'a> {
             // The printer would count columns from the cut, so it gets the true place from us.
             let (line, column) = self.position(first);
             group = group.element(Origin::path(path).line(line).char_column(column));
-            start = self.text.ceil_char_boundary(first.saturating_sub(AROUND)).max(start);
-            end = self
-                .text
-                .floor_char_boundary(last.min(first + AROUND) + AROUND)
-                .min(end);
+            start = boundary_after(self.text, first.saturating_sub(AROUND)).max(start);
+            end = boundary_before(self.text, last.min(first + AROUND) + AROUND).min(end);
         }
         let mut snippet = Snippet::source(self.text.get(start..end).unwrap_or_default()).line_start(line + 1);
         if !cut {
@@ -270,4 +267,15 @@ impl<'a> Index<'a> {
 
 fn starts_character(byte: u8) -> bool {
     byte & 0xc0 != 0x80
+}
+
+fn boundary_before(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+fn boundary_after(text: &str, at: usize) -> usize {
+    (at..text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len())
 }

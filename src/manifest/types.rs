@@ -1,7 +1,7 @@
 //! What a manifest may say: one struct a table, one field a key, in the words of the design.
 //!
 //! Each key stands here once, with its type and its text. From this the decoder and the JSON Schema are
-//! both made (see [`table!`](super::decode)), so neither can say what the other does not.
+//! both made (see `table!` in `decode`), so neither can say what the other does not.
 //! Nothing here is checked beyond its type. Whether names are declared, ranges suffice or grants
 //! contradict each other is [`crate::model`]'s to say.
 
