@@ -9,12 +9,24 @@ use crate::model::Subject;
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let loaded = Loaded::read(cli)?.checked()?;
     let model = &loaded.model;
-    let rows = (0..model.services.len()).flat_map(|id| model.grants(id).into_iter().map(move |grant| (Subject::Service(id), grant)));
+    let rows = (0..model.services.len()).flat_map(|id| {
+        model
+            .grants(id)
+            .into_iter()
+            .map(move |grant| (Subject::Service(id), grant))
+    });
     let dynamic = model.dynamic_uid.is_some().then_some(Subject::Dynamic);
     let theirs = dynamic.into_iter().flat_map(|subject| {
         (0..model.resources.len()).map(move |resource| {
             let access = model.access(subject, resource);
-            (subject, crate::model::access::Grant { resource, class: access.class, perms: access.perms })
+            (
+                subject,
+                crate::model::access::Grant {
+                    resource,
+                    class: access.class,
+                    perms: access.perms,
+                },
+            )
         })
     });
     let rows: Vec<_> = rows.chain(theirs.filter(|(_, grant)| grant.perms.any())).collect();
@@ -38,7 +50,13 @@ pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let mut table = terminal::table(["SERVICE", "MAY", "RESOURCE", "AS", "PATH"]);
     for (subject, grant) in rows {
         let resource = &model.resources[grant.resource];
-        table.add_row([model.subject_name(subject), &grant.perms.to_string(), &resource.name, grant.class.name(), &resource.path]);
+        table.add_row([
+            model.subject_name(subject),
+            &grant.perms.to_string(),
+            &resource.name,
+            grant.class.name(),
+            &resource.path,
+        ]);
     }
     println!("{table}");
     Ok(0)

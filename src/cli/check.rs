@@ -9,7 +9,11 @@ use crate::plan::Ledger;
 pub(super) fn run(cli: &Cli, args: &Check) -> Done {
     let loaded = Loaded::read(cli)?;
     // Whether the host has room for it can be said only of a manifest that is right in itself.
-    let host = if loaded.has_errors() { Ok(Vec::new()) } else { host(cli, &loaded) };
+    let host = if loaded.has_errors() {
+        Ok(Vec::new())
+    } else {
+        host(cli, &loaded)
+    };
     if args.json {
         let mut list = manifest::diagnostics_json(&loaded.source, &loaded.found);
         let more = match &host {
@@ -21,17 +25,29 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
         }
         println!("{list:#}");
     } else if loaded.has_errors() {
-        eprint!("{}", manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr()));
+        eprint!(
+            "{}",
+            manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
+        );
     } else {
         if !loaded.found.is_empty() {
-            eprint!("{}", manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr()));
+            eprint!(
+                "{}",
+                manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
+            );
         }
         if let Ok(notes) = &host {
             for note in notes {
                 eprintln!("note: {note}");
             }
             let model = &loaded.model;
-            println!("{}: {} services, {} resources, {} bundles: ok", loaded.source.path.display(), model.services.len(), model.resources.len(), model.bundles.len());
+            println!(
+                "{}: {} services, {} resources, {} bundles: ok",
+                loaded.source.path.display(),
+                model.services.len(),
+                model.resources.len(),
+                model.bundles.len()
+            );
         }
     }
     if loaded.has_errors() {

@@ -27,7 +27,9 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
         if !service.callees.is_empty() {
             crate::supervise::caller_folder(&plan.dirs, &service.name)?;
         }
-        compile(&plan, service, &folder)?.write(&folder).map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
+        compile(&plan, service, &folder)?
+            .write(&folder)
+            .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
         println!("{}", folder.display());
     }
     Ok(0)
@@ -48,5 +50,13 @@ fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p crate::plan::S
     if names.is_empty() {
         return Ok(plan.services.iter().collect());
     }
-    names.iter().map(|name| plan.services.iter().find(|s| s.name == *name).ok_or_else(|| super::error::no_service(name, plan))).collect()
+    names
+        .iter()
+        .map(|name| {
+            plan.services
+                .iter()
+                .find(|s| s.name == *name)
+                .ok_or_else(|| super::error::no_service(name, plan))
+        })
+        .collect()
 }

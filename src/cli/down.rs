@@ -8,14 +8,19 @@ use crate::supervise::client::{Client, ClientError};
 
 pub(super) fn run(cli: &Cli, args: &Down) -> Done {
     // Data may belong to subordinate ids, which only the outer namespace's root can delete.
-    if args.purge && let Some(code) = with_privilege()? {
+    if args.purge
+        && let Some(code) = with_privilege()?
+    {
         return Ok(code);
     }
     // A manifest with errors in it still names the app, which is all that is needed.
     let loaded = Loaded::read(cli)?;
     let app = &loaded.model.app;
     if app.is_empty() {
-        return Err(Failure::new(2, "the manifest does not name its app; see `pysecure check`"));
+        return Err(Failure::new(
+            2,
+            "the manifest does not name its app; see `pysecure check`",
+        ));
     }
     let dirs = loaded.dirs(cli)?;
     match Client::connect(&dirs, app) {

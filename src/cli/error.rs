@@ -12,12 +12,18 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub fn new(code: u8, message: impl std::fmt::Display) -> Failure {
-        Failure { messages: vec![message.to_string()], code }
+        Failure {
+            messages: vec![message.to_string()],
+            code,
+        }
     }
 
     /// All has been said already.
     pub fn silent(code: u8) -> Failure {
-        Failure { messages: Vec::new(), code }
+        Failure {
+            messages: Vec::new(),
+            code,
+        }
     }
 
     pub fn failed(message: impl std::fmt::Display) -> Failure {
@@ -28,8 +34,13 @@ impl Failure {
 /// What is the manifest's fault is 2, what is the host's 1.
 impl From<Vec<PlanError>> for Failure {
     fn from(errors: Vec<PlanError>) -> Failure {
-        let host = errors.iter().all(|e| matches!(e, PlanError::Io { .. } | PlanError::Ledger { .. }));
-        Failure { messages: errors.iter().map(ToString::to_string).collect(), code: if host { 1 } else { 2 } }
+        let host = errors
+            .iter()
+            .all(|e| matches!(e, PlanError::Io { .. } | PlanError::Ledger { .. }));
+        Failure {
+            messages: errors.iter().map(ToString::to_string).collect(),
+            code: if host { 1 } else { 2 },
+        }
     }
 }
 
@@ -47,7 +58,14 @@ macro_rules! failed {
     })* };
 }
 
-failed!(StorageError, SuperviseError, ClientError, OuterError, crate::compile::CompileError, std::io::Error);
+failed!(
+    StorageError,
+    SuperviseError,
+    ClientError,
+    OuterError,
+    crate::compile::CompileError,
+    std::io::Error
+);
 
 impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Failure {
@@ -64,5 +82,8 @@ impl From<crate::manifest::LoadError> for Failure {
 /// For a service that was named on the command line, and is not in the manifest.
 pub(super) fn no_service(name: &str, plan: &crate::plan::Plan) -> Failure {
     let known: Vec<&str> = plan.services.iter().map(|s| s.name.as_str()).take(20).collect();
-    Failure::new(2, format!("no service is called `{name}`; there are: {}", known.join(", ")))
+    Failure::new(
+        2,
+        format!("no service is called `{name}`; there are: {}", known.join(", ")),
+    )
 }

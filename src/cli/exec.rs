@@ -55,21 +55,35 @@ fn pass_signals(client: &Client) -> std::io::Result<()> {
     use nix::sys::signal::{SigSet, Signal};
     use nix::sys::signalfd::{SfdFlags, SignalFd};
     let mut mask = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
         mask.add(signal);
     }
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     loop {
         let socket = client.socket();
-        let mut ready = [PollFd::new(&socket, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
+        let mut ready = [
+            PollFd::new(&socket, PollFlags::IN),
+            PollFd::new(&signals, PollFlags::IN),
+        ];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,
         };
         if !ready[1].revents().is_empty() {
             while let Ok(Some(info)) = signals.read_signal() {
-                rustix::net::send(client.socket(), &[info.ssi_signo as u8], rustix::net::SendFlags::NOSIGNAL)?;
+                rustix::net::send(
+                    client.socket(),
+                    &[info.ssi_signo as u8],
+                    rustix::net::SendFlags::NOSIGNAL,
+                )?;
             }
         }
         if !ready[0].revents().is_empty() {

@@ -12,6 +12,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> Done {
 
 pub(super) fn man(folder: &Path) -> Done {
     std::fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(Cli::command(), folder).map_err(|e| Failure::failed(format!("write man pages to {}: {e}", folder.display())))?;
+    clap_mangen::generate_to(Cli::command(), folder)
+        .map_err(|e| Failure::failed(format!("write man pages to {}: {e}", folder.display())))?;
     Ok(0)
 }

@@ -9,10 +9,17 @@ pub(super) fn run(cli: &Cli, args: &Init) -> Done {
         Some(file) => file.to_owned(),
         None => args.folder.join("pysecure.toml"),
     };
-    let mut file = std::fs::File::options().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::failed(format!("{} is there already; edit it, or name another with -f", path.display())),
-        _ => Failure::failed(format!("write {}: {e}", path.display())),
-    })?;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::AlreadyExists => Failure::failed(format!(
+                "{} is there already; edit it, or name another with -f",
+                path.display()
+            )),
+            _ => Failure::failed(format!("write {}: {e}", path.display())),
+        })?;
     file.write_all(crate::manifest::INIT.as_bytes())?;
     println!("wrote {}; start it with `pysecure up`", path.display());
     Ok(0)

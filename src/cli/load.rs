@@ -27,10 +27,16 @@ impl Loaded {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let base = model::source::Base::open(&parent).map_err(|e| Failure::new(2, format!("open {}: {e}", parent.display())))?;
+        let base = model::source::Base::open(&parent)
+            .map_err(|e| Failure::new(2, format!("open {}: {e}", parent.display())))?;
         let (model, more) = model::build(&manifest, &base);
         found.extend(more);
-        Ok(Loaded { source, model, found, folder: base.path().to_owned() })
+        Ok(Loaded {
+            source,
+            model,
+            found,
+            folder: base.path().to_owned(),
+        })
     }
 
     pub fn has_errors(&self) -> bool {
@@ -40,14 +46,21 @@ impl Loaded {
     /// Says what there is to say, and goes on only if nothing of it is an error.
     pub fn checked(self) -> Result<Loaded, Failure> {
         if self.has_errors() {
-            eprint!("{}", manifest::render(&self.source, &self.found, terminal::colour_on_stderr()));
+            eprint!(
+                "{}",
+                manifest::render(&self.source, &self.found, terminal::colour_on_stderr())
+            );
             return Err(Failure::silent(2));
         }
         Ok(self)
     }
 
     pub fn dirs(&self, cli: &Cli) -> Result<Dirs, Failure> {
-        Ok(Dirs::find(&self.model.app, outer::expected() == Privilege::Root, cli.state_dir.as_deref())?)
+        Ok(Dirs::find(
+            &self.model.app,
+            outer::expected() == Privilege::Root,
+            cli.state_dir.as_deref(),
+        )?)
     }
 
     /// The plan as it would be now; the ledger on disk stays as it is.

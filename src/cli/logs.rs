@@ -28,14 +28,22 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
     let dirs = loaded.dirs(cli)?;
     let names: Vec<&str> = loaded.model.services.iter().map(|s| s.name.as_str()).collect();
     if let Some(unknown) = args.services.iter().find(|s| !names.contains(&s.as_str())) {
-        return Err(Failure::new(2, format!("no service is called `{unknown}`; there are: {}", names.join(", "))));
+        return Err(Failure::new(
+            2,
+            format!("no service is called `{unknown}`; there are: {}", names.join(", ")),
+        ));
     }
     let wanted = |name: &str| args.services.is_empty() || args.services.iter().any(|s| s == name);
     let mut logs: Vec<Log> = names
         .iter()
         .enumerate()
         .filter(|(_, name)| wanted(name))
-        .map(|(number, name)| Log { name: (*name).to_owned(), number, read: 0, rest: Vec::new() })
+        .map(|(number, name)| Log {
+            name: (*name).to_owned(),
+            number,
+            read: 0,
+            rest: Vec::new(),
+        })
         .collect();
     let console = Console::new(logs.iter().map(|l| l.name.as_str()));
     // Watched before it is read, so that nothing written in between is missed.
@@ -95,7 +103,9 @@ impl Log {
 
     /// Goes back from the end until at least `lines` records lie behind.
     fn seek_tail(&mut self, dirs: &Dirs, lines: usize) -> Result<(), Failure> {
-        let Some(mut file) = self.open(dirs)? else { return Ok(()) };
+        let Some(mut file) = self.open(dirs)? else {
+            return Ok(());
+        };
         let end = file.seek(SeekFrom::End(0))?;
         let mut from = end;
         let mut seen = 0;
@@ -120,7 +130,9 @@ impl Log {
 
     /// The whole records that were written since.
     fn fresh(&mut self, dirs: &Dirs) -> Result<Vec<Vec<u8>>, Failure> {
-        let Some(mut file) = self.open(dirs)? else { return Ok(Vec::new()) };
+        let Some(mut file) = self.open(dirs)? else {
+            return Ok(Vec::new());
+        };
         if file.metadata()?.len() < self.read {
             // It was begun anew.
             self.read = 0;

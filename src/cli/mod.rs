@@ -76,9 +76,19 @@ fn trace(cli: &Cli) {
         0 | 1 => "pysecure=debug",
         _ => "trace",
     };
-    let filter = if asked { EnvFilter::from_default_env() } else { EnvFilter::new(level) };
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if cli.log_format == args::LogFormat::Json { subscriber.json().init() } else { subscriber.init() }
+    let filter = if asked {
+        EnvFilter::from_default_env()
+    } else {
+        EnvFilter::new(level)
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if cli.log_format == args::LogFormat::Json {
+        subscriber.json().init()
+    } else {
+        subscriber.init()
+    }
 }
 
 fn doctor(args: &args::Doctor) -> Done {

@@ -23,7 +23,14 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let dirs = loaded.dirs(cli)?;
     if loaded.model.service(&args.service).is_none() {
         let known: Vec<&str> = loaded.model.services.iter().map(|s| s.name.as_str()).take(20).collect();
-        return Err(Failure::new(2, format!("no service is called `{}`; there are: {}", args.service, known.join(", "))));
+        return Err(Failure::new(
+            2,
+            format!(
+                "no service is called `{}`; there are: {}",
+                args.service,
+                known.join(", ")
+            ),
+        ));
     }
     let plan = ready(&loaded, &dirs)?;
     for note in &plan.notes {
@@ -37,16 +44,24 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         service.command = args.command.clone();
     }
     for variable in &args.env {
-        let (key, value) = variable.split_once('=').ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
+        let (key, value) = variable
+            .split_once('=')
+            .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
     crate::plan::make_private(&plan.dirs.run)?;
     if !service.callees.is_empty() {
         crate::supervise::caller_folder(&plan.dirs, &service.name)?;
     }
-    let folder = Folder(plan.dirs.run.join(format!("run-{}-{}", service.name, std::process::id())));
+    let folder = Folder(
+        plan.dirs
+            .run
+            .join(format!("run-{}-{}", service.name, std::process::id())),
+    );
     let bundle = compile(&plan, &service, &folder.0)?;
-    bundle.write(&folder.0).map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.0.display())))?;
+    bundle
+        .write(&folder.0)
+        .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.0.display())))?;
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
@@ -78,11 +93,21 @@ impl Drop for Folder {
 
 fn signals() -> std::io::Result<SignalFd> {
     let mut mask = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
         mask.add(signal);
     }
     mask.thread_block()?;
-    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
 }
 
 fn accompany(running: &Running, signals: &SignalFd) -> Done {
@@ -91,7 +116,10 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
         match &relay {
             Some(relay) => relay.until(running.reports.as_fd())?,
             None => {
-                let mut ready = [PollFd::new(&running.reports, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+                let mut ready = [
+                    PollFd::new(&running.reports, PollFlags::IN),
+                    PollFd::new(signals, PollFlags::IN),
+                ];
                 match rustix::event::poll(&mut ready, None) {
                     Err(Errno::INTR) => continue,
                     other => other.map_err(std::io::Error::from)?,

@@ -79,7 +79,11 @@ impl Relay {
         mask.add(Signal::SIGWINCH);
         mask.thread_block()?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let relay = Relay { master, signals, _raw: Raw::enter()? };
+        let relay = Relay {
+            master,
+            signals,
+            _raw: Raw::enter()?,
+        };
         relay.resize();
         Ok(relay)
     }

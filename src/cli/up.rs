@@ -19,7 +19,10 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     }
     let loaded = Loaded::read(cli)?.checked()?;
     if !loaded.found.is_empty() {
-        eprint!("{}", manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr()));
+        eprint!(
+            "{}",
+            manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
+        );
     }
     let dirs = loaded.dirs(cli)?;
     if let Some(code) = already(&loaded, &dirs, args.detach)? {
@@ -30,13 +33,22 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
         eprintln!("note: {note}");
     }
     if args.strict && plan.privilege == Privilege::OneId {
-        return Err(Failure::failed("--strict: all services would share one UID; see `pysecure doctor`"));
+        return Err(Failure::failed(
+            "--strict: all services would share one UID; see `pysecure doctor`",
+        ));
     }
     let fingerprint = fingerprint(&plan);
     if args.detach {
         return detach(plan, fingerprint);
     }
-    let app = App::new(plan, Options { attached: true, progress: None, fingerprint })?;
+    let app = App::new(
+        plan,
+        Options {
+            attached: true,
+            progress: None,
+            fingerprint,
+        },
+    )?;
     Ok(code_of(&app.run()?))
 }
 
@@ -63,27 +75,45 @@ fn already(loaded: &Loaded, dirs: &Dirs, detach: bool) -> Result<Option<u8>, Fai
         Ok(client) => client.status()?,
     };
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
-    let same = loaded.plan(dirs, &mut ledger).is_ok_and(|plan| fingerprint(&plan) == status.fingerprint);
+    let same = loaded
+        .plan(dirs, &mut ledger)
+        .is_ok_and(|plan| fingerprint(&plan) == status.fingerprint);
     let app = &loaded.model.app;
     if !same {
-        return Err(Failure::failed(format!("`{app}` is up from another state of the manifest; `pysecure down`, then `up` again")));
+        return Err(Failure::failed(format!(
+            "`{app}` is up from another state of the manifest; `pysecure down`, then `up` again"
+        )));
     }
     if !detach {
-        return Err(Failure::failed(format!("`{app}` is up already; see it with `pysecure logs -f`, end it with `pysecure down`")));
+        return Err(Failure::failed(format!(
+            "`{app}` is up already; see it with `pysecure logs -f`, end it with `pysecure down`"
+        )));
     }
-    println!("`{app}` is up already: {} services, supervisor {}", status.services.len(), status.supervisor_pid);
+    println!(
+        "`{app}` is up already: {} services, supervisor {}",
+        status.services.len(),
+        status.supervisor_pid
+    );
     Ok(Some(0))
 }
 
 /// Leaves a supervisor behind, and waits until it says that all services run, or which does not.
 fn detach(plan: Plan, fingerprint: String) -> Done {
-    let (progress, theirs): (OwnedFd, OwnedFd) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let (progress, theirs): (OwnedFd, OwnedFd) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let app = plan.app.clone();
     let log = plan.dirs.app.join("supervisor.log");
     if launch::fork()?.is_none() {
         drop(progress);
         let outcome = terminal::become_daemon(&log).map_err(Failure::from).and_then(|()| {
-            let app = App::new(plan, Options { attached: false, progress: theirs.try_clone().ok(), fingerprint });
+            let app = App::new(
+                plan,
+                Options {
+                    attached: false,
+                    progress: theirs.try_clone().ok(),
+                    fingerprint,
+                },
+            );
             app.map_err(|e| {
                 report(&theirs, &e.to_string());
                 Failure::silent(1)
@@ -123,12 +153,19 @@ fn detach(plan: Plan, fingerprint: String) -> Done {
     }
     match failed {
         Some(code) => Ok(code),
-        None => Err(Failure::failed(format!("the supervisor of `{app}` ended before all services ran; see {}", log.display()))),
+        None => Err(Failure::failed(format!(
+            "the supervisor of `{app}` ended before all services ran; see {}",
+            log.display()
+        ))),
     }
 }
 
 fn report(progress: &OwnedFd, error: &str) {
-    let line = Progress::Failed { service: String::new(), error: error.to_owned(), code: 1 };
+    let line = Progress::Failed {
+        service: String::new(),
+        error: error.to_owned(),
+        code: 1,
+    };
     let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
     bytes.push(b'\n');
     let _ = rustix::io::write(progress, &bytes);

@@ -5,7 +5,9 @@ use std::fmt::Write;
 
 /// passwd(5): the service, id 0 of its namespace, and the id under which all others show.
 pub(super) fn passwd(service: &Service) -> String {
-    let Identity { uid, gid, root_inside, .. } = service.identity;
+    let Identity {
+        uid, gid, root_inside, ..
+    } = service.identity;
     let mut out = String::new();
     if root_inside {
         let _ = writeln!(out, "root:x:0:0:{}:/tmp:/bin/sh", service.name);
@@ -19,7 +21,12 @@ pub(super) fn passwd(service: &Service) -> String {
 
 /// group(5), likewise, with the service's bundles.
 pub(super) fn group(service: &Service) -> String {
-    let Identity { gid, ref groups, root_inside, .. } = service.identity;
+    let Identity {
+        gid,
+        ref groups,
+        root_inside,
+        ..
+    } = service.identity;
     let mut out = String::from("root:x:0:\n");
     if !root_inside {
         let _ = writeln!(out, "{}:x:{gid}:", service.name);
@@ -35,8 +42,12 @@ pub(super) fn group(service: &Service) -> String {
 
 /// hosts(5).
 pub(super) fn hosts(service: &Service) -> String {
-    format!("127.0.0.1 localhost {0}\n::1 localhost ip6-localhost {0}\n", service.name)
+    format!(
+        "127.0.0.1 localhost {0}\n::1 localhost ip6-localhost {0}\n",
+        service.name
+    )
 }
 
 /// nsswitch.conf(5): files alone, so that no module is looked for.
-pub(super) const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";
+pub(super) const NSSWITCH: &str =
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nservices: files\nprotocols: files\n";

@@ -70,7 +70,10 @@ fn clear(folder: &Path) -> io::Result<()> {
         }
     }
     if !folder.join("config.json").is_file() && !folder.join("rootfs").is_dir() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it holds something that is not an OCI bundle; name an empty folder"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "it holds something that is not an OCI bundle; name an empty folder",
+        ));
     }
     for part in ["rootfs", "layers"] {
         match fs::remove_dir_all(folder.join(part)) {

@@ -1,11 +1,13 @@
 //! One service's spec, from the default of `specs/config.json` and what the plan says of the service.
 
-use super::bundle::{Bundle, RootEntry};
 use super::accounts;
+use super::bundle::{Bundle, RootEntry};
 use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
-use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,7 +18,11 @@ pub enum CompileError {
     #[error("the default spec in specs/ is broken: {0}")]
     Default(String),
     #[error("service `{service}`: the path {} holds `{character}`, which an overlay's options cannot; rename it", path.display())]
-    Character { service: String, path: PathBuf, character: char },
+    Character {
+        service: String,
+        path: PathBuf,
+        character: char,
+    },
     #[error("service `{service}` is in {groups} bundles, but a user namespace maps at most 338; merge some")]
     Groups { service: String, groups: usize },
     #[error("service `{service}`: no rootfs template \"{name}\" was loaded")]
@@ -44,7 +50,13 @@ fn defaults() -> Result<&'static Defaults, CompileError> {
 /// Compiles one service. `folder` is where its bundle will lie: an overlay names its layers by their path.
 pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, CompileError> {
     let defaults = defaults()?;
-    let template = plan.templates.get(&service.rootfs).ok_or_else(|| CompileError::Template { service: service.name.clone(), name: service.rootfs.clone() })?;
+    let template = plan
+        .templates
+        .get(&service.rootfs)
+        .ok_or_else(|| CompileError::Template {
+            service: service.name.clone(),
+            name: service.rootfs.clone(),
+        })?;
     let mut spec = defaults.spec.clone();
     let mut root = Tree::new();
     let mut layers = Vec::new();
@@ -56,16 +68,27 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     template_mounts(template, &mut root, &mut mounts);
     if !service.callees.is_empty() {
         root.directory(Path::new("/run/pysecure/rpc"));
-        mounts.push(bind(Path::new("/run/pysecure/rpc"), &plan.dirs.rpc(&service.name), false, false));
+        mounts.push(bind(
+            Path::new("/run/pysecure/rpc"),
+            &plan.dirs.rpc(&service.name),
+            false,
+            false,
+        ));
     }
     let mut targets: Vec<&PlannedMount> = Vec::new();
     for mount in &service.mounts {
-        let inside_another = targets.iter().any(|t| crate::model::path::is_below(&mount.target, &t.target));
+        let inside_another = targets
+            .iter()
+            .any(|t| crate::model::path::is_below(&mount.target, &t.target));
         let inside_template = template.binds().any(|b| Path::new(&mount.target).starts_with(b));
         if !inside_another && !inside_template {
             root.mount_point(Path::new(&mount.target), mount.directory);
         }
-        mounts.push(if mount.missing.is_empty() { resource(mount) } else { layered(service, mount, folder, &mut layers)? });
+        mounts.push(if mount.missing.is_empty() {
+            resource(mount)
+        } else {
+            layered(service, mount, folder, &mut layers)?
+        });
         targets.push(mount);
     }
     etc(service, &mut root);
@@ -77,22 +100,41 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     }
     let (uids, gids) = mappings(&service.identity);
     if gids.len() > 340 {
-        return Err(CompileError::Groups { service: service.name.clone(), groups: service.identity.groups.len() });
+        return Err(CompileError::Groups {
+            service: service.name.clone(),
+            groups: service.identity.groups.len(),
+        });
     }
     if let Some(linux) = spec.linux_mut() {
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
         linux.set_seccomp(Some(defaults.seccomp.clone()));
         if service.network == Network::Host {
-            let kept = linux.namespaces().iter().flatten().filter(|n| n.typ() != LinuxNamespaceType::Network).cloned().collect();
+            let kept = linux
+                .namespaces()
+                .iter()
+                .flatten()
+                .filter(|n| n.typ() != LinuxNamespaceType::Network)
+                .cloned()
+                .collect();
             linux.set_namespaces(Some(kept));
         }
     }
-    Ok(Bundle { spec, root: root.entries(), layers })
+    Ok(Bundle {
+        spec,
+        root: root.entries(),
+        layers,
+    })
 }
 
 fn set_process(process: &mut Process, service: &Service) {
-    let Identity { uid, gid, ref groups, root_inside, .. } = service.identity;
+    let Identity {
+        uid,
+        gid,
+        ref groups,
+        root_inside,
+        ..
+    } = service.identity;
     let mut user = process.user().clone();
     user.set_uid(if root_inside { 0 } else { uid });
     user.set_gid(if root_inside { 0 } else { gid });
@@ -100,28 +142,52 @@ fn set_process(process: &mut Process, service: &Service) {
     process.set_user(user);
     process.set_args(Some(service.command.clone()));
     process.set_cwd(PathBuf::from(&service.directory));
-    process.set_env(Some(service.environment.iter().map(|(k, v)| format!("{k}={v}")).collect()));
+    process.set_env(Some(
+        service.environment.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+    ));
 }
 
 /// Inside → outside, for UIDs and GIDs: the service's own, its bundles', and a 0, which is the keeper's or,
 /// for a service that is root inside, its own.
 fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
-    let Identity { uid, gid, ref groups, keeper, root_inside } = *identity;
+    let Identity {
+        uid,
+        gid,
+        ref groups,
+        keeper,
+        root_inside,
+    } = *identity;
     let (own_uid, own_gid) = if root_inside { (0, 0) } else { (uid, gid) };
     let (mut uids, mut gids): (BTreeMap<u32, u32>, BTreeMap<u32, u32>) = match keeper {
         // One id in all, which is 0 in the outer namespace.
         None => ([(own_uid, 0)].into(), [(own_gid, 0)].into()),
-        Some(keeper) if root_inside => ([(0, uid), (keeper.uid, keeper.uid)].into(), [(0, gid), (keeper.gid, keeper.gid)].into()),
-        Some(keeper) => ([(0, keeper.uid), (uid, uid)].into(), [(0, keeper.gid), (gid, gid)].into()),
+        Some(keeper) if root_inside => (
+            [(0, uid), (keeper.uid, keeper.uid)].into(),
+            [(0, gid), (keeper.gid, keeper.gid)].into(),
+        ),
+        Some(keeper) => (
+            [(0, keeper.uid), (uid, uid)].into(),
+            [(0, keeper.gid), (gid, gid)].into(),
+        ),
     };
     gids.extend(groups.iter().map(|(gid, _)| (*gid, *gid)));
-    let lines = |map: &mut BTreeMap<u32, u32>| std::mem::take(map).into_iter().map(|(inside, outside)| mapping(inside, outside)).collect();
+    let lines = |map: &mut BTreeMap<u32, u32>| {
+        std::mem::take(map)
+            .into_iter()
+            .map(|(inside, outside)| mapping(inside, outside))
+            .collect()
+    };
     (lines(&mut uids), lines(&mut gids))
 }
 
 fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
     // All three fields are set, so the builder cannot fail.
-    LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(1u32).build().unwrap_or_default()
+    LinuxIdMappingBuilder::default()
+        .container_id(inside)
+        .host_id(outside)
+        .size(1u32)
+        .build()
+        .unwrap_or_default()
 }
 
 fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>) {
@@ -148,12 +214,23 @@ fn bind(target: &Path, source: &Path, writable: bool, executable: bool) -> Mount
 
 /// The recursive forms, so that a file system mounted below a resource is held to the same.
 fn options(writable: bool, executable: bool, first: &str) -> Vec<String> {
-    let all = [first, if writable { "rw" } else { "rro" }, "rnosuid", "rnodev", if executable { "" } else { "rnoexec" }];
+    let all = [
+        first,
+        if writable { "rw" } else { "rro" },
+        "rnosuid",
+        "rnodev",
+        if executable { "" } else { "rnoexec" },
+    ];
     all.into_iter().filter(|o| !o.is_empty()).map(str::to_owned).collect()
 }
 
 fn resource(planned: &PlannedMount) -> Mount {
-    let mut mount = bind(Path::new(&planned.target), &planned.source, planned.writable, planned.executable);
+    let mut mount = bind(
+        Path::new(&planned.target),
+        &planned.source,
+        planned.writable,
+        planned.executable,
+    );
     if let Some(map) = planned.idmap {
         let mut options = options(planned.writable, planned.executable, "rbind");
         options.push("idmap".into());
@@ -165,12 +242,21 @@ fn resource(planned: &PlannedMount) -> Mount {
 }
 
 /// The source under a layer of empty mount points: an overlay without an upper, so nothing can be written.
-fn layered(service: &Service, planned: &PlannedMount, folder: &Path, layers: &mut Vec<(String, Vec<RootEntry>)>) -> Result<Mount, CompileError> {
+fn layered(
+    service: &Service,
+    planned: &PlannedMount,
+    folder: &Path,
+    layers: &mut Vec<(String, Vec<RootEntry>)>,
+) -> Result<Mount, CompileError> {
     let name = layers.len().to_string();
     let layer = folder.join("layers").join(&name);
     for path in [&planned.source, &layer] {
         if let Some(character) = path.to_string_lossy().chars().find(|c| matches!(c, ':' | ',' | '\\')) {
-            return Err(CompileError::Character { service: service.name.clone(), path: path.clone(), character });
+            return Err(CompileError::Character {
+                service: service.name.clone(),
+                path: path.clone(),
+                character,
+            });
         }
     }
     let mut tree = Tree::new();
@@ -212,15 +298,21 @@ struct Tree {
 
 impl Tree {
     fn new() -> Tree {
-        Tree { entries: BTreeMap::new() }
+        Tree {
+            entries: BTreeMap::new(),
+        }
     }
 
     fn insert(&mut self, path: &Path, make: impl FnOnce(PathBuf) -> RootEntry) {
         let path = path.strip_prefix("/").unwrap_or(path);
         for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
-            self.entries.entry(parent.to_owned()).or_insert_with(|| RootEntry::Directory(parent.to_owned()));
+            self.entries
+                .entry(parent.to_owned())
+                .or_insert_with(|| RootEntry::Directory(parent.to_owned()));
         }
-        self.entries.entry(path.to_owned()).or_insert_with(|| make(path.to_owned()));
+        self.entries
+            .entry(path.to_owned())
+            .or_insert_with(|| make(path.to_owned()));
     }
 
     fn directory(&mut self, path: &Path) {

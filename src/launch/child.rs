@@ -70,7 +70,11 @@ fn live(init: &Init) -> ! {
             Err(errno) => fail(report, number as u32, errno),
         }
     }
-    let mut started = Started { entry: &init.entry, terminal: terminal.as_ref().map(|t| t.as_fd()), failed: None };
+    let mut started = Started {
+        entry: &init.entry,
+        terminal: terminal.as_ref().map(|t| t.as_fd()),
+        failed: None,
+    };
     // SAFETY: the stack is the child's alone; `serve` never returns and writes to `started` only.
     let spawned = unsafe { sys::vfork(init.stack.top(), serve, (&raw mut started).cast()) };
     let main = match (spawned, std::hint::black_box(&started).failed) {
@@ -105,7 +109,11 @@ fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     }
     drop_bounding_set().map_err(at(Stage::Capabilities))?;
     let only = CapabilitySet::KILL;
-    let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
+    let sets = CapabilitySets {
+        effective: only,
+        permitted: only,
+        inheritable: CapabilitySet::empty(),
+    };
     rustix::thread::set_capabilities(None, sets).map_err(at(Stage::Capabilities))?;
     hide().map_err(at(Stage::User))
 }
@@ -120,12 +128,18 @@ pub(super) fn hide() -> Result<()> {
 /// Reaps whatever ends in the namespace, passes signals on, and ends with the main process: the kernel then
 /// kills what is left.
 fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
-    let Ok(signals) = sys::signalfd(u64::MAX) else { exit(125) };
+    let Ok(signals) = sys::signalfd(u64::MAX) else {
+        exit(125)
+    };
     loop {
         while let Some((pid, status)) = sys::reap() {
             if pid == main {
                 say(report, report::EXITED, status as u32, 0);
-                exit(if status & 0x7f == 0 { status >> 8 & 0xff } else { 128 + (status & 0x7f) });
+                exit(if status & 0x7f == 0 {
+                    status >> 8 & 0xff
+                } else {
+                    128 + (status & 0x7f)
+                });
             }
         }
         let mut ready = [
@@ -181,7 +195,12 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             rustix::process::chdir(c"/")?;
         }
         Step::Attach { tree, target } => attach(tree.as_fd(), target)?,
-        Step::Filesystem { kind, options, attributes, target } => {
+        Step::Filesystem {
+            kind,
+            options,
+            attributes,
+            target,
+        } => {
             attach(new_filesystem(kind, options, *attributes)?.as_fd(), target)?;
         }
         Step::Device { tree, path } => {
@@ -195,7 +214,13 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         Step::ReadOnly { path } => {
             if let Some(place) = open_place(path)? {
                 let tree = clone_tree(place.as_fd())?;
-                sys::mount_setattr(tree.as_fd(), sys::MountAttributes { set: libc::MOUNT_ATTR_RDONLY, idmap: None })?;
+                sys::mount_setattr(
+                    tree.as_fd(),
+                    sys::MountAttributes {
+                        set: libc::MOUNT_ATTR_RDONLY,
+                        idmap: None,
+                    },
+                )?;
                 attach_at(tree.as_fd(), place.as_fd())?;
             }
         }
@@ -225,11 +250,18 @@ fn attach_at(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
 }
 
 fn clone_tree(of: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
     rustix::mount::open_tree(of, c"", flags)
 }
 
-fn new_filesystem(kind: &CStr, options: &[(std::ffi::CString, Option<std::ffi::CString>)], attributes: MountAttrFlags) -> Result<OwnedFd> {
+fn new_filesystem(
+    kind: &CStr,
+    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in options {
         match value {
@@ -246,7 +278,10 @@ fn mask(path: &CStr) -> Result<()> {
     let Some(place) = open_place(path)? else { return Ok(()) };
     let found = rustix::fs::fstat(&place)?;
     let cover = if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
-        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         new_filesystem(c"tmpfs", &[], attributes)?
     } else {
         let null = open_place(c"/dev/null")?.ok_or(Errno::NOENT)?;
@@ -264,14 +299,22 @@ pub(super) fn open_terminal(uid: u32, gid: u32, report: BorrowedFd<'_>) -> Resul
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::openat(CWD, c"/dev/pts/ptmx", flags, Mode::empty())?;
     rustix::pty::unlockpt(&master)?;
-    let slave = rustix::pty::ioctl_tiocgptpeer(&master, rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC)?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(
+        &master,
+        rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC,
+    )?;
     rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
     let fds = [master.as_fd()];
     ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
     let bytes = encode(report::TERMINAL, 0, 0);
-    rustix::net::sendmsg(report, &[rustix::io::IoSlice::new(&bytes)], &mut ancillary, rustix::net::SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(
+        report,
+        &[rustix::io::IoSlice::new(&bytes)],
+        &mut ancillary,
+        rustix::net::SendFlags::NOSIGNAL,
+    )?;
     Ok(slave)
 }
 
@@ -299,7 +342,11 @@ pub(super) fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32
     }
 }
 
-fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
+fn try_enter(
+    entry: &Entry,
+    terminal: Option<BorrowedFd<'_>>,
+    spared: u32,
+) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
     use std::os::fd::AsRawFd;
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::reset_signals();
@@ -326,7 +373,11 @@ fn try_enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> st
     become_id(entry.uid, entry.gid).map_err(at(Stage::User))?;
     rustix::thread::clear_ambient_capability_set().map_err(at(Stage::Capabilities))?;
     let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
     rustix::thread::set_capabilities(None, sets).map_err(at(Stage::Capabilities))?;
     rustix::process::chdir(entry.directory.as_c_str()).map_err(at(Stage::Directory))?;
     rustix::thread::set_no_new_privs(true).map_err(at(Stage::NoNewPrivileges))?;
@@ -373,7 +424,11 @@ fn drop_bounding_set() -> Result<()> {
         if unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
             // SAFETY: errno is this thread's own.
             let errno = Errno::from_raw_os_error(unsafe { *libc::__errno_location() });
-            return if errno == Errno::INVAL && number > 30 { Ok(()) } else { Err(errno) };
+            return if errno == Errno::INVAL && number > 30 {
+                Ok(())
+            } else {
+                Err(errno)
+            };
         }
     }
     Ok(())
@@ -402,4 +457,3 @@ pub(super) fn exit(code: i32) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(code) }
 }
-

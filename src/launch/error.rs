@@ -5,12 +5,20 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     #[error("{operation} {object}: {} ({errno}){}", errno_name(*errno), remedy(*errno, operation))]
-    System { operation: &'static str, object: String, errno: Errno },
+    System {
+        operation: &'static str,
+        object: String,
+        errno: Errno,
+    },
     /// The program itself could not be run; `code` as docker run has it: 126 or 127.
     #[error("{message}")]
     Program { message: String, code: u8 },
     #[error("{operation} {object}: {cause}")]
-    Other { operation: &'static str, object: String, cause: String },
+    Other {
+        operation: &'static str,
+        object: String,
+        cause: String,
+    },
     #[error("{0}")]
     Seccomp(#[from] super::seccomp::SeccompError),
     #[error("the spec {0}")]
@@ -22,12 +30,24 @@ pub enum LaunchError {
 impl LaunchError {
     pub fn system(operation: &'static str, object: impl Into<String>) -> impl FnOnce(Errno) -> LaunchError {
         let object = object.into();
-        move |errno| LaunchError::System { operation, object, errno }
+        move |errno| LaunchError::System {
+            operation,
+            object,
+            errno,
+        }
     }
 
     /// For a cause that is more than an errno.
-    pub fn system_text(operation: &'static str, object: impl std::fmt::Display, cause: impl std::fmt::Display) -> LaunchError {
-        LaunchError::Other { operation, object: object.to_string(), cause: cause.to_string() }
+    pub fn system_text(
+        operation: &'static str,
+        object: impl std::fmt::Display,
+        cause: impl std::fmt::Display,
+    ) -> LaunchError {
+        LaunchError::Other {
+            operation,
+            object: object.to_string(),
+            cause: cause.to_string(),
+        }
     }
 
     /// The exit code that tells a script what failed.
@@ -41,7 +61,12 @@ impl LaunchError {
 
 /// The name that man pages use.
 pub(super) fn errno_name(errno: Errno) -> String {
-    nix::errno::Errno::from_raw(errno.raw_os_error()).to_string().split(':').next().unwrap_or("error").to_owned()
+    nix::errno::Errno::from_raw(errno.raw_os_error())
+        .to_string()
+        .split(':')
+        .next()
+        .unwrap_or("error")
+        .to_owned()
 }
 
 /// What to do about it, where that can be said.

@@ -50,11 +50,19 @@ impl Launcher {
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
-        let linux = spec.linux().as_ref().ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+        let linux = spec
+            .linux()
+            .as_ref()
+            .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let entry = prepare::entry(self, spec, stdio, &[], terminal)?;
-        let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty()).map_err(LaunchError::system("open", "the service's process"))?;
+        let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
+            .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
-        let args = spec.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default();
+        let args = spec
+            .process()
+            .as_ref()
+            .and_then(|p| p.args().clone())
+            .unwrap_or_default();
         let mut namespaces = ThreadNameSpaceType::empty();
         for namespace in linux.namespaces().iter().flatten() {
             use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -98,7 +106,12 @@ struct Joiner {
 /// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces.
 fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec: &Spec) -> ! {
     let mut kept: Vec<i32> = joiner.entry.stdio.to_vec();
-    kept.extend([joiner.pidfd.as_raw_fd(), joiner.report.as_raw_fd(), reports.as_raw_fd(), client.as_raw_fd()]);
+    kept.extend([
+        joiner.pidfd.as_raw_fd(),
+        joiner.report.as_raw_fd(),
+        reports.as_raw_fd(),
+        client.as_raw_fd(),
+    ]);
     // The supervisor's other descriptors are what other services' lives hang on.
     sys::close_all_but(&mut kept);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
@@ -110,7 +123,9 @@ fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec:
         tell(told::FAILED, error.exit_code().into(), &error.to_string());
         child::exit(0)
     };
-    if let Err(errno) = rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID) {
+    if let Err(errno) =
+        rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+    {
         failed(&explain_stage(Stage::Namespaces as u32, errno, program, ""));
     }
     // SAFETY: this process has one thread.
@@ -120,9 +135,15 @@ fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec:
         Err(errno) => failed(&explain_stage(Stage::Spawn as u32, errno, program, "")),
     };
     drop(joiner);
-    let directory = spec.process().as_ref().map(|p| p.cwd().display().to_string()).unwrap_or_default();
+    let directory = spec
+        .process()
+        .as_ref()
+        .map(|p| p.cwd().display().to_string())
+        .unwrap_or_default();
     loop {
-        match read_report(reports.as_fd(), |number, errno| explain_stage(number, errno, program, &directory)) {
+        match read_report(reports.as_fd(), |number, errno| {
+            explain_stage(number, errno, program, &directory)
+        }) {
             Ok(Report::Terminal(master)) => hand_over(client, &master),
             Ok(Report::Failed(error)) => failed(&error),
             Err(Errno::INTR) => {}
@@ -139,7 +160,9 @@ fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec:
 
 /// Passes the client's signals on until the program ends; its exit code.
 fn accompany(pid: Pid, client: &OwnedFd) -> u32 {
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return 125 };
+    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+        return 125;
+    };
     let mut watched = 2;
     loop {
         let mut ready = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(client, PollFlags::IN)];
@@ -174,7 +197,12 @@ fn hand_over(client: &OwnedFd, master: &OwnedFd) {
     let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
     let fds = [master.as_fd()];
     ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
-    let _ = rustix::net::sendmsg(client, &[rustix::io::IoSlice::new(&bytes)], &mut ancillary, rustix::net::SendFlags::NOSIGNAL);
+    let _ = rustix::net::sendmsg(
+        client,
+        &[rustix::io::IoSlice::new(&bytes)],
+        &mut ancillary,
+        rustix::net::SendFlags::NOSIGNAL,
+    );
 }
 
 /// In the service's PID namespace already; into the others, and to the program. As after every clone3(2) on
@@ -182,7 +210,13 @@ fn hand_over(client: &OwnedFd, master: &OwnedFd) {
 fn join(joiner: &Joiner) -> ! {
     let report = joiner.report.as_fd();
     let entered = rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), joiner.namespaces)
-        .and_then(|()| if joiner.clear_groups { rustix::thread::set_thread_groups(&[]) } else { Ok(()) })
+        .and_then(|()| {
+            if joiner.clear_groups {
+                rustix::thread::set_thread_groups(&[])
+            } else {
+                Ok(())
+            }
+        })
         .and_then(|()| if joiner.root { child::become_id(0, 0) } else { Ok(()) })
         .and_then(|()| child::hide());
     if let Err(errno) = entered {

@@ -52,7 +52,9 @@ pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
         match mount.typ().as_deref() {
             Some("proc") => rights |= AccessFs::WriteFile,
             Some("devpts") => rights |= AccessFs::WriteFile | AccessFs::IoctlDev,
-            Some("tmpfs") if mount.destination() == std::path::Path::new("/dev") => rights |= AccessFs::WriteFile | AccessFs::IoctlDev,
+            Some("tmpfs") if mount.destination() == std::path::Path::new("/dev") => {
+                rights |= AccessFs::WriteFile | AccessFs::IoctlDev
+            }
             _ => {
                 if !has(["ro", "rro"]) {
                     rights |= write;
@@ -64,22 +66,43 @@ pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
         }
         paths.extend(rule(mount.destination(), rights));
     }
-    let scoped = if abi >= 6 { SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL } else { 0 };
+    let scoped = if abi >= 6 {
+        SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL
+    } else {
+        0
+    };
     let size = match abi {
         ..4 => 8,
         4..6 => 16,
         _ => 24,
     };
-    Some(Rules { attributes: sys::LandlockRuleset { handled_access_fs: handled.bits(), handled_access_net: 0, scoped }, size, paths })
+    Some(Rules {
+        attributes: sys::LandlockRuleset {
+            handled_access_fs: handled.bits(),
+            handled_access_net: 0,
+            scoped,
+        },
+        size,
+        paths,
+    })
 }
 
 /// Restricts this process for good. Called between clone3(2) and execve(2), after no_new_privs.
 pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
     let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
     for (path, directory, file) in &rules.paths {
-        let place = rustix::fs::openat(CWD, path.as_c_str(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let place = rustix::fs::openat(
+            CWD,
+            path.as_c_str(),
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
         let found = rustix::fs::fstat(&place)?;
-        let access = if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() { *directory } else { *file };
+        let access = if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
+            *directory
+        } else {
+            *file
+        };
         sys::landlock_allow(ruleset.as_fd(), place.as_fd(), access)?;
     }
     sys::landlock_restrict(ruleset.as_fd())

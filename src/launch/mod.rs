@@ -76,10 +76,19 @@ impl Launcher {
         // Nobody may trace a launcher, nor a process that is a copy of it and has not dropped its rights yet.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .map_err(LaunchError::system("make undumpable", "this process"))?;
-        let proc = rustix::fs::open("/proc", rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .map_err(LaunchError::system("open", "/proc"))?;
+        let proc = rustix::fs::open(
+            "/proc",
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(LaunchError::system("open", "/proc"))?;
         let denied = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny");
-        Ok(Launcher { landlock_abi: sys::landlock_abi().unwrap_or(0), groups_allowed: !denied, filters: seccomp::Compiler::default(), proc })
+        Ok(Launcher {
+            landlock_abi: sys::landlock_abi().unwrap_or(0),
+            groups_allowed: !denied,
+            filters: seccomp::Compiler::default(),
+            proc,
+        })
     }
 
     /// Is there no Landlock in this kernel?
@@ -89,13 +98,26 @@ impl Launcher {
 
     /// Starts a service. That its program runs, [`Running::report`] says later.
     pub fn start(&mut self, request: &Request<'_>) -> Result<Running, LaunchError> {
-        let linux = request.spec.linux().as_ref().ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+        let linux = request
+            .spec
+            .linux()
+            .as_ref()
+            .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let steps = prepare::steps(self, request)?;
-        let flags = linux.namespaces().iter().flatten().fold(0, |all, n| all | namespace_flag(n.typ()));
+        let flags = linux
+            .namespaces()
+            .iter()
+            .flatten()
+            .fold(0, |all, n| all | namespace_flag(n.typ()));
         let (ours, theirs) = socketpair()?;
         let described = steps.iter().map(Step::describe).collect();
-        let program = request.spec.process().as_ref().and_then(|p| p.args().as_ref()?.first().cloned()).unwrap_or_default();
+        let program = request
+            .spec
+            .process()
+            .as_ref()
+            .and_then(|p| p.args().as_ref()?.first().cloned())
+            .unwrap_or_default();
         let directory = entry.directory.to_string_lossy().into_owned();
         let root_inside = entry.uid == 0;
         let init = child::Init {
@@ -107,17 +129,28 @@ impl Launcher {
         };
         // SAFETY: the launcher is single-threaded, and `run_init` uses what was prepared and nothing else.
         #[allow(unsafe_code)]
-        let pid = match unsafe { sys::clone3(flags) }.map_err(LaunchError::system("make the namespaces of", "a new process"))? {
+        let pid = match unsafe { sys::clone3(flags) }
+            .map_err(LaunchError::system("make the namespaces of", "a new process"))?
+        {
             0 => child::run_init(&init),
             pid => pid,
         };
         let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
-        let running = Running { pid, reports: ours, steps: described, program, directory };
+        let running = Running {
+            pid,
+            reports: ours,
+            steps: described,
+            program,
+            directory,
+        };
         drop(theirs);
-        let maps = self.write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
+        let maps = self
+            .write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
             .and_then(|()| self.write_maps(pid, "gid_map", linux.gid_mappings().as_deref().unwrap_or_default()))
             .and_then(|()| {
-                rustix::net::send(&running.reports, b"!", rustix::net::SendFlags::NOSIGNAL).map(drop).map_err(LaunchError::system("signal", "the new process"))
+                rustix::net::send(&running.reports, b"!", rustix::net::SendFlags::NOSIGNAL)
+                    .map(drop)
+                    .map_err(LaunchError::system("signal", "the new process"))
             });
         match maps {
             Ok(()) => Ok(running),
@@ -134,9 +167,23 @@ impl Launcher {
             return Ok(());
         }
         let path = format!("{}/{file}", pid.as_raw_nonzero());
-        let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size())).collect();
-        let wrong = || LaunchError::system("write", format!("/proc/{path} ({})", text.trim_end().replace('\n', ", ")));
-        let fd = rustix::fs::openat(&self.proc, &path, rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).map_err(wrong())?;
+        let text: String = lines
+            .iter()
+            .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
+            .collect();
+        let wrong = || {
+            LaunchError::system(
+                "write",
+                format!("/proc/{path} ({})", text.trim_end().replace('\n', ", ")),
+            )
+        };
+        let fd = rustix::fs::openat(
+            &self.proc,
+            &path,
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(wrong())?;
         rustix::io::write(&fd, text.as_bytes()).map_err(wrong()).map(drop)
     }
 }
@@ -165,7 +212,11 @@ impl Running {
 
     fn explain(&self, number: u32, errno: Errno) -> LaunchError {
         match self.steps.get(number as usize) {
-            Some((operation, object)) => LaunchError::System { operation, object: object.clone(), errno },
+            Some((operation, object)) => LaunchError::System {
+                operation,
+                object: object.clone(),
+                errno,
+            },
             None => explain_stage(number, errno, &self.program, &self.directory),
         }
     }
@@ -173,26 +224,46 @@ impl Running {
 
 /// The sentence for a stage of [`step::Entry`] that failed.
 fn explain_stage(number: u32, errno: Errno, program: &str, directory: &str) -> LaunchError {
-    let Some((stage, operation)) = Stage::from_code(number) else { return LaunchError::Vanished };
+    let Some((stage, operation)) = Stage::from_code(number) else {
+        return LaunchError::Vanished;
+    };
     match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => LaunchError::Program {
-            message: format!("run {program}: not found in the service's root; correct `command`, or grant the path that it lies in"),
+            message: format!(
+                "run {program}: not found in the service's root; correct `command`, or grant the path that it lies in"
+            ),
             code: 127,
         },
         (Stage::Exec, Errno::ACCESS | Errno::PERM) => LaunchError::Program {
-            message: format!("run {program}: not executable for this service; `chmod +x` it, or grant `x` on what it lies in"),
+            message: format!(
+                "run {program}: not executable for this service; `chmod +x` it, or grant `x` on what it lies in"
+            ),
             code: 126,
         },
         (Stage::Exec, Errno::NOEXEC) => LaunchError::Program {
             message: format!("run {program}: neither a program for this machine nor a script with a `#!` line"),
             code: 126,
         },
-        (Stage::Exec, errno) => LaunchError::Program { message: format!("run {program}: {errno}"), code: 126 },
-        (Stage::Directory, Errno::NOENT | Errno::NOTDIR) => {
-            LaunchError::Program { message: format!("enter the directory {directory}: it does not exist in the service's root; correct `directory`, or grant it"), code: 125 }
-        }
-        (Stage::Directory, errno) => LaunchError::System { operation, object: directory.to_owned(), errno },
-        _ => LaunchError::System { operation, object: format!("for {program}"), errno },
+        (Stage::Exec, errno) => LaunchError::Program {
+            message: format!("run {program}: {errno}"),
+            code: 126,
+        },
+        (Stage::Directory, Errno::NOENT | Errno::NOTDIR) => LaunchError::Program {
+            message: format!(
+                "enter the directory {directory}: it does not exist in the service's root; correct `directory`, or grant it"
+            ),
+            code: 125,
+        },
+        (Stage::Directory, errno) => LaunchError::System {
+            operation,
+            object: directory.to_owned(),
+            errno,
+        },
+        _ => LaunchError::System {
+            operation,
+            object: format!("for {program}"),
+            errno,
+        },
     }
 }
 
@@ -201,7 +272,12 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> Launc
     let mut bytes = [0u8; 12];
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = match recvmsg(socket, &mut [rustix::io::IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+    let received = match recvmsg(
+        socket,
+        &mut [rustix::io::IoSliceMut::new(&mut bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    ) {
         Ok(received) => received.bytes,
         Err(Errno::CONNRESET) => 0,
         Err(errno) => return Err(errno),
@@ -229,7 +305,11 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> Launc
 pub fn fork() -> Result<Option<Pid>, LaunchError> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
     if threads != 1 {
-        return Err(LaunchError::Other { operation: "start", object: "a supervisor".into(), cause: format!("this process has {threads} threads") });
+        return Err(LaunchError::Other {
+            operation: "start",
+            object: "a supervisor".into(),
+            cause: format!("this process has {threads} threads"),
+        });
     }
     // SAFETY: there is no other thread, as was just seen.
     #[allow(unsafe_code)]
@@ -245,7 +325,13 @@ fn socketpair() -> Result<(OwnedFd, OwnedFd), LaunchError> {
 
 /// The id beside the service's own, where that is 0 inside.
 fn keeper(linux: &oci_spec::runtime::Linux) -> Option<(u32, u32)> {
-    let other = |lines: &Option<Vec<LinuxIdMapping>>| lines.iter().flatten().map(LinuxIdMapping::container_id).find(|id| *id != 0);
+    let other = |lines: &Option<Vec<LinuxIdMapping>>| {
+        lines
+            .iter()
+            .flatten()
+            .map(LinuxIdMapping::container_id)
+            .find(|id| *id != 0)
+    };
     Some((other(linux.uid_mappings())?, other(linux.gid_mappings())?))
 }
 

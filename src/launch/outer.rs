@@ -38,7 +38,13 @@ pub fn privilege() -> Option<Privilege> {
 
 /// What [`enter`] would come to, found without entering.
 pub fn expected() -> Privilege {
-    privilege().unwrap_or_else(|| if subordinate().is_some() { Privilege::SubordinateIds } else { Privilege::OneId })
+    privilege().unwrap_or_else(|| {
+        if subordinate().is_some() {
+            Privilege::SubordinateIds
+        } else {
+            Privilege::OneId
+        }
+    })
 }
 
 struct Subordinate {
@@ -51,20 +57,32 @@ struct Subordinate {
 /// The user's subordinate ids and the programs that map them; `None` if anything is missing.
 fn subordinate() -> Option<Subordinate> {
     let uid = rustix::process::geteuid().as_raw();
-    let read = |path: &str| std::fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    let read = |path: &str| {
+        std::fs::read(path)
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .unwrap_or_default()
+    };
     let accounts = Accounts::parse(&read("/etc/passwd"));
     let name = accounts.name_of(uid).unwrap_or_default().to_owned();
-    let of = |path: &str| -> Vec<subid::Range> { subid::parse(&read(path)).of(&name, uid).into_iter().cloned().collect() };
+    let of =
+        |path: &str| -> Vec<subid::Range> { subid::parse(&read(path)).of(&name, uid).into_iter().cloned().collect() };
     let (uids, gids) = (of("/etc/subuid"), of("/etc/subgid"));
     if uids.is_empty() || gids.is_empty() {
         return None;
     }
-    Some(Subordinate { uids, gids, newuidmap: program("newuidmap")?, newgidmap: program("newgidmap")? })
+    Some(Subordinate {
+        uids,
+        gids,
+        newuidmap: program("newuidmap")?,
+        newgidmap: program("newgidmap")?,
+    })
 }
 
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|p| p.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|p| p.is_file())
 }
 
 /// Runs this program with the same arguments inside the outer namespace, and waits; its exit code.
@@ -99,16 +117,32 @@ pub fn enter() -> Result<u8, OuterError> {
 /// 0 is the user; the subordinate ids follow from 1 on, range after range.
 fn maps(of: &Subordinate) -> (Vec<unshare::UidMap>, Vec<unshare::GidMap>) {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let mut uids = vec![unshare::UidMap { inside_uid: 0, outside_uid: uid, count: 1 }];
-    let mut gids = vec![unshare::GidMap { inside_gid: 0, outside_gid: gid, count: 1 }];
+    let mut uids = vec![unshare::UidMap {
+        inside_uid: 0,
+        outside_uid: uid,
+        count: 1,
+    }];
+    let mut gids = vec![unshare::GidMap {
+        inside_gid: 0,
+        outside_gid: gid,
+        count: 1,
+    }];
     let mut next = 1;
     for range in &of.uids {
-        uids.push(unshare::UidMap { inside_uid: next, outside_uid: range.start, count: range.count });
+        uids.push(unshare::UidMap {
+            inside_uid: next,
+            outside_uid: range.start,
+            count: range.count,
+        });
         next += range.count;
     }
     next = 1;
     for range in &of.gids {
-        gids.push(unshare::GidMap { inside_gid: next, outside_gid: range.start, count: range.count });
+        gids.push(unshare::GidMap {
+            inside_gid: next,
+            outside_gid: range.start,
+            count: range.count,
+        });
         next += range.count;
     }
     (uids, gids)
@@ -135,7 +169,9 @@ fn ignore_terminal_signals() {
 
 fn explain(error: &unshare::Error) -> String {
     match error {
-        unshare::Error::SetIdMap(_) => format!("{error}: newuidmap refused; /etc/subuid and /etc/subgid must name this user"),
+        unshare::Error::SetIdMap(_) => {
+            format!("{error}: newuidmap refused; /etc/subuid and /etc/subgid must name this user")
+        }
         other => other.to_string(),
     }
 }

@@ -17,20 +17,45 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Host nodes that a service's /dev has; number, as null(4) and the like have it.
-const DEVICES: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
-const DEV_LINKS: [(&str, &str); 5] =
-    [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
+const DEV_LINKS: [(&str, &str); 5] = [
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
 
 pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<Step>, LaunchError> {
     let spec = request.spec;
-    let linux = spec.linux().as_ref().ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
     let has = |kind: LinuxNamespaceType| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
     let mut steps = Vec::with_capacity(64);
-    let root = spec.root().as_ref().ok_or_else(|| LaunchError::Spec("has no `root`".into()))?;
+    let root = spec
+        .root()
+        .as_ref()
+        .ok_or_else(|| LaunchError::Spec("has no `root`".into()))?;
     let path = request.bundle.join(root.path());
-    let attributes = if root.readonly().unwrap_or(false) { libc::MOUNT_ATTR_RDONLY } else { 0 } | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    steps.push(Step::Root { tree: detached(&path, attributes, None)? });
+    let attributes = if root.readonly().unwrap_or(false) {
+        libc::MOUNT_ATTR_RDONLY
+    } else {
+        0
+    } | libc::MOUNT_ATTR_NOSUID
+        | libc::MOUNT_ATTR_NODEV;
+    steps.push(Step::Root {
+        tree: detached(&path, attributes, None)?,
+    });
     let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
     let mut awaited = false;
     for mount in spec.mounts().iter().flatten() {
@@ -38,20 +63,30 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         let made_inside = !matches!(kind, "bind" | "none" | "overlay");
         if made_inside && !awaited {
             // What is made in the new namespaces belongs to id 0 there, which has to exist first.
-            steps.push(Step::AwaitIds { root: ids_zero, clear_groups: launcher.groups_allowed });
+            steps.push(Step::AwaitIds {
+                root: ids_zero,
+                clear_groups: launcher.groups_allowed,
+            });
             awaited = true;
         }
         mount_steps(mount, kind, &mut steps)?;
     }
     if !awaited {
-        steps.push(Step::AwaitIds { root: ids_zero, clear_groups: launcher.groups_allowed });
+        steps.push(Step::AwaitIds {
+            root: ids_zero,
+            clear_groups: launcher.groups_allowed,
+        });
     }
     steps.push(Step::Leave);
     for path in linux.masked_paths().iter().flatten() {
-        steps.push(Step::Mask { path: terminated(Path::new(path))? });
+        steps.push(Step::Mask {
+            path: terminated(Path::new(path))?,
+        });
     }
     for path in linux.readonly_paths().iter().flatten() {
-        steps.push(Step::ReadOnly { path: terminated(Path::new(path))? });
+        steps.push(Step::ReadOnly {
+            path: terminated(Path::new(path))?,
+        });
     }
     if let Some(name) = spec.hostname().as_ref().filter(|_| has(LinuxNamespaceType::Uts)) {
         steps.push(Step::Hostname(terminated(Path::new(name))?));
@@ -60,8 +95,15 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         steps.push(Step::Loopback);
     }
     if request.terminal {
-        let user = spec.process().as_ref().map(|p| p.user()).ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
-        steps.push(Step::Terminal { uid: user.uid(), gid: user.gid() });
+        let user = spec
+            .process()
+            .as_ref()
+            .map(|p| p.user())
+            .ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
+        steps.push(Step::Terminal {
+            uid: user.uid(),
+            gid: user.gid(),
+        });
     }
     Ok(steps)
 }
@@ -72,14 +114,23 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
     let (attributes, rest) = attributes(options);
     match kind {
         "bind" | "none" => {
-            let source = mount.source().as_ref().ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))?;
+            let source = mount
+                .source()
+                .as_ref()
+                .ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))?;
             let idmap = match (mount.uid_mappings(), mount.gid_mappings()) {
                 (Some(uids), Some(gids)) => Some(id_map_namespace(uids, gids)?),
                 _ => None,
             };
-            steps.push(Step::Attach { tree: detached(source, attributes, idmap.as_ref().map(|fd| fd.as_fd()))?, target });
+            steps.push(Step::Attach {
+                tree: detached(source, attributes, idmap.as_ref().map(|fd| fd.as_fd()))?,
+                target,
+            });
         }
-        "overlay" => steps.push(Step::Attach { tree: overlay(&rest, attributes, mount.destination())?, target }),
+        "overlay" => steps.push(Step::Attach {
+            tree: overlay(&rest, attributes, mount.destination())?,
+            target,
+        }),
         "proc" | "tmpfs" | "devpts" | "mqueue" | "sysfs" => {
             let options = rest
                 .iter()
@@ -90,12 +141,22 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
                 })
                 .collect::<Result<_, LaunchError>>()?;
             let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-            steps.push(Step::Filesystem { kind: terminated(Path::new(kind))?, options, attributes, target });
+            steps.push(Step::Filesystem {
+                kind: terminated(Path::new(kind))?,
+                options,
+                attributes,
+                target,
+            });
             if kind == "tmpfs" && mount.destination() == Path::new("/dev") {
                 devices(steps)?;
             }
         }
-        other => return Err(LaunchError::Spec(format!("mounts a {other} on {}, which this launcher does not do", mount.destination().display()))),
+        other => {
+            return Err(LaunchError::Spec(format!(
+                "mounts a {other} on {}, which this launcher does not do",
+                mount.destination().display()
+            )));
+        }
     }
     Ok(())
 }
@@ -108,16 +169,32 @@ fn devices(steps: &mut Vec<Step>) -> Result<(), LaunchError> {
         let found = rustix::fs::fstat(&node).map_err(LaunchError::system("look at", path.display().to_string()))?;
         let is_device = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice;
         if !is_device || found.st_rdev != rustix::fs::makedev(major, minor) {
-            return Err(LaunchError::Spec(format!("needs the device {}, but the host's is another one; restore it (`mknod`, udev)", path.display())));
+            return Err(LaunchError::Spec(format!(
+                "needs the device {}, but the host's is another one; restore it (`mknod`, udev)",
+                path.display()
+            )));
         }
-        let tree = clone_of(node.as_fd(), &path, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC, None)?;
-        steps.push(Step::Device { tree, path: terminated(&path)? });
+        let tree = clone_of(
+            node.as_fd(),
+            &path,
+            libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC,
+            None,
+        )?;
+        steps.push(Step::Device {
+            tree,
+            path: terminated(&path)?,
+        });
     }
     for (name, to) in DEV_LINKS {
-        steps.push(Step::Link { path: terminated(&Path::new("/dev").join(name))?, to: terminated(Path::new(to))? });
+        steps.push(Step::Link {
+            path: terminated(&Path::new("/dev").join(name))?,
+            to: terminated(Path::new(to))?,
+        });
     }
     for name in ["pts", "shm"] {
-        steps.push(Step::Directory { path: terminated(&Path::new("/dev").join(name))? });
+        steps.push(Step::Directory {
+            path: terminated(&Path::new("/dev").join(name))?,
+        });
     }
     Ok(())
 }
@@ -144,7 +221,8 @@ fn attributes(options: &[String]) -> (u64, Vec<&str>) {
 
 fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(LaunchError::system("open", path.display().to_string()))
+    rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map_err(LaunchError::system("open", path.display().to_string()))
 }
 
 /// A copy of the mount tree at `path`, attached nowhere.
@@ -152,11 +230,25 @@ fn detached(path: &Path, attributes: u64, idmap: Option<BorrowedFd<'_>>) -> Resu
     clone_of(open_without_links(path)?.as_fd(), path, attributes, idmap)
 }
 
-fn clone_of(source: BorrowedFd<'_>, path: &Path, attributes: u64, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, LaunchError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE;
-    let tree = rustix::mount::open_tree(source, c"", flags).map_err(LaunchError::system("take a mount of", path.display().to_string()))?;
-    let operation = if idmap.is_some() { "mount with other ids (idmap)" } else { "set the mount's flags of" };
-    sys::mount_setattr(tree.as_fd(), sys::MountAttributes { set: attributes, idmap }).map_err(LaunchError::system(operation, path.display().to_string()))?;
+fn clone_of(
+    source: BorrowedFd<'_>,
+    path: &Path,
+    attributes: u64,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, LaunchError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = rustix::mount::open_tree(source, c"", flags)
+        .map_err(LaunchError::system("take a mount of", path.display().to_string()))?;
+    let operation = if idmap.is_some() {
+        "mount with other ids (idmap)"
+    } else {
+        "set the mount's flags of"
+    };
+    sys::mount_setattr(tree.as_fd(), sys::MountAttributes { set: attributes, idmap })
+        .map_err(LaunchError::system(operation, path.display().to_string()))?;
     Ok(tree)
 }
 
@@ -168,15 +260,29 @@ fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, 
         .find_map(|o| o.strip_prefix("lowerdir="))
         .ok_or_else(|| LaunchError::Spec(format!("mounts an overlay without `lowerdir` on {}", target.display())))?;
     if options.len() > 1 {
-        return Err(LaunchError::Spec(format!("mounts an overlay with options that this launcher does not know on {}", target.display())));
+        return Err(LaunchError::Spec(format!(
+            "mounts an overlay with options that this launcher does not know on {}",
+            target.display()
+        )));
     }
-    let layers = lower.split(':').map(|layer| open_without_links(Path::new(layer))).collect::<Result<Vec<_>, _>>()?;
+    let layers = lower
+        .split(':')
+        .map(|layer| open_without_links(Path::new(layer)))
+        .collect::<Result<Vec<_>, _>>()?;
     // Short names, whatever the length of the paths: fsconfig(2) takes 256 bytes.
-    let short: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
+    let short: Vec<String> = layers
+        .iter()
+        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .collect();
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("mount"))?;
     rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir", short.join(":")).map_err(wrong("mount"))?;
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("mount"))?;
-    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32)).map_err(wrong("mount"))
+    rustix::mount::fsmount(
+        fs.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::from_bits_retain(attributes as u32),
+    )
+    .map_err(wrong("mount"))
 }
 
 /// A user namespace that exists only as the map of an idmapped mount; mount_setattr(2), MOUNT_ATTR_IDMAP.
@@ -201,8 +307,12 @@ fn id_map_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<
     drop(theirs);
     let made = (|| {
         for (file, lines) in [("uid_map", uids), ("gid_map", gids)] {
-            let text: String = lines.iter().map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size())).collect();
-            std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text).map_err(|e| wrong()(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            let text: String = lines
+                .iter()
+                .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
+                .collect();
+            std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text)
+                .map_err(|e| wrong()(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         }
         let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(wrong())
@@ -220,21 +330,41 @@ pub(super) fn entry(
     sockets: &[(BorrowedFd<'_>, &str)],
     terminal: bool,
 ) -> Result<Entry, LaunchError> {
-    let process = spec.process().as_ref().ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
-    let linux = spec.linux().as_ref().ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
     let user = process.user();
     let mut environment = process.env().clone().unwrap_or_default();
     if !sockets.is_empty() {
         // sd_listen_fds(3). The program is always the second process of its PID namespace.
         let names: Vec<&str> = sockets.iter().map(|(_, name)| *name).collect();
-        environment.extend([format!("LISTEN_FDS={}", sockets.len()), "LISTEN_PID=2".into(), format!("LISTEN_FDNAMES={}", names.join(":"))]);
+        environment.extend([
+            format!("LISTEN_FDS={}", sockets.len()),
+            "LISTEN_PID=2".into(),
+            format!("LISTEN_FDNAMES={}", names.join(":")),
+        ]);
     }
     if terminal && !environment.iter().any(|v| v.starts_with("TERM=")) {
-        environment.push(format!("TERM={}", std::env::var("TERM").unwrap_or_else(|_| "xterm".into())));
+        environment.push(format!(
+            "TERM={}",
+            std::env::var("TERM").unwrap_or_else(|_| "xterm".into())
+        ));
     }
     let args = process.args().as_deref().unwrap_or_default();
-    let program = args.first().ok_or_else(|| LaunchError::Spec("has no `process.args`".into()))?;
-    let terminated_all = |strings: &[String]| strings.iter().map(|s| terminated(Path::new(s))).collect::<Result<Vec<_>, _>>();
+    let program = args
+        .first()
+        .ok_or_else(|| LaunchError::Spec("has no `process.args`".into()))?;
+    let terminated_all = |strings: &[String]| {
+        strings
+            .iter()
+            .map(|s| terminated(Path::new(s)))
+            .collect::<Result<Vec<_>, _>>()
+    };
     let mut kept = Vec::new();
     let least = (3 + sockets.len()).max(64) as i32;
     let mut above = |fd: BorrowedFd<'_>| {
@@ -245,7 +375,12 @@ pub(super) fn entry(
     };
     let stdio = [above(stdio[0])?, above(stdio[1])?, above(stdio[2])?];
     let sockets = sockets.iter().map(|(fd, _)| above(*fd)).collect::<Result<_, _>>()?;
-    let groups = user.additional_gids().iter().flatten().map(|g| Gid::from_raw(*g)).collect();
+    let groups = user
+        .additional_gids()
+        .iter()
+        .flatten()
+        .map(|g| Gid::from_raw(*g))
+        .collect();
     Ok(Entry {
         uid: user.uid(),
         gid: user.gid(),
@@ -280,11 +415,21 @@ fn rlimits(wanted: &[oci_spec::runtime::PosixRlimit]) -> Result<Vec<(Resource, R
                 PosixRlimitType::RlimitNproc => Resource::Nproc,
                 PosixRlimitType::RlimitStack => Resource::Stack,
                 PosixRlimitType::RlimitAs => Resource::As,
-                other => return Err(LaunchError::Spec(format!("sets {other:?}, which this launcher does not do"))),
+                other => {
+                    return Err(LaunchError::Spec(format!(
+                        "sets {other:?}, which this launcher does not do"
+                    )));
+                }
             };
             let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
             let maximum = limit.hard().min(most);
-            Ok((resource, Rlimit { current: Some(limit.soft().min(maximum)), maximum: Some(maximum) }))
+            Ok((
+                resource,
+                Rlimit {
+                    current: Some(limit.soft().min(maximum)),
+                    maximum: Some(maximum),
+                },
+            ))
         })
         .collect()
 }
@@ -294,8 +439,14 @@ fn candidates(program: &str, environment: &[String]) -> Result<Vec<CString>, Lau
     if program.contains('/') {
         return Ok(vec![terminated(Path::new(program))?]);
     }
-    let path = environment.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
-    path.split(':').filter(|folder| !folder.is_empty()).map(|folder| terminated(&Path::new(folder).join(program))).collect()
+    let path = environment
+        .iter()
+        .find_map(|v| v.strip_prefix("PATH="))
+        .unwrap_or("/usr/bin:/bin");
+    path.split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| terminated(&Path::new(folder).join(program)))
+        .collect()
 }
 
 fn terminated(text: &Path) -> Result<CString, LaunchError> {

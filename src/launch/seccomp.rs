@@ -5,7 +5,9 @@
 //! one's errno (seccomp(2)).
 
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
-use seccompiler::{BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -28,7 +30,9 @@ pub(super) struct Compiler {
 
 impl Compiler {
     pub(super) fn programs(&mut self, profile: Option<&LinuxSeccomp>) -> Result<Rc<Vec<BpfProgram>>, SeccompError> {
-        let Some(profile) = profile else { return Ok(Rc::new(Vec::new())) };
+        let Some(profile) = profile else {
+            return Ok(Rc::new(Vec::new()));
+        };
         if let Some((known, programs)) = &self.last
             && known == profile
         {
@@ -46,21 +50,29 @@ fn compile(profile: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> {
         return Err(SeccompError::Architecture(std::env::consts::ARCH));
     }
     let default = action(profile.default_action(), profile.default_errno_ret())?;
-    let mut by_action: Vec<(SeccompAction, BTreeMap<i64, Vec<SeccompRule>>)> = vec![(SeccompAction::Allow, BTreeMap::new())];
+    let mut by_action: Vec<(SeccompAction, BTreeMap<i64, Vec<SeccompRule>>)> =
+        vec![(SeccompAction::Allow, BTreeMap::new())];
     for entry in profile.syscalls().iter().flatten() {
         let wanted = action(entry.action(), entry.errno_ret())?;
         let rules = match by_action.iter_mut().find(|(a, _)| *a == wanted) {
             Some((_, rules)) => rules,
             None => {
                 by_action.push((wanted, BTreeMap::new()));
-                &mut by_action.last_mut().ok_or_else(|| SeccompError::Unsupported("no action".into()))?.1
+                &mut by_action
+                    .last_mut()
+                    .ok_or_else(|| SeccompError::Unsupported("no action".into()))?
+                    .1
             }
         };
         add(rules, entry)?;
     }
     let mut programs = Vec::new();
     for (wanted, rules) in by_action {
-        let mismatch = if wanted == SeccompAction::Allow { default.clone() } else { SeccompAction::Allow };
+        let mismatch = if wanted == SeccompAction::Allow {
+            default.clone()
+        } else {
+            SeccompAction::Allow
+        };
         if wanted != mismatch {
             programs.push(SeccompFilter::new(rules, mismatch, wanted, target)?.try_into()?);
         }
@@ -72,7 +84,9 @@ fn compile(profile: &LinuxSeccomp) -> Result<Vec<BpfProgram>, SeccompError> {
 fn add(rules: &mut BTreeMap<i64, Vec<SeccompRule>>, entry: &LinuxSyscall) -> Result<(), SeccompError> {
     let arguments = entry.args().as_deref().unwrap_or_default();
     for name in entry.names() {
-        let Ok(number) = syscalls::Sysno::from_str(name) else { continue };
+        let Ok(number) = syscalls::Sysno::from_str(name) else {
+            continue;
+        };
         let chain = rules.entry(i64::from(number.id())).or_default();
         if !arguments.is_empty() {
             let conditions = arguments.iter().map(condition).collect::<Result<_, _>>()?;
@@ -90,9 +104,13 @@ fn condition(argument: &LinuxSeccompArg) -> Result<SeccompCondition, SeccompErro
         LinuxSeccompOperator::ScmpCmpEq => (SeccompCmpOp::Eq, argument.value()),
         LinuxSeccompOperator::ScmpCmpGe => (SeccompCmpOp::Ge, argument.value()),
         LinuxSeccompOperator::ScmpCmpGt => (SeccompCmpOp::Gt, argument.value()),
-        LinuxSeccompOperator::ScmpCmpMaskedEq => (SeccompCmpOp::MaskedEq(argument.value()), argument.value_two().unwrap_or(0)),
+        LinuxSeccompOperator::ScmpCmpMaskedEq => (
+            SeccompCmpOp::MaskedEq(argument.value()),
+            argument.value_two().unwrap_or(0),
+        ),
     };
-    let index = u8::try_from(argument.index()).map_err(|_| SeccompError::Unsupported(format!("argument {}", argument.index())))?;
+    let index = u8::try_from(argument.index())
+        .map_err(|_| SeccompError::Unsupported(format!("argument {}", argument.index())))?;
     Ok(SeccompCondition::new(index, SeccompCmpArgLen::Qword, op, value)?)
 }
 

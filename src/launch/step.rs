@@ -10,28 +10,56 @@ use std::path::Path;
 #[derive(Debug)]
 pub(super) enum Step {
     /// Waits until the launcher has written the id maps, then becomes id 0 if there is one.
-    AwaitIds { root: bool, clear_groups: bool },
+    AwaitIds {
+        root: bool,
+        clear_groups: bool,
+    },
     Hostname(CString),
     Loopback,
     /// Makes a detached tree the root. The old one stays below it, out of every path's reach, until [`Step::Leave`]:
     /// the kernel mounts a proc only where it sees another whole one, user_namespaces(7).
-    Root { tree: OwnedFd },
+    Root {
+        tree: OwnedFd,
+    },
     /// Lets go of the old root.
     Leave,
     /// Attaches a detached tree.
-    Attach { tree: OwnedFd, target: CString },
+    Attach {
+        tree: OwnedFd,
+        target: CString,
+    },
     /// Mounts a file system that must belong to the new namespaces.
-    Filesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: MountAttrFlags, target: CString },
+    Filesystem {
+        kind: CString,
+        options: Vec<(CString, Option<CString>)>,
+        attributes: MountAttrFlags,
+        target: CString,
+    },
     /// Makes an empty file for a device and attaches the host's node to it.
-    Device { tree: OwnedFd, path: CString },
-    Link { path: CString, to: CString },
-    Directory { path: CString },
+    Device {
+        tree: OwnedFd,
+        path: CString,
+    },
+    Link {
+        path: CString,
+        to: CString,
+    },
+    Directory {
+        path: CString,
+    },
     /// Covers a path with something empty, if it is there.
-    Mask { path: CString },
+    Mask {
+        path: CString,
+    },
     /// Makes a path read-only, if it is there.
-    ReadOnly { path: CString },
+    ReadOnly {
+        path: CString,
+    },
     /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
-    Terminal { uid: u32, gid: u32 },
+    Terminal {
+        uid: u32,
+        gid: u32,
+    },
 }
 
 impl Step {
@@ -133,7 +161,10 @@ impl Strings {
     pub(super) fn new(strings: Vec<CString>) -> Strings {
         // The strings' buffers stay where they are when the vector is moved.
         let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
-        Strings { _owned: strings, pointers }
+        Strings {
+            _owned: strings,
+            pointers,
+        }
     }
 
     pub(super) fn pointers(&self) -> &[*const libc::c_char] {

@@ -35,8 +35,14 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
     for storage in &plan.storage {
         let before = ledger.applied.get(&storage.resource).copied();
         let done = one(plan, storage, before).map_err(|e| match e {
-            Trouble::Launch(source) => StorageError::Resource { resource: storage.resource.clone(), source },
-            Trouble::NoAcl => StorageError::NoAcl { resource: storage.resource.clone(), path: storage.path.display().to_string() },
+            Trouble::Launch(source) => StorageError::Resource {
+                resource: storage.resource.clone(),
+                source,
+            },
+            Trouble::NoAcl => StorageError::NoAcl {
+                resource: storage.resource.clone(),
+                path: storage.path.display().to_string(),
+            },
         })?;
         if done && storage.keeping != Keeping::Theirs {
             ledger.applied.insert(storage.resource.clone(), storage.ownership);
@@ -71,12 +77,22 @@ fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool
             fresh |= make_file(&storage.path)?;
         }
     }
-    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | if storage.directory { OFlags::RDONLY | OFlags::DIRECTORY } else { OFlags::PATH };
+    let flags = OFlags::CLOEXEC
+        | OFlags::NOFOLLOW
+        | if storage.directory {
+            OFlags::RDONLY | OFlags::DIRECTORY
+        } else {
+            OFlags::PATH
+        };
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let top = rustix::fs::openat2(CWD, &storage.path, flags, Mode::empty(), resolve).map_err(wrong("open"))?;
     let changed = fresh || before != Some(storage.ownership);
     if changed {
-        let apply = Apply { of: storage.ownership, before, acl: plan.privilege != Privilege::OneId };
+        let apply = Apply {
+            of: storage.ownership,
+            before,
+            acl: plan.privilege != Privilege::OneId,
+        };
         if storage.directory {
             apply.tree(top.as_fd(), &storage.path, 0)?;
         } else {
@@ -121,7 +137,13 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(wrong()(errno)),
         }
-        at = rustix::fs::openat(&at, part, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map_err(wrong())?;
+        at = rustix::fs::openat(
+            &at,
+            part,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(wrong())?;
     }
     Ok(())
 }
@@ -138,7 +160,9 @@ const DEEPEST: usize = 200;
 impl Apply {
     /// A directory and all below it. Other file systems mounted in it are not entered.
     fn tree(&self, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Trouble> {
-        let wrong = |operation: &'static str, name: &str| LaunchError::system(operation, shown.join(name).display().to_string());
+        let wrong = |operation: &'static str, name: &str| {
+            LaunchError::system(operation, shown.join(name).display().to_string())
+        };
         if depth > DEEPEST {
             return Err(wrong("go below", "")(Errno::NAMETOOLONG).into());
         }
@@ -151,7 +175,12 @@ impl Apply {
                 continue;
             }
             let text = name.to_string_lossy();
-            let below = match rustix::fs::openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            let below = match rustix::fs::openat(
+                directory,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
                 // Gone since it was listed.
                 Err(Errno::NOENT) => continue,
                 other => other.map_err(wrong("open", &text))?,
@@ -163,7 +192,8 @@ impl Apply {
             match FileType::from_raw_mode(found.st_mode) {
                 FileType::Directory => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let deeper = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(wrong("open", &text))?;
+                    let deeper =
+                        rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(wrong("open", &text))?;
                     self.tree(deeper.as_fd(), &shown.join(&*text), depth + 1)?;
                 }
                 FileType::Symlink => self.own(below.as_fd(), &found, &shown.join(&*text))?,
@@ -205,8 +235,14 @@ impl Apply {
         if (found.st_uid, found.st_gid) == (uid, self.of.gid) {
             return Ok(());
         }
-        rustix::fs::chownat(fd, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(self.of.gid)), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(LaunchError::system("change the owner of", shown.display().to_string()))
+        rustix::fs::chownat(
+            fd,
+            c"",
+            Some(Uid::from_raw(uid)),
+            Some(Gid::from_raw(self.of.gid)),
+            AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(LaunchError::system("change the owner of", shown.display().to_string()))
     }
 
     fn mode(&self, fd: BorrowedFd<'_>, mode: u32, shown: &Path) -> Result<(), Trouble> {

@@ -41,7 +41,11 @@ pub unsafe fn clone3(flags: u64) -> Result<i32> {
 /// # Safety
 /// `stack_top` is the end of a writable region that nothing else uses and that suffices for `entry`;
 /// `entry` never returns and writes to no memory that the caller relies on, but through `argument`.
-pub unsafe fn vfork(stack_top: *mut u8, entry: extern "C" fn(*mut c_void) -> c_int, argument: *mut c_void) -> Result<i32> {
+pub unsafe fn vfork(
+    stack_top: *mut u8,
+    entry: extern "C" fn(*mut c_void) -> c_int,
+    argument: *mut c_void,
+) -> Result<i32> {
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: as promised by the caller.
     let result = unsafe { libc::clone(entry, stack_top.cast(), flags, argument) };
@@ -66,7 +70,11 @@ pub struct MountAttributes<'fd> {
 /// Sets attributes on a mount tree and all below it, and makes it private, so that nothing mounted in it is
 /// seen by the host.
 pub fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes<'_>) -> Result<()> {
-    let idmap = if attributes.idmap.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 };
+    let idmap = if attributes.idmap.is_some() {
+        libc::MOUNT_ATTR_IDMAP
+    } else {
+        0
+    };
     let attr = libc::mount_attr {
         attr_set: attributes.set | idmap,
         attr_clr: 0,
@@ -112,7 +120,14 @@ pub struct LandlockRuleset {
 pub fn landlock_abi() -> Result<u32> {
     const VERSION: u32 = 1;
     // SAFETY: with the version flag the kernel reads no attributes.
-    let result = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<c_void>(), 0, VERSION) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<c_void>(),
+            0,
+            VERSION,
+        )
+    };
     check(result).map(|abi| abi as u32)
 }
 
@@ -133,7 +148,10 @@ pub fn landlock_allow(ruleset: BorrowedFd<'_>, parent: BorrowedFd<'_>, access: u
         parent_fd: c_int,
     }
     const PATH_BENEATH: c_int = 1;
-    let rule = PathBeneath { allowed_access: access, parent_fd: parent.as_raw_fd() };
+    let rule = PathBeneath {
+        allowed_access: access,
+        parent_fd: parent.as_raw_fd(),
+    };
     // SAFETY: `rule` has the layout of struct landlock_path_beneath_attr and lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &rule, 0) };
     check(result).map(drop)
@@ -166,7 +184,10 @@ pub fn close_all_but(kept: &mut [RawFd]) {
 
 pub fn close_on_exec(fd: RawFd) -> Result<()> {
     // SAFETY: takes integers only.
-    check(c_long::from(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })).map(drop)
+    check(c_long::from(unsafe {
+        libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)
+    }))
+    .map(drop)
 }
 
 /// Makes `to` a copy of `from` that stays open on exec; dup3(2).
@@ -192,14 +213,28 @@ pub fn reset_signals() {
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &mask, std::ptr::null::<c_void>(), 8);
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &mask,
+            std::ptr::null::<c_void>(),
+            8,
+        );
     }
 }
 
 /// A descriptor from which the signals in `mask` are read; signalfd(2).
 pub fn signalfd(mask: u64) -> Result<OwnedFd> {
     // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
-    let result = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &mask, 8, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &mask,
+            8,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        )
+    };
     // SAFETY: the kernel returned a new descriptor, which nobody else owns.
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -214,7 +249,15 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
 pub fn reap() -> Option<(i32, i32)> {
     let mut status: c_int = 0;
     // SAFETY: `status` is valid for the call; no usage is asked for.
-    let pid = unsafe { libc::syscall(libc::SYS_wait4, -1, &mut status, libc::WNOHANG, std::ptr::null::<c_void>()) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_wait4,
+            -1,
+            &mut status,
+            libc::WNOHANG,
+            std::ptr::null::<c_void>(),
+        )
+    };
     (pid > 0).then_some((pid as i32, status))
 }
 
@@ -233,7 +276,10 @@ pub fn loopback_up() -> Result<()> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
-    check(c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) })).map(drop)
+    check(c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request)
+    }))
+    .map(drop)
 }
 
 /// Makes the terminal at `fd` the controlling one of this session; ioctl_tty(2).
@@ -252,7 +298,14 @@ impl Stack {
     pub fn new(size: usize) -> Result<Stack> {
         // SAFETY: a fresh anonymous mapping, which nothing else uses.
         let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK, -1, 0)
+            libc::mmap(
+                std::ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK,
+                -1,
+                0,
+            )
         };
         if base == libc::MAP_FAILED {
             return Err(Errno::NOMEM);
@@ -286,7 +339,11 @@ pub unsafe fn forget_memory(low: usize, high: usize) -> Result<()> {
         static _end: u8;
     }
     let program = (&raw const __executable_start as usize, &raw const _end as usize);
-    let maps = rustix::fs::open(c"/proc/self/maps", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let maps = rustix::fs::open(
+        c"/proc/self/maps",
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
     let mut buffer = [0u8; 2048];
     let mut filled = 0;
     loop {
@@ -327,7 +384,10 @@ fn private_anonymous(line: &[u8]) -> Option<(usize, usize)> {
     if kind != "rw-p" || !forgettable {
         return None;
     }
-    Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    Some((
+        usize::from_str_radix(from, 16).ok()?,
+        usize::from_str_radix(to, 16).ok()?,
+    ))
 }
 
 #[cfg(test)]
@@ -338,7 +398,10 @@ mod tests {
     fn only_private_anonymous_memory_is_forgotten() {
         let line = b"7ffc000-7ffd000 rw-p 00000000 00:00 0                          [stack]";
         assert_eq!(private_anonymous(line), Some((0x7ffc000, 0x7ffd000)));
-        assert_eq!(private_anonymous(b"1000-2000 rw-p 00000000 00:00 0 "), Some((0x1000, 0x2000)));
+        assert_eq!(
+            private_anonymous(b"1000-2000 rw-p 00000000 00:00 0 "),
+            Some((0x1000, 0x2000))
+        );
         assert_eq!(private_anonymous(b"1000-2000 rw-p 00000000 fe:00 12 /usr/bin/x"), None);
         assert_eq!(private_anonymous(b"1000-2000 r--p 00000000 00:00 0 [vvar]"), None);
         assert_eq!(private_anonymous(b"rubbish"), None);

@@ -1,376 +1,369 @@
-//! Tree → types. Each type says here once what it takes: [`Field::fill`] reads it and [`Field::schema`]
-//! describes it, so the decoder and the JSON Schema cannot disagree. Decoding never stops at an error.
+//! From a tree to typed values: what a decoder is, where it is, and how a table of keys becomes one.
+//!
+//! Nothing here stops at an error: it says what is wrong and goes on with a default, so that all errors
+//! of a manifest are shown at once. No key is named here; keys stand in [`super::types`] alone.
 
-use super::diagnostic::Diagnostic;
-use super::tree::{Node, Value};
-use super::types::{At, Callable, Kind, Named, Network, Perms};
-use serde_json::json;
 use std::ops::Range;
 
-/// What reads one key's value.
-pub trait Field {
-    /// Must the key be there?
-    const REQUIRED: bool = false;
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>);
-    fn schema() -> serde_json::Value;
+use schemars::{Schema, SchemaGenerator};
+
+use super::tree::{Entries, Key, Node, Tree};
+use super::{Diagnostic, Format};
+
+/// Decodes one kind of value, and describes it to those who write one.
+pub trait Codec {
+    type Out;
+
+    /// For "expected X, found Y".
+    const EXPECTED: &'static str;
+
+    /// A value of this kind, written as TOML and JSON both write it.
+    const EXAMPLE: &'static str = "";
+
+    /// What an entry of a table of these is called, if it is a thing with a name of its own.
+    const NOUN: Option<&'static str> = None;
+
+    /// `None`: it has been said what is wrong.
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<Self::Out>;
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+
+    /// What to write where this value is missing, or is `found`.
+    fn help(place: &Place<'_>, _found: Option<&Node<'_>>, format: Format) -> String {
+        format!(
+            "write, for example, `{}`",
+            assignment(place.name, Self::EXAMPLE, format)
+        )
+    }
+
+    /// What is wrong when the key is missing.
+    fn missing(key: &str, table: &str) -> String {
+        format!("{table} has no `{key}`")
+    }
 }
 
-/// A value that stands alone: what it is read from, and how it is described.
-pub trait Scalar: Sized + Default {
-    /// The value, or what to say; [`expected`] makes the usual sentence.
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>>;
-    fn schema() -> serde_json::Value;
+/// A table with known keys; [`table!`] makes one.
+pub trait Table: Default {
+    const WHAT: &'static str;
+    const DOC: &'static [&'static str];
+
+    fn decode_entries(entries: Entries<'_>, place: &Place<'_>, cx: &mut Cx) -> Self;
+    fn describe_entries(generator: &mut SchemaGenerator) -> Schema;
 }
 
-/// Declares a table: a struct whose fields are its keys. Their documentation is the schema's.
+/// The key whose value is being decoded, and the tables around it.
+pub struct Place<'p> {
+    pub name: &'p str,
+    pub span: Range<usize>,
+    /// What it is, if its name is the author's own: "service".
+    pub noun: Option<&'static str>,
+    pub outer: Option<&'p Place<'p>>,
+}
+
+impl<'p> Place<'p> {
+    pub const ROOT: Place<'static> = Place {
+        name: "",
+        span: 0..0,
+        noun: None,
+        outer: None,
+    };
+
+    pub fn key(&'p self, key: &'p Key<'_>) -> Place<'p> {
+        Place {
+            name: &key.text,
+            span: key.span.clone(),
+            noun: None,
+            outer: Some(self),
+        }
+    }
+
+    pub fn named(mut self, noun: Option<&'static str>) -> Self {
+        self.noun = noun;
+        self
+    }
+
+    fn is_root(&self) -> bool {
+        self.outer.is_none()
+    }
+
+    /// "service `web`", "`owner` of resource `db`", "the manifest".
+    pub fn describe(&self) -> String {
+        let name = shown(self.name);
+        match (self.noun, self.outer) {
+            (Some(noun), _) => format!("{noun} `{name}`"),
+            (None, None) => "the manifest".to_owned(),
+            (None, Some(outer)) if outer.is_root() => format!("`{name}`"),
+            (None, Some(outer)) => format!("`{name}` of {}", outer.describe()),
+        }
+    }
+
+    /// "services.web"
+    pub fn path(&self) -> String {
+        match self.outer {
+            Some(outer) if !outer.is_root() => format!("{}.{}", outer.path(), shown(self.name)),
+            _ => shown(self.name),
+        }
+    }
+}
+
+/// More than anyone reads; beyond it only memory would grow.
+const MOST_DIAGNOSTICS: usize = 10_000;
+
+/// What the decoders share.
+pub struct Cx {
+    pub format: Format,
+    pub diagnostics: Vec<Diagnostic>,
+    /// What is not there. After a syntax error it may only not have been read.
+    pub absences: Vec<Diagnostic>,
+}
+
+impl Cx {
+    pub fn new(format: Format) -> Self {
+        Cx {
+            format,
+            diagnostics: Vec::new(),
+            absences: Vec::new(),
+        }
+    }
+
+    pub fn report(&mut self, diagnostic: Diagnostic) {
+        if self.diagnostics.len() < MOST_DIAGNOSTICS {
+            self.diagnostics.push(diagnostic);
+        }
+    }
+
+    pub fn wrong_type<C: Codec>(&mut self, tree: &Tree<'_>, place: &Place<'_>) {
+        let found = tree.node.noun(self.format);
+        let message = format!("{}: expected {}, found {found}", place.describe(), C::EXPECTED);
+        self.report(
+            Diagnostic::error(tree.span.clone(), message)
+                .label(format!("expected {}", C::EXPECTED))
+                .help(C::help(place, Some(&tree.node), self.format)),
+        );
+    }
+
+    pub fn missing<C: Codec>(&mut self, key: &'static str, table: &Place<'_>) {
+        let place = Place {
+            name: key,
+            span: 0..0,
+            noun: None,
+            outer: Some(table),
+        };
+        let message = C::missing(key, &table.describe());
+        if self.absences.len() < MOST_DIAGNOSTICS {
+            let help = C::help(&place, None, self.format);
+            self.absences
+                .push(Diagnostic::error(table.span.clone(), message).help(help));
+        }
+    }
+
+    /// Says that the table has no such key; returns the one that was probably meant.
+    pub fn unknown(&mut self, key: &Key<'_>, keys: &[&'static str], table: &Place<'_>) -> Option<&'static str> {
+        let meant = nearest(&key.text, keys);
+        let help = match meant {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("{} takes: {}", table.describe(), keys.join(", ")),
+        };
+        let message = format!("unknown key `{}` in {}", shown(&key.text), table.describe());
+        self.report(
+            Diagnostic::error(key.span.clone(), message)
+                .label("unknown key")
+                .help(help),
+        );
+        meant
+    }
+
+    pub fn both(&mut self, key: &Key<'_>, first: &str, first_span: Range<usize>, table: &Place<'_>) {
+        let message = format!("{} has both `{first}` and `{}`", table.describe(), key.text);
+        self.report(
+            Diagnostic::error(key.span.clone(), message)
+                .label("says the same thing again")
+                .other(first_span, "said here already")
+                .help("put all names into one list and remove the other key"),
+        );
+    }
+}
+
+/// The known word that `word` probably misspells.
+pub fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+    const LONGEST: usize = 64;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let word = word.to_ascii_lowercase();
+    known
+        .iter()
+        .map(|candidate| (strsim::osa_distance(&word, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Text of the manifest for use in a sentence: one line, and not long.
+pub fn shown(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut out: String = text.chars().take(LONGEST).flat_map(escape).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+fn escape(letter: char) -> impl Iterator<Item = char> {
+    let (as_is, escaped) = if letter.is_control() {
+        (None, Some(letter.escape_default()))
+    } else {
+        (Some(letter), None)
+    };
+    as_is.into_iter().chain(escaped.into_iter().flatten())
+}
+
+pub fn assignment(key: &str, value: &str, format: Format) -> String {
+    match format {
+        Format::Toml => format!("{} = {value}", shown(key)),
+        Format::Json => format!("\"{}\": {value}", shown(key)),
+    }
+}
+
+impl<T: Table> Codec for T
+where
+    T: schemars::JsonSchema,
+{
+    type Out = T;
+    const EXPECTED: &'static str = "a table of keys";
+    const NOUN: Option<&'static str> = Some(T::WHAT);
+
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<T> {
+        match tree.node {
+            Node::Table(entries) => Some(T::decode_entries(entries, place, cx)),
+            _ => {
+                cx.wrong_type::<T>(&tree, place);
+                None
+            }
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<T>()
+    }
+
+    fn help(place: &Place<'_>, _found: Option<&Node<'_>>, format: Format) -> String {
+        match format {
+            Format::Toml => format!("write a table that begins with `[{}]`", place.path()),
+            Format::Json => format!("write `{}`", assignment(place.name, "{ … }", format)),
+        }
+    }
+}
+
+/// Joins the lines of a doc comment.
+pub fn prose(lines: &[&str]) -> String {
+    lines
+        .iter()
+        .map(|line| line.trim())
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('`', "")
+}
+
+/// Makes of one list of keys a struct, its decoder and its JSON Schema.
+///
+/// `pub FIELD: TYPE = PRESENCE { "KEY": CODEC, … };` where `PRESENCE` is `required`, `optional` (an `Option`)
+/// or `plain` (the type's default says that it is absent). Of several keys only one may be there.
 macro_rules! table {
-    ($(#[doc = $about:literal])* $(#[derive($($derive:ident),*)])? pub struct $name:ident {
-        $( $(#[doc = $doc:literal])* pub $key:ident : $type:ty, )*
-    }) => {
-        $(#[doc = $about])* $(#[derive($($derive),*)])?
-        pub struct $name { $( $(#[doc = $doc])* pub $key: $type, )* }
+    (
+        $(#[doc = $doc:literal])*
+        pub struct $name:ident($what:literal) {
+            $(
+                $(#[doc = $field_doc:literal])*
+                pub $field:ident: $type:ty = $presence:ident { $($key:literal: $codec:ty),+ };
+            )*
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug, Default)]
+        pub struct $name {
+            $(
+                $(#[doc = $field_doc])*
+                pub $field: $type,
+            )*
+        }
 
-        impl $crate::manifest::decode::Field for $name {
-            fn fill(&mut self, key: &str, node: $crate::manifest::tree::Node, found: &mut Vec<$crate::manifest::diagnostic::Diagnostic>) {
-                use $crate::manifest::decode::Field;
-                const KEYS: &[&str] = &[$(stringify!($key)),*];
-                let whole = node.span.clone();
-                let Some(entries) = $crate::manifest::decode::entries(key, node, found) else { return };
-                let mut seen: Vec<&str> = Vec::with_capacity(KEYS.len());
-                for (name, value) in entries {
-                    match name.value.as_str() {
-                        $( stringify!($key) => {
-                            seen.push(stringify!($key));
-                            self.$key.fill(stringify!($key), value, found);
-                        } )*
-                        _ => found.push($crate::manifest::decode::unknown_key(&name, key, KEYS)),
+        impl $crate::manifest::decode::Table for $name {
+            const WHAT: &'static str = $what;
+            const DOC: &'static [&'static str] = &[$($doc),*];
+
+            fn decode_entries(
+                entries: $crate::manifest::tree::Entries<'_>,
+                place: &$crate::manifest::decode::Place<'_>,
+                cx: &mut $crate::manifest::decode::Cx,
+            ) -> Self {
+                use $crate::manifest::decode::Codec;
+                const KEYS: &[&str] = &[$($($key),+),*];
+                // Where each field was set, and by which of its keys.
+                #[derive(Default)]
+                struct Seen {
+                    $($field: Option<(&'static str, Range<usize>)>,)*
+                }
+                let mut seen = Seen::default();
+                let mut misspelt: Vec<&'static str> = Vec::new();
+                let mut table = Self::default();
+                for (key, value) in entries {
+                    match &*key.text {
+                        $($(
+                            $key => match &seen.$field {
+                                Some((first, span)) => cx.both(&key, first, span.clone(), place),
+                                None => {
+                                    seen.$field = Some(($key, key.span.clone()));
+                                    let inner = place.key(&key);
+                                    if let Some(value) = <$codec as Codec>::decode(value, &inner, cx) {
+                                        table.$field = $crate::manifest::decode::table!(@set $presence value);
+                                    }
+                                }
+                            },
+                        )+)*
+                        _ => misspelt.extend(cx.unknown(&key, KEYS, place)),
                     }
                 }
-                $( if <$type as Field>::REQUIRED && !seen.contains(&stringify!($key)) {
-                    found.push($crate::manifest::decode::missing_key(&whole, key, stringify!($key)));
-                } )*
+                $($(
+                    $crate::manifest::decode::table!(@demand $presence {
+                        if seen.$field.is_none() && !misspelt.contains(&$key) {
+                            cx.missing::<$codec>($key, place);
+                        }
+                    });
+                )+)*
+                table
             }
 
-            fn schema() -> serde_json::Value {
-                use $crate::manifest::decode::Field;
-                let mut properties = serde_json::Map::new();
-                #[allow(unused_mut)]
-                let mut required: Vec<&str> = Vec::new();
+            fn describe_entries(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                use $crate::manifest::decode::Codec;
+                let mut table = $crate::manifest::schema::TableSchema::new(Self::DOC);
                 $(
-                    let mut of = <$type as Field>::schema();
-                    if let Some(of) = of.as_object_mut() {
-                        of.insert("description".into(), concat!($($doc),*).trim().into());
-                    }
-                    properties.insert(stringify!($key).into(), of);
-                    if <$type as Field>::REQUIRED {
-                        required.push(stringify!($key));
-                    }
+                    table.field(
+                        &[$($field_doc),*],
+                        vec![$(($key, <$codec as Codec>::schema(generator))),+],
+                        $crate::manifest::decode::table!(@is_required $presence),
+                    );
                 )*
-                serde_json::json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+                table.finish()
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                <Self as $crate::manifest::decode::Table>::describe_entries(generator)
             }
         }
     };
+
+    (@set optional $value:ident) => { Some($value) };
+    (@set $presence:ident $value:ident) => { $value };
+    (@demand required $check:block) => { $check };
+    (@demand $presence:ident $check:block) => {};
+    (@is_required required) => { true };
+    (@is_required $presence:ident) => { false };
 }
-pub(crate) use table;
-
-/// The entries of a table, or a word about what stands there instead.
-pub fn entries(key: &str, node: Node, found: &mut Vec<Diagnostic>) -> Option<Vec<(At<String>, Node)>> {
-    match node.value {
-        Value::Table(entries) => Some(entries),
-        _ => {
-            found.push(*expected(key, &node, "a table", &format!("write [{key}] and its keys below, or {key} = {{ … }}")));
-            None
-        }
-    }
-}
-
-pub fn unknown_key(name: &At<String>, table: &str, keys: &[&str]) -> Diagnostic {
-    let place = if table.is_empty() { "a manifest".to_owned() } else { format!("`{table}`") };
-    let near = keys.iter().map(|k| (strsim::damerau_levenshtein(&name.value, k), *k)).min();
-    let help = match near {
-        Some((distance, near)) if distance <= 1 + name.value.chars().count() / 4 => format!("did you mean `{near}`?"),
-        _ => format!("it takes {}", list(keys)),
-    };
-    Diagnostic::error(name.span.clone(), format!("{place} has no key `{}`", name.value)).help(help)
-}
-
-pub fn missing_key(table: &Range<usize>, of: &str, key: &str) -> Diagnostic {
-    let example = match key {
-        "app" => "[app] with name = \"…\"".to_owned(),
-        "path" => "path = \"/…\", as services see it".to_owned(),
-        "command" => "command = [\"program\", \"argument\"]".to_owned(),
-        key => format!("{key} = …"),
-    };
-    let place = if of.is_empty() { "the manifest".to_owned() } else { format!("`{of}`") };
-    let start = table.start;
-    Diagnostic::error(start..table.end.max(start), format!("{place} lacks `{key}`")).help(format!("write {example}"))
-}
-
-pub fn expected(key: &str, node: &Node, what: &str, help: &str) -> Box<Diagnostic> {
-    let found = Diagnostic::error(node.span.clone(), format!("`{key}` takes {what}, found {}", node.value.name()));
-    Box::new(if help.is_empty() { found } else { found.help(help.to_owned()) })
-}
-
-fn list(words: &[&str]) -> String {
-    words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
-}
-
-fn refuse<T>(node: &Node, message: String, help: impl Into<String>) -> Result<T, Box<Diagnostic>> {
-    Err(Box::new(Diagnostic::error(node.span.clone(), message).help(help)))
-}
-
-impl<T: Scalar> Field for At<T> {
-    const REQUIRED: bool = true;
-
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        match T::read(key, &node) {
-            Ok(value) => *self = At { value, span: node.span },
-            Err(problem) => found.push(*problem),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        T::schema()
-    }
-}
-
-impl<T: Scalar> Field for Option<At<T>> {
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        let mut value = At::default();
-        value.fill(key, node, found);
-        // A value that failed stays as one that stands nowhere, so that its key does not count as left out.
-        *self = Some(value);
-    }
-
-    fn schema() -> serde_json::Value {
-        T::schema()
-    }
-}
-
-impl<T: Scalar> Field for Vec<At<T>> {
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        let Value::Array(items) = node.value else {
-            found.push(*expected(key, &node, "a list", &format!("write {key} = [ … ]")));
-            return;
-        };
-        for item in items {
-            match T::read(key, &item) {
-                Ok(value) => self.push(At { value, span: item.span }),
-                Err(problem) => found.push(*problem),
-            }
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "array", "items": T::schema() })
-    }
-}
-
-impl<T: Field + Default> Field for Named<T> {
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        let Some(entries) = entries(key, node, found) else { return };
-        self.reserve(entries.len());
-        for (name, node) in entries {
-            let mut value = T::default();
-            value.fill(&name.value, node, found);
-            self.push((name, value));
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "object", "additionalProperties": T::schema() })
-    }
-}
-
-impl<T: Field + Default> Field for Option<Named<T>> {
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        let mut table = Named::new();
-        if key == "callers" && matches!(node.value, Value::Array(_) | Value::String(_)) {
-            found.push(*expected(key, &node, "a table", "write callers = { NAME = \"*\" } for all functions, or callers = { NAME = [\"function\"] }"));
-        } else {
-            table.fill(key, node, found);
-        }
-        *self = Some(table);
-    }
-
-    fn schema() -> serde_json::Value {
-        Named::<T>::schema()
-    }
-}
-
-impl Scalar for String {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        match &node.value {
-            Value::String(text) if text.contains('\0') => refuse(node, format!("`{key}` holds a NUL character"), "take it out; the kernel ends a string there"),
-            Value::String(text) => Ok(text.clone()),
-            Value::Integer(_) | Value::Bool(_) => Err(expected(key, node, "a string", "put it in quotes")),
-            _ => Err(expected(key, node, "a string", "")),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "string" })
-    }
-}
-
-impl Scalar for bool {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        match &node.value {
-            Value::Bool(value) => Ok(*value),
-            _ => Err(expected(key, node, "true or false", "write it without quotes")),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "boolean" })
-    }
-}
-
-/// The kernel's (uid_t)-1 means "no change", so it is no id.
-const LAST_ID: u32 = u32::MAX - 1;
-
-impl Scalar for u32 {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        match &node.value {
-            Value::Integer(Some(number)) => match u32::try_from(*number) {
-                Ok(id) if (1..=LAST_ID).contains(&id) => Ok(id),
-                _ => refuse(node, format!("{number} is not an id for `{key}`"), format!("write a number from 1 to {LAST_ID}")),
-            },
-            Value::Integer(None) => refuse(node, format!("the number is too large for `{key}`"), format!("write a number from 1 to {LAST_ID}")),
-            _ => Err(expected(key, node, "an id", "write a number, such as 33")),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "integer", "minimum": 1, "maximum": LAST_ID })
-    }
-}
-
-impl Scalar for [u32; 2] {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        let help = "write the lowest and the highest id, such as [61000, 61999]";
-        let Value::Array(items) = &node.value else { return Err(expected(key, node, "two ids", help)) };
-        let [low, high] = &items[..] else {
-            return refuse(node, format!("`{key}` takes two ids, found {}", items.len()), help);
-        };
-        let (low, high) = (u32::read(key, low)?, u32::read(key, high)?);
-        if low > high {
-            return refuse(node, format!("`{key}` begins above its end"), format!("write [{high}, {low}]"));
-        }
-        Ok([low, high])
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "array", "items": u32::schema(), "minItems": 2, "maxItems": 2 })
-    }
-}
-
-impl Scalar for Perms {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        let help = "write any of r, w and x, each once, such as \"rw\"; \"\" for nothing";
-        let Value::String(text) = &node.value else { return Err(expected(key, node, "permissions", help)) };
-        let mut out = Perms::default();
-        for letter in text.chars() {
-            let bit = match letter {
-                'r' => &mut out.read,
-                'w' => &mut out.write,
-                'x' => &mut out.exec,
-                other => return refuse(node, format!("`{other}` in `{key}` is no permission"), help),
-            };
-            if std::mem::replace(bit, true) {
-                return refuse(node, format!("`{letter}` stands twice in `{key}`"), help);
-            }
-        }
-        Ok(out)
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "string", "pattern": "^(?!.*(.).*\\1)[rwx]*$" })
-    }
-}
-
-fn choice<T: Copy>(key: &str, node: &Node, choices: &[(&str, T)]) -> Result<T, Box<Diagnostic>> {
-    let words: Vec<&str> = choices.iter().map(|c| c.0).collect();
-    let quoted = words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or ");
-    let Value::String(text) = &node.value else { return Err(expected(key, node, &quoted, "")) };
-    match choices.iter().find(|c| c.0 == text) {
-        Some((_, value)) => Ok(*value),
-        None => refuse(node, format!("`{key}` cannot be \"{text}\""), format!("write {quoted}")),
-    }
-}
-
-impl Default for Kind {
-    fn default() -> Self {
-        Kind::Directory
-    }
-}
-
-impl Scalar for Kind {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        choice(key, node, &[("file", Kind::File), ("directory", Kind::Directory)])
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "enum": ["file", "directory"] })
-    }
-}
-
-impl Scalar for Network {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        choice(key, node, &[("none", Network::None), ("host", Network::Host)])
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "enum": ["none", "host"] })
-    }
-}
-
-impl Default for Callable {
-    fn default() -> Self {
-        Callable::Functions(Vec::new())
-    }
-}
-
-impl Scalar for Callable {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        let help = "write \"*\" for all functions, or a list of their names";
-        match &node.value {
-            Value::String(text) if text == "*" => Ok(Callable::All),
-            Value::String(text) => refuse(node, format!("\"{text}\" does not say what `{key}` may call"), format!("write [\"{text}\"], or \"*\" for all functions")),
-            Value::Array(items) if items.is_empty() => refuse(node, format!("`{key}` may call nothing"), "take it out of `callers`: who is not named may not call"),
-            Value::Array(items) => items.iter().map(|item| String::read(key, item)).collect::<Result<_, _>>().map(Callable::Functions),
-            _ => Err(expected(key, node, "\"*\" or a list of functions", help)),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "oneOf": [{ "const": "*" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }] })
-    }
-}
-
-/// A command: a list of words, or one string, which is split as a shell splits words.
-impl Scalar for Vec<String> {
-    fn read(key: &str, node: &Node) -> Result<Self, Box<Diagnostic>> {
-        let help = "write [\"program\", \"argument\"], or \"program argument\"";
-        let words = match &node.value {
-            Value::String(_) => {
-                let text = String::read(key, node)?;
-                match shlex::split(&text) {
-                    Some(words) => words,
-                    None => return refuse(node, format!("a quote in `{key}` is not closed"), "close it, or write a list of words"),
-                }
-            }
-            Value::Array(items) => items.iter().map(|item| String::read(key, item)).collect::<Result<_, _>>()?,
-            _ => return Err(expected(key, node, "a list of words, or a string", help)),
-        };
-        match words.first() {
-            None => refuse(node, format!("`{key}` is empty"), help),
-            Some(program) if program.is_empty() => refuse(node, format!("`{key}` begins with an empty word"), help),
-            Some(_) => Ok(words),
-        }
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "oneOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }] })
-    }
-}
+pub(super) use table;

@@ -37,7 +37,10 @@ impl Diagnostic {
     }
 
     pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Diagnostic { severity: Severity::Warning, ..Self::error(span, message) }
+        Diagnostic {
+            severity: Severity::Warning,
+            ..Self::error(span, message)
+        }
     }
 
     pub fn label(mut self, label: impl Into<String>) -> Self {

@@ -1,149 +1,281 @@
-//! Diagnostics as a person reads them, with the manifest's own lines, and as a program does.
+//! Diagnostics as a person reads them, beside the manifest's own lines, and as a program does.
+//!
+//! Whatever the diagnostics, the cost is linear in the text: lines and columns are looked up in an index
+//! made once, and the printer gets only the lines it prints.
 
-use super::Source;
-use super::diagnostic::{Diagnostic, Severity};
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use std::ops::Range;
 
-/// More than anybody reads; what is behind them is counted.
-const SHOWN: usize = 100;
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use serde_json::{Value, json};
 
-/// Everything there is to say about a manifest, in the order of its lines, and how much it is.
+use super::{Diagnostic, Severity, Source};
+
+/// How many are shown; nobody reads more, and the closing line counts them all.
+const MOST_SHOWN: usize = 100;
+
+/// Two places at most this many lines apart are shown in one piece.
+const NEAR: usize = 20;
+
+/// A line longer than this is shown around the place only.
+const LONGEST_LINE: usize = 400;
+const AROUND: usize = 120;
+
+/// As rustc shows its own, in the order of the text, with a closing line that counts them.
 pub fn render(source: &Source, diagnostics: &[Diagnostic], color: bool) -> String {
-    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
-    sorted.sort_by_key(|d| (d.span.start, d.severity));
-    let lines = Lines::of(&source.text);
-    let name = source.path.display().to_string();
+    if diagnostics.is_empty() {
+        return String::new();
+    }
+    let index = Index::new(&source.text);
+    let path = source.path.to_string_lossy();
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    let renderer = renderer.decor_style(DecorStyle::Ascii);
     let mut out = String::new();
-    for diagnostic in sorted.iter().take(SHOWN) {
-        out.push_str(&renderer.render(&report(diagnostic, &source.text, &lines, &name)));
+    for diagnostic in sorted(diagnostics).into_iter().take(MOST_SHOWN) {
+        out.push_str(&renderer.render(&[report(&index, &path, diagnostic)]));
         out.push_str("\n\n");
     }
-    if sorted.len() > SHOWN {
-        out.push_str(&format!("… and {} more\n\n", sorted.len() - SHOWN));
+    if let Some(more) = diagnostics.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
+        out.push_str(&format!("and {more} more\n"));
     }
-    let count = |severity: Severity, word: &str| match sorted.iter().filter(|d| d.severity == severity).count() {
-        0 => None,
-        1 => Some(format!("1 {word}")),
-        n => Some(format!("{n} {word}s")),
+    let count = |severity| {
+        diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.severity == severity)
+            .count()
     };
-    let counts: Vec<String> = [count(Severity::Error, "error"), count(Severity::Warning, "warning")].into_iter().flatten().collect();
-    if !counts.is_empty() {
-        out.push_str(&format!("{name}: {}\n", counts.join(", ")));
-    }
+    let counts: Vec<String> = [(count(Severity::Error), "error"), (count(Severity::Warning), "warning")]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }))
+        .collect();
+    out.push_str(&format!("{path}: {}\n", counts.join(", ")));
     out
 }
 
-fn report<'a>(of: &'a Diagnostic, text: &'a str, lines: &Lines, name: &'a str) -> Vec<annotate_snippets::Group<'a>> {
-    let level = match of.severity {
+/// The same as an array of objects. Lines and columns count from 1, columns in characters.
+pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> Value {
+    let index = Index::new(&source.text);
+    let path = source.path.to_string_lossy();
+    let place = |span: &Range<usize>| {
+        let span = index.clamp(span);
+        let (line, column) = index.position(span.start);
+        let (end_line, end_column) = index.position(span.end);
+        [
+            ("line", line),
+            ("column", column),
+            ("end_line", end_line),
+            ("end_column", end_column),
+        ]
+    };
+    let to_json = |diagnostic: &Diagnostic| {
+        let severity = match diagnostic.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let mut object = json!({ "severity": severity, "message": diagnostic.message, "file": path });
+        for (key, value) in place(&diagnostic.span) {
+            object[key] = json!(value);
+        }
+        object["label"] = json!(diagnostic.label);
+        object["help"] = json!(diagnostic.help);
+        object["other"] = match &diagnostic.other {
+            None => Value::Null,
+            Some((span, label)) => {
+                let mut other = json!({});
+                for (key, value) in place(span) {
+                    other[key] = json!(value);
+                }
+                other["label"] = json!(label);
+                other
+            }
+        };
+        object
+    };
+    Value::Array(sorted(diagnostics).into_iter().map(to_json).collect())
+}
+
+fn sorted(diagnostics: &[Diagnostic]) -> Vec<&Diagnostic> {
+    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
+    sorted.sort_by_key(|diagnostic| diagnostic.span.start);
+    sorted
+}
+
+fn report<'a>(index: &Index<'a>, path: &'a str, diagnostic: &'a Diagnostic) -> Group<'a> {
+    let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let mut spans = vec![(of.span.clone(), AnnotationKind::Primary, of.label.as_str())];
-    if let Some((span, label)) = &of.other {
-        spans.push((span.clone(), AnnotationKind::Context, label.as_str()));
-    }
-    let mut group = level.primary_title(visible(&of.message)).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
-    // A snippet for each place that is not near the other: only the lines around it are handed over.
-    let (first, last) = spans.iter().fold((usize::MAX, 0), |(low, high), (span, ..)| (low.min(lines.line(span.start)), high.max(lines.line(span.end))));
-    let together = last.saturating_sub(first) < 12;
-    let pieces: Vec<Vec<_>> = if together { vec![spans] } else { spans.into_iter().map(|s| vec![s]).collect() };
-    for piece in pieces {
-        let start = piece.iter().map(|(s, ..)| s.start).min().unwrap_or(0);
-        let end = piece.iter().map(|(s, ..)| s.end).max().unwrap_or(0);
-        let window = lines.around(start, end, text.len());
-        let mut snippet = Snippet::source(&text[window.clone()]).line_start(lines.line(window.start) + 1).path(name);
-        for (span, kind, label) in piece {
-            let inside = clamp(&span, &window, text);
-            let annotation = kind.span(inside);
-            snippet = snippet.annotation(if label.is_empty() { annotation } else { annotation.label(visible(label)) });
-        }
-        group = group.element(snippet);
-    }
-    if let Some(help) = &of.help {
-        group = group.element(Level::HELP.message(visible(help)));
-    }
-    vec![group]
-}
-
-/// A span within its window, on character borders, and no longer than its first line: a whole table is shown
-/// by where it begins.
-fn clamp(span: &Range<usize>, window: &Range<usize>, text: &str) -> Range<usize> {
-    let border = |mut at: usize| {
-        while at > 0 && !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
+    let main = Mark {
+        span: index.first_line_of(&diagnostic.span),
+        kind: AnnotationKind::Primary,
+        label: &diagnostic.label,
     };
-    let start = border(span.start.clamp(window.start, window.end));
-    let end = border(span.end.clamp(start, window.end));
-    let end = text[start..end].find('\n').map_or(end, |line| start + line);
-    start - window.start..end - window.start
+    let other = diagnostic.other.as_ref().map(|(span, label)| Mark {
+        span: index.first_line_of(span),
+        kind: AnnotationKind::Context,
+        label,
+    });
+    let group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+    let group = match other {
+        Some(other) if index.are_near(&main.span, &other.span) => index.show(group, path, vec![main, other]),
+        Some(other) => {
+            let group = index.show(group, path, vec![main]);
+            index.show(group, path, vec![other])
+        }
+        None => index.show(group, path, vec![main]),
+    };
+    match &diagnostic.help {
+        Some(help) => group.element(Level::HELP.message(help.as_str())),
+        None => group,
+    }
 }
 
-/// What a manifest's author wrote must not move the reader's cursor.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+/// A marked place, within one line.
+struct Mark<'a> {
+    span: Range<usize>,
+    kind: AnnotationKind,
+    label: &'a str,
 }
 
-/// Where each line begins.
-struct Lines {
-    starts: Vec<usize>,
+/// Distance between the places at which characters were counted.
+const STEP: usize = 1024;
+
+/// Where lines begin, and how many characters came before.
+pub(super) struct Index<'a> {
+    text: &'a str,
+    line_starts: Vec<usize>,
+    /// Characters before byte `STEP * i`.
+    characters: Vec<usize>,
 }
 
-impl Lines {
-    fn of(text: &str) -> Lines {
-        let after = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
-        Lines { starts: std::iter::once(0).chain(after).collect() }
+impl<'a> Index<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let mut line_starts = vec![0];
+        let mut characters = Vec::with_capacity(text.len() / STEP + 1);
+        let mut count = 0;
+        for (at, byte) in text.bytes().enumerate() {
+            if at.is_multiple_of(STEP) {
+                characters.push(count);
+            }
+            count += usize::from(starts_character(byte));
+            if byte == b'\n' {
+                line_starts.push(at + 1);
+            }
+        }
+        if text.len().is_multiple_of(STEP) {
+            characters.push(count);
+        }
+        Index {
+            text,
+            line_starts,
+            characters,
+        }
     }
 
-    /// Counted from 0.
-    fn line(&self, at: usize) -> usize {
-        self.starts.partition_point(|start| *start <= at).saturating_sub(1)
+    /// The span within the text and on whole characters.
+    fn clamp(&self, span: &Range<usize>) -> Range<usize> {
+        let start = boundary_before(self.text, span.start);
+        let end = boundary_after(self.text, span.end).max(start);
+        start..end
     }
 
-    /// The whole lines that hold a span, and a few characters at most of a line without end.
-    fn around(&self, start: usize, end: usize, length: usize) -> Range<usize> {
-        let (first, last) = (self.line(start), self.line(end).min(self.line(start) + 12));
-        self.starts[first]..self.starts.get(last + 1).copied().unwrap_or(length)
+    /// Line of a byte, from 0.
+    pub(super) fn line(&self, at: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= at).saturating_sub(1)
     }
 
-    /// Line and column, from 1; columns in characters.
-    fn position(&self, at: usize, text: &str) -> (usize, usize) {
+    fn line_start(&self, line: usize) -> usize {
+        self.line_starts.get(line).copied().unwrap_or(self.text.len())
+    }
+
+    /// Without its line ending.
+    fn line_end(&self, line: usize) -> usize {
+        let start = self.line_start(line);
+        let end = self.line_start(line + 1);
+        let text = self.text.get(start..end).unwrap_or_default();
+        start + text.trim_end_matches(['\n', '\r']).len()
+    }
+
+    fn characters_before(&self, at: usize) -> usize {
+        let step = at / STEP;
+        let counted = self.characters.get(step).copied().unwrap_or(0);
+        let rest = self.text.as_bytes().get(step * STEP..at).unwrap_or_default();
+        counted + rest.iter().filter(|byte| starts_character(**byte)).count()
+    }
+
+    /// Line and column from 1.
+    fn position(&self, at: usize) -> (usize, usize) {
         let line = self.line(at);
-        let before = text.get(self.starts[line]..at).map_or(0, |t| t.chars().count());
-        (line + 1, before + 1)
+        let column = self.characters_before(at) - self.characters_before(self.line_start(line));
+        (line + 1, column + 1)
+    }
+
+    /// A span of several lines is shown by its first.
+    fn first_line_of(&self, span: &Range<usize>) -> Range<usize> {
+        let span = self.clamp(span);
+        let end = self.line_end(self.line(span.start)).max(span.start);
+        span.start..span.end.min(end)
+    }
+
+    fn are_near(&self, one: &Range<usize>, other: &Range<usize>) -> bool {
+        let (first, last) = (
+            self.line(one.start.min(other.start)),
+            self.line(one.start.max(other.start)),
+        );
+        let short = |line| self.line_end(line) - self.line_start(line) <= LONGEST_LINE;
+        last - first <= NEAR && (first..=last).all(short)
+    }
+
+    /// Adds the lines with these marks. All are near each other, the first is what the title is about.
+    fn show<'s>(&self, group: Group<'s>, path: &'s str, marks: Vec<Mark<'s>>) -> Group<'s>
+    where
+        'a: 's,
+    {
+        let Some(first) = marks.iter().map(|mark| mark.span.start).min() else {
+            return group;
+        };
+        let Some(last) = marks.iter().map(|mark| mark.span.end).max() else {
+            return group;
+        };
+        let line = self.line(first);
+        let (mut start, mut end) = (self.line_start(line), self.line_end(self.line(last)).max(last));
+        let cut = end - start > LONGEST_LINE * (NEAR + 1) || (marks.len() == 1 && end - start > LONGEST_LINE);
+        let mut group = group;
+        if cut {
+            // The printer would count columns from the cut, so it gets the true place from us.
+            let (line, column) = self.position(first);
+            group = group.element(Origin::path(path).line(line).char_column(column));
+            start = boundary_after(self.text, first.saturating_sub(AROUND)).max(start);
+            end = boundary_before(self.text, last.min(first + AROUND) + AROUND).min(end);
+        }
+        let mut snippet = Snippet::source(self.text.get(start..end).unwrap_or_default()).line_start(line + 1);
+        if !cut {
+            snippet = snippet.path(path);
+        }
+        for mark in marks {
+            let span = mark.span.start - start..mark.span.end.min(end) - start;
+            let annotation = mark.kind.span(span);
+            snippet = snippet.annotation(match mark.label {
+                "" => annotation,
+                label => annotation.label(label),
+            });
+        }
+        group.element(snippet)
     }
 }
 
-/// The same as a list for programs. Lines and columns count from 1, columns in characters.
-pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> serde_json::Value {
-    let lines = Lines::of(&source.text);
-    let place = |span: &Range<usize>| {
-        let (line, column) = lines.position(span.start, &source.text);
-        let (end_line, end_column) = lines.position(span.end, &source.text);
-        (line, column, end_line, end_column)
-    };
-    let mut sorted: Vec<&Diagnostic> = diagnostics.iter().collect();
-    sorted.sort_by_key(|d| (d.span.start, d.severity));
-    sorted
-        .into_iter()
-        .map(|d| {
-            let (line, column, end_line, end_column) = place(&d.span);
-            let other = d.other.as_ref().map(|(span, label)| {
-                let (line, column, end_line, end_column) = place(span);
-                serde_json::json!({ "line": line, "column": column, "end_line": end_line, "end_column": end_column, "label": label })
-            });
-            serde_json::json!({
-                "severity": if d.severity == Severity::Error { "error" } else { "warning" },
-                "message": d.message,
-                "file": source.path,
-                "line": line, "column": column, "end_line": end_line, "end_column": end_column,
-                "label": d.label,
-                "help": d.help,
-                "other": other,
-            })
-        })
-        .collect()
+fn starts_character(byte: u8) -> bool {
+    byte & 0xc0 != 0x80
+}
+
+fn boundary_before(text: &str, at: usize) -> usize {
+    let at = at.min(text.len());
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+fn boundary_after(text: &str, at: usize) -> usize {
+    (at..text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len())
 }

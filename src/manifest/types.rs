@@ -1,12 +1,15 @@
 //! What a manifest may say: one struct a table, one field a key, in the words of the design.
 //!
+//! Each key stands here once, with its type and its text. From this the decoder and the JSON Schema are
+//! both made (see `table!` in `decode`), so neither can say what the other does not.
 //! Nothing here is checked beyond its type. Whether names are declared, ranges suffice or grants
 //! contradict each other is [`crate::model`]'s to say.
 
-use super::decode::{Field, table};
-use super::diagnostic::Diagnostic;
-use super::tree::Node;
 use std::ops::Range;
+
+use super::decode::table;
+use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Rule, Text, Words};
+use super::shape::{List, Map, Nested, NonEmpty, One};
 
 /// A value and where it stands in the manifest's text, as a byte range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,67 +30,59 @@ pub struct Perms {
 }
 
 table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct Manifest {
-        /// The app itself.
-        pub app: Required<App>,
-        /// Files and directories, by name.
-        pub resources: Named<Resource>,
-        /// Sets of resources that services share, by name.
-        pub bundles: Named<Bundle>,
-        /// Commands, each run under a UID of its own, by name.
-        pub services: Named<Service>,
-        /// What must never become true, whatever the rest says.
-        pub assert: Assert,
+    /// One application: its services, what each may touch, and who may call whom.
+    pub struct Manifest("manifest") {
+        /// The application as a whole.
+        pub app: App = required { "app": App };
+        /// Files and directories, by name. What is not declared here, no service sees.
+        pub resources: Named<Resource> = plain { "resources": Map<Name, Resource> };
+        /// Sets of resources that services share, by name. Each bundle becomes one GID.
+        pub bundles: Named<Bundle> = plain { "bundles": Map<Name, Bundle> };
+        /// What runs, by name. Each service becomes one UID and one GID.
+        pub services: Named<Service> = required { "services": NonEmpty<Map<Name, Service>> };
+        /// What must never become true, whatever the rest of the manifest says.
+        pub never: Vec<At<String>> = plain { "assert": Nested<Assertions> };
     }
 }
 
 table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct Assert {
-        /// `read|write|execute RESOURCE except NAME, …`, `… from NAME, …`, or `call SERVICE …`.
-        pub never: Vec<At<String>>,
-    }
-}
-
-table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct App {
-        /// The app's name, which is also that of its data directory: a-z, 0-9, - and _.
-        pub name: At<String>,
+    /// The application as a whole.
+    pub struct App("app") {
+        /// Its name: lower-case letters, digits, `_` and `-`, beginning with a letter. Data and ids are kept under it.
+        pub name: At<String> = required { "name": AppName };
         /// Lowest and highest UID that may be allocated. Left out: a free range is chosen once and kept in the ledger.
-        pub uid_range: Option<At<[u32; 2]>>,
-        /// Lowest and highest GID that may be allocated.
-        pub gid_range: Option<At<[u32; 2]>>,
-        /// UID of a service that PySecure does not start, such as Apache's.
-        pub dynamic_svc_uid: Option<At<u32>>,
-        /// Its GID, which becomes that of the bundle it uses.
-        pub dynamic_svc_gid: Option<At<u32>>,
+        pub uid_range: Option<At<[u32; 2]>> = optional { "uid_range": IdRange };
+        /// Lowest and highest GID that may be allocated. Left out: as for `uid_range`.
+        pub gid_range: Option<At<[u32; 2]>> = optional { "gid_range": IdRange };
+        /// UID of a service that PySecure does not start, such as a web server.
+        pub dynamic_svc_uid: Option<At<u32>> = optional { "dynamic_svc_uid": Id };
+        /// GID of a service that PySecure does not start, such as a web server.
+        pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
         /// Path as services see it → host path, relative to the manifest. Read-only for all services.
-        pub code: Named<At<String>>,
+        pub code: Named<At<String>> = plain { "code": Map<Path, HostPath> };
     }
 }
 
 table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct Resource {
-        /// The path as services see it.
-        pub path: At<String>,
+    /// A file or a directory, and what each access class may do with it.
+    pub struct Resource("resource") {
+        /// Path as services see it.
+        pub path: At<String> = required { "path": Path };
         /// `file` or `directory`. Left out: what `source` is, else a directory if the path ends in `/` or
         /// its last component has no dot, else a file.
-        pub kind: Option<At<Kind>>,
+        pub kind: Option<At<Kind>> = optional { "kind": Kind };
         /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
-        pub source: Option<At<String>>,
-        /// What its owner may do: any of r, w, x.
-        pub owner: Option<At<Perms>>,
-        /// What members of its bundles may do.
-        pub bundle: Option<At<Perms>>,
-        /// What every service may do.
-        pub global: Option<At<Perms>>,
-        /// Is the dynamic service its owner?
-        pub owned_by_dynamic_svc: Option<At<bool>>,
+        pub source: Option<At<String>> = optional { "source": HostPath };
+        /// What the service that owns it may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub owner: Option<At<Perms>> = optional { "owner": Perms };
+        /// What services with a bundle that contains it may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub bundle: Option<At<Perms>> = optional { "bundle": Perms };
+        /// What every service of the app may do: any of `r`, `w`, `x`. Left out: nothing.
+        pub global: Option<At<Perms>> = optional { "global": Perms };
+        /// Does the dynamic service own it?
+        pub owned_by_dynamic_svc: Option<At<bool>> = optional { "owned_by_dynamic_svc": bool };
         /// May PySecure change owner, group and mode of `source` and all below it?
-        pub adopt: Option<At<bool>>,
+        pub adopt: Option<At<bool>> = optional { "adopt": bool };
     }
 }
 
@@ -98,40 +93,46 @@ pub enum Kind {
 }
 
 table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct Bundle {
-        /// Names of the resources.
-        pub resources: Vec<At<String>>,
-        /// Is the dynamic service a member?
-        pub used_by_dynamic_svc: Option<At<bool>>,
+    /// A set of resources shared by the services that name it.
+    pub struct Bundle("bundle") {
+        /// Names of the resources in it.
+        pub resources: Vec<At<String>> = plain { "resources": List<Text> };
+        /// May the dynamic service use it?
+        pub used_by_dynamic_svc: Option<At<bool>> = optional { "used_by_dynamic_svc": bool };
     }
 }
 
 table! {
-    #[derive(Clone, Debug, Default)]
-    pub struct Service {
+    /// A command that runs under ids of its own and sees only what it was granted.
+    pub struct Service("service") {
         /// A list, or one string, split as a shell splits words. Never empty.
-        pub command: At<Vec<String>>,
+        pub command: At<Vec<String>> = required { "command": Words };
         /// Where the command starts; `/` if left out.
-        pub directory: Option<At<String>>,
-        /// Names of the resources that it owns.
-        pub owner_resources: Vec<At<String>>,
-        /// The bundle that it is a member of; short for `bundles` with one name.
-        pub bundle: Option<At<String>>,
-        /// The bundles that it is a member of.
-        pub bundles: Vec<At<String>>,
-        /// Is it root inside its namespace? Outside it is nobody all the same.
-        pub runs_with_root: Option<At<bool>>,
+        pub directory: Option<At<String>> = optional { "directory": Path };
+        /// Names of the resources that it owns. A resource has one owner.
+        pub owner_resources: Vec<At<String>> = plain { "owner_resources": List<Text> };
+        /// The bundles that it uses: `bundles` is a list, `bundle` names one. Naming both keys is an error.
+        pub bundles: Vec<At<String>> = plain { "bundle": One<Text>, "bundles": List<Text> };
+        /// Root inside its own namespace, nobody outside.
+        pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
         /// Name of a rootfs template; `host` if left out.
-        pub rootfs: Option<At<String>>,
-        /// Who may call it, and which of its functions: `{ web = "*", banksvc = ["check_token"] }`.
-        pub callers: Option<Named<At<Callable>>>,
+        pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// Caller → what it may call of this service: `"*"` or a list of functions.
+        pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
         /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
-        pub listen: Vec<At<String>>,
-        /// `none`: a network of its own with nothing but a loopback. `host`: the host's.
-        pub network: Option<At<Network>>,
-        /// Variables that its command is given.
-        pub environment: Named<At<String>>,
+        pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
+        /// `none` (a loopback of its own and nothing else) or `host`; `none` if left out.
+        pub network: Option<At<Network>> = optional { "network": Network };
+        /// Variables that are added to its environment.
+        pub environment: Named<At<String>> = plain { "environment": Map<EnvName, Text> };
+    }
+}
+
+table! {
+    /// What must never become true, whatever the rest of the manifest says.
+    pub struct Assertions("assert") {
+        /// Rules, such as `read cred_db except authsvc` or `call authsvc from profilesvc`.
+        pub never: Vec<At<String>> = plain { "never": List<Rule> };
     }
 }
 
@@ -141,6 +142,13 @@ pub enum Callable {
     /// `"*"`
     All,
     Functions(Vec<String>),
+}
+
+/// The least: what an entry has whose value could not be decoded.
+impl Default for Callable {
+    fn default() -> Self {
+        Callable::Functions(Vec::new())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,30 +162,9 @@ pub enum Network {
 
 impl<T: Default> Default for At<T> {
     fn default() -> Self {
-        At { value: T::default(), span: 0..0 }
-    }
-}
-
-/// A table that must be there.
-#[derive(Clone, Debug, Default)]
-pub struct Required<T>(pub T);
-
-impl<T: Field> Field for Required<T> {
-    const REQUIRED: bool = true;
-
-    fn fill(&mut self, key: &str, node: Node, found: &mut Vec<Diagnostic>) {
-        self.0.fill(key, node, found);
-    }
-
-    fn schema() -> serde_json::Value {
-        T::schema()
-    }
-}
-
-impl<T> std::ops::Deref for Required<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
+        At {
+            value: T::default(),
+            span: 0..0,
+        }
     }
 }

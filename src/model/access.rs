@@ -51,16 +51,25 @@ impl Model {
     pub fn access(&self, subject: Subject, resource: ResourceId) -> Access {
         let of = &self.resources[resource];
         if of.owner == Some(subject) {
-            return Access { class: Class::Owner, perms: of.perms.owner };
+            return Access {
+                class: Class::Owner,
+                perms: of.perms.owner,
+            };
         }
         let member = match subject {
             Subject::Service(id) => intersects(&self.services[id].bundles, &of.bundles),
             Subject::Dynamic => of.bundles.iter().any(|b| self.bundles[*b].used_by_dynamic),
         };
         if member {
-            Access { class: Class::Bundle, perms: of.perms.bundle }
+            Access {
+                class: Class::Bundle,
+                perms: of.perms.bundle,
+            }
         } else {
-            Access { class: Class::Global, perms: of.perms.global }
+            Access {
+                class: Class::Global,
+                perms: of.perms.global,
+            }
         }
     }
 
@@ -83,11 +92,16 @@ impl Model {
     /// What `caller` may call of `callee`; `None` if nothing.
     pub fn may_call(&self, caller: Subject, callee: ServiceId) -> Option<&Callable> {
         let callers = &self.services[callee].callers;
-        callers.binary_search_by_key(&caller, |c| c.0).ok().map(|at| &callers[at].1)
+        callers
+            .binary_search_by_key(&caller, |c| c.0)
+            .ok()
+            .map(|at| &callers[at].1)
     }
 
     pub(super) fn index_everyone(&mut self) {
-        self.everyone = (0..self.resources.len()).filter(|r| self.resources[*r].perms.global.any()).collect();
+        self.everyone = (0..self.resources.len())
+            .filter(|r| self.resources[*r].perms.global.any())
+            .collect();
     }
 }
 
@@ -127,6 +141,12 @@ impl Perms {
 impl std::fmt::Display for Perms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bit = |on, letter| if on { letter } else { '-' };
-        write!(f, "{}{}{}", bit(self.read, 'r'), bit(self.write, 'w'), bit(self.exec, 'x'))
+        write!(
+            f,
+            "{}{}{}",
+            bit(self.read, 'r'),
+            bit(self.write, 'w'),
+            bit(self.exec, 'x')
+        )
     }
 }

@@ -33,13 +33,25 @@ pub(super) fn check(model: &Model, rules: &[At<String>], names: &super::build::N
                 if culprits.is_empty() {
                     continue;
                 }
-                let who = culprits.iter().take(5).map(|s| format!("`{}`", model.subject_name(*s))).collect::<Vec<_>>().join(", ");
-                let more = if culprits.len() > 5 { format!(" and {} more", culprits.len() - 5) } else { String::new() };
+                let who = culprits
+                    .iter()
+                    .take(5)
+                    .map(|s| format!("`{}`", model.subject_name(*s)))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let more = if culprits.len() > 5 {
+                    format!(" and {} more", culprits.len() - 5)
+                } else {
+                    String::new()
+                };
                 let (object, cause) = match action {
                     Action::Touch(_, resource) => {
                         let of = &model.resources[resource];
                         let class = model.access(culprits[0], resource).class;
-                        (&of.name, (of.span.clone(), format!("granted here, to the {} class", class.name())))
+                        (
+                            &of.name,
+                            (of.span.clone(), format!("granted here, to the {} class", class.name())),
+                        )
                     }
                     Action::Call(callee) => {
                         let of = &model.services[callee];
@@ -47,10 +59,13 @@ pub(super) fn check(model: &Model, rules: &[At<String>], names: &super::build::N
                     }
                 };
                 found.push(
-                    Diagnostic::error(rule.span.clone(), format!("assertion fails: {who}{more} may {verb} `{object}`"))
-                        .label("must never become true")
-                        .other(cause.0, cause.1)
-                        .help("take the grant away, or name the service in the assertion's `except`"),
+                    Diagnostic::error(
+                        rule.span.clone(),
+                        format!("assertion fails: {who}{more} may {verb} `{object}`"),
+                    )
+                    .label("must never become true")
+                    .other(cause.0, cause.1)
+                    .help("take the grant away, or name the service in the assertion's `except`"),
                 );
             }
         }
@@ -64,7 +79,9 @@ fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scop
     let (verb, object) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let (action, verb) = match verb {
         "read" | "write" | "execute" => {
-            let resource = names.resource(object).ok_or_else(|| wrong(names.undeclared("resource", object)))?;
+            let resource = names
+                .resource(object)
+                .ok_or_else(|| wrong(names.undeclared("resource", object)))?;
             match verb {
                 "read" => (Action::Touch(|p| p.read, resource), "read"),
                 "write" => (Action::Touch(|p| p.write, resource), "write"),
@@ -72,14 +89,22 @@ fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scop
             }
         }
         "call" => {
-            let callee = names.service(object).ok_or_else(|| wrong(names.undeclared("service", object)))?;
+            let callee = names
+                .service(object)
+                .ok_or_else(|| wrong(names.undeclared("service", object)))?;
             (Action::Call(callee), "call")
         }
         "" => return Err(wrong("the assertion is empty".into())),
         other => return Err(wrong(format!("an assertion cannot begin with `{other}`"))),
     };
     let keyword = words.next();
-    let listed = words.map(|name| names.subject(name).ok_or_else(|| wrong(names.undeclared("service", name)))).collect::<Result<Vec<_>, _>>()?;
+    let listed = words
+        .map(|name| {
+            names
+                .subject(name)
+                .ok_or_else(|| wrong(names.undeclared("service", name)))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     let scope = match keyword {
         None => Scope::Except(listed),
         Some("except") if !listed.is_empty() => Scope::Except(listed),
@@ -91,7 +116,9 @@ fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scop
 }
 
 fn violations(model: &Model, action: Action, scope: &Scope) -> Vec<Subject> {
-    let all = (0..model.services.len()).map(Subject::Service).chain(model.dynamic_uid.is_some().then_some(Subject::Dynamic));
+    let all = (0..model.services.len())
+        .map(Subject::Service)
+        .chain(model.dynamic_uid.is_some().then_some(Subject::Dynamic));
     let asked: Vec<Subject> = match scope {
         Scope::From(listed) => listed.clone(),
         Scope::Except(listed) => all.filter(|s| !listed.contains(s)).collect(),

@@ -29,7 +29,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     nesting::check(&mut model, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
-    assert::check(&model, &manifest.assert.never, &names, &mut found);
+    assert::check(&model, &manifest.never, &names, &mut found);
     (model, found)
 }
 
@@ -44,7 +44,11 @@ pub(super) struct Names<'m> {
 impl<'m> Names<'m> {
     fn collect(manifest: &'m Manifest) -> Self {
         fn index<'m, T>(table: &'m types::Named<T>) -> HashMap<&'m str, usize> {
-            table.iter().enumerate().map(|(i, (name, _))| (name.value.as_str(), i)).collect()
+            table
+                .iter()
+                .enumerate()
+                .map(|(i, (name, _))| (name.value.as_str(), i))
+                .collect()
         }
         Names {
             resources: index(&manifest.resources),
@@ -81,7 +85,9 @@ impl<'m> Names<'m> {
         };
         let nearest = table.keys().map(|k| (strsim::damerau_levenshtein(name, k), *k)).min();
         match nearest {
-            Some((distance, near)) if distance <= 1 + name.len() / 4 => format!("no {what} is called `{name}`; did you mean `{near}`?"),
+            Some((distance, near)) if distance <= 1 + name.len() / 4 => {
+                format!("no {what} is called `{name}`; did you mean `{near}`?")
+            }
             _ => format!("no {what} is called `{name}`"),
         }
     }
@@ -105,7 +111,10 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
     let mut locate = |source: &At<String>| match base.find(&source.value) {
         Ok(there) => Some(there),
         Err(why) => {
-            found.push(Diagnostic::error(source.span.clone(), format!("source \"{}\" {why}", source.value)));
+            found.push(Diagnostic::error(
+                source.span.clone(),
+                format!("source \"{}\" {why}", source.value),
+            ));
             None
         }
     };
@@ -128,7 +137,11 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 source: there.map(|t| t.path),
                 owner: flag(&table.owned_by_dynamic_svc).then_some(Subject::Dynamic),
                 bundles: Vec::new(),
-                perms: ClassPerms { owner: perms(&table.owner), bundle: perms(&table.bundle), global: perms(&table.global) },
+                perms: ClassPerms {
+                    owner: perms(&table.owner),
+                    bundle: perms(&table.bundle),
+                    global: perms(&table.global),
+                },
                 adopt: flag(&table.adopt),
                 parent: None,
                 with_directory: false,
@@ -148,7 +161,14 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 source: there.map(|t| t.path),
                 owner: None,
                 bundles: Vec::new(),
-                perms: ClassPerms { global: Perms { read: true, write: false, exec: true }, ..ClassPerms::default() },
+                perms: ClassPerms {
+                    global: Perms {
+                        read: true,
+                        write: false,
+                        exec: true,
+                    },
+                    ..ClassPerms::default()
+                },
                 adopt: false,
                 parent: None,
                 with_directory: false,
@@ -160,17 +180,29 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
         if !reported(path) {
             match path::normal(&path.value) {
                 Ok(normal) => resource.path = normal,
-                Err(why) => found.push(Diagnostic::error(path.span.clone(), format!("path \"{}\" {why}", path.value))),
+                Err(why) => found.push(Diagnostic::error(
+                    path.span.clone(),
+                    format!("path \"{}\" {why}", path.value),
+                )),
             }
         }
         if let Some(kind) = kind.filter(|k| resource.source.is_some() && k.value != resource.kind) {
-            found.push(Diagnostic::error(kind.span.clone(), format!("the source of `{}` is {}", resource.name, kind_name(resource.kind))).help("leave `kind` out, or correct `source`"));
+            found.push(
+                Diagnostic::error(
+                    kind.span.clone(),
+                    format!("the source of `{}` is {}", resource.name, kind_name(resource.kind)),
+                )
+                .help("leave `kind` out, or correct `source`"),
+            );
         }
         model.resources.push(resource);
     }
     for (name, table) in &manifest.resources {
         if let Some(adopt) = table.adopt.as_ref().filter(|a| a.value && table.source.is_none()) {
-            found.push(Diagnostic::error(adopt.span.clone(), format!("`{}` has no source to adopt", name.value)).help("PySecure keeps this resource itself; take `adopt` out, or name a `source`"));
+            found.push(
+                Diagnostic::error(adopt.span.clone(), format!("`{}` has no source to adopt", name.value))
+                    .help("PySecure keeps this resource itself; take `adopt` out, or name a `source`"),
+            );
         }
     }
 }
@@ -178,7 +210,11 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
 /// Without a source, the path's shape tells: `/data/` and `/data` are directories, `/a.db` a file.
 fn kind_of_name(path: &str) -> Kind {
     let base = path.rsplit('/').next().unwrap_or("");
-    if base.trim_start_matches('.').contains('.') { Kind::File } else { Kind::Directory }
+    if base.trim_start_matches('.').contains('.') {
+        Kind::File
+    } else {
+        Kind::Directory
+    }
 }
 
 pub fn kind_name(kind: Kind) -> &'static str {
@@ -192,14 +228,24 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
     let mut bound: BTreeMap<SocketAddr, &At<String>> = BTreeMap::new();
     for (name, table) in &manifest.services {
         if matches!(name.value.as_str(), DYNAMIC | "listen" | "keeper") {
-            found.push(Diagnostic::error(name.span.clone(), format!("a service cannot be called `{}`", name.value)).label("PySecure uses this word itself").help(format!("call it `{}svc`", name.value)));
+            found.push(
+                Diagnostic::error(
+                    name.span.clone(),
+                    format!("a service cannot be called `{}`", name.value),
+                )
+                .label("PySecure uses this word itself")
+                .help(format!("call it `{}svc`", name.value)),
+            );
         }
         let directory = match &table.directory {
             None => "/".to_owned(),
             Some(at) if at.value.trim_end_matches('/').is_empty() && at.value.starts_with('/') => "/".to_owned(),
             Some(at) if reported(at) => "/".to_owned(),
             Some(at) => path::normal(&at.value).unwrap_or_else(|why| {
-                found.push(Diagnostic::error(at.span.clone(), format!("directory \"{}\" {why}", at.value)));
+                found.push(Diagnostic::error(
+                    at.span.clone(),
+                    format!("directory \"{}\" {why}", at.value),
+                ));
                 "/".to_owned()
             }),
         };
@@ -208,10 +254,17 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
             match at.value.parse::<SocketAddr>() {
                 Err(_) => found.push(listen_error(at)),
                 Ok(address) if address.port() == 0 => {
-                    found.push(Diagnostic::error(at.span.clone(), format!("\"{}\" has port 0", at.value)).help("name the port that clients connect to, 1 to 65535"));
+                    found.push(
+                        Diagnostic::error(at.span.clone(), format!("\"{}\" has port 0", at.value))
+                            .help("name the port that clients connect to, 1 to 65535"),
+                    );
                 }
                 Ok(address) => match bound.insert(address, at) {
-                    Some(first) => found.push(Diagnostic::error(at.span.clone(), format!("{address} is listened on twice")).other(first.span.clone(), "first here").help("give one of them another port")),
+                    Some(first) => found.push(
+                        Diagnostic::error(at.span.clone(), format!("{address} is listened on twice"))
+                            .other(first.span.clone(), "first here")
+                            .help("give one of them another port"),
+                    ),
                     None => listen.push(address),
                 },
             }
@@ -221,7 +274,13 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
             match names.subject(&caller.value) {
                 None => found.push(names.unknown("service", caller)),
                 Some(Subject::Service(id)) if manifest.services[id].0.value == name.value => {
-                    found.push(Diagnostic::error(caller.span.clone(), format!("`{}` names itself as a caller", name.value)).help("a service needs no grant to call its own functions; take it out"));
+                    found.push(
+                        Diagnostic::error(
+                            caller.span.clone(),
+                            format!("`{}` names itself as a caller", name.value),
+                        )
+                        .help("a service needs no grant to call its own functions; take it out"),
+                    );
                 }
                 Some(subject) => callers.push((subject, callable.value.clone())),
             }
@@ -234,11 +293,18 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
             owns: Vec::new(),
             bundles: Vec::new(),
             runs_with_root: flag(&table.runs_with_root),
-            rootfs: table.rootfs.as_ref().map_or_else(|| "host".to_owned(), |r| r.value.clone()),
+            rootfs: table
+                .rootfs
+                .as_ref()
+                .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
             callers,
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
-            environment: table.environment.iter().map(|(k, v)| (k.value.clone(), v.value.clone())).collect(),
+            environment: table
+                .environment
+                .iter()
+                .map(|(k, v)| (k.value.clone(), v.value.clone()))
+                .collect(),
             span: name.span.clone(),
         });
     }
@@ -247,9 +313,15 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
 fn listen_error(at: &At<String>) -> Diagnostic {
     let text = &at.value;
     let help = match text.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() && matches!(host, "localhost" | "") => format!("write \"127.0.0.1:{port}\""),
-        Some((_, port)) if port.parse::<u16>().is_ok() => format!("names are not looked up; write an address, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
-        _ if text.parse::<u16>().is_ok() => format!("write \"127.0.0.1:{text}\" for this machine alone, or \"0.0.0.0:{text}\" for everybody"),
+        Some((host, port)) if port.parse::<u16>().is_ok() && matches!(host, "localhost" | "") => {
+            format!("write \"127.0.0.1:{port}\"")
+        }
+        Some((_, port)) if port.parse::<u16>().is_ok() => {
+            format!("names are not looked up; write an address, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+        }
+        _ if text.parse::<u16>().is_ok() => {
+            format!("write \"127.0.0.1:{text}\" for this machine alone, or \"0.0.0.0:{text}\" for everybody")
+        }
         _ => "write ADDRESS:PORT, such as \"127.0.0.1:8080\"".to_owned(),
     };
     Diagnostic::error(at.span.clone(), format!("\"{text}\" is no address to listen on")).help(help)
@@ -263,21 +335,35 @@ fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Ve
                 None => found.push(names.unknown("resource", at)),
                 Some(resource) => {
                     if !members.insert(resource) {
-                        found.push(Diagnostic::error(at.span.clone(), format!("bundle `{}` names `{}` twice", name.value, at.value)).help("once is enough"));
+                        found.push(
+                            Diagnostic::error(
+                                at.span.clone(),
+                                format!("bundle `{}` names `{}` twice", name.value, at.value),
+                            )
+                            .help("once is enough"),
+                        );
                     } else {
                         model.resources[resource].bundles.push(id);
                     }
                 }
             }
         }
-        model.bundles.push(Bundle { name: name.value.clone(), resources: members.into_iter().collect(), members: Vec::new(), used_by_dynamic: flag(&table.used_by_dynamic_svc) });
+        model.bundles.push(Bundle {
+            name: name.value.clone(),
+            resources: members.into_iter().collect(),
+            members: Vec::new(),
+            used_by_dynamic: flag(&table.used_by_dynamic_svc),
+        });
     }
     for (service, (_, table)) in manifest.services.iter().enumerate() {
         for at in &table.bundles {
             match names.bundles.get(at.value.as_str()) {
                 None => found.push(names.unknown("bundle", at)),
                 Some(bundle) if model.services[service].bundles.contains(bundle) => {
-                    found.push(Diagnostic::error(at.span.clone(), format!("bundle `{}` is named twice", at.value)).help("once is enough"));
+                    found.push(
+                        Diagnostic::error(at.span.clone(), format!("bundle `{}` is named twice", at.value))
+                            .help("once is enough"),
+                    );
                 }
                 Some(bundle) => {
                     model.services[service].bundles.push(*bundle);
@@ -305,9 +391,15 @@ fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec
                 );
             } else if model.resources[resource].owner == Some(Subject::Dynamic) {
                 found.push(
-                    Diagnostic::error(at.span.clone(), format!("resource `{}` is owned by the dynamic service as well", at.value))
-                        .other(model.resources[resource].span.clone(), "`owned_by_dynamic_svc` is set here")
-                        .help("a file has one owner; share it through a bundle instead"),
+                    Diagnostic::error(
+                        at.span.clone(),
+                        format!("resource `{}` is owned by the dynamic service as well", at.value),
+                    )
+                    .other(
+                        model.resources[resource].span.clone(),
+                        "`owned_by_dynamic_svc` is set here",
+                    )
+                    .help("a file has one owner; share it through a bundle instead"),
                 );
             } else {
                 model.resources[resource].owner = Some(Subject::Service(service));
@@ -319,7 +411,12 @@ fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec
 
 /// How many UIDs and GIDs an app needs, the keeper's among them.
 pub fn needed_ids(model: &Model) -> (u64, u64) {
-    let sets: BTreeSet<&[usize]> = model.resources.iter().map(|r| r.bundles.as_slice()).filter(|b| b.len() > 1).collect();
+    let sets: BTreeSet<&[usize]> = model
+        .resources
+        .iter()
+        .map(|r| r.bundles.as_slice())
+        .filter(|b| b.len() > 1)
+        .collect();
     let services = model.services.len() as u64 + 1;
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
 }
@@ -327,42 +424,107 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
 fn ids(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
     let (uids, gids) = needed_ids(model);
     for (range, key, needed, dynamic) in [
-        (&manifest.app.uid_range, "uid_range", uids, &manifest.app.dynamic_svc_uid),
-        (&manifest.app.gid_range, "gid_range", gids, &manifest.app.dynamic_svc_gid),
+        (
+            &manifest.app.uid_range,
+            "uid_range",
+            uids,
+            &manifest.app.dynamic_svc_uid,
+        ),
+        (
+            &manifest.app.gid_range,
+            "gid_range",
+            gids,
+            &manifest.app.dynamic_svc_gid,
+        ),
     ] {
-        let Some(range) = range.as_ref().filter(|r| !reported(r)) else { continue };
+        let Some(range) = range.as_ref().filter(|r| !reported(r)) else {
+            continue;
+        };
         let [low, high] = range.value;
         let size = u64::from(high.saturating_sub(low)) + 1;
-        if let Some(special) = [0, 65534, 65535, u32::MAX - 1, u32::MAX].into_iter().find(|s| (low..=high).contains(s)) {
-            found.push(Diagnostic::error(range.span.clone(), format!("{key} holds {special}, which is root's, nobody's or the kernel's")).help("write a range between 1000 and 65533, such as [61000, 61999]"));
+        if let Some(special) = [0, 65534, 65535, u32::MAX - 1, u32::MAX]
+            .into_iter()
+            .find(|s| (low..=high).contains(s))
+        {
+            found.push(
+                Diagnostic::error(
+                    range.span.clone(),
+                    format!("{key} holds {special}, which is root's, nobody's or the kernel's"),
+                )
+                .help("write a range between 1000 and 65533, such as [61000, 61999]"),
+            );
         } else if size < needed {
             found.push(
-                Diagnostic::error(range.span.clone(), format!("{key} has {size} {}, but this app needs {needed}", if size == 1 { "id" } else { "ids" }))
-                    .label("one a service, one a bundle's group, and one for the keeper")
-                    .help(format!("write {key} = [{low}, {}] or a larger range", u64::from(low) + needed.max(1000) - 1)),
+                Diagnostic::error(
+                    range.span.clone(),
+                    format!(
+                        "{key} has {size} {}, but this app needs {needed}",
+                        if size == 1 { "id" } else { "ids" }
+                    ),
+                )
+                .label("one a service, one a bundle's group, and one for the keeper")
+                .help(format!(
+                    "write {key} = [{low}, {}] or a larger range",
+                    u64::from(low) + needed.max(1000) - 1
+                )),
             );
         }
         if let Some(dynamic) = dynamic.as_ref().filter(|d| (low..=high).contains(&d.value)) {
-            found.push(Diagnostic::error(dynamic.span.clone(), format!("the dynamic service's id {} lies in {key}", dynamic.value)).other(range.span.clone(), "from which services get theirs").help("the dynamic service has an id of its own; move the range"));
+            found.push(
+                Diagnostic::error(
+                    dynamic.span.clone(),
+                    format!("the dynamic service's id {} lies in {key}", dynamic.value),
+                )
+                .other(range.span.clone(), "from which services get theirs")
+                .help("the dynamic service has an id of its own; move the range"),
+            );
         }
     }
-    let needs_uid = manifest.resources.iter().filter_map(|(_, r)| r.owned_by_dynamic_svc.as_ref()).find(|f| f.value);
+    let needs_uid = manifest
+        .resources
+        .iter()
+        .filter_map(|(_, r)| r.owned_by_dynamic_svc.as_ref())
+        .find(|f| f.value);
     if let Some(at) = needs_uid.filter(|_| model.dynamic_uid.is_none()) {
-        found.push(Diagnostic::error(at.span.clone(), "the dynamic service owns this, but has no UID").help("write dynamic_svc_uid in [app], such as 33 for Debian's www-data"));
+        found.push(
+            Diagnostic::error(at.span.clone(), "the dynamic service owns this, but has no UID")
+                .help("write dynamic_svc_uid in [app], such as 33 for Debian's www-data"),
+        );
     }
-    let used: Vec<_> = manifest.bundles.iter().filter_map(|(_, b)| b.used_by_dynamic_svc.as_ref()).filter(|f| f.value).collect();
+    let used: Vec<_> = manifest
+        .bundles
+        .iter()
+        .filter_map(|(_, b)| b.used_by_dynamic_svc.as_ref())
+        .filter(|f| f.value)
+        .collect();
     if let (Some(at), None) = (used.first(), model.dynamic_gid) {
-        found.push(Diagnostic::error(at.span.clone(), "the dynamic service uses this bundle, but has no GID").help("write dynamic_svc_gid in [app], such as 33 for Debian's www-data; it becomes the bundle's GID"));
+        found.push(
+            Diagnostic::error(at.span.clone(), "the dynamic service uses this bundle, but has no GID")
+                .help("write dynamic_svc_gid in [app], such as 33 for Debian's www-data; it becomes the bundle's GID"),
+        );
     }
     if let [first, second, ..] = used[..] {
-        found.push(Diagnostic::error(second.span.clone(), "the dynamic service uses two bundles, but has one GID").other(first.span.clone(), "first here").help("put the resources into one bundle"));
+        found.push(
+            Diagnostic::error(
+                second.span.clone(),
+                "the dynamic service uses two bundles, but has one GID",
+            )
+            .other(first.span.clone(), "first here")
+            .help("put the resources into one bundle"),
+        );
     }
     for resource in &model.resources {
         if resource.bundles.len() > 1 && resource.bundles.iter().any(|b| model.bundles[*b].used_by_dynamic) {
             found.push(
-                Diagnostic::error(resource.span.clone(), format!("resource `{}` is in two bundles, one of them the dynamic service's", resource.name))
-                    .label("it would need a GID that the dynamic service does not have")
-                    .help("leave it in one bundle"),
+                Diagnostic::error(
+                    resource.span.clone(),
+                    format!(
+                        "resource `{}` is in two bundles, one of them the dynamic service's",
+                        resource.name
+                    ),
+                )
+                .label("it would need a GID that the dynamic service does not have")
+                .help("leave it in one bundle"),
             );
         }
     }
@@ -372,10 +534,28 @@ fn ids(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
 fn pointless(model: &Model, found: &mut Vec<Diagnostic>) {
     for resource in model.resources.iter().filter(|r| !r.path.is_empty()) {
         if resource.owner.is_none() && resource.perms.owner.any() {
-            found.push(Diagnostic::warning(resource.span.clone(), format!("nobody owns `{}`, so its `owner` permissions serve nobody", resource.name)).help("list it in a service's owner_resources, or leave `owner` out"));
+            found.push(
+                Diagnostic::warning(
+                    resource.span.clone(),
+                    format!(
+                        "nobody owns `{}`, so its `owner` permissions serve nobody",
+                        resource.name
+                    ),
+                )
+                .help("list it in a service's owner_resources, or leave `owner` out"),
+            );
         }
         if resource.bundles.is_empty() && resource.perms.bundle.any() {
-            found.push(Diagnostic::warning(resource.span.clone(), format!("`{}` is in no bundle, so its `bundle` permissions serve nobody", resource.name)).help("list it in a bundle, or leave `bundle` out"));
+            found.push(
+                Diagnostic::warning(
+                    resource.span.clone(),
+                    format!(
+                        "`{}` is in no bundle, so its `bundle` permissions serve nobody",
+                        resource.name
+                    ),
+                )
+                .help("list it in a bundle, or leave `bundle` out"),
+            );
         }
     }
 }

@@ -101,7 +101,11 @@ pub struct Service {
 impl Resource {
     /// The path that is mounted: the resource's own, or its directory's.
     pub fn mount_path(&self) -> &str {
-        if self.with_directory { path::parent(&self.path) } else { &self.path }
+        if self.with_directory {
+            path::parent(&self.path)
+        } else {
+            &self.path
+        }
     }
 
     /// May any class at all write?

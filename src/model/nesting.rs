@@ -19,19 +19,30 @@ const SYSTEM: [&str; 20] = [
 ];
 
 pub(super) fn check(model: &mut Model, found: &mut Vec<Diagnostic>) {
-    let mut order: Vec<ResourceId> = (0..model.resources.len()).filter(|r| !model.resources[*r].path.is_empty()).collect();
+    let mut order: Vec<ResourceId> = (0..model.resources.len())
+        .filter(|r| !model.resources[*r].path.is_empty())
+        .collect();
     order.sort_by(|a, b| path::nesting_order(&model.resources[*a].path, &model.resources[*b].path).then(a.cmp(b)));
 
     let mut enclosing: Vec<ResourceId> = Vec::new();
     for (at, &id) in order.iter().enumerate() {
         let here = model.resources[id].path.clone();
-        while enclosing.last().is_some_and(|top| !path::is_below(&here, &model.resources[*top].path)) {
+        while enclosing
+            .last()
+            .is_some_and(|top| !path::is_below(&here, &model.resources[*top].path))
+        {
             let top = enclosing.pop();
             if let Some(twin) = top.filter(|t| model.resources[*t].path == here) {
                 found.push(
-                    Diagnostic::error(model.resources[id].span.clone(), format!("resource `{}` has the path of `{}`: {here}", model.resources[id].name, model.resources[twin].name))
-                        .other(model.resources[twin].span.clone(), "first declared here")
-                        .help("one path is one resource; give one of them another path, or make them one"),
+                    Diagnostic::error(
+                        model.resources[id].span.clone(),
+                        format!(
+                            "resource `{}` has the path of `{}`: {here}",
+                            model.resources[id].name, model.resources[twin].name
+                        ),
+                    )
+                    .other(model.resources[twin].span.clone(), "first declared here")
+                    .help("one path is one resource; give one of them another path, or make them one"),
                 );
             }
         }
@@ -42,8 +53,14 @@ pub(super) fn check(model: &mut Model, found: &mut Vec<Diagnostic>) {
         }
         if SYSTEM.contains(&here.as_str()) {
             found.push(
-                Diagnostic::error(model.resources[id].span.clone(), format!("resource `{}` would hide the root's own {here}", model.resources[id].name))
-                    .help(format!("put it below, such as \"{here}/{}\"", model.app)),
+                Diagnostic::error(
+                    model.resources[id].span.clone(),
+                    format!(
+                        "resource `{}` would hide the root's own {here}",
+                        model.resources[id].name
+                    ),
+                )
+                .help(format!("put it below, such as \"{here}/{}\"", model.app)),
             );
         }
         let neighbours = [at.checked_sub(1).map(|i| order[i]), order.get(at + 1).copied()];
@@ -54,7 +71,12 @@ pub(super) fn check(model: &mut Model, found: &mut Vec<Diagnostic>) {
 
 /// A file whose directory is its own is kept with it. All that lies below one directory stands
 /// together in nesting order, so the two neighbours tell whether there is anything else.
-fn keep_directory(model: &mut Model, id: ResourceId, mut neighbours: impl Iterator<Item = ResourceId>, found: &mut Vec<Diagnostic>) {
+fn keep_directory(
+    model: &mut Model,
+    id: ResourceId,
+    mut neighbours: impl Iterator<Item = ResourceId>,
+    found: &mut Vec<Diagnostic>,
+) {
     let of = &model.resources[id];
     if of.kind != Kind::File || !of.writable() {
         return;
@@ -75,9 +97,17 @@ fn keep_directory(model: &mut Model, id: ResourceId, mut neighbours: impl Iterat
         return;
     };
     found.push(
-        Diagnostic::warning(of.span.clone(), format!("only the file of `{}` can be mounted, not its directory", of.name))
-            .label(format!("{reason}; SQLite's journals and write-then-rename will fail"))
-            .help(format!("give it a directory of its own, such as {}/{}/{}", directory.trim_end_matches('/'), of.name, path::base(&of.path))),
+        Diagnostic::warning(
+            of.span.clone(),
+            format!("only the file of `{}` can be mounted, not its directory", of.name),
+        )
+        .label(format!("{reason}; SQLite's journals and write-then-rename will fail"))
+        .help(format!(
+            "give it a directory of its own, such as {}/{}/{}",
+            directory.trim_end_matches('/'),
+            of.name,
+            path::base(&of.path)
+        )),
     );
 }
 
@@ -86,9 +116,18 @@ fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<D
     let (out, inn) = (&model.resources[outer], &model.resources[inner]);
     if out.kind == Kind::File {
         found.push(
-            Diagnostic::error(inn.span.clone(), format!("the path of `{}` goes through `{}`, which is a file", inn.name, out.name))
-                .other(out.span.clone(), "declared here")
-                .help(format!("move one of them, or write kind = \"directory\" for `{}`", out.name)),
+            Diagnostic::error(
+                inn.span.clone(),
+                format!(
+                    "the path of `{}` goes through `{}`, which is a file",
+                    inn.name, out.name
+                ),
+            )
+            .other(out.span.clone(), "declared here")
+            .help(format!(
+                "move one of them, or write kind = \"directory\" for `{}`",
+                out.name
+            )),
         );
         return;
     }
@@ -99,20 +138,34 @@ fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<D
     let subjects = concerned
         .iter()
         .filter_map(|r| r.owner)
-        .chain(concerned.iter().flat_map(|r| &r.bundles).flat_map(|b| model.bundles[*b].members.iter().map(|m| Subject::Service(*m))))
+        .chain(
+            concerned
+                .iter()
+                .flat_map(|r| &r.bundles)
+                .flat_map(|b| model.bundles[*b].members.iter().map(|m| Subject::Service(*m))),
+        )
         .chain((model.dynamic_uid.is_some()).then_some(Subject::Dynamic));
-    let named = subjects.into_iter().find(|s| {
-        model.access(*s, outer).perms.write && !model.access(*s, inner).perms.write
-    });
+    let named = subjects
+        .into_iter()
+        .find(|s| model.access(*s, outer).perms.write && !model.access(*s, inner).perms.write);
     let who = match named {
         Some(subject) => format!("`{}`", model.subject_name(subject)),
         None if out.perms.global.write && !inn.perms.global.write => "every other service".to_owned(),
         None => return,
     };
     found.push(
-        Diagnostic::error(inn.span.clone(), format!("{who} may not write `{}`, but may write the directory that it lies in", inn.name))
-            .label("whoever writes a directory can remove and replace what is in it")
-            .other(out.span.clone(), format!("`{}` grants `w` on {}", out.name, out.path))
-            .help(format!("move `{}` out of {}, or take `w` from the directory, or grant it on both", inn.name, out.path)),
+        Diagnostic::error(
+            inn.span.clone(),
+            format!(
+                "{who} may not write `{}`, but may write the directory that it lies in",
+                inn.name
+            ),
+        )
+        .label("whoever writes a directory can remove and replace what is in it")
+        .other(out.span.clone(), format!("`{}` grants `w` on {}", out.name, out.path))
+        .help(format!(
+            "move `{}` out of {}, or take `w` from the directory, or grant it on both",
+            inn.name, out.path
+        )),
     );
 }

@@ -4,7 +4,10 @@
 /// Checks and normalises a path of a manifest. The error completes the sentence "path … ".
 pub fn normal(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
-        return Err(format!("is relative; write it as services see it, such as \"/{}\"", text.trim_start_matches("./")));
+        return Err(format!(
+            "is relative; write it as services see it, such as \"/{}\"",
+            text.trim_start_matches("./")
+        ));
     }
     if let Some(bad) = text.chars().find(|c| c.is_control()) {
         return Err(format!("holds the control character {bad:?}; take it out"));
@@ -30,7 +33,9 @@ pub fn normal(text: &str) -> Result<String, String> {
     }
     for reserved in ["/proc", "/dev", "/sys", "/tmp", "/var/tmp", "/run/pysecure"] {
         if out == reserved || is_below(&out, reserved) {
-            return Err(format!("meets {reserved}, which PySecure makes anew for each service; choose another path"));
+            return Err(format!(
+                "meets {reserved}, which PySecure makes anew for each service; choose another path"
+            ));
         }
     }
     Ok(out)
@@ -68,7 +73,20 @@ mod tests {
     #[test]
     fn normal_form() {
         assert_eq!(normal("/a//b/").unwrap(), "/a/b");
-        for bad in ["", "a/b", "./a", "/", "//", "/a/../b", "/a/./b", "/proc/1", "/dev", "/tmp/x", "/a\nb", "/run/pysecure/x"] {
+        for bad in [
+            "",
+            "a/b",
+            "./a",
+            "/",
+            "//",
+            "/a/../b",
+            "/a/./b",
+            "/proc/1",
+            "/dev",
+            "/tmp/x",
+            "/a\nb",
+            "/run/pysecure/x",
+        ] {
             assert!(normal(bad).is_err(), "{bad:?} was taken");
         }
         assert_eq!(normal("/running").unwrap(), "/running");

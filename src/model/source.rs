@@ -23,8 +23,16 @@ pub struct Found {
 
 impl Base {
     pub fn open(folder: &Path) -> std::io::Result<Base> {
-        let fd = rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Base { shown: real_path(&fd)?, folder: fd })
+        let fd = rustix::fs::openat(
+            CWD,
+            folder,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        Ok(Base {
+            shown: real_path(&fd)?,
+            folder: fd,
+        })
     }
 
     /// The folder itself, free of links.
@@ -39,9 +47,21 @@ impl Base {
         }
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let opened = if source.starts_with('/') {
-            openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+            openat2(
+                CWD,
+                source,
+                flags,
+                Mode::empty(),
+                ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+            )
         } else {
-            openat2(&self.folder, source, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+            openat2(
+                &self.folder,
+                source,
+                flags,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+            )
         };
         let fd = opened.map_err(|e| self.explain(source, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| format!("cannot be looked at: {e}"))?;
@@ -49,7 +69,10 @@ impl Base {
             rustix::fs::FileType::Directory => Kind::Directory,
             rustix::fs::FileType::RegularFile => Kind::File,
             other => {
-                return Err(format!("is {}; only files and directories can be granted", file_type_name(other)));
+                return Err(format!(
+                    "is {}; only files and directories can be granted",
+                    file_type_name(other)
+                ));
             }
         };
         let path = real_path(&fd).map_err(|e| format!("cannot be resolved: {e}"))?;
@@ -59,8 +82,14 @@ impl Base {
     fn explain(&self, source: &str, error: rustix::io::Errno) -> String {
         use rustix::io::Errno;
         match error {
-            Errno::NOENT => format!("does not exist (looked in {}); create it, or leave `source` out to have PySecure keep the data", self.shown.display()),
-            Errno::XDEV => format!("leads out of {}, by `..` or by a link; write the absolute path if that is meant", self.shown.display()),
+            Errno::NOENT => format!(
+                "does not exist (looked in {}); create it, or leave `source` out to have PySecure keep the data",
+                self.shown.display()
+            ),
+            Errno::XDEV => format!(
+                "leads out of {}, by `..` or by a link; write the absolute path if that is meant",
+                self.shown.display()
+            ),
             Errno::LOOP => match std::fs::canonicalize(source) {
                 Ok(real) => format!("goes through a link; write \"{}\" if that is meant", real.display()),
                 Err(_) => "is a link that leads nowhere; name what is meant".into(),

@@ -26,21 +26,35 @@ impl Dirs {
     pub fn find(app: &str, root: bool, state_dir: Option<&Path>) -> Result<Dirs, PlanError> {
         let (state, runtime) = match state_dir {
             Some(given) => {
-                let state = std::path::absolute(given).map_err(|e| PlanError::io("find the state directory", given, e))?;
+                let state =
+                    std::path::absolute(given).map_err(|e| PlanError::io("find the state directory", given, e))?;
                 let runtime = state.join("run");
                 (state, runtime)
             }
             None if root => ("/var/lib/pysecure".into(), "/run/pysecure".into()),
             None => {
-                let data = absolute_variable("XDG_DATA_HOME").or_else(|| absolute_variable("HOME").map(|h| h.join(".local/share")));
+                let data = absolute_variable("XDG_DATA_HOME")
+                    .or_else(|| absolute_variable("HOME").map(|h| h.join(".local/share")));
                 let state = data
-                    .ok_or_else(|| PlanError::io("find the state directory", "$HOME", "is not set; set it, or give --state-dir"))?
+                    .ok_or_else(|| {
+                        PlanError::io(
+                            "find the state directory",
+                            "$HOME",
+                            "is not set; set it, or give --state-dir",
+                        )
+                    })?
                     .join("pysecure");
-                let runtime = absolute_variable("XDG_RUNTIME_DIR").filter(|d| d.is_dir()).map_or_else(|| state.join("run"), |d| d.join("pysecure"));
+                let runtime = absolute_variable("XDG_RUNTIME_DIR")
+                    .filter(|d| d.is_dir())
+                    .map_or_else(|| state.join("run"), |d| d.join("pysecure"));
                 (state, runtime)
             }
         };
-        Ok(Dirs { app: state.join("apps").join(app), run: runtime.join(app), state })
+        Ok(Dirs {
+            app: state.join("apps").join(app),
+            run: runtime.join(app),
+            state,
+        })
     }
 
     pub fn ledger(&self) -> PathBuf {
@@ -83,10 +97,18 @@ fn absolute_variable(name: &str) -> Option<PathBuf> {
 pub fn make_private(path: &Path) -> Result<(), PlanError> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
     let wrong = |e: std::io::Error| PlanError::io("make directory", path, e);
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(wrong)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(wrong)?;
     let found = std::fs::symlink_metadata(path).map_err(wrong)?;
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(PlanError::io("use directory", path, "it is another user's or a link; move it away"));
+        return Err(PlanError::io(
+            "use directory",
+            path,
+            "it is another user's or a link; move it away",
+        ));
     }
     if found.permissions().mode() & 0o077 != 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(wrong)?;

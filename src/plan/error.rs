@@ -5,29 +5,60 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     #[error("{operation} {}: {cause}", path.display())]
-    Io { operation: &'static str, path: PathBuf, cause: String },
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        cause: String,
+    },
     #[error(
         "{key} {}-{} of `{app}` overlaps that of `{other}` ({}), {}-{}: two apps would share ids; \
          give one of them another range, or run `pysecure down --purge` on the one that is gone",
         range[0], range[1], manifest.display(), theirs[0], theirs[1]
     )]
-    Overlap { key: &'static str, app: String, range: [u32; 2], other: String, manifest: PathBuf, theirs: [u32; 2] },
+    Overlap {
+        key: &'static str,
+        app: String,
+        range: [u32; 2],
+        other: String,
+        manifest: PathBuf,
+        theirs: [u32; 2],
+    },
     #[error("{key} {}-{} holds id {id} of {whose}; move the range, such as to [61000, 61999]", range[0], range[1])]
-    Taken { key: &'static str, range: [u32; 2], id: u32, whose: String },
+    Taken {
+        key: &'static str,
+        range: [u32; 2],
+        id: u32,
+        whose: String,
+    },
     #[error(
         "{key} {}-{} is used up: {live} ids in use, {retired} kept for services that are gone, whose files may still \
          exist; widen the range, or `pysecure down --purge` to delete the app's data and start anew", range[0], range[1]
     )]
-    Exhausted { key: &'static str, range: [u32; 2], live: usize, retired: usize },
+    Exhausted {
+        key: &'static str,
+        range: [u32; 2],
+        live: usize,
+        retired: usize,
+    },
     #[error(
         "the ledger gave `{name}` the id {id}, which {key} {}-{} no longer holds; its files would become another's: \
          write a range that holds {id}, or `pysecure down --purge` to delete the app's data and start anew", range[0], range[1]
     )]
-    Moved { key: &'static str, range: [u32; 2], name: String, id: u32 },
+    Moved {
+        key: &'static str,
+        range: [u32; 2],
+        name: String,
+        id: u32,
+    },
     #[error("no free range of {size} ids is left for `{app}`: write uid_range and gid_range in [app]")]
     NoFreeRange { app: String, size: u64 },
     #[error("{key} {}-{} lies outside the ids that exist here (up to {last}): {remedy}", range[0], range[1])]
-    Unmapped { key: &'static str, range: [u32; 2], last: u32, remedy: String },
+    Unmapped {
+        key: &'static str,
+        range: [u32; 2],
+        last: u32,
+        remedy: String,
+    },
     #[error("the ledger {} cannot be read: {cause}; restore it from a backup, or delete it together with the app's data", path.display())]
     Ledger { path: PathBuf, cause: String },
     #[error("rootfs \"{name}\": {cause}")]
@@ -38,6 +69,10 @@ pub enum PlanError {
 
 impl PlanError {
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
-        PlanError::Io { operation, path: path.into(), cause: cause.to_string() }
+        PlanError::Io {
+            operation,
+            path: path.into(),
+            cause: cause.to_string(),
+        }
     }
 }

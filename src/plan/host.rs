@@ -25,8 +25,22 @@ struct Claim {
 pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanError> {
     let mut errors = Vec::new();
     let sides = [
-        ("uid_range", ledger.uid_range, "/proc/self/uid_map", "/etc/passwd", "/etc/subuid", "account"),
-        ("gid_range", ledger.gid_range, "/proc/self/gid_map", "/etc/group", "/etc/subgid", "group"),
+        (
+            "uid_range",
+            ledger.uid_range,
+            "/proc/self/uid_map",
+            "/etc/passwd",
+            "/etc/subuid",
+            "account",
+        ),
+        (
+            "gid_range",
+            ledger.gid_range,
+            "/proc/self/gid_map",
+            "/etc/group",
+            "/etc/subgid",
+            "group",
+        ),
     ];
     for (key, range, map, accounts, subordinate, what) in sides {
         if *privilege == Privilege::OneId {
@@ -34,17 +48,31 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
         }
         if let Some(last) = first_unmapped(&read(map), range) {
             let remedy = match privilege {
-                Privilege::SubordinateIds => "widen your subordinate ids (`pysecure doctor` shows them), or write a lower range".to_owned(),
+                Privilege::SubordinateIds => {
+                    "widen your subordinate ids (`pysecure doctor` shows them), or write a lower range".to_owned()
+                }
                 _ => "this user namespace was given fewer ids; write a lower range".to_owned(),
             };
-            errors.push(PlanError::Unmapped { key, range, last, remedy });
+            errors.push(PlanError::Unmapped {
+                key,
+                range,
+                last,
+                remedy,
+            });
         }
         if *privilege != Privilege::Root {
             continue;
         }
-        let claims = account_claims(&read(accounts), what).into_iter().chain(subordinate_claims(&read(subordinate)));
+        let claims = account_claims(&read(accounts), what)
+            .into_iter()
+            .chain(subordinate_claims(&read(subordinate)));
         if let Some(claim) = claims.into_iter().find(|c| c.low <= range[1] && c.high >= range[0]) {
-            errors.push(PlanError::Taken { key, range, id: claim.low.max(range[0]), whose: claim.whose });
+            errors.push(PlanError::Taken {
+                key,
+                range,
+                id: claim.low.max(range[0]),
+                whose: claim.whose,
+            });
         }
     }
     errors
@@ -76,7 +104,9 @@ pub(super) fn resolver() -> String {
 }
 
 fn read(path: &str) -> String {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    std::fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
 }
 
 /// `NAME:x:ID:…`, as passwd(5) and group(5) have it.
@@ -86,7 +116,11 @@ fn account_claims(text: &str, what: &str) -> Vec<Claim> {
             let mut fields = line.split(':');
             let name = fields.next()?;
             let id = fields.nth(1)?.parse().ok()?;
-            Some(Claim { low: id, high: id, whose: format!("the host's {what} {name}") })
+            Some(Claim {
+                low: id,
+                high: id,
+                whose: format!("the host's {what} {name}"),
+            })
         })
         .collect()
 }
@@ -94,7 +128,15 @@ fn account_claims(text: &str, what: &str) -> Vec<Claim> {
 /// The ranges of subuid(5).
 fn subordinate_claims(text: &str) -> Vec<Claim> {
     let whose = |owner: &str| format!("the subordinate ids of {owner}");
-    subid::parse(text).ranges.iter().map(|r| Claim { low: r.start, high: r.last(), whose: whose(&r.owner) }).collect()
+    subid::parse(text)
+        .ranges
+        .iter()
+        .map(|r| Claim {
+            low: r.start,
+            high: r.last(),
+            whose: whose(&r.owner),
+        })
+        .collect()
 }
 
 /// The last id that is mapped, if `range` is not wholly within the lines of a user_namespaces(7) map.

@@ -19,7 +19,11 @@ const FREE_RANGES: [u32; 40] = {
     let mut out = [0; 40];
     let mut i = 0;
     while i < 40 {
-        out[i] = if i < 4 { 61_000 + 1_000 * i as u32 } else { 59_000 - 1_000 * (i as u32 - 4) };
+        out[i] = if i < 4 {
+            61_000 + 1_000 * i as u32
+        } else {
+            59_000 - 1_000 * (i as u32 - 4)
+        };
         i += 1;
     }
     out
@@ -70,7 +74,8 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(|e| PlanError::io("open lock", &path, e))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(|e| PlanError::io("lock", &path, e))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|e| PlanError::io("lock", &path, e))?;
         Ok(Lock { _file: file })
     }
 }
@@ -80,7 +85,11 @@ impl Ledger {
     pub fn read(dirs: &Dirs, app: &str) -> Result<Ledger, PlanError> {
         match read(&dirs.ledger())? {
             Some(ledger) => Ok(ledger),
-            None => Ok(Ledger { version: VERSION, app: app.to_owned(), ..Ledger::default() }),
+            None => Ok(Ledger {
+                version: VERSION,
+                app: app.to_owned(),
+                ..Ledger::default()
+            }),
         }
     }
 
@@ -108,13 +117,20 @@ impl Ledger {
 
     /// The GID of a resource's bundles, if it is in any.
     pub fn group(&self, model: &Model, bundles: &[usize]) -> Option<u32> {
-        if bundles.is_empty() { None } else { self.groups.get(&set_name(model, bundles)).copied() }
+        if bundles.is_empty() {
+            None
+        } else {
+            self.groups.get(&set_name(model, bundles)).copied()
+        }
     }
 
     /// All GIDs that the bundles of a service come to, and their names, sorted by id.
     pub fn groups_of(&self, model: &Model, service: ServiceId) -> Vec<(u32, String)> {
         let own = &model.services[service].bundles;
-        let sets = own.iter().flat_map(|b| &model.bundles[*b].resources).map(|r| model.resources[*r].bundles.as_slice());
+        let sets = own
+            .iter()
+            .flat_map(|b| &model.bundles[*b].resources)
+            .map(|r| model.resources[*r].bundles.as_slice());
         let singles = own.iter().map(std::slice::from_ref);
         let named = |set: &[usize]| Some((self.group(model, set)?, set_name(model, set)));
         let gids: BTreeSet<(u32, String)> = sets.chain(singles).filter_map(named).collect();
@@ -135,26 +151,43 @@ impl Ledger {
         }
         errors.extend(self.moved());
         for (key, range, theirs) in [
-            ("uid_range", self.uid_range, (|l| l.uid_range) as fn(&Ledger) -> [u32; 2]),
+            (
+                "uid_range",
+                self.uid_range,
+                (|l| l.uid_range) as fn(&Ledger) -> [u32; 2],
+            ),
             ("gid_range", self.gid_range, |l| l.gid_range),
         ] {
-            errors.extend(siblings.iter().filter(|s| overlap(theirs(s), range)).map(|s| PlanError::Overlap {
-                key,
-                app: model.app.clone(),
-                range,
-                other: s.app.clone(),
-                manifest: s.manifest.clone(),
-                theirs: theirs(s),
-            }));
+            errors.extend(
+                siblings
+                    .iter()
+                    .filter(|s| overlap(theirs(s), range))
+                    .map(|s| PlanError::Overlap {
+                        key,
+                        app: model.app.clone(),
+                        range,
+                        other: s.app.clone(),
+                        manifest: s.manifest.clone(),
+                        theirs: theirs(s),
+                    }),
+            );
         }
         if !errors.is_empty() {
             return errors;
         }
-        let mut uids = Pool::new("uid_range", self.uid_range, self.services.values().map(|i| i.uid).chain([self.keeper.uid]));
+        let mut uids = Pool::new(
+            "uid_range",
+            self.uid_range,
+            self.services.values().map(|i| i.uid).chain([self.keeper.uid]),
+        );
         let mut gids = Pool::new(
             "gid_range",
             self.gid_range,
-            self.services.values().map(|i| i.gid).chain(self.groups.values().copied()).chain([self.keeper.gid]),
+            self.services
+                .values()
+                .map(|i| i.gid)
+                .chain(self.groups.values().copied())
+                .chain([self.keeper.gid]),
         );
         let result = self.fill(model, &mut uids, &mut gids);
         errors.extend(result.err());
@@ -164,23 +197,38 @@ impl Ledger {
     fn fill(&mut self, model: &Model, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {
         let live = model.services.len();
         if self.keeper == Ids::default() {
-            self.keeper = Ids { uid: uids.take(live)?, gid: gids.take(live)? };
+            self.keeper = Ids {
+                uid: uids.take(live)?,
+                gid: gids.take(live)?,
+            };
         }
         for service in &model.services {
             if !self.services.contains_key(&service.name) {
-                let ids = Ids { uid: uids.take(live)?, gid: gids.take(live)? };
+                let ids = Ids {
+                    uid: uids.take(live)?,
+                    gid: gids.take(live)?,
+                };
                 self.services.insert(service.name.clone(), ids);
             }
         }
-        let sets = model.resources.iter().map(|r| r.bundles.clone()).filter(|b| b.len() > 1);
+        let sets = model
+            .resources
+            .iter()
+            .map(|r| r.bundles.clone())
+            .filter(|b| b.len() > 1);
         let singles = (0..model.bundles.len()).map(|b| vec![b]);
         for set in singles.chain(sets) {
             let name = set_name(model, &set);
-            let dynamic = model.dynamic_gid.filter(|_| set.iter().any(|b| model.bundles[*b].used_by_dynamic));
+            let dynamic = model
+                .dynamic_gid
+                .filter(|_| set.iter().any(|b| model.bundles[*b].used_by_dynamic));
             match dynamic {
                 // The dynamic service has one GID, which is not ours to choose; it becomes the bundle's.
                 Some(gid) => drop(self.groups.insert(name, gid)),
-                None if self.groups.get(&name).is_some_and(|gid| (self.gid_range[0]..=self.gid_range[1]).contains(gid)) => {}
+                None if self
+                    .groups
+                    .get(&name)
+                    .is_some_and(|gid| (self.gid_range[0]..=self.gid_range[1]).contains(gid)) => {}
                 None => drop(self.groups.insert(name, gids.take(live)?)),
             }
         }
@@ -199,33 +247,59 @@ impl Ledger {
             return Ok((uids, gids));
         }
         if !fresh {
-            return Ok((model.uid_range.unwrap_or(self.uid_range), model.gid_range.unwrap_or(self.gid_range)));
+            return Ok((
+                model.uid_range.unwrap_or(self.uid_range),
+                model.gid_range.unwrap_or(self.gid_range),
+            ));
         }
         let size = needed.0.max(needed.1);
         let free = FREE_RANGES.into_iter().map(|low| [low, low + 999]).find(|range| {
-            let probe = Ledger { uid_range: *range, gid_range: *range, ..Ledger::default() };
+            let probe = Ledger {
+                uid_range: *range,
+                gid_range: *range,
+                ..Ledger::default()
+            };
             let dynamic = [model.dynamic_uid, model.dynamic_gid].into_iter().flatten();
-            !siblings.iter().any(|s| overlap(s.uid_range, *range) || overlap(s.gid_range, *range))
+            !siblings
+                .iter()
+                .any(|s| overlap(s.uid_range, *range) || overlap(s.gid_range, *range))
                 && !dynamic.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
                 && super::host::collisions(&probe, privilege).is_empty()
         });
         match free {
             Some(range) if size <= 1_000 => Ok((model.uid_range.unwrap_or(range), model.gid_range.unwrap_or(range))),
-            _ => Err(PlanError::NoFreeRange { app: model.app.clone(), size }),
+            _ => Err(PlanError::NoFreeRange {
+                app: model.app.clone(),
+                size,
+            }),
         }
     }
 
     /// Ids that were given from a range which the manifest has moved away since.
     fn moved(&self) -> Vec<PlanError> {
         let inside = |range: [u32; 2], id: u32| id == 0 || (range[0]..=range[1]).contains(&id);
-        let everyone = self.services.iter().map(|(n, i)| (n.as_str(), *i)).chain([("the keeper", self.keeper)]);
+        let everyone = self
+            .services
+            .iter()
+            .map(|(n, i)| (n.as_str(), *i))
+            .chain([("the keeper", self.keeper)]);
         let mut out = Vec::new();
         for (name, ids) in everyone {
             if !inside(self.uid_range, ids.uid) {
-                out.push(PlanError::Moved { key: "uid_range", range: self.uid_range, name: name.to_owned(), id: ids.uid });
+                out.push(PlanError::Moved {
+                    key: "uid_range",
+                    range: self.uid_range,
+                    name: name.to_owned(),
+                    id: ids.uid,
+                });
             }
             if !inside(self.gid_range, ids.gid) {
-                out.push(PlanError::Moved { key: "gid_range", range: self.gid_range, name: name.to_owned(), id: ids.gid });
+                out.push(PlanError::Moved {
+                    key: "gid_range",
+                    range: self.gid_range,
+                    name: name.to_owned(),
+                    id: ids.gid,
+                });
             }
         }
         out.truncate(3);
@@ -239,7 +313,10 @@ pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) 
         Some(Subject::Service(id)) => ledger.service(&model.services[id].name),
         Some(Subject::Dynamic) => {
             let uid = model.dynamic_uid.unwrap_or(0);
-            Ids { uid, gid: model.dynamic_gid.unwrap_or(0) }
+            Ids {
+                uid,
+                gid: model.dynamic_gid.unwrap_or(0),
+            }
         }
         // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.
         None => Ids { uid: 0, gid: 0 },
@@ -256,7 +333,12 @@ struct Pool {
 
 impl Pool {
     fn new(key: &'static str, range: [u32; 2], taken: impl Iterator<Item = u32>) -> Pool {
-        Pool { key, range, taken: taken.collect(), next: range[0].into() }
+        Pool {
+            key,
+            range,
+            taken: taken.collect(),
+            next: range[0].into(),
+        }
     }
 
     fn take(&mut self, live: usize) -> Result<u32, PlanError> {
@@ -270,7 +352,12 @@ impl Pool {
             }
         }
         let retired = self.taken.len().saturating_sub(live);
-        Err(PlanError::Exhausted { key: self.key, range: self.range, live, retired })
+        Err(PlanError::Exhausted {
+            key: self.key,
+            range: self.range,
+            live,
+            retired,
+        })
     }
 }
 
@@ -285,7 +372,10 @@ fn overlap(a: [u32; 2], b: [u32; 2]) -> bool {
 }
 
 fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
-    let bad = |cause: String| PlanError::Ledger { path: path.to_owned(), cause };
+    let bad = |cause: String| PlanError::Ledger {
+        path: path.to_owned(),
+        cause,
+    };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -293,7 +383,10 @@ fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
     };
     let ledger: Ledger = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
     if ledger.version != VERSION {
-        return Err(bad(format!("it is of version {}, this pysecure reads {VERSION}", ledger.version)));
+        return Err(bad(format!(
+            "it is of version {}, this pysecure reads {VERSION}",
+            ledger.version
+        )));
     }
     Ok(Some(ledger))
 }

@@ -143,9 +143,17 @@ pub fn draw(
             rootfs: service.rootfs.clone(),
             mounts,
             network: service.network,
-            resolver: if service.network == Network::Host { host::resolver() } else { String::new() },
+            resolver: if service.network == Network::Host {
+                host::resolver()
+            } else {
+                String::new()
+            },
             listen: service.listen.clone(),
-            callers: service.callers.iter().map(|(caller, _)| model.subject_name(*caller).to_owned()).collect(),
+            callers: service
+                .callers
+                .iter()
+                .map(|(caller, _)| model.subject_name(*caller).to_owned())
+                .collect(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
         });
     }

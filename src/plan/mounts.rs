@@ -17,7 +17,12 @@ pub(super) fn plan(
     let mut kept: Vec<usize> = Vec::new();
     let mut out: Vec<Mount> = Vec::new();
     let mut grants = model.grants(service);
-    grants.sort_by(|a, b| path::nesting_order(model.resources[a.resource].mount_path(), model.resources[b.resource].mount_path()));
+    grants.sort_by(|a, b| {
+        path::nesting_order(
+            model.resources[a.resource].mount_path(),
+            model.resources[b.resource].mount_path(),
+        )
+    });
     for grant in grants {
         let resource = &model.resources[grant.resource];
         let place = &storage[grant.resource];
@@ -30,7 +35,10 @@ pub(super) fn plan(
             idmap: place.idmap.filter(|m| m.disk != m.seen),
             missing: Vec::new(),
         };
-        let refuse = |cause: String| PlanError::Resource { name: resource.name.clone(), cause };
+        let refuse = |cause: String| PlanError::Resource {
+            name: resource.name.clone(),
+            cause,
+        };
         if let Some(cause) = template.and_then(|t| covered(t, &mount)) {
             errors.push(refuse(cause));
         }
@@ -52,7 +60,10 @@ fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), St
         return Ok(());
     }
     let inside = inner.target[outer.target.len()..].trim_start_matches('/').to_owned();
-    let point = MountPoint { path: inside, directory: inner.directory };
+    let point = MountPoint {
+        path: inside,
+        directory: inner.directory,
+    };
     if has_mount_point(&outer.source, &point)? {
         return Ok(());
     }

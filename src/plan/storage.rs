@@ -124,7 +124,10 @@ pub(super) fn plan(
             if keeping == Keeping::Theirs
                 && let Err(cause) = theirs(resource, privilege, &mut storage)
             {
-                errors.push(PlanError::Resource { name: resource.name.clone(), cause });
+                errors.push(PlanError::Resource {
+                    name: resource.name.clone(),
+                    cause,
+                });
             }
             storage
         })
@@ -160,7 +163,13 @@ fn ownership(model: &Model, ledger: &Ledger, privilege: &Privilege, resource: &R
     if *privilege == Privilege::OneId {
         // One id stands for every service; what each may do, its mounts alone decide.
         let owner = perms.owner.union(perms.bundle).union(perms.global).file_bits();
-        return Ownership { uid: 0, gid: 0, owner, bundle: 0, global: 0 };
+        return Ownership {
+            uid: 0,
+            gid: 0,
+            owner,
+            bundle: 0,
+            global: 0,
+        };
     }
     let owner = owner_ids(model, ledger, resource.owner);
     Ownership {
@@ -175,18 +184,31 @@ fn ownership(model: &Model, ledger: &Ledger, privilege: &Privilege, resource: &R
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is
 /// shown as the manifest's by an idmapped mount (mount_setattr(2)) where one is needed.
 fn theirs(resource: &Resource, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
-    let metadata = std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
+    let metadata =
+        std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
     let perms = resource.perms;
     let for_all_alike = !resource.writable() && !perms.owner.any() && !perms.bundle.any();
-    let bits = |p: crate::manifest::types::Perms| if storage.directory { p.directory_bits() } else { p.file_bits() };
+    let bits = |p: crate::manifest::types::Perms| {
+        if storage.directory {
+            p.directory_bits()
+        } else {
+            p.file_bits()
+        }
+    };
     let adopt = "or write adopt = true to have PySecure change its owner and mode";
     let wanted = if for_all_alike {
         // The `x` of code says that its programs may be run; which of its files are programs, their own modes say.
         bits(perms.global) & if storage.directory { 0o7 } else { 0o6 }
     } else if *privilege == Privilege::Root {
         storage.idmap = Some(IdMap {
-            disk: super::ledger::Ids { uid: metadata.uid(), gid: metadata.gid() },
-            seen: super::ledger::Ids { uid: storage.ownership.uid, gid: storage.ownership.gid },
+            disk: super::ledger::Ids {
+                uid: metadata.uid(),
+                gid: metadata.gid(),
+            },
+            seen: super::ledger::Ids {
+                uid: storage.ownership.uid,
+                gid: storage.ownership.gid,
+            },
         });
         bits(perms.owner) << 6 | bits(perms.bundle) << 3 | bits(perms.global)
     } else if resource.writable() {
@@ -220,11 +242,17 @@ pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool,
         match std::fs::symlink_metadata(&at) {
             Err(_) => return Ok(false),
             Ok(found) if found.is_symlink() => {
-                return Err(format!("{} is a link, and nothing is mounted over or through one; remove it", at.display()));
+                return Err(format!(
+                    "{} is a link, and nothing is mounted over or through one; remove it",
+                    at.display()
+                ));
             }
             Ok(found) if found.is_dir() != (!last || point.directory) => {
                 let kind = if found.is_dir() { "a directory" } else { "a file" };
-                return Err(format!("{} is {kind}, which the resource cannot be mounted on; rename one of them", at.display()));
+                return Err(format!(
+                    "{} is {kind}, which the resource cannot be mounted on; rename one of them",
+                    at.display()
+                ));
             }
             Ok(_) => {}
         }

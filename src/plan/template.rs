@@ -36,19 +36,32 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A host path that is mounted read-only at the same place.
-    Bind { path: PathBuf, directory: bool },
-    Link { path: PathBuf, target: PathBuf },
-    Directory { path: PathBuf },
+    Bind {
+        path: PathBuf,
+        directory: bool,
+    },
+    Link {
+        path: PathBuf,
+        target: PathBuf,
+    },
+    Directory {
+        path: PathBuf,
+    },
 }
 
 impl Library {
     /// `manifest_folder`: where the manifest lies.
     pub fn new(manifest_folder: &Path) -> Library {
-        Library { folder: manifest_folder.join("rootfs-templates") }
+        Library {
+            folder: manifest_folder.join("rootfs-templates"),
+        }
     }
 
     pub fn load(&self, name: &str) -> Result<Template, PlanError> {
-        let bad = |cause: String| PlanError::Template { name: name.to_owned(), cause };
+        let bad = |cause: String| PlanError::Template {
+            name: name.to_owned(),
+            cause,
+        };
         if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
             return Err(bad("is no template's name; write a name such as \"host\"".into()));
         }
@@ -59,13 +72,19 @@ impl Library {
                 Some((_, text)) => (*text).to_owned(),
                 None => {
                     let known = BUILT_IN.map(|(n, _)| n).join(", ");
-                    return Err(bad(format!("there is no such template; there are: {known}, and your own in {}", self.folder.display())));
+                    return Err(bad(format!(
+                        "there is no such template; there are: {known}, and your own in {}",
+                        self.folder.display()
+                    )));
                 }
             },
             Err(e) => return Err(bad(format!("read {}: {e}", own.display()))),
         };
         let recipe: Recipe = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
-        Ok(Template { name: name.to_owned(), entries: entries(&recipe).map_err(bad)? })
+        Ok(Template {
+            name: name.to_owned(),
+            entries: entries(&recipe).map_err(bad)?,
+        })
     }
 }
 
@@ -75,16 +94,26 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
     for path in recipe.bind.iter().chain(&recipe.directories) {
         let text = path.to_str().ok_or("a path is not UTF-8")?;
         if crate::model::path::normal(text).is_err() {
-            return Err(format!("{text} cannot be part of a root; write an absolute path without `..`"));
+            return Err(format!(
+                "{text} cannot be part of a root; write an absolute path without `..`"
+            ));
         }
     }
     for path in &recipe.bind {
-        let Ok(found) = std::fs::symlink_metadata(path) else { continue };
+        let Ok(found) = std::fs::symlink_metadata(path) else {
+            continue;
+        };
         let entry = if found.is_symlink() {
             let target = std::fs::read_link(path).map_err(|e| format!("read the link {}: {e}", path.display()))?;
-            Entry::Link { path: path.clone(), target }
+            Entry::Link {
+                path: path.clone(),
+                target,
+            }
         } else {
-            Entry::Bind { path: path.clone(), directory: found.is_dir() }
+            Entry::Bind {
+                path: path.clone(),
+                directory: found.is_dir(),
+            }
         };
         made.insert(path.clone());
         out.push(entry);

@@ -13,7 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::WaitOptions;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -53,14 +53,22 @@ pub enum SuperviseError {
     Launch(#[from] LaunchError),
     #[error("{0}")]
     AlreadyUp(String),
-    #[error("{services} services need {needed} open files, but the limit is {limit}; raise it (`ulimit -Hn`, or LimitNOFILE= in the unit)")]
+    #[error(
+        "{services} services need {needed} open files, but the limit is {limit}; raise it (`ulimit -Hn`, or LimitNOFILE= in the unit)"
+    )]
     Descriptors { services: usize, needed: u64, limit: u64 },
     #[error("supervise: {operation}: {cause}")]
-    System { operation: &'static str, cause: std::io::Error },
+    System {
+        operation: &'static str,
+        cause: std::io::Error,
+    },
 }
 
 fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) -> SuperviseError {
-    move |cause| SuperviseError::System { operation, cause: cause.into() }
+    move |cause| SuperviseError::System {
+        operation,
+        cause: cause.into(),
+    }
 }
 
 /// What an epoll event is about: its kind, and which one.
@@ -126,31 +134,58 @@ impl App {
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
         let lock = take_lock(&plan)?;
         let launcher = Launcher::new()?;
-        let each = 5 + plan.services.iter().map(|s| s.listen.len() + s.callers.len()).max().unwrap_or(0) as u64;
+        let each = 5 + plan
+            .services
+            .iter()
+            .map(|s| s.listen.len() + s.callers.len())
+            .max()
+            .unwrap_or(0) as u64;
         raise_descriptors(plan.services.len(), each)?;
         for stale in ["services", "rpc"] {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
         make_private(&plan.dirs.logs())?;
         let sockets = sockets::bind(&plan)?;
-        let control = sockets::bind_unix(&plan.dirs.socket(), rustix::net::SocketType::STREAM).map_err(system("make the control socket"))?;
+        let control = sockets::bind_unix(&plan.dirs.socket(), rustix::net::SocketType::STREAM)
+            .map_err(system("make the control socket"))?;
         rustix::net::listen(&control, 64).map_err(system("listen on the control socket"))?;
         rustix::io::ioctl_fionbio(&control, true).map_err(system("prepare the control socket"))?;
         let mut mask = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGPIPE] {
+        for signal in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGQUIT,
+            Signal::SIGHUP,
+            Signal::SIGCHLD,
+            Signal::SIGPIPE,
+        ] {
             mask.add(signal);
         }
         mask.thread_block().map_err(system("block signals"))?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(system("make a signalfd"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .map_err(system("make a signalfd"))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?;
-        let watch = |fd: BorrowedFd<'_>, source: Source| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack())).map_err(system("watch a descriptor"));
+        let watch = |fd: BorrowedFd<'_>, source: Source| {
+            epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
+                .map_err(system("watch a descriptor"))
+        };
         watch(signals.as_fd(), Source::Signals)?;
         watch(control.as_fd(), Source::Control)?;
-        capabilities::reduce().map_err(|e| SuperviseError::System { operation: "drop capabilities", cause: std::io::Error::other(e) })?;
-        let console = options.attached.then(|| Console::new(plan.services.iter().map(|s| s.name.as_str())));
+        capabilities::reduce().map_err(|e| SuperviseError::System {
+            operation: "drop capabilities",
+            cause: std::io::Error::other(e),
+        })?;
+        let console = options
+            .attached
+            .then(|| Console::new(plan.services.iter().map(|s| s.name.as_str())));
         let services = plan.services.iter().map(|_| Service::new()).collect();
         Ok(App {
-            null: File::options().read(true).write(true).open("/dev/null").map_err(system("open /dev/null"))?,
+            null: File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .map_err(system("open /dev/null"))?,
             plan,
             options,
             launcher,
@@ -197,7 +232,10 @@ impl App {
     }
 
     fn finished(&self) -> bool {
-        let all_over = self.services.iter().all(|s| s.state.over() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
+        let all_over = self
+            .services
+            .iter()
+            .all(|s| s.state.over() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
         all_over && (self.stopping.is_some() || self.options.attached)
     }
 
@@ -212,8 +250,11 @@ impl App {
     fn start(&mut self, index: usize) -> Result<(), SuperviseError> {
         let planned = &self.plan.services[index];
         let folder = self.plan.dirs.bundle(&planned.name);
-        let bundle = compile::compile(&self.plan, planned, &folder).map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
-        bundle.write(&folder).map_err(|e| LaunchError::system_text("write the bundle", folder.display(), e))?;
+        let bundle = compile::compile(&self.plan, planned, &folder)
+            .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
+        bundle
+            .write(&folder)
+            .map_err(|e| LaunchError::system_text("write the bundle", folder.display(), e))?;
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
         let request = Start {
@@ -223,7 +264,11 @@ impl App {
             sockets: &self.sockets[index].handed(),
             terminal: false,
         };
-        tracing::debug!(service = planned.name, sockets = self.sockets[index].count(), "starting");
+        tracing::debug!(
+            service = planned.name,
+            sockets = self.sockets[index].count(),
+            "starting"
+        );
         let running = self.launcher.start(&request)?;
         rustix::io::ioctl_fionbio(&running.reports, true).map_err(system("prepare a report socket"))?;
         let number = index as u32;
@@ -239,7 +284,9 @@ impl App {
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, source: Source) -> Result<(), SuperviseError> {
-        self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack())).map_err(system("watch a descriptor"))
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
+            .map_err(system("watch a descriptor"))
     }
 
     fn start_failed(&mut self, index: usize, error: &SuperviseError) {
@@ -254,8 +301,14 @@ impl App {
     fn fail(&mut self, index: usize, error: &str, code: u8) {
         let name = self.plan.services[index].name.clone();
         tracing::debug!(service = name, error, "failed");
-        self.services[index].enter(State::Failed { error: error.to_owned() });
-        self.tell(&Progress::Failed { service: name.clone(), error: error.to_owned(), code });
+        self.services[index].enter(State::Failed {
+            error: error.to_owned(),
+        });
+        self.tell(&Progress::Failed {
+            service: name.clone(),
+            error: error.to_owned(),
+            code,
+        });
         if self.console.is_some() {
             eprintln!("error: service `{name}`: {error}");
         }
@@ -281,7 +334,8 @@ impl App {
         let wait = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up: waking before a deadline would only mean waiting again.
-            Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(60_000) as u32).unwrap_or(EpollTimeout::ZERO),
+            Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(60_000) as u32)
+                .unwrap_or(EpollTimeout::ZERO),
         };
         let count = match self.epoll.wait(&mut events, wait) {
             Ok(count) => count,
@@ -348,7 +402,9 @@ impl App {
 
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let Some(index) = self.by_pid.remove(&pid.as_raw_nonzero().get()) else { continue };
+            let Some(index) = self.by_pid.remove(&pid.as_raw_nonzero().get()) else {
+                continue;
+            };
             // What PID 1 said last is still in the socket.
             self.reported(index);
             if !self.services[index].state.over() {
@@ -368,7 +424,9 @@ impl App {
                     let service = self.plan.services[index].name.clone();
                     tracing::debug!(service, "running");
                     self.tell(&Progress::Started { service });
-                    if self.services.iter().all(|s| s.state != State::Starting) && self.by_pid.len() == self.services.len() {
+                    if self.services.iter().all(|s| s.state != State::Starting)
+                        && self.by_pid.len() == self.services.len()
+                    {
                         self.tell(&Progress::Done);
                     }
                 }
@@ -404,7 +462,9 @@ impl App {
     }
 
     fn output(&mut self, index: usize, which: usize) {
-        let Some(pipe) = &self.services[index].pipes[which] else { return };
+        let Some(pipe) = &self.services[index].pipes[which] else {
+            return;
+        };
         let read = match rustix::io::read(pipe, &mut self.buffer) {
             Ok(read) => read,
             Err(Errno::AGAIN | Errno::INTR) => return,
@@ -443,24 +503,35 @@ impl App {
             }
             let number = self.next_connection;
             self.next_connection = self.next_connection.wrapping_add(1);
-            if self.watch(connection.socket.as_fd(), Source::Connection(number)).is_ok() {
+            if self
+                .watch(connection.socket.as_fd(), Source::Connection(number))
+                .is_ok()
+            {
                 self.connections.insert(number, connection);
             }
         }
     }
 
     fn converse(&mut self, number: u32) {
-        let Some(mut connection) = self.connections.remove(&number) else { return };
+        let Some(mut connection) = self.connections.remove(&number) else {
+            return;
+        };
         let keep = match connection.hear() {
             Heard::Nothing => true,
             Heard::Gone => false,
             Heard::Rubbish(why) => {
-                connection.reply(&Reply { error: Some(why), app: None });
+                connection.reply(&Reply {
+                    error: Some(why),
+                    app: None,
+                });
                 let _ = connection.flush();
                 false
             }
             Heard::Request(Request::Ps) => {
-                connection.reply(&Reply { error: None, app: Some(self.status()) });
+                connection.reply(&Reply {
+                    error: None,
+                    app: Some(self.status()),
+                });
                 true
             }
             Heard::Request(Request::Down) => {
@@ -468,7 +539,13 @@ impl App {
                 connection.waits_for_down = true;
                 true
             }
-            Heard::Request(Request::Exec { service, args, environment, directory, terminal }) => {
+            Heard::Request(Request::Exec {
+                service,
+                args,
+                environment,
+                directory,
+                terminal,
+            }) => {
                 self.exec(&mut connection, &service, args, environment, directory, terminal);
                 // The session's helper holds a copy of the socket.
                 false
@@ -476,8 +553,15 @@ impl App {
         };
         let pending = connection.flush();
         if keep && let Ok(pending) = pending {
-            let interest = if pending { EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
-            let _ = self.epoll.modify(&connection.socket, &mut EpollEvent::new(interest, Source::Connection(number).pack()));
+            let interest = if pending {
+                EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
+            } else {
+                EpollFlags::EPOLLIN
+            };
+            let _ = self.epoll.modify(
+                &connection.socket,
+                &mut EpollEvent::new(interest, Source::Connection(number).pack()),
+            );
             self.connections.insert(number, connection);
         }
     }
@@ -487,15 +571,32 @@ impl App {
             app: self.plan.app.clone(),
             supervisor_pid: std::process::id(),
             fingerprint: self.options.fingerprint.clone(),
-            services: self.services.iter().zip(&self.plan.services).map(|(s, p)| s.status(p)).collect(),
+            services: self
+                .services
+                .iter()
+                .zip(&self.plan.services)
+                .map(|(s, p)| s.status(p))
+                .collect(),
         }
     }
 
-    fn exec(&mut self, connection: &mut Connection, service: &str, args: Vec<String>, environment: Vec<String>, directory: Option<String>, terminal: bool) {
+    fn exec(
+        &mut self,
+        connection: &mut Connection,
+        service: &str,
+        args: Vec<String>,
+        environment: Vec<String>,
+        directory: Option<String>,
+        terminal: bool,
+    ) {
         let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
         if let Err((code, why)) = self.try_exec(connection, service, args, environment, directory, terminal) {
             let bytes = join::encode(join::told::FAILED, code, &why);
-            let _ = rustix::net::send(&connection.socket, &bytes, rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT);
+            let _ = rustix::net::send(
+                &connection.socket,
+                &bytes,
+                rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
+            );
         }
     }
 
@@ -508,13 +609,37 @@ impl App {
         directory: Option<String>,
         terminal: bool,
     ) -> Result<(), (u32, String)> {
-        let passed: [OwnedFd; 3] = std::mem::take(&mut connection.passed).try_into().map_err(|_| (125, "the request came without descriptors".to_owned()))?;
-        let index = self.plan.services.iter().position(|s| s.name == service).ok_or_else(|| (125, format!("no service is called `{service}`; `pysecure ps` lists them")))?;
-        let Some(init) = self.services[index].running.as_ref().filter(|_| self.services[index].state == State::Running).map(|r| r.pid) else {
-            return Err((125, format!("service `{service}` is not running ({}); `pysecure run {service}` starts a process of its own", self.services[index].state.word())));
+        let passed: [OwnedFd; 3] = std::mem::take(&mut connection.passed)
+            .try_into()
+            .map_err(|_| (125, "the request came without descriptors".to_owned()))?;
+        let index = self
+            .plan
+            .services
+            .iter()
+            .position(|s| s.name == service)
+            .ok_or_else(|| {
+                (
+                    125,
+                    format!("no service is called `{service}`; `pysecure ps` lists them"),
+                )
+            })?;
+        let Some(init) = self.services[index]
+            .running
+            .as_ref()
+            .filter(|_| self.services[index].state == State::Running)
+            .map(|r| r.pid)
+        else {
+            return Err((
+                125,
+                format!(
+                    "service `{service}` is not running ({}); `pysecure run {service}` starts a process of its own",
+                    self.services[index].state.word()
+                ),
+            ));
         };
         let planned = &self.plan.services[index];
-        let bundle = compile::compile(&self.plan, planned, &self.plan.dirs.bundle(service)).map_err(|e| (125, e.to_string()))?;
+        let bundle =
+            compile::compile(&self.plan, planned, &self.plan.dirs.bundle(service)).map_err(|e| (125, e.to_string()))?;
         let mut spec = bundle.spec;
         if let Some(process) = spec.process_mut() {
             process.set_args(Some(args));
@@ -526,7 +651,10 @@ impl App {
             }
         }
         let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        self.launcher.join(init, &spec, stdio, terminal, &connection.socket).map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
+        self.launcher
+            .join(init, &spec, stdio, terminal, &connection.socket)
+            .map(drop)
+            .map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
     /// Leaves the host as it was before `up`.
@@ -553,10 +681,18 @@ impl App {
 fn take_lock(plan: &Plan) -> Result<File, SuperviseError> {
     make_private(&plan.dirs.run)?;
     let path = plan.dirs.run.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(system("open the lock"))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(system("open the lock"))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(SuperviseError::AlreadyUp(format!("`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it", plan.app))),
+        Err(Errno::WOULDBLOCK) => Err(SuperviseError::AlreadyUp(format!(
+            "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
+            plan.app
+        ))),
         Err(errno) => Err(system("lock")(errno)),
     }
 }
@@ -567,7 +703,11 @@ fn raise_descriptors(services: usize, each: u64) -> Result<(), SuperviseError> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     let needed = services as u64 * each + SPARE_DESCRIPTORS;
     if needed > hard {
-        return Err(SuperviseError::Descriptors { services, needed, limit: hard });
+        return Err(SuperviseError::Descriptors {
+            services,
+            needed,
+            limit: hard,
+        });
     }
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(system("raise the limit of open files"))?;

@@ -29,7 +29,10 @@ pub(super) fn reduce() -> Result<(), caps::errors::CapsError> {
             caps::drop(None, CapSet::Bounding, capability)?;
         }
     }
-    let kept: CapsHashSet = caps::read(None, CapSet::Permitted)?.intersection(&needed).copied().collect();
+    let kept: CapsHashSet = caps::read(None, CapSet::Permitted)?
+        .intersection(&needed)
+        .copied()
+        .collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;

@@ -2,7 +2,10 @@
 
 use super::protocol::{AppStatus, Reply, Request};
 use crate::plan::Dirs;
-use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -26,14 +29,23 @@ impl Client {
     pub fn connect(dirs: &Dirs, app: &str) -> Result<Client, ClientError> {
         let failed = |cause: io::Error| match cause.raw_os_error() {
             Some(libc::ENOENT | libc::ECONNREFUSED | libc::ENOTDIR) => ClientError::NotUp { app: app.to_owned() },
-            _ => ClientError::Io { app: app.to_owned(), cause },
+            _ => ClientError::Io {
+                app: app.to_owned(),
+                cause,
+            },
         };
         let socket = connect(&dirs.run).map_err(failed)?;
-        Ok(Client { app: app.to_owned(), socket })
+        Ok(Client {
+            app: app.to_owned(),
+            socket,
+        })
     }
 
     fn io(&self, cause: impl Into<io::Error>) -> ClientError {
-        ClientError::Io { app: self.app.clone(), cause: cause.into() }
+        ClientError::Io {
+            app: self.app.clone(),
+            cause: cause.into(),
+        }
     }
 
     pub fn socket(&self) -> BorrowedFd<'_> {
@@ -49,7 +61,13 @@ impl Client {
         if !fds.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(fds));
         }
-        let sent = rustix::net::sendmsg(&self.socket, &[io::IoSlice::new(&line)], &mut ancillary, SendFlags::NOSIGNAL).map_err(|e| self.io(e))?;
+        let sent = rustix::net::sendmsg(
+            &self.socket,
+            &[io::IoSlice::new(&line)],
+            &mut ancillary,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(|e| self.io(e))?;
         let mut rest = &line[sent..];
         while !rest.is_empty() {
             let sent = rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL).map_err(|e| self.io(e))?;
@@ -63,7 +81,12 @@ impl Client {
         let mut bytes = [0u8; 16 << 10];
         while !line.ends_with(b"\n") {
             match rustix::io::read(&self.socket, &mut bytes) {
-                Ok(0) => return Err(self.io(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered"))),
+                Ok(0) => {
+                    return Err(self.io(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "it ended before it answered",
+                    )));
+                }
                 Ok(read) => line.extend_from_slice(&bytes[..read]),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(self.io(errno)),
@@ -78,7 +101,9 @@ impl Client {
 
     pub fn status(&self) -> Result<AppStatus, ClientError> {
         self.send(&Request::Ps, &[])?;
-        self.reply()?.app.ok_or_else(|| self.io(io::Error::other("it answered without a status")))
+        self.reply()?
+            .app
+            .ok_or_else(|| self.io(io::Error::other("it answered without a status")))
     }
 
     /// Returns when all services have ended and the supervisor with them.
@@ -95,9 +120,17 @@ impl Client {
         while filled < head.len() {
             let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            match rustix::net::recvmsg(&self.socket, &mut [io::IoSliceMut::new(&mut head[filled..])], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            match rustix::net::recvmsg(
+                &self.socket,
+                &mut [io::IoSliceMut::new(&mut head[filled..])],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
                 Ok(received) if received.bytes == 0 => {
-                    return Err(self.io(io::Error::new(io::ErrorKind::UnexpectedEof, "the session ended without a word; is the service still up?")));
+                    return Err(self.io(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the session ended without a word; is the service still up?",
+                    )));
                 }
                 Ok(received) => filled += received.bytes,
                 Err(rustix::io::Errno::INTR) => {}
@@ -120,14 +153,25 @@ impl Client {
                 Err(errno) => return Err(self.io(errno)),
             }
         }
-        Ok((word(0), word(4), String::from_utf8_lossy(&text[..filled]).into_owned(), fd))
+        Ok((
+            word(0),
+            word(4),
+            String::from_utf8_lossy(&text[..filled]).into_owned(),
+            fd,
+        ))
     }
 }
 
 fn connect(run: &Path) -> io::Result<OwnedFd> {
-    let folder = rustix::fs::open(run, rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let folder = rustix::fs::open(
+        run,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
     // Named by descriptor: sockaddr_un holds 108 bytes.
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join("control.sock");
+    let short = Path::new("/proc/self/fd")
+        .join(folder.as_raw_fd().to_string())
+        .join("control.sock");
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
     Ok(socket)

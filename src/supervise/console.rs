@@ -14,7 +14,10 @@ pub struct Console {
 impl Console {
     pub fn new<'a>(names: impl Iterator<Item = &'a str>) -> Console {
         let coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Console { width: names.map(str::len).max().unwrap_or(0), coloured }
+        Console {
+            width: names.map(str::len).max().unwrap_or(0),
+            coloured,
+        }
     }
 
     /// Prints a line of the service that stands `number`th in the manifest. Control characters of a service

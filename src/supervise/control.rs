@@ -28,7 +28,13 @@ pub(super) enum Heard {
 
 impl Connection {
     pub(super) fn new(socket: OwnedFd) -> Connection {
-        Connection { socket, incoming: Vec::new(), outgoing: Vec::new(), passed: Vec::new(), waits_for_down: false }
+        Connection {
+            socket,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            passed: Vec::new(),
+            waits_for_down: false,
+        }
     }
 
     /// Is the peer this process's own user? unix(7), SO_PEERCRED.
@@ -41,7 +47,12 @@ impl Connection {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let read = match rustix::net::recvmsg(&self.socket, &mut [rustix::io::IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
+        let read = match rustix::net::recvmsg(
+            &self.socket,
+            &mut [rustix::io::IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            flags,
+        ) {
             Ok(received) => received.bytes,
             Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
             Err(_) => return Heard::Gone,
@@ -59,7 +70,11 @@ impl Connection {
             return Heard::Rubbish("more descriptors than a request has".into());
         }
         let Some(end) = self.incoming.iter().position(|b| *b == b'\n') else {
-            return if self.incoming.len() > LONGEST_REQUEST { Heard::Rubbish("the request is too long".into()) } else { Heard::Nothing };
+            return if self.incoming.len() > LONGEST_REQUEST {
+                Heard::Rubbish("the request is too long".into())
+            } else {
+                Heard::Nothing
+            };
         };
         let line: Vec<u8> = self.incoming.drain(..=end).collect();
         match serde_json::from_slice(&line) {
@@ -77,7 +92,11 @@ impl Connection {
     /// Sends what it can; says whether something is left, or `Err` if the client is gone.
     pub(super) fn flush(&mut self) -> Result<bool, Errno> {
         while !self.outgoing.is_empty() {
-            match rustix::net::send(self.socket.as_fd(), &self.outgoing, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match rustix::net::send(
+                self.socket.as_fd(),
+                &self.outgoing,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
                 Ok(sent) => drop(self.outgoing.drain(..sent)),
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(Errno::INTR) => {}

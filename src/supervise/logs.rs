@@ -61,7 +61,13 @@ impl Stream {
             each(b"");
         }
         while let Some(part) = parts.next() {
-            record(time, self.name, if parts.peek().is_some() { b'P' } else { b'F' }, part, out);
+            record(
+                time,
+                self.name,
+                if parts.peek().is_some() { b'P' } else { b'F' },
+                part,
+                out,
+            );
             each(part);
         }
     }
@@ -90,7 +96,12 @@ pub fn parse(line: &[u8]) -> Option<(&str, &[u8])> {
 
 /// Opens a service's log for appending.
 pub fn open(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+    File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
 }
 
 /// Appends whole records. What a full disk does not take is lost, and counted by the caller.
@@ -106,9 +117,13 @@ mod tests {
         let mut stream = Stream::new("stdout");
         let (mut out, mut lines) = (Vec::new(), Vec::new());
         for piece in pieces {
-            stream.take(piece, "T", &mut out, |line| lines.push(String::from_utf8_lossy(line).into_owned()));
+            stream.take(piece, "T", &mut out, |line| {
+                lines.push(String::from_utf8_lossy(line).into_owned())
+            });
         }
-        stream.end("T", &mut out, |line| lines.push(String::from_utf8_lossy(line).into_owned()));
+        stream.end("T", &mut out, |line| {
+            lines.push(String::from_utf8_lossy(line).into_owned())
+        });
         (String::from_utf8_lossy(&out).into_owned(), lines)
     }
 
@@ -125,7 +140,10 @@ mod tests {
         let (out, _) = fed(&[&big]);
         assert_eq!(out.lines().count(), 4);
         assert_eq!(out.lines().filter(|l| l.starts_with("T stdout P ")).count(), 3);
-        assert_eq!(out.lines().map(|l| l.len() - "T stdout P ".len()).sum::<usize>(), big.len());
+        assert_eq!(
+            out.lines().map(|l| l.len() - "T stdout P ".len()).sum::<usize>(),
+            big.len()
+        );
     }
 
     #[test]

@@ -62,8 +62,14 @@ pub struct ServiceStatus {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Progress {
-    Started { service: String },
-    Failed { service: String, error: String, code: u8 },
+    Started {
+        service: String,
+    },
+    Failed {
+        service: String,
+        error: String,
+        code: u8,
+    },
     /// Nothing more is to come.
     Done,
 }

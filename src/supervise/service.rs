@@ -77,5 +77,9 @@ impl Service {
 
 /// A wait status of waitpid(2) as an exit code, as shells have it.
 pub fn exit_code(status: i32) -> u8 {
-    if status & 0x7f == 0 { (status >> 8 & 0xff) as u8 } else { 128 + (status & 0x7f) as u8 }
+    if status & 0x7f == 0 {
+        (status >> 8 & 0xff) as u8
+    } else {
+        128 + (status & 0x7f) as u8
+    }
 }

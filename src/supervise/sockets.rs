@@ -32,7 +32,8 @@ impl Sockets {
 /// Binds everything that the plan's services are to be handed; one entry a service.
 pub(super) fn bind(plan: &Plan) -> Result<Vec<Sockets>, PlanError> {
     let mut out: Vec<Sockets> = Vec::with_capacity(plan.services.len());
-    let ids: std::collections::HashMap<&str, &crate::plan::Identity> = plan.services.iter().map(|s| (s.name.as_str(), &s.identity)).collect();
+    let ids: std::collections::HashMap<&str, &crate::plan::Identity> =
+        plan.services.iter().map(|s| (s.name.as_str(), &s.identity)).collect();
     for service in &plan.services {
         let mut sockets = Sockets::default();
         for address in &service.listen {
@@ -41,7 +42,9 @@ pub(super) fn bind(plan: &Plan) -> Result<Vec<Sockets>, PlanError> {
         }
         for caller in &service.callers {
             // The dynamic service has no namespace to put a socket into.
-            let Some(identity) = ids.get(caller.as_str()) else { continue };
+            let Some(identity) = ids.get(caller.as_str()) else {
+                continue;
+            };
             let fd = pair(&plan.dirs, caller, &service.name, identity)?;
             sockets.all.push((fd, caller.clone()));
         }
@@ -74,7 +77,8 @@ pub fn caller_folder(dirs: &Dirs, caller: &str) -> Result<(), PlanError> {
     use std::os::unix::fs::PermissionsExt;
     let folder = dirs.rpc(caller);
     make_private(&folder)?;
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711)).map_err(|e| PlanError::io("change the mode of", folder, e))
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711))
+        .map_err(|e| PlanError::io("change the mode of", folder, e))
 }
 
 fn pair(dirs: &Dirs, caller: &str, callee: &str, identity: &crate::plan::Identity) -> Result<OwnedFd, PlanError> {
@@ -82,8 +86,16 @@ fn pair(dirs: &Dirs, caller: &str, callee: &str, identity: &crate::plan::Identit
     let path = dirs.rpc(caller).join(format!("{callee}.sock"));
     let made = (|| {
         let socket = bind_unix(&path, SocketType::SEQPACKET)?;
-        let ids = if identity.keeper.is_some() { (identity.uid, identity.gid) } else { (0, 0) };
-        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(ids.0)), Some(rustix::fs::Gid::from_raw(ids.1)))?;
+        let ids = if identity.keeper.is_some() {
+            (identity.uid, identity.gid)
+        } else {
+            (0, 0)
+        };
+        rustix::fs::chown(
+            &path,
+            Some(rustix::fs::Uid::from_raw(ids.0)),
+            Some(rustix::fs::Gid::from_raw(ids.1)),
+        )?;
         rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600))?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(socket)
@@ -94,9 +106,18 @@ fn pair(dirs: &Dirs, caller: &str, callee: &str, identity: &crate::plan::Identit
 /// Binds a Unix socket at a path of any length: sockaddr_un holds 108 bytes, so the folder is named by
 /// descriptor.
 pub(super) fn bind_unix(path: &Path, kind: SocketType) -> std::io::Result<OwnedFd> {
-    let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
-    let folder = rustix::fs::open(folder, rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let (folder, name) = (
+        path.parent().unwrap_or(Path::new("/")),
+        path.file_name().unwrap_or_default(),
+    );
+    let folder = rustix::fs::open(
+        folder,
+        rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let short = Path::new("/proc/self/fd")
+        .join(folder.as_raw_fd().to_string())
+        .join(name);
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
     match std::fs::remove_file(&short) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
