@@ -1,0 +1,218 @@
+//! What tests of the whole program share: a manifest in a folder of its own, run as root or as an ordinary
+//! user, and cleaned away afterwards.
+//!
+//! Nothing here is skipped: a test that lacks what it needs panics and says what to install. Nothing has a
+//! time limit either; what is waited for either comes, or the test is stuck where it can be looked at.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// The ordinary user that rootless tests run as; made on first use.
+pub const USER: &str = "pysecure-test";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Root,
+    Rootless,
+}
+
+pub const BOTH: [Mode; 2] = [Mode::Root, Mode::Rootless];
+
+/// A manifest in a folder, and the state of the app that it makes.
+pub struct App {
+    pub mode: Mode,
+    pub folder: PathBuf,
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    pub fn from(output: Output) -> Ended {
+        use std::os::unix::process::ExitStatusExt;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        Ended { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Panics with all that was printed if the command failed.
+    #[track_caller]
+    pub fn ok(self) -> Ended {
+        assert_eq!(self.code, 0, "failed:\n{}\n{}", self.out, self.err);
+        self
+    }
+}
+
+impl App {
+    /// A folder with this manifest as `pysecure.toml`. The app's name should be unlike that of any other test.
+    pub fn new(mode: Mode, manifest: &str) -> App {
+        need_root();
+        let folder = fresh_folder();
+        let app = App { mode, folder };
+        if mode == Mode::Rootless {
+            user();
+        }
+        app.write("pysecure.toml", manifest);
+        app.give(&app.folder);
+        app
+    }
+
+    /// Writes a file beside the manifest, as its user's.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).unwrap();
+        }
+        std::fs::write(&path, content).unwrap();
+        let mut at = path.clone();
+        while at != self.folder {
+            self.give(&at);
+            at.pop();
+        }
+        path
+    }
+
+    fn give(&self, path: &Path) {
+        if self.mode == Mode::Rootless {
+            let (uid, gid) = user();
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).unwrap();
+        }
+    }
+
+    /// `pysecure ARGS`, in the manifest's folder, as the mode's user; not started yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.shell_free(binary().to_str().unwrap(), args)
+    }
+
+    /// Any program as the mode's user, in the manifest's folder, with the app's state directory set.
+    pub fn shell_free(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = match self.mode {
+            Mode::Root => Command::new(program),
+            Mode::Rootless => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--inh-caps=-all", program]);
+                command
+            }
+        };
+        command
+            .args(args)
+            .current_dir(&self.folder)
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", &self.folder)
+            .env("PYSECURE_STATE_DIR", self.state())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.folder.join("state")
+    }
+
+    /// Runs `pysecure ARGS` to its end.
+    pub fn run(&self, args: &[&str]) -> Ended {
+        Ended::from(self.command(args).output().unwrap())
+    }
+
+    /// Runs it, and panics if it fails.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> Ended {
+        self.run(args).ok()
+    }
+
+    /// A shell command inside a running service.
+    pub fn sh(&self, service: &str, script: &str) -> Ended {
+        self.run(&["exec", "-T", service, "--", "sh", "-c", script])
+    }
+
+    /// `ps --json`.
+    pub fn ps(&self) -> serde_json::Value {
+        serde_json::from_str(&self.ok(&["ps", "--json"]).out).unwrap()
+    }
+
+    pub fn supervisor(&self) -> i32 {
+        self.ps()["supervisor_pid"].as_i64().unwrap() as i32
+    }
+
+    /// PID 1 of a service's namespace, as the host counts.
+    pub fn init_of(&self, service: &str) -> i32 {
+        let ps = self.ps();
+        let of = ps["services"].as_array().unwrap().iter().find(|s| s["service"] == service).unwrap();
+        of["pid"].as_i64().unwrap() as i32
+    }
+
+    /// All that a service has printed so far.
+    pub fn logs(&self, service: &str) -> String {
+        self.ok(&["logs", service]).out
+    }
+
+    /// Waits until a service has printed `text`.
+    pub fn wait_for_log(&self, service: &str, text: &str) -> String {
+        wait_until(|| Some(self.logs(service)).filter(|all| all.contains(text)))
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.run(&["down", "--purge"]);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Asks again and again, a hundred times a second, until there is an answer.
+pub fn wait_until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// The program under test, where an ordinary user can run it.
+pub fn binary() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let folder = fresh_folder();
+        let copy = folder.join("pysecure");
+        std::fs::copy(env!("CARGO_BIN_EXE_pysecure"), &copy).unwrap();
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        copy
+    })
+}
+
+/// A new empty folder that everybody may pass through.
+pub fn fresh_folder() -> PathBuf {
+    let folder = tempfile::Builder::new().prefix("pysecure-").tempdir_in("/tmp").unwrap().keep();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+pub fn need_root() {
+    let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
+    assert_eq!(uid, b"0\n", "these tests start services as root and as an ordinary user: run them as root (tests/run)");
+}
+
+/// The test user's ids; the user is made if need be, with subordinate ids as useradd gives them.
+pub fn user() -> (u32, u32) {
+    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
+    *IDS.get_or_init(|| {
+        let made = Command::new("flock").args(["/run/lock/pysecure-test-user", "sh", "-c"]).arg(format!("id {USER} >/dev/null 2>&1 || useradd --create-home {USER}")).status().unwrap();
+        assert!(made.success(), "make the user {USER}: install `passwd` and `util-linux`");
+        assert!(Path::new("/usr/bin/newuidmap").exists(), "install `uidmap`: rootless tests need newuidmap");
+        let id = |flag: &str| {
+            let out = Command::new("id").args([flag, USER]).output().unwrap().stdout;
+            String::from_utf8(out).unwrap().trim().parse().unwrap()
+        };
+        (id("-u"), id("-g"))
+    })
+}
