@@ -29,8 +29,11 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
             println!("`{app}` is down");
         }
         Err(ClientError::NotUp { .. }) => {
-            // What a supervisor left that was killed.
+            // What a supervisor left that was killed; not while another is being started.
+            let claimed = crate::supervise::claim(&dirs, app)?;
             remove(&dirs.run)?;
+            let _ = dirs.run.parent().map(std::fs::remove_dir);
+            drop(claimed);
             println!("`{app}` is not up");
         }
         Err(e) => return Err(e.into()),

@@ -112,6 +112,12 @@ pub(super) fn plan(
                 None => (kept_at(dirs, resource), Keeping::Ours),
             };
             let directory = resource.kind == Kind::Directory || resource.with_directory;
+            let blind = [resource.perms.owner, resource.perms.bundle, resource.perms.global].into_iter().any(|p| p.any() && !p.read);
+            if *privilege == Privilege::OneId && blind {
+                // Mounts can withhold writing and executing, but not reading.
+                let cause = "it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned();
+                errors.push(PlanError::Resource { name: resource.name.clone(), cause });
+            }
             let mut storage = Storage {
                 resource: resource.name.clone(),
                 path,

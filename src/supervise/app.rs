@@ -8,7 +8,7 @@ use super::sockets::{self, Sockets};
 use super::{capabilities, logs};
 use crate::compile;
 use crate::launch::{LaunchError, Launcher, Report, Request as Start, join};
-use crate::plan::{Plan, PlanError, make_private};
+use crate::plan::{Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// How long a service may take to end after SIGTERM before it is killed.
@@ -132,7 +133,7 @@ pub struct App {
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        let lock = take_lock(&plan)?;
+        let lock = claim(&plan.dirs, &plan.app)?;
         let launcher = Launcher::new()?;
         let each = 5 + plan
             .services
@@ -677,23 +678,38 @@ impl App {
     }
 }
 
-/// One supervisor an app; flock(2) ends with the process, however it ends.
-fn take_lock(plan: &Plan) -> Result<File, SuperviseError> {
-    make_private(&plan.dirs.run)?;
-    let path = plan.dirs.run.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(system("open the lock"))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(SuperviseError::AlreadyUp(format!(
-            "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
-            plan.app
-        ))),
-        Err(errno) => Err(system("lock")(errno)),
+/// Makes this process the only one that runs, or clears away, an app: flock(2) ends with the process, however
+/// that ends.
+pub fn claim(dirs: &Dirs, app: &str) -> Result<File, SuperviseError> {
+    use std::os::unix::fs::MetadataExt;
+    let path = dirs.run.join("lock");
+    loop {
+        make_private(&dirs.run)?;
+        let file = match File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+        {
+            // The one who had it is just clearing the folder away.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(system("open the lock"))?,
+        };
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(SuperviseError::AlreadyUp(format!(
+                    "`{app}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it"
+                )));
+            }
+            Err(errno) => return Err(system("lock")(errno)),
+        }
+        // A lock on a file that was removed meanwhile keeps nobody out.
+        let held = file.metadata().map_err(system("look at the lock"))?;
+        if std::fs::metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino())) {
+            return Ok(file);
+        }
     }
 }
 

@@ -40,8 +40,15 @@ impl Ended {
     pub fn from(output: Output) -> Ended {
         use std::os::unix::process::ExitStatusExt;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
-        Ended { code, out: text(output.stdout), err: text(output.stderr) }
+        let code = output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        Ended {
+            code,
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     /// Panics with all that was printed if the command failed.
@@ -99,7 +106,15 @@ impl App {
             Mode::Root => Command::new(program),
             Mode::Rootless => {
                 let mut command = Command::new("setpriv");
-                command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--inh-caps=-all", program]);
+                command.args([
+                    "--reuid",
+                    USER,
+                    "--regid",
+                    USER,
+                    "--init-groups",
+                    "--inh-caps=-all",
+                    program,
+                ]);
                 command
             }
         };
@@ -146,7 +161,12 @@ impl App {
     /// PID 1 of a service's namespace, as the host counts.
     pub fn init_of(&self, service: &str) -> i32 {
         let ps = self.ps();
-        let of = ps["services"].as_array().unwrap().iter().find(|s| s["service"] == service).unwrap();
+        let of = ps["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["service"] == service)
+            .unwrap();
         of["pid"].as_i64().unwrap() as i32
     }
 
@@ -192,23 +212,40 @@ pub fn binary() -> &'static Path {
 
 /// A new empty folder that everybody may pass through.
 pub fn fresh_folder() -> PathBuf {
-    let folder = tempfile::Builder::new().prefix("pysecure-").tempdir_in("/tmp").unwrap().keep();
+    let folder = tempfile::Builder::new()
+        .prefix("pysecure-")
+        .tempdir_in("/tmp")
+        .unwrap()
+        .keep();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
 pub fn need_root() {
     let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
-    assert_eq!(uid, b"0\n", "these tests start services as root and as an ordinary user: run them as root (tests/run)");
+    assert_eq!(
+        uid, b"0\n",
+        "these tests start services as root and as an ordinary user: run them as root (tests/run)"
+    );
 }
 
 /// The test user's ids; the user is made if need be, with subordinate ids as useradd gives them.
 pub fn user() -> (u32, u32) {
     static IDS: OnceLock<(u32, u32)> = OnceLock::new();
     *IDS.get_or_init(|| {
-        let made = Command::new("flock").args(["/run/lock/pysecure-test-user", "sh", "-c"]).arg(format!("id {USER} >/dev/null 2>&1 || useradd --create-home {USER}")).status().unwrap();
-        assert!(made.success(), "make the user {USER}: install `passwd` and `util-linux`");
-        assert!(Path::new("/usr/bin/newuidmap").exists(), "install `uidmap`: rootless tests need newuidmap");
+        let made = Command::new("flock")
+            .args(["/run/lock/pysecure-test-user", "sh", "-c"])
+            .arg(format!("id {USER} >/dev/null 2>&1 || useradd --create-home {USER}"))
+            .status()
+            .unwrap();
+        assert!(
+            made.success(),
+            "make the user {USER}: install `passwd` and `util-linux`"
+        );
+        assert!(
+            Path::new("/usr/bin/newuidmap").exists(),
+            "install `uidmap`: rootless tests need newuidmap"
+        );
         let id = |flag: &str| {
             let out = Command::new("id").args([flag, USER]).output().unwrap().stdout;
             String::from_utf8(out).unwrap().trim().parse().unwrap()
