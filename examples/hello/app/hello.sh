@@ -11,6 +11,9 @@ append() { echo "$PYSECURE_SERVICE was here" >> "$1"; }
 
 [ "$PYSECURE_SERVICE" = auth ] && echo swordfish > /data/auth/secret.txt
 
+# One after the other, only so that the output is easy to read.
+case "$PYSECURE_SERVICE" in web) sleep 0.5;; stranger) sleep 1;; esac
+
 say "am     $(id)"
 say "see    $(ls -d /proc/[0-9]* | wc -l) processes of my own, hosts: $(hostname)"
 say "find   /data: $(ls /data 2>/dev/null | tr '\n' ' ')"
