@@ -15,7 +15,9 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
         host(cli, &loaded)
     };
     if args.json {
-        let mut list = manifest::diagnostics_json(&loaded.source, &loaded.found);
+        let mut all = loaded.found.clone();
+        all.extend(host.as_ref().err().into_iter().flat_map(|f| f.located.clone()));
+        let mut list = manifest::diagnostics_json(&loaded.source, &all);
         let more = match &host {
             Ok(notes) => notes.iter().map(|n| plain("note", n)).collect(),
             Err(failure) => failure.messages.iter().map(|m| plain("error", m)).collect::<Vec<_>>(),
@@ -56,7 +58,7 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
     match host {
         Ok(_) => Ok(0),
         Err(failure) if args.json => Ok(failure.code),
-        Err(failure) => Err(failure),
+        Err(failure) => Err(loaded.tell(failure)),
     }
 }
 

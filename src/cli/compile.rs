@@ -11,7 +11,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
         let loaded = Loaded::read(cli)?.checked()?;
         let dirs = loaded.dirs(cli)?;
         let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
-        let plan = loaded.plan(&dirs, &mut ledger)?;
+        let plan = loaded.plan(&dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
         return print(&plan, &args.services);
     };
     // A bundle is of use only with what it mounts, so that is made too.

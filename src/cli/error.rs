@@ -1,12 +1,15 @@
 //! A command's failure: what to say, a sentence each, and the exit code.
 
 use crate::launch::{LaunchError, outer::OuterError, storage::StorageError};
+use crate::manifest::diagnostic::Diagnostic;
 use crate::plan::PlanError;
 use crate::supervise::{SuperviseError, client::ClientError};
 
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub messages: Vec<String>,
+    /// What is to be shown with the manifest's lines, by whoever has them.
+    pub located: Vec<Diagnostic>,
     pub code: u8,
 }
 
@@ -14,6 +17,7 @@ impl Failure {
     pub fn new(code: u8, message: impl std::fmt::Display) -> Failure {
         Failure {
             messages: vec![message.to_string()],
+            located: Vec::new(),
             code,
         }
     }
@@ -22,6 +26,7 @@ impl Failure {
     pub fn silent(code: u8) -> Failure {
         Failure {
             messages: Vec::new(),
+            located: Vec::new(),
             code,
         }
     }
@@ -39,6 +44,7 @@ impl From<Vec<PlanError>> for Failure {
             .all(|e| matches!(e, PlanError::Io { .. } | PlanError::Ledger { .. }));
         Failure {
             messages: errors.iter().map(ToString::to_string).collect(),
+            located: Vec::new(),
             code: if host { 1 } else { 2 },
         }
     }

@@ -6,7 +6,7 @@ use crate::launch::outer;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
-use crate::plan::{self, Dirs, Ledger, Plan, Privilege, template};
+use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
 use std::path::PathBuf;
 
 /// A manifest that was read and understood, right or wrong.
@@ -67,7 +67,29 @@ impl Loaded {
     pub fn plan(&self, dirs: &Dirs, ledger: &mut Ledger) -> Result<Plan, Failure> {
         let privilege = outer::expected();
         let library = template::Library::new(&self.folder);
-        Ok(plan::draw(&self.model, &privilege, dirs, &library, ledger)?)
+        plan::draw(&self.model, &privilege, dirs, &library, ledger).map_err(|errors| self.refused(errors))
+    }
+}
+
+impl Loaded {
+    /// What this host cannot do of the manifest: shown at its lines where it has some.
+    fn refused(&self, errors: Vec<PlanError>) -> Failure {
+        let located: Vec<Diagnostic> = errors.iter().filter_map(|e| e.located(&self.model)).collect();
+        let mut failure = Failure::from(errors.iter().filter(|e| e.located(&self.model).is_none()).cloned().collect::<Vec<_>>());
+        if !located.is_empty() {
+            failure.code = 2;
+            failure.located = located;
+        }
+        failure
+    }
+
+    /// Says a failure with the manifest's lines, and leaves of it what has none.
+    pub fn tell(&self, mut failure: Failure) -> Failure {
+        let located = std::mem::take(&mut failure.located);
+        if !located.is_empty() {
+            eprint!("{}", manifest::render(&self.source, &located, terminal::colour_on_stderr()));
+        }
+        failure
     }
 }
 
@@ -84,7 +106,7 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
     let lock = plan::ledger::Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
-    let plan = loaded.plan(dirs, &mut ledger)?;
+    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     ledger.manifest = std::path::absolute(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {

@@ -2,7 +2,7 @@
 //! checked together.
 
 use super::source::Base;
-use super::{Bundle, ClassPerms, DYNAMIC, Model, Resource, Service, Subject, assert, nesting, path};
+use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, nesting, path};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +19,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
         gid_range: manifest.app.gid_range.as_ref().map(|r| r.value),
         dynamic_uid: manifest.app.dynamic_svc_uid.as_ref().map(|u| u.value),
         dynamic_gid: manifest.app.dynamic_svc_gid.as_ref().map(|g| g.value),
+        places: places(&manifest.app),
         ..Model::default()
     };
     resources(&mut model, manifest, base, &mut found);
@@ -31,6 +32,12 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     pointless(&model, &mut found);
     assert::check(&model, &manifest.never, &names, &mut found);
     (model, found)
+}
+
+fn places(app: &types::App) -> Places {
+    let name = app.name.span.clone();
+    let of = |range: &Option<At<[u32; 2]>>| range.as_ref().map_or_else(|| name.clone(), |r| r.span.clone());
+    Places { uid_range: of(&app.uid_range), gid_range: of(&app.gid_range), app: name.clone() }
 }
 
 /// Where each declared name stands; indices agree with the model's.

@@ -38,8 +38,17 @@ pub struct Model {
     pub resources: Vec<Resource>,
     pub bundles: Vec<Bundle>,
     pub services: Vec<Service>,
+    pub places: Places,
     /// Resources that any service may touch in some way, in the order of their declaration.
     everyone: Vec<ResourceId>,
+}
+
+/// Where the manifest says what belongs to no resource or service; the app's name where it does not.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    pub app: Range<usize>,
+    pub uid_range: Range<usize>,
+    pub gid_range: Range<usize>,
 }
 
 #[derive(Clone, Debug)]

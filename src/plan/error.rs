@@ -1,8 +1,10 @@
 //! Why a manifest that is right cannot be carried out on this host.
 
+use crate::manifest::diagnostic::Diagnostic;
+use crate::model::Model;
 use std::path::PathBuf;
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     #[error("{operation} {}: {cause}", path.display())]
     Io {
@@ -68,6 +70,28 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// The same as a diagnostic at the line of the manifest that it is about, if it is about one.
+    pub fn located(&self, model: &Model) -> Option<Diagnostic> {
+        let range = |key: &str| if key == "uid_range" { &model.places.uid_range } else { &model.places.gid_range };
+        let span = match self {
+            PlanError::Io { .. } | PlanError::Ledger { .. } => return None,
+            PlanError::Overlap { key, .. }
+            | PlanError::Taken { key, .. }
+            | PlanError::Exhausted { key, .. }
+            | PlanError::Moved { key, .. }
+            | PlanError::Unmapped { key, .. } => range(key),
+            PlanError::NoFreeRange { .. } => &model.places.app,
+            PlanError::Template { name, .. } => &model.services.iter().find(|s| s.rootfs == *name)?.span,
+            PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
+        };
+        // What stands behind the first colon or semicolon is the remedy.
+        let text = self.to_string();
+        Some(match text.split_once("; ").or_else(|| text.split_once(": ").filter(|(head, _)| !head.starts_with("resource "))) {
+            Some((message, help)) => Diagnostic::error(span.clone(), message).help(help),
+            None => Diagnostic::error(span.clone(), text),
+        })
+    }
+
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
         PlanError::Io {
             operation,

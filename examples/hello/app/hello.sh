@@ -15,7 +15,7 @@ append() { echo "$PYSECURE_SERVICE was here" >> "$1"; }
 case "$PYSECURE_SERVICE" in web) sleep 0.5;; stranger) sleep 1;; esac
 
 say "am     $(id)"
-say "see    $(ls -d /proc/[0-9]* | wc -l) processes of my own, hosts: $(hostname)"
+say "see    $(ls -d /proc/[0-9]* | wc -l) processes, all my own, on a host called $(hostname)"
 say "find   /data: $(ls /data 2>/dev/null | tr '\n' ' ')"
 try "read   the secret"                  cat /data/auth/secret.txt
 try "write  the secret"                  append /data/auth/secret.txt

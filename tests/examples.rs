@@ -1,0 +1,88 @@
+//! Each example, with its one command, as root and as an ordinary user: what it prints is what it promises.
+
+mod harness;
+
+use harness::{App, BOTH, wait_until};
+use std::path::{Path, PathBuf};
+
+/// A copy of an example's folder, which belongs to the mode's user.
+fn example(mode: harness::Mode, name: &str) -> App {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
+    for file in files(&from) {
+        let inside = file.strip_prefix(&from).unwrap().to_str().unwrap();
+        if inside != "pysecure.toml" {
+            app.write(inside, std::fs::read(&file).unwrap());
+        }
+    }
+    app
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn hello_shows_the_separation() {
+    for mode in BOTH {
+        let app = example(mode, "hello");
+        app.ok(&["up", "-d"]);
+        let last = "cannot become root";
+        let [auth, web, stranger] = ["auth", "web", "stranger"].map(|s| app.wait_for_log(s, last));
+        let says = |log: &str, wanted: &str| {
+            let squeezed: Vec<String> = log.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+            assert!(squeezed.iter().any(|l| l.ends_with(wanted)), "{mode:?}: no line says `{wanted}`:\n{log}");
+        };
+        for what in ["can read the secret", "can write the secret", "can read the board", "can write the board"] {
+            says(&auth, what);
+        }
+        for what in ["cannot read the secret", "cannot write the secret", "can read the board", "can write the board"] {
+            says(&web, what);
+        }
+        for what in ["cannot read the secret", "cannot write the secret", "cannot read the board", "cannot write the board"] {
+            says(&stranger, what);
+        }
+        for log in [&auth, &web, &stranger] {
+            for what in [
+                "cannot write its own code",
+                "cannot write the root",
+                "cannot signal its PID 1",
+                "cannot trace its PID 1",
+                "cannot list what PID 1 has open",
+                "cannot reach the host's network",
+            ] {
+                says(log, what);
+            }
+        }
+        // The uids that they name are three, and those that `ps` shows.
+        let ps = app.ps();
+        for (service, log) in [("auth", &auth), ("web", &web), ("stranger", &stranger)] {
+            let of = ps["services"].as_array().unwrap().iter().find(|s| s["service"] == service).unwrap();
+            assert!(log.contains(&format!("uid={}({service})", of["uid"])), "{log}");
+        }
+        // What was written is there, and whose it is on the host's disk.
+        let notes = app.sh("web", "sort /data/board/notes.txt").ok().out;
+        assert_eq!(notes, "auth was here\nweb was here\n");
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn redis_keeps_its_data_and_its_socket_to_those_who_may() {
+    assert!(Path::new("/usr/bin/redis-server").exists(), "install Debian's redis-server");
+    for mode in BOTH {
+        let app = example(mode, "redis");
+        for round in 1..=2 {
+            app.ok(&["up", "-d"]);
+            app.wait_for_log("counter", &format!("started {round} times"));
+            let stranger = wait_until(|| Some(app.logs("stranger")).filter(|log| log.matches("and no port").count() == round));
+            assert!(stranger.contains("no socket for me"), "{stranger}");
+            // One who may use the socket still cannot read the files behind it.
+            assert_ne!(app.sh("counter", "ls /data/redis").code, 0);
+            assert_eq!(app.sh("counter", "redis-cli -s /run/redis/redis.sock ping").ok().out, "PONG\n");
+            assert_ne!(app.sh("stranger", "ls /run/redis").code, 0);
+            app.ok(&["down"]);
+        }
+    }
+}
