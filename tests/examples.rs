@@ -20,7 +20,9 @@ fn example(mode: harness::Mode, name: &str) -> App {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
 }
 
 #[test]
@@ -31,16 +33,37 @@ fn hello_shows_the_separation() {
         let last = "cannot become root";
         let [auth, web, stranger] = ["auth", "web", "stranger"].map(|s| app.wait_for_log(s, last));
         let says = |log: &str, wanted: &str| {
-            let squeezed: Vec<String> = log.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-            assert!(squeezed.iter().any(|l| l.ends_with(wanted)), "{mode:?}: no line says `{wanted}`:\n{log}");
+            let squeezed: Vec<String> = log
+                .lines()
+                .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect();
+            assert!(
+                squeezed.iter().any(|l| l.ends_with(wanted)),
+                "{mode:?}: no line says `{wanted}`:\n{log}"
+            );
         };
-        for what in ["can read the secret", "can write the secret", "can read the board", "can write the board"] {
+        for what in [
+            "can read the secret",
+            "can write the secret",
+            "can read the board",
+            "can write the board",
+        ] {
             says(&auth, what);
         }
-        for what in ["cannot read the secret", "cannot write the secret", "can read the board", "can write the board"] {
+        for what in [
+            "cannot read the secret",
+            "cannot write the secret",
+            "can read the board",
+            "can write the board",
+        ] {
             says(&web, what);
         }
-        for what in ["cannot read the secret", "cannot write the secret", "cannot read the board", "cannot write the board"] {
+        for what in [
+            "cannot read the secret",
+            "cannot write the secret",
+            "cannot read the board",
+            "cannot write the board",
+        ] {
             says(&stranger, what);
         }
         for log in [&auth, &web, &stranger] {
@@ -58,7 +81,12 @@ fn hello_shows_the_separation() {
         // The uids that they name are three, and those that `ps` shows.
         let ps = app.ps();
         for (service, log) in [("auth", &auth), ("web", &web), ("stranger", &stranger)] {
-            let of = ps["services"].as_array().unwrap().iter().find(|s| s["service"] == service).unwrap();
+            let of = ps["services"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|s| s["service"] == service)
+                .unwrap();
             assert!(log.contains(&format!("uid={}({service})", of["uid"])), "{log}");
         }
         // What was written is there, and whose it is on the host's disk.
@@ -70,17 +98,24 @@ fn hello_shows_the_separation() {
 
 #[test]
 fn redis_keeps_its_data_and_its_socket_to_those_who_may() {
-    assert!(Path::new("/usr/bin/redis-server").exists(), "install Debian's redis-server");
+    assert!(
+        Path::new("/usr/bin/redis-server").exists(),
+        "install Debian's redis-server"
+    );
     for mode in BOTH {
         let app = example(mode, "redis");
         for round in 1..=2 {
             app.ok(&["up", "-d"]);
             app.wait_for_log("counter", &format!("started {round} times"));
-            let stranger = wait_until(|| Some(app.logs("stranger")).filter(|log| log.matches("and no port").count() == round));
+            let stranger =
+                wait_until(|| Some(app.logs("stranger")).filter(|log| log.matches("and no port").count() == round));
             assert!(stranger.contains("no socket for me"), "{stranger}");
             // One who may use the socket still cannot read the files behind it.
             assert_ne!(app.sh("counter", "ls /data/redis").code, 0);
-            assert_eq!(app.sh("counter", "redis-cli -s /run/redis/redis.sock ping").ok().out, "PONG\n");
+            assert_eq!(
+                app.sh("counter", "redis-cli -s /run/redis/redis.sock ping").ok().out,
+                "PONG\n"
+            );
             assert_ne!(app.sh("stranger", "ls /run/redis").code, 0);
             app.ok(&["down"]);
         }

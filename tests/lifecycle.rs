@@ -49,3 +49,24 @@ fn up_shows_separate_services_and_down_leaves_nothing() {
         assert!(!app.state().join("apps/lifecycle").exists());
     }
 }
+
+#[test]
+fn up_returns_when_services_end_at_once_or_cannot_start() {
+    for mode in BOTH {
+        let brief = "[app]\nname = \"brief\"\n[services.a]\ncommand = \"true\"\n[services.b]\ncommand = \"sleep infinity\"\n";
+        let app = App::new(mode, brief);
+        app.ok(&["up", "-d"]);
+        wait_until(|| (app.ps()["services"][0]["exit_code"] == 0).then_some(()));
+        app.ok(&["down"]);
+
+        // The one in the middle takes the others with it, those that had not begun included.
+        let middle = "[app]\nname = \"middle\"\n[services.a]\ncommand = \"sleep infinity\"\n[services.b]\ncommand = \"/no/such/program\"\n[services.c]\ncommand = \"sleep infinity\"\n";
+        let app = App::new(mode, middle);
+        for args in [&["up", "-d"][..], &["up"]] {
+            let ended = app.run(args);
+            assert_eq!(ended.code, 127, "{}", ended.err);
+            assert!(ended.err.contains("service `b`") && ended.err.contains("/no/such/program: not found"), "{}", ended.err);
+            assert!(!app.state().join("run").exists());
+        }
+    }
+}

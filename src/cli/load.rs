@@ -75,7 +75,13 @@ impl Loaded {
     /// What this host cannot do of the manifest: shown at its lines where it has some.
     fn refused(&self, errors: Vec<PlanError>) -> Failure {
         let located: Vec<Diagnostic> = errors.iter().filter_map(|e| e.located(&self.model)).collect();
-        let mut failure = Failure::from(errors.iter().filter(|e| e.located(&self.model).is_none()).cloned().collect::<Vec<_>>());
+        let mut failure = Failure::from(
+            errors
+                .iter()
+                .filter(|e| e.located(&self.model).is_none())
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
         if !located.is_empty() {
             failure.code = 2;
             failure.located = located;
@@ -87,7 +93,10 @@ impl Loaded {
     pub fn tell(&self, mut failure: Failure) -> Failure {
         let located = std::mem::take(&mut failure.located);
         if !located.is_empty() {
-            eprint!("{}", manifest::render(&self.source, &located, terminal::colour_on_stderr()));
+            eprint!(
+                "{}",
+                manifest::render(&self.source, &located, terminal::colour_on_stderr())
+            );
         }
         failure
     }
@@ -106,8 +115,17 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
     let lock = plan::ledger::Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
+    let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
+    // A manifest that is gone was moved; one that is still there is another app, whose data this is.
+    if !ledger.manifest.as_os_str().is_empty() && ledger.manifest != manifest && ledger.manifest.exists() {
+        let claimed = PlanError::Claimed {
+            app: loaded.model.app.clone(),
+            manifest: ledger.manifest,
+        };
+        return Err(loaded.tell(loaded.refused(vec![claimed])));
+    }
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
-    ledger.manifest = std::path::absolute(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
+    ledger.manifest = manifest;
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {
         ledger.write(dirs, &lock)?;

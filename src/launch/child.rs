@@ -360,7 +360,7 @@ fn try_enter(
     };
     place_descriptors(stdio, &entry.sockets, spared).map_err(at(Stage::Descriptors))?;
     for (resource, limit) in &entry.rlimits {
-        rustix::process::setrlimit(*resource, limit.clone()).map_err(at(Stage::Limits))?;
+        rustix::process::setrlimit(*resource, *limit).map_err(at(Stage::Limits))?;
     }
     rustix::process::umask(Mode::from_raw_mode(entry.umask));
     drop_bounding_set().map_err(at(Stage::Capabilities))?;

@@ -110,6 +110,10 @@ impl Launcher {
             .iter()
             .flatten()
             .fold(0, |all, n| all | namespace_flag(n.typ()));
+        for step in &steps {
+            let (operation, object) = step.describe();
+            tracing::trace!(operation, object, "step");
+        }
         let (ours, theirs) = socketpair()?;
         let described = steps.iter().map(Step::describe).collect();
         let program = request

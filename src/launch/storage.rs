@@ -34,6 +34,7 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
     crate::plan::make_private(&resources)?;
     for storage in &plan.storage {
         let before = ledger.applied.get(&storage.resource).copied();
+        tracing::debug!(resource = storage.resource, path = %storage.path.display(), keeping = ?storage.keeping, "storage");
         let done = one(plan, storage, before).map_err(|e| match e {
             Trouble::Launch(source) => StorageError::Resource {
                 resource: storage.resource.clone(),

@@ -27,7 +27,7 @@ const SHAPE: &str = "write `read|write|execute RESOURCE except NAME, …`, `… 
 pub(super) fn check(model: &Model, rules: &[At<String>], names: &super::build::Names, found: &mut Vec<Diagnostic>) {
     for rule in rules {
         match parse(rule, names) {
-            Err(problem) => found.push(problem),
+            Err(problem) => found.push(*problem),
             Ok((action, scope, verb)) => {
                 let culprits = violations(model, action, &scope);
                 if culprits.is_empty() {
@@ -72,8 +72,8 @@ pub(super) fn check(model: &Model, rules: &[At<String>], names: &super::build::N
     }
 }
 
-fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scope, &'static str), Diagnostic> {
-    let wrong = |message: String| Diagnostic::error(rule.span.clone(), message).help(SHAPE);
+fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scope, &'static str), Box<Diagnostic>> {
+    let wrong = |message: String| Box::new(Diagnostic::error(rule.span.clone(), message).help(SHAPE));
     let spaced = rule.value.replace(',', " ");
     let mut words = spaced.split_whitespace();
     let (verb, object) = (words.next().unwrap_or(""), words.next().unwrap_or(""));

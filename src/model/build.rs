@@ -37,7 +37,11 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
 fn places(app: &types::App) -> Places {
     let name = app.name.span.clone();
     let of = |range: &Option<At<[u32; 2]>>| range.as_ref().map_or_else(|| name.clone(), |r| r.span.clone());
-    Places { uid_range: of(&app.uid_range), gid_range: of(&app.gid_range), app: name.clone() }
+    Places {
+        uid_range: of(&app.uid_range),
+        gid_range: of(&app.gid_range),
+        app: name.clone(),
+    }
 }
 
 /// Where each declared name stands; indices agree with the model's.
@@ -50,7 +54,7 @@ pub(super) struct Names<'m> {
 
 impl<'m> Names<'m> {
     fn collect(manifest: &'m Manifest) -> Self {
-        fn index<'m, T>(table: &'m types::Named<T>) -> HashMap<&'m str, usize> {
+        fn index<T>(table: &types::Named<T>) -> HashMap<&str, usize> {
             table
                 .iter()
                 .enumerate()
@@ -125,7 +129,9 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
             None
         }
     };
-    let mut declared: Vec<(&At<String>, Option<&At<types::Kind>>, Resource)> = Vec::new();
+    /// A path as it is written, a kind if one is, and the rest.
+    type Declared<'m> = (&'m At<String>, Option<&'m At<types::Kind>>, Resource);
+    let mut declared: Vec<Declared<'_>> = Vec::new();
     for (name, table) in &manifest.resources {
         let there = table.source.as_ref().filter(|s| !reported(s)).and_then(&mut locate);
         let perms = |p: &Option<At<Perms>>| p.as_ref().map(|p| p.value).unwrap_or_default();

@@ -63,6 +63,11 @@ pub enum PlanError {
     },
     #[error("the ledger {} cannot be read: {cause}; restore it from a backup, or delete it together with the app's data", path.display())]
     Ledger { path: PathBuf, cause: String },
+    #[error(
+        "an app called `{app}` is here already, from {}; give this one another name, or run `pysecure down --purge` there \
+         to delete that one's data", manifest.display()
+    )]
+    Claimed { app: String, manifest: PathBuf },
     #[error("rootfs \"{name}\": {cause}")]
     Template { name: String, cause: String },
     #[error("resource `{name}`: {cause}")]
@@ -72,7 +77,13 @@ pub enum PlanError {
 impl PlanError {
     /// The same as a diagnostic at the line of the manifest that it is about, if it is about one.
     pub fn located(&self, model: &Model) -> Option<Diagnostic> {
-        let range = |key: &str| if key == "uid_range" { &model.places.uid_range } else { &model.places.gid_range };
+        let range = |key: &str| {
+            if key == "uid_range" {
+                &model.places.uid_range
+            } else {
+                &model.places.gid_range
+            }
+        };
         let span = match self {
             PlanError::Io { .. } | PlanError::Ledger { .. } => return None,
             PlanError::Overlap { key, .. }
@@ -80,16 +91,21 @@ impl PlanError {
             | PlanError::Exhausted { key, .. }
             | PlanError::Moved { key, .. }
             | PlanError::Unmapped { key, .. } => range(key),
-            PlanError::NoFreeRange { .. } => &model.places.app,
+            PlanError::NoFreeRange { .. } | PlanError::Claimed { .. } => &model.places.app,
             PlanError::Template { name, .. } => &model.services.iter().find(|s| s.rootfs == *name)?.span,
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
         // What stands behind the first colon or semicolon is the remedy.
         let text = self.to_string();
-        Some(match text.split_once("; ").or_else(|| text.split_once(": ").filter(|(head, _)| !head.starts_with("resource "))) {
-            Some((message, help)) => Diagnostic::error(span.clone(), message).help(help),
-            None => Diagnostic::error(span.clone(), text),
-        })
+        Some(
+            match text
+                .split_once("; ")
+                .or_else(|| text.split_once(": ").filter(|(head, _)| !head.starts_with("resource ")))
+            {
+                Some((message, help)) => Diagnostic::error(span.clone(), message).help(help),
+                None => Diagnostic::error(span.clone(), text),
+            },
+        )
     }
 
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {

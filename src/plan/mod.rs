@@ -162,6 +162,14 @@ pub fn draw(
         return Err(errors);
     }
     notes.dedup();
+    tracing::debug!(
+        app = model.app,
+        ?privilege,
+        services = services.len(),
+        uids = ?ledger.uid_range,
+        gids = ?ledger.gid_range,
+        "planned"
+    );
     Ok(Plan {
         app: model.app.clone(),
         privilege: privilege.clone(),

@@ -135,7 +135,7 @@ impl App {
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
         let lock = claim(&plan.dirs, &plan.app)?;
         let launcher = Launcher::new()?;
-        let each = 5 + plan
+        let each = 3 + plan
             .services
             .iter()
             .map(|s| s.listen.len() + s.callers.len())
@@ -236,7 +236,7 @@ impl App {
         let all_over = self
             .services
             .iter()
-            .all(|s| s.state.over() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
+            .all(|s| !s.state.live() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
         all_over && (self.stopping.is_some() || self.options.attached)
     }
 
@@ -408,7 +408,7 @@ impl App {
             };
             // What PID 1 said last is still in the socket.
             self.reported(index);
-            if !self.services[index].state.over() {
+            if self.services[index].state.live() {
                 self.ended(index, status.as_raw());
             }
             if let Some(running) = self.services[index].running.take() {
@@ -425,8 +425,10 @@ impl App {
                     let service = self.plan.services[index].name.clone();
                     tracing::debug!(service, "running");
                     self.tell(&Progress::Started { service });
-                    if self.services.iter().all(|s| s.state != State::Starting)
-                        && self.by_pid.len() == self.services.len()
+                    if self
+                        .services
+                        .iter()
+                        .all(|s| !matches!(s.state, State::Waiting | State::Starting))
                     {
                         self.tell(&Progress::Done);
                     }

@@ -45,7 +45,7 @@ pub struct AppStatus {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServiceStatus {
     pub service: String,
-    /// `starting`, `running`, `exited` or `failed`.
+    /// `waiting`, `starting`, `running`, `exited` or `failed`.
     pub state: String,
     /// PID 1 of the service's namespace, as the host counts.
     pub pid: Option<u32>,

@@ -8,15 +8,22 @@ use std::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Its turn has not come.
+    Waiting,
     Starting,
     Running,
-    Exited { code: u8 },
-    Failed { error: String },
+    Exited {
+        code: u8,
+    },
+    Failed {
+        error: String,
+    },
 }
 
 impl State {
     pub fn word(&self) -> &'static str {
         match self {
+            State::Waiting => "waiting",
             State::Starting => "starting",
             State::Running => "running",
             State::Exited { .. } => "exited",
@@ -24,9 +31,9 @@ impl State {
         }
     }
 
-    /// Is there no process of it any more?
-    pub fn over(&self) -> bool {
-        matches!(self, State::Exited { .. } | State::Failed { .. })
+    /// Is its process there, or on its way?
+    pub fn live(&self) -> bool {
+        matches!(self, State::Starting | State::Running)
     }
 }
 
@@ -42,7 +49,7 @@ pub(super) struct Service {
 impl Service {
     pub(super) fn new() -> Service {
         Service {
-            state: State::Starting,
+            state: State::Waiting,
             since: Instant::now(),
             running: None,
             pipes: [None, None],
