@@ -53,7 +53,8 @@ fn up_shows_separate_services_and_down_leaves_nothing() {
 #[test]
 fn up_returns_when_services_end_at_once_or_cannot_start() {
     for mode in BOTH {
-        let brief = "[app]\nname = \"brief\"\n[services.a]\ncommand = \"true\"\n[services.b]\ncommand = \"sleep infinity\"\n";
+        let brief =
+            "[app]\nname = \"brief\"\n[services.a]\ncommand = \"true\"\n[services.b]\ncommand = \"sleep infinity\"\n";
         let app = App::new(mode, brief);
         app.ok(&["up", "-d"]);
         wait_until(|| (app.ps()["services"][0]["exit_code"] == 0).then_some(()));
@@ -65,7 +66,11 @@ fn up_returns_when_services_end_at_once_or_cannot_start() {
         for args in [&["up", "-d"][..], &["up"]] {
             let ended = app.run(args);
             assert_eq!(ended.code, 127, "{}", ended.err);
-            assert!(ended.err.contains("service `b`") && ended.err.contains("/no/such/program: not found"), "{}", ended.err);
+            assert!(
+                ended.err.contains("service `b`") && ended.err.contains("/no/such/program: not found"),
+                "{}",
+                ended.err
+            );
             assert!(!app.state().join("run").exists());
         }
     }

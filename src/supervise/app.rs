@@ -425,11 +425,9 @@ impl App {
                     let service = self.plan.services[index].name.clone();
                     tracing::debug!(service, "running");
                     self.tell(&Progress::Started { service });
-                    if self
-                        .services
-                        .iter()
-                        .all(|s| !matches!(s.state, State::Waiting | State::Starting))
-                    {
+                    let begun = |s: &Service| !matches!(s.state, State::Waiting | State::Starting);
+                    // After a failure there is something to come: that all is cleared away.
+                    if self.failure.is_none() && self.services.iter().all(begun) {
                         self.tell(&Progress::Done);
                     }
                 }
