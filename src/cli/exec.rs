@@ -52,21 +52,7 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
 
 /// Without a terminal in between, signals to this end are meant for the program.
 fn pass_signals(client: &Client) -> std::io::Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    use nix::sys::signalfd::{SfdFlags, SignalFd};
-    let mut mask = SigSet::empty();
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ] {
-        mask.add(signal);
-    }
-    mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let signals = terminal::signals_for_the_program()?;
     loop {
         let socket = client.socket();
         let mut ready = [

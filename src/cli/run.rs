@@ -8,8 +8,7 @@ use super::{Done, Failure};
 use crate::compile::compile;
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,7 +70,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         sockets: &[],
         terminal: on_terminal,
     };
-    let signals = signals()?;
+    let signals = terminal::signals_for_the_program()?;
     let running = Launcher::new()?.start(&request)?;
     let code = accompany(&running, &signals);
     let _ = rustix::process::waitpid(Some(running.pid), rustix::process::WaitOptions::empty());
@@ -89,25 +88,6 @@ impl Drop for Folder {
             let _ = std::fs::remove_dir(run);
         }
     }
-}
-
-fn signals() -> std::io::Result<SignalFd> {
-    let mut mask = SigSet::empty();
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-    ] {
-        mask.add(signal);
-    }
-    mask.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &mask,
-        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
-    )?)
 }
 
 fn accompany(running: &Running, signals: &SignalFd) -> Done {

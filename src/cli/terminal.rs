@@ -1,6 +1,8 @@
 //! The user's terminal: whether there is one, tables on it, and a program's terminal relayed to it.
 
 use comfy_table::Table;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios};
@@ -27,6 +29,21 @@ pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
 /// Do both ends of a conversation lead to a terminal?
 pub(super) fn interactive() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// Signals to this process that are meant for the program it runs, as a descriptor to read them from.
+pub(super) fn signals_for_the_program() -> std::io::Result<SignalFd> {
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    taken(&[SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2])
+}
+
+fn taken(signals: &[Signal]) -> std::io::Result<SignalFd> {
+    let mask: SigSet = signals.iter().copied().collect();
+    mask.thread_block()?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
 }
 
 /// Leaves the caller's terminal and session; what is said from now on goes to `log`.
@@ -67,18 +84,13 @@ impl Drop for Raw {
 /// something to say or the program's side closes.
 pub(super) struct Relay {
     master: OwnedFd,
-    signals: nix::sys::signalfd::SignalFd,
+    signals: SignalFd,
     _raw: Raw,
 }
 
 impl Relay {
     pub(super) fn start(master: OwnedFd) -> std::io::Result<Relay> {
-        use nix::sys::signal::{SigSet, Signal};
-        use nix::sys::signalfd::{SfdFlags, SignalFd};
-        let mut mask = SigSet::empty();
-        mask.add(Signal::SIGWINCH);
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let signals = taken(&[Signal::SIGWINCH])?;
         let relay = Relay {
             master,
             signals,
