@@ -30,6 +30,8 @@ type Done = Result<u8, Failure>;
 pub fn main() -> ExitCode {
     // Rust ignores SIGPIPE; a command whose reader has gone (`pysecure logs | head`) is to end quietly.
     let _ = nix_sigpipe_default();
+    // What is made has the mode that it is made with, whatever the caller's umask.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let cli = Cli::parse();
     trace(&cli);
     let done = match &cli.command {

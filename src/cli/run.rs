@@ -48,24 +48,26 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
-    crate::plan::make_private(&plan.dirs.run)?;
-    if !service.callees.is_empty() {
-        crate::supervise::caller_folder(&plan.dirs, &service.name)?;
-    }
     let folder = Folder(
         plan.dirs
             .run
             .join(format!("run-{}-{}", service.name, std::process::id())),
     );
     let bundle = compile(&plan, &service, &folder.0)?;
+    if !service.callees.is_empty() || !bundle.layers.is_empty() {
+        crate::plan::make_private(&plan.dirs.run)?;
+    }
+    if !service.callees.is_empty() {
+        crate::supervise::caller_folder(&plan.dirs, &service.name)?;
+    }
     bundle
-        .write(&folder.0)
-        .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.0.display())))?;
+        .write_layers(&folder.0)
+        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
-        bundle: &folder.0,
         spec: &bundle.spec,
+        root: &bundle.root,
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         sockets: &[],
         terminal: on_terminal,
@@ -77,7 +79,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     code
 }
 
-/// The bundle, which is of no use when the program has ended.
+/// Where layers of the root lie, which are of no use when the program has ended.
 struct Folder(PathBuf);
 
 impl Drop for Folder {

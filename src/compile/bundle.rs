@@ -50,11 +50,17 @@ impl Bundle {
         directory.mode(0o755).recursive(true);
         directory.create(folder)?;
         create(&folder.join("rootfs"), &self.root)?;
+        self.write_layers(folder)?;
+        let config = self.config().map_err(io::Error::other)?;
+        fs::write(folder.join("config.json"), config)
+    }
+
+    /// Writes only what the launcher reads from disk: the layers, of which most services have none.
+    pub fn write_layers(&self, folder: &Path) -> io::Result<()> {
         for (name, entries) in &self.layers {
             create(&folder.join("layers").join(name), entries)?;
         }
-        let config = self.config().map_err(io::Error::other)?;
-        fs::write(folder.join("config.json"), config)
+        Ok(())
     }
 }
 

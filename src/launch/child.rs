@@ -384,7 +384,7 @@ fn try_enter(
     if let Some(rules) = &entry.landlock {
         landlock::apply(rules).map_err(at(Stage::Landlock))?;
     }
-    for filter in entry.filters.iter() {
+    if let Some(filter) = &entry.filter {
         sys::seccomp_load(filter).map_err(at(Stage::Seccomp))?;
     }
     let mut failure = Errno::NOENT;

@@ -17,12 +17,12 @@ mod sys;
 
 pub use error::LaunchError;
 
+use crate::compile::RootEntry;
 use child::report;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use step::{Stage, Step};
 
 /// What starts services: facts of this host, found once, and compiled filters.
@@ -36,9 +36,9 @@ pub struct Launcher {
 
 /// A service to start.
 pub struct Request<'a> {
-    /// The OCI bundle's folder, in which `root.path` is found.
-    pub bundle: &'a Path,
     pub spec: &'a Spec,
+    /// What the spec's root holds, which is made anew in memory; parents before children.
+    pub root: &'a [RootEntry],
     /// Standard input, output and error.
     pub stdio: [BorrowedFd<'a>; 3],
     /// Sockets for `LISTEN_FDS`, and their names.

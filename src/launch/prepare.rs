@@ -7,6 +7,7 @@
 use super::error::LaunchError;
 use super::step::{Entry, Step, Strings, c_path};
 use super::{Launcher, Request, landlock, sys};
+use crate::compile::RootEntry;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimitType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -46,15 +47,8 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         .root()
         .as_ref()
         .ok_or_else(|| LaunchError::Spec("has no `root`".into()))?;
-    let path = request.bundle.join(root.path());
-    let attributes = if root.readonly().unwrap_or(false) {
-        libc::MOUNT_ATTR_RDONLY
-    } else {
-        0
-    } | libc::MOUNT_ATTR_NOSUID
-        | libc::MOUNT_ATTR_NODEV;
     steps.push(Step::Root {
-        tree: detached(&path, attributes, None)?,
+        tree: skeleton(request.root, root.readonly().unwrap_or(false))?,
     });
     let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
     let mut awaited = false;
@@ -252,6 +246,46 @@ fn clone_of(
     Ok(tree)
 }
 
+/// The root that everything is mounted on, in memory: it costs no disk, needs no name, and is gone with its last
+/// user. Made here, so what is in it belongs to the launcher and not to the service's namespace.
+fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchError> {
+    let wrong = |operation: &'static str| LaunchError::system(operation, "the service's root");
+    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("make"))?;
+    for (key, value) in [("mode", "0755"), ("size", "1m")] {
+        rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(wrong("make"))?;
+    }
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("make"))?;
+    let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, safe).map_err(wrong("make"))?;
+    for entry in entries {
+        let wrong =
+            |errno| LaunchError::system("make in the service's root", entry.path().display().to_string())(errno);
+        match entry {
+            RootEntry::Directory(path) => {
+                rustix::fs::mkdirat(&root, path, Mode::from_raw_mode(0o755)).map_err(wrong)?
+            }
+            RootEntry::Link(path, target) => rustix::fs::symlinkat(target, &root, path).map_err(wrong)?,
+            RootEntry::File(path, content) => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&root, path, flags, Mode::from_raw_mode(0o644)).map_err(wrong)?;
+                if !content.is_empty() {
+                    rustix::io::write(&file, content.as_bytes()).map_err(wrong)?;
+                }
+            }
+        }
+    }
+    let attributes = if readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    sys::mount_setattr(
+        root.as_fd(),
+        sys::MountAttributes {
+            set: attributes,
+            idmap: None,
+        },
+    )
+    .map_err(wrong("set the mount's flags of"))?;
+    Ok(root)
+}
+
 /// An overlay without an upper, made here: its layers are opened as the launcher, through no link.
 fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, format!("overlay -> {}", target.display()));
@@ -392,7 +426,7 @@ pub(super) fn entry(
         argv: Strings::new(terminated_all(args)?),
         environment: Strings::new(terminated_all(&environment)?),
         landlock: landlock::rules(launcher.landlock_abi, spec.mounts().as_deref().unwrap_or_default()),
-        filters: launcher.filters.programs(linux.seccomp().as_ref())?,
+        filter: launcher.filters.program(linux.seccomp().as_ref())?,
         stdio,
         sockets,
         _kept: kept,

@@ -98,7 +98,7 @@ pub(super) struct Entry {
     /// Paths to try, in the order of PATH.
     pub candidates: Vec<CString>,
     pub landlock: Option<super::landlock::Rules>,
-    pub filters: std::rc::Rc<Vec<seccompiler::BpfProgram>>,
+    pub filter: Option<std::rc::Rc<super::seccomp::Program>>,
     pub stdio: [RawFd; 3],
     /// To become descriptors 3, 4, …
     pub sockets: Vec<RawFd>,

@@ -96,13 +96,12 @@ pub fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes<'_>) -> R
 }
 
 /// Loads a classic BPF program as seccomp filter; seccomp(2). Wants no_new_privs.
-pub fn seccomp_load(program: &[seccompiler::sock_filter]) -> Result<()> {
+pub fn seccomp_load(program: &[libc::sock_filter]) -> Result<()> {
     let prog = libc::sock_fprog {
         len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?,
-        filter: program.as_ptr().cast_mut().cast(),
+        filter: program.as_ptr().cast_mut(),
     };
-    // SAFETY: sock_fprog points to `len` instructions, which the kernel copies and does not write to;
-    // seccompiler's sock_filter has the kernel's layout.
+    // SAFETY: sock_fprog points to `len` instructions, which the kernel copies and does not write to.
     let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &prog) };
     check(result).map(drop)
 }

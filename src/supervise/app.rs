@@ -254,13 +254,13 @@ impl App {
         let bundle = compile::compile(&self.plan, planned, &folder)
             .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
         bundle
-            .write(&folder)
-            .map_err(|e| LaunchError::system_text("write the bundle", folder.display(), e))?;
+            .write_layers(&folder)
+            .map_err(|e| LaunchError::system_text("write layers of the root to", folder.display(), e))?;
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
         let request = Start {
-            bundle: &folder,
             spec: &bundle.spec,
+            root: &bundle.root,
             stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
             sockets: &self.sockets[index].handed(),
             terminal: false,
