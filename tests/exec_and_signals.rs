@@ -112,7 +112,7 @@ fn a_terminal_is_a_real_one() {
             terminal.until("before\r\n");
             terminal.type_in("\x1a");
             terminal.until("%%");
-            terminal.type_in("jobs; kill %1; kill -CONT %1; exit 3\n");
+            terminal.type_in("jobs; kill -KILL %1; wait; exit 3\n");
             let (code, shown) = terminal.ended();
             assert!(shown.contains("Stopped"), "{way}: {shown}");
             assert_eq!(code, 3, "{way}: {shown}");
