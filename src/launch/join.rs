@@ -182,9 +182,9 @@ fn accompany(pid: Pid, client: &OwnedFd) -> u32 {
         match rustix::io::read(client, &mut number) {
             Ok(1) => drop(sys::kill(pid.as_raw_nonzero().get(), number[0].into())),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            // The client is gone: as when a terminal's line goes down.
+            // The client is gone: as when a terminal's line goes down, for the program and what it started.
             _ => {
-                let _ = rustix::process::kill_process(pid, Signal::HUP);
+                let _ = rustix::process::kill_process_group(pid, Signal::HUP);
                 watched = 1;
             }
         }

@@ -10,6 +10,10 @@
 
 use crate::plan::Privilege;
 use crate::plan::subid::{self, Accounts};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +24,8 @@ const MARK: &str = "PYSECURE_OUTER";
 pub enum OuterError {
     #[error("make a user namespace: {0}; run `pysecure doctor` to see what this host lacks")]
     Unshare(String),
+    #[error("wait for the process in the user namespace: {0}")]
+    Signals(std::io::Error),
     #[error("find this program: {0}; mount /proc")]
     Own(std::io::Error),
 }
@@ -91,8 +97,7 @@ pub fn enter() -> Result<u8, OuterError> {
     let mut command = unshare::Command::new(own);
     command.args(&std::env::args_os().skip(1).collect::<Vec<OsString>>());
     command.unshare(&[unshare::Namespace::User, unshare::Namespace::Mount]);
-    // The child sees the terminal's signals itself, and ends in order; this process outlasts it, to tell how.
-    ignore_terminal_signals();
+    let signals = take_signals().map_err(|e| OuterError::Signals(e.into()))?;
     match subordinate() {
         Some(subordinate) => {
             command.env(MARK, "ids");
@@ -107,11 +112,45 @@ pub fn enter() -> Result<u8, OuterError> {
         }
     }
     command.gid(0).uid(0);
-    let status = command.status().map_err(|e| OuterError::Unshare(explain(&e)))?;
-    Ok(match status {
-        unshare::ExitStatus::Exited(code) => code as u8,
-        unshare::ExitStatus::Signaled(signal, _) => 128 + signal as u8,
-    })
+    // Killed with this process, and with no signal blocked: so the crate starts it unless told otherwise.
+    let child = command.spawn().map_err(|e| OuterError::Unshare(explain(&e)))?;
+    accompany(Pid::from_raw(child.pid()), &signals).map_err(|e| OuterError::Signals(e.into()))
+}
+
+/// From now on signals wait to be read, by [`accompany`].
+fn take_signals() -> nix::Result<SignalFd> {
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ] {
+        mask.add(signal);
+    }
+    mask.thread_block()?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)
+}
+
+/// Outlasts the process inside, to tell how it ended, and passes on what is sent to this one.
+fn accompany(inside: Pid, signals: &SignalFd) -> nix::Result<u8> {
+    loop {
+        match waitpid(inside, Some(WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(_, code) => return Ok(code as u8),
+            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
+            _ => {}
+        }
+        let Some(info) = signals.read_signal()? else { continue };
+        let signal = Signal::try_from(info.ssi_signo as i32)?;
+        // What the kernel sends comes from a terminal: the process inside has it as well, and a second Ctrl-C
+        // means something else than the first.
+        if signal != Signal::SIGCHLD && info.ssi_code <= 0 {
+            let _ = kill(inside, signal);
+        }
+    }
 }
 
 /// 0 is the user; the subordinate ids follow from 1 on, range after range.
@@ -156,15 +195,6 @@ fn write_one_id(pid: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>
     std::fs::write(folder.join("uid_map"), format!("0 {uid} 1"))?;
     std::fs::write(folder.join("gid_map"), format!("0 {gid} 1"))?;
     Ok(())
-}
-
-fn ignore_terminal_signals() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    for of in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP] {
-        // SAFETY: no handler is installed, so none can do anything unsafe.
-        #[allow(unsafe_code)]
-        let _ = unsafe { signal(of, SigHandler::SigIgn) };
-    }
 }
 
 fn explain(error: &unshare::Error) -> String {

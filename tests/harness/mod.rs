@@ -6,9 +6,12 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 /// The ordinary user that rootless tests run as; made on first use.
@@ -179,6 +182,85 @@ impl App {
     pub fn wait_for_log(&self, service: &str, text: &str) -> String {
         wait_until(|| Some(self.logs(service)).filter(|all| all.contains(text)))
     }
+}
+
+impl App {
+    /// `pysecure ARGS` on a terminal of its own, which is its controlling terminal.
+    pub fn on_terminal(&self, args: &[&str], rows: u16, columns: u16) -> Terminal {
+        let size = winsize(rows, columns);
+        let ends = nix::pty::openpty(Some(&size), None).unwrap();
+        let end = || Stdio::from(ends.slave.try_clone().unwrap());
+        let inner = self.command(args);
+        let mut command = Command::new("setsid");
+        command.arg("--ctty").arg(inner.get_program()).args(inner.get_args()).current_dir(&self.folder).env_clear();
+        for (key, value) in inner.get_envs() {
+            command.env(key, value.unwrap());
+        }
+        command.env("TERM", "dumb").stdin(end()).stdout(end()).stderr(end());
+        let child = command.spawn().expect("install `util-linux`: a terminal needs setsid(1)");
+        Terminal { child, master: File::from(ends.master), slave: ends.slave, shown: String::new() }
+    }
+}
+
+/// A terminal, seen from the side of whoever sits before it.
+pub struct Terminal {
+    pub child: Child,
+    master: File,
+    /// Kept, so that the terminal's settings can be asked for when the program has ended.
+    pub slave: OwnedFd,
+    shown: String,
+}
+
+impl Terminal {
+    pub fn type_in(&mut self, keys: &str) {
+        self.master.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Reads until `text` is shown; what was shown since the last call, up to and with it.
+    pub fn until(&mut self, text: &str) -> String {
+        let mut bytes = [0u8; 4096];
+        loop {
+            if let Some(at) = self.shown.find(text) {
+                return self.shown.drain(..at + text.len()).collect();
+            }
+            let read = self.master.read(&mut bytes).unwrap();
+            assert_ne!(read, 0, "the terminal closed; it showed {:?}", self.shown);
+            self.shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    }
+
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    /// Waits for the program, showing on so that it does not block.
+    pub fn ended(&mut self) -> (i32, String) {
+        use std::os::unix::process::ExitStatusExt;
+        nix::fcntl::fcntl(&self.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        let status = wait_until(|| {
+            self.take();
+            self.child.try_wait().unwrap()
+        });
+        self.take();
+        (status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), std::mem::take(&mut self.shown))
+    }
+
+    fn take(&mut self) {
+        let mut bytes = [0u8; 4096];
+        while let Ok(read @ 1..) = self.master.read(&mut bytes) {
+            self.shown += &String::from_utf8_lossy(&bytes[..read]);
+        }
+    }
+}
+
+fn winsize(rows: u16, columns: u16) -> nix::pty::Winsize {
+    nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
 }
 
 impl Drop for App {
