@@ -216,15 +216,15 @@ fn run_works_beside_the_same_service_and_shares_only_its_files() {
 [app]
 name = "beside"
 [resources]
-data = { path = "/data/d/file", owner = "rw" }
+data = { path = "/data/d/file.txt", owner = "rw" }
 [services.web]
-command = ["sh", "-c", "echo kept > /data/d/file; touch /tmp/private; echo ready; exec sleep 70003"]
+command = ["sh", "-c", "echo kept > /data/d/file.txt; touch /tmp/private; echo ready; exec sleep 70003"]
 owner_resources = ["data"]
 "#;
         let app = App::new(mode, manifest);
         app.ok(&["up", "-d"]);
         app.wait_for_log("web", "ready");
-        let seen = app.ok(&["run", "web", "--", "sh", "-c", "cat /data/d/file; ls -A /tmp; cat /proc/*/cmdline"]);
+        let seen = app.ok(&["run", "web", "--", "sh", "-c", "cat /data/d/file.txt; ls -A /tmp; cat /proc/*/cmdline"]);
         assert!(seen.out.starts_with("kept\n"), "{seen:?}");
         assert!(!seen.out.contains("private") && !seen.out.contains("70003"), "{seen:?}");
         assert_eq!(app.ps()["services"][0]["state"], "running");
@@ -242,7 +242,7 @@ fn orphans_are_reaped() {
         assert!(made.out.matches("PPid:\t1\n").count() >= 10, "they are PID 1's: {made:?}");
         wait_until(|| {
             let states = app.sh("web", "grep -hsE '^(Name|State)' /proc/[0-9]*/status").out;
-            (states.matches("sleep").count() == 1 && !states.contains("zombie")).then_some(())
+            (states.matches("Name:\tsleep\n").count() == 1 && !states.contains("zombie")).then_some(())
         });
     }
 }

@@ -19,9 +19,9 @@ name = "{name}"
 uid_range = [{range}, {}]
 gid_range = [{range}, {}]
 [resources]
-data = {{ path = "/data/d/file", owner = "rw" }}
+data = {{ path = "/data/d/file.txt", owner = "rw" }}
 [services.keeps]
-command = ["sh", "-c", "test -s /data/d/file || echo kept > /data/d/file; cat /data/d/file; sleep 1000 & wait"]
+command = ["sh", "-c", "test -s /data/d/file.txt || echo kept > /data/d/file.txt; cat /data/d/file.txt; sleep 1000 & wait"]
 owner_resources = ["data"]
 [services.other]
 command = ["sh", "-c", "echo runs; trap '' TERM HUP; (trap '' TERM; sleep 1000) & while :; do sleep 1000; done"]
@@ -105,7 +105,7 @@ fn nothing_survives_a_killed_supervisor_and_no_data_is_lost() {
         let ps = app.run(&["ps"]);
         assert!(ps.err.contains("not up") && ps.code == 1, "{ps:?}");
         app.ok(&["up", "-d"]);
-        assert_eq!(app.sh("keeps", "cat /data/d/file").ok().out, "kept\n");
+        assert_eq!(app.sh("keeps", "cat /data/d/file.txt").ok().out, "kept\n");
         assert_ne!(app.supervisor(), supervisor);
         // And `down` after such an end finds nothing to stop, and clears away what was left.
         kill(app.supervisor());
@@ -366,7 +366,7 @@ fn a_full_disk_is_said_and_the_ledger_stays_as_it_was() {
         assert!(failed > 0, "the disk was never full");
         small.empty();
         app.ok(&["up", "-d"]);
-        assert_eq!(app.sh("keeps", "cat /data/d/file").ok().out, "kept\n");
+        assert_eq!(app.sh("keeps", "cat /data/d/file.txt").ok().out, "kept\n");
         app.ok(&["down"]);
     }
 }

@@ -8,6 +8,8 @@ use super::{Done, Failure};
 use crate::launch::join::told;
 use crate::supervise::client::Client;
 use crate::supervise::protocol::Request;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 
@@ -27,6 +29,8 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
         directory: args.workdir.clone(),
         terminal: on_terminal,
     };
+    // Taken before the program can have said anything: whoever saw that may signal this end at once.
+    let signals = if on_terminal { None } else { Some(take_signals()?) };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     client.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     let mut relay = None;
@@ -34,9 +38,10 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
         let (kind, number, text, fd) = client.session_message()?;
         match kind {
             told::TERMINAL => relay = fd.map(Relay::start).transpose()?,
-            told::STARTED => match &relay {
-                Some(relay) => relay.until(client.socket())?,
-                None => pass_signals(&client)?,
+            told::STARTED => match (&relay, &signals) {
+                (Some(relay), _) => relay.until(client.socket())?,
+                (None, Some(signals)) => pass_signals(&client, signals)?,
+                (None, None) => {}
             },
             told::EXITED => {
                 if let Some(relay) = &relay {
@@ -50,10 +55,8 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
     }
 }
 
-/// Without a terminal in between, signals to this end are meant for the program.
-fn pass_signals(client: &Client) -> std::io::Result<()> {
-    use nix::sys::signal::{SigSet, Signal};
-    use nix::sys::signalfd::{SfdFlags, SignalFd};
+/// Without a terminal in between, signals to this end are meant for the program; they wait until it runs.
+fn take_signals() -> std::io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in [
         Signal::SIGINT,
@@ -66,12 +69,18 @@ fn pass_signals(client: &Client) -> std::io::Result<()> {
         mask.add(signal);
     }
     mask.thread_block()?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
+}
+
+fn pass_signals(client: &Client, signals: &SignalFd) -> std::io::Result<()> {
     loop {
         let socket = client.socket();
         let mut ready = [
             PollFd::new(&socket, PollFlags::IN),
-            PollFd::new(&signals, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
         ];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,

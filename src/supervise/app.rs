@@ -8,7 +8,7 @@ use super::sockets::{self, Sockets};
 use super::{capabilities, logs};
 use crate::compile;
 use crate::launch::{LaunchError, Launcher, Report, Request as Start, join};
-use crate::plan::{Plan, PlanError, make_private};
+use crate::plan::{Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -679,22 +679,35 @@ impl App {
 
 /// One supervisor an app; flock(2) ends with the process, however it ends.
 fn take_lock(plan: &Plan) -> Result<File, SuperviseError> {
-    make_private(&plan.dirs.run)?;
-    let path = plan.dirs.run.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(system("open the lock"))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(SuperviseError::AlreadyUp(format!(
-            "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
-            plan.app
-        ))),
-        Err(errno) => Err(system("lock")(errno)),
+    // Who ends removes lock and folder: what was opened just before locks out nobody, so it is tried again.
+    loop {
+        make_private(&plan.dirs.run)?;
+        match lock(&plan.dirs) {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) | Err(Errno::NOENT) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(SuperviseError::AlreadyUp(format!(
+                    "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
+                    plan.app
+                )));
+            }
+            Err(errno) => return Err(system("lock")(errno)),
+        }
     }
+}
+
+/// The lock of who supervises an app, or clears away what a killed supervisor left; `WOULDBLOCK` if another
+/// has it, `None` if it was removed meanwhile.
+pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
+    use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+    let path = dirs.run.join("lock");
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    let ours = rustix::fs::fstat(&file)?;
+    Ok(rustix::fs::stat(&path)
+        .is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
+        .then(|| file.into()))
 }
 
 /// As many open files as the services need, up to the hard limit.
