@@ -335,7 +335,11 @@ fn a_signal_to_up_alone_is_enough() {
         let mut talking = Talking::start(&app, &["up"]);
         talking.until("runs");
         talking.until("runs");
-        signal(talking.child.id(), Signal::SIGTERM);
+        // As timeout(1) and systemd do: more than one, for one wish.
+        for number in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGTERM] {
+            signal(talking.child.id(), number);
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let ended = talking.ended();
         assert!(ended.out.contains("first says bye") && ended.out.contains("second says bye"), "{mode:?}: {ended:?}");
         assert_eq!(ended.code, 0, "{mode:?}: {ended:?}");

@@ -361,8 +361,9 @@ impl App {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP) => {
-                    if self.stopping.is_some() && self.options.attached {
+                Ok(signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP)) => {
+                    // timeout(1) and systemd send several signals for one wish; who presses Ctrl-C again means it.
+                    if self.stopping.is_some() && self.options.attached && signal == Signal::SIGINT {
                         self.kill();
                     } else {
                         if self.console.is_some() {
