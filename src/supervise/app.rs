@@ -232,11 +232,12 @@ impl App {
     }
 
     fn finished(&self) -> bool {
-        let all_over = self
-            .services
-            .iter()
-            .all(|s| s.state.over() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
-        all_over && (self.stopping.is_some() || self.options.attached)
+        // A stop in the middle of the start leaves services that never began.
+        let stopping = self.stopping.is_some();
+        let all_over = self.services.iter().all(|s| {
+            (s.state.over() || stopping) && s.running.is_none() && s.pipes.iter().all(Option::is_none)
+        });
+        all_over && (stopping || self.options.attached)
     }
 
     fn next_deadline(&self) -> Option<Duration> {
