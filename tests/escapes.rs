@@ -33,7 +33,10 @@ def status(name):
 const PYTHON: &str = "/usr/bin/python3";
 
 fn need_python() {
-    assert!(Path::new(PYTHON).exists(), "install `python3`: attacks are written in it");
+    assert!(
+        Path::new(PYTHON).exists(),
+        "install `python3`: attacks are written in it"
+    );
 }
 
 /// Runs Python inside a service.
@@ -45,7 +48,13 @@ fn python(app: &App, service: &str, script: &str) -> Ended {
 /// The same as the host's root: the control.
 fn python_outside(script: &str) -> Ended {
     need_python();
-    Ended::from(Command::new(PYTHON).arg("-c").arg(format!("{PRELUDE}{script}")).output().unwrap())
+    Ended::from(
+        Command::new(PYTHON)
+            .arg("-c")
+            .arg(format!("{PRELUDE}{script}"))
+            .output()
+            .unwrap(),
+    )
 }
 
 /// Two services with a secret each, and a third line of the manifest for what is special.
@@ -77,10 +86,15 @@ const TOKEN: &str = "a-token-that-stands-nowhere-else-5d41402abc4b2a76";
 /// The pid of the process with this command line, as the host counts, below one of a service.
 fn host_pid(seconds: &str, app: &App, service: &str) -> i32 {
     let init = app.init_of(service);
-    let children = wait_until(|| std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok().filter(|c| !c.is_empty()));
-    let found = children.split_whitespace().map(|p| p.parse().unwrap()).find(|pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(seconds))
+    let children = wait_until(|| {
+        std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))
+            .ok()
+            .filter(|c| !c.is_empty())
     });
+    let found = children
+        .split_whitespace()
+        .map(|p| p.parse().unwrap())
+        .find(|pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(seconds)));
     found.unwrap()
 }
 
@@ -93,7 +107,10 @@ fn a_service_reaches_nothing_of_another() {
         let supervisor = app.supervisor();
         let data = app.state().join("apps/strangers/resources/secret/secret.txt");
         // All of it works outside: pids and paths are right.
-        assert_eq!(std::fs::read_to_string(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display())), "swordfish\n");
+        assert_eq!(
+            std::fs::read_to_string(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display())),
+            "swordfish\n"
+        );
         let script = format!(
             r#"
 for pid in ({victim}, {init}, {supervisor}):
@@ -154,11 +171,17 @@ print('ptrace', call(101, 16, 1, 0, 0), call(101, 0x4206, 1, 0, 0))
         let seen = python(&app, "web", script).ok().out;
         for line in seen.lines() {
             let (what, got) = line.split_once(' ').unwrap();
-            let refused = got.split(' ').all(|word| matches!(word, "EACCES" | "EPERM" | "ESRCH" | "ENOENT" | "ENOSYS"));
+            let refused = got
+                .split(' ')
+                .all(|word| matches!(word, "EACCES" | "EPERM" | "ESRCH" | "ENOENT" | "ENOSYS"));
             assert!(refused, "{mode:?}: {what}: {got}\n{seen}");
         }
         // The control: the same file of a process of its own is open to it.
-        assert!(python(&app, "web", "print(tried(os.readlink, '/proc/self/exe'))").out.contains("python"));
+        assert!(
+            python(&app, "web", "print(tried(os.readlink, '/proc/self/exe'))")
+                .out
+                .contains("python")
+        );
         assert_eq!(app.ps()["services"][1]["state"], "running");
     }
 }
@@ -259,9 +282,15 @@ fn a_program_starts_with_its_own_three_descriptors_inside_its_root() {
         assert_eq!(fds(main), 3);
         assert!(fds(init) <= 2, "PID 1 has its socket and a signalfd");
         let outside = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();
-        assert!(outside.contains("CapPrm:\t0000000000000020\n"), "PID 1 may signal, and nothing else: {outside}");
+        assert!(
+            outside.contains("CapPrm:\t0000000000000020\n"),
+            "PID 1 may signal, and nothing else: {outside}"
+        );
         assert!(outside.contains("CapBnd:\t0000000000000000\n"), "{outside}");
-        assert!(outside.contains("Groups:\t \n") || outside.contains("Groups:\t\n"), "{outside}");
+        assert!(
+            outside.contains("Groups:\t \n") || outside.contains("Groups:\t\n"),
+            "{outside}"
+        );
     }
 }
 
@@ -273,10 +302,15 @@ fn memory_holds(pid: i32, text: &str) -> bool {
     let mut found = false;
     for line in maps.lines().filter(|l| l.split(' ').nth(1).unwrap().starts_with('r')) {
         let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let (from, to) = (u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap());
+        let (from, to) = (
+            u64::from_str_radix(from, 16).unwrap(),
+            u64::from_str_radix(to, 16).unwrap(),
+        );
         let mut bytes = vec![0; (to - from) as usize];
         // The kernel's own pages ([vvar]) cannot be read.
-        let Ok(read) = memory.read_at(&mut bytes, from) else { continue };
+        let Ok(read) = memory.read_at(&mut bytes, from) else {
+            continue;
+        };
         scanned += read;
         if bytes[..read].windows(text.len()).any(|w| w == text.as_bytes()) {
             eprintln!("{text:?} in {line}");
@@ -292,7 +326,10 @@ fn pid_1_holds_nothing_of_any_services_environment() {
     for mode in BOTH {
         let app = two(mode, "memory", "");
         assert!(memory_holds(app.supervisor(), TOKEN), "the scan finds it where it is");
-        assert!(memory_holds(host_pid("80001", &app, "vault"), TOKEN), "the service has what it was given");
+        assert!(
+            memory_holds(host_pid("80001", &app, "vault"), TOKEN),
+            "the service has what it was given"
+        );
         for service in ["vault", "web"] {
             let init = app.init_of(service);
             for text in [TOKEN, "sleep 80001", "sleep 80002", "echo swordfish"] {
@@ -300,7 +337,10 @@ fn pid_1_holds_nothing_of_any_services_environment() {
             }
             for file in ["environ", "cmdline"] {
                 let content = std::fs::read(format!("/proc/{init}/{file}")).unwrap_or_default();
-                assert!(content.iter().all(|b| *b == 0), "{mode:?}: {file} of {service}'s PID 1: {content:?}");
+                assert!(
+                    content.iter().all(|b| *b == 0),
+                    "{mode:?}: {file} of {service}'s PID 1: {content:?}"
+                );
             }
         }
         assert!(!memory_holds(host_pid("80002", &app, "web"), TOKEN));
@@ -310,7 +350,11 @@ fn pid_1_holds_nothing_of_any_services_environment() {
 #[test]
 fn no_right_is_left_and_none_can_be_had() {
     for mode in BOTH {
-        let app = two(mode, "rights", "[services.rooted]\ncommand = [\"sleep\", \"1000\"]\nruns_with_root = true");
+        let app = two(
+            mode,
+            "rights",
+            "[services.rooted]\ncommand = [\"sleep\", \"1000\"]\nruns_with_root = true",
+        );
         let script = r#"
 for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'):
     assert int(status(name), 16) == 0, (name, status(name))
@@ -415,20 +459,30 @@ command = ["sleep", "1000"]
         assert!(outside.out.contains("euid=0"), "{outside:?}");
         app.ok(&["up", "-d"]);
         let inside = app.sh("web", "/tools/id").ok();
-        assert!(!inside.out.contains("euid=0") && !inside.out.contains("egid=0"), "{inside:?}");
+        assert!(
+            !inside.out.contains("euid=0") && !inside.out.contains("egid=0"),
+            "{inside:?}"
+        );
     }
 }
 
 fn app_user_runs(program: &Path) -> Ended {
     harness::user();
-    let done = Command::new("setpriv").args(["--reuid", harness::USER, "--regid", harness::USER, "--clear-groups"]).arg(program).output();
+    let done = Command::new("setpriv")
+        .args(["--reuid", harness::USER, "--regid", harness::USER, "--clear-groups"])
+        .arg(program)
+        .output();
     Ended::from(done.unwrap())
 }
 
 #[test]
 fn the_hosts_sockets_are_out_of_reach() {
     for mode in BOTH {
-        let app = two(mode, "reach", "[services.front]\ncommand = [\"sleep\", \"1000\"]\nnetwork = \"host\"");
+        let app = two(
+            mode,
+            "reach",
+            "[services.front]\ncommand = [\"sleep\", \"1000\"]\nnetwork = \"host\"",
+        );
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = tcp.local_addr().unwrap().port();
         let name = format!("pysecure-test-{}-{mode:?}", std::process::id());
@@ -449,7 +503,15 @@ print(tried(to, socket.AF_INET, ('127.0.0.1', {port})), tried(to, socket.AF_UNIX
         let front = python(&app, "front", &script).ok().out;
         let abi = python_outside("print(call(444, 0, 0, 1))").out;
         let scoped = abi.trim().parse::<u32>().is_ok_and(|abi| abi >= 6);
-        assert_eq!(front, if scoped { "connected EPERM\n" } else { "connected connected\n" }, "Landlock {abi}");
+        assert_eq!(
+            front,
+            if scoped {
+                "connected EPERM\n"
+            } else {
+                "connected connected\n"
+            },
+            "Landlock {abi}"
+        );
         assert_eq!(python(&app, "web", "print(sorted(os.listdir('/sys/class/net')) if os.path.exists('/sys/class/net') else [], [n for _, n in socket.if_nameindex()])").ok().out, "[] ['lo']\n");
     }
 }
@@ -466,7 +528,12 @@ fn nothing_can_be_typed_into_the_callers_terminal() {
                     \x20except OSError as e:\n\
                     \x20 pass\n\
                     print('tried', flush=True)";
-        for args in [&["exec", "web"][..], &["run", "web"], &["exec", "-T", "web"], &["run", "-T", "web"]] {
+        for args in [
+            &["exec", "web"][..],
+            &["run", "web"],
+            &["exec", "-T", "web"],
+            &["run", "-T", "web"],
+        ] {
             let command = [args, &["--", PYTHON, "-c", push]].concat();
             let mut terminal = app.on_terminal(&command, 24, 80);
             let mut shown = terminal.until("tried");
@@ -576,11 +643,19 @@ bundle = "both"
                 // Up in spite of it: then what is mounted has to be where it belongs.
                 let mounts = app.sh("good", "cat /proc/self/mountinfo").ok().out;
                 let places: Vec<_> = mounts.lines().map(|l| l.split(' ').nth(4).unwrap()).collect();
-                assert!(!places.iter().any(|p| matches!(*p, "/etc/inner" | "/usr/inner" | "/tmp/inner")), "{mode:?} {to}: {mounts}");
+                assert!(
+                    !places
+                        .iter()
+                        .any(|p| matches!(*p, "/etc/inner" | "/usr/inner" | "/tmp/inner")),
+                    "{mode:?} {to}: {mounts}"
+                );
                 assert!(!places.contains(&"/data/outer/elsewhere/inner"), "{mode:?}: {mounts}");
                 app.ok(&["down"]);
             } else {
-                assert!(up.err.contains("sub") || up.err.contains("inner"), "it is said what is wrong: {up:?}");
+                assert!(
+                    up.err.contains("sub") || up.err.contains("inner"),
+                    "it is said what is wrong: {up:?}"
+                );
             }
             assert!(!Path::new("/etc/inner").exists() && !Path::new("/usr/inner").exists());
         }
@@ -593,7 +668,10 @@ fn the_control_socket_is_its_owners_and_bears_rubbish() {
         let app = two(mode, "control", "");
         let socket = app.state().join("run/control/control.sock");
         let try_as = |user: &str| {
-            let script = format!("import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\ns.send(b'{{\"do\":\"ps\"}}\\n')\nprint(s.recv(100))", socket.display());
+            let script = format!(
+                "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\ns.send(b'{{\"do\":\"ps\"}}\\n')\nprint(s.recv(100))",
+                socket.display()
+            );
             let mut command = Command::new("setpriv");
             command.args(["--reuid", user, "--clear-groups", PYTHON, "-c", &script]);
             Ended::from(command.output().unwrap())
@@ -603,10 +681,19 @@ fn the_control_socket_is_its_owners_and_bears_rubbish() {
             Mode::Rootless => harness::USER,
         };
         assert!(try_as(owner).out.contains("{"), "{:?}", try_as(owner));
-        assert!(try_as("nobody").err.contains("PermissionError"), "{:?}", try_as("nobody"));
+        assert!(
+            try_as("nobody").err.contains("PermissionError"),
+            "{:?}",
+            try_as("nobody")
+        );
         // With the folders opened to all, the kernel still says who it is.
         use std::os::unix::fs::PermissionsExt;
-        for folder in [app.state(), app.state().join("run"), app.state().join("run/control"), socket.clone()] {
+        for folder in [
+            app.state(),
+            app.state().join("run"),
+            app.state().join("run/control"),
+            socket.clone(),
+        ] {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
         let stranger = try_as("nobody");
@@ -654,7 +741,11 @@ sys.stdin.read()
         // While all of these are still connected.
         assert_eq!(app.ps()["services"].as_array().unwrap().len(), 2);
         assert_eq!(app.sh("web", "echo fine").ok().out, "fine\n");
-        let open = || std::fs::read_dir(format!("/proc/{}/fd", app.supervisor())).unwrap().count();
+        let open = || {
+            std::fs::read_dir(format!("/proc/{}/fd", app.supervisor()))
+                .unwrap()
+                .count()
+        };
         let during = open();
         drop(sender.stdin.take());
         sender.wait().unwrap();

@@ -27,7 +27,12 @@ fn up_shows_separate_services_and_down_leaves_nothing() {
         app.ok(&["up", "-d"]);
         app.wait_for_log("vault", "written");
         let ps = app.ps();
-        let uids: Vec<_> = ps["services"].as_array().unwrap().iter().map(|s| s["uid"].as_u64().unwrap()).collect();
+        let uids: Vec<_> = ps["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["uid"].as_u64().unwrap())
+            .collect();
         assert_ne!(uids[0], uids[1]);
         assert_eq!(app.sh("vault", "cat /data/vault/secret.txt").ok().out, "swordfish\n");
         assert_ne!(app.sh("web", "cat /data/vault/secret.txt").code, 0);

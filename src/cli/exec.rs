@@ -78,10 +78,7 @@ fn take_signals() -> std::io::Result<SignalFd> {
 fn pass_signals(client: &Client, signals: &SignalFd) -> std::io::Result<()> {
     loop {
         let socket = client.socket();
-        let mut ready = [
-            PollFd::new(&socket, PollFlags::IN),
-            PollFd::new(signals, PollFlags::IN),
-        ];
+        let mut ready = [PollFd::new(&socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,

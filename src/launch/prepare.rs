@@ -73,10 +73,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         mount_steps(mount, kind, &mut steps)?;
     }
     if !awaited {
-        steps.push(Step::AwaitIds {
-            root: ids_zero,
-            groups,
-        });
+        steps.push(Step::AwaitIds { root: ids_zero, groups });
     }
     steps.push(Step::Leave);
     for path in linux.masked_paths().iter().flatten() {

@@ -234,9 +234,10 @@ impl App {
     fn finished(&self) -> bool {
         // A stop in the middle of the start leaves services that never began.
         let stopping = self.stopping.is_some();
-        let all_over = self.services.iter().all(|s| {
-            (s.state.over() || stopping) && s.running.is_none() && s.pipes.iter().all(Option::is_none)
-        });
+        let all_over = self
+            .services
+            .iter()
+            .all(|s| (s.state.over() || stopping) && s.running.is_none() && s.pipes.iter().all(Option::is_none));
         all_over && (stopping || self.options.attached)
     }
 

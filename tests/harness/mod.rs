@@ -43,8 +43,15 @@ impl Ended {
     pub fn from(output: Output) -> Ended {
         use std::os::unix::process::ExitStatusExt;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
-        Ended { code, out: text(output.stdout), err: text(output.stderr) }
+        let code = output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        Ended {
+            code,
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     /// Panics with all that was printed if the command failed.
@@ -102,7 +109,15 @@ impl App {
             Mode::Root => Command::new(program),
             Mode::Rootless => {
                 let mut command = Command::new("setpriv");
-                command.args(["--reuid", USER, "--regid", USER, "--init-groups", "--inh-caps=-all", program]);
+                command.args([
+                    "--reuid",
+                    USER,
+                    "--regid",
+                    USER,
+                    "--init-groups",
+                    "--inh-caps=-all",
+                    program,
+                ]);
                 command
             }
         };
@@ -149,7 +164,12 @@ impl App {
     /// PID 1 of a service's namespace, as the host counts.
     pub fn init_of(&self, service: &str) -> i32 {
         let ps = self.ps();
-        let of = ps["services"].as_array().unwrap().iter().find(|s| s["service"] == service).unwrap();
+        let of = ps["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|s| s["service"] == service)
+            .unwrap();
         of["pid"].as_i64().unwrap() as i32
     }
 
@@ -172,13 +192,25 @@ impl App {
         let end = || Stdio::from(ends.slave.try_clone().unwrap());
         let inner = self.command(args);
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(inner.get_program()).args(inner.get_args()).current_dir(&self.folder).env_clear();
+        command
+            .arg("--ctty")
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(&self.folder)
+            .env_clear();
         for (key, value) in inner.get_envs() {
             command.env(key, value.unwrap());
         }
         command.env("TERM", "dumb").stdin(end()).stdout(end()).stderr(end());
-        let child = command.spawn().expect("install `util-linux`: a terminal needs setsid(1)");
-        Terminal { child, master: File::from(ends.master), slave: ends.slave, shown: String::new() }
+        let child = command
+            .spawn()
+            .expect("install `util-linux`: a terminal needs setsid(1)");
+        Terminal {
+            child,
+            master: File::from(ends.master),
+            slave: ends.slave,
+            shown: String::new(),
+        }
     }
 }
 
@@ -210,20 +242,32 @@ impl Terminal {
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&self.master, size).unwrap();
     }
 
     /// Waits for the program, showing on so that it does not block.
     pub fn ended(&mut self) -> (i32, String) {
         use std::os::unix::process::ExitStatusExt;
-        nix::fcntl::fcntl(&self.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        nix::fcntl::fcntl(
+            &self.master,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )
+        .unwrap();
         let status = wait_until(|| {
             self.take();
             self.child.try_wait().unwrap()
         });
         self.take();
-        (status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), std::mem::take(&mut self.shown))
+        (
+            status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            std::mem::take(&mut self.shown),
+        )
     }
 
     fn take(&mut self) {
@@ -235,7 +279,12 @@ impl Terminal {
 }
 
 fn winsize(rows: u16, columns: u16) -> nix::pty::Winsize {
-    nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+    nix::pty::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
 }
 
 /// Sends a signal to one process.
@@ -274,23 +323,40 @@ pub fn binary() -> &'static Path {
 
 /// A new empty folder that everybody may pass through.
 pub fn fresh_folder() -> PathBuf {
-    let folder = tempfile::Builder::new().prefix("pysecure-").tempdir_in("/tmp").unwrap().keep();
+    let folder = tempfile::Builder::new()
+        .prefix("pysecure-")
+        .tempdir_in("/tmp")
+        .unwrap()
+        .keep();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
 }
 
 pub fn need_root() {
     let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
-    assert_eq!(uid, b"0\n", "these tests start services as root and as an ordinary user: run them as root (tests/run)");
+    assert_eq!(
+        uid, b"0\n",
+        "these tests start services as root and as an ordinary user: run them as root (tests/run)"
+    );
 }
 
 /// The test user's ids; the user is made if need be, with subordinate ids as useradd gives them.
 pub fn user() -> (u32, u32) {
     static IDS: OnceLock<(u32, u32)> = OnceLock::new();
     *IDS.get_or_init(|| {
-        let made = Command::new("flock").args(["/run/lock/pysecure-test-user", "sh", "-c"]).arg(format!("id {USER} >/dev/null 2>&1 || useradd --create-home {USER}")).status().unwrap();
-        assert!(made.success(), "make the user {USER}: install `passwd` and `util-linux`");
-        assert!(Path::new("/usr/bin/newuidmap").exists(), "install `uidmap`: rootless tests need newuidmap");
+        let made = Command::new("flock")
+            .args(["/run/lock/pysecure-test-user", "sh", "-c"])
+            .arg(format!("id {USER} >/dev/null 2>&1 || useradd --create-home {USER}"))
+            .status()
+            .unwrap();
+        assert!(
+            made.success(),
+            "make the user {USER}: install `passwd` and `util-linux`"
+        );
+        assert!(
+            Path::new("/usr/bin/newuidmap").exists(),
+            "install `uidmap`: rootless tests need newuidmap"
+        );
         let id = |flag: &str| {
             let out = Command::new("id").args([flag, USER]).output().unwrap().stdout;
             String::from_utf8(out).unwrap().trim().parse().unwrap()
