@@ -40,6 +40,8 @@ pub(super) struct Init {
     pub entry: Entry,
     /// Both ways: reports out, one byte in when the id maps are written.
     pub report: RawFd,
+    /// The launcher's end of it.
+    pub launcher: RawFd,
     /// The id that PID 1 keeps, if id 0 is the service's own.
     pub keep: Option<(u32, u32)>,
     pub stack: sys::Stack,
@@ -60,6 +62,11 @@ fn live(init: &Init) -> ! {
     // SAFETY: the report socket is open until this process ends.
     let report = unsafe { BorrowedFd::borrow_raw(init.report) };
     sys::set_signal_mask(u64::MAX);
+    // The launcher may be killed before the id maps are written. It is seen by the end of the socket, of which
+    // this process must not hold the launcher's side, or by the signal; a change of id undoes that until `hide`.
+    // SAFETY: the descriptor's owner is on the launcher's side of clone3(2); nothing here uses it.
+    unsafe { rustix::io::close(init.launcher) };
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
     let _ = rustix::process::setsid();
     let mut terminal = None;
@@ -83,11 +90,14 @@ fn live(init: &Init) -> ! {
         (Ok(pid), None) => pid,
     };
     drop(terminal);
+    if let Err(errno) = sys::duplicate_to(init.report, 0) {
+        fail(report, Stage::Descriptors as u32, errno);
+    }
+    // SAFETY: the report socket was just put there, and is open until this process ends.
+    let report = unsafe { BorrowedFd::borrow_raw(0) };
     if let Err((stage, errno)) = settle(init) {
         fail(report, stage as u32, errno);
     }
-    // SAFETY: `settle` has put the report socket there, and closed all else.
-    let report = unsafe { BorrowedFd::borrow_raw(0) };
     say(report, report::STARTED, 0, 0);
     let low = (&raw const top as usize & !4095) - (48 << 10);
     // SAFETY: `init` and all it points to are not used below; `main` and `report` are on this stack.
@@ -98,16 +108,19 @@ fn live(init: &Init) -> ! {
     wait_for(main, report)
 }
 
-/// Leaves PID 1 with one descriptor, and with no right but to signal.
+/// Leaves PID 1 with the report socket as its one descriptor, 0, and with no right but to signal.
 fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
-    sys::duplicate_to(init.report, 0).map_err(at(Stage::Descriptors))?;
     sys::close_from(1).map_err(at(Stage::Descriptors))?;
+    // Before the change of id, which leaves no capability in effect, though it keeps them permitted.
+    drop_bounding_set().map_err(at(Stage::Capabilities))?;
+    if init.entry.groups.is_some() {
+        rustix::thread::set_thread_groups(&[]).map_err(at(Stage::Groups))?;
+    }
     if let Some((uid, gid)) = init.keep {
         rustix::thread::set_keep_capabilities(true).map_err(at(Stage::User))?;
         become_id(uid, gid).map_err(at(Stage::User))?;
     }
-    drop_bounding_set().map_err(at(Stage::Capabilities))?;
     let only = CapabilitySet::KILL;
     let sets = CapabilitySets {
         effective: only,
@@ -168,15 +181,15 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
-        Step::AwaitIds { root, clear_groups } => {
+        Step::AwaitIds { root, groups } => {
             let mut go = [0u8; 1];
             if rustix::io::read(report, &mut go)? != 1 {
                 // The launcher is gone or gave up.
                 exit(125);
             }
             rustix::process::umask(Mode::empty());
-            if *clear_groups {
-                rustix::thread::set_thread_groups(&[])?;
+            if let Some(groups) = groups {
+                rustix::thread::set_thread_groups(groups)?;
             }
             if *root {
                 become_id(0, 0)?;

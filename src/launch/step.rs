@@ -9,10 +9,11 @@ use std::path::Path;
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one.
+    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one, in the service's
+    /// groups: a place below a bundle's directory is found by them, for id 0 has no power over another owner's.
     AwaitIds {
         root: bool,
-        clear_groups: bool,
+        groups: Option<Vec<rustix::process::Gid>>,
     },
     Hostname(CString),
     Loopback,
