@@ -4,7 +4,10 @@ use super::args::{Cli, Down};
 use super::load::{Loaded, with_privilege};
 use super::{Done, Failure};
 use crate::launch::storage::remove;
+use crate::plan::Dirs;
 use crate::supervise::client::{Client, ClientError};
+use crate::supervise::lock;
+use rustix::io::Errno;
 
 pub(super) fn run(cli: &Cli, args: &Down) -> Done {
     // Data may belong to subordinate ids, which only the outer namespace's root can delete.
@@ -29,11 +32,7 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
             println!("`{app}` is down");
         }
         Err(ClientError::NotUp { .. }) => {
-            // What a supervisor left that was killed; not while another is being started.
-            let claimed = crate::supervise::claim(&dirs, app)?;
-            remove(&dirs.run)?;
-            let _ = dirs.run.parent().map(std::fs::remove_dir);
-            drop(claimed);
+            clear_away(&dirs, app)?;
             println!("`{app}` is not up");
         }
         Err(e) => return Err(e.into()),
@@ -44,4 +43,21 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         println!("deleted {}", dirs.app.display());
     }
     Ok(0)
+}
+
+/// What a supervisor left that was killed; but not from under one that is about to start.
+fn clear_away(dirs: &Dirs, app: &str) -> Result<(), Failure> {
+    match lock(dirs) {
+        Ok(Some(_held)) => {
+            remove(&dirs.run)?;
+            // Only if no other app runs.
+            let _ = dirs.run.parent().map(std::fs::remove_dir);
+            Ok(())
+        }
+        Ok(None) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::WOULDBLOCK) => Err(Failure::failed(format!(
+            "`{app}` is being started or ended by another pysecure; try again when that is done"
+        ))),
+        Err(errno) => Err(Failure::failed(format!("lock {}: {errno}", dirs.run.display()))),
+    }
 }

@@ -8,6 +8,7 @@ use super::{Done, Failure};
 use crate::launch::join::told;
 use crate::supervise::client::Client;
 use crate::supervise::protocol::Request;
+use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 
@@ -27,6 +28,12 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
         directory: args.workdir.clone(),
         terminal: on_terminal,
     };
+    // Taken before the program can have said anything: whoever saw that may signal this end at once.
+    let signals = if on_terminal {
+        None
+    } else {
+        Some(terminal::signals_for_the_program()?)
+    };
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     client.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     let mut relay = None;
@@ -34,9 +41,10 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
         let (kind, number, text, fd) = client.session_message()?;
         match kind {
             told::TERMINAL => relay = fd.map(Relay::start).transpose()?,
-            told::STARTED => match &relay {
-                Some(relay) => relay.until(client.socket())?,
-                None => pass_signals(&client)?,
+            told::STARTED => match (&relay, &signals) {
+                (Some(relay), _) => relay.until(client.socket())?,
+                (None, Some(signals)) => pass_signals(&client, signals)?,
+                (None, None) => {}
             },
             told::EXITED => {
                 if let Some(relay) = &relay {
@@ -51,14 +59,10 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
 }
 
 /// Without a terminal in between, signals to this end are meant for the program.
-fn pass_signals(client: &Client) -> std::io::Result<()> {
-    let signals = terminal::signals_for_the_program()?;
+fn pass_signals(client: &Client, signals: &SignalFd) -> std::io::Result<()> {
     loop {
         let socket = client.socket();
-        let mut ready = [
-            PollFd::new(&socket, PollFlags::IN),
-            PollFd::new(&signals, PollFlags::IN),
-        ];
+        let mut ready = [PollFd::new(&socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match rustix::event::poll(&mut ready, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,

@@ -74,9 +74,9 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     };
     let signals = terminal::signals_for_the_program()?;
     let running = Launcher::new()?.start(&request)?;
-    let code = accompany(&running, &signals);
-    let _ = rustix::process::waitpid(Some(running.pid), rustix::process::WaitOptions::empty());
-    code
+    // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
+    // namespaces apart.
+    accompany(&running, &signals)
 }
 
 /// Where layers of the root lie, which are of no use when the program has ended.

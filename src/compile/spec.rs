@@ -71,6 +71,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         mounts.push(bind(
             Path::new("/run/pysecure/rpc"),
             &plan.dirs.rpc(&service.name),
+            true,
             false,
             false,
         ));
@@ -195,7 +196,7 @@ fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>
         match entry {
             Entry::Bind { path, directory } => {
                 root.mount_point(path, *directory);
-                mounts.push(bind(path, path, false, true));
+                mounts.push(bind(path, path, *directory, false, true));
             }
             Entry::Link { path, target } => root.link(path, target),
             Entry::Directory { path } => root.directory(path),
@@ -203,36 +204,41 @@ fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>
     }
 }
 
-fn bind(target: &Path, source: &Path, writable: bool, executable: bool) -> Mount {
+fn bind(target: &Path, source: &Path, directory: bool, writable: bool, executable: bool) -> Mount {
     let mut mount = Mount::default();
     mount.set_destination(target.to_owned());
     mount.set_typ(Some("bind".into()));
     mount.set_source(Some(source.to_owned()));
-    mount.set_options(Some(options(writable, executable, "rbind")));
+    mount.set_options(Some(options(directory, writable, executable)));
     mount
 }
 
-/// The recursive forms, so that a file system mounted below a resource is held to the same.
-fn options(writable: bool, executable: bool, first: &str) -> Vec<String> {
-    let all = [
-        first,
+/// For a directory the recursive forms, so that a file system mounted below it is held to the same. Below a file
+/// nothing is mounted, and crun 1.8 takes no recursive form for one.
+fn options(directory: bool, writable: bool, executable: bool) -> Vec<String> {
+    let plain = ["bind", if writable { "rw" } else { "ro" }, "nosuid", "nodev", "noexec"];
+    let recursive = [
+        "rbind",
         if writable { "rw" } else { "rro" },
         "rnosuid",
         "rnodev",
-        if executable { "" } else { "rnoexec" },
+        "rnoexec",
     ];
-    all.into_iter().filter(|o| !o.is_empty()).map(str::to_owned).collect()
+    let all = if directory { recursive } else { plain };
+    let wanted = if executable { 4 } else { 5 };
+    all[..wanted].iter().map(|o| (*o).to_owned()).collect()
 }
 
 fn resource(planned: &PlannedMount) -> Mount {
     let mut mount = bind(
         Path::new(&planned.target),
         &planned.source,
+        planned.directory,
         planned.writable,
         planned.executable,
     );
     if let Some(map) = planned.idmap {
-        let mut options = options(planned.writable, planned.executable, "rbind");
+        let mut options = options(planned.directory, planned.writable, planned.executable);
         options.push("idmap".into());
         mount.set_options(Some(options));
         mount.set_uid_mappings(Some(vec![mapping(map.disk.uid, map.seen.uid)]));

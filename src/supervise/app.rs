@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// How long a service may take to end after SIGTERM before it is killed.
@@ -133,7 +132,7 @@ pub struct App {
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        let lock = claim(&plan.dirs, &plan.app)?;
+        let lock = take_lock(&plan)?;
         let launcher = Launcher::new()?;
         let each = 3 + plan
             .services
@@ -362,8 +361,9 @@ impl App {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGCHLD) => self.reap(),
-                Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP) => {
-                    if self.stopping.is_some() && self.options.attached {
+                Ok(signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP)) => {
+                    // timeout(1) and systemd send several signals for one wish; who presses Ctrl-C again means it.
+                    if self.stopping.is_some() && self.options.attached && signal == Signal::SIGINT {
                         self.kill();
                     } else {
                         if self.console.is_some() {
@@ -678,39 +678,37 @@ impl App {
     }
 }
 
-/// Makes this process the only one that runs, or clears away, an app: flock(2) ends with the process, however
-/// that ends.
-pub fn claim(dirs: &Dirs, app: &str) -> Result<File, SuperviseError> {
-    use std::os::unix::fs::MetadataExt;
-    let path = dirs.run.join("lock");
+/// One supervisor an app; flock(2) ends with the process, however it ends.
+fn take_lock(plan: &Plan) -> Result<File, SuperviseError> {
+    // Who ends removes lock and folder: what was opened just before locks out nobody, so it is tried again.
     loop {
-        make_private(&dirs.run)?;
-        let file = match File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-        {
-            // The one who had it is just clearing the folder away.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            other => other.map_err(system("open the lock"))?,
-        };
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+        make_private(&plan.dirs.run)?;
+        match lock(&plan.dirs) {
+            Ok(Some(file)) => return Ok(file),
+            Ok(None) | Err(Errno::NOENT) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(SuperviseError::AlreadyUp(format!(
-                    "`{app}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it"
+                    "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
+                    plan.app
                 )));
             }
             Err(errno) => return Err(system("lock")(errno)),
         }
-        // A lock on a file that was removed meanwhile keeps nobody out.
-        let held = file.metadata().map_err(system("look at the lock"))?;
-        if std::fs::metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino())) {
-            return Ok(file);
-        }
     }
+}
+
+/// The lock of who supervises an app, or clears away what a killed supervisor left; `WOULDBLOCK` if another
+/// has it, `None` if it was removed meanwhile.
+pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
+    use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+    let path = dirs.run.join("lock");
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    let ours = rustix::fs::fstat(&file)?;
+    Ok(rustix::fs::stat(&path)
+        .is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
+        .then(|| file.into()))
 }
 
 /// As many open files as the services need, up to the hard limit.

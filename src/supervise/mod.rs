@@ -15,6 +15,6 @@ pub mod protocol;
 mod service;
 mod sockets;
 
-pub use app::{App, Options, Outcome, SuperviseError, claim};
+pub use app::{App, Options, Outcome, SuperviseError, lock};
 pub use service::{State, exit_code};
 pub use sockets::caller_folder;

@@ -192,13 +192,25 @@ impl App {
         let end = || Stdio::from(ends.slave.try_clone().unwrap());
         let inner = self.command(args);
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(inner.get_program()).args(inner.get_args()).current_dir(&self.folder).env_clear();
+        command
+            .arg("--ctty")
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(&self.folder)
+            .env_clear();
         for (key, value) in inner.get_envs() {
             command.env(key, value.unwrap());
         }
         command.env("TERM", "dumb").stdin(end()).stdout(end()).stderr(end());
-        let child = command.spawn().expect("install `util-linux`: a terminal needs setsid(1)");
-        Terminal { child, master: File::from(ends.master), slave: ends.slave, shown: String::new() }
+        let child = command
+            .spawn()
+            .expect("install `util-linux`: a terminal needs setsid(1)");
+        Terminal {
+            child,
+            master: File::from(ends.master),
+            slave: ends.slave,
+            shown: String::new(),
+        }
     }
 }
 
@@ -230,20 +242,32 @@ impl Terminal {
     }
 
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         rustix::termios::tcsetwinsize(&self.master, size).unwrap();
     }
 
     /// Waits for the program, showing on so that it does not block.
     pub fn ended(&mut self) -> (i32, String) {
         use std::os::unix::process::ExitStatusExt;
-        nix::fcntl::fcntl(&self.master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        nix::fcntl::fcntl(
+            &self.master,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )
+        .unwrap();
         let status = wait_until(|| {
             self.take();
             self.child.try_wait().unwrap()
         });
         self.take();
-        (status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), std::mem::take(&mut self.shown))
+        (
+            status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            std::mem::take(&mut self.shown),
+        )
     }
 
     fn take(&mut self) {
@@ -255,7 +279,12 @@ impl Terminal {
 }
 
 fn winsize(rows: u16, columns: u16) -> nix::pty::Winsize {
-    nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+    nix::pty::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
 }
 
 /// Sends a signal to one process.

@@ -1,0 +1,768 @@
+//! From inside a service: what it tries in order to reach what is another's, the launcher's or the host's.
+//!
+//! Each attack runs in Python, whose `ctypes` makes any system call. Where the same code works outside, a
+//! control shows that: an attack that never could have worked proves nothing.
+
+mod harness;
+
+use harness::{App, BOTH, Ended, Mode, wait_until};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What every attack starts with.
+const PRELUDE: &str = r#"
+import ctypes, errno, os, socket, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *args):
+    "A system call: its result, or the name of its errno."
+    args = [ctypes.c_char_p(a) if isinstance(a, bytes) else ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    got = libc.syscall(ctypes.c_long(number), *args)
+    return got if got >= 0 else errno.errorcode[ctypes.get_errno()]
+def tried(what, *args, **kwargs):
+    try:
+        return what(*args, **kwargs)
+    except OSError as e:
+        return errno.errorcode[e.errno]
+def status(name):
+    return [l.split(':')[1].strip() for l in open('/proc/self/status') if l.startswith(name + ':')][0]
+"#;
+
+const PYTHON: &str = "/usr/bin/python3";
+
+fn need_python() {
+    assert!(
+        Path::new(PYTHON).exists(),
+        "install `python3`: attacks are written in it"
+    );
+}
+
+/// Runs Python inside a service.
+fn python(app: &App, service: &str, script: &str) -> Ended {
+    need_python();
+    app.run(&["exec", "-T", service, "--", PYTHON, "-c", &format!("{PRELUDE}{script}")])
+}
+
+/// The same as the host's root: the control.
+fn python_outside(script: &str) -> Ended {
+    need_python();
+    Ended::from(
+        Command::new(PYTHON)
+            .arg("-c")
+            .arg(format!("{PRELUDE}{script}"))
+            .output()
+            .unwrap(),
+    )
+}
+
+/// Two services with a secret each, and a third line of the manifest for what is special.
+fn two(mode: Mode, name: &str, extra: &str) -> App {
+    let manifest = format!(
+        r#"
+[app]
+name = "{name}"
+[resources]
+secret = {{ path = "/data/vault/secret.txt", owner = "rw" }}
+[services.vault]
+command = ["sh", "-c", "echo swordfish > /data/vault/secret.txt; echo ready; exec sleep 80001"]
+owner_resources = ["secret"]
+environment = {{ TOKEN = "{TOKEN}" }}
+[services.web]
+command = ["sh", "-c", "echo ready; exec sleep 80002"]
+{extra}
+"#
+    );
+    let app = App::new(mode, &manifest);
+    app.ok(&["up", "-d"]);
+    app.wait_for_log("vault", "ready");
+    app.wait_for_log("web", "ready");
+    app
+}
+
+const TOKEN: &str = "a-token-that-stands-nowhere-else-5d41402abc4b2a76";
+
+/// The pid of the process with this command line, as the host counts, below one of a service.
+fn host_pid(seconds: &str, app: &App, service: &str) -> i32 {
+    let init = app.init_of(service);
+    let children = wait_until(|| {
+        std::fs::read_to_string(format!("/proc/{init}/task/{init}/children"))
+            .ok()
+            .filter(|c| !c.is_empty())
+    });
+    let found = children
+        .split_whitespace()
+        .map(|p| p.parse().unwrap())
+        .find(|pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(seconds)));
+    found.unwrap()
+}
+
+#[test]
+fn a_service_reaches_nothing_of_another() {
+    for mode in BOTH {
+        let app = two(mode, "strangers", "");
+        let victim = host_pid("80001", &app, "vault");
+        let init = app.init_of("vault");
+        let supervisor = app.supervisor();
+        let data = app.state().join("apps/strangers/resources/secret/secret.txt");
+        // All of it works outside: pids and paths are right.
+        assert_eq!(
+            std::fs::read_to_string(&data).unwrap_or_else(|e| panic!("{}: {e}", data.display())),
+            "swordfish\n"
+        );
+        let script = format!(
+            r#"
+for pid in ({victim}, {init}, {supervisor}):
+    print('kill', tried(os.kill, pid, 0))
+    print('ptrace', call(101, 16, pid, 0, 0))              # PTRACE_ATTACH
+    class iovec(ctypes.Structure):
+        _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]
+    buf = ctypes.create_string_buffer(8)
+    local = iovec(ctypes.addressof(buf), 8)
+    print('vm_readv', call(310, pid, ctypes.byref(local), 1, ctypes.byref(local), 1, 0))
+    print('pidfd', call(434, pid, 0))
+    print('proc', os.path.exists('/proc/%d' % pid))
+seen = sorted(int(p) for p in os.listdir('/proc') if p.isdigit())
+print('pids', [open('/proc/%d/cmdline' % p).read() for p in seen if '80001' in open('/proc/%d/cmdline' % p).read()])
+for path in ('{data}', '/data/vault/secret.txt', '/data/vault', '{folder}', '/proc/1/root{data}', '/etc/shadow', '/root/.ssh'):
+    print('file', os.path.lexists(path), tried(open, path))
+print('write', tried(open, '/data/vault/new', 'w'), tried(os.mkdir, '/data/vault'))
+"#,
+            data = data.display(),
+            folder = app.folder.display(),
+        );
+        let seen = python(&app, "web", &script).ok().out;
+        for line in seen.lines() {
+            let (what, got) = line.split_once(' ').unwrap();
+            let fine = match what {
+                "kill" | "pidfd" => got == "ESRCH" || got == "EPERM",
+                "ptrace" | "vm_readv" => got == "EPERM" || got == "ENOSYS" || got == "ESRCH",
+                "proc" => got == "False",
+                "pids" => got == "[]",
+                "file" => got.starts_with("False E"),
+                "write" => !got.contains("None") && got.matches('E').count() >= 2 && !got.contains("TextIO"),
+                _ => false,
+            };
+            assert!(fine, "{mode:?}: {line}\n{seen}");
+        }
+        assert_eq!(seen.lines().count(), 3 * 5 + 1 + 7 + 1);
+        assert_eq!(app.ps()["services"][0]["state"], "running");
+    }
+}
+
+#[test]
+fn pid_1_shows_nothing_and_cannot_be_touched() {
+    for mode in BOTH {
+        let app = two(mode, "pidone", "");
+        let script = r#"
+for name in ('mem', 'maps', 'environ', 'auxv', 'syscall', 'stack', 'personality'):
+    got = tried(lambda: open('/proc/1/' + name, 'rb').read(64))
+    print(name, got)
+for name in ('exe', 'cwd', 'root'):
+    print(name, tried(os.readlink, '/proc/1/' + name))
+    print(name, tried(os.open, '/proc/1/' + name, os.O_RDONLY))
+print('exe', tried(os.open, '/proc/1/exe', os.O_WRONLY), tried(os.open, '/proc/1/exe', os.O_RDWR))
+print('fd', tried(os.listdir, '/proc/1/fd'), tried(os.listdir, '/proc/1/map_files'))
+print('ns', tried(os.open, '/proc/1/ns/mnt', os.O_RDONLY))
+print('kill', tried(os.kill, 1, 9), tried(os.kill, 1, 19))
+print('ptrace', call(101, 16, 1, 0, 0), call(101, 0x4206, 1, 0, 0))
+"#;
+        let seen = python(&app, "web", script).ok().out;
+        for line in seen.lines() {
+            let (what, got) = line.split_once(' ').unwrap();
+            let refused = got
+                .split(' ')
+                .all(|word| matches!(word, "EACCES" | "EPERM" | "ESRCH" | "ENOENT" | "ENOSYS"));
+            assert!(refused, "{mode:?}: {what}: {got}\n{seen}");
+        }
+        // The control: the same file of a process of its own is open to it.
+        assert!(
+            python(&app, "web", "print(tried(os.readlink, '/proc/self/exe'))")
+                .out
+                .contains("python")
+        );
+        assert_eq!(app.ps()["services"][1]["state"], "running");
+    }
+}
+
+/// A watcher inside tries to catch each new process before it has become its program.
+#[test]
+fn exec_cannot_be_caught_on_its_way_in() {
+    for mode in BOTH {
+        let manifest = format!(
+            r#"
+[app]
+name = "watched"
+[services.web]
+command = ["{PYTHON}", "-u", "/code/watch.py"]
+[resources]
+code = {{ path = "/code", source = "./code", global = "r" }}
+"#
+        );
+        need_python();
+        let app = App::new(mode, &manifest);
+        app.write(
+            "code/watch.py",
+            format!(
+                r#"{PRELUDE}
+print('watching', flush=True)
+known = set(os.listdir('/proc'))
+caught = seen = 0
+while True:
+    for pid in os.listdir('/proc'):
+        if not pid.isdigit() or pid == str(os.getpid()) or pid in known:
+            continue
+        for attempt in range(4):
+            try:
+                exe = os.readlink('/proc/%s/exe' % pid)
+                if 'pysecure' in exe:
+                    print('CAUGHT exe', exe, flush=True)
+            except OSError:
+                pass
+            for flags in (os.O_WRONLY, os.O_RDONLY):
+                try:
+                    fd = os.open('/proc/%s/exe' % pid, flags)
+                    name = os.readlink('/proc/self/fd/%d' % fd)
+                    if 'pysecure' in name:
+                        print('CAUGHT open', name, flush=True)
+                    os.close(fd)
+                except OSError:
+                    pass
+            try:
+                for fd in os.listdir('/proc/%s/fd' % pid):
+                    to = os.readlink('/proc/%s/fd/%s' % (pid, fd))
+                    if int(fd) > 2 and not to.startswith('/proc/') and 'lib' not in to and '/etc/ld' not in to:
+                        print('CAUGHT fd', fd, to, flush=True)
+            except (OSError, ValueError):
+                pass
+            try:
+                where = os.readlink('/proc/%s/cwd' % pid)
+                if '{folder}' in where or '(unreachable)' in where:
+                    print('CAUGHT cwd', where, flush=True)
+            except OSError:
+                pass
+            if call(101, 16, int(pid), 0, 0) == 0:
+                print('CAUGHT ptrace', flush=True)
+        seen += 1
+        if seen % 20 == 0:
+            print('seen', seen, flush=True)
+"#,
+                folder = app.folder.display()
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "watching");
+        let mut rounds = 0;
+        // The watcher has to have seen many, whatever its luck.
+        while !app.logs("web").contains("seen 60") {
+            assert_eq!(app.sh("web", "exit 5").code, 5);
+            rounds += 1;
+        }
+        let logs = app.logs("web");
+        assert!(!logs.contains("CAUGHT"), "{mode:?} after {rounds}: {logs}");
+    }
+}
+
+#[test]
+fn a_program_starts_with_its_own_three_descriptors_inside_its_root() {
+    for mode in BOTH {
+        let app = two(mode, "descriptors", "");
+        let script = "import os\nprint(sorted(os.listdir('/proc/self/fd'), key=int), os.getcwd(), os.readlink('/proc/self/root'))\n\
+                      print([os.path.exists('/proc/self/fd/%d/..' % n) for n in range(3, 256)].count(True))";
+        for way in ["exec", "run"] {
+            let ended = app.ok(&[way, "web", "--", PYTHON, "-c", script]);
+            // 3 is the directory that is being listed.
+            assert_eq!(ended.out, "['0', '1', '2', '3'] / /\n0\n", "{mode:?} {way}: {ended:?}");
+        }
+        // As the service itself starts.
+        let init = app.init_of("web");
+        let main = host_pid("80002", &app, "web");
+        let fds = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        assert_eq!(fds(main), 3);
+        assert!(fds(init) <= 2, "PID 1 has its socket and a signalfd");
+        let outside = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+        assert!(
+            outside.contains("CapPrm:\t0000000000000020\n"),
+            "PID 1 may signal, and nothing else: {outside}"
+        );
+        assert!(outside.contains("CapBnd:\t0000000000000000\n"), "{outside}");
+    }
+}
+
+/// All that can be read of a process's memory holds `text`?
+fn memory_holds(pid: i32, text: &str) -> bool {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut scanned = 0;
+    let mut found = false;
+    for line in maps.lines().filter(|l| l.split(' ').nth(1).unwrap().starts_with('r')) {
+        let (from, to) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let (from, to) = (
+            u64::from_str_radix(from, 16).unwrap(),
+            u64::from_str_radix(to, 16).unwrap(),
+        );
+        let mut bytes = vec![0; (to - from) as usize];
+        // The kernel's own pages ([vvar]) cannot be read.
+        let Ok(read) = memory.read_at(&mut bytes, from) else {
+            continue;
+        };
+        scanned += read;
+        found |= bytes[..read].windows(text.len()).any(|w| w == text.as_bytes());
+    }
+    assert!(scanned > 100_000, "only {scanned} bytes of {pid} could be read");
+    found
+}
+
+#[test]
+fn pid_1_holds_nothing_of_any_services_environment() {
+    for mode in BOTH {
+        let app = two(mode, "memory", "");
+        assert!(memory_holds(app.supervisor(), TOKEN), "the scan finds it where it is");
+        assert!(
+            memory_holds(host_pid("80001", &app, "vault"), TOKEN),
+            "the service has what it was given"
+        );
+        for service in ["vault", "web"] {
+            let init = app.init_of(service);
+            for text in [TOKEN, "owner_resources", "swordfish", "80001"] {
+                assert!(!memory_holds(init, text), "{mode:?}: PID 1 of {service} holds {text:?}");
+            }
+            for file in ["environ", "cmdline"] {
+                let content = std::fs::read(format!("/proc/{init}/{file}")).unwrap_or_default();
+                assert!(
+                    content.iter().all(|b| *b == 0),
+                    "{mode:?}: {file} of {service}'s PID 1: {content:?}"
+                );
+            }
+        }
+        assert!(!memory_holds(host_pid("80002", &app, "web"), TOKEN));
+    }
+}
+
+#[test]
+fn no_right_is_left_and_none_can_be_had() {
+    for mode in BOTH {
+        let app = two(
+            mode,
+            "rights",
+            "[services.rooted]\ncommand = [\"sleep\", \"1000\"]\nruns_with_root = true",
+        );
+        let script = r#"
+for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'):
+    assert int(status(name), 16) == 0, (name, status(name))
+assert status('NoNewPrivs') == '1' and status('Seccomp') == '2'
+assert int(status('Seccomp_filters')) >= 1
+CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x20000
+def refused(name, got, *errors):
+    if got not in (errors or ('EPERM', 'ENOSYS', 'EACCES')):
+        print(name, got)
+refused('unshare user', call(272, CLONE_NEWUSER))
+refused('unshare mount', call(272, CLONE_NEWNS))
+refused('clone user', call(56, CLONE_NEWUSER | 17, 0, 0, 0, 0))
+refused('clone user with high bits', call(56, 1 << 40 | CLONE_NEWUSER | 17, 0, 0, 0, 0))
+refused('clone3', call(435, ctypes.create_string_buffer(88), 88), 'ENOSYS')
+refused('mount', call(165, b'none', b'/tmp', b'tmpfs', 0, 0))
+refused('umount', call(166, b'/proc', 2))
+refused('pivot_root', call(155, b'/', b'/'))
+refused('chroot', call(161, b'/tmp'))
+refused('open_tree', call(428, -100, b'/', 1))
+refused('move_mount', call(429, -100, b'/', -100, b'/tmp', 0))
+refused('fsopen', call(430, b'tmpfs', 0))
+refused('mount_setattr', call(442, -100, b'/', 0, 0, 0))
+for kind in ('user', 'mnt', 'pid', 'net'):
+    refused('setns', call(308, os.open('/proc/self/ns/' + kind, os.O_RDONLY), 0))
+refused('ptrace me', call(101, 0, 0, 0, 0))
+refused('ptrace child', call(101, 16, os.getpid(), 0, 0))
+refused('bpf', call(321, 0, 0, 0))
+refused('keyctl', call(250, 0, -3, 1))
+refused('add_key', call(248, b'user', b'x', b'y', 1, -3))
+refused('io_uring', call(425, 8, ctypes.create_string_buffer(120)))
+refused('perf', call(298, ctypes.create_string_buffer(128), 0, -1, -1, 0))
+refused('userfaultfd', call(323, 0))
+refused('kexec', call(246, 0, 0, 0, 0))
+refused('init_module', call(175, 0, 0, b''))
+refused('open_by_handle', call(304, -100, ctypes.create_string_buffer(32), 0))
+refused('reboot', call(169, 0, 0, 0, 0))
+refused('sethostname', call(170, b'x', 1))
+refused('x32', call(0x40000000 + 272, CLONE_NEWUSER))
+refused('setgroups to none', tried(os.setgroups, []))
+for number in (0, 1, 65534, 61000, 1000):
+    refused('setuid %d' % number, tried(os.setuid, number) if number != os.getuid() else 'EPERM', 'EPERM', 'EINVAL')
+    refused('setgid %d' % number, tried(os.setgid, number) if number != os.getgid() else 'EPERM', 'EPERM', 'EINVAL')
+for family in (40, 17, 16, 38, 31, 29, 44):
+    kind = socket.SOCK_RAW if family in (16, 17) else socket.SOCK_STREAM
+    got = tried(socket.socket, family, kind, 0)
+    if family != 16:
+        refused('socket %d' % family, got, 'EPERM', 'EACCES', 'EAFNOSUPPORT')
+refused('raw socket', tried(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1))
+refused('mknod', tried(os.mknod, '/tmp/mem', 0o20666, os.makedev(1, 1)))
+for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/proc/sys/vm/drop_caches',
+             '/sys/kernel/uevent_helper', '/proc/self/uid_map', '/proc/self/setgroups', '/etc/passwd', '/usr/bin/new', '/bin/sh', '/new'):
+    def write(path):
+        with open(path, 'wb', buffering=0) as f:
+            f.write(b'x')
+    refused('write ' + path, tried(write, path), 'EROFS', 'EACCES', 'EPERM', 'ENOENT')
+for path in ('/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/sched_debug', '/proc/kallsyms_', '/dev/mem', '/dev/kmsg'):
+    got = tried(lambda: open(path, 'rb').read(10))
+    refused('read ' + path, got, b'', 'ENOENT', 'EACCES', 'EPERM')
+for path in ('/proc/acpi', '/proc/scsi', '/sys/firmware', '/sys/fs/cgroup', '/sys/kernel'):
+    refused('list ' + path, tried(lambda: str(os.listdir(path))), '[]', 'ENOENT', 'EACCES')
+for top, folders, files in os.walk('/sys'):
+    for name in files:
+        if name in ('release_agent', 'uevent_helper', 'cgroup.procs'):
+            print('found', top, name)
+nodes = set()
+for top, folders, files in os.walk('/dev'):
+    for name in files:
+        found = os.lstat(os.path.join(top, name))
+        if found.st_rdev:
+            nodes.add((name, os.major(found.st_rdev), os.minor(found.st_rdev)))
+print('nodes', sorted(nodes))
+"#;
+        for service in ["web", "rooted"] {
+            let ended = python(&app, service, script).ok();
+            let expected = "nodes [('full', 1, 7), ('null', 1, 3), ('ptmx', 5, 2), ('random', 1, 8), ('tty', 5, 0), ('urandom', 1, 9), ('zero', 1, 5)]\n";
+            assert_eq!(ended.out, expected, "{mode:?} {service}: {}", ended.err);
+        }
+    }
+    // The control: as the host's root some of the same numbers do what they are meant to do.
+    let outside = python_outside(
+        "print(call(272, 0x20000), call(435, ctypes.create_string_buffer(88), 88), call(430, b'tmpfs', 0))",
+    );
+    assert!(outside.out.starts_with("0 EINVAL 3"), "{outside:?}");
+}
+
+#[test]
+fn a_setuid_program_gains_nothing() {
+    for mode in BOTH {
+        let manifest = r#"
+[app]
+name = "setuid"
+code = { "/tools" = "./tools" }
+[services.web]
+command = ["sleep", "1000"]
+"#;
+        let app = App::new(mode, manifest);
+        app.write("tools/placeholder", "");
+        let tool = app.folder.join("tools/id");
+        std::fs::copy("/usr/bin/id", &tool).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o6755)).unwrap();
+        // It works outside: another user becomes root by it.
+        let outside = app_user_runs(&tool);
+        assert!(outside.out.contains("euid=0"), "{outside:?}");
+        app.ok(&["up", "-d"]);
+        let inside = app.sh("web", "/tools/id").ok();
+        assert!(
+            !inside.out.contains("euid=0") && !inside.out.contains("egid=0"),
+            "{inside:?}"
+        );
+    }
+}
+
+fn app_user_runs(program: &Path) -> Ended {
+    harness::user();
+    let done = Command::new("setpriv")
+        .args(["--reuid", harness::USER, "--regid", harness::USER, "--clear-groups"])
+        .arg(program)
+        .output();
+    Ended::from(done.unwrap())
+}
+
+#[test]
+fn the_hosts_sockets_are_out_of_reach() {
+    for mode in BOTH {
+        let app = two(
+            mode,
+            "reach",
+            "[services.front]\ncommand = [\"sleep\", \"1000\"]\nnetwork = \"host\"",
+        );
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let name = format!("pysecure-test-{}-{mode:?}", std::process::id());
+        use std::os::linux::net::SocketAddrExt;
+        let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let script = format!(
+            r#"
+def to(family, address):
+    s = socket.socket(family)
+    s.settimeout(20)
+    s.connect(address)
+    return 'connected'
+print(tried(to, socket.AF_INET, ('127.0.0.1', {port})), tried(to, socket.AF_UNIX, '\0{name}'))
+"#
+        );
+        assert_eq!(python_outside(&script).out, "connected connected\n");
+        assert_eq!(python(&app, "web", &script).ok().out, "ECONNREFUSED ECONNREFUSED\n");
+        let front = python(&app, "front", &script).ok().out;
+        let abi = python_outside("print(call(444, 0, 0, 1))").out;
+        let scoped = abi.trim().parse::<u32>().is_ok_and(|abi| abi >= 6);
+        assert_eq!(
+            front,
+            if scoped {
+                "connected EPERM\n"
+            } else {
+                "connected connected\n"
+            },
+            "Landlock {abi}"
+        );
+        assert_eq!(python(&app, "web", "print(sorted(os.listdir('/sys/class/net')) if os.path.exists('/sys/class/net') else [], [n for _, n in socket.if_nameindex()])").ok().out, "[] ['lo']\n");
+    }
+}
+
+#[test]
+fn nothing_can_be_typed_into_the_callers_terminal() {
+    for mode in BOTH {
+        let app = two(mode, "typed", "");
+        need_python();
+        let push = "import fcntl, os\n\
+                    for fd in (0, 1, 2, '/dev/tty'):\n\
+                    \x20try:\n\
+                    \x20 fcntl.ioctl(os.open(fd, os.O_RDWR) if isinstance(fd, str) else fd, 0x5412, b'Z')\n\
+                    \x20except OSError as e:\n\
+                    \x20 pass\n\
+                    print('tried', flush=True)";
+        for args in [
+            &["exec", "web"][..],
+            &["run", "web"],
+            &["exec", "-T", "web"],
+            &["run", "-T", "web"],
+        ] {
+            let command = [args, &["--", PYTHON, "-c", push]].concat();
+            let mut terminal = app.on_terminal(&command, 24, 80);
+            let mut shown = terminal.until("tried");
+            let (code, rest) = terminal.ended();
+            assert_eq!(code, 0, "{shown}{rest}");
+            shown += &rest;
+            // What was pushed in would wait here to be read by the next program, the caller's shell.
+            let waiting = rustix::io::ioctl_fionread(&terminal.slave).unwrap();
+            use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+            let mut raw = tcgetattr(&terminal.slave).unwrap();
+            raw.local_modes.remove(LocalModes::ICANON);
+            tcsetattr(&terminal.slave, OptionalActions::Now, &raw).unwrap();
+            let raw_waiting = rustix::io::ioctl_fionread(&terminal.slave).unwrap();
+            assert_eq!((waiting, raw_waiting), (0, 0), "{mode:?} {args:?}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_source_swapped_for_a_link_is_never_mounted() {
+    for mode in BOTH {
+        let manifest = r#"
+[app]
+name = "swapped"
+[resources]
+shared = { path = "/data", source = "./dir", global = "r" }
+[services.web]
+command = ["cat", "/data/file"]
+"#;
+        let app = App::new(mode, manifest);
+        app.write("dir/file", "harmless\n");
+        // The user's own secret: who starts the app could read it, the service may not.
+        app.write("private/file", "swordfish\n");
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let dir = app.folder.join("dir");
+        let other = app.folder.join("other");
+        std::os::unix::fs::symlink("private", &other).unwrap();
+        let swap = || {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(rustix::fs::CWD, &dir, rustix::fs::CWD, &other, flags).unwrap();
+        };
+        let (mut read, mut refused) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    swap();
+                    std::thread::sleep(std::time::Duration::from_micros(150));
+                }
+            });
+            let seen: Vec<_> = (0..60).map(|_| app.run(&["run", "-T", "web"])).collect();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            for ended in seen {
+                assert!(!ended.out.contains("swordfish"), "{mode:?}: {ended:?}");
+                match ended.code {
+                    0 => read += 1,
+                    _ => refused += 1,
+                }
+            }
+        });
+        assert!(refused > 0, "{mode:?}: the link was never met ({read} times read)");
+        // And with the link in place for good.
+        if !std::fs::symlink_metadata(&dir).unwrap().is_symlink() {
+            swap();
+        }
+        let ended = app.run(&["run", "-T", "web"]);
+        assert!(ended.code != 0 && !ended.out.contains("swordfish"), "{ended:?}");
+    }
+}
+
+/// A service may write in the outer directory; what another one mounts in there must not follow its links.
+#[test]
+fn a_mount_point_swapped_for_a_link_leads_nowhere_else() {
+    for mode in BOTH {
+        let manifest = r#"
+[app]
+name = "planted"
+[resources]
+outer = { path = "/data/outer", owner = "rwx", bundle = "rwx" }
+inner = { path = "/data/outer/sub/inner", owner = "rw" }
+[bundles.both]
+resources = ["outer"]
+[services.evil]
+command = ["sleep", "1000"]
+bundle = "both"
+[services.good]
+command = ["sleep", "1000"]
+bundle = "both"
+owner_resources = ["inner"]
+"#;
+        let app = App::new(mode, manifest);
+        let checked = app.run(&["check"]);
+        assert_eq!(checked.code, 0, "{checked:?}");
+        app.ok(&["up", "-d"]);
+        let planted = app.sh(
+            "evil",
+            "rm -rf /data/outer/sub; mkdir -p /data/outer/elsewhere/inner; echo trap > /data/outer/elsewhere/inner/trap; \
+             ln -s /etc /data/outer/sub; ls -l /data/outer",
+        );
+        let done = planted.out.contains("-> /etc");
+        app.ok(&["down"]);
+        for to in ["/etc", "elsewhere", "/usr", "/tmp"] {
+            let outer = app.state().join("apps/planted/resources/outer");
+            let link = wait_until(|| Some(outer.join("sub")));
+            if done {
+                std::fs::remove_file(&link)
+                    .or_else(|_| std::fs::remove_dir_all(&link))
+                    .unwrap();
+                std::os::unix::fs::symlink(to, &link).unwrap();
+            }
+            let up = app.run(&["up", "-d"]);
+            if up.code == 0 {
+                // Up in spite of it: then what is mounted has to be where it belongs.
+                let mounts = app.sh("good", "cat /proc/self/mountinfo").ok().out;
+                let places: Vec<_> = mounts.lines().map(|l| l.split(' ').nth(4).unwrap()).collect();
+                assert!(
+                    !places
+                        .iter()
+                        .any(|p| matches!(*p, "/etc/inner" | "/usr/inner" | "/tmp/inner")),
+                    "{mode:?} {to}: {mounts}"
+                );
+                assert!(
+                    !done || !places.contains(&"/data/outer/elsewhere/inner"),
+                    "{mode:?}: {mounts}"
+                );
+                app.ok(&["down"]);
+            } else {
+                assert!(
+                    up.err.contains("sub") || up.err.contains("inner"),
+                    "it is said what is wrong: {up:?}"
+                );
+            }
+            assert!(!Path::new("/etc/inner").exists() && !Path::new("/usr/inner").exists());
+        }
+    }
+}
+
+#[test]
+fn the_control_socket_is_its_owners_and_bears_rubbish() {
+    for mode in BOTH {
+        let app = two(mode, "control", "");
+        let socket = app.state().join("run/control/control.sock");
+        let try_as = |user: &str| {
+            let script = format!(
+                "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('{}')\ns.send(b'{{\"do\":\"ps\"}}\\n')\nprint(s.recv(100))",
+                socket.display()
+            );
+            let mut command = Command::new("setpriv");
+            command.args([
+                "--reuid",
+                user,
+                "--regid",
+                user,
+                "--clear-groups",
+                PYTHON,
+                "-c",
+                &script,
+            ]);
+            Ended::from(command.output().unwrap())
+        };
+        let owner = match mode {
+            Mode::Root => "root",
+            Mode::Rootless => harness::USER,
+        };
+        assert!(try_as(owner).out.contains("{"), "{:?}", try_as(owner));
+        assert!(
+            try_as("nobody").err.contains("PermissionError"),
+            "{:?}",
+            try_as("nobody")
+        );
+        // With the folders opened to all, the kernel still says who it is.
+        use std::os::unix::fs::PermissionsExt;
+        for folder in [
+            app.state(),
+            app.state().join("run"),
+            app.state().join("run/control"),
+            socket.clone(),
+        ] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        let stranger = try_as("nobody");
+        assert!(!stranger.out.contains("{"), "{mode:?}: {stranger:?}");
+        // The test's root is the app's owner only in root mode, so rubbish is sent by a process of the owner's.
+        let script = format!(
+            r#"
+import array, os
+def connect():
+    s = socket.socket(socket.AF_UNIX)
+    s.connect('{}')
+    return s
+for rubbish in (b'\n', b'\0' * 100 + b'\n', b'[' * 200000 + b'\n', b'{{"do":"no-such"}}\n', b'{{"do":"ps","x":1}}\n', b'\xff\xfe\n',
+                b'{{"do":"exec","service":"web","args":["true"],"terminal":false}}\n',
+                b'{{"do":"exec","service":"' + b'a' * 200000 + b'","args":[],"terminal":false}}\n'):
+    s = connect()
+    tried(s.sendall, rubbish)
+    s.close()
+    s = connect()
+    tried(s.sendall, rubbish)
+    tried(s.shutdown, socket.SHUT_WR)
+    tried(s.recv, 1000)
+half = [connect() for _ in range(40)]
+for s in half:
+    s.sendall(b'{{"do":"p')
+big = connect()
+tried(big.sendall, b'x' * (1 << 20))
+fds = array.array('i', [0] * 200)
+many = connect()
+for _ in range(50):
+    if tried(many.sendmsg, [b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]) == 'EPIPE':
+        break
+three = connect()
+tried(three.sendmsg, [b'{{"do":"exec","service":"web","args":[],"terminal":true}}\n'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds[:3])])
+print('sent', flush=True)
+sys.stdin.read()
+"#,
+            socket.display()
+        );
+        let mut sender = app.shell_free(PYTHON, &["-c", &format!("{PRELUDE}{script}")]);
+        let mut sender = sender.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 5];
+        sender.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"sent\n");
+        // While all of these are still connected.
+        assert_eq!(app.ps()["services"].as_array().unwrap().len(), 2);
+        assert_eq!(app.sh("web", "echo fine").ok().out, "fine\n");
+        let open = || {
+            std::fs::read_dir(format!("/proc/{}/fd", app.supervisor()))
+                .unwrap()
+                .count()
+        };
+        let during = open();
+        drop(sender.stdin.take());
+        sender.wait().unwrap();
+        // And what came with them is closed again.
+        wait_until(|| (open() <= during - 40).then_some(()));
+        assert_eq!(app.ps()["services"].as_array().unwrap().len(), 2);
+    }
+}
