@@ -194,7 +194,10 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
             rustix::process::chdir(c"/")?;
         }
-        Step::Attach { tree, target } => attach(tree.as_fd(), target)?,
+        Step::Attach { tree, target, place } => match place {
+            Some(place) => attach_at(tree.as_fd(), place.as_fd())?,
+            None => attach(tree.as_fd(), target)?,
+        },
         Step::Filesystem {
             kind,
             options,

@@ -104,6 +104,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
 
 fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), LaunchError> {
     let target = terminated(mount.destination())?;
+    let place = place_within(mount.destination(), steps)?;
     let options = mount.options().as_deref().unwrap_or_default();
     let (attributes, rest) = attributes(options);
     match kind {
@@ -119,11 +120,13 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
             steps.push(Step::Attach {
                 tree: detached(source, attributes, idmap.as_ref().map(|fd| fd.as_fd()))?,
                 target,
+                place,
             });
         }
         "overlay" => steps.push(Step::Attach {
             tree: overlay(&rest, attributes, mount.destination())?,
             target,
+            place,
         }),
         "proc" | "tmpfs" | "devpts" | "mqueue" | "sysfs" => {
             let options = rest
@@ -153,6 +156,26 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
         }
     }
     Ok(())
+}
+
+/// The place of a mount that lies in an earlier one, opened here and now: the new namespace's id 0 need have no way
+/// through a directory that is another service's.
+fn place_within(destination: &Path, steps: &[Step]) -> Result<Option<OwnedFd>, LaunchError> {
+    let outer = steps.iter().rev().find_map(|step| match step {
+        Step::Attach { tree, target, .. } => {
+            let inside = destination.strip_prefix(target.to_str().ok()?).ok()?;
+            Some((tree, inside))
+        }
+        _ => None,
+    });
+    let Some((tree, inside)) = outer else { return Ok(None) };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(tree, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map(Some)
+        .map_err(LaunchError::system(
+            "open the mount point",
+            destination.display().to_string(),
+        ))
 }
 
 /// Nodes and links of /dev, and the places for what is mounted in it.

@@ -23,10 +23,11 @@ pub(super) enum Step {
     },
     /// Lets go of the old root.
     Leave,
-    /// Attaches a detached tree.
+    /// Attaches a detached tree, to `target` or to the place that was opened for it in an earlier tree.
     Attach {
         tree: OwnedFd,
         target: CString,
+        place: Option<OwnedFd>,
     },
     /// Mounts a file system that must belong to the new namespaces.
     Filesystem {
