@@ -83,11 +83,14 @@ fn live(init: &Init) -> ! {
         (Ok(pid), None) => pid,
     };
     drop(terminal);
+    if let Err(errno) = sys::duplicate_to(init.report, 0) {
+        fail(report, Stage::Descriptors as u32, errno);
+    }
+    // SAFETY: the report socket was just put there, and is open until this process ends.
+    let report = unsafe { BorrowedFd::borrow_raw(0) };
     if let Err((stage, errno)) = settle(init) {
         fail(report, stage as u32, errno);
     }
-    // SAFETY: `settle` has put the report socket there, and closed all else.
-    let report = unsafe { BorrowedFd::borrow_raw(0) };
     say(report, report::STARTED, 0, 0);
     let low = (&raw const top as usize & !4095) - (48 << 10);
     // SAFETY: `init` and all it points to are not used below; `main` and `report` are on this stack.
@@ -98,16 +101,16 @@ fn live(init: &Init) -> ! {
     wait_for(main, report)
 }
 
-/// Leaves PID 1 with one descriptor, and with no right but to signal.
+/// Leaves PID 1 with the report socket as its one descriptor, 0, and with no right but to signal.
 fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
-    sys::duplicate_to(init.report, 0).map_err(at(Stage::Descriptors))?;
     sys::close_from(1).map_err(at(Stage::Descriptors))?;
+    // Before the change of id, which leaves no capability in effect, though it keeps them permitted.
+    drop_bounding_set().map_err(at(Stage::Capabilities))?;
     if let Some((uid, gid)) = init.keep {
         rustix::thread::set_keep_capabilities(true).map_err(at(Stage::User))?;
         become_id(uid, gid).map_err(at(Stage::User))?;
     }
-    drop_bounding_set().map_err(at(Stage::Capabilities))?;
     let only = CapabilitySet::KILL;
     let sets = CapabilitySets {
         effective: only,
