@@ -5,7 +5,7 @@ echo "names $(id -un):$(id -gn)"
 echo "hostname $(cat /proc/sys/kernel/hostname)"
 echo "umask $(umask)"
 echo "directory $PWD"
-for limit in n u c; do echo "ulimit -$limit $(ulimit -S$limit) $(ulimit -H$limit)"; done
+bash -c 'for limit in n u c; do echo "ulimit -$limit $(ulimit -S$limit) $(ulimit -H$limit)"; done'
 grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/self/status
 env | grep -v -E '^(PWD|OLDPWD|SHLVL|_)=' | sort | sed 's/^/env /'
 echo "ids $(tr -s ' ' </proc/self/uid_map | tr '\n' ';') $(tr -s ' ' </proc/self/gid_map | tr '\n' ';')"
@@ -14,7 +14,6 @@ for namespace in user mnt pid ipc uts net cgroup; do
 done
 grep -E '^ *lo:' /proc/net/dev | sed 's/:.*//; s/^ */interface /'
 echo "interfaces $(tail -n +3 /proc/net/dev | wc -l)"
-grep -q '^ *lo' /proc/net/dev && cat /sys/class/net/lo/operstate 2>/dev/null
 python3 - <<'PY'
 import socket
 server = socket.socket(); server.bind(('127.0.0.1', 0)); server.listen()
@@ -26,7 +25,7 @@ while read -r _ _ _ _ target options _; do
   flags=$(printf '%s' "$options" | tr ',' '\n' | grep -E '^(ro|rw|nosuid|nodev|noexec)$' | sort | tr '\n' ',')
   echo "mount $target $flags"
 done </proc/self/mountinfo | sort -u
-for path in / /etc /usr /zoobar /zoobar/auth.py /zoobar/db /zoobar/db/cred /zoobar/db/cred/cred.db /data /data/board /data/board/pinned \
+for path in / /etc /usr /zoobar /zoobar/auth.py /zoobar/db /zoobar/db/cred /zoobar/db/cred/cred.db /data /data/board /data/letters/pinned \
     /data/letters /data/dropbox /data/motd.txt /opt/tools /opt/tools/probe.sh /srv/static /tmp /dev/shm \
     /proc/kcore /proc/keys /proc/timer_list /proc/sys/kernel/hostname /proc/sysrq-trigger; do
   may=
