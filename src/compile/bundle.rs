@@ -4,7 +4,7 @@
 use oci_spec::runtime::Spec;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -50,6 +50,11 @@ impl Bundle {
         directory.mode(0o755).recursive(true);
         directory.create(folder)?;
         create(&folder.join("rootfs"), &self.root)?;
+        // runc 1.1 gives a tmpfs the mode of the directory that it is mounted on, whatever its options say.
+        let shared = folder.join("rootfs/tmp");
+        if shared.is_dir() {
+            fs::set_permissions(shared, fs::Permissions::from_mode(0o1777))?;
+        }
         self.write_layers(folder)?;
         let config = self.config().map_err(io::Error::other)?;
         fs::write(folder.join("config.json"), config)

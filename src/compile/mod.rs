@@ -4,8 +4,9 @@
 //! gives the same bytes. Nothing here looks at the host or changes it, but for [`bundle::write`], which puts
 //! a bundle on disk.
 //!
-//! Follows the OCI runtime specification 1.2 (config.md, config-linux.md). The specs call themselves 1.0.2, for
-//! crun 1.8 (Debian 12) refuses any other number; it knows the later keys all the same.
+//! Follows the OCI runtime specification 1.2 (config.md, config-linux.md). A spec calls itself
+//! 1.1.0, which brought the recursive mount options, and 1.2.0 only if it has idmapped mounts: crun 1.8 (Debian 12)
+//! refuses numbers above 1.1.
 
 mod accounts;
 pub mod bundle;

@@ -71,7 +71,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         mounts.push(bind(
             Path::new("/run/pysecure/rpc"),
             &plan.dirs.rpc(&service.name),
-            true,
+            false,
             false,
             false,
         ));
@@ -93,6 +93,10 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         targets.push(mount);
     }
     etc(service, &mut root);
+    if service.mounts.iter().any(|m| m.idmap.is_some()) {
+        // The one thing that 1.2 brought. A runtime that does not know it must refuse the spec.
+        spec.set_version("1.2.0".into());
+    }
 
     *spec.mounts_mut() = Some(mounts);
     spec.set_hostname(Some(service.name.clone()));
@@ -204,41 +208,44 @@ fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>
     }
 }
 
-fn bind(target: &Path, source: &Path, directory: bool, writable: bool, executable: bool) -> Mount {
+fn bind(target: &Path, source: &Path, recursive: bool, writable: bool, executable: bool) -> Mount {
     let mut mount = Mount::default();
     mount.set_destination(target.to_owned());
     mount.set_typ(Some("bind".into()));
     mount.set_source(Some(source.to_owned()));
-    mount.set_options(Some(options(directory, writable, executable)));
+    mount.set_options(Some(options(recursive, writable, executable)));
     mount
 }
 
-/// For a directory the recursive forms, so that a file system mounted below it is held to the same. Below a file
-/// nothing is mounted, and crun 1.8 takes no recursive form for one.
-fn options(directory: bool, writable: bool, executable: bool) -> Vec<String> {
+/// The recursive forms hold whatever is mounted below the source to the same; below a file and in a directory of
+/// our own nothing can be. This launcher takes both for the same, but crun 1.8 does not: for the recursive ones it
+/// opens the mount as a directory and for reading, so files and other services' directories need the plain ones,
+/// of which it forgets all but `ro` where it cannot reach the source from inside.
+fn options(recursive: bool, writable: bool, executable: bool) -> Vec<String> {
     let plain = ["bind", if writable { "rw" } else { "ro" }, "nosuid", "nodev", "noexec"];
-    let recursive = [
+    let deep = [
         "rbind",
         if writable { "rw" } else { "rro" },
         "rnosuid",
         "rnodev",
         "rnoexec",
     ];
-    let all = if directory { recursive } else { plain };
+    let all = if recursive { deep } else { plain };
     let wanted = if executable { 4 } else { 5 };
     all[..wanted].iter().map(|o| (*o).to_owned()).collect()
 }
 
 fn resource(planned: &PlannedMount) -> Mount {
+    let recursive = planned.directory && !planned.foreign;
     let mut mount = bind(
         Path::new(&planned.target),
         &planned.source,
-        planned.directory,
+        recursive,
         planned.writable,
         planned.executable,
     );
     if let Some(map) = planned.idmap {
-        let mut options = options(planned.directory, planned.writable, planned.executable);
+        let mut options = options(recursive, planned.writable, planned.executable);
         options.push("idmap".into());
         mount.set_options(Some(options));
         mount.set_uid_mappings(Some(vec![mapping(map.disk.uid, map.seen.uid)]));

@@ -114,9 +114,6 @@ fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     sys::close_from(1).map_err(at(Stage::Descriptors))?;
     // Before the change of id, which leaves no capability in effect, though it keeps them permitted.
     drop_bounding_set().map_err(at(Stage::Capabilities))?;
-    if init.entry.groups.is_some() {
-        rustix::thread::set_thread_groups(&[]).map_err(at(Stage::Groups))?;
-    }
     if let Some((uid, gid)) = init.keep {
         rustix::thread::set_keep_capabilities(true).map_err(at(Stage::User))?;
         become_id(uid, gid).map_err(at(Stage::User))?;
@@ -181,15 +178,15 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
-        Step::AwaitIds { root, groups } => {
+        Step::AwaitIds { root, clear_groups } => {
             let mut go = [0u8; 1];
             if rustix::io::read(report, &mut go)? != 1 {
                 // The launcher is gone or gave up.
                 exit(125);
             }
             rustix::process::umask(Mode::empty());
-            if let Some(groups) = groups {
-                rustix::thread::set_thread_groups(groups)?;
+            if *clear_groups {
+                rustix::thread::set_thread_groups(&[])?;
             }
             if *root {
                 become_id(0, 0)?;
@@ -207,7 +204,10 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
             rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
             rustix::process::chdir(c"/")?;
         }
-        Step::Attach { tree, target } => attach(tree.as_fd(), target)?,
+        Step::Attach { tree, target, place } => match place {
+            Some(place) => attach_at(tree.as_fd(), place.as_fd())?,
+            None => attach(tree.as_fd(), target)?,
+        },
         Step::Filesystem {
             kind,
             options,

@@ -51,7 +51,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         tree: skeleton(request.root, root.readonly().unwrap_or(false))?,
     });
     let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
-    let groups = launcher.groups_allowed.then(|| groups(spec));
+    let clear_groups = launcher.groups_allowed;
     let mut awaited = false;
     for mount in spec.mounts().iter().flatten() {
         let kind = mount.typ().as_deref().unwrap_or("bind");
@@ -60,14 +60,17 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
             // What is made in the new namespaces belongs to id 0 there, which has to exist first.
             steps.push(Step::AwaitIds {
                 root: ids_zero,
-                groups: groups.clone(),
+                clear_groups,
             });
             awaited = true;
         }
         mount_steps(mount, kind, &mut steps)?;
     }
     if !awaited {
-        steps.push(Step::AwaitIds { root: ids_zero, groups });
+        steps.push(Step::AwaitIds {
+            root: ids_zero,
+            clear_groups,
+        });
     }
     steps.push(Step::Leave);
     for path in linux.masked_paths().iter().flatten() {
@@ -102,6 +105,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
 
 fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), LaunchError> {
     let target = terminated(mount.destination())?;
+    let place = place_within(mount.destination(), steps)?;
     let options = mount.options().as_deref().unwrap_or_default();
     let (attributes, rest) = attributes(options);
     match kind {
@@ -117,11 +121,13 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
             steps.push(Step::Attach {
                 tree: detached(source, attributes, idmap.as_ref().map(|fd| fd.as_fd()))?,
                 target,
+                place,
             });
         }
         "overlay" => steps.push(Step::Attach {
             tree: overlay(&rest, attributes, mount.destination())?,
             target,
+            place,
         }),
         "proc" | "tmpfs" | "devpts" | "mqueue" | "sysfs" => {
             let options = rest
@@ -151,6 +157,26 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
         }
     }
     Ok(())
+}
+
+/// The place of a mount that lies in an earlier one, opened here and now: the new namespace's id 0 need have no way
+/// through a directory that is another service's.
+fn place_within(destination: &Path, steps: &[Step]) -> Result<Option<OwnedFd>, LaunchError> {
+    let outer = steps.iter().rev().find_map(|step| match step {
+        Step::Attach { tree, target, .. } => {
+            let inside = destination.strip_prefix(target.to_str().ok()?).ok()?;
+            Some((tree, inside))
+        }
+        _ => None,
+    });
+    let Some((tree, inside)) = outer else { return Ok(None) };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(tree, inside, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+        .map(Some)
+        .map_err(LaunchError::system(
+            "open the mount point",
+            destination.display().to_string(),
+        ))
 }
 
 /// Nodes and links of /dev, and the places for what is mounted in it.

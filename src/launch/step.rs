@@ -9,11 +9,10 @@ use std::path::Path;
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one, in the service's
-    /// groups: a place below a bundle's directory is found by them, for id 0 has no power over another owner's.
+    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one, in no group.
     AwaitIds {
         root: bool,
-        groups: Option<Vec<rustix::process::Gid>>,
+        clear_groups: bool,
     },
     Hostname(CString),
     Loopback,
@@ -24,10 +23,11 @@ pub(super) enum Step {
     },
     /// Lets go of the old root.
     Leave,
-    /// Attaches a detached tree.
+    /// Attaches a detached tree, to `target` or to the place that was opened for it in an earlier tree.
     Attach {
         tree: OwnedFd,
         target: CString,
+        place: Option<OwnedFd>,
     },
     /// Mounts a file system that must belong to the new namespaces.
     Filesystem {

@@ -79,6 +79,8 @@ pub struct Mount {
     /// Host path, free of links.
     pub source: PathBuf,
     pub directory: bool,
+    /// Is it of our own keeping, and its owner or group one that the service's namespace does not map?
+    pub foreign: bool,
     pub writable: bool,
     pub executable: bool,
     /// Owner on disk → owner as services see it, for a `source` that is not ours to chown.

@@ -4,7 +4,7 @@ use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Storage};
 use crate::manifest::types::Kind;
-use crate::model::{Model, ServiceId, path};
+use crate::model::{Model, Resource, ServiceId, Subject, path};
 
 /// The mounts of one service, outer before inner.
 pub(super) fn plan(
@@ -30,6 +30,7 @@ pub(super) fn plan(
             target: resource.mount_path().to_owned(),
             source: place.path.clone(),
             directory: resource.kind == Kind::Directory || resource.with_directory,
+            foreign: place.keeping == Keeping::Ours && !mapped(model, service, resource),
             writable: grant.perms.write,
             executable: grant.perms.exec,
             idmap: place.idmap.filter(|m| m.disk != m.seen),
@@ -51,6 +52,13 @@ pub(super) fn plan(
         out.push(mount);
     }
     out
+}
+
+/// Does the service's namespace map both the owner and the group of a resource?
+fn mapped(model: &Model, service: ServiceId, resource: &Resource) -> bool {
+    let bundles = &model.services[service].bundles;
+    resource.owner == Some(Subject::Service(service))
+        && (resource.bundles.is_empty() || resource.bundles.iter().any(|b| bundles.contains(b)))
 }
 
 /// Sees to the mount point of `inner` within `outer`.

@@ -1,0 +1,336 @@
+//! The compiled specs: valid by the OCI's own schema, the same bytes every time, and run by other OCI runtimes
+//! to the same effect as by PySecure itself.
+
+mod harness;
+
+use harness::{App, BOTH, Ended, Mode};
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+
+/// The manifest that has everything in it. What each service runs, says the probe.
+fn everything(name: &str) -> String {
+    format!(
+        r#"
+[app]
+name = "{name}"
+dynamic_svc_uid = 33
+dynamic_svc_gid = 33
+code = {{ "/zoobar" = "./zoobar" }}
+
+[resources]
+# Below read-only code: the mount point is supplied by a layer.
+cred = {{ path = "/zoobar/db/cred/cred.db", owner = "rw" }}
+board = {{ path = "/data/board/", owner = "rwx", bundle = "rw" }}
+letters = {{ path = "/data/letters/", owner = "rw", bundle = "r", global = "r" }}
+pinned = {{ path = "/data/letters/pinned/", owner = "rw", global = "x" }}
+dropbox = {{ path = "/data/dropbox/", owner = "rw", bundle = "w" }}
+motd = {{ path = "/data/motd.txt", source = "./motd.txt", global = "r" }}
+tools = {{ path = "/opt/tools", source = "./tools", global = "rx" }}
+static = {{ path = "/srv/static", bundle = "r", owner = "rw", owned_by_dynamic_svc = true }}
+
+[bundles.team]
+resources = ["board", "letters"]
+[bundles.post]
+resources = ["letters", "dropbox"]
+[bundles.web]
+resources = ["static"]
+used_by_dynamic_svc = true
+
+[services.auth]
+command = ["sh", "/opt/tools/probe.sh"]
+directory = "/zoobar"
+owner_resources = ["cred", "board"]
+bundles = ["team", "post"]
+callers = {{ front = "*", admin = ["check"] }}
+
+[services.front]
+command = ["sh", "/opt/tools/probe.sh"]
+bundles = ["post", "web"]
+environment = {{ GREETING = "hello = world", EMPTY = "" }}
+
+[services.admin]
+command = ["sh", "/opt/tools/probe.sh"]
+owner_resources = ["letters", "pinned", "dropbox"]
+runs_with_root = true
+bundle = "team"
+
+[services.net]
+command = ["sh", "/opt/tools/probe.sh"]
+network = "host"
+"#
+    )
+}
+
+fn app(mode: Mode, name: &str) -> App {
+    let app = App::new(mode, &everything(name));
+    app.write("zoobar/auth.py", "print('auth')\n");
+    app.write("motd.txt", "welcome\n");
+    app.write("tools/probe.sh", include_str!("oci-probe.sh"));
+    app
+}
+
+fn schema() -> jsonschema::Validator {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oci-schema");
+    let mut registry = jsonschema::Registry::new();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "json") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let schema: Value = serde_json::from_str(&text).unwrap();
+            registry = registry.add(format!("https://oci.test/{name}"), schema).unwrap();
+        }
+    }
+    // Leaked, as the validator borrows it: once a process.
+    let registry = Box::leak(Box::new(registry.prepare().unwrap()));
+    jsonschema::options()
+        .with_registry(registry)
+        .offline()
+        .build(&serde_json::json!({ "$ref": "https://oci.test/config-schema.json" }))
+        .unwrap()
+}
+
+#[track_caller]
+fn valid(schema: &jsonschema::Validator, what: &str, spec: &Value) {
+    let errors: Vec<String> = schema
+        .iter_errors(spec)
+        .map(|e| format!("{}: {e}", e.instance_path()))
+        .collect();
+    assert_eq!(errors, [""; 0], "{what}");
+}
+
+#[test]
+fn specs_are_valid_by_the_oci_schema() {
+    let schema = schema();
+    for mode in BOTH {
+        let app = app(mode, "valid");
+        let specs: Value = serde_json::from_str(&app.ok(&["compile"]).out).unwrap();
+        assert_eq!(specs.as_object().unwrap().len(), 4);
+        for (service, spec) in specs.as_object().unwrap() {
+            valid(&schema, service, spec);
+        }
+        // The schema does look into the parts that matter: each of these is a spec that no runtime takes.
+        let good = &specs["auth"];
+        for (pointer, wrong) in [
+            ("/linux/namespaces/0/type", Value::from("users")),
+            ("/linux/uidMappings/0/containerID", Value::from("0")),
+            ("/linux/seccomp/defaultAction", Value::from("SCMP_ACT_DENY")),
+            ("/process/rlimits/0/hard", Value::from(-1)),
+            ("/mounts/0/destination", Value::Null),
+        ] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(pointer).unwrap() = wrong;
+            assert!(!schema.is_valid(&bad), "{pointer} is not looked at");
+        }
+    }
+}
+
+#[test]
+fn examples_are_valid_by_the_oci_schema() {
+    let schema = schema();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let manifest = entry.unwrap().path().join("pysecure.toml");
+        if !manifest.is_file() {
+            continue;
+        }
+        let state = harness::fresh_folder();
+        let output = Command::new(harness::binary())
+            .args([
+                "--state-dir",
+                state.to_str().unwrap(),
+                "-f",
+                manifest.to_str().unwrap(),
+                "compile",
+            ])
+            .output()
+            .unwrap();
+        let specs: Value = serde_json::from_str(&Ended::from(output).ok().out).unwrap();
+        for (service, spec) in specs.as_object().unwrap() {
+            valid(&schema, &format!("{} {service}", manifest.display()), spec);
+        }
+        assert_eq!(
+            std::fs::read_dir(&state).unwrap().count(),
+            0,
+            "printing leaves no trace"
+        );
+        std::fs::remove_dir(&state).unwrap();
+        seen += 1;
+    }
+    assert!(seen >= 2, "examples are gone");
+}
+
+#[test]
+fn the_same_manifest_gives_the_same_bytes() {
+    for mode in BOTH {
+        let app = app(mode, "bytes");
+        let first = app.ok(&["compile"]).out;
+        assert_eq!(first, app.ok(&["compile"]).out);
+        // Nor does it matter that the ids are on record by now, or that all was made on disk.
+        let out = app.folder.join("out");
+        app.ok(&["compile", "-o", out.to_str().unwrap()]);
+        assert_eq!(first, app.ok(&["compile"]).out);
+        let read =
+            || ["auth", "front", "admin", "net"].map(|s| std::fs::read(out.join(s).join("config.json")).unwrap());
+        let written = read();
+        app.ok(&["compile", "-o", out.to_str().unwrap()]);
+        assert!(written == read(), "a second `compile -o` wrote other bytes");
+    }
+}
+
+#[test]
+fn a_spec_names_the_version_that_its_keys_need() {
+    let app = App::new(
+        Mode::Root,
+        r#"
+[app]
+name = "versions"
+[resources]
+mine = { path = "/data/mine", source = "./mine", owner = "rw" }
+[services.plain]
+command = "true"
+[services.idmapped]
+command = "true"
+owner_resources = ["mine"]
+"#,
+    );
+    app.write("mine/file", "");
+    std::os::unix::fs::chown(app.folder.join("mine"), Some(1234), Some(1234)).unwrap();
+    let specs: Value = serde_json::from_str(&app.ok(&["compile"]).out).unwrap();
+    // crun 1.8 takes no higher number; the recursive mount options came with this one.
+    assert_eq!(specs["plain"]["ociVersion"], "1.1.0");
+    assert_eq!(specs["idmapped"]["ociVersion"], "1.2.0");
+    valid(&schema(), "idmapped", &specs["idmapped"]);
+}
+
+const SERVICES: [&str; 4] = ["auth", "front", "admin", "net"];
+
+/// Runs a bundle. Its input is a pipe: runc 1.1 and crun 1.8 give a service its standard input, and would change
+/// the owner of the host's /dev/null.
+fn runtime(program: &str, bundle: &Path) -> Ended {
+    let id = format!(
+        "pysecure-test-{}-{}",
+        std::process::id(),
+        bundle.file_name().unwrap().to_str().unwrap()
+    );
+    // crun refuses hybrid cgroups.
+    let cgroups = if program == "crun" {
+        "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup;"
+    } else {
+        ""
+    };
+    let script = format!("{cgroups} exec {program} run -b \"$1\" {id}");
+    let mut child = Command::new("unshare")
+        .args([
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+            bundle.to_str().unwrap(),
+        ])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
+    drop(child.stdin.take());
+    Ended::from(child.wait_with_output().unwrap())
+}
+
+/// Flags that the OCI gives a runtime no say in, or that Debian's are known to do in another way: what is
+/// covered or made by the runtime itself, and crun's lost flags of a writable directory that is another service's.
+fn by_the_runtime(program: &str, service: &str, line: &str) -> bool {
+    line.starts_with("mount / ")
+        || line.starts_with("mount /proc/")
+        || line.starts_with("mount /dev/")
+        || line.starts_with("dev ")
+        || program == "crun" && line.starts_with("mount /data/dropbox ")
+        || program == "crun" && service != "auth" && line.starts_with("mount /data/board ")
+}
+
+#[test]
+fn other_runtimes_run_a_bundle_to_the_same_effect() {
+    let app = app(Mode::Root, "parity");
+    let out = app.folder.join("out");
+    app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    let mut different = String::new();
+    for service in SERVICES {
+        let ours = app.ok(&["run", "-T", service]).out;
+        assert!(
+            ours.contains("loopback up") && ours.contains("NoNewPrivs:\t1"),
+            "{ours}"
+        );
+        for program in ["crun", "runc"] {
+            let theirs = runtime(program, &out.join(service)).ok().out;
+            let facts = |text: &str| -> Vec<String> {
+                let kept = text.lines().filter(|l| !by_the_runtime(program, service, l));
+                kept.map(str::to_owned).collect()
+            };
+            let (ours, theirs) = (facts(&ours), facts(&theirs));
+            for line in ours.iter().filter(|l| !theirs.contains(l)) {
+                different += &format!("{service}: only by pysecure: {line}\n");
+            }
+            for line in theirs.iter().filter(|l| !ours.contains(l)) {
+                different += &format!("{service}: only by {program}: {line}\n");
+            }
+        }
+    }
+    assert_eq!(different, "");
+}
+
+/// Inside, a service is the same whoever starts it.
+#[test]
+fn rootless_services_are_as_those_of_root() {
+    let [root, user] = BOTH.map(|mode| {
+        let app = app(mode, "alike");
+        SERVICES.map(|service| app.ok(&["run", "-T", service]).out)
+    });
+    for (service, (root, user)) in SERVICES.iter().zip(root.iter().zip(&user)) {
+        let (root, user): (Vec<_>, Vec<_>) = (root.lines().collect(), user.lines().collect());
+        assert_eq!(root, user, "{service}");
+    }
+}
+
+/// Id 0 of a service's namespace has no power over a directory whose owner or group it does not map, and yet has
+/// to mount what lies in there.
+#[test]
+fn a_resource_inside_another_services_closed_directory_is_mounted() {
+    let manifest = r#"
+[app]
+name = "inner"
+[resources]
+outer = { path = "/data/outer/", owner = "rw", bundle = "rx" }
+inner = { path = "/data/outer/a/inner/", owner = "rw", bundle = "rw" }
+[bundles.team]
+resources = ["outer", "inner"]
+[services.owner]                    # of its bundle, which it is not in
+command = "true"
+owner_resources = ["outer", "inner"]
+[services.member]
+command = "true"
+bundle = "team"
+[services.stranger]
+command = "true"
+"#;
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        let sh = |service: &str, script: &str| app.run(&["run", "-T", service, "--", "sh", "-c", script]);
+        sh(
+            "owner",
+            "echo one >/data/outer/a/inner/file && echo two >/data/outer/note",
+        )
+        .ok();
+        assert_eq!(
+            sh("member", "cat /data/outer/a/inner/file /data/outer/note").ok().out,
+            "one\ntwo\n"
+        );
+        sh("member", "echo more >>/data/outer/a/inner/file").ok();
+        assert_ne!(sh("member", "echo no >/data/outer/note").code, 0);
+        assert_ne!(sh("stranger", "ls /data/outer").code, 0);
+    }
+}
