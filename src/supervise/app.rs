@@ -132,8 +132,6 @@ pub struct App {
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        let lock = take_lock(&plan)?;
-        let launcher = Launcher::new()?;
         let each = 3 + plan
             .services
             .iter()
@@ -141,6 +139,8 @@ impl App {
             .max()
             .unwrap_or(0) as u64;
         raise_descriptors(plan.services.len(), each)?;
+        let launcher = Launcher::new()?;
+        let lock = take_lock(&plan)?;
         for stale in ["services", "rpc"] {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
