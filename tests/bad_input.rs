@@ -563,6 +563,13 @@ fn files_in_a_shared_directory_are_everybodys_who_may() {
         let changed = SHARED.replace(r#"owner = "r", bundle = "rw""#, r#"owner = "rw", bundle = "r""#);
         app.write("pysecure.toml", &changed);
         sh(&app, "owner", "echo owner >>/data/board/renamed").ok();
+        // So it stands on the host too, where no mount holds a former right back.
+        let on_disk = |file: &str| {
+            let found = std::fs::metadata(app.state().join("apps/shared/resources/board").join(file)).unwrap();
+            (found.uid(), found.mode() & 0o7777)
+        };
+        assert_eq!(on_disk("renamed"), (on_disk("").0, 0o640));
+        assert_eq!(on_disk("script").1, 0o640);
         assert!(sh(&app, "bob", "cat /data/board/renamed").ok().out.ends_with("owner\n"));
         for member in ["ann", "bob"] {
             assert_ne!(sh(&app, member, "echo no >>/data/board/renamed").code, 0, "{member}");
@@ -789,5 +796,25 @@ fn grants_that_undo_one_another_and_rules_that_do_not_hold() {
                 refused(app.run(&["up", "-d"]), 2, &[says]);
             }
         }
+    }
+}
+
+#[test]
+fn an_up_that_is_refused_leaves_nothing() {
+    for mode in BOTH {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let listen = format!(
+            "[app]\nname = \"taken\"\n[services.one]\ncommand = \"sleep infinity\"\nlisten = [\"127.0.0.1:{port}\"]\n"
+        );
+        let app = App::new(mode, &listen);
+        refused(app.run(&["up", "-d"]), 1, &[&port.to_string()]);
+        assert!(
+            !app.state().join("run").exists(),
+            "a refused `up` leaves something behind"
+        );
+        drop(taken);
+        app.ok(&["up", "-d"]);
+        app.ok(&["down"]);
     }
 }

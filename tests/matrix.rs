@@ -119,16 +119,9 @@ fn manifest(drawn: &Drawn) -> Manifest {
     }
 }
 
-/// What the kernel would allow: the bits of the class that the ids fall into, as inode_permission(9) picks it, and
-/// of that what the mount leaves.
-fn unix(service: &plan::Service, storage: &Storage, target: &str) -> Perms {
-    let Some(mount) = service
-        .mounts
-        .iter()
-        .find(|m| m.target == target && m.source == storage.path)
-    else {
-        return Perms::default();
-    };
+/// What the kernel would allow on the host: the bits of the class that the ids fall into, as path_resolution(7) and
+/// inode(7) have it.
+fn by_mode(service: &plan::Service, storage: &Storage) -> Perms {
     let of = &storage.ownership;
     let groups: Vec<u32> = service
         .identity
@@ -147,8 +140,8 @@ fn unix(service: &plan::Service, storage: &Storage, target: &str) -> Perms {
     };
     Perms {
         read: bits & 4 != 0,
-        write: bits & 2 != 0 && mount.writable,
-        exec: bits & 1 != 0 && mount.executable,
+        write: bits & 2 != 0,
+        exec: bits & 1 != 0,
     }
 }
 
@@ -158,7 +151,7 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
             let resource = &model.resources[number];
             prop_assert_eq!(storage.keeping, Keeping::Ours);
             let wanted = model.access(Subject::Service(id), number).perms;
-            let real = unix(service, storage, resource.mount_path());
+            let real = by_mode(service, storage);
             prop_assert_eq!(
                 wanted,
                 real,
@@ -166,6 +159,13 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                 service.name,
                 storage.resource,
                 storage.ownership
+            );
+            // The mounts hold the same once more, where a mount can.
+            let mounted = |m: &&plan::Mount| m.target == resource.mount_path() && m.source == storage.path;
+            let mount = service.mounts.iter().find(mounted);
+            prop_assert_eq!(
+                mount.map(|m| (m.writable, m.executable)),
+                (wanted != Perms::default()).then_some((wanted.write, wanted.exec))
             );
             // A directory is searched by whoever has any right in it, and by nobody else.
             let directory = storage.ownership.directory_mode();
