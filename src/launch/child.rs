@@ -40,6 +40,8 @@ pub(super) struct Init {
     pub entry: Entry,
     /// Both ways: reports out, one byte in when the id maps are written.
     pub report: RawFd,
+    /// The launcher's end of it.
+    pub launcher: RawFd,
     /// The id that PID 1 keeps, if id 0 is the service's own.
     pub keep: Option<(u32, u32)>,
     pub stack: sys::Stack,
@@ -60,6 +62,11 @@ fn live(init: &Init) -> ! {
     // SAFETY: the report socket is open until this process ends.
     let report = unsafe { BorrowedFd::borrow_raw(init.report) };
     sys::set_signal_mask(u64::MAX);
+    // The launcher may be killed before the id maps are written. It is seen by the end of the socket, of which
+    // this process must not hold the launcher's side, or by the signal; a change of id undoes that until `hide`.
+    // SAFETY: the descriptor's owner is on the launcher's side of clone3(2); nothing here uses it.
+    unsafe { rustix::io::close(init.launcher) };
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
     let _ = rustix::process::setsid();
     let mut terminal = None;

@@ -127,6 +127,7 @@ impl Launcher {
         let init = child::Init {
             steps,
             report: theirs.as_raw_fd(),
+            launcher: ours.as_raw_fd(),
             keep: if root_inside { keeper(linux) } else { None },
             entry,
             stack: sys::Stack::new(64 << 10).map_err(LaunchError::system("map", "a stack"))?,

@@ -51,6 +51,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         tree: skeleton(request.root, root.readonly().unwrap_or(false))?,
     });
     let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
+    let clear_groups = launcher.groups_allowed;
     let mut awaited = false;
     for mount in spec.mounts().iter().flatten() {
         let kind = mount.typ().as_deref().unwrap_or("bind");
@@ -59,7 +60,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
             // What is made in the new namespaces belongs to id 0 there, which has to exist first.
             steps.push(Step::AwaitIds {
                 root: ids_zero,
-                clear_groups: launcher.groups_allowed,
+                clear_groups,
             });
             awaited = true;
         }
@@ -68,7 +69,7 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
     if !awaited {
         steps.push(Step::AwaitIds {
             root: ids_zero,
-            clear_groups: launcher.groups_allowed,
+            clear_groups,
         });
     }
     steps.push(Step::Leave);
@@ -432,16 +433,10 @@ pub(super) fn entry(
     };
     let stdio = [above(stdio[0])?, above(stdio[1])?, above(stdio[2])?];
     let sockets = sockets.iter().map(|(fd, _)| above(*fd)).collect::<Result<_, _>>()?;
-    let groups = user
-        .additional_gids()
-        .iter()
-        .flatten()
-        .map(|g| Gid::from_raw(*g))
-        .collect();
     Ok(Entry {
         uid: user.uid(),
         gid: user.gid(),
-        groups: launcher.groups_allowed.then_some(groups),
+        groups: launcher.groups_allowed.then(|| groups(spec)),
         umask: user.umask().unwrap_or(0o077),
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         directory: terminated(process.cwd())?,
@@ -455,6 +450,12 @@ pub(super) fn entry(
         _kept: kept,
         terminal,
     })
+}
+
+fn groups(spec: &Spec) -> Vec<Gid> {
+    let user = spec.process().as_ref().map(|p| p.user());
+    let gids = user.and_then(|u| u.additional_gids().as_ref());
+    gids.into_iter().flatten().map(|g| Gid::from_raw(*g)).collect()
 }
 
 /// A limit above what this process may raise to is lowered to that: stricter, and never in the way.

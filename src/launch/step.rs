@@ -9,7 +9,7 @@ use std::path::Path;
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one.
+    /// Waits until the launcher has written the id maps, then becomes id 0 if there is one, in no group.
     AwaitIds {
         root: bool,
         clear_groups: bool,

@@ -242,6 +242,7 @@ impl App {
     }
 
     fn finished(&self) -> bool {
+        // A stop in the middle of the start leaves services that never began; they are over too.
         let all_over = self
             .services
             .iter()
