@@ -60,7 +60,7 @@ fn files_that_are_no_manifest() {
         refused(check("empty"), 2, &["empty"]);
         if mode == Mode::Rootless {
             let closed = app.write("closed.toml", minimal("closed", ""));
-            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+            std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
             refused(check("closed.toml"), 2, &["closed.toml", "ermission denied"]);
         }
     }
