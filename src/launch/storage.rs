@@ -91,7 +91,6 @@ fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool
     if changed {
         let apply = Apply {
             of: storage.ownership,
-            before,
             acl: plan.privilege != Privilege::OneId,
         };
         if storage.directory {
@@ -151,7 +150,6 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
 
 struct Apply {
     of: Ownership,
-    before: Option<Ownership>,
     acl: bool,
 }
 
@@ -219,27 +217,26 @@ impl Apply {
         Ok(())
     }
 
-    /// A file keeps `x` only where it had any; set-id bits it loses.
+    /// A file keeps `x` only where it had any; set-id bits it loses, and the ACL that it took on when it was made.
     fn file(&self, file: BorrowedFd<'_>, shown: &Path) -> Result<(), Trouble> {
         let found = rustix::fs::fstat(file).map_err(LaunchError::system("look at", shown.display().to_string()))?;
         self.own(file, &found, shown)?;
+        // With an ACL, a mode's group bits would be but its mask.
+        let _ = rustix::fs::removexattr(through_proc(file), c"system.posix_acl_access");
         let runs = if found.st_mode & 0o111 == 0 { 0o666 } else { 0o777 };
         self.mode(file, self.of.file_mode() & runs, shown)
     }
 
-    /// Who had the resource before gives it up; what another member made stays that member's.
+    /// All of a resource becomes its owner's, whoever made it: as a file's UNIX owner a former owner or member
+    /// would keep rights that the manifest has taken away.
     fn own(&self, fd: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), LaunchError> {
-        let uid = match self.before {
-            Some(before) if found.st_uid != before.uid => found.st_uid,
-            _ => self.of.uid,
-        };
-        if (found.st_uid, found.st_gid) == (uid, self.of.gid) {
+        if (found.st_uid, found.st_gid) == (self.of.uid, self.of.gid) {
             return Ok(());
         }
         rustix::fs::chownat(
             fd,
             c"",
-            Some(Uid::from_raw(uid)),
+            Some(Uid::from_raw(self.of.uid)),
             Some(Gid::from_raw(self.of.gid)),
             AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
         )

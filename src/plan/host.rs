@@ -46,7 +46,11 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
         if *privilege == Privilege::OneId {
             continue;
         }
-        if let Some(last) = first_unmapped(&read(map), range) {
+        let map = match privilege {
+            Privilege::SubordinateIds if !rustix::process::geteuid().is_root() => map_to_come(&read(subordinate)),
+            _ => read(map),
+        };
+        if let Some(last) = first_unmapped(&map, range) {
             let remedy = match privilege {
                 Privilege::SubordinateIds => {
                     "widen your subordinate ids (`pysecure doctor` shows them), or write a lower range".to_owned()
@@ -76,6 +80,19 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
         }
     }
     errors
+}
+
+/// The map of the outer namespace before it exists, for `check`: 0 is the user, the subordinate ids follow.
+fn map_to_come(subordinate: &str) -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let accounts = subid::Accounts::parse(&read("/etc/passwd"));
+    let parsed = subid::parse(subordinate);
+    let count: u64 = parsed
+        .of(accounts.name_of(uid).unwrap_or_default(), uid)
+        .iter()
+        .map(|r| u64::from(r.count))
+        .sum();
+    format!("0 0 {}\n", count + 1)
 }
 
 /// Things that hold less on this host than the manifest's author may think.

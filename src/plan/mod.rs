@@ -116,7 +116,9 @@ pub fn draw(
         Vec::new()
     });
     errors.extend(ledger.allocate(model, &siblings, privilege));
-    errors.extend(host::collisions(ledger, privilege));
+    if errors.is_empty() {
+        errors.extend(host::collisions(ledger, privilege));
+    }
     if !errors.is_empty() {
         return Err(errors);
     }

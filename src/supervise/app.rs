@@ -132,8 +132,6 @@ pub struct App {
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        let lock = take_lock(&plan)?;
-        let launcher = Launcher::new()?;
         let each = 3 + plan
             .services
             .iter()
@@ -141,6 +139,18 @@ impl App {
             .max()
             .unwrap_or(0) as u64;
         raise_descriptors(plan.services.len(), each)?;
+        let launcher = Launcher::new()?;
+        let lock = take_lock(&plan)?;
+        // A second descriptor of it, so that nobody comes in between before all is cleared away.
+        let held = lock.try_clone().map_err(system("keep the lock"))?;
+        let dirs = plan.dirs.clone();
+        let made = App::make(plan, options, launcher, lock).inspect_err(|_| clear_away(&dirs));
+        drop(held);
+        made
+    }
+
+    /// What [`App::new`] does under the lock.
+    fn make(plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
         for stale in ["services", "rpc"] {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
@@ -661,14 +671,7 @@ impl App {
 
     /// Leaves the host as it was before `up`.
     fn clean_up(&mut self) {
-        let _ = std::fs::remove_file(self.plan.dirs.socket());
-        for left in ["services", "rpc"] {
-            let _ = crate::launch::storage::remove(&self.plan.dirs.run.join(left));
-        }
-        let _ = std::fs::remove_file(self.plan.dirs.run.join("lock"));
-        let _ = std::fs::remove_dir(&self.plan.dirs.run);
-        // Only if no other app runs.
-        let _ = self.plan.dirs.run.parent().map(std::fs::remove_dir);
+        clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
             connection.reply(&Reply::default());
@@ -677,6 +680,18 @@ impl App {
         self.tell(&Progress::Done);
         let _ = std::io::stdout().flush();
     }
+}
+
+/// Removes an app's runtime directory. The lock is to be held, for it goes as well.
+fn clear_away(dirs: &Dirs) {
+    let _ = std::fs::remove_file(dirs.socket());
+    for left in ["services", "rpc"] {
+        let _ = crate::launch::storage::remove(&dirs.run.join(left));
+    }
+    let _ = std::fs::remove_file(dirs.run.join("lock"));
+    let _ = std::fs::remove_dir(&dirs.run);
+    // Only if no other app runs.
+    let _ = dirs.run.parent().map(std::fs::remove_dir);
 }
 
 /// One supervisor an app; flock(2) ends with the process, however it ends.
