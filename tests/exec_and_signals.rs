@@ -127,10 +127,7 @@ fn a_terminal_is_a_real_one() {
             terminal.until("%%");
             terminal.type_in("jobs; kill -KILL %1; echo go''ne\n");
             // Whether the shell has seen by then that its job is dead, and says so before it prompts, is chance.
-            assert!(
-                terminal.until("gone\r\n").contains("Stopped"),
-                "{way}: no job control"
-            );
+            assert!(terminal.until("gone\r\n").contains("Stopped"), "{way}: no job control");
             terminal.until("%%");
             // The first is refused if the shell has not seen yet that its job is dead.
             terminal.type_in("exit 3\nexit 3\n");

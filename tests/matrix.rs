@@ -28,9 +28,12 @@ fn path() -> impl Strategy<Value = String> {
         .prop_map(|parts| format!("/data/{}", parts.join("/")))
 }
 
+/// A resource as it was drawn: its path, its kind, its permissions by class, its owner.
+type Drawn = (String, Option<Kind>, [Perms; 3], Option<usize>);
+
 #[derive(Clone, Debug)]
 struct Drawn {
-    resources: Vec<(String, Option<Kind>, [Perms; 3], Option<usize>)>,
+    resources: Vec<Drawn>,
     bundles: Vec<Vec<usize>>,
     services: Vec<(Vec<usize>, bool)>,
 }
