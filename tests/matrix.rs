@@ -29,11 +29,11 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 /// A resource as it was drawn: its path, its kind, its permissions by class, its owner.
-type Drawn = (String, Option<Kind>, [Perms; 3], Option<usize>);
+type DrawnResource = (String, Option<Kind>, [Perms; 3], Option<usize>);
 
 #[derive(Clone, Debug)]
 struct Drawn {
-    resources: Vec<Drawn>,
+    resources: Vec<DrawnResource>,
     bundles: Vec<Vec<usize>>,
     services: Vec<(Vec<usize>, bool)>,
 }
