@@ -26,11 +26,9 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         ));
     }
     let dirs = loaded.dirs(cli)?;
-    match Client::connect(&dirs, app) {
-        Ok(client) => {
-            client.down()?;
-            println!("`{app}` is down");
-        }
+    match Client::connect(&dirs, app).and_then(|client| client.down()) {
+        Ok(()) => println!("`{app}` is down"),
+        // Or it was, and ended as it was asked.
         Err(ClientError::NotUp { .. }) => {
             clear_away(&dirs, app)?;
             println!("`{app}` is not up");

@@ -69,10 +69,9 @@ fn fingerprint(plan: &Plan) -> String {
 
 /// An app that is up stays as it is: the same manifest is nothing to do, another one is refused.
 fn already(loaded: &Loaded, dirs: &Dirs, detach: bool) -> Result<Option<u8>, Failure> {
-    let status = match Client::connect(dirs, &loaded.model.app) {
+    let status = match Client::connect(dirs, &loaded.model.app).and_then(|client| client.status()) {
         Err(ClientError::NotUp { .. }) => return Ok(None),
-        Err(e) => return Err(e.into()),
-        Ok(client) => client.status()?,
+        other => other?,
     };
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let same = loaded

@@ -42,9 +42,11 @@ impl Client {
     }
 
     fn io(&self, cause: impl Into<io::Error>) -> ClientError {
-        ClientError::Io {
-            app: self.app.clone(),
-            cause: cause.into(),
+        let (app, cause) = (self.app.clone(), cause.into());
+        match cause.kind() {
+            // It ended after the connection was made and before it answered.
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ClientError::NotUp { app },
+            _ => ClientError::Io { app, cause },
         }
     }
 
@@ -81,12 +83,7 @@ impl Client {
         let mut bytes = [0u8; 16 << 10];
         while !line.ends_with(b"\n") {
             match rustix::io::read(&self.socket, &mut bytes) {
-                Ok(0) => {
-                    return Err(self.io(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "it ended before it answered",
-                    )));
-                }
+                Ok(0) => return Err(self.io(io::Error::from(io::ErrorKind::ConnectionReset))),
                 Ok(read) => line.extend_from_slice(&bytes[..read]),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(self.io(errno)),
