@@ -215,6 +215,15 @@ fn runtime(program: &str, bundle: &Path) -> Ended {
         std::process::id(),
         bundle.file_name().unwrap().to_str().unwrap()
     );
+    let mut child = runtime_command(program, bundle, &id)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
+    drop(child.stdin.take());
+    Ended::from(child.wait_with_output().unwrap())
+}
+
+fn runtime_command(program: &str, bundle: &Path, id: &str) -> Command {
     // crun refuses hybrid cgroups.
     let cgroups = if program == "crun" {
         "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup;"
@@ -222,7 +231,8 @@ fn runtime(program: &str, bundle: &Path) -> Ended {
         ""
     };
     let script = format!("{cgroups} exec {program} run -b \"$1\" {id}");
-    let mut child = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args([
             "-m",
             "--propagation",
@@ -234,12 +244,8 @@ fn runtime(program: &str, bundle: &Path) -> Ended {
             bundle.to_str().unwrap(),
         ])
         .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
-    drop(child.stdin.take());
-    Ended::from(child.wait_with_output().unwrap())
+        .stdout(std::process::Stdio::piped());
+    command
 }
 
 /// Flags that the OCI gives a runtime no say in, or that Debian's are known to do in another way: what is
@@ -281,6 +287,106 @@ fn other_runtimes_run_a_bundle_to_the_same_effect() {
         }
     }
     assert_eq!(different, "");
+}
+
+/// A runtime's container in the foreground, and what it prints.
+struct Container {
+    program: &'static str,
+    id: String,
+    child: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Container {
+    fn run(program: &'static str, bundle: &Path) -> Container {
+        use std::io::BufRead;
+        let name = bundle.file_name().unwrap().to_str().unwrap();
+        let id = format!("pysecure-test-{}-{program}-{name}", std::process::id());
+        let mut child = runtime_command(program, bundle, &id)
+            .stderr(std::process::Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        Container {
+            program,
+            id,
+            child,
+            lines,
+        }
+    }
+
+    /// All it prints, up to and with the line that ends so.
+    fn until(&mut self, last: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref() {
+            seen.push(line.unwrap());
+            if seen.last().is_some_and(|line| line.ends_with(last)) {
+                return seen;
+            }
+        }
+        panic!("{} {}: ended without `{last}`: {seen:#?}", self.program, self.id)
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let state = Command::new(self.program).args(["state", &self.id]).output().unwrap();
+        if let Ok(state) = serde_json::from_slice::<Value>(&state.stdout) {
+            let pid = state["pid"].as_u64().unwrap().to_string();
+            let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn examples_run_under_other_runtimes() {
+    let bundles = |name: &str| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+        let app = App::new(
+            Mode::Root,
+            &std::fs::read_to_string(folder.join("pysecure.toml")).unwrap(),
+        );
+        for entry in std::fs::read_dir(folder.join("app")).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            app.write(
+                &format!("app/{}", path.file_name().unwrap().to_str().unwrap()),
+                std::fs::read(&path).unwrap(),
+            );
+        }
+        let out = app.folder.join("out");
+        app.ok(&["compile", "-o", out.to_str().unwrap()]);
+        (app, out)
+    };
+    // What a service may, it may under each; only who is PID 1 differs, for there it is the service itself.
+    let facts = |lines: &[String]| -> Vec<String> {
+        let fact = |l: &&String| (l.starts_with("can") || l.starts_with("find")) && !l.contains("PID 1");
+        lines.iter().filter(fact).cloned().collect()
+    };
+    let (app, out) = bundles("hello");
+    app.ok(&["up", "-d"]);
+    for service in ["auth", "web", "stranger"] {
+        let last = "cannot become root";
+        let log = app.wait_for_log(service, last);
+        let ours: Vec<String> = log.lines().map(|l| l.split_once("| ").unwrap().1.to_owned()).collect();
+        assert_eq!(facts(&ours).len(), 9, "{log}");
+        for program in ["crun", "runc"] {
+            let theirs = Container::run(program, &out.join(service)).until(last);
+            assert_eq!(facts(&ours), facts(&theirs), "{program} {service}");
+        }
+    }
+    app.ok(&["down"]);
+
+    for program in ["crun", "runc"] {
+        let (_app, out) = bundles("redis");
+        let mut redis = Container::run(program, &out.join("redis"));
+        redis.until("ready to accept connections at /run/redis/redis.sock");
+        let mut counter = Container::run(program, &out.join("counter"));
+        counter.until("started 1 times");
+        let mut stranger = Container::run(program, &out.join("stranger"));
+        let said = stranger.until("and no port");
+        assert!(said.contains(&"no socket for me".to_owned()), "{program} {said:?}");
+    }
 }
 
 /// Inside, a service is the same whoever starts it.
