@@ -6,11 +6,13 @@
 
 mod decode;
 pub mod diagnostic;
+mod quantity;
 mod render;
 mod scalar;
 mod schema;
 mod shape;
 mod source;
+mod supervision;
 mod tree;
 pub mod types;
 
@@ -18,7 +20,10 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use render::{diagnostics_json, render};
 pub use schema::schema;
 pub use source::{Format, LoadError, Source, locate};
-pub use types::{App, Assertions, At, Bundle, Callable, Kind, Manifest, Named, Network, Perms, Resource, Service};
+pub use types::{
+    App, Assertions, At, Bundle, Callable, Condition, Kind, Manifest, Named, Network, Perms, Probe, Readiness,
+    Resource, Restart, Service, ServiceType, Start,
+};
 
 use std::collections::HashSet;
 

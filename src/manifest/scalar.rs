@@ -389,7 +389,7 @@ impl Codec for Perms {
 }
 
 /// One of a few words, with the nearest proposed for any other.
-fn word<C: Codec, T: Copy>(
+pub(super) fn word<C: Codec, T: Copy>(
     tree: Tree<'_>,
     place: &Place<'_>,
     cx: &mut Cx,

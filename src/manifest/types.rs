@@ -6,10 +6,13 @@
 //! contradict each other is [`crate::model`]'s to say.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::decode::table;
+use super::quantity::{Count, Time};
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Rule, Text, Words};
 use super::shape::{List, Map, Nested, NonEmpty, One};
+use super::supervision::{Dependencies, SignalName};
 
 /// A value and where it stands in the manifest's text, as a byte range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +128,109 @@ table! {
         pub network: Option<At<Network>> = optional { "network": Network };
         /// Variables that are added to its environment.
         pub environment: Named<At<String>> = plain { "environment": Map<EnvName, Text> };
+        /// `simple`: it runs until it is stopped. `oneshot`: it does its work and ends. `simple` if left out.
+        pub kind: Option<At<ServiceType>> = optional { "type": ServiceType };
+        /// Services that come first: a list of those that must have been started, or a table of name →
+        /// `started`, `ready` or `completed`.
+        pub depends_on: Named<At<Condition>> = plain { "depends_on": Dependencies };
+        /// When it is started: `auto`, with the app, or `on-demand`, when something connects to a socket of its.
+        pub start: Option<At<Start>> = optional { "start": Start };
+        /// How it is known to be ready: `notify` (sd_notify(3)), or a probe. Left out: when its program runs.
+        pub ready: Option<At<Readiness>> = optional { "ready": Readiness };
+        /// How long it may take to be ready; `90s` if left out.
+        pub start_timeout: Option<At<Duration>> = optional { "start_timeout": Time };
+        /// A probe, again and again while it runs. When it fails, the service is unhealthy, and is restarted if
+        /// `restart` says so.
+        pub health: Option<Probe> = optional { "health": Probe };
+        /// It must say WATCHDOG=1 (sd_notify(3)) at least so often; else it is killed with SIGABRT.
+        pub watchdog: Option<At<Duration>> = optional { "watchdog": Time };
+        /// What to do when it ends by itself: `no`, `on-failure` or `always`; `no` if left out.
+        pub restart: Option<At<Restart>> = optional { "restart": Restart };
+        /// Wait before the first restart; doubled for each that follows. `100ms` if left out.
+        pub restart_delay: Option<At<Duration>> = optional { "restart_delay": Time };
+        /// The longest wait between two restarts; `1m` if left out.
+        pub restart_max_delay: Option<At<Duration>> = optional { "restart_max_delay": Time };
+        /// How many restarts there may be within `restart_window` before it is given up; 0: never. 10 if left out.
+        pub restart_limit: Option<At<u32>> = optional { "restart_limit": Count<0, 1_000_000> };
+        /// After running for so long, it is as if it had never been restarted; `10m` if left out.
+        pub restart_window: Option<At<Duration>> = optional { "restart_window": Time };
+        /// The signal that asks it to end; `SIGTERM` if left out.
+        pub stop_signal: Option<At<u8>> = optional { "stop_signal": SignalName };
+        /// How long it may take to end before it is killed; `10s` if left out.
+        pub stop_timeout: Option<At<Duration>> = optional { "stop_timeout": Time };
+        /// The signal by which `pysecure reload` has it read its configuration again; `SIGHUP` if left out.
+        pub reload_signal: Option<At<u8>> = optional { "reload_signal": SignalName };
     }
+}
+
+table! {
+    /// A question that a service answers while it is well. One of `tcp`, `unix`, `http` and `command`, asked inside
+    /// the service, as the service.
+    pub struct Probe("probe") {
+        /// `ADDRESS:PORT`, to which a connection must succeed.
+        pub tcp: Option<At<String>> = optional { "tcp": Listen };
+        /// Path of a Unix socket, to which a connection must succeed.
+        pub unix: Option<At<String>> = optional { "unix": Path };
+        /// `http://ADDRESS:PORT/PATH`, which must be answered with a status below 400.
+        pub http: Option<At<String>> = optional { "http": Text };
+        /// A command that must end with 0.
+        pub command: Option<At<Vec<String>>> = optional { "command": Words };
+        /// Time between two questions; `1s` for `ready` and `30s` for `health` if left out.
+        pub interval: Option<At<Duration>> = optional { "interval": Time };
+        /// How long an answer may take; `5s` if left out.
+        pub timeout: Option<At<Duration>> = optional { "timeout": Time };
+        /// How many failures in a row make it unhealthy; 3 if left out. Of no effect for `ready`, which asks on.
+        pub retries: Option<At<u32>> = optional { "retries": Count<1, 1_000> };
+    }
+}
+
+/// How a service is meant to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceType {
+    #[default]
+    Simple,
+    Oneshot,
+}
+
+/// When a service is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    #[default]
+    Auto,
+    OnDemand,
+}
+
+/// What must be true of a service before one that depends on it is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// Its program runs, or has run.
+    #[default]
+    Started,
+    Ready,
+    /// It has ended, with 0.
+    Completed,
+}
+
+/// What is done when a service ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    #[default]
+    No,
+    /// Restarted if it ended other than well.
+    OnFailure,
+    Always,
+}
+
+/// How a service is known to be ready.
+#[derive(Clone, Debug)]
+pub enum Readiness {
+    /// It says READY=1; sd_notify(3).
+    Notify,
+    Probe(Box<Probe>),
 }
 
 table! {
