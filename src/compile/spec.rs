@@ -76,6 +76,16 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
             false,
         ));
     }
+    if service.life.notifies() {
+        root.directory(Path::new(crate::plan::NOTIFY_FOLDER));
+        mounts.push(bind(
+            Path::new(crate::plan::NOTIFY_FOLDER),
+            &plan.dirs.notify(&service.name),
+            false,
+            false,
+            false,
+        ));
+    }
     let mut targets: Vec<&PlannedMount> = Vec::new();
     for mount in &service.mounts {
         let inside_another = targets

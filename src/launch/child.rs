@@ -168,8 +168,9 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
             let signal = i32::from_ne_bytes([record[0], record[1], record[2], record[3]]);
             match signal {
                 libc::SIGCHLD => {}
-                // As systemd does it: a shell in between would keep the signal to itself.
-                libc::SIGTERM => drop(sys::kill(-1, signal)),
+                // As systemd does it: a shell in between would keep the signal to itself. And whoever was stopped
+                // has to go on to see it.
+                libc::SIGTERM | libc::SIGCONT => drop(sys::kill(-1, signal)),
                 _ => drop(sys::kill(main, signal)),
             }
         }
@@ -360,6 +361,28 @@ fn try_enter(
     terminal: Option<BorrowedFd<'_>>,
     spared: u32,
 ) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
+    take_on(entry, terminal, spared)?;
+    let mut failure = Errno::NOENT;
+    for path in &entry.candidates {
+        match sys::execve(path, entry.argv.pointers(), entry.environment.pointers()) {
+            // As a shell goes on along PATH, but remembers a file that it may not run.
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => failure = Errno::ACCESS,
+            other => {
+                failure = other;
+                break;
+            }
+        }
+    }
+    Err((Stage::Exec, failure))
+}
+
+/// All of an entry but its program: descriptors, limits, ids, filters, in the order in which they are still allowed.
+pub(super) fn take_on(
+    entry: &Entry,
+    terminal: Option<BorrowedFd<'_>>,
+    spared: u32,
+) -> std::result::Result<(), (Stage, Errno)> {
     use std::os::fd::AsRawFd;
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::reset_signals();
@@ -400,19 +423,7 @@ fn try_enter(
     if let Some(filter) = &entry.filter {
         sys::seccomp_load(filter).map_err(at(Stage::Seccomp))?;
     }
-    let mut failure = Errno::NOENT;
-    for path in &entry.candidates {
-        match sys::execve(path, entry.argv.pointers(), entry.environment.pointers()) {
-            // As a shell goes on along PATH, but remembers a file that it may not run.
-            Errno::NOENT | Errno::NOTDIR => {}
-            Errno::ACCESS => failure = Errno::ACCESS,
-            other => {
-                failure = other;
-                break;
-            }
-        }
-    }
-    Err((Stage::Exec, failure))
+    Ok(())
 }
 
 /// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed. The launcher has

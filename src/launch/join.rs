@@ -50,6 +50,28 @@ impl Launcher {
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
+        let (joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
+        let args = spec
+            .process()
+            .as_ref()
+            .and_then(|p| p.args().clone())
+            .unwrap_or_default();
+        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
+        match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
+            0 => help(joiner, ours, client, args.first().map_or("", String::as_str), spec),
+            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished),
+        }
+    }
+
+    /// What it takes to become a process beside the one whose PID 1 is `init`, and the socket on which that process
+    /// reports.
+    pub(super) fn joiner(
+        &mut self,
+        init: Pid,
+        spec: &Spec,
+        stdio: [BorrowedFd<'_>; 3],
+        terminal: bool,
+    ) -> Result<(Joiner, OwnedFd), LaunchError> {
         let linux = spec
             .linux()
             .as_ref()
@@ -58,11 +80,6 @@ impl Launcher {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
-        let args = spec
-            .process()
-            .as_ref()
-            .and_then(|p| p.args().clone())
-            .unwrap_or_default();
         let mut namespaces = ThreadNameSpaceType::empty();
         for namespace in linux.namespaces().iter().flatten() {
             use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -86,21 +103,31 @@ impl Launcher {
             root: linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0),
             report: theirs,
         };
-        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
-        match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
-            0 => help(joiner, ours, client, args.first().map_or("", String::as_str), spec),
-            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished),
-        }
+        Ok((joiner, ours))
     }
 }
 
-struct Joiner {
-    entry: Entry,
-    pidfd: OwnedFd,
+pub(super) struct Joiner {
+    pub entry: Entry,
+    pub pidfd: OwnedFd,
     namespaces: ThreadNameSpaceType,
     clear_groups: bool,
     root: bool,
-    report: OwnedFd,
+    pub report: OwnedFd,
+}
+
+impl Joiner {
+    /// Into the namespaces, as their id 0, in no group and undumpable. The PID namespace was entered before.
+    pub(super) fn enter_namespaces(&self) -> Result<(), Errno> {
+        rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), self.namespaces)?;
+        if self.clear_groups {
+            rustix::thread::set_thread_groups(&[])?;
+        }
+        if self.root {
+            child::become_id(0, 0)?;
+        }
+        child::hide()
+    }
 }
 
 /// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces.
@@ -209,16 +236,7 @@ fn hand_over(client: &OwnedFd, master: &OwnedFd) {
 /// the way to execve(2), only system calls.
 fn join(joiner: &Joiner) -> ! {
     let report = joiner.report.as_fd();
-    let entered = rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), joiner.namespaces)
-        .and_then(|()| {
-            if joiner.clear_groups {
-                rustix::thread::set_thread_groups(&[])
-            } else {
-                Ok(())
-            }
-        })
-        .and_then(|()| if joiner.root { child::become_id(0, 0) } else { Ok(()) })
-        .and_then(|()| child::hide());
+    let entered = joiner.enter_namespaces();
     if let Err(errno) = entered {
         child::fail(report, Stage::Namespaces as u32, errno);
     }

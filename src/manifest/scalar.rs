@@ -189,19 +189,24 @@ pub struct EnvName;
 
 impl KeyRule for EnvName {
     const EXAMPLE: &'static str = "LANG";
-    const PATTERN: Option<&'static str> =
-        Some("^(?!LISTEN_FDS$|LISTEN_PID$|LISTEN_FDNAMES$|PYSECURE_)[A-Za-z_][A-Za-z0-9_]*$");
+    const PATTERN: Option<&'static str> = Some(
+        "^(?!LISTEN_FDS$|LISTEN_PID$|LISTEN_FDNAMES$|NOTIFY_SOCKET$|WATCHDOG_USEC$|PYSECURE_)[A-Za-z_][A-Za-z0-9_]*$",
+    );
 
     fn check(key: &Key<'_>, _: &'static str, cx: &mut Cx) {
         let name: &str = &key.text;
         let name_shown = shown(name);
-        if matches!(name, "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES") || name.starts_with("PYSECURE_") {
+        if matches!(
+            name,
+            "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES" | "NOTIFY_SOCKET" | "WATCHDOG_USEC"
+        ) || name.starts_with("PYSECURE_")
+        {
             cx.report(
                 Diagnostic::error(
                     key.span.clone(),
                     format!("the variable `{name_shown}` is set by PySecure itself"),
                 )
-                .help("remove it; `listen` is what passes sockets to a service"),
+                .help("remove it; `listen` is what passes sockets to a service, `ready` and `watchdog` what lets it notify"),
             );
             return;
         }

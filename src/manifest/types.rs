@@ -256,7 +256,8 @@ impl Default for Callable {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Network {
     /// A network namespace of its own, with nothing in it but a loopback.
     #[default]

@@ -2,7 +2,7 @@
 //! checked together.
 
 use super::source::Base;
-use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, nesting, path};
+use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, nesting, path};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +27,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     bundles(&mut model, manifest, &names, &mut found);
     owners(&mut model, manifest, &names, &mut found);
     model.index_everyone();
+    life::check(&model, manifest, &names, &mut found);
     nesting::check(&mut model, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
@@ -265,7 +266,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
         let mut listen = Vec::new();
         for at in &table.listen {
             match at.value.parse::<SocketAddr>() {
-                Err(_) => found.push(listen_error(at)),
+                Err(_) => found.push(address_error(at, "to listen on")),
                 Ok(address) if address.port() == 0 => {
                     found.push(
                         Diagnostic::error(at.span.clone(), format!("\"{}\" has port 0", at.value))
@@ -318,12 +319,14 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .iter()
                 .map(|(k, v)| (k.value.clone(), v.value.clone()))
                 .collect(),
+            life: life::read(name, table, names, found),
             span: name.span.clone(),
         });
     }
 }
 
-fn listen_error(at: &At<String>) -> Diagnostic {
+/// `what`: what the address is for, such as "to listen on".
+pub(super) fn address_error(at: &At<String>, what: &str) -> Diagnostic {
     let text = &at.value;
     let help = match text.rsplit_once(':') {
         Some((host, port)) if port.parse::<u16>().is_ok() && matches!(host, "localhost" | "") => {
@@ -337,7 +340,7 @@ fn listen_error(at: &At<String>) -> Diagnostic {
         }
         _ => "write ADDRESS:PORT, such as \"127.0.0.1:8080\"".to_owned(),
     };
-    Diagnostic::error(at.span.clone(), format!("\"{text}\" is no address to listen on")).help(help)
+    Diagnostic::error(at.span.clone(), format!("\"{text}\" is no address {what}")).help(help)
 }
 
 fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {

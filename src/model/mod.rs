@@ -7,12 +7,14 @@
 pub mod access;
 mod assert;
 mod build;
+pub mod life;
 mod nesting;
 pub mod path;
 pub mod source;
 
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
+pub use life::Life;
 
 use crate::manifest::types::{Callable, Kind, Network, Perms};
 use std::ops::Range;
@@ -104,6 +106,7 @@ pub struct Service {
     pub listen: Vec<std::net::SocketAddr>,
     pub network: Network,
     pub environment: Vec<(String, String)>,
+    pub life: Life,
     pub span: Range<usize>,
 }
 

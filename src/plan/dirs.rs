@@ -82,6 +82,11 @@ impl Dirs {
         self.run.join("services").join(service)
     }
 
+    /// Holds the socket of sd_notify(3) of a service; a directory that only it sees.
+    pub fn notify(&self, service: &str) -> PathBuf {
+        self.run.join("notify").join(service)
+    }
+
     /// The listening sockets that `caller` may connect to; a directory that only it sees.
     pub fn rpc(&self, caller: &str) -> PathBuf {
         self.run.join("rpc").join(caller)
@@ -91,6 +96,14 @@ impl Dirs {
 /// The XDG base directory specification: a relative path is to be ignored.
 fn absolute_variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute())
+}
+
+/// Makes a directory with a socket in it that one service is to see: its id may pass, nobody may write.
+pub fn make_passable(path: &Path) -> Result<(), PlanError> {
+    use std::os::unix::fs::PermissionsExt;
+    make_private(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
+        .map_err(|e| PlanError::io("change the mode of", path, e))
 }
 
 /// Makes a directory for this user alone, and its parents.

@@ -13,15 +13,16 @@ mod storage;
 pub mod subid;
 pub mod template;
 
-pub use dirs::{Dirs, make_private};
+pub use dirs::{Dirs, make_passable, make_private};
 pub use error::PlanError;
 pub use host::Privilege;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
 use crate::manifest::types::Network;
-use crate::model::{Model, ServiceId, Subject};
+use crate::model::{Life, Model, ServiceId, Subject};
 use ledger::Ids;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     pub name: String,
     pub identity: Identity,
@@ -57,10 +58,12 @@ pub struct Service {
     pub callers: Vec<String>,
     /// Services that this one may call.
     pub callees: Vec<String>,
+    /// The one part that the spec does not hold: it is the supervisor's to carry out.
+    pub life: Life,
 }
 
 /// Who a service is, in the ids of the namespace that PySecure itself runs in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
@@ -72,7 +75,7 @@ pub struct Identity {
     pub root_inside: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Path as the service sees it.
     pub target: String,
@@ -89,13 +92,13 @@ pub struct Mount {
     pub missing: Vec<MountPoint>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
     pub disk: Ids,
     pub seen: Ids,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
     pub path: String,
     pub directory: bool,
@@ -159,6 +162,7 @@ pub fn draw(
                 .map(|(caller, _)| model.subject_name(*caller).to_owned())
                 .collect(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
+            life: service.life.clone(),
         });
     }
     errors.dedup();
@@ -214,6 +218,10 @@ fn identity(model: &Model, id: ServiceId, ledger: &Ledger, privilege: &Privilege
     }
 }
 
+/// Where a service finds the socket of sd_notify(3).
+pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";
+pub const NOTIFY_SOCKET: &str = "notify.sock";
+
 /// What a login would set, then what the manifest adds or replaces.
 fn environment(service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
     let user = if identity.root_inside { "root" } else { &service.name };
@@ -228,6 +236,12 @@ fn environment(service: &crate::model::Service, identity: &Identity) -> BTreeMap
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
     .collect();
+    if service.life.notifies() {
+        out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
+    }
+    if let Some(time) = service.life.watchdog {
+        out.insert("WATCHDOG_USEC".into(), time.as_micros().to_string());
+    }
     out.extend(service.environment.iter().cloned());
     out
 }

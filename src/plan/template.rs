@@ -5,7 +5,7 @@
 //! `rootfs-templates/NAME.toml`, then among those that PySecure brings.
 
 use super::PlanError;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -27,13 +27,13 @@ struct Recipe {
 }
 
 /// A recipe as it stands on this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Template {
     pub name: String,
     pub entries: Vec<Entry>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
     /// A host path that is mounted read-only at the same place.
     Bind {
