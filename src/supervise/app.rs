@@ -191,8 +191,6 @@ pub struct App {
     /// Services that are to be told to end, once none that depends on them runs.
     pub(super) doomed: BTreeSet<u32>,
     pub(super) stopping: Option<Instant>,
-    /// Until all services have begun once; a failure before that ends the app.
-    pub(super) beginning: bool,
     pub(super) failure: Option<u8>,
     pub(super) unwell: bool,
     pub(super) denied_in_all: u64,
@@ -302,7 +300,6 @@ impl App {
             manager,
             doomed: BTreeSet::new(),
             stopping: None,
-            beginning: true,
             failure: None,
             unwell: false,
             denied_in_all: 0,
@@ -579,6 +576,13 @@ impl App {
         let _ = self.epoll.modify(&connection.socket, &mut event);
     }
 
+    /// Does the app's own start still wait for this service?
+    pub(super) fn begins_with(&self, id: u32) -> bool {
+        self.watches
+            .get(&FIRST_WATCH)
+            .is_some_and(|watch| watch.starts.contains(&id))
+    }
+
     /// Takes up a watch; [`App::check_watch`] says what is so already.
     pub(super) fn watch_for(&mut self, watch: Watch) -> u32 {
         let number = self.next_watch;
@@ -686,7 +690,6 @@ impl App {
                 // There is something to come: that all is cleared away.
                 return;
             }
-            self.beginning = false;
             self.manager.ready();
         }
         self.tell(number, &Progress::Done);

@@ -148,6 +148,7 @@ impl Client {
     pub fn events(&mut self, mut each: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
         self.send(&Request::Events, &[])?;
         self.reply()?;
+        tracing::debug!("hearing of events");
         while let Some(line) = self.line()? {
             let event = serde_json::from_slice(&line).map_err(|e| self.io(io::Error::other(e)))?;
             if !each(event) {

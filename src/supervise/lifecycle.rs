@@ -69,6 +69,11 @@ impl App {
             let Some(on) = self.by_name.get(name).and_then(|on| self.services.get(on)) else {
                 return Blocked::Never(format!("depends on `{name}`, which the app no longer has"));
             };
+            if on.after != After::Policy || on.state == State::Stopping {
+                // Whatever it is now, it will not stay so.
+                waits = true;
+                continue;
+            }
             let come = match condition {
                 Condition::Started => on.program_runs || matches!(on.state, State::Listening | State::Exited { .. }),
                 Condition::Ready => matches!(on.state, State::Running | State::Listening),
@@ -384,7 +389,7 @@ impl App {
     /// and this may pass.
     fn broke(&mut self, id: u32, error: &str, code: u8) {
         let policy = self.services.get(&id).map(|s| s.plan.life.restart.when);
-        if self.beginning || matches!(policy, None | Some(Restart::No)) {
+        if self.begins_with(id) || matches!(policy, None | Some(Restart::No)) {
             self.fail(id, error, code);
         } else {
             self.restart_later(id, error, code);
@@ -419,7 +424,7 @@ impl App {
         self.wake_dependents(id);
     }
 
-    /// A service that cannot go on. While the app comes up, it takes the `up` with it: nothing half-started is left.
+    /// A service that cannot go on. One that never began takes the `up` with it: nothing half-started is left.
     pub(super) fn fail(&mut self, id: u32, error: &str, code: u8) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
@@ -436,7 +441,7 @@ impl App {
             eprintln!("error: service `{name}`: {error}");
         }
         self.emit(&Event::new(Kind::Failed, &name).code(code).detail(error));
-        let ends_all = self.beginning && self.stopping.is_none();
+        let ends_all = self.begins_with(id) && self.stopping.is_none();
         if ends_all && self.failure.is_none() {
             self.failure = Some(code);
         }

@@ -225,6 +225,15 @@ impl App {
         self.going_down()?;
         let ids = self.named(names)?;
         let mut watch = Watch::new(Sink::Connection(number));
+        if after == After::Again {
+            // Those that do not run only wait for their turn: one that depends on another must not find it stopped.
+            for id in &ids {
+                if self.services.get(id).is_some_and(|s| s.running.is_none()) {
+                    self.end(*id, After::Rest, timeout);
+                    self.revive(*id);
+                }
+            }
+        }
         for id in &ids {
             match after {
                 After::Again => watch.await_start(*id),
@@ -232,23 +241,13 @@ impl App {
             }
         }
         self.watch_for(watch);
-        if after == After::Again {
-            // Those that do not run only wait for their turn: one that depends on another must not find it stopped.
-            for id in &ids {
-                if self.services.get(id).is_some_and(|s| s.running.is_some()) {
-                    self.end(*id, after, timeout);
-                } else {
-                    self.end(*id, After::Rest, timeout);
-                    self.revive(*id);
-                }
+        for id in &ids {
+            if after != After::Again || self.services.get(id).is_some_and(|s| s.running.is_some()) {
+                self.end(*id, after, timeout);
             }
-            for id in ids {
-                self.consider(id);
-            }
-        } else {
-            for id in ids {
-                self.end(id, after, timeout);
-            }
+        }
+        for id in ids {
+            self.consider(id);
         }
         Ok(())
     }
