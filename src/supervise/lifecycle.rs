@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// Messages of one service that are read in one turn of the loop: one that never stops speaking holds up nobody.
 const MOST_MESSAGES: usize = 64;
 
+/// Most services are ready soon, and those behind them wait: the first questions come quicker, each wait twice the last.
+const FIRST_ASKED: Duration = Duration::from_millis(20);
+
 /// May a service start, as far as others go?
 enum Blocked {
     Free,
@@ -178,6 +181,11 @@ impl App {
         };
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
+        // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
+        for pipe in [&out_write, &err_write] {
+            let (uid, gid) = super::sockets::ids(&planned.identity);
+            rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
+        }
         let sockets = self.sockets.of(planned);
         let request = Start {
             spec: &bundle.spec,
@@ -687,9 +695,12 @@ impl App {
         };
         if service.state == State::Starting {
             if well {
+                service.failures = 0;
                 self.become_ready(id);
             } else {
-                self.timers.set(id, Timer::Ask, Instant::now() + interval);
+                let wait = interval.min(FIRST_ASKED * (1 << service.failures.min(10)));
+                service.failures = service.failures.saturating_add(1);
+                self.timers.set(id, Timer::Ask, Instant::now() + wait);
             }
             return;
         }

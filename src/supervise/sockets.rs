@@ -151,15 +151,19 @@ fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: &Identity) -> Resul
 
 /// Makes a socket one service's alone.
 pub(super) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
-    let (uid, gid) = if identity.keeper.is_some() {
-        (identity.uid, identity.gid)
-    } else {
-        (0, 0)
-    };
-    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    let (uid, gid) = ids(identity);
     rustix::fs::chown(path, Some(uid), Some(gid))?;
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
     Ok(())
+}
+
+/// A service's ids where the supervisor is. Where there is but one id, all are that.
+pub(super) fn ids(identity: &Identity) -> (rustix::fs::Uid, rustix::fs::Gid) {
+    let (uid, gid) = match identity.keeper {
+        Some(_) => (identity.uid, identity.gid),
+        None => (0, 0),
+    };
+    (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid))
 }
 
 /// Binds a Unix socket at a path of any length: sockaddr_un holds 108 bytes, so the folder is named by
