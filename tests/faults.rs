@@ -37,7 +37,7 @@ fn processes(app: &App, range: u32) -> BTreeSet<i32> {
     let shift = match app.mode {
         Mode::Root => 0,
         // newuidmap maps 1 to the first subordinate id.
-        Mode::Rootless => first_subordinate_id() - 1,
+        Mode::Rootless => harness::first_subordinate_id() - 1,
     };
     let ids = range + shift..range + shift + 10;
     let mark = format!("PYSECURE_STATE_DIR={}", app.state().display());
@@ -62,15 +62,6 @@ fn processes(app: &App, range: u32) -> BTreeSet<i32> {
         }
     }
     found
-}
-
-fn first_subordinate_id() -> u32 {
-    let text = std::fs::read_to_string("/etc/subuid").unwrap();
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(&format!("{}:", harness::USER)))
-        .unwrap();
-    line.split(':').next().unwrap().parse().unwrap()
 }
 
 fn kill(pid: i32) {

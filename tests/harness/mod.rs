@@ -436,3 +436,32 @@ pub fn user() -> (u32, u32) {
         (id("-u"), id("-g"))
     })
 }
+
+/// The first of the test user's subordinate ids.
+pub fn first_subordinate_id() -> u32 {
+    let text = std::fs::read_to_string("/etc/subuid").unwrap();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(&format!("{}:", USER)))
+        .unwrap();
+    line.split(':').next().unwrap().parse().unwrap()
+}
+
+/// Cgroups of an app, in any hierarchy.
+pub fn cgroups_of(app: &str) -> Vec<PathBuf> {
+    fn below(folder: &Path, app: &str, depth: usize, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                if entry.path().ends_with(format!("pysecure/{app}")) {
+                    found.push(entry.path());
+                }
+                if depth > 0 {
+                    below(&entry.path(), app, depth - 1, found);
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(Path::new("/sys/fs/cgroup"), app, 4, &mut found);
+    found
+}
