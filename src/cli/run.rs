@@ -8,6 +8,7 @@ use super::{Done, Failure};
 use crate::compile::compile;
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
+use crate::supervise::network::Networks;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -63,6 +64,13 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     bundle
         .write_layers(&folder.0)
         .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
+    let mut launcher = Launcher::new()?;
+    // The way out is the service's; its published ports are those of the service that `up` starts, and so is the app's
+    // network: here it is one for this program alone.
+    let mut alone = plan.clone();
+    service.publish.clear();
+    alone.services = vec![service.clone()];
+    let mut networks = Networks::make(&alone, &mut launcher).map_err(Failure::failed)?;
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
@@ -71,9 +79,20 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         sockets: &[],
         terminal: on_terminal,
+        network: networks.shared(&service),
+        hold: Networks::holds(&service),
     };
     let signals = terminal::signals_for_the_program()?;
-    let running = Launcher::new()?.start(&request)?;
+    let running = launcher.start(&request)?;
+    let connected = networks
+        .accompany(0, &service, &running, &mut launcher)
+        .map_err(|e| e.to_string())
+        .map(drop)
+        .and_then(|()| networks.settled(0));
+    if let Err(error) = connected {
+        running.abort();
+        return Err(Failure::new(125, error));
+    }
     // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
     // namespaces apart.
     accompany(&running, &signals)

@@ -80,6 +80,7 @@ impl Launcher {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
+        let shares_network = !super::network::own(linux);
         let mut namespaces = ThreadNameSpaceType::empty();
         for namespace in linux.namespaces().iter().flatten() {
             use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -98,7 +99,13 @@ impl Launcher {
         let joiner = Joiner {
             entry,
             pidfd,
-            namespaces,
+            // Without a right over the user namespace that owns it, it is joined with those held here.
+            network_first: shares_network && namespaces.contains(ThreadNameSpaceType::NETWORK),
+            namespaces: if shares_network {
+                namespaces.difference(ThreadNameSpaceType::NETWORK)
+            } else {
+                namespaces
+            },
             clear_groups: self.groups_allowed,
             root: linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0),
             report: theirs,
@@ -110,6 +117,7 @@ impl Launcher {
 pub(super) struct Joiner {
     pub entry: Entry,
     pub pidfd: OwnedFd,
+    network_first: bool,
     namespaces: ThreadNameSpaceType,
     clear_groups: bool,
     root: bool,
@@ -119,6 +127,9 @@ pub(super) struct Joiner {
 impl Joiner {
     /// Into the namespaces, as their id 0, in no group and undumpable. The PID namespace was entered before.
     pub(super) fn enter_namespaces(&self) -> Result<(), Errno> {
+        if self.network_first {
+            rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
+        }
         rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), self.namespaces)?;
         if self.clear_groups {
             rustix::thread::set_thread_groups(&[])?;

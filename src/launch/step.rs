@@ -16,6 +16,11 @@ pub(super) enum Step {
     },
     Hostname(CString),
     Loopback,
+    /// Writes a value below /proc/sys.
+    Sysctl {
+        path: CString,
+        value: CString,
+    },
     /// Makes a detached tree the root. The old one stays below it, out of every path's reach, until [`Step::Leave`]:
     /// the kernel mounts a proc only where it sees another whole one, user_namespaces(7).
     Root {
@@ -71,6 +76,7 @@ impl Step {
             Step::AwaitIds { .. } => ("become id 0 of", "the new user namespace".into()),
             Step::Hostname(name) => ("set the host name", text(name)),
             Step::Loopback => ("bring up", "lo".into()),
+            Step::Sysctl { path, .. } => ("write", text(path)),
             Step::Root { .. } => ("make the root", "/".into()),
             Step::Leave => ("let go of", "the old root".into()),
             Step::Attach { target, .. } => ("mount", text(target)),

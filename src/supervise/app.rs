@@ -2,6 +2,7 @@
 
 use super::console::Console;
 use super::control::{Connection, Heard};
+use super::network::{NetworkError, Networks};
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::service::{Service, State, exit_code};
 use super::sockets::{self, Sockets};
@@ -51,6 +52,8 @@ pub enum SuperviseError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("{0}")]
     AlreadyUp(String),
     #[error(
@@ -79,6 +82,7 @@ enum Source {
     Connection(u32),
     Reports(u32),
     Output(u32, usize),
+    Network(u32),
 }
 
 impl Source {
@@ -89,6 +93,7 @@ impl Source {
             Source::Connection(n) => (2, n, 0),
             Source::Reports(n) => (3, n, 0),
             Source::Output(n, which) => (4, n, which as u64),
+            Source::Network(n) => (5, n, 0),
         };
         kind << 40 | which << 32 | u64::from(number)
     }
@@ -100,6 +105,7 @@ impl Source {
             1 => Source::Control,
             2 => Source::Connection(number),
             3 => Source::Reports(number),
+            5 => Source::Network(number),
             _ => Source::Output(number, (data >> 32 & 1) as usize),
         }
     }
@@ -118,6 +124,7 @@ pub struct App {
     services: Vec<Service>,
     by_pid: BTreeMap<i32, usize>,
     sockets: Vec<Sockets>,
+    networks: Networks,
     console: Option<Console>,
     null: File,
     /// Held for as long as this process lives: a second `up` of the app finds it.
@@ -135,7 +142,7 @@ impl App {
         let each = 3 + plan
             .services
             .iter()
-            .map(|s| s.listen.len() + s.callers.len())
+            .map(|s| s.listen.len() + s.callers.len() + s.publish.len() + 1)
             .max()
             .unwrap_or(0) as u64;
         raise_descriptors(plan.services.len(), each)?;
@@ -156,6 +163,8 @@ impl App {
         }
         make_private(&plan.dirs.logs())?;
         let sockets = sockets::bind(&plan)?;
+        let mut launcher = launcher;
+        let networks = Networks::make(&plan, &mut launcher)?;
         let control = sockets::bind_unix(&plan.dirs.socket(), rustix::net::SocketType::STREAM)
             .map_err(system("make the control socket"))?;
         rustix::net::listen(&control, 64).map_err(system("listen on the control socket"))?;
@@ -207,6 +216,7 @@ impl App {
             services,
             by_pid: BTreeMap::new(),
             sockets,
+            networks,
             console,
             _lock: lock,
             stopping: None,
@@ -274,6 +284,8 @@ impl App {
             stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
             sockets: &self.sockets[index].handed(),
             terminal: false,
+            network: self.networks.shared(planned),
+            hold: Networks::holds(planned),
         };
         tracing::debug!(
             service = planned.name,
@@ -281,6 +293,20 @@ impl App {
             "starting"
         );
         let running = self.launcher.start(&request)?;
+        match self
+            .networks
+            .accompany(index, &self.plan.services[index], &running, &mut self.launcher)
+        {
+            Ok(Some(words)) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Network(index as u32).pack());
+                self.epoll.add(words, event).map_err(system("watch a descriptor"))?;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                running.abort();
+                return Err(error.into());
+            }
+        }
         rustix::io::ioctl_fionbio(&running.reports, true).map_err(system("prepare a report socket"))?;
         let number = index as u32;
         self.watch(running.reports.as_fd(), Source::Reports(number))?;
@@ -360,6 +386,7 @@ impl App {
                 Source::Connection(number) => self.converse(number),
                 Source::Reports(number) => self.reported(number as usize),
                 Source::Output(number, which) => self.output(number as usize, which),
+                Source::Network(number) => self.network_ended(number as usize),
             }
         }
         if self.stopping.is_some_and(|since| since.elapsed() >= STOP_TIMEOUT) && !self.killed {
@@ -455,6 +482,19 @@ impl App {
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    /// A service whose way to the network is gone is not left without it.
+    fn network_ended(&mut self, index: usize) {
+        let Some(error) = self.networks.heard(index) else {
+            return;
+        };
+        if self.services[index].state.live() {
+            if let Some(running) = &self.services[index].running {
+                let _ = running.signal(rustix::process::Signal::KILL);
+            }
+            self.fail(index, &error, 125);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod client;
 pub mod console;
 mod control;
 pub mod logs;
+pub mod network;
 pub mod protocol;
 mod service;
 mod sockets;

@@ -56,14 +56,14 @@ pub(super) fn bind(plan: &Plan) -> Result<Vec<Sockets>, PlanError> {
     Ok(out)
 }
 
-fn tcp(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
+pub(super) fn tcp(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
     // The standard library sets SO_REUSEADDR and CLOEXEC; its backlog is 128, so listen(2) again.
     let listener = std::net::TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener.into())
 }
 
-fn explain(error: std::io::Error) -> String {
+pub(super) fn explain(error: std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => "EADDRINUSE: another program listens there; `ss -ltnp` shows which".to_owned(),
         Some(libc::EACCES) => "EACCES: ports below 1024 are root's; choose a higher one".to_owned(),
