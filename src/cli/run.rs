@@ -95,7 +95,9 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     }
     // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
     // namespaces apart.
-    accompany(&running, &signals)
+    let done = accompany(&running, &signals);
+    networks.close();
+    done
 }
 
 /// Where layers of the root lie, which are of no use when the program has ended.

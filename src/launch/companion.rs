@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -38,8 +38,16 @@ pub struct Task<'a> {
 /// does.
 #[derive(Debug)]
 pub struct Companion {
-    pub pid: Pid,
+    pidfd: OwnedFd,
     pub words: OwnedFd,
+}
+
+impl Companion {
+    /// Ends it, and with it pasta. When this returns, it holds no port any more.
+    pub fn end(self) {
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        while rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], None) == Err(Errno::INTR) {}
+    }
 }
 
 pub const READY: u8 = 0;
@@ -72,10 +80,11 @@ impl Launcher {
                 }
                 child::exit(1)
             }
-            pid => Ok(Companion {
-                pid: Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
-                words,
-            }),
+            pid => {
+                let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
+                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(wrong())?;
+                Ok(Companion { pidfd, words })
+            }
         }
     }
 }

@@ -711,6 +711,9 @@ impl App {
 
     /// Leaves the host as it was before `up`.
     fn clean_up(&mut self) {
+        // Whoever is told that all is over may start anew at once.
+        self.sockets.clear();
+        self.networks.close();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);

@@ -50,7 +50,7 @@ pub struct Networks {
     /// By service; those of a service that ended say so themselves.
     companions: Vec<Option<Companion>>,
     /// The way out of the app's network, for as long as the app is up.
-    _app_companion: Option<Companion>,
+    app_companion: Option<Companion>,
     pasta: Option<PathBuf>,
 }
 
@@ -94,7 +94,7 @@ impl Networks {
             app,
             companions: published.iter().map(|_| None).collect(),
             published,
-            _app_companion: app_companion,
+            app_companion,
             pasta,
         })
     }
@@ -123,6 +123,8 @@ impl Networks {
         if !out && self.published[index].is_empty() {
             return Ok(None);
         }
+        // That of an earlier start has ended with it, or is about to.
+        self.end(index);
         let own;
         let network = match &self.app {
             Some(app) if service.network == Kind::App => app,
@@ -150,13 +152,31 @@ impl Networks {
         let words = &self.companions.get(index)?.as_ref()?.words;
         match rustix::io::read(words, &mut bytes) {
             Ok(0) => {
-                self.companions[index] = None;
+                self.end(index);
                 None
             }
             Ok(read) => trouble(&bytes[..read]),
             Err(Errno::AGAIN | Errno::INTR) => None,
             Err(errno) => Some(format!("the process for its network: {errno}")),
         }
+    }
+
+    fn end(&mut self, index: usize) {
+        if let Some(companion) = self.companions.get_mut(index).and_then(Option::take) {
+            companion.end();
+        }
+    }
+
+    /// Ends all of it. When this returns, no port is held any more.
+    pub fn close(&mut self) {
+        self.published.clear();
+        for index in 0..self.companions.len() {
+            self.end(index);
+        }
+        if let Some(companion) = self.app_companion.take() {
+            companion.end();
+        }
+        self.app = None;
     }
 
     /// Waits until a service's companion is ready; what it could not do.
