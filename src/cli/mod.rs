@@ -7,6 +7,7 @@ mod access;
 mod args;
 mod check;
 mod compile;
+mod cp;
 mod down;
 mod error;
 mod exec;
@@ -17,6 +18,7 @@ mod logs;
 mod ps;
 mod run;
 mod terminal;
+mod unshare;
 mod up;
 
 use args::{Cli, Command};
@@ -44,6 +46,8 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&cli, args),
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
+        Command::Cp(args) => cp::run(&cli, args),
+        Command::Unshare(args) => unshare::run(args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),

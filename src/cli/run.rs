@@ -8,6 +8,7 @@ use super::{Done, Failure};
 use crate::compile::compile;
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
+use crate::plan::{Plan, Service};
 use crate::supervise::network::Networks;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
@@ -49,11 +50,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
-    let folder = Folder(
-        plan.dirs
-            .run
-            .join(format!("run-{}-{}", service.name, std::process::id())),
-    );
+    let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !service.callees.is_empty() || !bundle.layers.is_empty() {
         crate::plan::make_private(&plan.dirs.run)?;
@@ -101,7 +98,14 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
 }
 
 /// Where layers of the root lie, which are of no use when the program has ended.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn of(plan: &Plan, service: &Service) -> Folder {
+        let name = format!("run-{}-{}", service.name, std::process::id());
+        Folder(plan.dirs.run.join(name))
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -138,7 +142,7 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
             }
         }
         match running.report().map_err(std::io::Error::from)? {
-            Report::Started => {}
+            Report::Started | Report::Held => {}
             Report::Terminal(master) => relay = Some(start_relay(master)?),
             Report::Exited(status) => {
                 if let Some(relay) = &relay {

@@ -32,6 +32,8 @@ pub(super) mod report {
     pub const EXITED: u32 = 3;
     /// A terminal is open; its other end comes with the message.
     pub const TERMINAL: u32 = 4;
+    /// All is there but the program.
+    pub const HELD: u32 = 5;
 }
 
 /// All that PID 1 works on.
@@ -180,11 +182,7 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
         Step::AwaitIds { root, clear_groups } => {
-            let mut go = [0u8; 1];
-            if rustix::io::read(report, &mut go)? != 1 {
-                // The launcher is gone or gave up.
-                exit(125);
-            }
+            await_go(report)?;
             rustix::process::umask(Mode::empty());
             if *clear_groups {
                 rustix::thread::set_thread_groups(&[])?;
@@ -239,9 +237,22 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
                 attach_at(tree.as_fd(), place.as_fd())?;
             }
         }
+        Step::Hold => {
+            say(report, report::HELD, 0, 0);
+            await_go(report)?;
+        }
         Step::Terminal { uid, gid } => return open_terminal(*uid, *gid, report).map(Some),
     }
     Ok(None)
+}
+
+fn await_go(report: BorrowedFd<'_>) -> Result<()> {
+    let mut go = [0u8; 1];
+    if rustix::io::read(report, &mut go)? != 1 {
+        // The launcher is gone or gave up.
+        exit(125);
+    }
+    Ok(())
 }
 
 pub(super) fn write_file(path: &CStr, bytes: &[u8]) -> Result<()> {

@@ -18,6 +18,7 @@ mod seccomp;
 mod step;
 pub mod storage;
 mod sys;
+pub mod transfer;
 
 pub use error::LaunchError;
 
@@ -51,7 +52,7 @@ pub struct Request<'a> {
     pub terminal: bool,
     /// The network namespace that the spec names by path, if it does.
     pub network: Option<BorrowedFd<'a>>,
-    /// Do not go on to the program until a [`companion`] has done its part.
+    /// When all is there but the program, wait: for a [`companion`] to do its part, or for nothing but the end.
     pub hold: bool,
 }
 
@@ -70,6 +71,8 @@ pub struct Running {
 /// What a service's PID 1 says.
 #[derive(Debug)]
 pub enum Report {
+    /// All is there, and waits ([`Request::hold`]).
+    Held,
     Started,
     /// As waitpid(2) has it.
     Exited(i32),
@@ -173,10 +176,7 @@ impl Launcher {
         let maps = self
             .write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
             .and_then(|()| self.write_maps(pid, "gid_map", linux.gid_mappings().as_deref().unwrap_or_default()))
-            .and_then(|()| match request.hold {
-                true => Ok(()),
-                false => go(running.reports.as_fd()).map_err(LaunchError::system("signal", "the new process")),
-            });
+            .and_then(|()| go(running.reports.as_fd()).map_err(LaunchError::system("signal", "the new process")));
         match maps {
             Ok(()) => Ok(running),
             // It may have failed first, and knows better why.
@@ -321,6 +321,7 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> Launc
     }
     let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Ok(match word(0) {
+        report::HELD => Report::Held,
         report::STARTED => Report::Started,
         report::EXITED => Report::Exited(word(4) as i32),
         report::FAILED => Report::Failed(explain(word(4), Errno::from_raw_os_error(word(8) as i32))),

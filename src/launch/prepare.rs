@@ -102,6 +102,9 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
     if own_network {
         steps.push(Step::Loopback);
     }
+    if request.hold {
+        steps.push(Step::Hold);
+    }
     if request.terminal {
         let user = spec
             .process()

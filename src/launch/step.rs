@@ -61,6 +61,8 @@ pub(super) enum Step {
     ReadOnly {
         path: CString,
     },
+    /// Says that all is there, and waits to be told to go on.
+    Hold,
     /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
     Terminal {
         uid: u32,
@@ -86,6 +88,7 @@ impl Step {
             Step::Directory { path } => ("make the directory", text(path)),
             Step::Mask { path } => ("mask", text(path)),
             Step::ReadOnly { path } => ("make read-only", text(path)),
+            Step::Hold => ("wait for", "the network".into()),
             Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),
         }
     }

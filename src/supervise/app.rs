@@ -14,7 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
-use rustix::process::WaitOptions;
+use rustix::process::{Pid, WaitOptions};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -471,7 +471,7 @@ impl App {
                 }
                 Ok(Report::Exited(status)) => self.ended(index, status),
                 Ok(Report::Failed(error)) => self.fail(index, &error.to_string(), error.exit_code()),
-                Ok(Report::Terminal(_)) => {}
+                Ok(Report::Terminal(_) | Report::Held) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
                     if let Some(running) = &self.services[index].running {
@@ -602,6 +602,13 @@ impl App {
                 // The session's helper holds a copy of the socket.
                 false
             }
+            Heard::Request(Request::Copy { service, copy }) => {
+                let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
+                if let Err((code, why)) = self.copy(&mut connection, &service, &copy) {
+                    refuse_session(&connection, code, &why);
+                }
+                false
+            }
         };
         let pending = connection.flush();
         if keep && let Ok(pending) = pending {
@@ -643,13 +650,21 @@ impl App {
     ) {
         let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
         if let Err((code, why)) = self.try_exec(connection, service, args, environment, directory, terminal) {
-            let bytes = join::encode(join::told::FAILED, code, &why);
-            let _ = rustix::net::send(
-                &connection.socket,
-                &bytes,
-                rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
-            );
+            refuse_session(connection, code, &why);
         }
+    }
+
+    fn copy(&mut self, connection: &mut Connection, service: &str, copy: &join::Copy) -> Result<(), (u32, String)> {
+        let passed = passed(connection)?;
+        let (index, init) = self.joinable(service)?;
+        let planned = &self.plan.services[index];
+        let bundle =
+            compile::compile(&self.plan, planned, &self.plan.dirs.bundle(service)).map_err(|e| (125, e.to_string()))?;
+        let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
+        self.launcher
+            .copy(init, &bundle.spec, stdio, copy, &connection.socket)
+            .map(drop)
+            .map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
     fn try_exec(
@@ -661,34 +676,8 @@ impl App {
         directory: Option<String>,
         terminal: bool,
     ) -> Result<(), (u32, String)> {
-        let passed: [OwnedFd; 3] = std::mem::take(&mut connection.passed)
-            .try_into()
-            .map_err(|_| (125, "the request came without descriptors".to_owned()))?;
-        let index = self
-            .plan
-            .services
-            .iter()
-            .position(|s| s.name == service)
-            .ok_or_else(|| {
-                (
-                    125,
-                    format!("no service is called `{service}`; `pysecure ps` lists them"),
-                )
-            })?;
-        let Some(init) = self.services[index]
-            .running
-            .as_ref()
-            .filter(|_| self.services[index].state == State::Running)
-            .map(|r| r.pid)
-        else {
-            return Err((
-                125,
-                format!(
-                    "service `{service}` is not running ({}); `pysecure run {service}` starts a process of its own",
-                    self.services[index].state.word()
-                ),
-            ));
-        };
+        let passed = passed(connection)?;
+        let (index, init) = self.joinable(service)?;
         let planned = &self.plan.services[index];
         let bundle =
             compile::compile(&self.plan, planned, &self.plan.dirs.bundle(service)).map_err(|e| (125, e.to_string()))?;
@@ -709,6 +698,32 @@ impl App {
             .map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
+    /// A service that something can be done beside, and its PID 1.
+    fn joinable(&self, service: &str) -> Result<(usize, Pid), (u32, String)> {
+        let index = self
+            .plan
+            .services
+            .iter()
+            .position(|s| s.name == service)
+            .ok_or_else(|| {
+                (
+                    125,
+                    format!("no service is called `{service}`; `pysecure ps` lists them"),
+                )
+            })?;
+        let running = self.services[index].running.as_ref();
+        match running.filter(|_| self.services[index].state == State::Running) {
+            Some(running) => Ok((index, running.pid)),
+            None => Err((
+                125,
+                format!(
+                    "service `{service}` is not running ({}); `pysecure run {service}` starts a process of its own",
+                    self.services[index].state.word()
+                ),
+            )),
+        }
+    }
+
     /// Leaves the host as it was before `up`.
     fn clean_up(&mut self) {
         // Whoever is told that all is over may start anew at once.
@@ -723,6 +738,21 @@ impl App {
         self.tell(&Progress::Done);
         let _ = std::io::stdout().flush();
     }
+}
+
+/// The three descriptors that come with a request for a session.
+fn passed(connection: &mut Connection) -> Result<[OwnedFd; 3], (u32, String)> {
+    std::mem::take(&mut connection.passed)
+        .try_into()
+        .map_err(|_| (125, "the request came without descriptors".to_owned()))
+}
+
+fn refuse_session(connection: &Connection, code: u32, why: &str) {
+    let _ = rustix::net::send(
+        &connection.socket,
+        &join::encode(join::told::FAILED, code, why),
+        rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
+    );
 }
 
 /// Removes an app's runtime directory. The lock is to be held, for it goes as well.

@@ -1,6 +1,7 @@
 //! What goes over the control socket: one JSON object a line each way. After an `exec` request is granted,
 //! the socket carries that session's messages instead ([`crate::launch::join::told`]).
 
+use crate::launch::join::Copy;
 use serde::{Deserialize, Serialize};
 
 /// A request is refused if it is longer than this, in bytes.
@@ -23,6 +24,9 @@ pub enum Request {
         directory: Option<String>,
         terminal: bool,
     },
+    /// Copy files in or out beside a service. Standard input, output and error come with the request; after it the
+    /// socket carries a session as after `exec`.
+    Copy { service: String, copy: Copy },
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
