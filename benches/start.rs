@@ -205,6 +205,8 @@ impl Bench {
                 stdio,
                 sockets: &[],
                 terminal: false,
+                network: None,
+                hold: false,
             };
             let running = launcher.start(&request).unwrap();
             loop {

@@ -129,6 +129,44 @@ never = ["read bord except web", "frobnicate board"]
 }
 
 #[test]
+fn networks_that_cannot_be() {
+    let cases = [
+        ("publish = [\"80\"]", "\"80:80\""),
+        ("publish = [\"localhost:8080:80\"]", "127.0.0.1:8080:80"),
+        ("publish = [\"::1:8080:80\"]", "[::1]:8080:80"),
+        ("publish = [\"8080:80/udp\"]", "only TCP"),
+        ("publish = [\"0:80\"]", "[ADDRESS:]PORT:PORT"),
+        ("publish = \"8080:80\"", "publish"),
+        ("network = \"host\"\npublish = [\"8080:80\"]", "has the host's network"),
+        ("network = \"host\"\negress = true", "reaches the outside already"),
+        ("publish = [\"8080:80\", \"0.0.0.0:8080:81\"]", "taken"),
+        ("listen = [\"127.0.0.1:8080\"]\npublish = [\"8080:80\"]", "taken"),
+        (
+            "publish = [\"8080:80\"]\n[services.b]\ncommand = \"true\"\npublish = [\"8080:80\"]",
+            "taken",
+        ),
+        (
+            "network = \"app\"\npublish = [\"8080:80\"]\n[services.b]\ncommand = \"true\"\nnetwork = \"app\"\npublish = [\"8081:80\"]",
+            "would listen on port 80",
+        ),
+        (
+            "network = \"app\"\negress = true\n[services.b]\ncommand = \"true\"\nnetwork = \"app\"",
+            "`b` would reach the outside too",
+        ),
+        ("network = \"apps\"", "did you mean"),
+    ];
+    let app = App::new(Mode::Root, "");
+    for (text, says) in cases {
+        let manifest = format!("[app]\nname = \"net\"\n[services.a]\ncommand = \"true\"\n{text}\n");
+        app.write("pysecure.toml", &manifest);
+        refused(app.run(&["check"]), 2, &[says]);
+    }
+    let right = "[app]\nname = \"net\"\n[services.a]\ncommand = \"true\"\nnetwork = \"app\"\negress = true\npublish = [\"8080:80\", \"127.0.0.2:8080:80\", \"[::1]:8080:80/tcp\"]\n";
+    app.write("pysecure.toml", right);
+    app.ok(&["check"]);
+}
+
+#[test]
 fn sources_that_are_not_to_be_granted() {
     for mode in BOTH {
         let app = App::new(mode, "");

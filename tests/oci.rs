@@ -389,6 +389,54 @@ fn examples_run_under_other_runtimes() {
     }
 }
 
+/// A bundle names the app's network beside itself, where whoever runs bundles makes it.
+#[test]
+fn other_runtimes_join_the_apps_network() {
+    let manifest = r#"
+[app]
+name = "joined"
+[services.one]
+command = ["sh", "-c", "readlink /proc/self/ns/net; cat /proc/sys/net/ipv4/ip_unprivileged_port_start"]
+network = "app"
+[services.two]
+command = ["readlink", "/proc/self/ns/net"]
+network = "app"
+publish = ["127.0.0.1:18080:80"]
+"#;
+    let app = App::new(Mode::Root, manifest);
+    let out = app.folder.join("out");
+    let written = app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    let network = out.join("app.net");
+    // What no runtime will do is said.
+    assert!(
+        written.err.contains("`two`") && written.err.contains("publish"),
+        "{}",
+        written.err
+    );
+    assert!(written.err.contains(network.to_str().unwrap()), "{}", written.err);
+    // Not there, it is an error and not another network.
+    for program in ["crun", "runc"] {
+        assert_ne!(runtime(program, &out.join("one")).code, 0);
+    }
+    std::fs::write(&network, "").unwrap();
+    let script =
+        "unshare --net=\"$1\" sh -c 'echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start' && stat -Lc %i \"$1\"";
+    let made = Command::new("sh")
+        .args(["-euc", script, "sh", network.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let id = Ended::from(made).ok().out;
+    for program in ["crun", "runc"] {
+        let seen = runtime(program, &out.join("one")).ok().out;
+        assert_eq!(seen, format!("net:[{}]\n0\n", id.trim()), "{program}");
+        assert_eq!(
+            runtime(program, &out.join("two")).ok().out,
+            format!("net:[{}]\n", id.trim())
+        );
+    }
+    assert!(Command::new("umount").arg(&network).status().unwrap().success());
+}
+
 /// Inside, a service is the same whoever starts it.
 #[test]
 fn rootless_services_are_as_those_of_root() {

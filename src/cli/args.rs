@@ -79,6 +79,10 @@ pub enum Command {
     Exec(Exec),
     /// Run a program with a service's grants; the app need not be up
     Run(Run),
+    /// Copy files into a service or out of it, as its grants allow
+    Cp(Cp),
+    /// Run a program, or a shell, that sees the files of rootless services as root does
+    Unshare(Unshare),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -249,6 +253,23 @@ pub struct Run {
     pub env: Vec<String>,
     pub service: String,
     /// The program and its arguments [default: the service's own]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Cp {
+    /// What to copy: a path, or SERVICE:/PATH; of a directory named with `/.` at its end, what is in it
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// Where to: a path if FROM is a service's, else SERVICE:/PATH; a directory that is there gets it under its name
+    #[arg(value_name = "TO")]
+    pub to: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Unshare {
+    /// The program and its arguments [default: $SHELL]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<String>,
 }

@@ -3,7 +3,8 @@
 use super::args::{Cli, Compile};
 use super::load::{Loaded, ready, with_privilege};
 use super::{Done, Failure};
-use crate::compile::compile;
+use crate::compile::{app_network, compile};
+use crate::manifest::types::Network;
 use crate::plan::{Ledger, Plan};
 
 pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
@@ -29,8 +30,38 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
         println!("{}", folder.display());
+        if let Some(note) = beyond_the_bundle(service, &folder) {
+            eprintln!("note: service `{}`: {note}", service.name);
+        }
     }
     Ok(0)
+}
+
+/// What a service has under `up`, and under another runtime only if somebody sees to it.
+fn beyond_the_bundle(service: &crate::plan::Service, folder: &std::path::Path) -> Option<String> {
+    let lacking: Vec<&str> = [
+        ("publish", !service.publish.is_empty()),
+        ("egress", service.egress),
+        ("listen", !service.listen.is_empty()),
+    ]
+    .into_iter()
+    .filter_map(|(key, there)| there.then_some(key))
+    .collect();
+    let mut parts = Vec::new();
+    if service.network == Network::App {
+        let path = app_network(folder);
+        parts.push(format!(
+            "it joins the network namespace {0}, which is to be made first: `touch {0}; unshare --net={0} ip link set lo up`",
+            path.display()
+        ));
+    }
+    if !lacking.is_empty() {
+        parts.push(format!(
+            "`{}` are carried out by `pysecure up` alone",
+            lacking.join("`, `")
+        ));
+    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 fn print(plan: &Plan, names: &[String]) -> Done {

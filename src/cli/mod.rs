@@ -8,6 +8,7 @@ mod args;
 mod change;
 mod check;
 mod compile;
+mod cp;
 mod down;
 mod error;
 mod events;
@@ -23,6 +24,7 @@ mod run;
 mod stats;
 mod terminal;
 mod top;
+mod unshare;
 mod up;
 mod watch;
 
@@ -60,6 +62,8 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&cli, args),
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
+        Command::Cp(args) => cp::run(&cli, args),
+        Command::Unshare(args) => unshare::run(args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),

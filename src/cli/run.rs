@@ -8,6 +8,8 @@ use super::{Done, Failure};
 use crate::compile::compile;
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
+use crate::plan::{Plan, Service};
+use crate::supervise::network::Networks;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -53,11 +55,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
         service.environment.remove(variable);
     }
-    let folder = Folder(
-        plan.dirs
-            .run
-            .join(format!("run-{}-{}", service.name, std::process::id())),
-    );
+    let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !service.callees.is_empty() || !bundle.layers.is_empty() {
         crate::plan::make_private(&plan.dirs.run)?;
@@ -66,6 +64,14 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     bundle
         .write_layers(&folder.0)
         .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
+    let mut launcher = Launcher::new()?;
+    // The way out is the service's; its published ports are those of the service that `up` starts, and so is the app's
+    // network: here it is one for this program alone.
+    service.publish.clear();
+    let mut networks = Networks::default();
+    networks
+        .hold(&plan.privilege, std::iter::once(&service), &mut launcher)
+        .map_err(Failure::failed)?;
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
@@ -74,16 +80,36 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         sockets: &[],
         terminal: on_terminal,
+        network: networks.shared(&service),
+        hold: Networks::holds(&service),
     };
     let signals = terminal::signals_for_the_program()?;
-    let running = Launcher::new()?.start(&request)?;
+    let running = launcher.start(&request)?;
+    let connected = networks
+        .accompany(0, &service, &running, &mut launcher)
+        .map_err(|e| e.to_string())
+        .map(drop)
+        .and_then(|()| networks.settled(0));
+    if let Err(error) = connected {
+        running.abort();
+        return Err(Failure::new(125, error));
+    }
     // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
     // namespaces apart.
-    accompany(&running, &signals)
+    let done = accompany(&running, &signals);
+    networks.close();
+    done
 }
 
 /// Where layers of the root lie, which are of no use when the program has ended.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn of(plan: &Plan, service: &Service) -> Folder {
+        let name = format!("run-{}-{}", service.name, std::process::id());
+        Folder(plan.dirs.run.join(name))
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -120,7 +146,7 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
             }
         }
         match running.report().map_err(std::io::Error::from)? {
-            Report::Started => {}
+            Report::Started | Report::Held => {}
             Report::Terminal(master) => relay = Some(start_relay(master)?),
             Report::Exited(status) => {
                 if let Some(relay) = &relay {

@@ -13,4 +13,4 @@ pub mod bundle;
 mod spec;
 
 pub use bundle::{Bundle, RootEntry};
-pub use spec::{CompileError, compile};
+pub use spec::{CompileError, LOWEST_PORT, app_network, compile, seccomp};

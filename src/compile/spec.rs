@@ -6,7 +6,8 @@ use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
 use oci_spec::runtime::{
-    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, LinuxSeccomp, Mount, Process, Spec,
+    Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Process,
+    Spec,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,11 @@ fn defaults() -> Result<&'static Defaults, CompileError> {
         })
         .as_ref()
         .map_err(|e| CompileError::Default(e.clone()))
+}
+
+/// The calls that a process may make which only passes on what others say.
+pub fn seccomp() -> Result<&'static LinuxSeccomp, CompileError> {
+    Ok(&defaults()?.seccomp)
 }
 
 /// Compiles one service. `folder` is where its bundle will lie: an overlay names its layers by their path.
@@ -124,16 +130,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
         linux.set_seccomp(Some(defaults.seccomp.clone()));
-        if service.network == Network::Host {
-            let kept = linux
-                .namespaces()
-                .iter()
-                .flatten()
-                .filter(|n| n.typ() != LinuxNamespaceType::Network)
-                .cloned()
-                .collect();
-            linux.set_namespaces(Some(kept));
-        }
+        set_network(linux, service, folder);
     }
     Ok(Bundle {
         spec,
@@ -141,6 +138,36 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         layers,
     })
 }
+
+fn set_network(linux: &mut Linux, service: &Service, folder: &Path) {
+    let is_network = |n: &LinuxNamespace| n.typ() == LinuxNamespaceType::Network;
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    match service.network {
+        Network::Host => namespaces.retain(|n| !is_network(n)),
+        Network::App => {
+            for namespace in namespaces.iter_mut().filter(|n| is_network(n)) {
+                namespace.set_path(Some(app_network(folder)));
+            }
+        }
+        Network::None => {
+            // A service has no right to ports below 1024, which mean nothing in a namespace that is its own.
+            if service.publish.iter().any(|p| p.port < 1024) {
+                let all = [(LOWEST_PORT.to_owned(), "0".to_owned())];
+                linux.set_sysctl(Some(all.into()));
+            }
+        }
+    }
+    linux.set_namespaces(Some(namespaces));
+}
+
+/// Where the bundle in `folder` names the network namespace of its app: beside all bundles, under a name that no
+/// service can have.
+pub fn app_network(folder: &Path) -> PathBuf {
+    folder.with_file_name("app.net")
+}
+
+/// ip-sysctl: the first port that takes no right to bind.
+pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
 fn set_process(process: &mut Process, service: &Service) {
     let Identity {

@@ -51,6 +51,20 @@ pub fn data_directory(host: &Host) -> Answer {
     })
 }
 
+/// What connects a service to the outside, and the device that it takes.
+pub fn pasta(_: &Host) -> Answer {
+    let Some(path) = crate::launch::outer::program("pasta") else {
+        return Answer::missing("no program called pasta").remedy("sudo apt install passt");
+    };
+    match rustix::fs::stat("/dev/net/tun") {
+        Err(e) => Answer::missing(format!("/dev/net/tun: {}", reason(e))).remedy("sudo modprobe tun"),
+        Ok(found) if found.st_mode & 0o006 != 0o006 => {
+            Answer::missing("/dev/net/tun is not open to all, as udev makes it").remedy("sudo chmod 0666 /dev/net/tun")
+        }
+        Ok(_) => Answer::ok(path.display().to_string()),
+    }
+}
+
 pub fn acl(host: &Host) -> Answer {
     let directory = host.data_parent();
     let shown = directory.display();

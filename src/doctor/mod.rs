@@ -73,6 +73,7 @@ const PROBES: &[Probe] = &[
     needed(Both, "other namespaces", "a service would see the processes, message queues, host name and cgroups of others", namespaces::others),
     needed(Both, "network namespace", "a service would share the host's network", namespaces::network),
     useful(Both, "loopback", "a service cannot use 127.0.0.1, not even to talk to itself", namespaces::loopback),
+    useful(Both, "pasta", "a service with egress = true is not started", files::pasta),
     // What is mounted in them.
     needed(Both, "/proc of its own", "no service gets a /proc, and most programs need one", namespaces::proc),
     needed(Both, "mount by descriptor", "resources could not be mounted without a window for a swapped link", namespaces::mount_api),

@@ -32,6 +32,8 @@ pub(super) mod report {
     pub const EXITED: u32 = 3;
     /// A terminal is open; its other end comes with the message.
     pub const TERMINAL: u32 = 4;
+    /// All is there but the program.
+    pub const HELD: u32 = 5;
 }
 
 /// All that PID 1 works on.
@@ -180,11 +182,7 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
         Step::AwaitIds { root, clear_groups } => {
-            let mut go = [0u8; 1];
-            if rustix::io::read(report, &mut go)? != 1 {
-                // The launcher is gone or gave up.
-                exit(125);
-            }
+            await_go(report)?;
             rustix::process::umask(Mode::empty());
             if *clear_groups {
                 rustix::thread::set_thread_groups(&[])?;
@@ -196,6 +194,7 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         }
         Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
         Step::Loopback => sys::loopback_up()?,
+        Step::Sysctl { path, value } => write_file(path, value.to_bytes())?,
         Step::Root { tree } => {
             rustix::mount::move_mount(tree, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
             rustix::process::fchdir(tree)?;
@@ -238,9 +237,27 @@ fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
                 attach_at(tree.as_fd(), place.as_fd())?;
             }
         }
+        Step::Hold => {
+            say(report, report::HELD, 0, 0);
+            await_go(report)?;
+        }
         Step::Terminal { uid, gid } => return open_terminal(*uid, *gid, report).map(Some),
     }
     Ok(None)
+}
+
+fn await_go(report: BorrowedFd<'_>) -> Result<()> {
+    let mut go = [0u8; 1];
+    if rustix::io::read(report, &mut go)? != 1 {
+        // The launcher is gone or gave up.
+        exit(125);
+    }
+    Ok(())
+}
+
+pub(super) fn write_file(path: &CStr, bytes: &[u8]) -> Result<()> {
+    let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
 }
 
 /// Opens a path below the root, through no link; `None` if it is not there.
@@ -440,6 +457,29 @@ pub(super) fn become_id(uid: u32, gid: u32) -> Result<()> {
     let uid = Uid::from_raw(uid);
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
+}
+
+/// Every right for good, and every id but the one given.
+pub(super) fn give_up(id: Option<(u32, u32)>, clear_groups: bool) -> Result<()> {
+    drop_bounding_set()?;
+    if clear_groups {
+        rustix::thread::set_thread_groups(&[])?;
+    }
+    let locked = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+    rustix::thread::set_capabilities_secure_bits(locked)?;
+    if let Some((uid, gid)) = id {
+        become_id(uid, gid)?;
+    }
+    rustix::thread::clear_ambient_capability_set()?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    rustix::thread::set_no_new_privs(true)?;
+    hide()
 }
 
 fn drop_bounding_set() -> Result<()> {

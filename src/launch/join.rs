@@ -9,13 +9,16 @@
 
 use super::child;
 use super::step::{Entry, Stage};
+use super::transfer::{self, Modes, TransferError};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair, sys};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::ThreadNameSpaceType;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 /// What the helper tells the client: a kind, a number, and how many bytes of text follow.
 pub mod told {
@@ -50,6 +53,31 @@ impl Launcher {
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
+        self.join_for(&Work::Program, init, spec, stdio, terminal, client)
+    }
+
+    /// Copies files in or out beside the service whose PID 1 is `init`: as [`Launcher::join`], but what is done there
+    /// is this program's own. What comes in is read from standard input, what goes out written to standard output.
+    pub fn copy(
+        &mut self,
+        init: Pid,
+        spec: &Spec,
+        stdio: [BorrowedFd<'_>; 3],
+        copy: &Copy,
+        client: &OwnedFd,
+    ) -> Result<Pid, LaunchError> {
+        self.join_for(&Work::Copy(copy), init, spec, stdio, false, client)
+    }
+
+    fn join_for(
+        &mut self,
+        work: &Work<'_>,
+        init: Pid,
+        spec: &Spec,
+        stdio: [BorrowedFd<'_>; 3],
+        terminal: bool,
+        client: &OwnedFd,
+    ) -> Result<Pid, LaunchError> {
         let (joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
         let args = spec
             .process()
@@ -58,7 +86,14 @@ impl Launcher {
             .unwrap_or_default();
         // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
         match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
-            0 => help(joiner, ours, client, args.first().map_or("", String::as_str), spec),
+            0 => help(
+                work,
+                joiner,
+                ours,
+                client,
+                args.first().map_or("", String::as_str),
+                spec,
+            ),
             pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished),
         }
     }
@@ -80,6 +115,7 @@ impl Launcher {
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
+        let shares_network = !super::network::own(linux);
         let mut namespaces = ThreadNameSpaceType::empty();
         for namespace in linux.namespaces().iter().flatten() {
             use oci_spec::runtime::LinuxNamespaceType as Kind;
@@ -98,7 +134,13 @@ impl Launcher {
         let joiner = Joiner {
             entry,
             pidfd,
-            namespaces,
+            // Without a right over the user namespace that owns it, it is joined with those held here.
+            network_first: shares_network && namespaces.contains(ThreadNameSpaceType::NETWORK),
+            namespaces: if shares_network {
+                namespaces.difference(ThreadNameSpaceType::NETWORK)
+            } else {
+                namespaces
+            },
             clear_groups: self.groups_allowed,
             root: linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0),
             report: theirs,
@@ -110,6 +152,7 @@ impl Launcher {
 pub(super) struct Joiner {
     pub entry: Entry,
     pub pidfd: OwnedFd,
+    network_first: bool,
     namespaces: ThreadNameSpaceType,
     clear_groups: bool,
     root: bool,
@@ -119,6 +162,9 @@ pub(super) struct Joiner {
 impl Joiner {
     /// Into the namespaces, as their id 0, in no group and undumpable. The PID namespace was entered before.
     pub(super) fn enter_namespaces(&self) -> Result<(), Errno> {
+        if self.network_first {
+            rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
+        }
         rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), self.namespaces)?;
         if self.clear_groups {
             rustix::thread::set_thread_groups(&[])?;
@@ -131,7 +177,7 @@ impl Joiner {
 }
 
 /// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces.
-fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec: &Spec) -> ! {
+fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec: &Spec) -> ! {
     let mut kept: Vec<i32> = joiner.entry.stdio.to_vec();
     kept.extend([
         joiner.pidfd.as_raw_fd(),
@@ -157,7 +203,10 @@ fn help(joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec:
     }
     // SAFETY: this process has one thread.
     let pid = match unsafe { sys::clone3(0) } {
-        Ok(0) => join(&joiner),
+        Ok(0) => match work {
+            Work::Program => join(&joiner),
+            Work::Copy(copy) => join_to_copy(&joiner, copy),
+        },
         Ok(pid) => pid,
         Err(errno) => failed(&explain_stage(Stage::Spawn as u32, errno, program, "")),
     };
@@ -230,6 +279,94 @@ fn hand_over(client: &OwnedFd, master: &OwnedFd) {
         &mut ancillary,
         rustix::net::SendFlags::NOSIGNAL,
     );
+}
+
+/// A copy into the service or out of it, as the service.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Copy {
+    pub way: Way,
+    /// As the service sees it.
+    pub path: PathBuf,
+    /// On the way in: what it is called if `path` is a directory that is there. Left out for a directory's content.
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    In,
+    Out,
+}
+
+/// What is done beside a service.
+enum Work<'a> {
+    Program,
+    Copy(&'a Copy),
+}
+
+/// As [`join`], but what follows is this program's own, and no execve(2): it has one thread, and has given up all
+/// that its service has not.
+fn join_to_copy(joiner: &Joiner, copy: &Copy) -> ! {
+    let report = joiner.report.as_fd();
+    if let Err(errno) = joiner.enter_namespaces() {
+        child::fail(report, Stage::Namespaces as u32, errno);
+    }
+    if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3) {
+        child::fail(report, Stage::Descriptors as u32, errno);
+    }
+    // SAFETY: the descriptor was just made.
+    let report = unsafe { BorrowedFd::borrow_raw(3) };
+    if let Err((stage, errno)) = child::take_on(&joiner.entry, None, 1) {
+        child::fail(report, stage as u32, errno);
+    }
+    if let Err(errno) = child::hide() {
+        child::fail(report, Stage::User as u32, errno);
+    }
+    // By which the helper knows that it runs.
+    let _ = sys::close_from(3);
+    let complain = |text: &str| {
+        let _ = rustix::io::write(rustix::stdio::stderr(), format!("{text}\n").as_bytes());
+    };
+    let done = match copy.way {
+        Way::In => {
+            let name = copy.name.as_deref().map(OsStr::new);
+            let input = std::io::BufReader::with_capacity(64 << 10, Descriptor(rustix::stdio::stdin()));
+            transfer::unpack(input, &copy.path, name, Modes::Receiver)
+        }
+        Way::Out => {
+            let output = Descriptor(rustix::stdio::stdout());
+            let output = std::io::BufWriter::with_capacity(64 << 10, output);
+            transfer::pack(&copy.path, output, &mut |note| complain(&format!("note: {note}")))
+        }
+    };
+    match done {
+        Ok(()) => child::exit(0),
+        // The other end says why.
+        Err(TransferError::Gone) => child::exit(1),
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            child::exit(1)
+        }
+    }
+}
+
+/// A standard descriptor without the buffer that the process this is a copy of may have filled.
+struct Descriptor(BorrowedFd<'static>);
+
+impl std::io::Read for Descriptor {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        Ok(rustix::io::read(self.0, bytes)?)
+    }
+}
+
+impl std::io::Write for Descriptor {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(rustix::io::write(self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// In the service's PID namespace already; into the others, and to the program. As after every clone3(2) on

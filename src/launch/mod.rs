@@ -6,15 +6,19 @@
 
 pub mod ask;
 mod child;
+pub mod companion;
 mod error;
+mod forward;
 pub mod join;
 mod landlock;
+pub mod network;
 pub mod outer;
 mod prepare;
 mod seccomp;
 mod step;
 pub mod storage;
 mod sys;
+pub mod transfer;
 
 pub use error::LaunchError;
 
@@ -46,6 +50,10 @@ pub struct Request<'a> {
     pub sockets: &'a [(BorrowedFd<'a>, &'a str)],
     /// Give it a terminal of its own in place of `stdio`; its other end comes as [`Report::Terminal`].
     pub terminal: bool,
+    /// The network namespace that the spec names by path, if it does.
+    pub network: Option<BorrowedFd<'a>>,
+    /// When all is there but the program, wait: for a [`companion`] to do its part, or for nothing but the end.
+    pub hold: bool,
 }
 
 /// A service's PID 1, and the socket over which it reports. Dropping this closes the socket, at which PID 1
@@ -63,6 +71,8 @@ pub struct Running {
 /// What a service's PID 1 says.
 #[derive(Debug)]
 pub enum Report {
+    /// All is there, and waits ([`Request::hold`]).
+    Held,
     Started,
     /// As waitpid(2) has it.
     Exited(i32),
@@ -106,11 +116,20 @@ impl Launcher {
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let steps = prepare::steps(self, request)?;
-        let flags = linux
-            .namespaces()
-            .iter()
-            .flatten()
-            .fold(0, |all, n| all | namespace_flag(n.typ()));
+        let mut flags = 0;
+        let mut joined = None;
+        for namespace in linux.namespaces().iter().flatten() {
+            match (namespace.typ(), namespace.path(), request.network) {
+                (kind, None, _) => flags |= namespace_flag(kind),
+                (LinuxNamespaceType::Network, Some(_), Some(fd)) => joined = Some(fd),
+                (kind, Some(path), _) => {
+                    return Err(LaunchError::Spec(format!(
+                        "joins the {kind} namespace {}, which this launcher was not given",
+                        path.display()
+                    )));
+                }
+            }
+        }
         for step in &steps {
             let (operation, object) = step.describe();
             tracing::trace!(operation, object, "step");
@@ -135,12 +154,16 @@ impl Launcher {
         };
         // SAFETY: the launcher is single-threaded, and `run_init` uses what was prepared and nothing else.
         #[allow(unsafe_code)]
-        let pid = match unsafe { sys::clone3(flags) }
-            .map_err(LaunchError::system("make the namespaces of", "a new process"))?
-        {
-            0 => child::run_init(&init),
-            pid => pid,
+        let pid = unsafe {
+            match joined {
+                Some(network) => network::born_in(network, flags, || child::run_init(&init)),
+                None => match sys::clone3(flags) {
+                    Ok(0) => child::run_init(&init),
+                    other => other,
+                },
+            }
         };
+        let pid = pid.map_err(LaunchError::system("make the namespaces of", "a new process"))?;
         let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
         let running = Running {
             pid,
@@ -153,11 +176,7 @@ impl Launcher {
         let maps = self
             .write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
             .and_then(|()| self.write_maps(pid, "gid_map", linux.gid_mappings().as_deref().unwrap_or_default()))
-            .and_then(|()| {
-                rustix::net::send(&running.reports, b"!", rustix::net::SendFlags::NOSIGNAL)
-                    .map(drop)
-                    .map_err(LaunchError::system("signal", "the new process"))
-            });
+            .and_then(|()| go(running.reports.as_fd()).map_err(LaunchError::system("signal", "the new process")));
         match maps {
             Ok(()) => Ok(running),
             // It may have failed first, and knows better why.
@@ -172,11 +191,15 @@ impl Launcher {
         if lines.is_empty() {
             return Ok(());
         }
-        let path = format!("{}/{file}", pid.as_raw_nonzero());
         let text: String = lines
             .iter()
             .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
             .collect();
+        self.write_map(pid, file, &text)
+    }
+
+    fn write_map(&self, pid: Pid, file: &str, text: &str) -> Result<(), LaunchError> {
+        let path = format!("{}/{file}", pid.as_raw_nonzero());
         let wrong = || {
             LaunchError::system(
                 "write",
@@ -226,6 +249,11 @@ impl Running {
             None => explain_stage(number, errno, &self.program, &self.directory),
         }
     }
+}
+
+/// Tells a service's PID 1 that all it waits for is done; `reports` is the launcher's end of its socket.
+fn go(reports: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::net::send(reports, b"!", rustix::net::SendFlags::NOSIGNAL).map(drop)
 }
 
 /// The sentence for a stage of [`step::Entry`] that failed.
@@ -293,6 +321,7 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> Launc
     }
     let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     Ok(match word(0) {
+        report::HELD => Report::Held,
         report::STARTED => Report::Started,
         report::EXITED => Report::Exited(word(4) as i32),
         report::FAILED => Report::Failed(explain(word(4), Errno::from_raw_os_error(word(8) as i32))),

@@ -89,7 +89,8 @@ fn subordinate() -> Option<Subordinate> {
     })
 }
 
-fn program(name: &str) -> Option<PathBuf> {
+/// A program of this name along PATH.
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

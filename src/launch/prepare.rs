@@ -73,6 +73,19 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         });
     }
     steps.push(Step::Leave);
+    let own_network = super::network::own(linux);
+    for (key, value) in linux.sysctl().iter().flatten() {
+        // What is not of a namespace of its own would be the host's.
+        if !key.starts_with("net.") || !own_network || key.contains('/') {
+            return Err(LaunchError::Spec(format!(
+                "sets {key}, which this launcher does not do there"
+            )));
+        }
+        steps.push(Step::Sysctl {
+            path: terminated(&Path::new("/proc/sys").join(key.replace('.', "/")))?,
+            value: terminated(Path::new(value))?,
+        });
+    }
     for path in linux.masked_paths().iter().flatten() {
         steps.push(Step::Mask {
             path: terminated(Path::new(path))?,
@@ -86,8 +99,11 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
     if let Some(name) = spec.hostname().as_ref().filter(|_| has(LinuxNamespaceType::Uts)) {
         steps.push(Step::Hostname(terminated(Path::new(name))?));
     }
-    if has(LinuxNamespaceType::Network) {
+    if own_network {
         steps.push(Step::Loopback);
+    }
+    if request.hold {
+        steps.push(Step::Hold);
     }
     if request.terminal {
         let user = spec

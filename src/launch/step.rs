@@ -16,6 +16,11 @@ pub(super) enum Step {
     },
     Hostname(CString),
     Loopback,
+    /// Writes a value below /proc/sys.
+    Sysctl {
+        path: CString,
+        value: CString,
+    },
     /// Makes a detached tree the root. The old one stays below it, out of every path's reach, until [`Step::Leave`]:
     /// the kernel mounts a proc only where it sees another whole one, user_namespaces(7).
     Root {
@@ -56,6 +61,8 @@ pub(super) enum Step {
     ReadOnly {
         path: CString,
     },
+    /// Says that all is there, and waits to be told to go on.
+    Hold,
     /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
     Terminal {
         uid: u32,
@@ -71,6 +78,7 @@ impl Step {
             Step::AwaitIds { .. } => ("become id 0 of", "the new user namespace".into()),
             Step::Hostname(name) => ("set the host name", text(name)),
             Step::Loopback => ("bring up", "lo".into()),
+            Step::Sysctl { path, .. } => ("write", text(path)),
             Step::Root { .. } => ("make the root", "/".into()),
             Step::Leave => ("let go of", "the old root".into()),
             Step::Attach { target, .. } => ("mount", text(target)),
@@ -80,6 +88,7 @@ impl Step {
             Step::Directory { path } => ("make the directory", text(path)),
             Step::Mask { path } => ("mask", text(path)),
             Step::ReadOnly { path } => ("make read-only", text(path)),
+            Step::Hold => ("wait for", "the network".into()),
             Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),
         }
     }

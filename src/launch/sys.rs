@@ -35,6 +35,20 @@ pub unsafe fn clone3(flags: u64) -> Result<i32> {
     check(result).map(|pid| pid as i32)
 }
 
+/// As [`clone3`], but of a child of the process whose child this one is.
+///
+/// # Safety
+/// As for [`clone3`].
+pub unsafe fn clone3_sibling(flags: u64) -> Result<i32> {
+    // SAFETY: an all-zero clone_args is valid; without CLONE_VM and a stack the child runs on a copy of ours.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    // It tells its end as this process does.
+    args.flags = flags | libc::CLONE_PARENT as u64;
+    // SAFETY: `args` is valid for the call and of the size given.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
+    check(result).map(|pid| pid as i32)
+}
+
 /// Runs `entry(argument)` in a child that shares our memory, and waits until it has exec'd or exited;
 /// vfork(2) with a stack of its own.
 ///

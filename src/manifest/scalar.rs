@@ -70,6 +70,8 @@ strings! {
     HostPath: "\"./app\"";
     /// `ADDRESS:PORT`
     Listen: "\"127.0.0.1:8080\"";
+    /// `[ADDRESS:]PORT:PORT`
+    Publish: "\"127.0.0.1:8080:80\"";
     /// A rule of `[assert]`.
     Rule: "\"read secret except vault\"";
 }
@@ -442,15 +444,17 @@ impl Codec for Kind {
 
 impl Codec for Network {
     type Out = At<Network>;
-    const EXPECTED: &'static str = "`\"none\"` (a loopback of its own) or `\"host\"` (the host's network)";
+    const EXPECTED: &'static str =
+        "`\"none\"` (a loopback of its own), `\"app\"` (the app's) or `\"host\"` (the host's network)";
     const EXAMPLE: &'static str = "\"none\"";
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Network>> {
-        word::<Network, Network>(tree, place, cx, &[("none", Network::None), ("host", Network::Host)])
+        let words = [("none", Network::None), ("app", Network::App), ("host", Network::Host)];
+        word::<Network, Network>(tree, place, cx, &words)
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "enum": ["none", "host"] })
+        json_schema!({ "enum": ["none", "app", "host"] })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::decode::table;
 use super::quantity::{Count, Time};
-use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Rule, Text, Words};
+use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
 use super::shape::{List, Map, Nested, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
 
@@ -124,8 +124,14 @@ table! {
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
         /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
         pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
-        /// `none` (a loopback of its own and nothing else) or `host`; `none` if left out.
+        /// `none` (a loopback of its own and nothing else), `app` (one loopback for all services that say so) or
+        /// `host`; `none` if left out.
         pub network: Option<At<Network>> = optional { "network": Network };
+        /// `[ADDRESS:]PORT:PORT`: connections to the host's address and the first port reach the second one inside.
+        /// Without an address it is 127.0.0.1.
+        pub publish: Vec<At<String>> = plain { "publish": List<Publish> };
+        /// May it connect to the outside?
+        pub egress: Option<At<bool>> = optional { "egress": bool };
         /// Variables that are added to its environment.
         pub environment: Named<At<String>> = plain { "environment": Map<EnvName, Text> };
         /// `simple`: it runs until it is stopped. `oneshot`: it does its work and ends. `simple` if left out.
@@ -262,6 +268,8 @@ pub enum Network {
     /// A network namespace of its own, with nothing in it but a loopback.
     #[default]
     None,
+    /// One network namespace for all services of the app that say so, with nothing in it but a loopback.
+    App,
     /// The host's network.
     Host,
 }

@@ -2,7 +2,9 @@
 //! checked together.
 
 use super::source::Base;
-use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, nesting, path};
+use super::{
+    Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, nesting, network, path,
+};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,6 +30,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     owners(&mut model, manifest, &names, &mut found);
     model.index_everyone();
     life::check(&model, manifest, &names, &mut found);
+    network::check(manifest, &mut found);
     nesting::check(&mut model, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
@@ -314,6 +317,8 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
             callers,
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
+            publish: network::read(&table.publish, found),
+            egress: flag(&table.egress),
             environment: table
                 .environment
                 .iter()

@@ -9,12 +9,14 @@ mod assert;
 mod build;
 pub mod life;
 mod nesting;
+pub mod network;
 pub mod path;
 pub mod source;
 
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
 pub use life::Life;
+pub use network::Publish;
 
 use crate::manifest::types::{Callable, Kind, Network, Perms};
 use std::ops::Range;
@@ -105,6 +107,9 @@ pub struct Service {
     pub callers: Vec<(Subject, Callable)>,
     pub listen: Vec<std::net::SocketAddr>,
     pub network: Network,
+    pub publish: Vec<Publish>,
+    /// May it connect to the outside?
+    pub egress: bool,
     pub environment: Vec<(String, String)>,
     pub life: Life,
     pub span: Range<usize>,

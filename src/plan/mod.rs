@@ -20,11 +20,11 @@ pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
 use crate::manifest::types::Network;
-use crate::model::{Life, Model, ServiceId, Subject};
+use crate::model::{Life, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
@@ -51,7 +51,10 @@ pub struct Service {
     /// Outer mounts before those that lie in them.
     pub mounts: Vec<Mount>,
     pub network: Network,
-    /// Its resolv.conf(5): the host's where it shares the host's network, else empty.
+    pub publish: Vec<Publish>,
+    pub egress: bool,
+    /// Its resolv.conf(5): the host's where it shares the host's network, a forwarder's where it may connect to the
+    /// outside, else empty.
     pub resolver: String,
     pub listen: Vec<SocketAddr>,
     /// Services that may call this one: a listening socket each.
@@ -150,10 +153,12 @@ pub fn draw(
             rootfs: service.rootfs.clone(),
             mounts,
             network: service.network,
-            resolver: if service.network == Network::Host {
-                host::resolver()
-            } else {
-                String::new()
+            publish: service.publish.clone(),
+            egress: service.egress,
+            resolver: match service.network {
+                Network::Host => host::resolver(),
+                _ if service.egress => format!("nameserver {EGRESS_RESOLVER}\n"),
+                _ => String::new(),
             },
             listen: service.listen.clone(),
             callers: service
@@ -217,6 +222,9 @@ fn identity(model: &Model, id: ServiceId, ledger: &Ledger, privilege: &Privilege
         root_inside: service.runs_with_root,
     }
 }
+
+/// Where a service that may connect to the outside asks for names; whoever forwards for it listens there.
+pub const EGRESS_RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
 /// Where a service finds the socket of sd_notify(3).
 pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";

@@ -4,6 +4,7 @@
 use super::console::Console;
 use super::control::Connection;
 use super::events::{Event, Kind};
+use super::network::{NetworkError, Networks};
 use super::protocol::{Progress, Reply};
 use super::service::{Ending, Service, State};
 use super::sockets::{self, Sockets};
@@ -49,6 +50,8 @@ pub enum SuperviseError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("{0}")]
     AlreadyUp(String),
     #[error(
@@ -81,6 +84,8 @@ pub(super) enum Source {
     Notify(u32),
     /// A socket of a service that is started on demand.
     Demand(u32),
+    /// What a service's companion says.
+    Network(u32),
 }
 
 impl Source {
@@ -94,6 +99,7 @@ impl Source {
             Source::Output(n, which) => (5, n, which as u64),
             Source::Notify(n) => (6, n, 0),
             Source::Demand(n) => (7, n, 0),
+            Source::Network(n) => (8, n, 0),
         };
         kind << 40 | which << 32 | u64::from(number)
     }
@@ -108,7 +114,8 @@ impl Source {
             4 => Source::Reports(number),
             5 => Source::Output(number, (data >> 32 & 1) as usize),
             6 => Source::Notify(number),
-            _ => Source::Demand(number),
+            7 => Source::Demand(number),
+            _ => Source::Network(number),
         }
     }
 }
@@ -183,6 +190,7 @@ pub struct App {
     watches: BTreeMap<u32, Watch>,
     next_watch: u32,
     pub(super) sockets: Sockets,
+    pub(super) networks: Networks,
     pub(super) console: Option<Console>,
     pub(super) null: File,
     /// Held for as long as this process lives: a second `up` of the app finds it.
@@ -225,6 +233,9 @@ impl App {
         for address in sockets.unclaimed() {
             eprintln!("note: this process was handed a socket for {address}, on which no service listens");
         }
+        let mut launcher = launcher;
+        let mut networks = Networks::default();
+        networks.hold(&plan.privilege, plan.services.iter(), &mut launcher)?;
         let [control, metrics] = [plan.dirs.socket(), plan.dirs.metrics()].map(|path| {
             let socket = sockets::bind_unix(&path, rustix::net::SocketType::STREAM)
                 .map_err(system("make the control socket"))?;
@@ -295,6 +306,7 @@ impl App {
             watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
             next_watch: FIRST_WATCH + 1,
             sockets,
+            networks,
             console,
             _lock: lock,
             manager,
@@ -399,6 +411,7 @@ impl App {
                 Source::Output(id, which) => self.output(id, which),
                 Source::Notify(id) => self.notified(id),
                 Source::Demand(id) => self.demanded(id),
+                Source::Network(id) => self.network_said(id),
             }
         }
         let now = Instant::now();
@@ -458,7 +471,7 @@ impl App {
                 Ok(Report::Started) => self.began(id),
                 Ok(Report::Exited(status)) => service.ending = Some(Ending::Exited(status)),
                 Ok(Report::Failed(error)) => service.ending = Some(Ending::Failed(error)),
-                Ok(Report::Terminal(_)) => {}
+                Ok(Report::Terminal(_) | Report::Held) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
                     if let Some(running) = &service.running {
@@ -702,6 +715,9 @@ impl App {
 
     /// Leaves the host as it was before `up`.
     fn clean_up(&mut self) {
+        // Whoever is told that all is over may start anew at once.
+        self.sockets.clear();
+        self.networks.close();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
@@ -786,7 +802,8 @@ pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
 pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
-    let each = |s: &plan::Service| 3 + s.listen.len() + s.callers.len() + usize::from(s.life.notifies());
+    let each =
+        |s: &plan::Service| 4 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.life.notifies());
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
         return Err(SuperviseError::Descriptors {

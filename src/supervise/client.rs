@@ -39,6 +39,16 @@ impl Client {
         })
     }
 
+    /// Over a socket whose other end is not a supervisor's, but speaks a session all the same.
+    pub fn over(socket: OwnedFd, app: &str) -> Client {
+        let app = app.to_owned();
+        Client {
+            app,
+            socket,
+            heard: Vec::new(),
+        }
+    }
+
     fn io(&self, cause: impl Into<io::Error>) -> ClientError {
         let (app, cause) = (self.app.clone(), cause.into());
         match cause.kind() {

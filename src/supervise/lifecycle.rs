@@ -5,6 +5,7 @@
 
 use super::app::{App, Child, Source, SuperviseError, pipe, system};
 use super::events::{Event, Kind};
+use super::network::Networks;
 use super::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
 use super::timers::Timer;
@@ -13,6 +14,7 @@ use crate::launch::ask::YES;
 use crate::launch::{LaunchError, Request as Start};
 use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 use rustix::process::Signal;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -108,10 +110,10 @@ impl App {
             return;
         };
         for (socket, _) in self.sockets.of(&service.plan) {
-            if let Err(e) = self.epoll.add(
-                socket,
-                nix::sys::epoll::EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, Source::Demand(id).pack()),
-            ) {
+            if let Err(e) = self
+                .epoll
+                .add(socket, EpollEvent::new(EpollFlags::EPOLLIN, Source::Demand(id).pack()))
+            {
                 tracing::warn!(service = service.plan.name, "watch a socket: {e}");
             }
         }
@@ -193,9 +195,23 @@ impl App {
             stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
             sockets: &sockets,
             terminal: false,
+            network: self.networks.shared(planned),
+            hold: Networks::holds(planned),
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
         let running = self.launcher.start(&request)?;
+        let companion = self.networks.accompany(id, planned, &running, &mut self.launcher);
+        let watched = companion.map_err(SuperviseError::from).and_then(|words| match words {
+            Some(words) => {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Network(id).pack());
+                self.epoll.add(words, event).map_err(system("watch a descriptor"))
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = watched {
+            running.abort();
+            return Err(error);
+        }
         // From here on what was started is on record, so that whatever fails now it will be ended and reaped.
         self.by_pid
             .insert(running.pid.as_raw_nonzero().get(), Child::Service(id));
@@ -309,6 +325,7 @@ impl App {
         }
         service.notify = None;
         service.pipes = [None, None];
+        self.networks.end(id);
         let asking = service.asking.take();
         let (began, ready) = (
             std::mem::take(&mut service.program_runs),
@@ -329,7 +346,8 @@ impl App {
             }
             Ending::Failed(error) => error.exit_code(),
             Ending::Exited(_) if !began && after == After::Policy => {
-                self.broke(id, &LaunchError::Vanished.to_string(), 125);
+                let why = fault.unwrap_or_else(|| LaunchError::Vanished.to_string());
+                self.broke(id, &why, 125);
                 return;
             }
             Ending::Exited(status) => exit_code(status),
@@ -354,6 +372,7 @@ impl App {
                 None => eprintln!("{name} ended with code {code}"),
             }
         }
+        let faulty = fault.is_some();
         let why = match fault {
             Some(fault) => fault,
             None if !ready && kind == ServiceType::Simple => format!("ended with code {code} before it was ready"),
@@ -376,7 +395,7 @@ impl App {
                 self.consider(id);
             }
             _ if kind == ServiceType::Oneshot && failed => self.fail(id, &why, code.max(1)),
-            _ if kind == ServiceType::Simple && !ready => self.fail(id, &why, code.max(1)),
+            _ if kind == ServiceType::Simple && (faulty || !ready) => self.fail(id, &why, code.max(1)),
             _ => self.ended(id, code, failed),
         }
     }
@@ -529,6 +548,17 @@ impl App {
         let within = service.plan.life.stop_timeout;
         let signal = Signal::from_named_raw(service.plan.life.stop_signal.into()).unwrap_or(Signal::TERM);
         self.signal_to_end(id, signal, within);
+    }
+
+    /// A service whose way to the network is gone is not left without it.
+    pub(super) fn network_said(&mut self, id: u32) {
+        let Some(error) = self.networks.heard(id) else { return };
+        if let Some(service) = self.services.get_mut(&id)
+            && let Some(running) = &service.running
+        {
+            let _ = running.signal(Signal::KILL);
+            service.fault.get_or_insert(error);
+        }
     }
 
     /// A service that was told to end has, or had nothing to end.

@@ -14,6 +14,7 @@ pub mod events;
 mod lifecycle;
 pub mod logs;
 mod metrics;
+pub mod network;
 mod notify;
 pub mod protocol;
 pub mod reconcile;

@@ -4,6 +4,7 @@
 //! [`Progress::Done`].
 
 use super::reconcile::Prints;
+use crate::launch::join::Copy;
 use crate::plan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +54,9 @@ pub enum Request {
         directory: Option<String>,
         terminal: bool,
     },
+    /// Copy files in or out beside a service. Standard input, output and error come with the request; after it the
+    /// socket carries a session as after `exec`.
+    Copy { service: String, copy: Copy },
 }
 
 /// What an app is to become.

@@ -2,7 +2,7 @@
 //! sure of when the connection was accepted.
 
 use super::app::{App, Sink, Watch};
-use super::control::Heard;
+use super::control::{Connection, Heard};
 use super::metrics;
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::reconcile::Prints;
@@ -11,7 +11,8 @@ use super::usage::{self, ServiceUsage};
 use crate::compile;
 use crate::launch::join;
 use crate::manifest::types::Start;
-use rustix::process::Signal;
+use oci_spec::runtime::Spec;
+use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -107,6 +108,10 @@ impl App {
             }
             Request::Reload { services } => self.signal_named(number, &services, None),
             Request::Kill { services, signal } => self.signal_named(number, &services, Some(signal)),
+            Request::Copy { service, copy } => {
+                self.session(number, |app, connection| app.copy(connection, &service, &copy));
+                Ok(())
+            }
             Request::Exec {
                 service,
                 args,
@@ -114,7 +119,9 @@ impl App {
                 directory,
                 terminal,
             } => {
-                self.exec(number, &service, args, environment, directory, terminal);
+                self.session(number, |app, connection| {
+                    app.exec(connection, &service, args, environment, directory, terminal)
+                });
                 Ok(())
             }
         };
@@ -268,7 +275,7 @@ impl App {
                 // PID 1 cannot pass these on, and is not to be stopped itself.
                 (Some(running), Some(signal @ Signal::STOP)) => {
                     for pid in usage::below(running.pid.as_raw_nonzero().get() as u32) {
-                        if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                        if let Some(pid) = Pid::from_raw(pid as i32) {
                             let _ = rustix::process::kill_process(pid, signal);
                         }
                     }
@@ -342,60 +349,38 @@ impl App {
             .collect()
     }
 
-    fn exec(
-        &mut self,
-        number: u32,
-        service: &str,
-        args: Vec<String>,
-        environment: Vec<String>,
-        directory: Option<String>,
-        terminal: bool,
-    ) {
-        // The session's helper holds a copy of the socket; from here on it is the one to speak.
+    /// Hands a connection over to a helper, which holds a copy of it; from here on that is the one to speak.
+    fn session(&mut self, number: u32, begin: impl FnOnce(&mut App, &mut Connection) -> Result<(), (u32, String)>) {
         let Some(mut connection) = self.connections.remove(&number) else {
             return;
         };
-        let passed = std::mem::take(&mut connection.passed);
-        let socket = &connection.socket;
-        let _ = rustix::io::ioctl_fionbio(socket, false);
-        if let Err((code, why)) = self.try_exec(socket, passed, service, args, environment, directory, terminal) {
+        let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
+        if let Err((code, why)) = begin(self, &mut connection) {
             let bytes = join::encode(join::told::FAILED, code, &why);
             let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
-            let _ = rustix::net::send(socket, &bytes, flags);
+            let _ = rustix::net::send(&connection.socket, &bytes, flags);
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a request's parts, each used once")]
-    fn try_exec(
+    fn copy(&mut self, connection: &mut Connection, service: &str, copy: &join::Copy) -> Result<(), (u32, String)> {
+        let passed = passed(connection)?;
+        let (init, spec) = self.joinable(service)?;
+        let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
+        let helper = self.launcher.copy(init, &spec, stdio, copy, &connection.socket);
+        helper.map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
+    }
+
+    fn exec(
         &mut self,
-        socket: &OwnedFd,
-        passed: Vec<OwnedFd>,
+        connection: &mut Connection,
         service: &str,
         args: Vec<String>,
         environment: Vec<String>,
         directory: Option<String>,
         terminal: bool,
     ) -> Result<(), (u32, String)> {
-        let passed: [OwnedFd; 3] = passed
-            .try_into()
-            .map_err(|_| (125, "the request came without descriptors".to_owned()))?;
-        let id = self.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
-        let reachable = self.reachable(id);
-        let Some(of) = self.services.get(&id) else {
-            return Err((125, format!("`{service}` is gone")));
-        };
-        let Some(init) = of.running.as_ref().filter(|_| reachable).map(|r| r.pid) else {
-            let state = of.state.word();
-            return Err((
-                125,
-                format!(
-                    "service `{service}` is not running ({state}); `pysecure run {service}` starts a process of its own"
-                ),
-            ));
-        };
-        let folder = self.plan.dirs.bundle(service);
-        let bundle = compile::compile(&self.plan, &of.plan, &folder).map_err(|e| (125, e.to_string()))?;
-        let mut spec = bundle.spec;
+        let passed = passed(connection)?;
+        let (init, mut spec) = self.joinable(service)?;
         if let Some(process) = spec.process_mut() {
             process.set_args(Some(args));
             let mut all = process.env().clone().unwrap_or_default();
@@ -408,9 +393,34 @@ impl App {
             }
         }
         let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        self.launcher
-            .join(init, &spec, stdio, terminal, socket)
-            .map(drop)
-            .map_err(|e| (e.exit_code().into(), e.to_string()))
+        let helper = self.launcher.join(init, &spec, stdio, terminal, &connection.socket);
+        helper.map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
     }
+
+    /// PID 1 of a service that something can be done beside, and the service's spec.
+    fn joinable(&self, service: &str) -> Result<(Pid, Spec), (u32, String)> {
+        let id = self.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
+        let Some(of) = self.services.get(&id) else {
+            return Err((125, format!("`{service}` is gone")));
+        };
+        let Some(init) = of.running.as_ref().filter(|_| self.reachable(id)).map(|r| r.pid) else {
+            let state = of.state.word();
+            return Err((
+                125,
+                format!(
+                    "service `{service}` is not running ({state}); `pysecure run {service}` starts a process of its own"
+                ),
+            ));
+        };
+        let folder = self.plan.dirs.bundle(service);
+        let bundle = compile::compile(&self.plan, &of.plan, &folder).map_err(|e| (125, e.to_string()))?;
+        Ok((init, bundle.spec))
+    }
+}
+
+/// The three descriptors that come with a request for a session.
+fn passed(connection: &mut Connection) -> Result<[OwnedFd; 3], (u32, String)> {
+    std::mem::take(&mut connection.passed)
+        .try_into()
+        .map_err(|_| (125, "the request came without descriptors".to_owned()))
 }

@@ -91,6 +91,12 @@ impl Sockets {
         self.inherited.iter().map(|(address, _)| *address)
     }
 
+    /// Lets go of all.
+    pub(super) fn clear(&mut self) {
+        self.held.clear();
+        self.inherited.clear();
+    }
+
     /// The sockets of one service and their names, in the order of their descriptors.
     pub(super) fn of<'s>(&'s self, service: &'s plan::Service) -> Vec<(BorrowedFd<'s>, &'s str)> {
         let listen = service.listen.iter().map(|address| (Key::Listen(*address), LISTEN));
@@ -110,14 +116,14 @@ fn pair(callee: &str, caller: &str) -> Key {
     }
 }
 
-fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
+pub(super) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
     // The standard library sets SO_REUSEADDR and CLOEXEC; its backlog is 128, so listen(2) again.
     let listener = std::net::TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener.into())
 }
 
-fn explain(error: std::io::Error) -> String {
+pub(super) fn explain(error: std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => "EADDRINUSE: another program listens there; `ss -ltnp` shows which".to_owned(),
         Some(libc::EACCES) => "EACCES: ports below 1024 are root's; choose a higher one".to_owned(),

@@ -1,0 +1,195 @@
+//! `cp`: files into a service and out of it. What is inside is read and written by a process that is the service in
+//! all that it may do; what is outside, by this one, as the user.
+//!
+//! While the app is up the supervisor makes that process. Else this one does, beside a service of which all is there
+//! but its program.
+
+use super::args::{Cli, Cp};
+use super::error::no_service;
+use super::load::{Loaded, ready, with_privilege};
+use super::run::Folder;
+use super::{Done, Failure};
+use crate::compile::compile;
+use crate::launch::join::{Copy, Way, told};
+use crate::launch::transfer::{self, Modes, TransferError};
+use crate::launch::{LaunchError, Launcher, Report, Request as Start};
+use crate::manifest::types::Network;
+use crate::model::Life;
+use crate::plan::Dirs;
+use crate::supervise::client::{Client, ClientError};
+use crate::supervise::protocol::Request;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::BufWriter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What the arguments ask for.
+struct Wanted {
+    service: String,
+    copy: Copy,
+    /// The path on this side.
+    here: PathBuf,
+}
+
+pub(super) fn run(cli: &Cli, args: &Cp) -> Done {
+    let wanted = understand(args)?;
+    let loaded = Loaded::read(cli)?;
+    let dirs = loaded.dirs(cli)?;
+    // Whoever reads no more of what is copied has said why; that is told, and is no reason to die of.
+    SigSet::from(Signal::SIGPIPE)
+        .thread_block()
+        .map_err(std::io::Error::from)?;
+    match Client::connect(&dirs, &loaded.model.app) {
+        Ok(client) => transfer_by(&client, &wanted, |stdio| {
+            let request = Request::Copy {
+                service: wanted.service.clone(),
+                copy: wanted.copy.clone(),
+            };
+            Ok(client.send(&request, &stdio)?)
+        }),
+        Err(ClientError::NotUp { .. }) => {
+            if let Some(code) = with_privilege()? {
+                return Ok(code);
+            }
+            alone(&loaded.checked()?, &dirs, &wanted)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn understand(args: &Cp) -> Result<Wanted, Failure> {
+    let bad = |why: &str| Failure::new(2, format!("cp {} {}: {why}", args.from, args.to));
+    let (way, inside, here) = match (of_service(&args.from), of_service(&args.to)) {
+        (Some(inside), None) => (Way::Out, inside, &args.to),
+        (None, Some(inside)) => (Way::In, inside, &args.from),
+        (Some(_), Some(_)) => {
+            return Err(bad(
+                "both are services'; copy out of the one first, then into the other",
+            ));
+        }
+        (None, None) => {
+            return Err(bad("one of both is to be a service's, written SERVICE:/PATH"));
+        }
+    };
+    let (service, path) = inside;
+    if !path.starts_with('/') {
+        return Err(bad(&format!(
+            "write the path as the service sees it, from the root on: {service}:/{path}"
+        )));
+    }
+    let from = if way == Way::In { here } else { path };
+    Ok(Wanted {
+        service: service.to_owned(),
+        copy: Copy {
+            way,
+            path: path.into(),
+            name: transfer::name_of(Path::new(from)).map(|name| name.to_string_lossy().into_owned()),
+        },
+        here: here.into(),
+    })
+}
+
+/// `SERVICE:PATH`. A path of this side with a colon in it is written with a slash before that, such as `./a:b`.
+fn of_service(text: &str) -> Option<(&str, &str)> {
+    text.split_once(':')
+        .filter(|(service, _)| !service.contains('/') && !service.is_empty())
+}
+
+/// Has `begin` start the other side with these descriptors, does this side's part, and hears how the other one ended.
+fn transfer_by(
+    client: &Client,
+    wanted: &Wanted,
+    begin: impl FnOnce([BorrowedFd<'_>; 3]) -> Result<(), Failure>,
+) -> Done {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let stderr = std::io::stderr();
+    let name = wanted.copy.name.as_deref().map(OsStr::new);
+    let ours = match wanted.copy.way {
+        Way::In => {
+            begin([read.as_fd(), null.as_fd(), stderr.as_fd()])?;
+            drop(read);
+            let output = BufWriter::with_capacity(64 << 10, File::from(write));
+            transfer::pack(&wanted.here, output, &mut |note| eprintln!("note: {note}"))
+        }
+        Way::Out => {
+            begin([null.as_fd(), write.as_fd(), stderr.as_fd()])?;
+            drop(write);
+            transfer::unpack(File::from(read), &wanted.here, name, Modes::Sender)
+        }
+    };
+    let theirs = session(client);
+    match (ours, theirs) {
+        (Ok(()), Ok(0)) => Ok(0),
+        // What went wrong there was said there.
+        (Ok(()) | Err(TransferError::Gone), Ok(_)) => Err(Failure::silent(1)),
+        (Ok(()) | Err(TransferError::Gone), Err(failure)) => Err(failure),
+        (Err(error), _) => Err(Failure::failed(error)),
+    }
+}
+
+fn session(client: &Client) -> Result<u8, Failure> {
+    loop {
+        let (kind, number, text, _) = client.session_message()?;
+        match kind {
+            told::EXITED => return Ok(number as u8),
+            told::FAILED => return Err(Failure::new(number as u8, text)),
+            _ => {}
+        }
+    }
+}
+
+fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
+    let plan = ready(loaded, dirs)?;
+    let Some(service) = plan.services.iter().find(|s| s.name == wanted.service) else {
+        return Err(no_service(&wanted.service, &plan));
+    };
+    // Its files are what is wanted of it, and nothing that the supervisor would bring.
+    let mut service = service.clone();
+    service.network = Network::None;
+    service.publish.clear();
+    service.egress = false;
+    service.callees.clear();
+    service.life = Life::default();
+    let folder = Folder::of(&plan, &service);
+    let bundle = compile(&plan, &service, &folder.0)?;
+    if !bundle.layers.is_empty() {
+        crate::plan::make_private(&plan.dirs.run)?;
+    }
+    bundle
+        .write_layers(&folder.0)
+        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let mut launcher = Launcher::new()?;
+    let running = launcher.start(&Start {
+        spec: &bundle.spec,
+        root: &bundle.root,
+        stdio: [null.as_fd(); 3],
+        sockets: &[],
+        terminal: false,
+        network: None,
+        hold: true,
+    })?;
+    let held = match running.report().map_err(std::io::Error::from)? {
+        Report::Held => Ok(()),
+        Report::Failed(error) => Err(Failure::from(error)),
+        _ => Err(LaunchError::Vanished.into()),
+    };
+    let done = held.and_then(|()| {
+        let (ours, theirs): (OwnedFd, OwnedFd) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(std::io::Error::from)?;
+        let client = Client::over(ours, &plan.app);
+        transfer_by(&client, wanted, |stdio| {
+            launcher.copy(running.pid, &bundle.spec, stdio, &wanted.copy, &theirs)?;
+            drop(theirs);
+            Ok(())
+        })
+    });
+    running.abort();
+    done
+}

@@ -1,0 +1,138 @@
+//! Network namespaces: the one that an app's services may share, and how a service is born in it.
+//!
+//! It belongs to a user namespace of its own, in which nothing runs: no service has a right over it. No process
+//! stays in it for its sake; it lives as long as somebody holds a descriptor of it, and is nowhere on disk.
+
+use super::{LaunchError, Launcher, child, socketpair, sys};
+use crate::compile::LOWEST_PORT;
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Does a spec give its service a network namespace that is new?
+pub(super) fn own(linux: &Linux) -> bool {
+    let mut all = linux.namespaces().iter().flatten();
+    all.any(|n| n.typ() == LinuxNamespaceType::Network && n.path().is_none())
+}
+
+/// A network namespace, and the user namespace that it belongs to.
+#[derive(Debug)]
+pub struct Network {
+    pub user: OwnedFd,
+    pub network: OwnedFd,
+    /// Who is 0 in that user namespace, as seen from here: as such one has every right over the network.
+    pub root: Option<(u32, u32)>,
+}
+
+impl Network {
+    /// Those of a process that is there.
+    pub fn of(pid: Pid, root: Option<(u32, u32)>) -> Result<Network, LaunchError> {
+        let open = |kind: &str| {
+            let path = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
+            rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(LaunchError::system("open", path))
+        };
+        Ok(Network {
+            user: open("user")?,
+            network: open("net")?,
+            root,
+        })
+    }
+}
+
+impl Launcher {
+    /// Makes a network with nothing in it but a loopback, on which every port may be bound. `root` becomes 0 in the
+    /// user namespace that it belongs to.
+    pub fn new_network(&self, root: (u32, u32)) -> Result<Network, LaunchError> {
+        let wrong = || LaunchError::system("make", "the app's network namespace");
+        let (ours, theirs) = socketpair()?;
+        let sysctl = format!("/proc/sys/{}\0", LOWEST_PORT.replace('.', "/"));
+        // SAFETY: the launcher is single-threaded, and the child uses what was prepared and nothing else.
+        #[allow(unsafe_code)]
+        let pid = match unsafe { sys::clone3((libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64) }.map_err(wrong())? {
+            0 => settle(theirs.as_fd(), &sysctl),
+            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
+        };
+        drop(theirs);
+        let made = (|| {
+            self.write_map(pid, "uid_map", &format!("0 {} 1\n", root.0))?;
+            self.write_map(pid, "gid_map", &format!("0 {} 1\n", root.1))?;
+            super::go(ours.as_fd()).map_err(wrong())?;
+            let mut answer = [0u8; 4];
+            if rustix::io::read(&ours, &mut answer).map_err(wrong())? != answer.len() {
+                return Err(LaunchError::Vanished);
+            }
+            match i32::from_ne_bytes(answer) {
+                0 => Network::of(pid, Some(root)),
+                errno => Err(wrong()(Errno::from_raw_os_error(errno))),
+            }
+        })();
+        // At which the child ends.
+        drop(ours);
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        made
+    }
+}
+
+/// In the new namespaces: brings the loopback up and waits until both were opened. Only system calls.
+fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
+    // The launcher's end is open here too, and its closing is what is waited for.
+    let _ = sys::duplicate_to(launcher.as_raw_fd(), 0);
+    let _ = sys::close_from(1);
+    // SAFETY: descriptor 0 is the socket.
+    #[allow(unsafe_code)]
+    let launcher = unsafe { BorrowedFd::borrow_raw(0) };
+    let mut byte = [0u8; 1];
+    if rustix::io::read(launcher, &mut byte) == Ok(1) {
+        let done = sys::loopback_up().and_then(|()| {
+            let path = std::ffi::CStr::from_bytes_with_nul(sysctl.as_bytes()).map_err(|_| Errno::INVAL)?;
+            child::write_file(path, b"0")
+        });
+        let answer = done.err().map_or(0, Errno::raw_os_error).to_ne_bytes();
+        let _ = rustix::net::send(launcher, &answer, rustix::net::SendFlags::NOSIGNAL);
+        let _ = rustix::io::read(launcher, &mut byte);
+    }
+    child::exit(0)
+}
+
+/// clone3(2) of a child that is born in another network namespace: its new user namespace would give it no right to
+/// enter by itself, and this process, if it is not the host's root, would not come back. So a process in between
+/// enters, has the child in this one's name, and ends.
+///
+/// # Safety
+/// As for [`sys::clone3`]; `life` never returns.
+#[allow(unsafe_code)]
+pub(super) unsafe fn born_in(network: BorrowedFd<'_>, flags: u64, life: impl FnOnce() -> i32) -> Result<i32, Errno> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // SAFETY: as promised by the caller.
+    let between = match unsafe { sys::clone3(0) }? {
+        0 => {
+            // SAFETY: likewise.
+            let born = enter(network).and_then(|()| unsafe { sys::clone3_sibling(flags) });
+            let answer = match born {
+                Ok(0) => life(),
+                Ok(pid) => pid,
+                Err(errno) => -errno.raw_os_error(),
+            };
+            let _ = rustix::io::write(&write, &answer.to_ne_bytes());
+            child::exit(0)
+        }
+        pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
+    };
+    drop(write);
+    let mut answer = [0u8; 4];
+    let read = rustix::io::read(&read, &mut answer);
+    let _ = rustix::process::waitpid(Some(between), WaitOptions::empty());
+    match i32::from_ne_bytes(answer) {
+        _ if read? != answer.len() => Err(Errno::SRCH),
+        pid @ 1.. => Ok(pid),
+        errno => Err(Errno::from_raw_os_error(-errno)),
+    }
+}
+
+pub(super) fn enter(network: BorrowedFd<'_>) -> Result<(), Errno> {
+    move_into_link_name_space(network, Some(LinkNameSpaceType::Network))
+}
