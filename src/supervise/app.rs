@@ -1,13 +1,14 @@
 //! The event loop of one app.
 
-use super::console::Console;
+use super::capabilities;
 use super::control::{Connection, Heard};
+use super::output::{OutputError, Outputs};
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::service::{Service, State, exit_code};
 use super::sockets::{self, Sockets};
-use super::{capabilities, logs};
 use crate::compile;
 use crate::launch::{LaunchError, Launcher, Report, Request as Start, join};
+use crate::manifest::types::Sink;
 use crate::plan::{Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,7 +17,6 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,8 @@ pub enum SuperviseError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("{0}")]
     AlreadyUp(String),
     #[error(
@@ -78,19 +80,19 @@ enum Source {
     Control,
     Connection(u32),
     Reports(u32),
-    Output(u32, usize),
+    Output,
 }
 
 impl Source {
     fn pack(self) -> u64 {
-        let (kind, number, which) = match self {
-            Source::Signals => (0u64, 0, 0),
-            Source::Control => (1, 0, 0),
-            Source::Connection(n) => (2, n, 0),
-            Source::Reports(n) => (3, n, 0),
-            Source::Output(n, which) => (4, n, which as u64),
+        let (kind, number) = match self {
+            Source::Signals => (0u64, 0),
+            Source::Control => (1, 0),
+            Source::Connection(n) => (2, n),
+            Source::Reports(n) => (3, n),
+            Source::Output => (4, 0),
         };
-        kind << 40 | which << 32 | u64::from(number)
+        kind << 40 | u64::from(number)
     }
 
     fn unpack(data: u64) -> Source {
@@ -100,7 +102,7 @@ impl Source {
             1 => Source::Control,
             2 => Source::Connection(number),
             3 => Source::Reports(number),
-            _ => Source::Output(number, (data >> 32 & 1) as usize),
+            _ => Source::Output,
         }
     }
 }
@@ -118,7 +120,7 @@ pub struct App {
     services: Vec<Service>,
     by_pid: BTreeMap<i32, usize>,
     sockets: Vec<Sockets>,
-    console: Option<Console>,
+    outputs: Outputs,
     null: File,
     /// Held for as long as this process lives: a second `up` of the app finds it.
     _lock: File,
@@ -126,7 +128,6 @@ pub struct App {
     killed: bool,
     failure: Option<u8>,
     unwell: bool,
-    buffer: Vec<u8>,
 }
 
 impl App {
@@ -135,7 +136,7 @@ impl App {
         let each = 3 + plan
             .services
             .iter()
-            .map(|s| s.listen.len() + s.callers.len())
+            .map(|s| s.listen.len() + s.callers.len() + usize::from(s.logs.sink != Sink::File))
             .max()
             .unwrap_or(0) as u64;
         raise_descriptors(plan.services.len(), each)?;
@@ -182,13 +183,12 @@ impl App {
         };
         watch(signals.as_fd(), Source::Signals)?;
         watch(control.as_fd(), Source::Control)?;
+        let outputs = Outputs::new(&plan, options.attached)?;
+        watch(outputs.as_fd(), Source::Output)?;
         capabilities::reduce().map_err(|e| SuperviseError::System {
             operation: "drop capabilities",
             cause: std::io::Error::other(e),
         })?;
-        let console = options
-            .attached
-            .then(|| Console::new(plan.services.iter().map(|s| s.name.as_str())));
         let services = plan.services.iter().map(|_| Service::new()).collect();
         Ok(App {
             null: File::options()
@@ -207,13 +207,12 @@ impl App {
             services,
             by_pid: BTreeMap::new(),
             sockets,
-            console,
+            outputs,
             _lock: lock,
             stopping: None,
             killed: false,
             failure: None,
             unwell: false,
-            buffer: vec![0; 64 << 10],
         })
     }
 
@@ -243,10 +242,7 @@ impl App {
 
     fn finished(&self) -> bool {
         // A stop in the middle of the start leaves services that never began; they are over too.
-        let all_over = self
-            .services
-            .iter()
-            .all(|s| !s.state.live() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
+        let all_over = self.services.iter().all(|s| !s.state.live() && s.running.is_none());
         all_over && (self.stopping.is_some() || self.options.attached)
     }
 
@@ -266,12 +262,11 @@ impl App {
         bundle
             .write_layers(&folder)
             .map_err(|e| LaunchError::system_text("write layers of the root to", folder.display(), e))?;
-        let (out_read, out_write) = pipe()?;
-        let (err_read, err_write) = pipe()?;
+        let [out, err] = self.outputs.begin(index)?;
         let request = Start {
             spec: &bundle.spec,
             root: &bundle.root,
-            stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
+            stdio: [self.null.as_fd(), out.as_fd(), err.as_fd()],
             sockets: &self.sockets[index].handed(),
             terminal: false,
         };
@@ -284,11 +279,8 @@ impl App {
         rustix::io::ioctl_fionbio(&running.reports, true).map_err(system("prepare a report socket"))?;
         let number = index as u32;
         self.watch(running.reports.as_fd(), Source::Reports(number))?;
-        self.watch(out_read.as_fd(), Source::Output(number, 0))?;
-        self.watch(err_read.as_fd(), Source::Output(number, 1))?;
         self.by_pid.insert(running.pid.as_raw_nonzero().get(), index);
         let service = &mut self.services[index];
-        service.pipes = [Some(out_read), Some(err_read)];
         service.running = Some(running);
         service.enter(State::Starting);
         Ok(())
@@ -320,9 +312,7 @@ impl App {
             error: error.to_owned(),
             code,
         });
-        if self.console.is_some() {
-            eprintln!("error: service `{name}`: {error}");
-        }
+        self.outputs.say(&format!("error: service `{name}`: {error}"));
         if self.failure.is_none() {
             self.failure = Some(code);
         }
@@ -359,7 +349,7 @@ impl App {
                 Source::Control => self.accept(),
                 Source::Connection(number) => self.converse(number),
                 Source::Reports(number) => self.reported(number as usize),
-                Source::Output(number, which) => self.output(number as usize, which),
+                Source::Output => self.outputs.turn()?,
             }
         }
         if self.stopping.is_some_and(|since| since.elapsed() >= STOP_TIMEOUT) && !self.killed {
@@ -377,9 +367,7 @@ impl App {
                     if self.stopping.is_some() && self.options.attached && signal == Signal::SIGINT {
                         self.kill();
                     } else {
-                        if self.console.is_some() {
-                            eprintln!("\nstopping; once more to kill");
-                        }
+                        self.outputs.say("\nstopping; once more to kill");
                         self.stop();
                     }
                 }
@@ -425,6 +413,7 @@ impl App {
             if let Some(running) = self.services[index].running.take() {
                 let _ = self.epoll.delete(&running.reports);
             }
+            self.outputs.ended(index);
         }
     }
 
@@ -468,41 +457,7 @@ impl App {
         }
         self.services[index].enter(State::Exited { code });
         self.unwell |= code != 0;
-        if self.console.is_some() {
-            eprintln!("{name} ended with code {code}");
-        }
-    }
-
-    fn output(&mut self, index: usize, which: usize) {
-        let Some(pipe) = &self.services[index].pipes[which] else {
-            return;
-        };
-        let read = match rustix::io::read(pipe, &mut self.buffer) {
-            Ok(read) => read,
-            Err(Errno::AGAIN | Errno::INTR) => return,
-            Err(_) => 0,
-        };
-        let name = &self.plan.services[index].name;
-        let time = logs::now();
-        let mut records = Vec::with_capacity(read + 64);
-        let console = self.console.as_ref();
-        let print = |line: &[u8]| {
-            if let Some(console) = console {
-                console.line(index, name, line);
-            }
-        };
-        let stream = &mut self.services[index].streams[which];
-        if read == 0 {
-            stream.end(&time, &mut records, print);
-            self.services[index].pipes[which] = None;
-        } else {
-            stream.take(&self.buffer[..read], &time, &mut records, print);
-        }
-        // Opened for each piece: a thousand idle logs cost no descriptor.
-        let written = logs::open(&self.plan.dirs.log(name)).and_then(|mut file| logs::append(&mut file, &records));
-        if let Err(e) = written {
-            tracing::warn!(service = name, "its output is lost: {e}");
-        }
+        self.outputs.say(&format!("{name} ended with code {code}"));
     }
 
     fn accept(&mut self) {
@@ -678,7 +633,7 @@ impl App {
             let _ = connection.flush();
         }
         self.tell(&Progress::Done);
-        let _ = std::io::stdout().flush();
+        self.outputs.finish();
     }
 }
 
@@ -743,11 +698,4 @@ fn raise_descriptors(services: usize, each: u64) -> Result<(), SuperviseError> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(system("raise the limit of open files"))?;
     }
     Ok(())
-}
-
-/// A pipe whose reading end does not block.
-fn pipe() -> Result<(OwnedFd, OwnedFd), SuperviseError> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(system("prepare a pipe"))?;
-    Ok((read, write))
 }

@@ -10,9 +10,13 @@ mod capabilities;
 pub mod client;
 pub mod console;
 mod control;
+pub mod history;
+mod logfile;
 pub mod logs;
+mod output;
 pub mod protocol;
 mod service;
+mod sink;
 mod sockets;
 
 pub use app::{App, Options, Outcome, SuperviseError, lock};

@@ -1,9 +1,7 @@
-//! One service under supervision: where it stands, and what it left in the pipes.
+//! One service under supervision: where it stands.
 
-use super::logs::Stream;
 use super::protocol::ServiceStatus;
 use crate::launch::Running;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +39,6 @@ pub(super) struct Service {
     pub state: State,
     pub since: Instant,
     pub running: Option<Running>,
-    /// Standard output and standard error.
-    pub pipes: [Option<OwnedFd>; 2],
-    pub streams: [Stream; 2],
 }
 
 impl Service {
@@ -52,8 +47,6 @@ impl Service {
             state: State::Waiting,
             since: Instant::now(),
             running: None,
-            pipes: [None, None],
-            streams: [Stream::new("stdout"), Stream::new("stderr")],
         }
     }
 
