@@ -81,21 +81,16 @@ fn supervised(folder: &Path, lines: usize, length: usize) -> f64 {
                 .env("PYSECURE_STATE_DIR", folder.join("state"));
             command
         };
-        let start = Instant::now();
-        // In the foreground, so that it ends with the service: all is in the file then.
-        let status = pysecure(&["up"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        let took = start.elapsed().as_secs_f64();
-        assert!(status.unwrap().success());
         let log = folder.join("state/apps/printer/logs/p.log");
-        let size = std::fs::metadata(&log).unwrap().len();
-        assert_eq!(
-            size as usize,
-            lines * (length + "2026-01-31T12:00:00.123456Z stdout F ".len())
-        );
+        let size = (lines * (length + "2026-01-31T12:00:00.123456Z stdout F ".len())) as u64;
+        let start = Instant::now();
+        must(&mut pysecure(&["up", "-d"]));
+        while std::fs::metadata(&log).map_or(0, |m| m.len()) < size {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let took = start.elapsed().as_secs_f64();
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), size);
+        must(&mut pysecure(&["down"]));
         std::fs::remove_file(&log).unwrap();
         took
     };

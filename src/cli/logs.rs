@@ -118,7 +118,7 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
             if log.history.take_gap() {
                 out.flush()?;
                 eprintln!(
-                    "note: lines of `{}` are missing here: they were put aside and deleted before they could be read; \
+                    "note: lines of `{}` may be missing here: files were put aside and deleted while it was read; \
                      raise max_files or max_size",
                     log.name
                 );
@@ -214,7 +214,10 @@ fn watch(dirs: &Dirs) -> Result<Inotify, Failure> {
     let folder = dirs.logs();
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(std::io::Error::from)?;
     inotify
-        .add_watch(&folder, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)
+        .add_watch(
+            &folder,
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE,
+        )
         .map_err(|e| Failure::failed(format!("watch {}: {e}; has the app ever been up?", folder.display())))?;
     Ok(inotify)
 }

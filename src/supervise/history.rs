@@ -131,7 +131,7 @@ impl History {
         }
     }
 
-    /// Were lines put aside and deleted before they could be read? Says so once.
+    /// May lines have been put aside and deleted before they could be read? Says so once.
     pub fn take_gap(&mut self) -> bool {
         std::mem::take(&mut self.gap)
     }
@@ -160,11 +160,15 @@ impl History {
     fn go_on(&mut self) -> io::Result<bool> {
         if !self.complete {
             self.next = self.newer()?;
-            self.complete = !self.next.is_empty();
+            self.complete = !self.next.is_empty() || self.deleted()?;
             return Ok(self.complete);
         }
         if self.next.is_empty() {
             self.next = self.newer()?;
+            if self.next.is_empty() && self.deleted()? {
+                // What is held open keeps its folder from being quite gone.
+                self.current = None;
+            }
         }
         let Some(next) = self.next.pop_front() else {
             return Ok(false);
@@ -172,6 +176,14 @@ impl History {
         self.current = Some(next);
         self.complete = !self.next.is_empty() || !self.follow;
         Ok(true)
+    }
+
+    /// Is the current file gone, and every other one with it?
+    fn deleted(&self) -> io::Result<bool> {
+        let Some(open) = &self.current else { return Ok(false) };
+        Ok(open.file.metadata()?.nlink() == 0
+            && !self.path.exists()
+            && highest(&self.path).map_or_else(|e| e.kind() == io::ErrorKind::NotFound, |n| n == 0))
     }
 
     /// Files that are newer than the current one, the oldest first.
