@@ -45,7 +45,7 @@ fn main() {
     );
     println!("| what | ours | peer | ratio | must reach | |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for (length, lines) in [(100, 3_000_000), (1000, 400_000), (20, 6_000_000)] {
+    for (length, lines) in [(100, 6_000_000), (1000, 800_000), (20, 12_000_000)] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(supervised(&folder, lines, length));

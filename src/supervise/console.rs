@@ -283,24 +283,47 @@ mod tests {
         assert_eq!(shown(b"\xff"), "\u{fffd}");
     }
 
-    #[test]
-    fn what_a_stuck_reader_misses_is_counted() {
-        let (read, write) = rustix::pipe::pipe().unwrap();
-        rustix::io::ioctl_fionbio(&write, true).unwrap();
-        let null = || rustix::fs::open("/dev/null", OFlags::WRONLY, Mode::empty()).unwrap();
-        let outlet = |fd| Outlet {
-            given: rustix::stdio::stderr(),
-            way: Way::Own(fd),
+    /// The end that is read, and an outlet to the one that is written. It stays open: outlets are standard streams.
+    fn outlet(way: fn(OwnedFd) -> Way, socket: bool) -> (OwnedFd, Outlet) {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let (read, write) = if socket {
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None).unwrap()
+        } else {
+            rustix::pipe::pipe().unwrap()
+        };
+        let given: &'static OwnedFd = Box::leak(Box::new(write));
+        let outlet = Outlet {
+            given: given.as_fd(),
+            way: way(given.try_clone().unwrap()),
             bytes: Vec::new(),
             sent: 0,
         };
+        (read, outlet)
+    }
+
+    #[test]
+    fn what_a_stuck_reader_misses_is_counted() {
+        let own = |fd: OwnedFd| {
+            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+            Way::Own(rustix::fs::open(path, flags, Mode::empty()).unwrap())
+        };
+        // The descriptors themselves block; none of the ways may.
+        stuck(outlet(own, false));
+        stuck(outlet(|_| Way::Asked, false));
+        stuck(outlet(|_| Way::Socket, true));
+    }
+
+    fn stuck((read, out): (OwnedFd, Outlet)) {
+        let (_, mut err) = outlet(|_| Way::Gone, false);
+        err.flush();
         let mut console = Console {
             lines: Lines {
                 width: 1,
                 coloured: false,
             },
-            out: outlet(write),
-            err: outlet(null()),
+            out,
+            err,
             unseen: 0,
         };
         let mut given = 0;
@@ -317,12 +340,9 @@ mod tests {
             seen.extend_from_slice(&bytes[..read]);
             console.flush();
         }
-        drop(console);
-        loop {
-            match rustix::io::read(&read, &mut bytes).unwrap() {
-                0 => break,
-                read => seen.extend_from_slice(&bytes[..read]),
-            }
+        rustix::io::ioctl_fionbio(&read, true).unwrap();
+        while let Ok(read) = rustix::io::read(&read, &mut bytes) {
+            seen.extend_from_slice(&bytes[..read]);
         }
         let seen = String::from_utf8(seen).unwrap();
         let lines: Vec<&str> = seen.lines().collect();

@@ -236,6 +236,7 @@ impl Outputs {
 
     /// All services have ended: the last lines go where they can still go.
     pub fn finish(&mut self) {
+        let mut patience = LAST_WAIT;
         for number in 0..self.each.len() {
             self.ended(number);
             while !self.each[number].waiting.is_empty() {
@@ -243,7 +244,7 @@ impl Outputs {
                     break;
                 };
                 let mut asked = [PollFd::new(&connection.socket, PollFlags::OUT)];
-                match rustix::event::poll(&mut asked, Some(&LAST_WAIT)) {
+                match rustix::event::poll(&mut asked, Some(&patience)) {
                     Err(Errno::INTR) => {}
                     Ok(1..) => self.room(number),
                     _ => {
@@ -254,6 +255,8 @@ impl Outputs {
                             "{lines} lines were lost: its log daemon does not answer"
                         );
                         of.waiting.clear();
+                        // Not again for each service.
+                        patience = Timespec::default();
                     }
                 }
             }
