@@ -53,7 +53,6 @@ fn parse_time(text: &str) -> Option<Duration> {
 }
 
 /// Bytes: `"256M"`, `"1G"`, `4096`. The letters are powers of 1,024, as docker and systemd have them.
-#[allow(dead_code, reason = "the limits' quantities come next")]
 pub struct Size;
 
 impl Codec for Size {
@@ -82,7 +81,6 @@ impl Codec for Size {
     }
 }
 
-#[allow(dead_code, reason = "the limits' quantities come next")]
 fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

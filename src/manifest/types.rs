@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::decode::table;
-use super::quantity::{Count, Time};
+use super::quantity::{Count, Size, Time};
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
 use super::shape::{List, Map, Nested, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
@@ -166,7 +166,32 @@ table! {
         pub stop_timeout: Option<At<Duration>> = optional { "stop_timeout": Time };
         /// The signal by which `pysecure reload` has it read its configuration again; `SIGHUP` if left out.
         pub reload_signal: Option<At<u8>> = optional { "reload_signal": SignalName };
+        /// What becomes of the lines that it prints.
+        pub logs: Logs = plain { "logs": Logs };
     }
+}
+
+table! {
+    /// What becomes of the lines that a service prints.
+    pub struct Logs("log policy") {
+        /// `file`, `journald`, `syslog` or `none`; `file` if left out, which is what `pysecure logs` reads.
+        pub sink: Option<At<Sink>> = optional { "sink": Sink };
+        /// A file that would become larger is put aside, and another begun; `10M` if left out.
+        pub max_size: Option<At<u64>> = optional { "max_size": Size };
+        /// How many files there may be, the current one included; 3 if left out.
+        pub max_files: Option<At<u32>> = optional { "max_files": Count<1, 1_000> };
+    }
+}
+
+/// Where a service's lines go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sink {
+    #[default]
+    File,
+    Journald,
+    Syslog,
+    None,
 }
 
 table! {

@@ -3,7 +3,7 @@
 //! Every change of a service's state is made here. Nothing here waits: what is to happen later is a timer, and what is
 //! to happen when another service has come so far is decided again when it has ([`App::consider`]).
 
-use super::app::{App, Child, Source, SuperviseError, pipe, system};
+use super::app::{App, Child, Source, SuperviseError, system};
 use super::events::{Event, Kind};
 use super::network::Networks;
 use super::notify::{self, Watchdog};
@@ -181,8 +181,8 @@ impl App {
             true => Some(notify::bind(&self.plan.dirs, planned)?),
             false => None,
         };
-        let (out_read, out_write) = pipe()?;
-        let (err_read, err_write) = pipe()?;
+        self.outputs.hold(id, &self.plan.app, &self.plan.dirs, planned)?;
+        let [out_write, err_write] = self.outputs.begin(id)?;
         // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
         for pipe in [&out_write, &err_write] {
             let (uid, gid) = super::sockets::ids(&planned.identity);
@@ -218,8 +218,6 @@ impl App {
         let watched = rustix::io::ioctl_fionbio(&running.reports, true)
             .map_err(system("prepare a report socket"))
             .and_then(|()| self.watch(running.reports.as_fd(), Source::Reports(id)))
-            .and_then(|()| self.watch(out_read.as_fd(), Source::Output(id, 0)))
-            .and_then(|()| self.watch(err_read.as_fd(), Source::Output(id, 1)))
             .and_then(|()| match &notify {
                 Some(socket) => self.watch(socket.as_fd(), Source::Notify(id)),
                 None => Ok(()),
@@ -228,7 +226,6 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return Ok(());
         };
-        service.pipes = [Some(out_read), Some(err_read)];
         service.notify = notify;
         service.running = Some(running);
         service.program_runs = false;
@@ -324,7 +321,6 @@ impl App {
             let _ = self.epoll.delete(&running.reports);
         }
         service.notify = None;
-        service.pipes = [None, None];
         self.networks.end(id);
         let asking = service.asking.take();
         let (began, ready) = (
@@ -365,12 +361,10 @@ impl App {
         }
         self.emit(&event);
         let failed = code != 0 || fault.is_some();
-        if self.console.is_some() {
-            match &fault {
-                Some(fault) => eprintln!("{name} was ended: {fault}"),
-                None if kind == ServiceType::Oneshot && !failed => {}
-                None => eprintln!("{name} ended with code {code}"),
-            }
+        match &fault {
+            Some(fault) => self.outputs.say(&format!("{name} was ended: {fault}")),
+            None if kind == ServiceType::Oneshot && !failed => {}
+            None => self.outputs.say(&format!("{name} ended with code {code}")),
         }
         let faulty = fault.is_some();
         let why = match fault {
@@ -444,9 +438,7 @@ impl App {
         let (name, at) = (service.plan.name.clone(), Instant::now() + wait);
         self.timers.set(id, Timer::Restart, at);
         let detail = format!("{why}; starts again in {}", in_words(wait));
-        if self.console.is_some() {
-            eprintln!("{name}: {detail}");
-        }
+        self.outputs.say(&format!("{name}: {detail}"));
         self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
         self.wake_dependents(id);
     }
@@ -464,9 +456,7 @@ impl App {
         });
         self.timers.cancel_all(id);
         self.unwell = true;
-        if self.console.is_some() {
-            eprintln!("error: service `{name}`: {error}");
-        }
+        self.outputs.say(&format!("error: service `{name}`: {error}"));
         self.emit(&Event::new(Kind::Failed, &name).code(code).detail(error));
         let ends_all = self.begins_with(id) && self.stopping.is_none();
         if ends_all && self.failure.is_none() {
@@ -591,6 +581,7 @@ impl App {
                 self.settle_start(id, Err(("the manifest has it no more", 1)));
                 self.settle_end(id);
                 self.services.remove(&id);
+                self.outputs.remove(id);
                 self.by_name.retain(|_, of| *of != id);
                 self.order.retain(|of| *of != id);
                 self.index();

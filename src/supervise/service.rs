@@ -1,6 +1,5 @@
 //! One service under supervision: where it stands, and all that is kept of it.
 
-use super::logs::Stream;
 use super::protocol::ServiceStatus;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
@@ -93,9 +92,6 @@ pub(super) struct Service {
     pub stop_within: Option<std::time::Duration>,
     /// Why it is being ended, if not because somebody said so.
     pub fault: Option<String>,
-    /// Standard output and standard error.
-    pub pipes: [Option<OwnedFd>; 2],
-    pub streams: [Stream; 2],
     /// Is it to run at all?
     pub wanted: bool,
     /// On demand: something has connected.
@@ -130,8 +126,6 @@ impl Service {
             after: After::Policy,
             stop_within: None,
             fault: None,
-            pipes: [None, None],
-            streams: [Stream::new("stdout"), Stream::new("stderr")],
             wanted: false,
             demanded: false,
             restarts: 0,
