@@ -2,7 +2,7 @@
 //! checked together.
 
 use super::source::Base;
-use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, nesting, path};
+use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, limits, nesting, path};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -320,6 +320,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .map(|(k, v)| (k.value.clone(), v.value.clone()))
                 .collect(),
             life: life::read(name, table, names, found),
+            limits: limits::read(name, table, found),
             span: name.span.clone(),
         });
     }

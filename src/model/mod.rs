@@ -8,6 +8,7 @@ pub mod access;
 mod assert;
 mod build;
 pub mod life;
+pub mod limits;
 mod nesting;
 pub mod path;
 pub mod source;
@@ -15,6 +16,7 @@ pub mod source;
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
 pub use life::Life;
+pub use limits::Limits;
 
 use crate::manifest::types::{Callable, Kind, Network, Perms};
 use std::ops::Range;
@@ -107,6 +109,7 @@ pub struct Service {
     pub network: Network,
     pub environment: Vec<(String, String)>,
     pub life: Life,
+    pub limits: Limits,
     pub span: Range<usize>,
 }
 

@@ -20,7 +20,7 @@ pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
 use crate::manifest::types::Network;
-use crate::model::{Life, Model, ServiceId, Subject};
+use crate::model::{Life, Limits, Model, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +60,7 @@ pub struct Service {
     pub callees: Vec<String>,
     /// The one part that the spec does not hold: it is the supervisor's to carry out.
     pub life: Life,
+    pub limits: Limits,
 }
 
 /// Who a service is, in the ids of the namespace that PySecure itself runs in.
@@ -163,6 +164,7 @@ pub fn draw(
                 .collect(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
             life: service.life.clone(),
+            limits: service.limits.clone(),
         });
     }
     errors.dedup();
