@@ -733,7 +733,10 @@ fn schema_and_decoder_agree() {
             "/services/banksvc/limits",
             json!({ "memory": "256M", "cpus": 0.5, "pids": 64, "io_weight": 10000, "nofile": 64, "fsize": 0, "core": "1 GiB" }),
         ),
-        ("/services/banksvc/limits", json!({ "memory": 1048576, "cpus": 2, "required": true })),
+        (
+            "/services/banksvc/limits",
+            json!({ "memory": 1048576, "cpus": 2, "required": true }),
+        ),
         ("/assert/never", json!([])),
         ("/assert", json!({})),
     ];

@@ -12,6 +12,7 @@ mod error;
 mod exec;
 mod generate;
 mod init;
+mod limits;
 mod load;
 mod logs;
 mod ps;

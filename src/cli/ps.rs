@@ -31,7 +31,8 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
 
 fn state(service: &ServiceStatus) -> String {
     match (service.exit_code, &service.error) {
-        (Some(code), _) => format!("{} ({code})", service.state),
+        (Some(code), Some(note)) => format!("{} ({code}): {note}", service.state),
+        (Some(code), None) => format!("{} ({code})", service.state),
         (None, Some(error)) => format!("{}: {error}", service.state),
         (None, None) => service.state.clone(),
     }

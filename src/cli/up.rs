@@ -2,7 +2,7 @@
 
 use super::args::{Cli, Up};
 use super::load::{Loaded, ready, with_privilege};
-use super::{Done, Failure, terminal};
+use super::{Done, Failure, limits, terminal};
 use crate::launch;
 use crate::manifest;
 use crate::plan::{Dirs, Ledger, Plan, Privilege};
@@ -14,6 +14,7 @@ use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
 pub(super) fn run(cli: &Cli, args: &Up) -> Done {
+    limits::in_scope(cli);
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
@@ -37,6 +38,7 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
             "--strict: all services would share one UID; see `pysecure doctor`",
         ));
     }
+    limits::say(&plan.services)?;
     let fingerprint = fingerprint(&plan);
     if args.detach {
         return detach(plan, fingerprint);

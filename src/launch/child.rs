@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use super::cgroup;
 use super::landlock;
 use super::step::{Entry, Stage, Step};
 use super::sys;
@@ -179,6 +180,14 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
+        Step::Cgroup { entrances, namespace } => {
+            for entrance in entrances {
+                cgroup::enter(entrance.as_fd())?;
+            }
+            if *namespace {
+                sys::own_cgroup_namespace()?;
+            }
+        }
         Step::AwaitIds { root, clear_groups } => {
             let mut go = [0u8; 1];
             if rustix::io::read(report, &mut go)? != 1 {

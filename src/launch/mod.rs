@@ -5,6 +5,7 @@
 //! as a number and leaves here as a sentence.
 
 pub mod ask;
+pub mod cgroup;
 mod child;
 mod error;
 pub mod join;
@@ -17,6 +18,7 @@ pub mod storage;
 mod sys;
 
 pub use error::LaunchError;
+pub use prepare::raise_limit;
 
 use crate::compile::RootEntry;
 use child::report;
@@ -33,6 +35,7 @@ pub struct Launcher {
     groups_allowed: bool,
     filters: seccomp::Compiler,
     proc: OwnedFd,
+    cgroups: Option<cgroup::Cgroups>,
 }
 
 /// A service to start.
@@ -58,6 +61,7 @@ pub struct Running {
     steps: Vec<(&'static str, String)>,
     program: String,
     directory: String,
+    cgroup: Option<cgroup::Group>,
 }
 
 /// What a service's PID 1 says.
@@ -89,7 +93,18 @@ impl Launcher {
             groups_allowed: !denied,
             filters: seccomp::Compiler::default(),
             proc,
+            cgroups: None,
         })
+    }
+
+    /// From now on services with limits get a cgroup below these. Without it, none with limits is started.
+    pub fn hold_limits(&mut self, cgroups: cgroup::Cgroups) {
+        self.cgroups = Some(cgroups);
+    }
+
+    /// Removes the cgroups. All services must have ended.
+    pub fn release_limits(&mut self) {
+        self.cgroups = None;
     }
 
     /// Is there no Landlock in this kernel?
@@ -105,12 +120,18 @@ impl Launcher {
             .as_ref()
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
-        let steps = prepare::steps(self, request)?;
-        let flags = linux
+        let group = self.group(request.spec)?;
+        let birthplace = group.as_ref().map_or(Ok(None), |group| group.birthplace())?;
+        let steps = prepare::steps(self, request, group.as_ref())?;
+        let mut flags = linux
             .namespaces()
             .iter()
             .flatten()
             .fold(0, |all, n| all | namespace_flag(n.typ()));
+        if group.is_some() {
+            // It would have the launcher's cgroup for its root: the step makes it, from inside.
+            flags &= !namespace_flag(LinuxNamespaceType::Cgroup);
+        }
         for step in &steps {
             let (operation, object) = step.describe();
             tracing::trace!(operation, object, "step");
@@ -135,7 +156,7 @@ impl Launcher {
         };
         // SAFETY: the launcher is single-threaded, and `run_init` uses what was prepared and nothing else.
         #[allow(unsafe_code)]
-        let pid = match unsafe { sys::clone3(flags) }
+        let pid = match unsafe { sys::clone3_into(flags, birthplace.as_ref().map(|fd| fd.as_fd())) }
             .map_err(LaunchError::system("make the namespaces of", "a new process"))?
         {
             0 => child::run_init(&init),
@@ -148,6 +169,7 @@ impl Launcher {
             steps: described,
             program,
             directory,
+            cgroup: group,
         };
         drop(theirs);
         let maps = self
@@ -165,6 +187,25 @@ impl Launcher {
                 Some(theirs) => theirs,
                 None => ours,
             }),
+        }
+    }
+
+    /// The cgroup that a spec's limits need, if there are any.
+    fn group(&self, spec: &Spec) -> Result<Option<cgroup::Group>, LaunchError> {
+        let Some(resources) = cgroup::of_spec(spec) else {
+            return Ok(None);
+        };
+        let cgroups = self.cgroups.as_ref().ok_or_else(|| {
+            LaunchError::Spec("sets limits in `linux.resources`, but no place for cgroups was made".into())
+        })?;
+        cgroups.make(cgroup_name(spec)?, resources).map(Some)
+    }
+
+    /// Ways into the cgroup of the service with this spec, for a process that joins it.
+    fn entrances(&self, spec: &Spec) -> Result<Vec<OwnedFd>, LaunchError> {
+        match (&self.cgroups, cgroup::of_spec(spec)) {
+            (Some(cgroups), Some(_)) => cgroups.entrances(cgroup_name(spec)?),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -198,6 +239,11 @@ impl Running {
     /// Waits for the next report. With a non-blocking socket, `Err(WOULDBLOCK)` if there is none yet.
     pub fn report(&self) -> Result<Report, Errno> {
         read_report(self.reports.as_fd(), |number, errno| self.explain(number, errno))
+    }
+
+    /// The service's cgroup, if it has limits that need one.
+    pub fn cgroup(&self) -> Option<&cgroup::Group> {
+        self.cgroup.as_ref()
     }
 
     /// Sends a signal to PID 1, which passes it on.
@@ -339,6 +385,17 @@ fn keeper(linux: &oci_spec::runtime::Linux) -> Option<(u32, u32)> {
             .find(|id| *id != 0)
     };
     Some((other(linux.uid_mappings())?, other(linux.gid_mappings())?))
+}
+
+/// A service's cgroup is called as the service is, which is its host name too.
+fn cgroup_name(spec: &Spec) -> Result<&str, LaunchError> {
+    let name = spec.hostname().as_deref().unwrap_or_default();
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(LaunchError::Spec(
+            "has limits, but no host name to call its cgroup by".into(),
+        ));
+    }
+    Ok(name)
 }
 
 fn namespace_flag(kind: LinuxNamespaceType) -> u64 {

@@ -2,7 +2,9 @@
 //! checked together.
 
 use super::source::Base;
-use super::{Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, limits, nesting, path};
+use super::{
+    Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, limits, nesting, path,
+};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -65,3 +65,14 @@ pub(super) fn read(name: &At<String>, table: &types::Service, found: &mut Vec<Di
     }
     out
 }
+
+/// Bytes as a manifest writes them.
+pub fn size(bytes: u64) -> String {
+    let unit = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
+        .into_iter()
+        .find(|(shift, _)| bytes > 0 && bytes % (1u64 << shift) == 0);
+    match unit {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}

@@ -5,7 +5,7 @@ use super::control::{Connection, Heard};
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::service::{Service, State, exit_code};
 use super::sockets::{self, Sockets};
-use super::{capabilities, logs};
+use super::{capabilities, limits, logs};
 use crate::compile;
 use crate::launch::{LaunchError, Launcher, Report, Request as Start, join};
 use crate::plan::{Dirs, Plan, PlanError, make_private};
@@ -150,11 +150,13 @@ impl App {
     }
 
     /// What [`App::new`] does under the lock.
-    fn make(plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+    fn make(plan: Plan, options: Options, mut launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+        crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in ["services", "rpc"] {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
         make_private(&plan.dirs.logs())?;
+        limits::hold(&plan, &mut launcher)?;
         let sockets = sockets::bind(&plan)?;
         let control = sockets::bind_unix(&plan.dirs.socket(), rustix::net::SocketType::STREAM)
             .map_err(system("make the control socket"))?;
@@ -466,10 +468,16 @@ impl App {
             self.fail(index, &LaunchError::Vanished.to_string(), 125);
             return;
         }
-        self.services[index].enter(State::Exited { code });
+        let service = &mut self.services[index];
+        service.enter(State::Exited { code });
+        let group = service.running.as_ref().and_then(|r| r.cgroup());
+        service.note = limits::explain(status, group, &self.plan.services[index].limits).filter(|_| !self.killed);
         self.unwell |= code != 0;
         if self.console.is_some() {
-            eprintln!("{name} ended with code {code}");
+            match &service.note {
+                Some(note) => eprintln!("{name} ended with code {code}: {note}"),
+                None => eprintln!("{name} ended with code {code}"),
+            }
         }
     }
 
@@ -671,6 +679,7 @@ impl App {
 
     /// Leaves the host as it was before `up`.
     fn clean_up(&mut self) {
+        self.launcher.release_limits();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);

@@ -10,6 +10,7 @@ mod capabilities;
 pub mod client;
 pub mod console;
 mod control;
+mod limits;
 pub mod logs;
 pub mod protocol;
 mod service;

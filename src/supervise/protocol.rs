@@ -56,6 +56,9 @@ pub struct ServiceStatus {
     /// Seconds since it came to this state.
     pub seconds: u64,
     pub error: Option<String>,
+    /// What it uses, where limits have given it a cgroup of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<crate::launch::cgroup::Usage>,
 }
 
 /// What a supervisor that was just started says to the `up` that started it, a line each.

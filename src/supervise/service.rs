@@ -44,6 +44,8 @@ pub(super) struct Service {
     /// Standard output and standard error.
     pub pipes: [Option<OwnedFd>; 2],
     pub streams: [Stream; 2],
+    /// Why it ended as it did, where that is known.
+    pub note: Option<String>,
 }
 
 impl Service {
@@ -54,6 +56,7 @@ impl Service {
             running: None,
             pipes: [None, None],
             streams: [Stream::new("stdout"), Stream::new("stderr")],
+            note: None,
         }
     }
 
@@ -76,8 +79,13 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => None,
+                _ => self.note.clone(),
             },
+            usage: self
+                .running
+                .as_ref()
+                .and_then(|r| r.cgroup())
+                .map(|group| group.usage()),
         }
     }
 }
