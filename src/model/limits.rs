@@ -70,7 +70,7 @@ pub(super) fn read(name: &At<String>, table: &types::Service, found: &mut Vec<Di
 pub fn size(bytes: u64) -> String {
     let unit = [(40, "T"), (30, "G"), (20, "M"), (10, "K")]
         .into_iter()
-        .find(|(shift, _)| bytes > 0 && bytes % (1u64 << shift) == 0);
+        .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1u64 << shift));
     match unit {
         Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
         None => bytes.to_string(),

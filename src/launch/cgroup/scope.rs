@@ -49,6 +49,10 @@ pub fn enter(app: &str) -> ScopeError {
         Err(e) => return ScopeError::Run(e),
     };
     let mut command = run(&program, &format!("pysecure-{app}-{}", std::process::id()));
+    if borrowed_runtime().is_some() {
+        // For systemd-run alone: by it this program would find its own runtime directory elsewhere than others do.
+        command.args(["env", "-u", RUNTIME]);
+    }
     command.arg(own).args(std::env::args_os().skip(1)).env(IN_SCOPE, "1");
     ScopeError::Run(command.exec())
 }
@@ -60,15 +64,21 @@ fn program() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
+const RUNTIME: &str = "XDG_RUNTIME_DIR";
+
+/// Where the user's manager is, if nobody has set that, as after su or under cron.
+fn borrowed_runtime() -> Option<PathBuf> {
+    let user = rustix::process::geteuid();
+    let usual = Path::new("/run/user").join(user.as_raw().to_string());
+    (!user.is_root() && std::env::var_os(RUNTIME).is_none() && usual.is_dir()).then_some(usual)
+}
+
 fn run(program: &Path, unit: &str) -> Command {
     let mut command = Command::new(program);
-    let user = rustix::process::geteuid();
-    if !user.is_root() {
+    if !rustix::process::geteuid().is_root() {
         command.arg("--user");
-        // After su or under cron nobody has set where the user's manager is.
-        let runtime = format!("/run/user/{}", user.as_raw());
-        if std::env::var_os("XDG_RUNTIME_DIR").is_none() && Path::new(&runtime).is_dir() {
-            command.env("XDG_RUNTIME_DIR", runtime);
+        if let Some(runtime) = borrowed_runtime() {
+            command.env(RUNTIME, runtime);
         }
     }
     command
