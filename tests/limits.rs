@@ -438,3 +438,59 @@ fn a_weight_that_no_disk_heeds_is_said() {
         .find_map(|file| value("limit-weight", "a", file));
     assert!(weight.is_some_and(|w| w.ends_with("300")));
 }
+
+/// The launcher holds nothing that the spec does not say: Debian's runc comes to the same numbers.
+#[test]
+fn another_runtime_is_told_the_same() {
+    let manifest = r#"
+[app]
+name = "limit-runc"
+[services.a]
+command = ["sh", "-c", "ulimit -n; ulimit -c; echo up; exec sleep infinity"]
+limits = { memory = "48M", pids = 10, cpus = 0.5, nofile = 99, core = "1M" }
+"#;
+    let app = App::new(Mode::Root, manifest);
+    app.ok(&["up", "-d"]);
+    app.wait_for_log("a", "up");
+    const FILES: [&str; 6] = [
+        "memory.limit_in_bytes",
+        "memory.memsw.limit_in_bytes",
+        "memory.max",
+        "pids.max",
+        "cpu.cfs_quota_us",
+        "cpu.max",
+    ];
+    let ours = FILES.map(|file| value("limit-runc", "a", file));
+    assert!(ours.iter().flatten().count() >= 3, "{ours:?}");
+
+    app.ok(&["compile", "-o", "bundles"]);
+    let id = format!("limit-runc-{}", std::process::id());
+    let mut runc = app.shell_free("runc", &["run", "--bundle", "bundles/a", &id]);
+    let mut running = runc.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(running.stdout.take().unwrap());
+    let mut lines = String::new();
+    while !lines.ends_with("up\n") {
+        let read = std::io::BufRead::read_line(&mut said, &mut lines).unwrap();
+        assert_ne!(read, 0, "runc ended; it printed {lines:?}");
+    }
+    assert_eq!(lines, "99\n2048\nup\n");
+    let theirs = FILES.map(|file| {
+        let path = find(Path::new("/sys/fs/cgroup"), &id, file)?;
+        Some(std::fs::read_to_string(path).unwrap().trim().to_owned())
+    });
+    app.shell_free("runc", &["kill", &id, "KILL"]).status().unwrap();
+    running.wait().unwrap();
+    app.shell_free("runc", &["delete", "--force", &id]).status().unwrap();
+    assert_eq!(ours, theirs);
+}
+
+fn find(folder: &Path, name: &str, file: &str) -> Option<PathBuf> {
+    std::fs::read_dir(folder).ok()?.flatten().find_map(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        let inside = entry.path().join(file);
+        match is_folder && entry.file_name() == name && inside.exists() {
+            true => Some(inside),
+            false => is_folder.then(|| find(&entry.path(), name, file))?,
+        }
+    })
+}

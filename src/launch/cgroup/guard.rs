@@ -1,13 +1,14 @@
 //! Who removes an app's cgroups when the supervisor is killed: a process that waits for the end of a pipe that the
 //! supervisor holds, and does nothing else.
 //!
-//! It is a copy of the supervisor with one descriptor and no signal that reaches it but SIGKILL. (The kernel could
+//! It is a copy of the supervisor with one descriptor, no capability, and no signal that reaches it but SIGKILL. (The kernel could
 //! call a program for every empty cgroup instead, but runs it with the host's full rights: CVE-2022-0492.)
 
 use super::{PATIENCE, remove_all};
 use crate::launch::{LaunchError, child, sys};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -43,6 +44,14 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
     sys::set_signal_mask(u64::MAX);
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
+    // What it removes is its own user's: it needs no right for that.
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    let _ = rustix::thread::set_capabilities(None, sets);
     let _ = rustix::thread::set_name(c"pysecure-guard");
     // Whoever reads the supervisor's output is not to wait for this process.
     let null = rustix::fs::open(

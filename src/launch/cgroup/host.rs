@@ -226,7 +226,7 @@ impl Offer {
                 continue;
             };
             if !writable(&own) || !writable(&own.join("cgroup.procs")) {
-                let why = "cgroups are version 1 here, which is root's alone";
+                let why = "cgroups of version 1 are root's alone";
                 refused.push((controller, refuse(why, BOOT_TWO)));
                 continue;
             }
@@ -248,11 +248,21 @@ impl Offer {
         }
     }
 
+    /// What could be held in a cgroup, given from the top of version 2, if it were this process' own.
+    pub(super) fn below(path: &str) -> Option<Offer> {
+        let mounts = mounts(&read("/proc/self/mountinfo"));
+        let mount = mounts.iter().find(|m| m.kind == "cgroup2")?;
+        Some(Offer::in_base(mount.at.join(path)))
+    }
+
     fn unified(mount: &Mount, cgroup: &str) -> Offer {
-        let base = match base(mount, cgroup) {
-            Ok(base) => base,
-            Err(why) => return Offer::nothing("2", why),
-        };
+        match base(mount, cgroup) {
+            Ok(base) => Offer::in_base(base),
+            Err(why) => Offer::nothing("2", why),
+        }
+    }
+
+    fn in_base(base: PathBuf) -> Offer {
         let offered = read(base.join("cgroup.controllers"));
         let has = |c: &Controller| offered.split_whitespace().any(|o| o == c.second_name());
         let lacking = |c: &Controller| {

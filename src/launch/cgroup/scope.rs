@@ -25,6 +25,19 @@ pub fn helps() -> bool {
     offer.version == "2" && offer.places.iter().all(|place| place.topmost)
 }
 
+/// What limits a scope could hold, seen from outside; `None` if there is no manager to ask.
+pub fn offer() -> Option<super::Offer> {
+    program()?;
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return Some(super::Offer::look());
+    }
+    let id = user.as_raw();
+    let runtime = std::env::var_os(RUNTIME).map_or_else(|| format!("/run/user/{id}").into(), PathBuf::from);
+    let manager = format!("user.slice/user-{id}.slice/user@{id}.service");
+    (runtime.join("systemd/private").exists() && runtime.is_absolute()).then(|| super::Offer::below(&manager))?
+}
+
 /// Runs this program with the same arguments in a scope. Returns only if that cannot be done.
 pub fn enter(app: &str) -> ScopeError {
     let Some(program) = program() else {
