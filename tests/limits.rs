@@ -265,7 +265,7 @@ fn what_an_ordinary_user_cannot_have_is_said_or_refused() {
     let up = app.ok(&["up", "-d"]);
     assert!(
         up.err
-            .contains("note: limits of `a`, `b` have no effect here (cpus, memory, pids): "),
+            .contains("note: limits of `a`, `b` cannot be held here (cpus, memory, pids): "),
         "{}",
         up.err
     );
@@ -275,6 +275,13 @@ fn what_an_ordinary_user_cannot_have_is_said_or_refused() {
     app.wait_for_log("a", "runs");
     assert_eq!(app.sh("a", "echo beside").ok().out, "beside\n");
     app.ok(&["down"]);
+    let strict = app.run(&["up", "-d", "--strict"]);
+    assert_eq!(strict.code, 1);
+    assert!(
+        strict.err.contains("error: limits of `a`, `b` are required"),
+        "{}",
+        strict.err
+    );
 
     app.write("pysecure.toml", UNHELD.replace("REQUIRED", "true"));
     for args in [&["up", "-d"][..], &["up"], &["run", "-T", "a", "true"]] {
@@ -283,7 +290,7 @@ fn what_an_ordinary_user_cannot_have_is_said_or_refused() {
         assert!(
             refused
                 .err
-                .contains("error: limits that `a` requires cannot be held (memory, pids): "),
+                .contains("error: limits of `a` are required but cannot be held here (memory, pids): "),
             "{}",
             refused.err
         );
@@ -304,7 +311,7 @@ fn a_limit_above_what_pysecure_has_itself_is_said_or_refused() {
         let app = App::new(mode, &manifest(false));
         let up = app.ok(&["up", "-d"]);
         assert!(
-            up.err.contains("note: limits of `a` have no effect here (nofile): "),
+            up.err.contains("note: limits of `a` cannot be held here (nofile): "),
             "{}",
             up.err
         );
@@ -314,7 +321,7 @@ fn a_limit_above_what_pysecure_has_itself_is_said_or_refused() {
         let refused = app.run(&["up", "-d"]);
         assert_eq!(refused.code, 1);
         assert!(
-            refused.err.contains("requires cannot be held (nofile)"),
+            refused.err.contains("are required but cannot be held here (nofile)"),
             "{}",
             refused.err
         );
@@ -339,14 +346,14 @@ fn nothing_is_left_of_a_supervisor_that_was_killed() {
     app.ok(&["up", "-d"]);
     app.wait_for_log("a", "runs");
     assert!(!cgroups("limit-killed").is_empty());
-    harness::signal(app.supervisor() as u32, Signal::SIGKILL);
+    kill(app.supervisor());
     gone("limit-killed");
 
     // The next `up` need not wait for that.
     for _ in 0..5 {
         app.ok(&["up", "-d"]);
         assert_eq!(service(&app, "a")["usage"]["pids"], 2);
-        harness::signal(app.supervisor() as u32, Signal::SIGKILL);
+        kill(app.supervisor());
     }
     app.ok(&["up", "-d"]);
     let now = format!("limit-killed.{}", app.supervisor());
@@ -357,9 +364,8 @@ fn nothing_is_left_of_a_supervisor_that_was_killed() {
 
     // And with the guard killed too, `down` does it.
     let supervisor = app.supervisor();
-    for pid in [guard(supervisor), supervisor] {
-        harness::signal(pid as u32, Signal::SIGKILL);
-    }
+    kill(guard(supervisor));
+    kill(supervisor);
     let init = |path: &PathBuf| std::fs::read_to_string(path.join("a/cgroup.procs")).unwrap_or_default();
     wait_until(|| {
         cgroups("limit-killed")
@@ -370,6 +376,15 @@ fn nothing_is_left_of_a_supervisor_that_was_killed() {
     assert!(!cgroups("limit-killed").is_empty());
     app.ok(&["down"]);
     assert_eq!(cgroups("limit-killed"), [] as [PathBuf; 0]);
+}
+
+/// Kills a process, and waits until it has let go of all that it held.
+fn kill(pid: i32) {
+    harness::signal(pid as u32, Signal::SIGKILL);
+    wait_until(|| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ")).then_some(())
+    });
 }
 
 /// The supervisor's child that removes its cgroups.
@@ -493,4 +508,59 @@ fn find(folder: &Path, name: &str, file: &str) -> Option<PathBuf> {
             false => is_folder.then(|| find(&entry.path(), name, file))?,
         }
     })
+}
+
+/// Whatever moment of `up` or `down` it is: a supervisor's end takes its cgroups along.
+#[test]
+fn killed_at_any_moment_nothing_is_left() {
+    let app = App::new(Mode::Root, &TWO.replace("killed", "anytime"));
+    let state = app.state();
+    let of_the_app = |path: &Path| {
+        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
+        let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        let is_ours = String::from_utf8_lossy(&environment).contains(state.to_str().unwrap());
+        is_ours && comm.trim() == "pysecure"
+    };
+    for round in 0..30u64 {
+        let mut up = app
+            .command(&["up", "-d"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut down = None;
+        if round % 3 == 2 {
+            up.wait().unwrap();
+            down = Some(
+                app.command(&["down"])
+                    .stderr(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap(),
+            );
+        }
+        // Some moment up to 50 ms on, the same ones every time.
+        let moment = round.wrapping_mul(2_654_435_761) % 50_000;
+        std::thread::sleep(std::time::Duration::from_micros(moment));
+        wait_until(|| {
+            let mut left = 0;
+            for process in std::fs::read_dir("/proc").unwrap().flatten() {
+                let pid = process.file_name().to_string_lossy().parse::<i32>();
+                if let Ok(pid) = pid
+                    && of_the_app(&process.path())
+                {
+                    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL);
+                    left += 1;
+                }
+            }
+            (left == 0).then_some(())
+        });
+        up.wait().unwrap();
+        down.map(|mut down| down.wait().unwrap());
+        // The guard may have been hit as well, while it still looked like the supervisor.
+        app.ok(&["down"]);
+        assert_eq!(cgroups("limit-anytime"), [] as [PathBuf; 0], "round {round}");
+    }
+    app.ok(&["up", "-d"]);
+    assert_eq!(service(&app, "a")["usage"]["pids"], 2);
+    app.ok(&["down"]);
+    assert_eq!(cgroups("limit-anytime"), [] as [PathBuf; 0]);
 }

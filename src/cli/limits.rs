@@ -39,13 +39,13 @@ pub(super) fn in_scope(cli: &Cli) {
     eprintln!("note: systemd gives no cgroup of our own: {error}");
 }
 
-/// Says what of the limits cannot be held here, each once; an error if one of them is required.
-pub(super) fn say(services: &[Service]) -> Result<(), Failure> {
+/// Says what of the limits cannot be held here, each once; an error if one of them is required, or all are by `strict`.
+pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
     type Affected<'s> = (BTreeSet<&'static str>, BTreeSet<&'s str>);
     let mut lacking: BTreeMap<(bool, Refusal), Affected<'_>> = BTreeMap::new();
     let mut offer = None;
     for service in services {
-        let required = service.limits.required;
+        let required = service.limits.required || strict;
         let mut add = |key: &'static str, refusal: Refusal| {
             let entry = lacking.entry((required, refusal)).or_default();
             entry.0.insert(key);
@@ -88,10 +88,10 @@ pub(super) fn say(services: &[Service]) -> Result<(), Failure> {
         let services = quoted.join(", ");
         if required {
             refused.push(format!(
-                "limits that {services}{more} requires cannot be held ({keys}): {why}; {remedy}"
+                "limits of {services}{more} are required but cannot be held here ({keys}): {why}; {remedy}"
             ));
         } else {
-            eprintln!("note: limits of {services}{more} have no effect here ({keys}): {why}; {remedy}");
+            eprintln!("note: limits of {services}{more} cannot be held here ({keys}): {why}; {remedy}");
         }
     }
     if refused.is_empty() {

@@ -40,7 +40,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let Some(service) = plan.services.iter().find(|s| s.name == args.service) else {
         return Err(super::error::no_service(&args.service, &plan));
     };
-    limits::say(std::slice::from_ref(service))?;
+    limits::say(std::slice::from_ref(service), false)?;
     let mut service = service.clone();
     if !args.command.is_empty() {
         service.command = args.command.clone();

@@ -38,7 +38,7 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
             "--strict: all services would share one UID; see `pysecure doctor`",
         ));
     }
-    limits::say(&plan.services)?;
+    limits::say(&plan.services, args.strict)?;
     let fingerprint = fingerprint(&plan);
     if args.detach {
         return detach(plan, fingerprint);

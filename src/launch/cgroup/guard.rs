@@ -42,6 +42,7 @@ impl Drop for Guard {
 
 fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
     sys::set_signal_mask(u64::MAX);
+    let _ = rustix::thread::set_name(c"pysecure-guard");
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
     // What it removes is its own user's: it needs no right for that.
@@ -52,7 +53,6 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
         inheritable: none,
     };
     let _ = rustix::thread::set_capabilities(None, sets);
-    let _ = rustix::thread::set_name(c"pysecure-guard");
     // Whoever reads the supervisor's output is not to wait for this process.
     let null = rustix::fs::open(
         c"/dev/null",

@@ -146,6 +146,11 @@ fn writable(path: &Path) -> bool {
     accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
 }
 
+/// Rather than a user who is root in an outer namespace.
+fn hosts_root() -> bool {
+    crate::launch::outer::privilege() == Some(crate::plan::Privilege::Root)
+}
+
 /// May this process divide the cgroup?
 fn divisible(path: &Path) -> bool {
     ["", "cgroup.procs", "cgroup.subtree_control"]
@@ -267,7 +272,7 @@ impl Offer {
         let has = |c: &Controller| offered.split_whitespace().any(|o| o == c.second_name());
         let lacking = |c: &Controller| {
             let why = format!("{} does not have the controller {}", base.display(), c.second_name());
-            let remedy = if rustix::process::geteuid().is_root() && std::env::var_os("PYSECURE_OUTER").is_none() {
+            let remedy = if hosts_root() {
                 "boot with cgroup_no_v1=all cgroup_enable=memory"
             } else {
                 "have systemd delegate it to users (docs/limits.md, `pysecure doctor`)"
@@ -297,7 +302,7 @@ impl Offer {
 
 /// Which cgroup of version 2 this process may divide.
 fn base(mount: &Mount, cgroup: &str) -> Result<PathBuf, Refusal> {
-    let root = rustix::process::geteuid().is_root() && std::env::var_os("PYSECURE_OUTER").is_none();
+    let root = hosts_root();
     let own = own(cgroup, None, mount).ok_or_else(|| {
         refuse(
             "this process' own cgroup is out of sight",
