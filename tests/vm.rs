@@ -143,8 +143,14 @@ fn initramfs(folder: &Path) -> PathBuf {
         "/usr/bin/newgidmap",
         "/lib/systemd/systemd",
         "/usr/bin/systemd-run",
+        "/usr/bin/dbus-daemon",
     ] {
         root.program(program);
+    }
+    // Over this bus a user's manager asks for processes that are not its own yet: those of a login.
+    for file in ["system.conf", "system.d/org.freedesktop.systemd1.conf"] {
+        let path = format!("/usr/share/dbus-1/{file}");
+        root.copy(Path::new(&path), &path, 0o644);
     }
     for unit in fs::read_to_string(here("tests/vm/units")).unwrap().split("== ").skip(1) {
         let (name, text) = unit.split_once('\n').unwrap();
@@ -153,9 +159,9 @@ fn initramfs(folder: &Path) -> PathBuf {
     }
     root.write(
         "etc/passwd",
-        "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        "root:x:0:0::/root:/bin/sh\nmessagebus:x:100:100::/:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n",
     );
-    root.write("etc/group", "root:x:0:\nuser:x:1000:\n");
+    root.write("etc/group", "root:x:0:\nmessagebus:x:100:\nuser:x:1000:\n");
     root.write("etc/shadow", "root::1::::::\nuser::1::::::\n");
     root.write("etc/subuid", "user:100000:65536\n");
     root.write("etc/subgid", "user:100000:65536\n");
@@ -220,6 +226,7 @@ fn limits_hold_under_version_2() {
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("newuidmap", "uidmap"),
         ("systemd", "systemd"),
+        ("dbus-daemon", "dbus"),
         ("strip", "binutils"),
     ] {
         need(program, package);

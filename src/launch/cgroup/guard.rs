@@ -1,7 +1,7 @@
 //! Who removes an app's cgroups when the supervisor is killed: a process that waits for the end of a pipe that the
 //! supervisor holds, and does nothing else.
 //!
-//! It is a copy of the supervisor with one descriptor, no capability, and no signal that reaches it but SIGKILL. (The kernel could
+//! It is a copy of the supervisor with one descriptor, one capability, and no signal that reaches it but SIGKILL. (The kernel could
 //! call a program for every empty cgroup instead, but runs it with the host's full rights: CVE-2022-0492.)
 
 use super::{PATIENCE, remove_all};
@@ -45,12 +45,12 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
     let _ = rustix::thread::set_name(c"pysecure-guard");
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
-    // What it removes is its own user's: it needs no right for that.
-    let none = CapabilitySet::empty();
+    // What it removes is its own user's, but may lie in a directory that nobody may write to: cgroupfs's root.
+    let only = CapabilitySet::DAC_OVERRIDE;
     let sets = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
+        effective: only,
+        permitted: only,
+        inheritable: CapabilitySet::empty(),
     };
     let _ = rustix::thread::set_capabilities(None, sets);
     // Whoever reads the supervisor's output is not to wait for this process.
