@@ -121,3 +121,69 @@ fn redis_keeps_its_data_and_its_socket_to_those_who_may() {
         }
     }
 }
+
+#[test]
+fn redis_and_nginx_survive_what_is_done_to_them() {
+    for mode in BOTH {
+        assert!(
+            Path::new("/usr/sbin/nginx").exists() && Path::new("/usr/bin/redis-server").exists(),
+            "install `nginx-light` and `redis-server`"
+        );
+        let app = example(mode, "web");
+        let port = if mode == harness::Mode::Root { "18410" } else { "18411" };
+        for file in ["pysecure.toml", "app/nginx.conf"] {
+            let text = std::fs::read_to_string(app.folder.join(file)).unwrap();
+            app.write(file, text.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}")));
+        }
+        app.ok(&["up", "-d"]);
+        let get = |path: &str| {
+            let url = format!("http://127.0.0.1:{port}{path}");
+            let out = std::process::Command::new("curl")
+                .args(["--silent", "--fail", &url])
+                .output();
+            let out = out.expect("install `curl`");
+            out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
+        };
+        assert!(get("/").unwrap().contains("Three services"));
+        let mut visits: u64 = 0;
+        let mut visit = |patient: bool| {
+            let counted = match patient {
+                // While a service behind it is away, nginx says so, and goes on.
+                true => wait_until(|| get("/visits")),
+                false => get("/visits").unwrap(),
+            };
+            let counted: u64 = counted.trim().parse().unwrap();
+            assert!(counted > visits, "{mode:?}: {counted} after {visits}");
+            visits = counted;
+        };
+        visit(false);
+        let uids = |app: &App| ["redis", "counter", "nginx"].map(|s| app.service(s)["uid"].as_u64().unwrap());
+        let before = uids(&app);
+        assert!(before[0] != before[1] && before[1] != before[2] && before[0] != before[2]);
+        for service in ["redis", "counter", "nginx"] {
+            let restarts = app.service(service)["restarts"].as_u64().unwrap();
+            let inside = app.init_of(service);
+            let children = std::fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
+            let program: u32 = children.split_whitespace().next().unwrap().parse().unwrap();
+            harness::signal(program, nix::sys::signal::Signal::SIGKILL);
+            wait_until(|| (app.service(service)["restarts"].as_u64().unwrap() > restarts).then_some(()));
+            // nginx' socket is held meanwhile: whoever connects waits, and is not refused.
+            visit(service != "nginx");
+            visit(true);
+        }
+        assert!(app.logs("nginx").contains("GET /visits"), "its log goes to /dev/stdout");
+        // With the supervisor all services end; the next `up` finds the data as it was.
+        let supervisor = app.supervisor() as u32;
+        harness::signal(supervisor, nix::sys::signal::Signal::SIGKILL);
+        wait_until(|| (app.run(&["ps"]).code == 1).then_some(()));
+        wait_until(|| (app.run(&["up", "-d"]).code == 0).then_some(()));
+        assert_eq!(uids(&app), before);
+        visit(false);
+        assert!(
+            !app.sh("nginx", "cat /data/redis/appendonlydir/* || ls /run/redis")
+                .err
+                .is_empty()
+        );
+        app.ok(&["down"]);
+    }
+}

@@ -41,6 +41,13 @@ fn service(app: &App, name: &str) -> serde_json::Value {
     all.iter().find(|s| s["service"] == name).unwrap().clone()
 }
 
+/// What `stats` says of a service.
+fn stats(app: &App, name: &str) -> serde_json::Value {
+    let all: serde_json::Value = serde_json::from_str(&app.ok(&["stats", "--json"]).out).unwrap();
+    let list = all.as_array().or_else(|| all["services"].as_array()).unwrap();
+    list.iter().find(|s| s["service"] == name).unwrap().clone()
+}
+
 fn gone(app: &str) {
     wait_until(|| cgroups(app).is_empty().then_some(()));
 }
@@ -68,13 +75,17 @@ limits = { memory = "48M" }
     assert!(!app.logs("eater").contains("ate it all"));
     let modest = service(&app, "modest");
     assert_eq!(modest["state"], "running");
-    let usage = &modest["usage"];
-    assert!(usage["memory"].as_u64().unwrap() > 0, "{usage}");
+    let usage = &stats(&app, "modest");
+    assert!(usage["memory_bytes"].as_u64().unwrap() > 0, "{usage}");
     assert!(usage["cpu_usec"].as_u64().unwrap() > 0, "{usage}");
     // PID 1 and the program.
     assert_eq!(usage["pids"], 2, "{usage}");
     assert_eq!(usage["oom_kills"], 0, "{usage}");
-    assert!(service(&app, "eater").get("usage").is_none(), "its cgroup went with it");
+    assert_eq!(
+        value("limit-memory", "eater", "cgroup.procs"),
+        None,
+        "its cgroup went with it"
+    );
     app.ok(&["down"]);
     assert_eq!(cgroups("limit-memory"), [] as [PathBuf; 0]);
 
@@ -169,7 +180,7 @@ limits = { cpus = 0.1 }
     let app = App::new(Mode::Root, manifest);
     app.ok(&["up", "-d"]);
     wait_until(|| {
-        let usage = service(&app, "busy")["usage"].clone();
+        let usage = stats(&app, "busy");
         (usage["throttled"].as_u64()? > 0).then_some(())
     });
     let quota = value("limit-cpus", "busy", "cpu.cfs_quota_us").or_else(|| value("limit-cpus", "busy", "cpu.max"));
@@ -352,7 +363,7 @@ fn nothing_is_left_of_a_supervisor_that_was_killed() {
     // The next `up` need not wait for that.
     for _ in 0..5 {
         app.ok(&["up", "-d"]);
-        assert_eq!(service(&app, "a")["usage"]["pids"], 2);
+        assert_eq!(stats(&app, "a")["pids"], 2);
         kill(app.supervisor());
     }
     app.ok(&["up", "-d"]);
@@ -560,7 +571,55 @@ fn killed_at_any_moment_nothing_is_left() {
         assert_eq!(cgroups("limit-anytime"), [] as [PathBuf; 0], "round {round}");
     }
     app.ok(&["up", "-d"]);
-    assert_eq!(service(&app, "a")["usage"]["pids"], 2);
+    assert_eq!(stats(&app, "a")["pids"], 2);
     app.ok(&["down"]);
     assert_eq!(cgroups("limit-anytime"), [] as [PathBuf; 0]);
+}
+
+/// An app that ran without limits has no place for cgroups until a change of the manifest needs one.
+#[test]
+fn limits_come_and_go_with_the_manifest() {
+    let manifest = |limits: &str| {
+        format!(
+            "[app]\nname = \"limit-later\"\n[services.a]\ncommand = \"sleep infinity\"\n{limits}\n\
+             [services.b]\ncommand = \"sleep infinity\"\n"
+        )
+    };
+    let app = App::new(Mode::Root, &manifest(""));
+    app.ok(&["up", "-d"]);
+    let (supervisor, b) = (app.supervisor(), app.init_of("b"));
+    assert_eq!(cgroups("limit-later"), [] as [PathBuf; 0]);
+    for (limits, pids) in [("limits = { pids = 30 }", "30"), ("limits = { pids = 40 }", "40")] {
+        app.write("pysecure.toml", manifest(limits));
+        app.ok(&["up", "-d"]);
+        assert_eq!(value("limit-later", "a", "pids.max").as_deref(), Some(pids));
+    }
+    app.write("pysecure.toml", manifest(""));
+    app.ok(&["up", "-d"]);
+    assert_eq!(value("limit-later", "a", "pids.max"), None);
+    assert_eq!((app.supervisor(), app.init_of("b")), (supervisor, b));
+    app.ok(&["down"]);
+    assert_eq!(cgroups("limit-later"), [] as [PathBuf; 0]);
+}
+
+/// Each start has a new cgroup, with counters that begin at nothing.
+#[test]
+fn a_service_that_runs_out_of_memory_again_and_again_is_restarted_as_its_rules_say() {
+    let manifest = r#"
+[app]
+name = "limit-again"
+[services.eater]
+command = ["python3", "-c", "x = b'x' * (300 << 20)"]
+limits = { memory = "48M" }
+restart = "on-failure"
+restart_delay = "10ms"
+restart_limit = 3
+"#;
+    let app = App::new(Mode::Root, manifest);
+    app.ok(&["up", "-d"]);
+    wait_until(|| (service(&app, "eater")["state"] == "failed").then_some(()));
+    let error = service(&app, "eater")["error"].as_str().unwrap().to_owned();
+    assert_eq!(error, "killed: out of memory (limit 48M); given up after 3 restarts");
+    app.ok(&["down"]);
+    assert_eq!(cgroups("limit-again"), [] as [PathBuf; 0]);
 }

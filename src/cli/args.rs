@@ -49,14 +49,32 @@ pub enum Command {
     Check(Check),
     /// Print or write the OCI bundle of each service
     Compile(Compile),
-    /// Start the app's services
+    /// Start the app's services, or make those that run what the manifest says now
     Up(Up),
     /// Stop the app's services
     Down(Down),
     /// List the app's services and how they are
     Ps(Ps),
+    /// Start services that rest, and those that they depend on
+    Start(Named),
+    /// Stop services; the app stays up
+    Stop(Stop),
+    /// Stop services and start them again
+    Restart(Stop),
+    /// Have services read their configuration again
+    Reload(Named),
+    /// Send a signal to services' programs
+    Kill(Kill),
     /// Show what services printed
     Logs(Logs),
+    /// Show what services use
+    Stats(Stats),
+    /// A page of all services on the terminal: how they are, what they use, what they print
+    Top,
+    /// Tell what happens to services, as it happens
+    Events(Events),
+    /// Print what services use as Prometheus reads it
+    Metrics(Metrics),
     /// Run a program beside a running service, as that service
     Exec(Exec),
     /// Run a program with a service's grants; the app need not be up
@@ -106,10 +124,75 @@ pub struct Up {
     /// Refuse to start where this host holds less than the manifest says
     #[arg(long)]
     pub strict: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Restart services when their code changes, and follow the manifest as it changes
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+/// Services by name.
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Only these services [default: all]
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// Seconds that they may take to end, in place of each one's `stop_timeout`
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    /// Only these services [default: all]
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// The signal, by name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub signal: String,
+    /// Only these services [default: all]
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Print once, on a terminal too
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Only these services [default: all]
+    pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Print an object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Metrics {
+    /// Print the path of the unix socket that answers HTTP requests for them
+    #[arg(long)]
+    pub socket: bool,
+}
+
+/// Seconds from the command line as a time; what makes no sense is none at all.
+pub fn seconds(number: f64) -> std::time::Duration {
+    std::time::Duration::try_from_secs_f64(number).unwrap_or_default()
 }
 
 #[derive(Debug, Args)]
 pub struct Down {
+    /// Seconds that services may take to end, in place of each one's `stop_timeout`
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
     /// Delete the app's data, logs and ledger as well
     #[arg(long)]
     pub purge: bool,

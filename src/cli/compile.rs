@@ -24,9 +24,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     let output = std::path::absolute(output)?;
     for service in chosen(&plan, &args.services)? {
         let folder = output.join(&service.name);
-        if !service.callees.is_empty() {
-            crate::supervise::caller_folder(&plan.dirs, &service.name)?;
-        }
+        crate::supervise::folders(&plan.dirs, service)?;
         compile(&plan, service, &folder)?
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;

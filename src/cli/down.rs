@@ -26,7 +26,7 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         ));
     }
     let dirs = loaded.dirs(cli)?;
-    match Client::connect(&dirs, app).and_then(|client| client.down()) {
+    match Client::connect(&dirs, app).and_then(|mut client| client.down(args.timeout.map(super::args::seconds))) {
         Ok(()) => println!("`{app}` is down"),
         // Or it was, and ended as it was asked.
         Err(ClientError::NotUp { .. }) => {

@@ -5,20 +5,27 @@
 
 mod access;
 mod args;
+mod change;
 mod check;
 mod compile;
 mod down;
 mod error;
+mod events;
 mod exec;
 mod generate;
 mod init;
 mod limits;
 mod load;
 mod logs;
+mod metrics;
+mod progress;
 mod ps;
 mod run;
+mod stats;
 mod terminal;
+mod top;
 mod up;
+mod watch;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -42,6 +49,15 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::run(&cli, args),
         Command::Down(args) => down::run(&cli, args),
         Command::Ps(args) => ps::run(&cli, args),
+        Command::Start(args) => change::start(&cli, args),
+        Command::Stop(args) => change::stop(&cli, args),
+        Command::Restart(args) => change::restart(&cli, args),
+        Command::Reload(args) => change::reload(&cli, args),
+        Command::Kill(args) => change::kill(&cli, args),
+        Command::Stats(args) => stats::run(&cli, args),
+        Command::Top => top::run(&cli),
+        Command::Events(args) => events::run(&cli, args),
+        Command::Metrics(args) => metrics::run(&cli, args),
         Command::Logs(args) => logs::run(&cli, args),
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),

@@ -14,11 +14,13 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
         println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
         return Ok(0);
     }
-    let mut table = terminal::table(["SERVICE", "STATE", "PID", "UID", "GID", "FOR"]);
+    let mut table = terminal::table(["SERVICE", "STATE", "HEALTH", "RESTARTS", "PID", "UID", "GID", "FOR"]);
     for service in &status.services {
         table.add_row([
             service.service.clone(),
             state(service),
+            service.health.clone().unwrap_or_else(|| "-".to_owned()),
+            service.restarts.to_string(),
             service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
             service.uid.to_string(),
             service.gid.to_string(),
@@ -29,16 +31,22 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
     Ok(0)
 }
 
-fn state(service: &ServiceStatus) -> String {
-    match (service.exit_code, &service.error) {
-        (Some(code), Some(note)) => format!("{} ({code}): {note}", service.state),
-        (Some(code), None) => format!("{} ({code})", service.state),
-        (None, Some(error)) => format!("{}: {error}", service.state),
-        (None, None) => service.state.clone(),
+/// Its state, with what there is to add to it: how it ended, why it failed, what it says of itself.
+pub(super) fn state(service: &ServiceStatus) -> String {
+    let word = match service.reloading {
+        true => "reloading",
+        false => service.state.as_str(),
+    };
+    match (service.exit_code, &service.error, &service.status) {
+        (Some(code), Some(note), _) => format!("{word} ({code}): {note}"),
+        (Some(code), None, _) => format!("{word} ({code})"),
+        (None, Some(error), _) => format!("{word}: {error}"),
+        (None, None, Some(says)) if service.pid.is_some() => format!("{word}: {says}"),
+        _ => word.to_owned(),
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),

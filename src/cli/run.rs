@@ -51,6 +51,11 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
+    // Nobody listens to what this one says of itself.
+    service.life = crate::model::Life::default();
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+        service.environment.remove(variable);
+    }
     let folder = Folder(
         plan.dirs
             .run
@@ -60,9 +65,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     if !service.callees.is_empty() || !bundle.layers.is_empty() {
         crate::plan::make_private(&plan.dirs.run)?;
     }
-    if !service.callees.is_empty() {
-        crate::supervise::caller_folder(&plan.dirs, &service.name)?;
-    }
+    crate::supervise::folders(&plan.dirs, &service)?;
     bundle
         .write_layers(&folder.0)
         .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;

@@ -1,15 +1,18 @@
-//! `up`: starts an app, in the foreground or not.
+//! `up`: starts an app, in the foreground or not; makes one that is up what the manifest says now.
 
 use super::args::{Cli, Up};
 use super::load::{Loaded, ready, with_privilege};
+use super::progress::Told;
 use super::{Done, Failure, limits, terminal};
 use crate::launch;
 use crate::manifest;
+use crate::manifest::types::ServiceType;
 use crate::plan::{Dirs, Ledger, Plan, Privilege};
 use crate::supervise::client::{Client, ClientError};
-use crate::supervise::protocol::Progress;
+use crate::supervise::protocol::{AppStatus, Apply, Progress, Request};
+use crate::supervise::reconcile::{Change, Prints, difference, storage_print};
 use crate::supervise::{App, Options, Outcome};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
@@ -18,6 +21,23 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
+    let loaded = read(cli)?;
+    let dirs = loaded.dirs(cli)?;
+    if args.watch && !args.dry_run {
+        return super::watch::run(cli, args, &loaded, &dirs);
+    }
+    if let Some(code) = on_running(&loaded, &dirs, args)? {
+        return Ok(code);
+    }
+    if args.dry_run {
+        return would_start(&loaded, &dirs);
+    }
+    let plan = planned(&loaded, &dirs, args.strict)?;
+    if args.detach { detach(plan) } else { attached(plan) }
+}
+
+/// The manifest, with its warnings said.
+pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
     let loaded = Loaded::read(cli)?.checked()?;
     if !loaded.found.is_empty() {
         eprint!(
@@ -25,33 +45,31 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
             manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
         );
     }
-    let dirs = loaded.dirs(cli)?;
-    if let Some(code) = already(&loaded, &dirs, args.detach)? {
-        return Ok(code);
-    }
-    let plan = ready(&loaded, &dirs)?;
+    Ok(loaded)
+}
+
+/// The plan, with all that it needs on disk, and its notes said.
+pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan, Failure> {
+    let plan = ready(loaded, dirs)?;
     for note in &plan.notes {
         eprintln!("note: {note}");
     }
-    if args.strict && plan.privilege == Privilege::OneId {
+    if strict && plan.privilege == Privilege::OneId {
         return Err(Failure::failed(
             "--strict: all services would share one UID; see `pysecure doctor`",
         ));
     }
-    limits::say(&plan.services, args.strict)?;
-    let fingerprint = fingerprint(&plan);
-    if args.detach {
-        return detach(plan, fingerprint);
-    }
-    let app = App::new(
-        plan,
-        Options {
-            attached: true,
-            progress: None,
-            fingerprint,
-        },
-    )?;
-    Ok(code_of(&app.run()?))
+    limits::say(&plan.services, strict)?;
+    Ok(plan)
+}
+
+/// Supervises in this process, until all is over.
+pub(super) fn attached(plan: Plan) -> Done {
+    let options = Options {
+        attached: true,
+        progress: None,
+    };
+    Ok(code_of(&App::new(plan, options)?.run()?))
 }
 
 fn code_of(outcome: &Outcome) -> u8 {
@@ -62,48 +80,130 @@ fn code_of(outcome: &Outcome) -> u8 {
     }
 }
 
-/// What a plan comes to, in one word: two of the same manifest, host and ledger agree.
-fn fingerprint(plan: &Plan) -> String {
-    let mut hasher = DefaultHasher::new();
-    format!("{:?}{:?}{:?}", plan.services, plan.storage, plan.templates).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
-}
-
-/// An app that is up stays as it is: the same manifest is nothing to do, another one is refused.
-fn already(loaded: &Loaded, dirs: &Dirs, detach: bool) -> Result<Option<u8>, Failure> {
-    let status = match Client::connect(dirs, &loaded.model.app).and_then(|client| client.status()) {
+/// Is it up? Then it becomes what the manifest says: `Some` is the exit code.
+fn on_running(loaded: &Loaded, dirs: &Dirs, args: &Up) -> Result<Option<u8>, Failure> {
+    let (client, status) = match connect(loaded, dirs) {
         Err(ClientError::NotUp { .. }) => return Ok(None),
         other => other?,
     };
-    let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
-    let same = loaded
-        .plan(dirs, &mut ledger)
-        .is_ok_and(|plan| fingerprint(&plan) == status.fingerprint);
-    let app = &loaded.model.app;
-    if !same {
-        return Err(Failure::failed(format!(
-            "`{app}` is up from another state of the manifest; `pysecure down`, then `up` again"
-        )));
+    let supervisor = status.supervisor_pid;
+    let code = reconcile(loaded, dirs, client, &status, args)?;
+    if !args.detach && !args.dry_run && code == 0 {
+        eprintln!("note: its supervisor is process {supervisor}; `pysecure logs -f` shows what its services print");
     }
-    if !detach {
-        return Err(Failure::failed(format!(
-            "`{app}` is up already; see it with `pysecure logs -f`, end it with `pysecure down`"
-        )));
-    }
-    println!(
-        "`{app}` is up already: {} services, supervisor {}",
-        status.services.len(),
-        status.supervisor_pid
-    );
-    Ok(Some(0))
+    Ok(Some(code))
 }
 
-/// Leaves a supervisor behind, and waits until it says that all services run, or which does not.
-fn detach(plan: Plan, fingerprint: String) -> Done {
+pub(super) fn connect(loaded: &Loaded, dirs: &Dirs) -> Result<(Client, AppStatus), ClientError> {
+    let mut client = Client::connect(dirs, &loaded.model.app)?;
+    let status = client.status()?;
+    Ok((client, status))
+}
+
+/// Finds what differs, shows it, and has the supervisor make it so.
+pub(super) fn reconcile(
+    loaded: &Loaded,
+    dirs: &Dirs,
+    mut client: Client,
+    status: &AppStatus,
+    args: &Up,
+) -> Result<u8, Failure> {
+    let app = &loaded.model.app;
+    let mut ledger = Ledger::read(dirs, app)?;
+    let before = ledger.clone();
+    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    let runs: Vec<(String, Prints)> = status.services.iter().map(|s| (s.service.clone(), s.prints)).collect();
+    let changes = difference(&runs, &prints(&plan));
+    let same = changes.is_empty() && storage_print(&plan) == status.storage && ledger == before;
+    let changed: BTreeSet<&str> = changes.iter().map(|(name, _)| name.as_str()).collect();
+    let oneshot = |name: &str| {
+        let of = plan.services.iter().find(|s| s.name == name);
+        of.is_some_and(|s| s.life.kind == ServiceType::Oneshot)
+    };
+    let resting: Vec<&str> = status
+        .services
+        .iter()
+        .filter(|s| matches!(s.state.as_str(), "exited" | "failed" | "stopped"))
+        .filter(|s| s.exit_code != Some(0) || !oneshot(&s.service))
+        .filter(|s| !changed.contains(s.service.as_str()))
+        .map(|s| s.service.as_str())
+        .collect();
+    if same && resting.is_empty() {
+        println!(
+            "`{app}` is up already: {} services, supervisor {}",
+            status.services.len(),
+            status.supervisor_pid
+        );
+        return Ok(0);
+    }
+    for (name, change) in &changes {
+        println!("{}", in_words(name, *change));
+    }
+    for name in &resting {
+        println!("  start    {name}");
+    }
+    if args.dry_run {
+        return Ok(0);
+    }
+    let plan = if same {
+        plan
+    } else {
+        planned(loaded, dirs, args.strict)?
+    };
+    let kept: BTreeSet<&str> = status.services.iter().map(|s| s.service.as_str()).collect();
+    let apply = Apply {
+        order: plan.services.iter().map(|s| s.name.clone()).collect(),
+        storage: storage_print(&plan),
+        services: plan
+            .services
+            .into_iter()
+            .filter(|s| changed.contains(s.name.as_str()) || !kept.contains(s.name.as_str()))
+            .collect(),
+        templates: plan.templates,
+    };
+    let count = apply.order.len();
+    let mut told = Told::new(apply.services.len());
+    client.change(&Request::Apply(Box::new(apply)), |progress| told.hear(&progress))?;
+    match told.end() {
+        0 => {
+            println!("`{app}` is up: {count} services");
+            Ok(0)
+        }
+        code => Ok(code),
+    }
+}
+
+fn prints(plan: &Plan) -> Vec<(String, Prints)> {
+    let of = |s: &crate::plan::Service| (s.name.clone(), Prints::of(s, plan.templates.get(&s.rootfs)));
+    plan.services.iter().map(of).collect()
+}
+
+fn in_words(name: &str, change: Change) -> String {
+    let word = match change {
+        Change::Add => "add     ",
+        Change::Remove => "remove  ",
+        Change::Restart => "restart ",
+        Change::Adjust => "adjust  ",
+    };
+    format!("  {word} {name}")
+}
+
+fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
+    let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
+    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    for service in &plan.services {
+        println!("{}", in_words(&service.name, Change::Add));
+    }
+    Ok(0)
+}
+
+/// Leaves a supervisor behind, and waits until it says that all services have begun, or which did not.
+pub(super) fn detach(plan: Plan) -> Done {
     let (progress, theirs): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let app = plan.app.clone();
     let log = plan.dirs.app.join("supervisor.log");
+    let count = plan.services.len();
     if launch::fork()?.is_none() {
         drop(progress);
         let outcome = terminal::become_daemon(&log).map_err(Failure::from).and_then(|()| {
@@ -112,7 +212,6 @@ fn detach(plan: Plan, fingerprint: String) -> Done {
                 Options {
                     attached: false,
                     progress: theirs.try_clone().ok(),
-                    fingerprint,
                 },
             );
             app.map_err(|e| {
@@ -131,33 +230,28 @@ fn detach(plan: Plan, fingerprint: String) -> Done {
         std::process::exit(code.into());
     }
     drop(theirs);
-    let mut started = 0;
-    let mut failed: Option<u8> = None;
+    let mut told = Told::new(count);
+    let mut done = false;
     for line in std::io::BufReader::new(std::fs::File::from(progress)).lines() {
         match serde_json::from_str(&line?) {
-            Ok(Progress::Started { .. }) => started += 1,
-            Ok(Progress::Failed { service, error, code }) => {
-                if service.is_empty() {
-                    eprintln!("error: {error}");
-                } else {
-                    eprintln!("error: service `{service}`: {error}");
-                }
-                failed.get_or_insert(code);
+            Ok(Progress::Done) => {
+                done = true;
+                break;
             }
-            Ok(Progress::Done) if failed.is_none() => {
-                println!("`{app}` is up: {started} services");
-                return Ok(0);
-            }
-            Ok(Progress::Done) => break,
+            Ok(progress) => told.hear(&progress),
             Err(_) => {}
         }
     }
-    match failed {
-        Some(code) => Ok(code),
-        None => Err(Failure::failed(format!(
+    match told.end() {
+        0 if done => {
+            println!("`{app}` is up: {count} services");
+            Ok(0)
+        }
+        0 => Err(Failure::failed(format!(
             "the supervisor of `{app}` ended before all services ran; see {}",
             log.display()
         ))),
+        code => Ok(code),
     }
 }
 

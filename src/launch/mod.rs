@@ -102,6 +102,11 @@ impl Launcher {
         self.cgroups = Some(cgroups);
     }
 
+    /// The cgroups that services with limits get theirs below.
+    pub fn cgroups(&self) -> Option<&cgroup::Cgroups> {
+        self.cgroups.as_ref()
+    }
+
     /// Removes the cgroups. All services must have ended.
     pub fn release_limits(&mut self) {
         self.cgroups = None;

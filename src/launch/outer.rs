@@ -42,6 +42,11 @@ pub fn privilege() -> Option<Privilege> {
     }
 }
 
+/// Is this process inside the outer namespace?
+pub fn inside() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
 /// What [`enter`] would come to, found without entering.
 pub fn expected() -> Privilege {
     privilege().unwrap_or_else(|| {

@@ -12,7 +12,7 @@ mod scalar;
 mod schema;
 mod shape;
 mod source;
-mod supervision;
+pub mod supervision;
 mod tree;
 pub mod types;
 

@@ -174,8 +174,13 @@ impl Codec for SignalName {
     }
 }
 
-/// signal(7). `TERM`, `SIGTERM`.
+/// signal(7). `TERM`, `SIGTERM`, `15`.
 pub fn signal_number(name: &str) -> Option<u8> {
+    if let Ok(number) = name.parse::<u8>() {
+        return nix::sys::signal::Signal::try_from(i32::from(number))
+            .is_ok()
+            .then_some(number);
+    }
     let full = if name.starts_with("SIG") {
         name.to_owned()
     } else {

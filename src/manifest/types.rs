@@ -199,7 +199,7 @@ table! {
         pub http: Option<At<String>> = optional { "http": Text };
         /// A command that must end with 0.
         pub command: Option<At<Vec<String>>> = optional { "command": Words };
-        /// Time between two questions; `1s` for `ready` and `30s` for `health` if left out.
+        /// Time between two questions; `1s` for `ready`, which asks quicker at first, and `30s` for `health` if left out.
         pub interval: Option<At<Duration>> = optional { "interval": Time };
         /// How long an answer may take; `5s` if left out.
         pub timeout: Option<At<Duration>> = optional { "timeout": Time };

@@ -268,7 +268,7 @@ fn probe(
             }
         }
     } else if let Some(at) = &of.unix {
-        match super::path::normal(&at.value) {
+        match super::path::absolute(&at.value) {
             Ok(path) => Question::Unix(path),
             Err(why) => {
                 found.push(Diagnostic::error(

@@ -1,8 +1,21 @@
 //! Paths as services see them: their one normal form, and the order in which they nest.
 //! Text only; no file system is asked.
 
-/// Checks and normalises a path of a manifest. The error completes the sentence "path … ".
+/// Checks and normalises the path of a resource. The error completes the sentence "path … ".
 pub fn normal(text: &str) -> Result<String, String> {
+    let out = absolute(text)?;
+    for reserved in ["/proc", "/dev", "/sys", "/tmp", "/var/tmp", "/run/pysecure"] {
+        if out == reserved || is_below(&out, reserved) {
+            return Err(format!(
+                "meets {reserved}, which PySecure makes anew for each service; choose another path"
+            ));
+        }
+    }
+    Ok(out)
+}
+
+/// Checks and normalises a path that may lie anywhere.
+pub fn absolute(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err(format!(
             "is relative; write it as services see it, such as \"/{}\"",
@@ -30,13 +43,6 @@ pub fn normal(text: &str) -> Result<String, String> {
     }
     if out.is_empty() {
         return Err("is the root itself; name a file or directory below it".into());
-    }
-    for reserved in ["/proc", "/dev", "/sys", "/tmp", "/var/tmp", "/run/pysecure"] {
-        if out == reserved || is_below(&out, reserved) {
-            return Err(format!(
-                "meets {reserved}, which PySecure makes anew for each service; choose another path"
-            ));
-        }
     }
     Ok(out)
 }

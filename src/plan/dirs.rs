@@ -77,6 +77,11 @@ impl Dirs {
         self.run.join("control.sock")
     }
 
+    /// Where Prometheus and the like ask.
+    pub fn metrics(&self) -> PathBuf {
+        self.run.join("metrics.sock")
+    }
+
     /// The OCI bundle of a service.
     pub fn bundle(&self, service: &str) -> PathBuf {
         self.run.join("services").join(service)

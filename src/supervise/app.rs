@@ -1,27 +1,26 @@
-//! The event loop of one app.
+//! The event loop of one app: what there is to wait for, and who is told of what. What follows from an event stands in
+//! [`super::lifecycle`], what clients may ask for in [`super::requests`].
 
 use super::console::Console;
-use super::control::{Connection, Heard};
-use super::protocol::{AppStatus, Progress, Reply, Request};
-use super::service::{Service, State, exit_code};
+use super::control::Connection;
+use super::events::{Event, Kind};
+use super::protocol::{Progress, Reply};
+use super::service::{Ending, Service, State};
 use super::sockets::{self, Sockets};
-use super::{capabilities, limits, logs};
-use crate::compile;
-use crate::launch::{LaunchError, Launcher, Report, Request as Start, join};
-use crate::plan::{Dirs, Plan, PlanError, make_private};
+use super::timers::Timers;
+use super::{capabilities, events, logs, systemd};
+use crate::launch::{LaunchError, Launcher, Report};
+use crate::plan::{self, Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-/// How long a service may take to end after SIGTERM before it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Descriptors beyond those of the services.
 const SPARE_DESCRIPTORS: u64 = 96;
@@ -31,7 +30,6 @@ pub struct Options {
     pub attached: bool,
     /// Where to say how the start goes.
     pub progress: Option<OwnedFd>,
-    pub fingerprint: String,
 }
 
 /// How an app ended.
@@ -64,7 +62,7 @@ pub enum SuperviseError {
     },
 }
 
-fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) -> SuperviseError {
+pub(super) fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) -> SuperviseError {
     move |cause| SuperviseError::System {
         operation,
         cause: cause.into(),
@@ -72,23 +70,30 @@ fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) ->
 }
 
 /// What an epoll event is about: its kind, and which one.
-#[derive(Clone, Copy, Debug)]
-enum Source {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
     Signals,
     Control,
+    Metrics,
     Connection(u32),
     Reports(u32),
     Output(u32, usize),
+    Notify(u32),
+    /// A socket of a service that is started on demand.
+    Demand(u32),
 }
 
 impl Source {
-    fn pack(self) -> u64 {
+    pub(super) fn pack(self) -> u64 {
         let (kind, number, which) = match self {
             Source::Signals => (0u64, 0, 0),
             Source::Control => (1, 0, 0),
-            Source::Connection(n) => (2, n, 0),
-            Source::Reports(n) => (3, n, 0),
-            Source::Output(n, which) => (4, n, which as u64),
+            Source::Metrics => (2, 0, 0),
+            Source::Connection(n) => (3, n, 0),
+            Source::Reports(n) => (4, n, 0),
+            Source::Output(n, which) => (5, n, which as u64),
+            Source::Notify(n) => (6, n, 0),
+            Source::Demand(n) => (7, n, 0),
         };
         kind << 40 | which << 32 | u64::from(number)
     }
@@ -98,47 +103,106 @@ impl Source {
         match data >> 40 {
             0 => Source::Signals,
             1 => Source::Control,
-            2 => Source::Connection(number),
-            3 => Source::Reports(number),
-            _ => Source::Output(number, (data >> 32 & 1) as usize),
+            2 => Source::Metrics,
+            3 => Source::Connection(number),
+            4 => Source::Reports(number),
+            5 => Source::Output(number, (data >> 32 & 1) as usize),
+            6 => Source::Notify(number),
+            _ => Source::Demand(number),
         }
     }
 }
 
+/// Whose a child process is.
+#[derive(Clone, Copy)]
+pub(super) enum Child {
+    /// PID 1 of a service's namespace.
+    Service(u32),
+    /// The helper of a probe.
+    Probe(u32),
+}
+
+/// Who hears how a request goes on.
+pub(super) enum Sink {
+    Nobody,
+    Pipe(OwnedFd),
+    Connection(u32),
+}
+
+/// Services that somebody waits for.
+pub(super) struct Watch {
+    sink: Sink,
+    starts: BTreeSet<u32>,
+    ends: BTreeSet<u32>,
+}
+
+impl Watch {
+    pub(super) fn new(sink: Sink) -> Watch {
+        Watch {
+            sink,
+            starts: BTreeSet::new(),
+            ends: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn await_start(&mut self, service: u32) {
+        self.starts.insert(service);
+    }
+
+    pub(super) fn await_end(&mut self, service: u32) {
+        self.ends.insert(service);
+    }
+}
+
+/// The watch of the `up` that started this supervisor.
+const FIRST_WATCH: u32 = 0;
+
 /// An app that is about to run, or runs.
 pub struct App {
-    plan: Plan,
-    options: Options,
-    launcher: Launcher,
-    epoll: Epoll,
+    /// Of its services nothing: they stand below, each with its plan.
+    pub(super) plan: Plan,
+    pub(super) attached: bool,
+    pub(super) launcher: Launcher,
+    pub(super) epoll: Epoll,
     signals: SignalFd,
     control: OwnedFd,
-    connections: BTreeMap<u32, Connection>,
+    metrics: OwnedFd,
+    pub(super) connections: BTreeMap<u32, Connection>,
     next_connection: u32,
-    services: Vec<Service>,
-    by_pid: BTreeMap<i32, usize>,
-    sockets: Vec<Sockets>,
-    console: Option<Console>,
-    null: File,
+    pub(super) services: BTreeMap<u32, Service>,
+    pub(super) next_service: u32,
+    /// Services in the manifest's order.
+    pub(super) order: Vec<u32>,
+    pub(super) by_name: BTreeMap<String, u32>,
+    /// Services that depend on one.
+    pub(super) dependents: BTreeMap<u32, Vec<u32>>,
+    pub(super) by_pid: BTreeMap<i32, Child>,
+    /// Services whose turn has come.
+    pub(super) queue: VecDeque<u32>,
+    pub(super) timers: Timers,
+    watches: BTreeMap<u32, Watch>,
+    next_watch: u32,
+    pub(super) sockets: Sockets,
+    pub(super) console: Option<Console>,
+    pub(super) null: File,
     /// Held for as long as this process lives: a second `up` of the app finds it.
     _lock: File,
-    stopping: Option<Instant>,
-    killed: bool,
-    failure: Option<u8>,
-    unwell: bool,
+    manager: systemd::Manager,
+    /// Services that are to be told to end, once none that depends on them runs.
+    pub(super) doomed: BTreeSet<u32>,
+    pub(super) stopping: Option<Instant>,
+    pub(super) failure: Option<u8>,
+    pub(super) unwell: bool,
+    pub(super) denied_in_all: u64,
+    /// What the app's resources were planned to be, in short.
+    pub(super) storage: u64,
     buffer: Vec<u8>,
 }
 
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        let each = 3 + plan
-            .services
-            .iter()
-            .map(|s| s.listen.len() + s.callers.len())
-            .max()
-            .unwrap_or(0) as u64;
-        raise_descriptors(plan.services.len(), each)?;
+        raise_descriptors(&plan.services)?;
         let launcher = Launcher::new()?;
         let lock = take_lock(&plan)?;
         // A second descriptor of it, so that nobody comes in between before all is cleared away.
@@ -150,18 +214,26 @@ impl App {
     }
 
     /// What [`App::new`] does under the lock.
-    fn make(plan: Plan, options: Options, mut launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+    fn make(mut plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
         crate::launch::cgroup::clear(&plan.dirs.run);
-        for stale in ["services", "rpc"] {
+        for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
         make_private(&plan.dirs.logs())?;
-        limits::hold(&plan, &mut launcher)?;
-        let sockets = sockets::bind(&plan)?;
-        let control = sockets::bind_unix(&plan.dirs.socket(), rustix::net::SocketType::STREAM)
-            .map_err(system("make the control socket"))?;
-        rustix::net::listen(&control, 64).map_err(system("listen on the control socket"))?;
-        rustix::io::ioctl_fionbio(&control, true).map_err(system("prepare the control socket"))?;
+        let manager = systemd::Manager::find();
+        let mut sockets = Sockets::new(systemd::inherited());
+        sockets.hold(&plan.dirs, plan.services.iter())?;
+        for address in sockets.unclaimed() {
+            eprintln!("note: this process was handed a socket for {address}, on which no service listens");
+        }
+        let [control, metrics] = [plan.dirs.socket(), plan.dirs.metrics()].map(|path| {
+            let socket = sockets::bind_unix(&path, rustix::net::SocketType::STREAM)
+                .map_err(system("make the control socket"))?;
+            rustix::net::listen(&socket, 64).map_err(system("listen on the control socket"))?;
+            rustix::io::ioctl_fionbio(&socket, true).map_err(system("prepare the control socket"))?;
+            Ok::<_, SuperviseError>(socket)
+        });
+        let (control, metrics) = (control?, metrics?);
         let mut mask = SigSet::empty();
         for signal in [
             Signal::SIGINT,
@@ -184,6 +256,7 @@ impl App {
         };
         watch(signals.as_fd(), Source::Signals)?;
         watch(control.as_fd(), Source::Control)?;
+        watch(metrics.as_fd(), Source::Metrics)?;
         capabilities::reduce().map_err(|e| SuperviseError::System {
             operation: "drop capabilities",
             cause: std::io::Error::other(e),
@@ -191,48 +264,74 @@ impl App {
         let console = options
             .attached
             .then(|| Console::new(plan.services.iter().map(|s| s.name.as_str())));
-        let services = plan.services.iter().map(|_| Service::new()).collect();
-        Ok(App {
+        let storage = super::reconcile::storage_print(&plan);
+        let planned = std::mem::take(&mut plan.services);
+        let first = match options.progress {
+            Some(pipe) => Sink::Pipe(pipe),
+            None => Sink::Nobody,
+        };
+        let mut app = App {
             null: File::options()
                 .read(true)
                 .write(true)
                 .open("/dev/null")
                 .map_err(system("open /dev/null"))?,
             plan,
-            options,
+            attached: options.attached,
             launcher,
             epoll,
             signals,
             control,
+            metrics,
             connections: BTreeMap::new(),
             next_connection: 0,
-            services,
+            services: BTreeMap::new(),
+            next_service: 0,
+            order: Vec::new(),
+            by_name: BTreeMap::new(),
+            dependents: BTreeMap::new(),
             by_pid: BTreeMap::new(),
+            queue: VecDeque::new(),
+            timers: Timers::default(),
+            watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
+            next_watch: FIRST_WATCH + 1,
             sockets,
             console,
             _lock: lock,
+            manager,
+            doomed: BTreeSet::new(),
             stopping: None,
-            killed: false,
             failure: None,
             unwell: false,
+            denied_in_all: 0,
+            storage,
             buffer: vec![0; 64 << 10],
-        })
+        };
+        for service in planned {
+            let id = app.add(service);
+            app.order.push(id);
+        }
+        app.index();
+        Ok(app)
     }
 
     /// Starts all services and stays until the app is stopped.
     pub fn run(mut self) -> Result<Outcome, SuperviseError> {
-        for index in 0..self.services.len() {
-            if self.stopping.is_some() {
-                break;
-            }
-            if let Err(error) = self.start(index) {
-                self.start_failed(index, &error);
-            }
-            // Reports of the services before, so that a thousand starts do not pile up.
-            self.turn(Some(Duration::ZERO))?;
+        let all = self.order.clone();
+        if let Some(watch) = self.watches.get_mut(&FIRST_WATCH) {
+            watch.starts.extend(&all);
+        }
+        for id in &all {
+            self.want(*id);
         }
         while !self.finished() {
-            let timeout = self.next_deadline();
+            self.stop_next();
+            // One start a turn, so that reports of a thousand do not pile up.
+            let timeout = if self.start_next() {
+                Some(Duration::ZERO)
+            } else {
+                self.next_deadline()
+            };
             self.turn(timeout)?;
         }
         self.clean_up();
@@ -244,100 +343,36 @@ impl App {
     }
 
     fn finished(&self) -> bool {
-        // A stop in the middle of the start leaves services that never began; they are over too.
-        let all_over = self
-            .services
-            .iter()
-            .all(|s| !s.state.live() && s.running.is_none() && s.pipes.iter().all(Option::is_none));
-        all_over && (self.stopping.is_some() || self.options.attached)
-    }
-
-    fn next_deadline(&self) -> Option<Duration> {
+        if !self.queue.is_empty() && self.stopping.is_none() {
+            return false;
+        }
+        let mut services = self.services.values();
         match self.stopping {
-            Some(_) if self.killed => None,
-            Some(since) => Some((since + STOP_TIMEOUT).saturating_duration_since(Instant::now())),
-            None => None,
+            Some(_) => services.all(|s| !s.state.live() && s.running.is_none()),
+            None => self.attached && services.all(|s| s.state.over() && s.running.is_none()),
         }
     }
 
-    fn start(&mut self, index: usize) -> Result<(), SuperviseError> {
-        let planned = &self.plan.services[index];
-        let folder = self.plan.dirs.bundle(&planned.name);
-        let bundle = compile::compile(&self.plan, planned, &folder)
-            .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
-        bundle
-            .write_layers(&folder)
-            .map_err(|e| LaunchError::system_text("write layers of the root to", folder.display(), e))?;
-        let (out_read, out_write) = pipe()?;
-        let (err_read, err_write) = pipe()?;
-        let request = Start {
-            spec: &bundle.spec,
-            root: &bundle.root,
-            stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
-            sockets: &self.sockets[index].handed(),
-            terminal: false,
-        };
-        tracing::debug!(
-            service = planned.name,
-            sockets = self.sockets[index].count(),
-            "starting"
-        );
-        let running = self.launcher.start(&request)?;
-        rustix::io::ioctl_fionbio(&running.reports, true).map_err(system("prepare a report socket"))?;
-        let number = index as u32;
-        self.watch(running.reports.as_fd(), Source::Reports(number))?;
-        self.watch(out_read.as_fd(), Source::Output(number, 0))?;
-        self.watch(err_read.as_fd(), Source::Output(number, 1))?;
-        self.by_pid.insert(running.pid.as_raw_nonzero().get(), index);
-        let service = &mut self.services[index];
-        service.pipes = [Some(out_read), Some(err_read)];
-        service.running = Some(running);
-        service.enter(State::Starting);
-        Ok(())
+    fn next_deadline(&self) -> Option<Duration> {
+        let next = [self.timers.next(), self.manager.next()].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, source: Source) -> Result<(), SuperviseError> {
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, source: Source) -> Result<(), SuperviseError> {
         self.epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
             .map_err(system("watch a descriptor"))
     }
 
-    fn start_failed(&mut self, index: usize, error: &SuperviseError) {
-        let code = match error {
-            SuperviseError::Launch(error) => error.exit_code(),
-            _ => 1,
-        };
-        self.fail(index, &error.to_string(), code);
-    }
-
-    /// A service that cannot start takes the `up` with it, so that nothing half-started is left.
-    fn fail(&mut self, index: usize, error: &str, code: u8) {
-        let name = self.plan.services[index].name.clone();
-        tracing::debug!(service = name, error, "failed");
-        self.services[index].enter(State::Failed {
-            error: error.to_owned(),
-        });
-        self.tell(&Progress::Failed {
-            service: name.clone(),
-            error: error.to_owned(),
-            code,
-        });
-        if self.console.is_some() {
-            eprintln!("error: service `{name}`: {error}");
-        }
-        if self.failure.is_none() {
-            self.failure = Some(code);
-        }
-        self.stop();
-    }
-
-    fn tell(&mut self, progress: &Progress) {
-        let Some(pipe) = &self.options.progress else { return };
-        let mut line = serde_json::to_vec(progress).unwrap_or_default();
-        line.push(b'\n');
-        if rustix::io::write(pipe, &line).is_err() || matches!(progress, Progress::Done) {
-            // Whoever started us is gone, or knows all it wants to.
-            self.options.progress = None;
+    /// Who depends on whom, by number.
+    pub(super) fn index(&mut self) {
+        self.dependents.clear();
+        for (id, service) in &self.services {
+            for (on, _) in &service.plan.life.depends_on {
+                if let Some(on) = self.by_name.get(on) {
+                    self.dependents.entry(*on).or_default().push(*id);
+                }
+            }
         }
     }
 
@@ -347,7 +382,7 @@ impl App {
         let wait = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up: waking before a deadline would only mean waiting again.
-            Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(60_000) as u32)
+            Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(1 << 30) as u32)
                 .unwrap_or(EpollTimeout::ZERO),
         };
         let count = match self.epoll.wait(&mut events, wait) {
@@ -358,15 +393,20 @@ impl App {
         for event in &events[..count] {
             match Source::unpack(event.data()) {
                 Source::Signals => self.signalled(),
-                Source::Control => self.accept(),
+                Source::Control => self.accept(false),
+                Source::Metrics => self.accept(true),
                 Source::Connection(number) => self.converse(number),
-                Source::Reports(number) => self.reported(number as usize),
-                Source::Output(number, which) => self.output(number as usize, which),
+                Source::Reports(id) => self.reported(id),
+                Source::Output(id, which) => self.output(id, which),
+                Source::Notify(id) => self.notified(id),
+                Source::Demand(id) => self.demanded(id),
             }
         }
-        if self.stopping.is_some_and(|since| since.elapsed() >= STOP_TIMEOUT) && !self.killed {
-            self.kill();
+        let now = Instant::now();
+        while let Some((id, timer)) = self.timers.pop(now) {
+            self.fired(id, timer);
         }
+        self.manager.tick(now);
         Ok(())
     }
 
@@ -376,13 +416,13 @@ impl App {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP)) => {
                     // timeout(1) and systemd send several signals for one wish; who presses Ctrl-C again means it.
-                    if self.stopping.is_some() && self.options.attached && signal == Signal::SIGINT {
+                    if self.stopping.is_some() && self.attached && signal == Signal::SIGINT {
                         self.kill();
                     } else {
-                        if self.console.is_some() {
+                        if self.console.is_some() && self.stopping.is_none() {
                             eprintln!("\nstopping; once more to kill");
                         }
-                        self.stop();
+                        self.stop(None);
                     }
                 }
                 _ => {}
@@ -390,66 +430,39 @@ impl App {
         }
     }
 
-    /// Asks every service to end, the last declared first.
-    fn stop(&mut self) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.stopping = Some(Instant::now());
-        for service in self.services.iter().rev() {
-            if let Some(running) = &service.running {
-                let _ = running.signal(rustix::process::Signal::TERM);
-                // A stopped process would not see it before it is killed.
-                let _ = running.signal(rustix::process::Signal::CONT);
-            }
-        }
-    }
-
-    fn kill(&mut self) {
-        self.killed = true;
-        for service in &self.services {
-            if let Some(running) = &service.running {
-                let _ = running.signal(rustix::process::Signal::KILL);
-            }
-        }
-    }
-
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let Some(index) = self.by_pid.remove(&pid.as_raw_nonzero().get()) else {
-                continue;
-            };
-            // What PID 1 said last is still in the socket.
-            self.reported(index);
-            if self.services[index].state.live() {
-                self.ended(index, status.as_raw());
-            }
-            if let Some(running) = self.services[index].running.take() {
-                let _ = self.epoll.delete(&running.reports);
+            match self.by_pid.remove(&pid.as_raw_nonzero().get()) {
+                Some(Child::Service(id)) => {
+                    // What PID 1 said last is still in the socket, and what its service printed in the pipes.
+                    self.reported(id);
+                    self.drain(id);
+                    self.over(id, status.as_raw());
+                }
+                Some(Child::Probe(id)) => self.answered(id, pid.as_raw_nonzero().get(), status.exit_status()),
+                None => {}
             }
         }
     }
 
-    fn reported(&mut self, index: usize) {
-        while let Some(report) = self.services[index].running.as_ref().map(|r| r.report()) {
+    fn reported(&mut self, id: u32) {
+        while let Some(report) = self
+            .services
+            .get(&id)
+            .and_then(|s| s.running.as_ref())
+            .map(|r| r.report())
+        {
+            let Some(service) = self.services.get_mut(&id) else {
+                return;
+            };
             match report {
-                Ok(Report::Started) => {
-                    self.services[index].enter(State::Running);
-                    let service = self.plan.services[index].name.clone();
-                    tracing::debug!(service, "running");
-                    self.tell(&Progress::Started { service });
-                    let begun = |s: &Service| !matches!(s.state, State::Waiting | State::Starting);
-                    // After a failure there is something to come: that all is cleared away.
-                    if self.failure.is_none() && self.services.iter().all(begun) {
-                        self.tell(&Progress::Done);
-                    }
-                }
-                Ok(Report::Exited(status)) => self.ended(index, status),
-                Ok(Report::Failed(error)) => self.fail(index, &error.to_string(), error.exit_code()),
+                Ok(Report::Started) => self.began(id),
+                Ok(Report::Exited(status)) => service.ending = Some(Ending::Exited(status)),
+                Ok(Report::Failed(error)) => service.ending = Some(Ending::Failed(error)),
                 Ok(Report::Terminal(_)) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
-                    if let Some(running) = &self.services[index].running {
+                    if let Some(running) = &service.running {
                         let _ = self.epoll.delete(&running.reports);
                     }
                     return;
@@ -460,49 +473,43 @@ impl App {
         }
     }
 
-    fn ended(&mut self, index: usize, status: i32) {
-        let code = exit_code(status);
-        let name = self.plan.services[index].name.clone();
-        if self.services[index].state == State::Starting {
-            // PID 1 itself was killed before it could say anything.
-            self.fail(index, &LaunchError::Vanished.to_string(), 125);
-            return;
-        }
-        let service = &mut self.services[index];
-        service.enter(State::Exited { code });
-        let group = service.running.as_ref().and_then(|r| r.cgroup());
-        service.note = limits::explain(status, group, &self.plan.services[index].limits).filter(|_| !self.killed);
-        self.unwell |= code != 0;
-        if self.console.is_some() {
-            match &service.note {
-                Some(note) => eprintln!("{name} ended with code {code}: {note}"),
-                None => eprintln!("{name} ended with code {code}"),
+    /// All that is left in the pipes of a service whose processes have ended.
+    fn drain(&mut self, id: u32) {
+        for which in 0..2 {
+            while self.services.get(&id).is_some_and(|s| s.pipes[which].is_some()) {
+                self.output(id, which);
             }
         }
     }
 
-    fn output(&mut self, index: usize, which: usize) {
-        let Some(pipe) = &self.services[index].pipes[which] else {
+    fn output(&mut self, id: u32, which: usize) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let Some(pipe) = &service.pipes[which] else {
             return;
         };
         let read = match rustix::io::read(pipe, &mut self.buffer) {
             Ok(read) => read,
-            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(Errno::INTR) => return,
+            // Whoever still holds the other end is none of the service's: all of those have ended.
+            Err(Errno::AGAIN) if service.running.as_ref().is_some_and(|_| service.ending.is_none()) => return,
             Err(_) => 0,
         };
-        let name = &self.plan.services[index].name;
+        let name = &service.plan.name;
         let time = logs::now();
         let mut records = Vec::with_capacity(read + 64);
         let console = self.console.as_ref();
+        let number = id as usize;
         let print = |line: &[u8]| {
             if let Some(console) = console {
-                console.line(index, name, line);
+                console.line(number, name, line);
             }
         };
-        let stream = &mut self.services[index].streams[which];
+        let stream = &mut service.streams[which];
         if read == 0 {
             stream.end(&time, &mut records, print);
-            self.services[index].pipes[which] = None;
+            service.pipes[which] = None;
         } else {
             stream.take(&self.buffer[..read], &time, &mut records, print);
         }
@@ -513,12 +520,16 @@ impl App {
         }
     }
 
-    fn accept(&mut self) {
+    fn accept(&mut self, metrics: bool) {
         use rustix::net::{SocketFlags, accept_with};
-        while let Ok(socket) = accept_with(&self.control, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            let connection = Connection::new(socket);
+        let from = if metrics { &self.metrics } else { &self.control };
+        let mut denied = 0;
+        while let Ok(socket) = accept_with(from, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let mut connection = Connection::new(socket);
+            connection.scrapes = metrics;
             if !connection.is_owner() {
                 tracing::warn!("another user connected to the control socket and was turned away");
+                denied += 1;
                 continue;
             }
             let number = self.next_connection;
@@ -530,151 +541,164 @@ impl App {
                 self.connections.insert(number, connection);
             }
         }
+        for _ in 0..denied {
+            self.denied_in_all += 1;
+            self.denied("another user connected to the control socket");
+        }
     }
 
-    fn converse(&mut self, number: u32) {
-        let Some(mut connection) = self.connections.remove(&number) else {
+    /// Sends a line to a client, as far as it takes it; the rest follows when it reads on.
+    pub(super) fn push(&mut self, number: u32, line: &[u8]) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.put(line);
+        }
+        self.flush(number);
+    }
+
+    /// Lets go of a client that is gone.
+    pub(super) fn flush(&mut self, number: u32) {
+        let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
-        let keep = match connection.hear() {
-            Heard::Nothing => true,
-            Heard::Gone => false,
-            Heard::Rubbish(why) => {
-                connection.reply(&Reply {
-                    error: Some(why),
-                    app: None,
-                });
-                let _ = connection.flush();
-                false
-            }
-            Heard::Request(Request::Ps) => {
-                connection.reply(&Reply {
-                    error: None,
-                    app: Some(self.status()),
-                });
-                true
-            }
-            Heard::Request(Request::Down) => {
-                self.stop();
-                connection.waits_for_down = true;
-                true
-            }
-            Heard::Request(Request::Exec {
-                service,
-                args,
-                environment,
-                directory,
-                terminal,
-            }) => {
-                self.exec(&mut connection, &service, args, environment, directory, terminal);
-                // The session's helper holds a copy of the socket.
-                false
-            }
+        let Ok(pending) = connection.flush() else {
+            self.connections.remove(&number);
+            return;
         };
-        let pending = connection.flush();
-        if keep && let Ok(pending) = pending {
-            let interest = if pending {
-                EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-            } else {
-                EpollFlags::EPOLLIN
-            };
-            let _ = self.epoll.modify(
-                &connection.socket,
-                &mut EpollEvent::new(interest, Source::Connection(number).pack()),
-            );
-            self.connections.insert(number, connection);
+        if !pending && connection.closes {
+            self.connections.remove(&number);
+            return;
+        }
+        let interest = if pending {
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
+        } else {
+            EpollFlags::EPOLLIN
+        };
+        let mut event = EpollEvent::new(interest, Source::Connection(number).pack());
+        let _ = self.epoll.modify(&connection.socket, &mut event);
+    }
+
+    /// Does the app's own start still wait for this service?
+    pub(super) fn begins_with(&self, id: u32) -> bool {
+        self.watches
+            .get(&FIRST_WATCH)
+            .is_some_and(|watch| watch.starts.contains(&id))
+    }
+
+    /// Takes up a watch; [`App::check_watch`] says what is so already.
+    pub(super) fn watch_for(&mut self, watch: Watch) -> u32 {
+        let number = self.next_watch;
+        self.next_watch += 1;
+        self.watches.insert(number, watch);
+        number
+    }
+
+    /// Tells whoever waits for a service to begin.
+    pub(super) fn settle_start(&mut self, id: u32, how: Result<(), (&str, u8)>) {
+        let Some(service) = self.services.get(&id) else { return };
+        let progress = match how {
+            Ok(()) => Progress::Settled {
+                service: service.plan.name.clone(),
+                state: service.state.word().to_owned(),
+            },
+            Err((error, code)) => Progress::Failed {
+                service: service.plan.name.clone(),
+                error: error.to_owned(),
+                code,
+            },
+        };
+        self.settle(&progress, |watch| watch.starts.remove(&id));
+    }
+
+    pub(super) fn settle_end(&mut self, id: u32) {
+        let Some(service) = self.services.get(&id) else { return };
+        let progress = Progress::Settled {
+            service: service.plan.name.clone(),
+            state: service.state.word().to_owned(),
+        };
+        self.settle(&progress, |watch| watch.ends.remove(&id));
+    }
+
+    fn settle(&mut self, progress: &Progress, mut takes: impl FnMut(&mut Watch) -> bool) {
+        let concerned: Vec<u32> = self
+            .watches
+            .iter_mut()
+            .filter_map(|(number, watch)| takes(watch).then_some(*number))
+            .collect();
+        for number in concerned {
+            self.tell(number, progress);
+            self.check_watch(number);
         }
     }
 
-    fn status(&self) -> AppStatus {
-        AppStatus {
-            app: self.plan.app.clone(),
-            supervisor_pid: std::process::id(),
-            fingerprint: self.options.fingerprint.clone(),
-            services: self
-                .services
+    /// Tells an event to all who asked to hear of them; one who does not read hears in the end that some are lost.
+    pub(super) fn emit(&mut self, event: &Event) {
+        let mut line = Vec::new();
+        for connection in self.connections.values_mut().filter(|c| c.events) {
+            if line.is_empty() {
+                line = event.line();
+            }
+            if connection.unsent() + line.len() > events::MOST_UNREAD {
+                connection.lost = true;
+                continue;
+            }
+            if std::mem::take(&mut connection.lost) {
+                connection.put(&Event::new(Kind::Lost, "").line());
+            }
+            connection.put(&line);
+        }
+        if !line.is_empty() {
+            let numbers: Vec<u32> = self
+                .connections
                 .iter()
-                .zip(&self.plan.services)
-                .map(|(s, p)| s.status(p))
-                .collect(),
-        }
-    }
-
-    fn exec(
-        &mut self,
-        connection: &mut Connection,
-        service: &str,
-        args: Vec<String>,
-        environment: Vec<String>,
-        directory: Option<String>,
-        terminal: bool,
-    ) {
-        let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
-        if let Err((code, why)) = self.try_exec(connection, service, args, environment, directory, terminal) {
-            let bytes = join::encode(join::told::FAILED, code, &why);
-            let _ = rustix::net::send(
-                &connection.socket,
-                &bytes,
-                rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT,
-            );
-        }
-    }
-
-    fn try_exec(
-        &mut self,
-        connection: &mut Connection,
-        service: &str,
-        args: Vec<String>,
-        environment: Vec<String>,
-        directory: Option<String>,
-        terminal: bool,
-    ) -> Result<(), (u32, String)> {
-        let passed: [OwnedFd; 3] = std::mem::take(&mut connection.passed)
-            .try_into()
-            .map_err(|_| (125, "the request came without descriptors".to_owned()))?;
-        let index = self
-            .plan
-            .services
-            .iter()
-            .position(|s| s.name == service)
-            .ok_or_else(|| {
-                (
-                    125,
-                    format!("no service is called `{service}`; `pysecure ps` lists them"),
-                )
-            })?;
-        let Some(init) = self.services[index]
-            .running
-            .as_ref()
-            .filter(|_| self.services[index].state == State::Running)
-            .map(|r| r.pid)
-        else {
-            return Err((
-                125,
-                format!(
-                    "service `{service}` is not running ({}); `pysecure run {service}` starts a process of its own",
-                    self.services[index].state.word()
-                ),
-            ));
-        };
-        let planned = &self.plan.services[index];
-        let bundle =
-            compile::compile(&self.plan, planned, &self.plan.dirs.bundle(service)).map_err(|e| (125, e.to_string()))?;
-        let mut spec = bundle.spec;
-        if let Some(process) = spec.process_mut() {
-            process.set_args(Some(args));
-            let mut all = process.env().clone().unwrap_or_default();
-            all.extend(environment);
-            process.set_env(Some(all));
-            if let Some(directory) = directory {
-                process.set_cwd(directory.into());
+                .filter(|(_, c)| c.events)
+                .map(|(n, _)| *n)
+                .collect();
+            for number in numbers {
+                self.flush(number);
             }
         }
-        let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        self.launcher
-            .join(init, &spec, stdio, terminal, &connection.socket)
-            .map(drop)
-            .map_err(|e| (e.exit_code().into(), e.to_string()))
+    }
+
+    fn tell(&mut self, number: u32, progress: &Progress) {
+        let mut line = serde_json::to_vec(progress).unwrap_or_default();
+        line.push(b'\n');
+        let Some(watch) = self.watches.get_mut(&number) else {
+            return;
+        };
+        match &watch.sink {
+            Sink::Nobody => {}
+            Sink::Pipe(pipe) => {
+                if rustix::io::write(pipe, &line).is_err() {
+                    // Whoever started us is gone.
+                    watch.sink = Sink::Nobody;
+                }
+            }
+            Sink::Connection(client) => {
+                let client = *client;
+                self.push(client, &line);
+            }
+        }
+    }
+
+    /// Ends a watch for which nothing more is to come.
+    pub(super) fn check_watch(&mut self, number: u32) {
+        let Some(watch) = self.watches.get(&number) else { return };
+        if !watch.starts.is_empty() || !watch.ends.is_empty() {
+            return;
+        }
+        if number == FIRST_WATCH {
+            if self.failure.is_some() {
+                // There is something to come: that all is cleared away.
+                return;
+            }
+            self.manager.ready();
+        }
+        self.tell(number, &Progress::Done);
+        self.watches.remove(&number);
+    }
+
+    pub(super) fn leaving(&mut self) {
+        self.manager.stopping();
     }
 
     /// Leaves the host as it was before `up`.
@@ -686,15 +710,39 @@ impl App {
             connection.reply(&Reply::default());
             let _ = connection.flush();
         }
-        self.tell(&Progress::Done);
+        let left: Vec<(u32, bool)> = self.watches.iter().map(|(n, w)| (*n, !w.starts.is_empty())).collect();
+        for (number, waits) in left {
+            if waits && number != FIRST_WATCH {
+                let error = format!("`{}` went down meanwhile", self.plan.app);
+                self.tell(
+                    number,
+                    &Progress::Failed {
+                        service: String::new(),
+                        error,
+                        code: 1,
+                    },
+                );
+            }
+            self.tell(number, &Progress::Done);
+        }
         let _ = std::io::stdout().flush();
     }
+
+    /// Is a service to be reached by `exec` and probes?
+    pub(super) fn reachable(&self, id: u32) -> bool {
+        let of = self.services.get(&id);
+        of.is_some_and(|s| s.program_runs && s.ending.is_none() && s.running.is_some() && s.state != State::Waiting)
+    }
 }
+
+/// What an app has in its runtime directory, beside sockets and lock.
+const RUNTIME_FOLDERS: [&str; 3] = ["services", "rpc", "notify"];
 
 /// Removes an app's runtime directory. The lock is to be held, for it goes as well.
 fn clear_away(dirs: &Dirs) {
     let _ = std::fs::remove_file(dirs.socket());
-    for left in ["services", "rpc"] {
+    let _ = std::fs::remove_file(dirs.metrics());
+    for left in RUNTIME_FOLDERS {
         let _ = crate::launch::storage::remove(&dirs.run.join(left));
     }
     let _ = std::fs::remove_file(dirs.run.join("lock"));
@@ -737,13 +785,14 @@ pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
 }
 
 /// As many open files as the services need, up to the hard limit.
-fn raise_descriptors(services: usize, each: u64) -> Result<(), SuperviseError> {
+pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
-    let needed = services as u64 * each + SPARE_DESCRIPTORS;
+    let each = |s: &plan::Service| 3 + s.listen.len() + s.callers.len() + usize::from(s.life.notifies());
+    let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
         return Err(SuperviseError::Descriptors {
-            services,
+            services: services.len(),
             needed,
             limit: hard,
         });
@@ -755,7 +804,7 @@ fn raise_descriptors(services: usize, each: u64) -> Result<(), SuperviseError> {
 }
 
 /// A pipe whose reading end does not block.
-fn pipe() -> Result<(OwnedFd, OwnedFd), SuperviseError> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), SuperviseError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
     rustix::io::ioctl_fionbio(&read, true).map_err(system("prepare a pipe"))?;
     Ok((read, write))

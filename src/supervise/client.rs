@@ -1,6 +1,8 @@
-//! The control socket's client side: what `ps`, `down` and `exec` speak to.
+//! The control socket's client side: what `ps`, `down`, `restart` and `exec` speak through.
 
-use super::protocol::{AppStatus, Reply, Request};
+use super::events::Event;
+use super::protocol::{AppStatus, Progress, Reply, Request};
+use super::usage::ServiceUsage;
 use crate::plan::Dirs;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -9,6 +11,7 @@ use rustix::net::{
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -23,21 +26,16 @@ pub enum ClientError {
 pub struct Client {
     app: String,
     socket: OwnedFd,
+    /// Read, and not looked at yet.
+    heard: Vec<u8>,
 }
 
 impl Client {
     pub fn connect(dirs: &Dirs, app: &str) -> Result<Client, ClientError> {
-        let failed = |cause: io::Error| match cause.raw_os_error() {
-            Some(libc::ENOENT | libc::ECONNREFUSED | libc::ENOTDIR) => ClientError::NotUp { app: app.to_owned() },
-            _ => ClientError::Io {
-                app: app.to_owned(),
-                cause,
-            },
-        };
-        let socket = connect(&dirs.run).map_err(failed)?;
         Ok(Client {
             app: app.to_owned(),
-            socket,
+            socket: reach(dirs, app, &dirs.socket())?,
+            heard: Vec::new(),
         })
     }
 
@@ -78,17 +76,28 @@ impl Client {
         Ok(())
     }
 
-    fn reply(&self) -> Result<Reply, ClientError> {
-        let mut line = Vec::new();
+    /// The next line that the supervisor says; `None` if it has no more to say.
+    fn line(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         let mut bytes = [0u8; 16 << 10];
-        while !line.ends_with(b"\n") {
+        let mut seen = 0;
+        loop {
+            if let Some(end) = self.heard[seen..].iter().position(|b| *b == b'\n') {
+                return Ok(Some(self.heard.drain(..=seen + end).collect()));
+            }
+            seen = self.heard.len();
             match rustix::io::read(&self.socket, &mut bytes) {
-                Ok(0) => return Err(self.io(io::Error::from(io::ErrorKind::ConnectionReset))),
-                Ok(read) => line.extend_from_slice(&bytes[..read]),
+                Ok(0) => return Ok(None),
+                Ok(read) => self.heard.extend_from_slice(&bytes[..read]),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(self.io(errno)),
             }
         }
+    }
+
+    fn reply(&mut self) -> Result<Reply, ClientError> {
+        let line = self
+            .line()?
+            .ok_or_else(|| self.io(io::Error::from(io::ErrorKind::ConnectionReset)))?;
         let reply: Reply = serde_json::from_slice(&line).map_err(|e| self.io(io::Error::other(e)))?;
         match reply.error {
             Some(error) => Err(ClientError::Refused(error)),
@@ -96,17 +105,57 @@ impl Client {
         }
     }
 
-    pub fn status(&self) -> Result<AppStatus, ClientError> {
+    pub fn status(&mut self) -> Result<AppStatus, ClientError> {
         self.send(&Request::Ps, &[])?;
-        self.reply()?
-            .app
-            .ok_or_else(|| self.io(io::Error::other("it answered without a status")))
+        let app = self.reply()?.app;
+        app.ok_or_else(|| self.io(io::Error::other("it answered without a status")))
+    }
+
+    pub fn stats(&mut self) -> Result<Vec<ServiceUsage>, ClientError> {
+        self.send(&Request::Stats, &[])?;
+        let stats = self.reply()?.stats;
+        stats.ok_or_else(|| self.io(io::Error::other("it answered without figures")))
     }
 
     /// Returns when all services have ended and the supervisor with them.
-    pub fn down(&self) -> Result<(), ClientError> {
-        self.send(&Request::Down, &[])?;
+    pub fn down(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
+        let timeout_ms = timeout.map(|t| t.as_millis() as u64);
+        self.send(&Request::Down { timeout_ms }, &[])?;
         self.reply().map(drop)
+    }
+
+    /// Asks for a change, and hears how it goes until it is done.
+    pub fn change(&mut self, request: &Request, mut each: impl FnMut(Progress)) -> Result<(), ClientError> {
+        self.send(request, &[])?;
+        loop {
+            let Some(line) = self.line()? else {
+                return Err(ClientError::NotUp { app: self.app.clone() });
+            };
+            match serde_json::from_slice(&line) {
+                Ok(Progress::Done) => return Ok(()),
+                Ok(progress) => each(progress),
+                Err(_) => {
+                    let reply: Reply = serde_json::from_slice(&line).map_err(|e| self.io(io::Error::other(e)))?;
+                    if let Some(error) = reply.error {
+                        return Err(ClientError::Refused(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hears of all that happens from now on, until the app is down or `each` has heard enough.
+    pub fn events(&mut self, mut each: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
+        self.send(&Request::Events, &[])?;
+        self.reply()?;
+        tracing::debug!("hearing of events");
+        while let Some(line) = self.line()? {
+            let event = serde_json::from_slice(&line).map_err(|e| self.io(io::Error::other(e)))?;
+            if !each(event) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The next message of an exec session: kind, number, text and a descriptor if one came.
@@ -159,7 +208,23 @@ impl Client {
     }
 }
 
-fn connect(run: &Path) -> io::Result<OwnedFd> {
+/// A connection to where metrics are asked for.
+pub fn metrics(dirs: &Dirs, app: &str) -> Result<OwnedFd, ClientError> {
+    reach(dirs, app, &dirs.metrics())
+}
+
+fn reach(dirs: &Dirs, app: &str, path: &Path) -> Result<OwnedFd, ClientError> {
+    let failed = |cause: io::Error| match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ECONNREFUSED | libc::ENOTDIR) => ClientError::NotUp { app: app.to_owned() },
+        _ => ClientError::Io {
+            app: app.to_owned(),
+            cause,
+        },
+    };
+    connect(&dirs.run, path).map_err(failed)
+}
+
+fn connect(run: &Path, path: &Path) -> io::Result<OwnedFd> {
     let folder = rustix::fs::open(
         run,
         rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
@@ -168,7 +233,7 @@ fn connect(run: &Path) -> io::Result<OwnedFd> {
     // Named by descriptor: sockaddr_un holds 108 bytes.
     let short = Path::new("/proc/self/fd")
         .join(folder.as_raw_fd().to_string())
-        .join("control.sock");
+        .join(path.file_name().unwrap_or_default());
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
     Ok(socket)

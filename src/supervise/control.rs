@@ -1,20 +1,35 @@
 //! The control socket's server side. Its folder is the owner's alone, and who connects is asked of the kernel
-//! besides. A client can say anything, half of it, or nothing: it is held to one short line, and never
-//! waited for.
+//! besides. A client can say anything, half of it, or nothing: it is held to one line of bounded length, and never
+//! waited for. What a client does not read is held for it, within bounds where nobody asked for it all.
 
 use super::protocol::{LONGEST_REQUEST, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use std::os::fd::{AsFd, OwnedFd};
 
+/// The longest request of a scraper, in bytes.
+const LONGEST_SCRAPE: usize = 16 << 10;
+/// Read in one turn of the loop at most, so that a long request holds up nobody.
+const MOST_READ: usize = 256 << 10;
+
 pub(super) struct Connection {
     pub socket: OwnedFd,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
+    /// How much of `outgoing` has been sent.
+    sent: usize,
     /// Descriptors that came with a request.
     pub passed: Vec<OwnedFd>,
     /// A reply is owed, but not ready.
     pub waits_for_down: bool,
+    /// It speaks HTTP, and asks for the metrics.
+    pub scrapes: bool,
+    /// It is to be let go of when all is sent.
+    pub closes: bool,
+    /// It hears of all that happens.
+    pub events: bool,
+    /// It has not been told of some.
+    pub lost: bool,
 }
 
 /// What reading from a client came to.
@@ -23,6 +38,8 @@ pub(super) enum Heard {
     Request(Request),
     /// To be answered with this, and closed.
     Rubbish(String),
+    /// A request for the metrics, or for something else.
+    Scrape(bool),
     Gone,
 }
 
@@ -32,8 +49,13 @@ impl Connection {
             socket,
             incoming: Vec::new(),
             outgoing: Vec::new(),
+            sent: 0,
             passed: Vec::new(),
             waits_for_down: false,
+            scrapes: false,
+            closes: false,
+            events: false,
+            lost: false,
         }
     }
 
@@ -42,45 +64,59 @@ impl Connection {
         rustix::net::sockopt::socket_peercred(&self.socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
     }
 
+    /// Reads what is there, up to the end of one request.
     pub(super) fn hear(&mut self) -> Heard {
-        let mut bytes = [0u8; 4096];
+        let mut seen = 0;
+        let mut in_all = 0;
+        loop {
+            // A client may have sent the next request before the answer to this one.
+            let line = &self.incoming[seen..];
+            if self.scrapes {
+                if let Some(asked) = scraped(&self.incoming) {
+                    return Heard::Scrape(asked);
+                }
+            } else if let Some(end) = line.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.incoming.drain(..=seen + end).collect();
+                return match serde_json::from_slice(&line) {
+                    Ok(request) => Heard::Request(request),
+                    Err(e) => Heard::Rubbish(format!("not a request: {e}")),
+                };
+            }
+            seen = self.incoming.len();
+            let longest = if self.scrapes { LONGEST_SCRAPE } else { LONGEST_REQUEST };
+            if seen > longest {
+                return Heard::Rubbish("the request is too long".into());
+            }
+            if in_all > MOST_READ {
+                return Heard::Nothing;
+            }
+            match self.read() {
+                Ok(0) => return Heard::Gone,
+                Ok(read) => in_all += read,
+                Err(Errno::AGAIN) => return Heard::Nothing,
+                Err(Errno::INTR) => {}
+                Err(_) => return Heard::Gone,
+            }
+            if self.passed.len() > 3 {
+                return Heard::Rubbish("more descriptors than a request has".into());
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<usize, Errno> {
+        let mut bytes = [0u8; 16 << 10];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let read = match rustix::net::recvmsg(
-            &self.socket,
-            &mut [rustix::io::IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            flags,
-        ) {
-            Ok(received) => received.bytes,
-            Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
-            Err(_) => return Heard::Gone,
-        };
+        let into = &mut [rustix::io::IoSliceMut::new(&mut bytes)];
+        let read = rustix::net::recvmsg(&self.socket, into, &mut ancillary, flags)?.bytes;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 self.passed.extend(fds);
             }
         }
-        if read == 0 {
-            return Heard::Gone;
-        }
         self.incoming.extend_from_slice(&bytes[..read]);
-        if self.passed.len() > 3 {
-            return Heard::Rubbish("more descriptors than a request has".into());
-        }
-        let Some(end) = self.incoming.iter().position(|b| *b == b'\n') else {
-            return if self.incoming.len() > LONGEST_REQUEST {
-                Heard::Rubbish("the request is too long".into())
-            } else {
-                Heard::Nothing
-            };
-        };
-        let line: Vec<u8> = self.incoming.drain(..=end).collect();
-        match serde_json::from_slice(&line) {
-            Ok(request) => Heard::Request(request),
-            Err(e) => Heard::Rubbish(format!("not a request: {e}")),
-        }
+        Ok(read)
     }
 
     pub(super) fn reply(&mut self, reply: &Reply) {
@@ -89,20 +125,56 @@ impl Connection {
         self.outgoing.push(b'\n');
     }
 
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.outgoing.extend_from_slice(bytes);
+    }
+
+    /// Bytes that the client has not taken yet.
+    pub(super) fn unsent(&self) -> usize {
+        self.outgoing.len() - self.sent
+    }
+
     /// Sends what it can; says whether something is left, or `Err` if the client is gone.
     pub(super) fn flush(&mut self) -> Result<bool, Errno> {
-        while !self.outgoing.is_empty() {
-            match rustix::net::send(
-                self.socket.as_fd(),
-                &self.outgoing,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            ) {
-                Ok(sent) => drop(self.outgoing.drain(..sent)),
-                Err(Errno::AGAIN) => return Ok(true),
+        while self.sent < self.outgoing.len() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(self.socket.as_fd(), &self.outgoing[self.sent..], flags) {
+                Ok(sent) => self.sent += sent,
+                Err(Errno::AGAIN) => {
+                    if self.sent > 1 << 20 {
+                        self.outgoing.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Ok(true);
+                }
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
+        self.outgoing.clear();
+        self.sent = 0;
         Ok(false)
+    }
+}
+
+/// Has a whole HTTP request come, and does it ask for the metrics? RFC 9112, 2.1.
+fn scraped(bytes: &[u8]) -> Option<bool> {
+    let head = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let line = bytes[..head].split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|b| *b == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    Some(method == b"GET" && (target == b"/metrics" || target == b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes() {
+        assert_eq!(scraped(b"GET /metrics HTTP/1.1\r\nHost: x\r\n"), None);
+        assert_eq!(scraped(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(true));
+        assert_eq!(scraped(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(false));
+        assert_eq!(scraped(b"\r\n\r\n"), Some(false));
     }
 }

@@ -4,13 +4,24 @@ use crate::compile;
 use crate::launch::cgroup::{Cgroups, Group, Offer};
 use crate::launch::{LaunchError, Launcher};
 use crate::model::{Limits, limits::size};
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 
-/// Makes the place for the app's cgroups, if any of its services needs one. Has the supervisor's guard with it, so it
-/// comes before there are descriptors and secrets that a second process should not have.
-pub(super) fn hold(plan: &Plan, launcher: &mut Launcher) -> Result<(), LaunchError> {
-    if plan.services.iter().any(|s| compile::resources(&s.limits).is_some()) {
+/// Makes the place for the app's cgroups when the first service with limits starts, and sees to it that a service
+/// gets what it requires: `up` has looked as well, but from another cgroup, if the app ran without limits before.
+pub(super) fn hold(service: &plan::Service, plan: &Plan, launcher: &mut Launcher) -> Result<(), LaunchError> {
+    let Some(resources) = compile::resources(&service.limits) else {
+        return Ok(());
+    };
+    if launcher.cgroups().is_none() {
         launcher.hold_limits(Cgroups::open(&plan.app, &plan.dirs.run, &Offer::look())?);
+    }
+    let lacking = launcher.cgroups().map(|c| c.lacking(&resources)).unwrap_or_default();
+    for lack in lacking {
+        let cause = format!("{}; {}", lack.refusal.why, lack.refusal.remedy);
+        if service.limits.required {
+            return Err(LaunchError::system_text("hold the required limit", lack.key, cause));
+        }
+        tracing::warn!(service = service.name, limit = lack.key, "cannot be held: {cause}");
     }
     Ok(())
 }

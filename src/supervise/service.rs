@@ -1,62 +1,151 @@
-//! One service under supervision: where it stands, and what it left in the pipes.
+//! One service under supervision: where it stands, and all that is kept of it.
 
 use super::logs::Stream;
 use super::protocol::ServiceStatus;
-use crate::launch::Running;
+use crate::launch::{LaunchError, Running};
+use crate::plan;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its turn has not come.
+    /// For what it depends on, or for its turn.
     Waiting,
+    /// Its sockets are open; it is started when something connects.
+    Listening,
+    /// Its process is there; it is not ready yet.
     Starting,
     Running,
+    /// It was told to end.
+    Stopping,
+    /// It ended by itself, and is started again after a while.
+    Restarting,
+    /// It ended by itself.
     Exited {
         code: u8,
     },
+    /// It could not be started, or was given up.
     Failed {
         error: String,
     },
+    /// It was told to end, and has.
+    Stopped,
 }
 
 impl State {
     pub fn word(&self) -> &'static str {
         match self {
             State::Waiting => "waiting",
+            State::Listening => "listening",
             State::Starting => "starting",
             State::Running => "running",
+            State::Stopping => "stopping",
+            State::Restarting => "restarting",
             State::Exited { .. } => "exited",
             State::Failed { .. } => "failed",
+            State::Stopped => "stopped",
         }
     }
 
     /// Is its process there, or on its way?
     pub fn live(&self) -> bool {
-        matches!(self, State::Starting | State::Running)
+        matches!(self, State::Starting | State::Running | State::Stopping)
+    }
+
+    /// Will nothing more happen unless somebody asks for it?
+    pub fn over(&self) -> bool {
+        matches!(self, State::Exited { .. } | State::Failed { .. } | State::Stopped)
     }
 }
 
+/// What follows when a process that is to end has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// It was not told to: its restart policy decides.
+    Policy,
+    Rest,
+    Again,
+    /// The manifest has it no more.
+    Gone,
+}
+
+/// How a process ended, as PID 1 said.
+pub(super) enum Ending {
+    /// A wait status.
+    Exited(i32),
+    Failed(LaunchError),
+}
+
 pub(super) struct Service {
+    pub plan: plan::Service,
+    /// What the manifest says by now, to be taken on when the process has ended.
+    pub next: Option<plan::Service>,
     pub state: State,
     pub since: Instant,
     pub running: Option<Running>,
+    /// Its program was reached: what runs is no longer ours.
+    pub program_runs: bool,
+    /// When the process was started.
+    pub begun: Instant,
+    pub ending: Option<Ending>,
+    pub after: After,
+    /// How long it may take to end, if whoever ends it says so.
+    pub stop_within: Option<std::time::Duration>,
+    /// Why it is being ended, if not because somebody said so.
+    pub fault: Option<String>,
     /// Standard output and standard error.
     pub pipes: [Option<OwnedFd>; 2],
     pub streams: [Stream; 2],
     /// Why it ended as it did, where that is known.
     pub note: Option<String>,
+    /// Is it to run at all?
+    pub wanted: bool,
+    /// On demand: something has connected.
+    pub demanded: bool,
+    /// Restarts in a row, none of which lasted.
+    pub restarts: u32,
+    pub restarts_in_all: u32,
+    pub last_exit: Option<u8>,
+    /// Of its health probe; `None` before the first answer.
+    pub healthy: Option<bool>,
+    pub failures: u32,
+    /// The helper that asks, if one does.
+    pub asking: Option<i32>,
+    /// `STATUS=` of sd_notify(3).
+    pub says: Option<String>,
+    pub reloading: bool,
+    pub notify: Option<OwnedFd>,
 }
 
 impl Service {
-    pub(super) fn new() -> Service {
+    pub(super) fn new(plan: plan::Service) -> Service {
+        let now = Instant::now();
         Service {
+            plan,
+            next: None,
             state: State::Waiting,
-            since: Instant::now(),
+            since: now,
             running: None,
+            program_runs: false,
+            begun: now,
+            ending: None,
+            after: After::Policy,
+            stop_within: None,
+            fault: None,
             pipes: [None, None],
             streams: [Stream::new("stdout"), Stream::new("stderr")],
             note: None,
+            wanted: false,
+            demanded: false,
+            restarts: 0,
+            restarts_in_all: 0,
+            last_exit: None,
+            healthy: None,
+            failures: 0,
+            asking: None,
+            says: None,
+            reloading: false,
+            notify: None,
         }
     }
 
@@ -65,27 +154,35 @@ impl Service {
         self.since = Instant::now();
     }
 
-    pub(super) fn status(&self, plan: &crate::plan::Service) -> ServiceStatus {
+    /// PID 1 of the service's namespace, as the host counts.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|r| r.pid.as_raw_nonzero().get() as u32)
+    }
+
+    pub(super) fn status(&self, prints: super::reconcile::Prints) -> ServiceStatus {
         ServiceStatus {
-            service: plan.name.clone(),
+            service: self.plan.name.clone(),
             state: self.state.word().to_owned(),
-            pid: self.running.as_ref().map(|r| r.pid.as_raw_nonzero().get() as u32),
-            uid: plan.identity.uid,
-            gid: plan.identity.gid,
+            pid: self.pid(),
+            uid: self.plan.identity.uid,
+            gid: self.plan.identity.gid,
             exit_code: match self.state {
                 State::Exited { code } => Some(code),
                 _ => None,
             },
+            last_exit_code: self.last_exit,
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
                 _ => self.note.clone(),
             },
-            usage: self
-                .running
-                .as_ref()
-                .and_then(|r| r.cgroup())
-                .map(|group| group.usage()),
+            restarts: self.restarts_in_all,
+            health: self
+                .healthy
+                .map(|well| if well { "healthy" } else { "unhealthy" }.to_owned()),
+            status: self.says.clone(),
+            reloading: self.reloading,
+            prints,
         }
     }
 }

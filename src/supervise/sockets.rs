@@ -1,11 +1,13 @@
 //! Listening sockets that the supervisor makes and services are handed: `listen` addresses, and one for each
-//! pair of caller and callee.
+//! pair of caller and callee. They outlast the services, so a restart loses no connection.
 //!
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
-use crate::plan::{Dirs, Plan, PlanError, make_private};
+use crate::plan::{self, Dirs, Identity, PlanError, make_passable};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -13,50 +15,102 @@ use std::path::Path;
 const LISTEN: &str = "listen";
 const BACKLOG: i32 = 4096;
 
-/// The sockets of one service, in the order of their descriptors.
+/// What a socket is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Listen(SocketAddr),
+    Pair { callee: String, caller: String },
+}
+
+/// All sockets of an app.
 #[derive(Default)]
 pub(super) struct Sockets {
-    all: Vec<(OwnedFd, String)>,
+    held: BTreeMap<Key, OwnedFd>,
+    /// Handed to this process by its own service manager, and not asked for yet.
+    inherited: Vec<(SocketAddr, OwnedFd)>,
 }
 
 impl Sockets {
-    pub(super) fn handed(&self) -> Vec<(BorrowedFd<'_>, &str)> {
-        self.all.iter().map(|(fd, name)| (fd.as_fd(), name.as_str())).collect()
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.all.len()
-    }
-}
-
-/// Binds everything that the plan's services are to be handed; one entry a service.
-pub(super) fn bind(plan: &Plan) -> Result<Vec<Sockets>, PlanError> {
-    let mut out: Vec<Sockets> = Vec::with_capacity(plan.services.len());
-    let ids: std::collections::HashMap<&str, &crate::plan::Identity> =
-        plan.services.iter().map(|s| (s.name.as_str(), &s.identity)).collect();
-    for service in &plan.services {
-        let mut sockets = Sockets::default();
-        for address in &service.listen {
-            let fd = tcp(*address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))?;
-            sockets.all.push((fd, LISTEN.to_owned()));
+    pub(super) fn new(inherited: Vec<(SocketAddr, OwnedFd)>) -> Sockets {
+        Sockets {
+            held: BTreeMap::new(),
+            inherited,
         }
-        for caller in &service.callers {
-            // The dynamic service has no namespace to put a socket into.
-            let Some(identity) = ids.get(caller.as_str()) else {
-                continue;
+    }
+
+    /// Binds what these services are to be handed, and lets go of all else. What is held already stays as it is.
+    /// With an error, all is as it was.
+    pub(super) fn hold<'s>(
+        &mut self,
+        dirs: &Dirs,
+        services: impl Iterator<Item = &'s plan::Service> + Clone,
+    ) -> Result<(), PlanError> {
+        let ids: HashMap<&str, &Identity> = services.clone().map(|s| (s.name.as_str(), &s.identity)).collect();
+        // And to whom it is to belong, if it is a file.
+        let mut wanted: BTreeMap<Key, Option<&Identity>> = BTreeMap::new();
+        for service in services {
+            wanted.extend(service.listen.iter().map(|address| (Key::Listen(*address), None)));
+            for caller in &service.callers {
+                // The dynamic service has no namespace to put a socket into.
+                let Some(identity) = ids.get(caller.as_str()) else {
+                    continue;
+                };
+                wanted.insert(pair(&service.name, caller), Some(identity));
+            }
+            if !service.callees.is_empty() {
+                make_passable(&dirs.rpc(&service.name))?;
+            }
+        }
+        let mut fresh = Vec::new();
+        for (key, owner) in wanted.iter().filter(|(key, _)| !self.held.contains_key(key)) {
+            let socket = match (key, owner) {
+                (Key::Listen(address), _) => match self.inherited.iter().position(|(a, _)| a == address) {
+                    Some(at) => self.inherited.swap_remove(at).1,
+                    None => tcp(*address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))?,
+                },
+                (Key::Pair { callee, caller }, Some(owner)) => bind_pair(dirs, caller, callee, owner)?,
+                (Key::Pair { .. }, None) => continue,
             };
-            let fd = pair(&plan.dirs, caller, &service.name, identity)?;
-            sockets.all.push((fd, caller.clone()));
+            fresh.push((key.clone(), socket));
         }
-        if !service.callees.is_empty() {
-            caller_folder(&plan.dirs, &service.name)?;
-        }
-        out.push(sockets);
+        self.held.extend(fresh);
+        self.held.retain(|key, _| {
+            let stays = wanted.contains_key(key);
+            if let Key::Pair { callee, caller } = key
+                && !stays
+            {
+                let _ = std::fs::remove_file(dirs.rpc(caller).join(format!("{callee}.sock")));
+            }
+            stays
+        });
+        Ok(())
     }
-    Ok(out)
+
+    /// Addresses that this process was handed and no service listens on.
+    pub(super) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
+        self.inherited.iter().map(|(address, _)| *address)
+    }
+
+    /// The sockets of one service and their names, in the order of their descriptors.
+    pub(super) fn of<'s>(&'s self, service: &'s plan::Service) -> Vec<(BorrowedFd<'s>, &'s str)> {
+        let listen = service.listen.iter().map(|address| (Key::Listen(*address), LISTEN));
+        let callers = service
+            .callers
+            .iter()
+            .map(|caller| (pair(&service.name, caller), caller.as_str()));
+        let held = |(key, name): (Key, &'s str)| Some((self.held.get(&key)?.as_fd(), name));
+        listen.chain(callers).filter_map(held).collect()
+    }
 }
 
-fn tcp(address: std::net::SocketAddr) -> std::io::Result<OwnedFd> {
+fn pair(callee: &str, caller: &str) -> Key {
+    Key::Pair {
+        callee: callee.to_owned(),
+        caller: caller.to_owned(),
+    }
+}
+
+fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
     // The standard library sets SO_REUSEADDR and CLOEXEC; its backlog is 128, so listen(2) again.
     let listener = std::net::TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
@@ -72,35 +126,44 @@ fn explain(error: std::io::Error) -> String {
     }
 }
 
-/// The folder that `caller` will see: its own id may pass, nobody may write.
-pub fn caller_folder(dirs: &Dirs, caller: &str) -> Result<(), PlanError> {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = dirs.rpc(caller);
-    make_private(&folder)?;
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o711))
-        .map_err(|e| PlanError::io("change the mode of", folder, e))
+/// The folders that a service's spec mounts, in which its sockets come to lie.
+pub fn folders(dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
+    if !service.callees.is_empty() {
+        make_passable(&dirs.rpc(&service.name))?;
+    }
+    if service.life.notifies() {
+        make_passable(&dirs.notify(&service.name))?;
+    }
+    Ok(())
 }
 
-fn pair(dirs: &Dirs, caller: &str, callee: &str, identity: &crate::plan::Identity) -> Result<OwnedFd, PlanError> {
-    caller_folder(dirs, caller)?;
+fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: &Identity) -> Result<OwnedFd, PlanError> {
+    make_passable(&dirs.rpc(caller))?;
     let path = dirs.rpc(caller).join(format!("{callee}.sock"));
     let made = (|| {
         let socket = bind_unix(&path, SocketType::SEQPACKET)?;
-        let ids = if identity.keeper.is_some() {
-            (identity.uid, identity.gid)
-        } else {
-            (0, 0)
-        };
-        rustix::fs::chown(
-            &path,
-            Some(rustix::fs::Uid::from_raw(ids.0)),
-            Some(rustix::fs::Gid::from_raw(ids.1)),
-        )?;
-        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600))?;
+        give(&path, owner)?;
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(socket)
     })();
     made.map_err(|e: std::io::Error| PlanError::io("make the socket", &path, e))
+}
+
+/// Makes a socket one service's alone.
+pub(super) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
+    let (uid, gid) = ids(identity);
+    rustix::fs::chown(path, Some(uid), Some(gid))?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
+    Ok(())
+}
+
+/// A service's ids where the supervisor is. Where there is but one id, all are that.
+pub(super) fn ids(identity: &Identity) -> (rustix::fs::Uid, rustix::fs::Gid) {
+    let (uid, gid) = match identity.keeper {
+        Some(_) => (identity.uid, identity.gid),
+        None => (0, 0),
+    };
+    (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid))
 }
 
 /// Binds a Unix socket at a path of any length: sockaddr_un holds 108 bytes, so the folder is named by

@@ -161,16 +161,40 @@ impl App {
         self.ps()["supervisor_pid"].as_i64().unwrap() as i32
     }
 
+    /// What `ps --json` says of a service.
+    pub fn service(&self, service: &str) -> serde_json::Value {
+        let ps = self.ps();
+        let all = ps["services"].as_array().unwrap();
+        all.iter().find(|s| s["service"] == service).unwrap().clone()
+    }
+
+    /// Waits until a service is in this state.
+    pub fn wait_for_state(&self, service: &str, state: &str) -> serde_json::Value {
+        wait_until(|| Some(self.service(service)).filter(|s| s["state"] == state))
+    }
+
     /// PID 1 of a service's namespace, as the host counts.
     pub fn init_of(&self, service: &str) -> i32 {
-        let ps = self.ps();
-        let of = ps["services"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|s| s["service"] == service)
+        self.service(service)["pid"].as_i64().unwrap() as i32
+    }
+
+    /// The events of the app from now on.
+    pub fn events(&self) -> Events {
+        use std::io::BufRead;
+        let mut child = self
+            .command(&["-v", "events", "--json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap();
-        of["pid"].as_i64().unwrap() as i32
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+        let says = std::io::BufReader::new(child.stderr.take().unwrap());
+        let heard = says
+            .lines()
+            .map_while(Result::ok)
+            .any(|l| l.contains("hearing of events"));
+        assert!(heard, "`events` ended before it heard of any");
+        Events { child, lines }
     }
 
     /// All that a service has printed so far.
@@ -212,6 +236,54 @@ impl App {
             shown: String::new(),
         }
     }
+}
+
+/// `events --json`, while the app is up.
+pub struct Events {
+    child: Child,
+    lines: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Events {
+    /// Reads up to the event of this kind and service; all up to and with it.
+    pub fn until(&mut self, event: &str, service: &str) -> Vec<serde_json::Value> {
+        use std::io::BufRead;
+        let mut seen: Vec<serde_json::Value> = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).unwrap();
+            assert!(!line.is_empty(), "no {event} of {service}, but {seen:?}");
+            seen.push(serde_json::from_str(&line).unwrap());
+            let last = seen.last().unwrap();
+            if last["event"] == event && last["service"].as_str().unwrap_or("") == service {
+                return seen;
+            }
+        }
+    }
+
+    /// All that are left, once the app is down.
+    pub fn rest(mut self) -> Vec<serde_json::Value> {
+        let mut text = String::new();
+        self.lines.read_to_string(&mut text).unwrap();
+        self.child.wait().unwrap();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where an event stands among others; panics if it is not there.
+#[track_caller]
+pub fn place(events: &[serde_json::Value], event: &str, service: &str) -> usize {
+    events
+        .iter()
+        .position(|e| e["event"] == event && e["service"] == service)
+        .unwrap_or_else(|| panic!("no {event} of {service} in {events:#?}"))
 }
 
 /// A terminal, seen from the side of whoever sits before it.
@@ -363,4 +435,33 @@ pub fn user() -> (u32, u32) {
         };
         (id("-u"), id("-g"))
     })
+}
+
+/// The first of the test user's subordinate ids.
+pub fn first_subordinate_id() -> u32 {
+    let text = std::fs::read_to_string("/etc/subuid").unwrap();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(&format!("{}:", USER)))
+        .unwrap();
+    line.split(':').next().unwrap().parse().unwrap()
+}
+
+/// Cgroups of an app, in any hierarchy.
+pub fn cgroups_of(app: &str) -> Vec<PathBuf> {
+    fn below(folder: &Path, app: &str, depth: usize, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                if entry.path().ends_with(format!("pysecure/{app}")) {
+                    found.push(entry.path());
+                }
+                if depth > 0 {
+                    below(&entry.path(), app, depth - 1, found);
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(Path::new("/sys/fs/cgroup"), app, 4, &mut found);
+    found
 }

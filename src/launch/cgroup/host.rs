@@ -171,6 +171,12 @@ pub(super) fn systemd_runs() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
+/// Is this the main process of a unit of systemd's, rather than something that a user started? systemd.exec(5).
+pub(super) fn is_unit() -> bool {
+    let own = std::process::id().to_string();
+    std::env::var_os("NOTIFY_SOCKET").is_some() || std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid == own)
+}
+
 fn refuse(why: impl Into<String>, remedy: impl Into<String>) -> Refusal {
     Refusal {
         why: why.into(),
@@ -317,6 +323,10 @@ fn base(mount: &Mount, cgroup: &str) -> Result<PathBuf, Refusal> {
     let scoped = std::env::var_os(IN_SCOPE).is_some();
     if divisible(&own) && (!systemd_runs() || scoped || delegated(&own)) {
         return Ok(own);
+    }
+    if systemd_runs() && is_unit() {
+        let why = format!("the unit's cgroup {} is not delegated to it", own.display());
+        return Err(refuse(why, "write Delegate=yes into the unit's [Service]"));
     }
     if root && !mount.at.join("cgroup.type").exists() && divisible(&mount.at) {
         return Ok(mount.at.clone());

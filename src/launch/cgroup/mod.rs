@@ -72,6 +72,7 @@ pub struct Cgroups {
     apps: Vec<(Place, PathBuf)>,
     guard: Option<Guard>,
     record: PathBuf,
+    offer: Offer,
 }
 
 impl Cgroups {
@@ -91,6 +92,7 @@ impl Cgroups {
             apps,
             guard: None,
             record,
+            offer: offer.clone(),
         };
         if out.apps.is_empty() {
             return Ok(out);
@@ -101,6 +103,11 @@ impl Cgroups {
             prepare(place, path)?;
         }
         Ok(out)
+    }
+
+    /// What of these limits cannot be held.
+    pub fn lacking(&self, resources: &LinuxResources) -> Vec<Lack> {
+        lacking(&self.offer, resources)
     }
 
     /// The cgroup of one service, with its limits set. Limits that this host does not hold are left out: whoever

@@ -18,7 +18,8 @@ pub enum ScopeError {
 
 /// Would a scope help? Not without systemd or version 2, nor where this process has been delegated a cgroup already.
 pub fn helps() -> bool {
-    if !host::systemd_runs() || std::env::var_os(IN_SCOPE).is_some() {
+    // A unit has a cgroup of its own, out of which it must not go.
+    if !host::systemd_runs() || host::is_unit() || std::env::var_os(IN_SCOPE).is_some() {
         return false;
     }
     let offer = super::Offer::look();

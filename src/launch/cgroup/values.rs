@@ -5,11 +5,10 @@ use super::host::{Controller, Offer, Refusal, read, weighs_disks};
 use super::{Part, wrong};
 use crate::launch::LaunchError;
 use oci_spec::runtime::LinuxResources;
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// What a service uses, or has used since it started.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes, now.
     pub memory: Option<u64>,

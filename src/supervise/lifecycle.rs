@@ -1,0 +1,829 @@
+//! What follows from an event: when a service is started, when it counts as ready, what is done when it ends.
+//!
+//! Every change of a service's state is made here. Nothing here waits: what is to happen later is a timer, and what is
+//! to happen when another service has come so far is decided again when it has ([`App::consider`]).
+
+use super::app::{App, Child, Source, SuperviseError, pipe, system};
+use super::events::{Event, Kind};
+use super::limits;
+use super::notify::{self, Watchdog};
+use super::service::{After, Ending, Service, State, exit_code};
+use super::timers::Timer;
+use crate::compile;
+use crate::launch::ask::YES;
+use crate::launch::{LaunchError, Request as Start};
+use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
+use crate::model::life::{Probe, Ready};
+use rustix::process::Signal;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// Messages of one service that are read in one turn of the loop: one that never stops speaking holds up nobody.
+const MOST_MESSAGES: usize = 64;
+
+/// Most services are ready soon, and those behind them wait: the first questions come quicker, each wait twice the last.
+const FIRST_ASKED: Duration = Duration::from_millis(20);
+
+/// May a service start, as far as others go?
+enum Blocked {
+    Free,
+    Wait,
+    /// For this it would wait in vain.
+    Never(String),
+}
+
+impl App {
+    /// Has a service run, from now on.
+    pub(super) fn want(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.wanted = true;
+        service.demanded = false;
+        service.restarts = 0;
+        service.after = After::Policy;
+        service.enter(State::Waiting);
+        self.consider(id);
+    }
+
+    /// Puts a service in the queue if its time has come.
+    pub(super) fn consider(&mut self, id: u32) {
+        let Some(service) = self.services.get(&id) else { return };
+        if self.stopping.is_some() || !service.wanted || service.state != State::Waiting {
+            return;
+        }
+        if service.plan.life.start == Begin::OnDemand && !service.demanded {
+            self.listen(id);
+            return;
+        }
+        match self.blocked(id) {
+            Blocked::Free if self.queue.contains(&id) => {}
+            Blocked::Free => self.queue.push_back(id),
+            Blocked::Wait => {}
+            Blocked::Never(why) => self.fail(id, &why, 1),
+        }
+    }
+
+    fn blocked(&self, id: u32) -> Blocked {
+        let Some(service) = self.services.get(&id) else {
+            return Blocked::Wait;
+        };
+        let mut waits = false;
+        for (name, condition) in &service.plan.life.depends_on {
+            let Some(on) = self.by_name.get(name).and_then(|on| self.services.get(on)) else {
+                return Blocked::Never(format!("depends on `{name}`, which the app no longer has"));
+            };
+            if on.after != After::Policy || on.state == State::Stopping {
+                // Whatever it is now, it will not stay so.
+                waits = true;
+                continue;
+            }
+            let come = match condition {
+                Condition::Started => on.program_runs || matches!(on.state, State::Listening | State::Exited { .. }),
+                Condition::Ready => matches!(on.state, State::Running | State::Listening),
+                Condition::Completed => on.state == State::Exited { code: 0 },
+            };
+            if come {
+                continue;
+            }
+            match &on.state {
+                State::Exited { code } => {
+                    return Blocked::Never(format!("depends on `{name}`, which ended with code {code}"));
+                }
+                State::Failed { .. } => return Blocked::Never(format!("depends on `{name}`, which failed")),
+                State::Stopped => {
+                    return Blocked::Never(format!(
+                        "depends on `{name}`, which was stopped; `pysecure start {}` starts both",
+                        service.plan.name
+                    ));
+                }
+                _ => waits = true,
+            }
+        }
+        if waits { Blocked::Wait } else { Blocked::Free }
+    }
+
+    /// Holds the service's sockets open for it until something connects.
+    fn listen(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        for (socket, _) in self.sockets.of(&service.plan) {
+            if let Err(e) = self.epoll.add(
+                socket,
+                nix::sys::epoll::EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, Source::Demand(id).pack()),
+            ) {
+                tracing::warn!(service = service.plan.name, "watch a socket: {e}");
+            }
+        }
+        service.enter(State::Listening);
+        self.settle_start(id, Ok(()));
+        self.wake_dependents(id);
+    }
+
+    fn unlisten(&mut self, id: u32) {
+        let Some(service) = self.services.get(&id).filter(|s| s.state == State::Listening) else {
+            return;
+        };
+        for (socket, _) in self.sockets.of(&service.plan) {
+            let _ = self.epoll.delete(socket);
+        }
+    }
+
+    /// Something has connected to a service that is not there yet; the connection waits in the socket.
+    pub(super) fn demanded(&mut self, id: u32) {
+        self.unlisten(id);
+        if let Some(service) = self.services.get_mut(&id).filter(|s| s.state == State::Listening) {
+            service.demanded = true;
+            service.enter(State::Waiting);
+            self.consider(id);
+        }
+    }
+
+    fn wake_dependents(&mut self, id: u32) {
+        for dependent in self.dependents.get(&id).cloned().unwrap_or_default() {
+            self.consider(dependent);
+        }
+    }
+
+    /// Starts the next of those whose turn it is; says whether there was one.
+    pub(super) fn start_next(&mut self) -> bool {
+        let Some(id) = self.queue.pop_front() else {
+            return false;
+        };
+        let waits = |s: &Service| s.wanted && s.state == State::Waiting && s.running.is_none();
+        if self.stopping.is_none()
+            && let Some(service) = self.services.get_mut(&id).filter(|s| waits(s))
+        {
+            service.begun = Instant::now();
+            match self.launch(id) {
+                Ok(()) => {}
+                Err(SuperviseError::Launch(error)) => self.broke(id, &error.to_string(), error.exit_code()),
+                Err(error) => self.broke(id, &error.to_string(), 1),
+            }
+        }
+        true
+    }
+
+    fn launch(&mut self, id: u32) -> Result<(), SuperviseError> {
+        let Some(service) = self.services.get(&id) else {
+            return Ok(());
+        };
+        let planned = &service.plan;
+        let folder = self.plan.dirs.bundle(&planned.name);
+        let bundle = compile::compile(&self.plan, planned, &folder)
+            .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
+        bundle
+            .write_layers(&folder)
+            .map_err(|e| LaunchError::system_text("write layers of the root to", folder.display(), e))?;
+        let notify = match planned.life.notifies() {
+            true => Some(notify::bind(&self.plan.dirs, planned)?),
+            false => None,
+        };
+        let (out_read, out_write) = pipe()?;
+        let (err_read, err_write) = pipe()?;
+        // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
+        for pipe in [&out_write, &err_write] {
+            let (uid, gid) = super::sockets::ids(&planned.identity);
+            rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
+        }
+        limits::hold(planned, &self.plan, &mut self.launcher)?;
+        let sockets = self.sockets.of(planned);
+        let request = Start {
+            spec: &bundle.spec,
+            root: &bundle.root,
+            stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
+            sockets: &sockets,
+            terminal: false,
+        };
+        tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
+        let running = self.launcher.start(&request)?;
+        // From here on what was started is on record, so that whatever fails now it will be ended and reaped.
+        self.by_pid
+            .insert(running.pid.as_raw_nonzero().get(), Child::Service(id));
+        let watched = rustix::io::ioctl_fionbio(&running.reports, true)
+            .map_err(system("prepare a report socket"))
+            .and_then(|()| self.watch(running.reports.as_fd(), Source::Reports(id)))
+            .and_then(|()| self.watch(out_read.as_fd(), Source::Output(id, 0)))
+            .and_then(|()| self.watch(err_read.as_fd(), Source::Output(id, 1)))
+            .and_then(|()| match &notify {
+                Some(socket) => self.watch(socket.as_fd(), Source::Notify(id)),
+                None => Ok(()),
+            });
+        let (ready, limit) = (planned.life.ready.clone(), planned.life.start_timeout);
+        let Some(service) = self.services.get_mut(&id) else {
+            return Ok(());
+        };
+        service.pipes = [Some(out_read), Some(err_read)];
+        service.notify = notify;
+        service.running = Some(running);
+        service.program_runs = false;
+        service.ending = None;
+        service.fault = None;
+        service.note = None;
+        service.healthy = None;
+        service.failures = 0;
+        service.says = None;
+        service.reloading = false;
+        service.enter(State::Starting);
+        if ready != Ready::Started && !limit.is_zero() {
+            self.timers.set(id, Timer::Start, Instant::now() + limit);
+        }
+        if let Err(error) = watched {
+            self.fault(id, &error.to_string());
+        }
+        Ok(())
+    }
+
+    /// Its program runs.
+    pub(super) fn began(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.program_runs = true;
+        if service.state != State::Starting {
+            // It was told to end meanwhile.
+            return;
+        }
+        let (name, ready, kind) = (
+            service.plan.name.clone(),
+            service.plan.life.ready.clone(),
+            service.plan.life.kind,
+        );
+        tracing::debug!(service = name, "its program runs");
+        self.emit(&Event::new(Kind::Started, &name));
+        match ready {
+            // Nobody waits for it to be ready, but for its end.
+            Ready::Started if kind == ServiceType::Oneshot => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.enter(State::Running);
+                }
+                self.wake_dependents(id);
+            }
+            Ready::Started => self.become_ready(id),
+            Ready::Notify => self.wake_dependents(id),
+            Ready::Probe(_) => {
+                self.wake_dependents(id);
+                self.ask(id);
+            }
+        }
+    }
+
+    fn become_ready(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id).filter(|s| s.state == State::Starting) else {
+            return;
+        };
+        service.enter(State::Running);
+        let name = service.plan.name.clone();
+        self.timers.cancel(id, Timer::Start);
+        self.emit(&Event::new(Kind::Ready, &name));
+        self.rearm(id);
+        self.settle_start(id, Ok(()));
+        self.wake_dependents(id);
+    }
+
+    /// Sets the timers of a service that runs to what its rules say now.
+    pub(super) fn rearm(&mut self, id: u32) {
+        let Some(service) = self.services.get(&id).filter(|s| s.state == State::Running) else {
+            return;
+        };
+        let now = Instant::now();
+        let (health, watchdog) = (
+            service.plan.life.health.as_ref().map(|h| h.interval),
+            service.plan.life.watchdog,
+        );
+        for (timer, time) in [(Timer::Ask, health), (Timer::Watchdog, watchdog)] {
+            match time {
+                Some(time) => self.timers.set(id, timer, now + time),
+                None => self.timers.cancel(id, timer),
+            }
+        }
+    }
+
+    /// A process of a service was waited for: all of the service has ended with it.
+    pub(super) fn over(&mut self, id: u32, status: i32) {
+        // What it said last may change how its end is read.
+        self.notified(id);
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let running = service.running.take();
+        if let Some(running) = &running {
+            let _ = self.epoll.delete(&running.reports);
+        }
+        service.notify = None;
+        service.pipes = [None, None];
+        let asking = service.asking.take();
+        let (began, ready) = (
+            std::mem::take(&mut service.program_runs),
+            service.state == State::Running,
+        );
+        let ending = service.ending.take().unwrap_or(Ending::Exited(status));
+        let (after, mut fault) = (service.after, service.fault.take());
+        // Whoever was told to end may have been killed for not doing so.
+        if let (After::Policy, None, Ending::Exited(status)) = (after, &fault, &ending) {
+            let group = running.as_ref().and_then(|r| r.cgroup());
+            service.note = limits::explain(*status, group, &service.plan.limits);
+        }
+        // With it goes its cgroup, of which the next one has to be a new one.
+        drop(running);
+        let note = service.note.clone();
+        let (name, kind) = (service.plan.name.clone(), service.plan.life.kind);
+        let policy = service.plan.life.restart.when;
+        self.timers.cancel_all(id);
+        if let Some(asking) = asking.and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(asking, Signal::KILL);
+        }
+        let code = match ending {
+            Ending::Failed(error) if after == After::Policy => {
+                self.broke(id, &error.to_string(), error.exit_code());
+                return;
+            }
+            Ending::Failed(error) => error.exit_code(),
+            Ending::Exited(_) if !began && after == After::Policy => {
+                self.broke(id, &LaunchError::Vanished.to_string(), 125);
+                return;
+            }
+            Ending::Exited(status) => exit_code(status),
+        };
+        if let Some(service) = self.services.get_mut(&id) {
+            service.last_exit = Some(code);
+        }
+        if after != After::Policy {
+            self.finish(id, after, true);
+            return;
+        }
+        if let Some(note) = &note {
+            self.emit(&Event::new(Kind::Oom, &name).detail(note.clone()));
+        }
+        let mut event = Event::new(Kind::Exited, &name).code(code);
+        if let Some(fault) = &fault {
+            event = event.detail(fault.clone());
+        }
+        self.emit(&event);
+        let failed = code != 0 || fault.is_some();
+        if self.console.is_some() {
+            match &fault {
+                Some(fault) => eprintln!("{name} was ended: {fault}"),
+                None if kind == ServiceType::Oneshot && !failed => {}
+                None => match &note {
+                    Some(note) => eprintln!("{name} ended with code {code}: {note}"),
+                    None => eprintln!("{name} ended with code {code}"),
+                },
+            }
+        }
+        fault = fault.or(note);
+        let why = match fault {
+            Some(fault) => fault,
+            None if !ready && kind == ServiceType::Simple => format!("ended with code {code} before it was ready"),
+            None => format!("ended with code {code}"),
+        };
+        let on_demand = self
+            .services
+            .get(&id)
+            .is_some_and(|s| s.plan.life.start == Begin::OnDemand);
+        match policy {
+            Restart::Always => self.restart_later(id, &why, code),
+            Restart::OnFailure if failed => self.restart_later(id, &why, code),
+            // It had no more to do; the next connection starts it anew.
+            _ if on_demand && !failed => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.demanded = false;
+                    service.restarts = 0;
+                    service.enter(State::Waiting);
+                }
+                self.consider(id);
+            }
+            _ if kind == ServiceType::Oneshot && failed => self.fail(id, &why, code.max(1)),
+            _ if kind == ServiceType::Simple && !ready => self.fail(id, &why, code.max(1)),
+            _ => self.ended(id, code, failed),
+        }
+    }
+
+    /// It ended by itself, and stays so.
+    fn ended(&mut self, id: u32, code: u8, failed: bool) {
+        self.unwell |= failed;
+        if let Some(service) = self.services.get_mut(&id) {
+            service.wanted = false;
+            service.enter(State::Exited { code });
+        }
+        self.settle_start(id, Ok(()));
+        self.settle_end(id);
+        self.wake_dependents(id);
+    }
+
+    /// It could not be started, or not so far that it ran: the app has yet to come up, and then does not; or it is up,
+    /// and this may pass.
+    fn broke(&mut self, id: u32, error: &str, code: u8) {
+        let policy = self.services.get(&id).map(|s| s.plan.life.restart.when);
+        if self.begins_with(id) || matches!(policy, None | Some(Restart::No)) {
+            self.fail(id, error, code);
+        } else {
+            self.restart_later(id, error, code);
+        }
+    }
+
+    /// Starts a service again after a while, unless it has been tried often enough.
+    fn restart_later(&mut self, id: u32, why: &str, code: u8) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let rules = &service.plan.life.restart;
+        if service.begun.elapsed() >= rules.window {
+            service.restarts = 0;
+        }
+        if rules.limit > 0 && service.restarts >= rules.limit {
+            let error = format!("{why}; given up after {} restarts", service.restarts);
+            self.fail(id, &error, code.max(1));
+            return;
+        }
+        let wait = rules.wait(service.restarts);
+        service.restarts += 1;
+        service.restarts_in_all = service.restarts_in_all.saturating_add(1);
+        service.enter(State::Restarting);
+        let (name, at) = (service.plan.name.clone(), Instant::now() + wait);
+        self.timers.set(id, Timer::Restart, at);
+        let detail = format!("{why}; starts again in {}", in_words(wait));
+        if self.console.is_some() {
+            eprintln!("{name}: {detail}");
+        }
+        self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
+        self.wake_dependents(id);
+    }
+
+    /// A service that cannot go on. One that never began takes the `up` with it: nothing half-started is left.
+    pub(super) fn fail(&mut self, id: u32, error: &str, code: u8) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let name = service.plan.name.clone();
+        tracing::debug!(service = name, error, "failed");
+        service.wanted = false;
+        service.enter(State::Failed {
+            error: error.to_owned(),
+        });
+        self.timers.cancel_all(id);
+        self.unwell = true;
+        if self.console.is_some() {
+            eprintln!("error: service `{name}`: {error}");
+        }
+        self.emit(&Event::new(Kind::Failed, &name).code(code).detail(error));
+        let ends_all = self.begins_with(id) && self.stopping.is_none();
+        if ends_all && self.failure.is_none() {
+            self.failure = Some(code);
+        }
+        self.settle_start(id, Err((error, code)));
+        self.settle_end(id);
+        if ends_all {
+            self.stop(None);
+        }
+        self.wake_dependents(id);
+    }
+
+    /// Ends a service, and then does as `after` says. `timeout` in place of its own, if there is one.
+    pub(super) fn end(&mut self, id: u32, after: After, timeout: Option<Duration>) {
+        self.unlisten(id);
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.after = after;
+        service.stop_within = timeout;
+        service.wanted = after == After::Again;
+        if service.running.is_none() {
+            self.timers.cancel_all(id);
+            self.finish(id, after, false);
+        } else {
+            self.doomed.insert(id);
+        }
+    }
+
+    /// Tells those to end of whom nobody depends any more that is to end as well, in the reverse order of starting.
+    pub(super) fn stop_next(&mut self) {
+        if self.doomed.is_empty() {
+            return;
+        }
+        let ends = |id: &u32| {
+            let of = self.services.get(id);
+            of.is_some_and(|s| s.running.is_some() && (self.doomed.contains(id) || s.after != After::Policy))
+        };
+        let free: Vec<u32> = self
+            .doomed
+            .iter()
+            .copied()
+            .filter(|id| !self.dependents.get(id).is_some_and(|d| d.iter().any(ends)))
+            .collect();
+        for id in free.into_iter().rev() {
+            self.doomed.remove(&id);
+            let Some(service) = self.services.get(&id) else {
+                continue;
+            };
+            let signal = Signal::from_named_raw(service.plan.life.stop_signal.into()).unwrap_or(Signal::TERM);
+            let within = service.stop_within.unwrap_or(service.plan.life.stop_timeout);
+            self.signal_to_end(id, signal, within);
+        }
+    }
+
+    fn signal_to_end(&mut self, id: u32, signal: Signal, within: Duration) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let Some(running) = &service.running else { return };
+        let _ = running.signal(signal);
+        // A stopped process would not see it before it is killed.
+        let _ = running.signal(Signal::CONT);
+        service.enter(State::Stopping);
+        self.timers.cancel_all(id);
+        self.timers.set(id, Timer::Stop, Instant::now() + within);
+    }
+
+    /// Ends a service that does not do as it should; what follows is up to its restart policy.
+    fn fault(&mut self, id: u32, why: &str) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service.running.is_none() || service.state == State::Stopping {
+            return;
+        }
+        service.fault = Some(why.to_owned());
+        let within = service.plan.life.stop_timeout;
+        let signal = Signal::from_named_raw(service.plan.life.stop_signal.into()).unwrap_or(Signal::TERM);
+        self.signal_to_end(id, signal, within);
+    }
+
+    /// A service that was told to end has, or had nothing to end.
+    fn finish(&mut self, id: u32, after: After, ended: bool) {
+        self.doomed.remove(&id);
+        self.queue.retain(|queued| *queued != id);
+        let stopping = self.stopping.is_some();
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let name = service.plan.name.clone();
+        service.after = After::Policy;
+        service.stop_within = None;
+        if let Some(next) = service.next.take() {
+            service.plan = next;
+            self.index();
+        }
+        if ended {
+            self.emit(&Event::new(Kind::Stopped, &name));
+        }
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        match after {
+            After::Again if !stopping => {
+                self.want(id);
+            }
+            After::Gone => {
+                service.enter(State::Stopped);
+                self.settle_start(id, Err(("the manifest has it no more", 1)));
+                self.settle_end(id);
+                self.services.remove(&id);
+                self.by_name.retain(|_, of| *of != id);
+                self.order.retain(|of| *of != id);
+                self.index();
+                self.emit(&Event::new(Kind::Removed, &name));
+            }
+            _ => {
+                // How it ended by itself stays on show.
+                if !service.state.over() || service.state == State::Stopped {
+                    service.enter(State::Stopped);
+                }
+                if !stopping {
+                    self.settle_start(id, Err(("it was stopped", 1)));
+                }
+                self.settle_end(id);
+                if !stopping {
+                    self.wake_dependents(id);
+                }
+            }
+        }
+    }
+
+    /// Ends the app.
+    pub(super) fn stop(&mut self, timeout: Option<Duration>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(Instant::now());
+        self.leaving();
+        self.queue.clear();
+        let all: Vec<u32> = self.services.keys().copied().collect();
+        for id in all {
+            self.end(id, After::Rest, timeout);
+        }
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&mut self) {
+        self.doomed.clear();
+        for service in self.services.values() {
+            if let Some(running) = &service.running {
+                let _ = running.signal(Signal::KILL);
+            }
+        }
+    }
+
+    pub(super) fn fired(&mut self, id: u32, timer: Timer) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        match timer {
+            Timer::Start => {
+                let why = format!("was not ready within {}", in_words(service.plan.life.start_timeout));
+                self.fault(id, &why);
+            }
+            Timer::Stop => {
+                // PID 1 takes all of the namespace with it.
+                if let Some(running) = &service.running {
+                    tracing::debug!(service = service.plan.name, "did not end in time, and is killed");
+                    let _ = running.signal(Signal::KILL);
+                }
+            }
+            Timer::Restart => {
+                service.enter(State::Waiting);
+                self.consider(id);
+            }
+            Timer::Ask => self.ask(id),
+            Timer::Watchdog => {
+                let time = service.plan.life.watchdog.unwrap_or_default();
+                let why = format!("sent no WATCHDOG=1 for {}", in_words(time));
+                self.fault(id, &why);
+            }
+        }
+    }
+
+    /// The probe that a service is asked by now.
+    fn probe(&self, id: u32) -> Option<&Probe> {
+        let service = self.services.get(&id)?;
+        match (&service.state, &service.plan.life.ready) {
+            (State::Starting, Ready::Probe(probe)) => Some(probe),
+            (State::Running, _) => service.plan.life.health.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn ask(&mut self, id: u32) {
+        let Some(probe) = self.probe(id).cloned() else { return };
+        let Some(service) = self.services.get(&id) else { return };
+        let Some(init) = service.running.as_ref().map(|r| r.pid) else {
+            return;
+        };
+        if service.asking.is_some() {
+            return;
+        }
+        let spec = compile::compile(&self.plan, &service.plan, &self.plan.dirs.bundle(&service.plan.name));
+        let asked = spec.map_err(|e| e.to_string()).and_then(|bundle| {
+            let asked = self
+                .launcher
+                .ask(init, &bundle.spec, self.null.as_fd(), &probe.question, probe.timeout);
+            asked.map_err(|e| e.to_string())
+        });
+        match asked {
+            Ok(pid) => {
+                let pid = pid.as_raw_nonzero().get();
+                self.by_pid.insert(pid, Child::Probe(id));
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.asking = Some(pid);
+                }
+            }
+            Err(e) => {
+                tracing::warn!(id, "ask a service how it is: {e}");
+                self.told(id, false);
+            }
+        }
+    }
+
+    /// The helper of a probe has ended.
+    pub(super) fn answered(&mut self, id: u32, pid: i32, code: Option<i32>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service.asking == Some(pid) {
+            service.asking = None;
+            self.told(id, code == Some(YES.into()));
+        }
+    }
+
+    fn told(&mut self, id: u32, well: bool) {
+        let Some(probe) = self.probe(id) else { return };
+        let (interval, retries) = (probe.interval, probe.retries);
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service.state == State::Starting {
+            if well {
+                service.failures = 0;
+                self.become_ready(id);
+            } else {
+                let wait = interval.min(FIRST_ASKED * (1 << service.failures.min(10)));
+                service.failures = service.failures.saturating_add(1);
+                self.timers.set(id, Timer::Ask, Instant::now() + wait);
+            }
+            return;
+        }
+        let before = service.healthy;
+        service.failures = if well { 0 } else { service.failures.saturating_add(1) };
+        if well {
+            service.healthy = Some(true);
+        } else if service.failures >= retries {
+            service.healthy = Some(false);
+        }
+        let (now, failures) = (service.healthy, service.failures);
+        let (name, policy) = (service.plan.name.clone(), service.plan.life.restart.when);
+        self.timers.set(id, Timer::Ask, Instant::now() + interval);
+        if now == before {
+            return;
+        }
+        match now {
+            Some(true) => self.emit(&Event::new(Kind::Healthy, &name)),
+            _ => {
+                let why = format!("unhealthy: its probe failed {failures} times in a row");
+                self.emit(&Event::new(Kind::Unhealthy, &name).detail(why.clone()));
+                if policy != Restart::No {
+                    self.fault(id, &why);
+                }
+            }
+        }
+    }
+
+    /// A service speaks of itself.
+    pub(super) fn notified(&mut self, id: u32) {
+        for _ in 0..MOST_MESSAGES {
+            let Some(service) = self.services.get_mut(&id) else {
+                return;
+            };
+            let Some(said) = service.notify.as_ref().and_then(notify::hear) else {
+                return;
+            };
+            if let Some(status) = said.status {
+                service.says = Some(status);
+            }
+            if said.reloading {
+                service.reloading = true;
+                let name = service.plan.name.clone();
+                self.emit(&Event::new(Kind::Reloading, &name));
+            }
+            if said.ready {
+                self.ready_said(id);
+            }
+            if let Some(usec) = said.extend_usec {
+                self.extend(id, Duration::from_micros(usec));
+            }
+            let watched = self.services.get(&id).and_then(|s| s.plan.life.watchdog);
+            match (said.watchdog, watched) {
+                (Some(Watchdog::Alive), Some(time))
+                    if self.services.get(&id).is_some_and(|s| s.state == State::Running) =>
+                {
+                    self.timers.set(id, Timer::Watchdog, Instant::now() + time);
+                }
+                (Some(Watchdog::Trigger), Some(_)) => self.fault(id, "asked for it by WATCHDOG=trigger"),
+                _ => {}
+            }
+        }
+    }
+
+    fn ready_said(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if std::mem::take(&mut service.reloading) {
+            let name = service.plan.name.clone();
+            self.emit(&Event::new(Kind::Ready, &name));
+        }
+        let of = self.services.get(&id);
+        if of.is_some_and(|s| s.state == State::Starting && s.plan.life.ready == Ready::Notify) {
+            self.become_ready(id);
+        }
+    }
+
+    /// `EXTEND_TIMEOUT_USEC`: at least so long from now for what it is doing; sd_notify(3).
+    fn extend(&mut self, id: u32, time: Duration) {
+        let timer = match self.services.get(&id).map(|s| &s.state) {
+            Some(State::Starting) => Timer::Start,
+            Some(State::Stopping) => Timer::Stop,
+            _ => return,
+        };
+        if let Some(until) = Instant::now().checked_add(time)
+            && self.timers.at(id, timer).is_some_and(|at| at < until)
+        {
+            self.timers.set(id, timer, until);
+        }
+    }
+
+    pub(super) fn denied(&mut self, what: &str) {
+        self.emit(&Event::new(Kind::Denied, "").detail(what));
+    }
+}
+
+/// A time as people say it.
+pub(super) fn in_words(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{}ms", time.as_millis())
+    } else if time.subsec_millis() == 0 {
+        format!("{}s", time.as_secs())
+    } else {
+        format!("{:.1}s", time.as_secs_f64())
+    }
+}

@@ -1,0 +1,87 @@
+//! What services say of themselves by sd_notify(3): a socket a service, which it alone sees, so whoever speaks on it is
+//! that service. What is said is text from an untrusted side, and read as such.
+
+use crate::plan::{self, Dirs, NOTIFY_SOCKET, PlanError, make_passable};
+use rustix::net::{RecvFlags, SocketType};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A longer message is cut off; sd_notify(3) asks for short ones.
+const LONGEST: usize = 4096;
+/// What is kept of `STATUS=`.
+const LONGEST_STATUS: usize = 200;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub ready: bool,
+    pub reloading: bool,
+    pub stopping: bool,
+    pub watchdog: Option<Watchdog>,
+    pub status: Option<String>,
+    /// More time for what it does, in microseconds.
+    pub extend_usec: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Watchdog {
+    /// It is well.
+    Alive,
+    /// It says itself that it is not.
+    Trigger,
+}
+
+/// Makes the socket of a service that notifies.
+pub(super) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, PlanError> {
+    let folder = dirs.notify(&service.name);
+    make_passable(&folder)?;
+    let path = folder.join(NOTIFY_SOCKET);
+    let made = (|| {
+        let socket = super::sockets::bind_unix(&path, SocketType::DGRAM)?;
+        super::sockets::give(&path, &service.identity)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(socket)
+    })();
+    made.map_err(|e: std::io::Error| PlanError::io("make the socket", &path, e))
+}
+
+/// Takes the next message; `None` if there is none. Descriptors that come with one are closed: that is how
+/// sd_notify_barrier(3) learns that it was read.
+pub(super) fn hear(socket: &OwnedFd) -> Option<Said> {
+    let mut bytes = [0u8; LONGEST];
+    let (read, _) = rustix::net::recv(socket.as_fd(), &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
+    Some(parse(bytes.get(..read).unwrap_or_default()))
+}
+
+fn parse(bytes: &[u8]) -> Said {
+    let text = String::from_utf8_lossy(bytes);
+    let mut said = Said::default();
+    for line in text.lines() {
+        match line.split_once('=') {
+            Some(("READY", "1")) => said.ready = true,
+            Some(("RELOADING", "1")) => said.reloading = true,
+            Some(("STOPPING", "1")) => said.stopping = true,
+            Some(("WATCHDOG", "1")) => said.watchdog = Some(Watchdog::Alive),
+            Some(("WATCHDOG", "trigger")) => said.watchdog = Some(Watchdog::Trigger),
+            Some(("STATUS", text)) => {
+                let shown = super::console::printable(text.as_bytes());
+                said.status = Some(shown.chars().take(LONGEST_STATUS).collect());
+            }
+            Some(("EXTEND_TIMEOUT_USEC", time)) => said.extend_usec = time.parse().ok(),
+            _ => {}
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages() {
+        let said = parse(b"READY=1\nSTATUS=hello \x1b[2J\nWATCHDOG=1\nEXTEND_TIMEOUT_USEC=5\nX=\n=\nREADY=0");
+        assert!(said.ready && !said.reloading && !said.stopping);
+        assert_eq!(said.status.as_deref(), Some("hello \u{fffd}[2J"));
+        assert_eq!((said.watchdog, said.extend_usec), (Some(Watchdog::Alive), Some(5)));
+        assert_eq!(parse(b"\xff\xfe\n\nREADY"), Said::default());
+    }
+}

@@ -1,0 +1,419 @@
+//! What clients may ask for over the control socket, and what becomes of it. Whoever asks is the owner: that was made
+//! sure of when the connection was accepted.
+
+use super::app::{App, Sink, Watch};
+use super::control::Heard;
+use super::metrics;
+use super::protocol::{AppStatus, Progress, Reply, Request};
+use super::reconcile::Prints;
+use super::service::{After, Service, State};
+use super::usage::{self, ServiceUsage};
+use crate::compile;
+use crate::launch::join;
+use crate::manifest::types::Start;
+use rustix::process::Signal;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+impl App {
+    /// A client has said something, reads on, or is gone.
+    pub(super) fn converse(&mut self, number: u32) {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
+        match connection.hear() {
+            Heard::Nothing => {}
+            Heard::Gone => {
+                self.connections.remove(&number);
+                return;
+            }
+            Heard::Rubbish(why) => {
+                self.answer(number, Reply::error(why));
+                self.close(number);
+            }
+            Heard::Scrape(asked) => {
+                let answer = match asked {
+                    true => metrics::answer(&self.status(), &self.usage()),
+                    false => metrics::refusal(),
+                };
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.put(&answer);
+                }
+                self.close(number);
+            }
+            Heard::Request(request) => self.request(number, request),
+        }
+        self.flush(number);
+    }
+
+    /// Lets go of a client when it has been sent all.
+    fn close(&mut self, number: u32) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.closes = true;
+        }
+    }
+
+    fn answer(&mut self, number: u32, reply: Reply) {
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.reply(&reply);
+        }
+    }
+
+    fn request(&mut self, number: u32, request: Request) {
+        let time = |ms: Option<u64>| ms.map(Duration::from_millis);
+        let done = match request {
+            Request::Ps => {
+                let app = Some(self.status());
+                self.answer(
+                    number,
+                    Reply {
+                        app,
+                        ..Reply::default()
+                    },
+                );
+                Ok(())
+            }
+            Request::Stats => {
+                let stats = Some(self.usage());
+                self.answer(
+                    number,
+                    Reply {
+                        stats,
+                        ..Reply::default()
+                    },
+                );
+                Ok(())
+            }
+            Request::Down { timeout_ms } => {
+                self.stop(time(timeout_ms));
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.waits_for_down = true;
+                }
+                Ok(())
+            }
+            Request::Events => {
+                if let Some(connection) = self.connections.get_mut(&number) {
+                    connection.events = true;
+                }
+                // So that whoever asked knows that from here on nothing is missed.
+                self.answer(number, Reply::default());
+                Ok(())
+            }
+            Request::Apply(apply) => self.apply(*apply, Sink::Connection(number)),
+            Request::Start { services } => self.start(number, &services),
+            Request::Stop { services, timeout_ms } => self.end_named(number, &services, After::Rest, time(timeout_ms)),
+            Request::Restart { services, timeout_ms } => {
+                self.end_named(number, &services, After::Again, time(timeout_ms))
+            }
+            Request::Reload { services } => self.signal_named(number, &services, None),
+            Request::Kill { services, signal } => self.signal_named(number, &services, Some(signal)),
+            Request::Exec {
+                service,
+                args,
+                environment,
+                directory,
+                terminal,
+            } => {
+                self.exec(number, &service, args, environment, directory, terminal);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            self.answer(number, Reply::error(error));
+        }
+    }
+
+    /// Services by name, in the manifest's order; none named: all.
+    fn named(&self, names: &[String]) -> Result<Vec<u32>, String> {
+        if names.is_empty() {
+            return Ok(self.order.clone());
+        }
+        let of = |name: &String| {
+            let id = self.by_name.get(name).copied();
+            id.ok_or_else(|| format!("no service is called `{name}`; `pysecure ps` lists them"))
+        };
+        names.iter().map(of).collect()
+    }
+
+    fn going_down(&self) -> Result<(), String> {
+        match self.stopping {
+            Some(_) => Err(format!("`{}` is going down", self.plan.app)),
+            None => Ok(()),
+        }
+    }
+
+    fn start(&mut self, number: u32, names: &[String]) -> Result<(), String> {
+        self.going_down()?;
+        let asked = self.named(names)?;
+        let mut wanted = Vec::new();
+        let mut left = asked.clone();
+        while let Some(id) = left.pop() {
+            if wanted.contains(&id) {
+                continue;
+            }
+            wanted.push(id);
+            let depends = self
+                .services
+                .get(&id)
+                .map(|s| s.plan.life.depends_on.as_slice())
+                .unwrap_or_default();
+            left.extend(depends.iter().filter_map(|(name, _)| self.by_name.get(name)));
+        }
+        // What others wait for first.
+        wanted.reverse();
+        let mut watch = Watch::new(Sink::Connection(number));
+        let mut fresh = Vec::new();
+        for id in wanted {
+            let Some(service) = self.services.get(&id) else {
+                continue;
+            };
+            let listens = service.state == State::Listening && !names.is_empty() && asked.contains(&id);
+            if super::reconcile::rests(service) || listens {
+                watch.await_start(id);
+                fresh.push((id, listens || asked.contains(&id) && !names.is_empty()));
+            }
+        }
+        let watch = self.watch_for(watch);
+        // All are wanted before the first is looked at, lest it fails for one that is about to be.
+        for (id, _) in &fresh {
+            self.revive(*id);
+        }
+        for (id, by_name) in fresh {
+            let on_demand = self
+                .services
+                .get(&id)
+                .is_some_and(|s| s.plan.life.start == Start::OnDemand);
+            match self.services.get_mut(&id) {
+                Some(service) if on_demand && by_name && service.state == State::Listening => self.demanded(id),
+                Some(service) if on_demand && by_name => {
+                    service.demanded = true;
+                    self.consider(id);
+                }
+                _ => self.consider(id),
+            }
+        }
+        self.check_watch(watch);
+        Ok(())
+    }
+
+    /// Has a service wait for its turn, without giving it one yet. One that is being ended comes back after that.
+    fn revive(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service.state == State::Listening {
+            return;
+        }
+        if service.running.is_some() {
+            service.after = After::Again;
+            service.wanted = true;
+            return;
+        }
+        service.wanted = true;
+        service.demanded = false;
+        service.restarts = 0;
+        service.enter(State::Waiting);
+    }
+
+    fn end_named(
+        &mut self,
+        number: u32,
+        names: &[String],
+        after: After,
+        timeout: Option<Duration>,
+    ) -> Result<(), String> {
+        self.going_down()?;
+        let ids = self.named(names)?;
+        let mut watch = Watch::new(Sink::Connection(number));
+        if after == After::Again {
+            // Those that do not run only wait for their turn: one that depends on another must not find it stopped.
+            for id in &ids {
+                if self.services.get(id).is_some_and(|s| s.running.is_none()) {
+                    self.end(*id, After::Rest, timeout);
+                    self.revive(*id);
+                }
+            }
+        }
+        for id in &ids {
+            match after {
+                After::Again => watch.await_start(*id),
+                _ => watch.await_end(*id),
+            }
+        }
+        self.watch_for(watch);
+        for id in &ids {
+            if after != After::Again || self.services.get(id).is_some_and(|s| s.running.is_some()) {
+                self.end(*id, after, timeout);
+            }
+        }
+        for id in ids {
+            self.consider(id);
+        }
+        Ok(())
+    }
+
+    /// Signals services' programs: with what `reload_signal` says, or with this.
+    fn signal_named(&mut self, number: u32, names: &[String], signal: Option<u8>) -> Result<(), String> {
+        self.going_down()?;
+        let ids = self.named(names)?;
+        for id in ids {
+            let Some(service) = self.services.get(&id) else {
+                continue;
+            };
+            let name = service.plan.name.clone();
+            let number_of = signal.unwrap_or(service.plan.life.reload_signal);
+            let sent = match (&service.running, Signal::from_named_raw(number_of.into())) {
+                _ if !self.reachable(id) => Err(format!("is not running ({})", service.state.word())),
+                (_, None) => Err(format!("{number_of} is no signal that can be sent")),
+                // PID 1 cannot pass these on, and is not to be stopped itself.
+                (Some(running), Some(signal @ Signal::STOP)) => {
+                    for pid in usage::below(running.pid.as_raw_nonzero().get() as u32) {
+                        if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+                            let _ = rustix::process::kill_process(pid, signal);
+                        }
+                    }
+                    Ok(())
+                }
+                (Some(running), Some(signal)) => running.signal(signal).map_err(|e| e.to_string()),
+                (None, _) => Err("is not running".into()),
+            };
+            let progress = match sent {
+                Ok(()) => Progress::Settled {
+                    service: name,
+                    state: service.state.word().to_owned(),
+                },
+                // Of all services, those that do not run are not meant.
+                Err(_) if names.is_empty() => continue,
+                Err(error) => Progress::Failed {
+                    service: name,
+                    error,
+                    code: 1,
+                },
+            };
+            self.put_progress(number, &progress);
+        }
+        self.put_progress(number, &Progress::Done);
+        Ok(())
+    }
+
+    fn put_progress(&mut self, number: u32, progress: &Progress) {
+        let mut line = serde_json::to_vec(progress).unwrap_or_default();
+        line.push(b'\n');
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.put(&line);
+        }
+    }
+
+    fn status(&self) -> AppStatus {
+        let of = |service: &Service| {
+            let planned = service.next.as_ref().unwrap_or(&service.plan);
+            service.status(Prints::of(planned, self.plan.templates.get(&planned.rootfs)))
+        };
+        AppStatus {
+            app: self.plan.app.clone(),
+            supervisor_pid: std::process::id(),
+            denied: self.denied_in_all,
+            storage: self.storage,
+            services: self
+                .order
+                .iter()
+                .filter_map(|id| self.services.get(id))
+                .map(of)
+                .collect(),
+        }
+    }
+
+    fn usage(&self) -> Vec<ServiceUsage> {
+        let services = self.order.iter().filter_map(|id| self.services.get(id));
+        services
+            .map(|service| {
+                let mut used = ServiceUsage {
+                    service: service.plan.name.clone(),
+                    state: service.state.word().to_owned(),
+                    restarts: service.restarts_in_all,
+                    ..ServiceUsage::default()
+                };
+                if let Some(pid) = service.pid() {
+                    used.seconds = service.begun.elapsed().as_secs();
+                    usage::add(&mut used, pid);
+                }
+                if let Some(group) = service.running.as_ref().and_then(|r| r.cgroup()) {
+                    used.refine(&group.usage());
+                }
+                used
+            })
+            .collect()
+    }
+
+    fn exec(
+        &mut self,
+        number: u32,
+        service: &str,
+        args: Vec<String>,
+        environment: Vec<String>,
+        directory: Option<String>,
+        terminal: bool,
+    ) {
+        // The session's helper holds a copy of the socket; from here on it is the one to speak.
+        let Some(mut connection) = self.connections.remove(&number) else {
+            return;
+        };
+        let passed = std::mem::take(&mut connection.passed);
+        let socket = &connection.socket;
+        let _ = rustix::io::ioctl_fionbio(socket, false);
+        if let Err((code, why)) = self.try_exec(socket, passed, service, args, environment, directory, terminal) {
+            let bytes = join::encode(join::told::FAILED, code, &why);
+            let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+            let _ = rustix::net::send(socket, &bytes, flags);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a request's parts, each used once")]
+    fn try_exec(
+        &mut self,
+        socket: &OwnedFd,
+        passed: Vec<OwnedFd>,
+        service: &str,
+        args: Vec<String>,
+        environment: Vec<String>,
+        directory: Option<String>,
+        terminal: bool,
+    ) -> Result<(), (u32, String)> {
+        let passed: [OwnedFd; 3] = passed
+            .try_into()
+            .map_err(|_| (125, "the request came without descriptors".to_owned()))?;
+        let id = self.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
+        let reachable = self.reachable(id);
+        let Some(of) = self.services.get(&id) else {
+            return Err((125, format!("`{service}` is gone")));
+        };
+        let Some(init) = of.running.as_ref().filter(|_| reachable).map(|r| r.pid) else {
+            let state = of.state.word();
+            return Err((
+                125,
+                format!(
+                    "service `{service}` is not running ({state}); `pysecure run {service}` starts a process of its own"
+                ),
+            ));
+        };
+        let folder = self.plan.dirs.bundle(service);
+        let bundle = compile::compile(&self.plan, &of.plan, &folder).map_err(|e| (125, e.to_string()))?;
+        let mut spec = bundle.spec;
+        if let Some(process) = spec.process_mut() {
+            process.set_args(Some(args));
+            let mut all = process.env().clone().unwrap_or_default();
+            // What it says to these is the service's own to say.
+            all.retain(|v| !v.starts_with("NOTIFY_SOCKET=") && !v.starts_with("WATCHDOG_USEC="));
+            all.extend(environment);
+            process.set_env(Some(all));
+            if let Some(directory) = directory {
+                process.set_cwd(directory.into());
+            }
+        }
+        let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
+        self.launcher
+            .join(init, &spec, stdio, terminal, socket)
+            .map(drop)
+            .map_err(|e| (e.exit_code().into(), e.to_string()))
+    }
+}

@@ -1,0 +1,716 @@
+//! Services that stay up: what comes first, when a service is ready, what happens when it ends, what a change of the
+//! manifest touches.
+
+mod harness;
+
+use harness::{App, BOTH, Mode, place, wait_until};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+fn app(mode: Mode, name: &str, range: u32, services: &str) -> App {
+    let last = range + 19;
+    let manifest =
+        format!("[app]\nname = \"{name}\"\nuid_range = [{range}, {last}]\ngid_range = [{range}, {last}]\n{services}");
+    App::new(mode, &manifest)
+}
+
+/// Replaces a part of the manifest that stands in it once.
+fn edit(app: &App, old: &str, new: &str) {
+    let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+    assert_eq!(manifest.matches(old).count(), 1, "{old}");
+    app.write("pysecure.toml", manifest.replace(old, new));
+}
+
+/// A service that speaks sd_notify(3) through libsystemd.
+const NOTIFIES: &str = r#"
+import sys, time, signal
+from systemd import daemon
+"#;
+
+#[test]
+fn services_start_after_what_they_need_and_stop_before_it() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "order",
+            42_000,
+            &format!(
+                r#"
+[services.web]
+command = ["sleep", "1000"]
+depends_on = {{ db = "ready", setup = "completed" }}
+[services.setup]
+type = "oneshot"
+command = ["sh", "-c", "sleep 0.2; echo set up"]
+depends_on = ["log"]
+[services.db]
+command = ["python3", "-c", '''{NOTIFIES}
+time.sleep(0.2)
+daemon.notify("READY=1\nSTATUS=serving")
+time.sleep(1000)
+''']
+ready = "notify"
+[services.log]
+command = ["sleep", "1000"]
+"#
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let shown = app.ok(&["ps"]).out;
+        assert!(
+            shown.contains("running: serving") && shown.contains("exited (0)"),
+            "{shown}"
+        );
+        let mut events = app.events();
+        app.ok(&["restart"]);
+        let seen = events.until("started", "web");
+        let before = |a: (&str, &str), b: (&str, &str)| {
+            assert!(
+                place(&seen, a.0, a.1) < place(&seen, b.0, b.1),
+                "{a:?} before {b:?}: {seen:#?}"
+            );
+        };
+        before(("stopped", "web"), ("stopped", "db"));
+        before(("started", "log"), ("started", "setup"));
+        before(("started", "db"), ("ready", "db"));
+        before(("ready", "db"), ("started", "web"));
+        before(("exited", "setup"), ("started", "web"));
+        // What does not wait for another does not.
+        before(("started", "db"), ("exited", "setup"));
+        app.ok(&["down"]);
+        let seen = events.rest();
+        assert!(
+            place(&seen, "stopped", "web") < place(&seen, "stopped", "db"),
+            "{seen:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_cannot_come_about_fails_at_once_and_says_for_what() {
+    let app = app(
+        Mode::Root,
+        "vain",
+        42_020,
+        r#"
+[services.setup]
+type = "oneshot"
+command = ["sh", "-c", "exit 4"]
+[services.web]
+command = ["sleep", "1000"]
+depends_on = { setup = "completed" }
+"#,
+    );
+    let ended = app.run(&["up", "-d"]);
+    assert_eq!(ended.code, 4, "{ended:?}");
+    assert!(ended.err.contains("`setup`: ended with code 4"), "{ended:?}");
+    assert!(!app.state().join("run").exists());
+}
+
+#[test]
+fn a_service_says_how_it_is_through_a_real_client_library() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "notify",
+            42_040,
+            &format!(
+                r#"
+[services.says]
+command = ["python3", "-c", '''{NOTIFIES}
+def reload(*_):
+    daemon.notify("RELOADING=1")
+    time.sleep(0.3)
+    daemon.notify("READY=1\nSTATUS=read again")
+signal.signal(signal.SIGHUP, reload)
+daemon.notify("STATUS=warming up")
+sys.stdin.read()
+time.sleep(0.1)
+daemon.notify("READY=1\nSTATUS=warm")
+beats = 0
+while True:
+    daemon.notify("WATCHDOG=1")
+    beats += 1
+    # Goes on for a while, and then hangs.
+    time.sleep(0.1 if beats < 20 else 1000)
+''']
+ready = "notify"
+watchdog = "1s"
+restart = "on-failure"
+[services.never]
+command = ["sleep", "1000"]
+ready = "notify"
+start_timeout = "300ms"
+"#
+            ),
+        );
+        let ended = app.run(&["up", "-d"]);
+        assert_eq!(ended.code, 143, "{ended:?}");
+        assert!(ended.err.contains("`never`: was not ready within 300ms"), "{ended:?}");
+        edit(&app, "start_timeout = \"300ms\"", "restart = \"no\"");
+        edit(
+            &app,
+            "command = [\"sleep\", \"1000\"]\nready = \"notify\"",
+            "command = [\"sleep\", \"1000\"]",
+        );
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("says")["status"], "warm");
+        let mut events = app.events();
+        app.ok(&["reload", "says"]);
+        events.until("reloading", "says");
+        events.until("ready", "says");
+        assert_eq!(app.service("says")["status"], "read again");
+        let seen = events.until("restarting", "says");
+        let why = seen[place(&seen, "restarting", "says")]["detail"].as_str().unwrap();
+        assert!(why.contains("sent no WATCHDOG=1 for 1s"), "{why}");
+        events.until("ready", "says");
+        assert_eq!(app.service("says")["restarts"], 1);
+    }
+}
+
+#[test]
+fn probes_ask_from_inside() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "probes",
+            42_060,
+            r#"
+[services.tcp]
+command = ["sh", "-c", "sleep 0.2; exec python3 -m http.server --bind 127.0.0.1 8000"]
+ready = { tcp = "127.0.0.1:8000", interval = "20ms" }
+[services.http]
+command = ["sh", "-c", "sleep 0.2; cd /tmp; exec python3 -m http.server --bind 127.0.0.1 8080"]
+ready = { http = "http://127.0.0.1:8080/", interval = "20ms" }
+health = { http = "http://127.0.0.1:8080/healthy", interval = "50ms", retries = 2 }
+[services.unix]
+command = ["python3", "-c", "import socket,time; time.sleep(0.2); s=socket.socket(socket.AF_UNIX); s.bind('/tmp/s'); s.listen(); time.sleep(1000)"]
+ready = { unix = "/tmp/s", interval = "20ms" }
+[services.command]
+command = ["sh", "-c", "sleep 0.2; touch /tmp/here; sleep 1000 & wait"]
+ready = { command = ["test", "-e", "/tmp/here"], interval = "20ms" }
+health = { command = ["test", "!", "-e", "/tmp/ill"], interval = "50ms", retries = 2 }
+restart = "on-failure"
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        // Nothing lies at /healthy, and this one is not restarted.
+        let ill = wait_until(|| Some(app.service("http")).filter(|s| s["health"] == "unhealthy"));
+        assert_eq!(
+            (&ill["state"], &ill["restarts"]),
+            (&Value::from("running"), &Value::from(0))
+        );
+        wait_until(|| (app.service("command")["health"] == "healthy").then_some(()));
+        let mut events = app.events();
+        app.sh("command", "touch /tmp/ill").ok();
+        let seen = events.until("ready", "command");
+        assert!(
+            place(&seen, "unhealthy", "command") < place(&seen, "restarting", "command"),
+            "{seen:#?}"
+        );
+        app.sh("http", "touch /tmp/healthy").ok();
+        events.until("healthy", "http");
+    }
+}
+
+#[test]
+fn restarts_wait_longer_each_time_and_are_given_up() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "crash",
+            42_080,
+            r#"
+[services.crashes]
+command = ["sh", "-c", "exit 7"]
+restart = "on-failure"
+restart_delay = "20ms"
+restart_limit = 3
+[services.ends]
+command = ["sh", "-c", "exit 0"]
+restart = "on-failure"
+[services.always]
+command = ["sh", "-c", "sleep 0.05"]
+restart = "always"
+restart_delay = "10ms"
+restart_limit = 2
+restart_window = "40ms"
+[services.killed]
+command = ["sleep", "1000"]
+restart = "on-failure"
+restart_delay = "10ms"
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        let mut events = app.events();
+        let failed = app.wait_for_state("crashes", "failed");
+        assert_eq!(failed["error"], "ended with code 7; given up after 3 restarts");
+        assert_eq!(app.service("ends")["state"], "exited");
+        // It lasts longer than the window each time, so it is never given up.
+        wait_until(|| (app.service("always")["restarts"].as_i64().unwrap() > 6).then_some(()));
+        let before = app.init_of("killed");
+        app.ok(&["kill", "-s", "SEGV", "killed"]);
+        let seen = events.until("started", "killed");
+        let exited = &seen[place(&seen, "exited", "killed")];
+        assert_eq!(exited["code"], 128 + 11, "{exited}");
+        assert_ne!(app.init_of("killed"), before);
+        // Killed from outside, PID 1 and all.
+        kill(app.init_of("killed"));
+        events.until("started", "killed");
+        // What was given up can be started by hand.
+        app.ok(&["start", "crashes"]);
+        events.until("failed", "crashes");
+    }
+}
+
+fn kill(pid: i32) {
+    harness::signal(pid as u32, nix::sys::signal::Signal::SIGKILL);
+}
+
+#[test]
+fn the_first_connection_starts_a_service_and_none_is_lost_over_a_restart() {
+    for (mode, port) in [(Mode::Root, 18_311), (Mode::Rootless, 18_312)] {
+        let app = app(
+            mode,
+            "demand",
+            42_100,
+            &format!(
+                r#"
+[services.lazy]
+command = ["python3", "-c", '''
+import socket
+s = socket.socket(fileno=3)
+while True:
+    c, _ = s.accept()
+    c.sendall(c.recv(100).upper())
+    c.close()
+''']
+listen = ["127.0.0.1:{port}"]
+start = "on-demand"
+restart = "always"
+restart_delay = "1ms"
+restart_limit = 0
+stop_signal = "SIGKILL"
+[services.brief]
+command = ["sh", "-c", "exit 0"]
+listen = ["127.0.0.1:{}"]
+start = "on-demand"
+"#,
+                port + 100
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("lazy")["state"], "listening");
+        assert_eq!(app.service("lazy")["pid"], Value::Null);
+        let ask = |text: &str| {
+            let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            socket.write_all(text.as_bytes()).unwrap();
+            let mut answer = String::new();
+            // One that was accepted by a process that is then killed is reset: that is the service's loss, not ours.
+            socket
+                .read_to_string(&mut answer)
+                .is_ok_and(|_| !answer.is_empty())
+                .then_some(answer)
+        };
+        assert_eq!(ask("first").as_deref(), Some("FIRST"));
+        assert_eq!(app.service("lazy")["state"], "running");
+        // Connections that come while it is away wait for it.
+        for _ in 0..20 {
+            std::thread::scope(|scope| {
+                let restart = scope.spawn(|| app.ok(&["restart", "lazy"]));
+                let mut lost = 0;
+                for n in 0..50 {
+                    match ask(&format!("a{n}")) {
+                        Some(answer) => assert_eq!(answer, format!("A{n}")),
+                        None => lost += 1,
+                    }
+                }
+                restart.join().unwrap();
+                // At most the one that was being answered when it was killed.
+                assert!(lost <= 1, "{lost} of 50 connections were lost");
+            });
+        }
+        // It ends well without having looked at the connection, and is not started in a circle without end: it comes
+        // back for as long as somebody waits, and rests when nobody does.
+        app.ok(&["stop", "brief"]);
+        assert_eq!(app.service("brief")["state"], "stopped");
+        app.ok(&["start", "brief"]);
+        app.wait_for_state("brief", "listening");
+        app.ok(&["stop", "lazy"]);
+        assert_eq!(app.service("lazy")["state"], "stopped");
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("lazy")["state"], "listening");
+        assert_eq!(ask("again").as_deref(), Some("AGAIN"));
+    }
+}
+
+#[test]
+fn up_touches_only_what_changed() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "change",
+            42_120,
+            r#"
+[services.same]
+command = ["sleep", "1000"]
+[services.other]
+command = ["sleep", "1001"]
+depends_on = ["same"]
+[services.rules]
+command = ["sleep", "1002"]
+[services.goes]
+command = ["sleep", "1003"]
+"#,
+        );
+        let dry = app.ok(&["up", "--dry-run"]).out;
+        assert!(dry.lines().count() == 4 && dry.contains("add      same"), "{dry}");
+        assert!(!app.state().join("run").exists());
+        app.ok(&["up", "-d"]);
+        let supervisor = app.supervisor();
+        let pids = |app: &App| ["same", "other", "rules"].map(|s| app.init_of(s));
+        let before = pids(&app);
+        let gone = app.init_of("goes");
+        edit(&app, "\"1001\"", "\"1011\"");
+        edit(
+            &app,
+            "\"1002\"]",
+            "\"1002\"]\nrestart = \"always\"\nrestart_delay = \"1ms\"",
+        );
+        edit(
+            &app,
+            "[services.goes]\ncommand = [\"sleep\", \"1003\"]",
+            "[services.comes]\ncommand = [\"sleep\", \"1004\"]",
+        );
+        let dry = app.ok(&["up", "--dry-run"]).out;
+        let expected = "  restart  other\n  adjust   rules\n  add      comes\n  remove   goes\n";
+        assert_eq!(dry, expected);
+        assert_eq!(pids(&app), before, "a dry run touches nothing");
+        let mut events = app.events();
+        let out = app.ok(&["up", "-d"]).out;
+        assert!(out.starts_with(expected), "{out}");
+        let after = pids(&app);
+        assert_eq!((after[0], after[2]), (before[0], before[2]));
+        assert_ne!(after[1], before[1]);
+        assert_eq!(app.supervisor(), supervisor);
+        assert!(!std::path::Path::new(&format!("/proc/{gone}")).exists());
+        let names: Vec<String> = app.ps()["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["service"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["same", "other", "rules", "comes"]);
+        events.until("removed", "goes");
+        // The new rule holds for the old process.
+        app.ok(&["kill", "rules"]);
+        events.until("started", "rules");
+        // A manifest with an error changes nothing.
+        edit(&app, "\"1011\"]", "\"1011\"]\nnonsense = 1");
+        assert_eq!(app.run(&["up", "-d"]).code, 2);
+        edit(&app, "\nnonsense = 1", "");
+        // A change that cannot start is told; what ran before and was not touched runs on.
+        edit(&app, "\"sleep\", \"1011\"", "\"nosuchprogram\"");
+        let failed = app.run(&["up", "-d"]);
+        assert_eq!(failed.code, 127, "{failed:?}");
+        assert!(
+            failed.err.contains("`other`") && failed.err.contains("not found"),
+            "{failed:?}"
+        );
+        assert_eq!(app.init_of("same"), after[0]);
+        edit(&app, "\"nosuchprogram\"", "\"sleep\", \"1012\"");
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("other")["state"], "running");
+        assert!(app.ok(&["up", "-d"]).out.contains("is up already"));
+    }
+}
+
+#[test]
+fn services_are_stopped_started_and_signalled_by_name() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "byname",
+            42_140,
+            r#"
+[services.db]
+command = ["sh", "-c", "trap 'echo got HUP' HUP; trap 'echo got USR1' USR1; echo runs; while :; do sleep 0.05; done"]
+[services.web]
+command = ["sleep", "1000"]
+depends_on = ["db"]
+[services.deaf]
+command = ["sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 1; done"]
+stop_timeout = "300ms"
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("db", "runs");
+        app.ok(&["reload", "db"]);
+        app.wait_for_log("db", "got HUP");
+        app.ok(&["kill", "-s", "SIGUSR1", "db"]);
+        app.wait_for_log("db", "got USR1");
+        assert_eq!(app.run(&["kill", "-s", "NONSENSE", "db"]).code, 2);
+        let unknown = app.run(&["stop", "nobody"]);
+        assert!(
+            unknown.code == 1 && unknown.err.contains("no service is called `nobody`"),
+            "{unknown:?}"
+        );
+        let out = app.ok(&["stop", "db", "web"]).out;
+        assert!(out.contains("db: stopped") && out.contains("web: stopped"), "{out}");
+        // A service brings with it what it depends on.
+        let out = app.ok(&["start", "web"]).out;
+        assert!(out.contains("db: running") && out.contains("web: running"), "{out}");
+        // One that does not hear is killed, with all that is in its namespace.
+        app.wait_for_log("deaf", "deaf");
+        app.ok(&["stop", "deaf"]);
+        assert_eq!(app.service("deaf")["last_exit_code"], 137);
+        app.ok(&["start", "deaf"]);
+        wait_until(|| (app.logs("deaf").matches("deaf | deaf").count() == 2).then_some(()));
+        edit(&app, "stop_timeout = \"300ms\"", "stop_timeout = \"1h\"");
+        app.ok(&["up", "-d"]);
+        app.ok(&["stop", "-t", "0.1", "deaf"]);
+        // A stopped process ends all the same.
+        app.ok(&["kill", "-s", "STOP", "db"]);
+        let inside = app.init_of("db");
+        wait_until(|| {
+            let children = std::fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
+            let child: i32 = children.split_whitespace().next().unwrap().parse().unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{child}/status")).unwrap();
+            status.contains("State:\tT").then_some(())
+        });
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn what_services_use_and_how_they_are_is_told() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "told",
+            42_160,
+            r#"
+[services.busy]
+command = ["sh", "-c", "while :; do :; done"]
+[services.idle]
+command = ["sleep", "1000"]
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        let stats: Value = serde_json::from_str(&app.ok(&["stats", "--json"]).out).unwrap();
+        let of = |name: &str| {
+            stats
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|s| s["service"] == name)
+                .unwrap()
+                .clone()
+        };
+        assert!(of("busy")["cpu_percent"].as_f64().unwrap() > 1.0, "{stats}");
+        assert!(of("idle")["memory_bytes"].as_u64().unwrap() > 10_000, "{stats}");
+        assert_eq!(of("idle")["pids"], 2);
+        assert!(
+            app.ok(&["stats"]).out.contains("busy"),
+            "a table where there is no terminal"
+        );
+        // As Prometheus would: over HTTP on the unix socket.
+        let socket = app.ok(&["metrics", "--socket"]).out;
+        let text = curl(&app, socket.trim());
+        assert!(
+            text.contains("pysecure_service_up{app=\"told\",service=\"busy\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE pysecure_service_cpu_seconds_total counter"),
+            "{text}"
+        );
+        assert_eq!(app.ok(&["metrics"]).out.lines().count(), text.lines().count());
+        let events = app.ok(&["up", "-d"]).out;
+        assert!(events.contains("is up already"));
+    }
+}
+
+fn curl(app: &App, socket: &str) -> String {
+    let out = app
+        .shell_free(
+            "curl",
+            &[
+                "--silent",
+                "--show-error",
+                "--fail",
+                "--unix-socket",
+                socket,
+                "http://pysecure/metrics",
+            ],
+        )
+        .output()
+        .expect("install `curl`");
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    text
+}
+
+#[test]
+fn another_user_is_turned_away_and_that_is_told() {
+    let app = app(
+        Mode::Root,
+        "denied",
+        42_180,
+        "[services.idle]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    app.ok(&["up", "-d"]);
+    // As if somebody had opened the folder to all.
+    for folder in [app.state(), app.state().join("run"), app.state().join("run/denied")] {
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let socket = app.state().join("run/denied/control.sock");
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let (uid, _) = harness::user();
+    let mut events = app.events();
+    let script = "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(b'{\"do\":\"ps\"}\\n'); print(len(s.recv(100)))";
+    let out = std::process::Command::new("setpriv")
+        .args([
+            "--reuid",
+            &uid.to_string(),
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            script,
+        ])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr),
+    );
+    assert!(
+        out.trim() == "0" || err.contains("reset") || err.contains("Broken pipe"),
+        "{out}{err}"
+    );
+    let seen = events.until("denied", "");
+    assert!(
+        seen.last().unwrap()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("another user")
+    );
+    assert!(
+        app.ok(&["metrics"])
+            .out
+            .contains("pysecure_denied_total{app=\"denied\"} 1")
+    );
+}
+
+#[test]
+fn under_a_service_manager_it_says_when_it_is_ready_and_takes_its_sockets() {
+    for (mode, port) in [(Mode::Root, 18_321), (Mode::Rootless, 18_322)] {
+        let app = app(
+            mode,
+            "managed",
+            42_200,
+            &format!(
+                r#"
+[services.web]
+command = ["python3", "-c", "import socket,time; time.sleep(0.3); s=socket.socket(fileno=3); c,_=s.accept(); c.sendall(b'served'); c.close(); time.sleep(1000)"]
+listen = ["127.0.0.1:{port}"]
+"#
+            ),
+        );
+        let path = app.folder.join("manager.sock");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let binary = harness::binary().to_str().unwrap();
+        let address = format!("127.0.0.1:{port}");
+        // The real thing: it listens, and starts what is to serve at the first connection.
+        let mut activate = app
+            .shell_free(
+                "systemd-socket-activate",
+                &[
+                    "-E",
+                    "PYSECURE_STATE_DIR",
+                    "-E",
+                    "NOTIFY_SOCKET",
+                    "-E",
+                    "WATCHDOG_USEC",
+                    "-l",
+                    &address,
+                    binary,
+                    "up",
+                ],
+            )
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "200000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("install `systemd`");
+        let mut client = wait_until(|| TcpStream::connect(&address).ok());
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "served");
+        let hear = || {
+            let mut bytes = [0; 4096];
+            let read = manager.recv(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..read]).into_owned()
+        };
+        let mut heard = Vec::new();
+        while !heard.iter().any(|text: &String| text.contains("READY=1")) {
+            heard.push(hear());
+        }
+        while heard.iter().filter(|text| text.contains("WATCHDOG=1")).count() < 3 {
+            heard.push(hear());
+        }
+        app.ok(&["down"]);
+        while !heard.iter().any(|text| text.contains("STOPPING=1")) {
+            heard.push(hear());
+        }
+        assert!(activate.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn watch_restarts_what_has_new_code_and_follows_the_manifest() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "watched",
+            42_220,
+            r#"
+code = { "/app" = "./code" }
+[services.web]
+command = ["sh", "/app/web.sh"]
+"#,
+        );
+        app.write("code/web.sh", "echo version one; sleep 1000 & wait\n");
+        let mut up = app
+            .command(&["up", "--watch"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until(|| app.run(&["logs", "web"]).out.contains("version one").then_some(()));
+        // It says so when it watches; what changes from then on is seen.
+        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("watching") {
+            line.clear();
+            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
+            assert!(!line.is_empty());
+        }
+        app.write("code/web.sh", "echo version two; sleep 1000 & wait\n");
+        app.wait_for_log("web", "version two");
+        edit(
+            &app,
+            "[services.web]",
+            "[services.more]\ncommand = [\"sh\", \"-c\", \"echo more; sleep 1000 & wait\"]\n[services.web]",
+        );
+        app.wait_for_log("more", "more");
+        harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(up.wait().unwrap().code(), Some(0));
+        assert!(!app.state().join("run").exists());
+    }
+}
