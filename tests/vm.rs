@@ -43,7 +43,8 @@ const ONCE: [&str; 13] = [
     "user: nothing left",
 ];
 
-const WITH_SYSTEMD: [&str; 10] = [
+const WITH_SYSTEMD: [&str; 11] = [
+    "unit: not delegated",
     "root: up",
     "root: a scope of its own",
     "root: the scope is gone",
@@ -255,7 +256,7 @@ fn limits_hold_under_version_2() {
     assert!(failed.is_empty(), "failed: {failed:?}");
     let mut wanted: Vec<String> = ONCE.map(String::from).to_vec();
     wanted.extend(WITH_SYSTEMD.map(|what| format!("systemd: {what}")));
-    for who in ["root", "user", "systemd: root", "systemd: user"] {
+    for who in ["root", "user", "systemd: root", "systemd: unit", "systemd: user"] {
         wanted.extend(EACH.map(|what| format!("{who}: {what}")));
     }
     let unseen: Vec<_> = wanted
