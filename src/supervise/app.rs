@@ -224,6 +224,7 @@ impl App {
 
     /// What [`App::new`] does under the lock.
     fn make(mut plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+        crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
@@ -676,6 +677,7 @@ impl App {
         // Whoever is told that all is over may start anew at once.
         self.sockets.clear();
         self.networks.close();
+        self.launcher.release_limits();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);

@@ -5,6 +5,7 @@
 
 use super::app::{App, Child, Source, SuperviseError, system};
 use super::events::{Event, Kind};
+use super::limits;
 use super::network::Networks;
 use super::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
@@ -188,6 +189,7 @@ impl App {
             let (uid, gid) = super::sockets::ids(&planned.identity);
             rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
         }
+        limits::hold(planned, &self.plan, &mut self.launcher)?;
         let sockets = self.sockets.of(planned);
         let request = Start {
             spec: &bundle.spec,
@@ -231,6 +233,7 @@ impl App {
         service.program_runs = false;
         service.ending = None;
         service.fault = None;
+        service.note = None;
         service.healthy = None;
         service.failures = 0;
         service.says = None;
@@ -317,7 +320,8 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if let Some(running) = service.running.take() {
+        let running = service.running.take();
+        if let Some(running) = &running {
             let _ = self.epoll.delete(&running.reports);
         }
         service.notify = None;
@@ -328,7 +332,15 @@ impl App {
             service.state == State::Running,
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
-        let (after, fault) = (service.after, service.fault.take());
+        let (after, mut fault) = (service.after, service.fault.take());
+        // Whoever was told to end may have been killed for not doing so.
+        if let (After::Policy, None, Ending::Exited(status)) = (after, &fault, &ending) {
+            let group = running.as_ref().and_then(|r| r.cgroup());
+            service.note = limits::explain(*status, group, &service.plan.limits);
+        }
+        // With it goes its cgroup, of which the next one has to be a new one.
+        drop(running);
+        let note = service.note.clone();
         let (name, kind) = (service.plan.name.clone(), service.plan.life.kind);
         let policy = service.plan.life.restart.when;
         self.timers.cancel_all(id);
@@ -355,6 +367,9 @@ impl App {
             self.finish(id, after, true);
             return;
         }
+        if let Some(note) = &note {
+            self.emit(&Event::new(Kind::Oom, &name).detail(note.clone()));
+        }
         let mut event = Event::new(Kind::Exited, &name).code(code);
         if let Some(fault) = &fault {
             event = event.detail(fault.clone());
@@ -364,9 +379,13 @@ impl App {
         match &fault {
             Some(fault) => self.outputs.say(&format!("{name} was ended: {fault}")),
             None if kind == ServiceType::Oneshot && !failed => {}
-            None => self.outputs.say(&format!("{name} ended with code {code}")),
+            None => match &note {
+                Some(note) => self.outputs.say(&format!("{name} ended with code {code}: {note}")),
+                None => self.outputs.say(&format!("{name} ended with code {code}")),
+            },
         }
         let faulty = fault.is_some();
+        fault = fault.or(note);
         let why = match fault {
             Some(fault) => fault,
             None if !ready && kind == ServiceType::Simple => format!("ended with code {code} before it was ready"),

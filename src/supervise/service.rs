@@ -92,6 +92,8 @@ pub(super) struct Service {
     pub stop_within: Option<std::time::Duration>,
     /// Why it is being ended, if not because somebody said so.
     pub fault: Option<String>,
+    /// Why it ended as it did, where that is known.
+    pub note: Option<String>,
     /// Is it to run at all?
     pub wanted: bool,
     /// On demand: something has connected.
@@ -126,6 +128,7 @@ impl Service {
             after: After::Policy,
             stop_within: None,
             fault: None,
+            note: None,
             wanted: false,
             demanded: false,
             restarts: 0,
@@ -165,7 +168,7 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => None,
+                _ => self.note.clone(),
             },
             restarts: self.restarts_in_all,
             health: self
