@@ -714,3 +714,40 @@ command = ["sh", "/app/web.sh"]
         assert!(!app.state().join("run").exists());
     }
 }
+
+#[test]
+fn top_is_one_page_with_keys() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "onepage",
+            42_240,
+            r#"
+[services.first]
+command = ["sh", "-c", "echo '\u001b[2J######'; sleep 1000 & wait"]
+[services.second]
+command = ["sh", "-c", "echo @@@@@@@@@@@@; sleep 1000 & wait"]
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("second", "@@@@@@@@@@@@");
+        let before = app.init_of("second");
+        let mut page = app.on_terminal(&["top"], 30, 100);
+        page.until("RESTARTS");
+        let shown = page.until("leave");
+        assert!(shown.contains("\u{fffd}[2J######"), "{shown:?}");
+        page.type_in("j");
+        page.until("@@@@@@@@@@@@");
+        page.type_in("r");
+        wait_until(|| Some(app.service("second")).filter(|s| s["pid"].as_i64() != Some(before.into())));
+        page.type_in("t");
+        app.wait_for_state("second", "stopped");
+        page.type_in("q");
+        assert_eq!(page.ended().0, 0);
+        let elsewhere = app.run(&["top"]);
+        assert!(
+            elsewhere.code == 2 && elsewhere.err.contains("pysecure stats"),
+            "{elsewhere:?}"
+        );
+    }
+}

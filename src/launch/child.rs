@@ -74,6 +74,20 @@ fn live(init: &Init) -> ! {
     let _ = rustix::process::setsid();
     let mut terminal = None;
     for (number, step) in init.steps.iter().enumerate() {
+        if matches!(step, Step::Hold) {
+            // It may be for long, and what else is open here is what other services' lives hang on.
+            let kept = || {
+                init.entry
+                    .stdio
+                    .iter()
+                    .chain(&init.entry.sockets)
+                    .copied()
+                    .chain([init.report])
+            };
+            if let Err(errno) = sys::close_except(kept) {
+                fail(report, Stage::Descriptors as u32, errno);
+            }
+        }
         match carry_out(step, report) {
             Ok(None) => {}
             Ok(Some(slave)) => terminal = Some(slave),

@@ -55,7 +55,7 @@ pub struct Request<'a> {
     pub terminal: bool,
     /// The network namespace that the spec names by path, if it does.
     pub network: Option<BorrowedFd<'a>>,
-    /// When all is there but the program, wait: for a [`companion`] to do its part, or for nothing but the end.
+    /// When all is there but the program, wait: for a [`companion`] to do its part, or for [`Running::go`].
     pub hold: bool,
 }
 
@@ -274,6 +274,11 @@ impl Running {
     /// The service's cgroup, if it has limits that need one.
     pub fn cgroup(&self) -> Option<&cgroup::Group> {
         self.cgroup.as_ref()
+    }
+
+    /// Tells a service that was started with [`Request::hold`] to run its program.
+    pub fn go(&self) -> Result<(), Errno> {
+        go(self.reports.as_fd())
     }
 
     /// Sends a signal to PID 1, which passes it on.

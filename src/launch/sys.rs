@@ -203,15 +203,20 @@ pub fn close_from(first: u32) -> Result<()> {
 /// Closes every descriptor from 3 on that is not in the list, which is sorted on the way.
 pub fn close_all_but(kept: &mut [RawFd]) {
     kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept.iter().map(|fd| *fd as u32).filter(|fd| *fd >= 3) {
-        if fd > first {
+    let _ = close_except(|| kept.iter().copied());
+}
+
+/// Closes every descriptor from 3 on that is not among these, in whatever order they come; takes no memory.
+pub fn close_except<I: Iterator<Item = RawFd>>(kept: impl Fn() -> I) -> Result<()> {
+    let mut first = 3u32;
+    while let Some(next) = kept().map(|fd| fd as u32).filter(|fd| *fd >= first).min() {
+        if next > first {
             // SAFETY: closes descriptors only, of which the caller uses none later.
-            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, next - 1, 0) })?;
         }
-        first = fd + 1;
+        first = next + 1;
     }
-    let _ = close_from(first);
+    close_from(first)
 }
 
 pub fn close_on_exec(fd: RawFd) -> Result<()> {

@@ -188,6 +188,8 @@ pub struct App {
     pub(super) by_pid: BTreeMap<i32, Child>,
     /// Services whose turn has come.
     pub(super) queue: VecDeque<u32>,
+    /// Services that listen, and whose process may be made ready for the first connection.
+    pub(super) warm: VecDeque<u32>,
     pub(super) timers: Timers,
     watches: BTreeMap<u32, Watch>,
     next_watch: u32,
@@ -307,6 +309,7 @@ impl App {
             dependents: BTreeMap::new(),
             by_pid: BTreeMap::new(),
             queue: VecDeque::new(),
+            warm: VecDeque::new(),
             timers: Timers::default(),
             watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
             next_watch: FIRST_WATCH + 1,
@@ -344,7 +347,7 @@ impl App {
         while !self.finished() {
             self.stop_next();
             // One start a turn, so that reports of a thousand do not pile up.
-            let timeout = if self.start_next() {
+            let timeout = if self.start_next() || self.warm_next() {
                 Some(Duration::ZERO)
             } else {
                 self.next_deadline()

@@ -51,7 +51,14 @@ impl App {
     /// Puts a service in the queue if its time has come.
     pub(super) fn consider(&mut self, id: u32) {
         let Some(service) = self.services.get(&id) else { return };
-        if self.stopping.is_some() || !service.wanted || service.state != State::Waiting {
+        if self.stopping.is_some() || !service.wanted {
+            return;
+        }
+        if service.state == State::Listening && service.plan.life.start != Begin::OnDemand {
+            // By its rules it is to run now, whether somebody connects or not.
+            return self.demanded(id);
+        }
+        if service.state != State::Waiting {
             return;
         }
         if service.plan.life.start == Begin::OnDemand && !service.demanded {
@@ -119,8 +126,25 @@ impl App {
             }
         }
         service.enter(State::Listening);
+        self.warm.push_back(id);
         self.settle_start(id, Ok(()));
         self.wake_dependents(id);
+    }
+
+    /// Makes the process of a service that listens, all but its program: most of what a start takes is done before
+    /// anybody waits for it. Says whether there was one to be made.
+    pub(super) fn warm_next(&mut self) -> bool {
+        let Some(id) = self.warm.pop_front() else { return false };
+        let cold = |s: &Service| s.state == State::Listening && s.running.is_none();
+        // A process that is to have a companion waits for that, and cannot wait for two things.
+        let alone = |s: &Service| !s.plan.egress && s.plan.publish.is_empty();
+        if self.stopping.is_none() && self.services.get(&id).is_some_and(|s| cold(s) && alone(s)) {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.begun = Instant::now();
+            }
+            self.launched(id, true);
+        }
+        true
     }
 
     fn unlisten(&mut self, id: u32) {
@@ -153,21 +177,50 @@ impl App {
         let Some(id) = self.queue.pop_front() else {
             return false;
         };
-        let waits = |s: &Service| s.wanted && s.state == State::Waiting && s.running.is_none();
+        let waits = |s: &Service| s.wanted && s.state == State::Waiting && (s.running.is_none() || s.held);
         if self.stopping.is_none()
             && let Some(service) = self.services.get_mut(&id).filter(|s| waits(s))
         {
             service.begun = Instant::now();
-            match self.launch(id) {
-                Ok(()) => {}
-                Err(SuperviseError::Launch(error)) => self.broke(id, &error.to_string(), error.exit_code()),
-                Err(error) => self.broke(id, &error.to_string(), 1),
+            if service.held {
+                self.let_go(id);
+            } else {
+                self.launched(id, false);
             }
         }
         true
     }
 
-    fn launch(&mut self, id: u32) -> Result<(), SuperviseError> {
+    fn launched(&mut self, id: u32, hold: bool) {
+        let error = match self.launch(id, hold) {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        self.unlisten(id);
+        let code = match &error {
+            SuperviseError::Launch(error) => error.exit_code(),
+            _ => 1,
+        };
+        self.broke(id, &error.to_string(), code);
+    }
+
+    /// Has a process that was made ready run its program.
+    fn let_go(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.held = false;
+        service.enter(State::Starting);
+        let life = &service.plan.life;
+        if life.ready != Ready::Started && !life.start_timeout.is_zero() {
+            self.timers.set(id, Timer::Start, Instant::now() + life.start_timeout);
+        }
+        // If it is gone, that is told by its end.
+        let _ = service.running.as_ref().map(crate::launch::Running::go);
+    }
+
+    /// `hold`: all but the program.
+    fn launch(&mut self, id: u32, hold: bool) -> Result<(), SuperviseError> {
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
@@ -198,7 +251,7 @@ impl App {
             sockets: &sockets,
             terminal: false,
             network: self.networks.shared(planned),
-            hold: Networks::holds(planned),
+            hold: hold || Networks::holds(planned),
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
         let running = self.launcher.start(&request)?;
@@ -238,8 +291,11 @@ impl App {
         service.failures = 0;
         service.says = None;
         service.reloading = false;
-        service.enter(State::Starting);
-        if ready != Ready::Started && !limit.is_zero() {
+        service.held = hold;
+        if !hold {
+            service.enter(State::Starting);
+        }
+        if !hold && ready != Ready::Started && !limit.is_zero() {
             self.timers.set(id, Timer::Start, Instant::now() + limit);
         }
         if let Err(error) = watched {
@@ -327,6 +383,7 @@ impl App {
         service.notify = None;
         self.networks.end(id);
         let asking = service.asking.take();
+        let held = std::mem::take(&mut service.held);
         let (began, ready) = (
             std::mem::take(&mut service.program_runs),
             service.state == State::Running,
@@ -349,10 +406,17 @@ impl App {
         }
         let code = match ending {
             Ending::Failed(error) if after == After::Policy => {
+                self.unlisten(id);
                 self.broke(id, &error.to_string(), error.exit_code());
                 return;
             }
             Ending::Failed(error) => error.exit_code(),
+            // It was made ready for nothing, or for a connection that has come meanwhile.
+            Ending::Exited(_) if held && after == After::Policy => {
+                self.unlisten(id);
+                self.broke(id, &LaunchError::Vanished.to_string(), 125);
+                return;
+            }
             Ending::Exited(_) if !began && after == After::Policy => {
                 let why = fault.unwrap_or_else(|| LaunchError::Vanished.to_string());
                 self.broke(id, &why, 125);
@@ -360,11 +424,11 @@ impl App {
             }
             Ending::Exited(status) => exit_code(status),
         };
-        if let Some(service) = self.services.get_mut(&id) {
+        if let Some(service) = self.services.get_mut(&id).filter(|_| !held) {
             service.last_exit = Some(code);
         }
         if after != After::Policy {
-            self.finish(id, after, true);
+            self.finish(id, after, !held);
             return;
         }
         if let Some(note) = &note {
@@ -501,6 +565,10 @@ impl App {
         if service.running.is_none() {
             self.timers.cancel_all(id);
             self.finish(id, after, false);
+        } else if service.held {
+            // None of it is the service's own yet, so there is nothing to ask to end.
+            let _ = service.running.as_ref().map(|running| running.signal(Signal::KILL));
+            service.enter(State::Stopping);
         } else {
             self.doomed.insert(id);
         }
