@@ -217,6 +217,18 @@ pub struct Logs {
     /// Only the last N lines of each service
     #[arg(short = 'n', long, value_name = "N")]
     pub tail: Option<usize>,
+    /// Only lines from this time on: RFC 3339, a local date or time, or `10m` (ago)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only lines before this time
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    pub until: Option<String>,
+    /// Show the time of each line
+    #[arg(short, long, conflicts_with = "json")]
+    pub timestamps: bool,
+    /// Print a line for programs for each line: time, service, stream, line
+    #[arg(long)]
+    pub json: bool,
     /// Only these services
     pub services: Vec<String>,
 }

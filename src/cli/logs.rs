@@ -3,149 +3,242 @@
 use super::args::{Cli, Logs};
 use super::load::Loaded;
 use super::{Done, Failure};
+use crate::manifest::types::Sink;
 use crate::plan::Dirs;
-use crate::supervise::console::Console;
-use crate::supervise::logs::parse;
+use crate::supervise::console::Lines;
+use crate::supervise::history::{History, Line};
+use crate::supervise::logs::stamp;
+use jiff::Timestamp;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::VecDeque;
+use std::io::Write;
 
-/// Read from the end of a log at most, for `--tail`.
-const BLOCK: u64 = 64 << 10;
+/// Lines after which services that had none are asked again.
+const ROUND: usize = 4096;
 
 struct Log {
     name: String,
     /// Place in the manifest, for its colour.
     number: usize,
-    /// How far the file has been read.
-    read: u64,
-    /// Bytes of a record that is still being written.
-    rest: Vec<u8>,
+    history: History,
+    /// Lines that were read and not yet shown.
+    ready: VecDeque<Line>,
+    /// It had no more when it was last asked.
+    dry: bool,
+}
+
+/// What of a log is wanted.
+struct Wanted {
+    since: Option<String>,
+    until: Option<String>,
 }
 
 pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
+    let now = Timestamp::now();
+    let time = |text: &Option<String>| text.as_deref().map(|t| moment(t, now)).transpose();
+    let (since, until) = (time(&args.since)?, time(&args.until)?);
+    let wanted = Wanted {
+        since: since.map(stamp),
+        until: until.map(stamp),
+    };
     let loaded = Loaded::read(cli)?;
     let dirs = loaded.dirs(cli)?;
-    let names: Vec<&str> = loaded.model.services.iter().map(|s| s.name.as_str()).collect();
-    if let Some(unknown) = args.services.iter().find(|s| !names.contains(&s.as_str())) {
+    let services = &loaded.model.services;
+    if let Some(unknown) = args.services.iter().find(|s| loaded.model.service(s).is_none()) {
+        let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
         return Err(Failure::new(
             2,
             format!("no service is called `{unknown}`; there are: {}", names.join(", ")),
         ));
     }
-    let wanted = |name: &str| args.services.is_empty() || args.services.iter().any(|s| s == name);
-    let mut logs: Vec<Log> = names
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| wanted(name))
-        .map(|(number, name)| Log {
-            name: (*name).to_owned(),
-            number,
-            read: 0,
-            rest: Vec::new(),
-        })
-        .collect();
-    let console = Console::new(logs.iter().map(|l| l.name.as_str()));
     // Watched before it is read, so that nothing written in between is missed.
     let watch = if args.follow { Some(watch(&dirs)?) } else { None };
-    let mut records = Vec::new();
-    for log in &mut logs {
-        if let Some(lines) = args.tail {
-            log.seek_tail(&dirs, lines)?;
+    let mut logs = Vec::new();
+    for (number, service) in services.iter().enumerate() {
+        if !args.services.is_empty() && !args.services.contains(&service.name) {
+            continue;
         }
-        let index = log.number;
-        let mut own = log.fresh(&dirs)?;
-        if let Some(lines) = args.tail {
-            own.drain(..own.len().saturating_sub(lines));
+        let app = &loaded.model.app;
+        match service.logs.sink {
+            Sink::File => {}
+            Sink::Journald => eprintln!(
+                "note: lines of `{0}` are in the journal: journalctl PYSECURE_APP={app} PYSECURE_SERVICE={0}",
+                service.name
+            ),
+            Sink::Syslog => eprintln!(
+                "note: lines of `{0}` are in the system's log, under {app}/{0}",
+                service.name
+            ),
+            Sink::None => eprintln!("note: lines of `{}` are not kept; its sink is \"none\"", service.name),
         }
-        records.extend(own.into_iter().map(|record| (record, index)));
+        let path = dirs.log(&service.name);
+        let unreadable = |e: std::io::Error| Failure::failed(format!("read {}: {e}", path.display()));
+        let mut history = History::open(path.clone(), args.follow).map_err(unreadable)?;
+        if let Some(since) = since {
+            history.skip_before(since).map_err(unreadable)?;
+        }
+        let mut ready = VecDeque::new();
+        match args.tail {
+            None => {}
+            Some(lines) if until.is_none() => history.skip_to_last(lines).map_err(unreadable)?,
+            Some(lines) => {
+                // The last before that time, which may be anywhere.
+                while let Some(line) = history.next_line()? {
+                    if wanted.has(&line) {
+                        ready.push_back(line);
+                        ready.drain(..ready.len().saturating_sub(lines));
+                    }
+                }
+            }
+        }
+        logs.push(Log {
+            name: service.name.clone(),
+            number,
+            history,
+            ready,
+            dry: false,
+        });
     }
-    // The time stands first in each record, in a form whose order is that of its bytes.
-    records.sort();
-    for (record, index) in &records {
-        show(&console, *index, names[*index], record);
-    }
-    let Some(watch) = watch else { return Ok(0) };
+    let lines = Lines::new(logs.iter().map(|l| l.name.as_str()));
+    let mut out = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
+    let mut text = Vec::new();
     loop {
-        watch.read_events().map_err(std::io::Error::from)?;
-        for log in &mut logs {
-            for record in log.fresh(&dirs)? {
-                show(&console, log.number, &log.name, &record);
+        let mut shown = 0;
+        while let Some(n) = earliest(&mut logs, &wanted)? {
+            let log = &mut logs[n];
+            let Some(line) = log.ready.pop_front() else { continue };
+            text.clear();
+            if args.json {
+                to_json(log, &line, &mut text)?;
+            } else {
+                let time = args.timestamps.then_some(line.time.as_str());
+                lines.write(log.number, &log.name, time, &line.text, &mut text);
+            }
+            out.write_all(&text)?;
+            if log.history.take_gap() {
+                out.flush()?;
+                eprintln!(
+                    "note: lines of `{}` may be missing here: files were put aside and deleted while it was read; \
+                     raise max_files or max_size",
+                    log.name
+                );
+            }
+            shown += 1;
+            if shown % ROUND == 0 {
+                logs.iter_mut().for_each(|log| log.dry = false);
+            }
+        }
+        out.flush()?;
+        let Some(watch) = &watch else { return Ok(0) };
+        for event in watch.read_events().map_err(std::io::Error::from)? {
+            if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                // The folder itself was deleted.
+                return Ok(0);
+            }
+            let name = event.name.as_ref().and_then(|n| n.to_str()?.strip_suffix(".log"));
+            match name.and_then(|name| logs.iter_mut().find(|log| log.name == name)) {
+                Some(log) => log.dry = false,
+                // A file that was put aside, or more has happened than could be told.
+                None => logs.iter_mut().for_each(|log| log.dry = false),
             }
         }
     }
+}
+
+/// Which log has the line that comes first.
+fn earliest(logs: &mut [Log], wanted: &Wanted) -> Result<Option<usize>, Failure> {
+    let mut first: Option<usize> = None;
+    for n in 0..logs.len() {
+        let log = &mut logs[n];
+        while log.ready.is_empty() && !log.dry {
+            match log.history.next_line()? {
+                Some(line) if wanted.has(&line) => log.ready.push_back(line),
+                Some(_) => {}
+                None => log.dry = true,
+            }
+        }
+        let time = |n: usize| logs[n].ready.front().map(|line| line.time.as_str());
+        if time(n).is_some() && first.is_none_or(|first| time(n) < time(first)) {
+            first = Some(n);
+        }
+    }
+    Ok(first)
+}
+
+impl Wanted {
+    fn has(&self, line: &Line) -> bool {
+        self.since.as_ref().is_none_or(|since| line.time >= *since)
+            && self.until.as_ref().is_none_or(|until| line.time < *until)
+    }
+}
+
+fn to_json(log: &Log, line: &Line, out: &mut Vec<u8>) -> Result<(), Failure> {
+    #[derive(serde::Serialize)]
+    struct Shown<'a> {
+        time: &'a str,
+        service: &'a str,
+        stream: &'a str,
+        line: &'a str,
+    }
+    let shown = Shown {
+        time: &line.time,
+        service: &log.name,
+        stream: line.stream,
+        line: &String::from_utf8_lossy(&line.text),
+    };
+    serde_json::to_writer(&mut *out, &shown).map_err(std::io::Error::from)?;
+    out.push(b'\n');
+    Ok(())
+}
+
+/// RFC 3339; a date, or date and time, here; or so long ago.
+fn moment(text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(local) = text.parse::<jiff::civil::DateTime>()
+        && let Ok(time) = local.to_zoned(jiff::tz::TimeZone::system())
+    {
+        return Ok(time.timestamp());
+    }
+    let ago = text.parse::<jiff::SignedDuration>().ok();
+    ago.and_then(|ago| now.checked_sub(ago.abs()).ok()).ok_or_else(|| {
+        Failure::new(
+            2,
+            format!("`{text}` is no time; write 2026-01-31T12:00:00Z, \"2026-01-31 12:00\" or 10m (ago)"),
+        )
+    })
 }
 
 fn watch(dirs: &Dirs) -> Result<Inotify, Failure> {
     let folder = dirs.logs();
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).map_err(std::io::Error::from)?;
     inotify
-        .add_watch(&folder, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE)
+        .add_watch(
+            &folder,
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE,
+        )
         .map_err(|e| Failure::failed(format!("watch {}: {e}; has the app ever been up?", folder.display())))?;
     Ok(inotify)
 }
 
-fn show(console: &Console, number: usize, name: &str, record: &[u8]) {
-    if let Some((_stream, text)) = parse(record) {
-        console.line(number, name, text);
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Log {
-    fn open(&self, dirs: &Dirs) -> Result<Option<File>, Failure> {
-        let path = dirs.log(&self.name);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Failure::failed(format!("read {}: {e}", path.display()))),
+    #[test]
+    fn times_as_people_write_them() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let of = |text: &str| moment(text, now).map(stamp).map_err(|f| f.code);
+        assert_eq!(of("10m"), Ok("2026-03-01T11:50:00.000000Z".into()));
+        assert_eq!(of("1h 30m ago"), Ok("2026-03-01T10:30:00.000000Z".into()));
+        assert_eq!(
+            of("2026-03-01T12:00:00.5+02:00"),
+            Ok("2026-03-01T10:00:00.500000Z".into())
+        );
+        assert!(of("2026-02-28").is_ok() && of("2026-02-28 10:00").is_ok());
+        for wrong in ["", "yesterday", "10 parsecs", "99999999999999h"] {
+            assert_eq!(of(wrong), Err(2), "{wrong}");
         }
-    }
-
-    /// Goes back from the end until at least `lines` records lie behind.
-    fn seek_tail(&mut self, dirs: &Dirs, lines: usize) -> Result<(), Failure> {
-        let Some(mut file) = self.open(dirs)? else {
-            return Ok(());
-        };
-        let end = file.seek(SeekFrom::End(0))?;
-        let mut from = end;
-        let mut seen = 0;
-        let mut block = Vec::new();
-        while from > 0 && seen <= lines {
-            let start = from.saturating_sub(BLOCK);
-            file.seek(SeekFrom::Start(start))?;
-            block.clear();
-            (&file).take(from - start).read_to_end(&mut block)?;
-            for (at, _) in block.iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
-                seen += 1;
-                if seen > lines {
-                    self.read = start + at as u64 + 1;
-                    return Ok(());
-                }
-            }
-            from = start;
-        }
-        self.read = 0;
-        Ok(())
-    }
-
-    /// The whole records that were written since.
-    fn fresh(&mut self, dirs: &Dirs) -> Result<Vec<Vec<u8>>, Failure> {
-        let Some(mut file) = self.open(dirs)? else {
-            return Ok(Vec::new());
-        };
-        if file.metadata()?.len() < self.read {
-            // It was begun anew.
-            self.read = 0;
-            self.rest.clear();
-        }
-        file.seek(SeekFrom::Start(self.read))?;
-        self.read += file.read_to_end(&mut self.rest)? as u64;
-        let mut out = Vec::new();
-        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
-            let mut record: Vec<u8> = self.rest.drain(..=end).collect();
-            record.pop();
-            out.push(record);
-        }
-        Ok(out)
     }
 }

@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod limits;
 mod load;
 mod logs;
 mod metrics;

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub(super) fn colour() -> bool {
@@ -50,7 +51,12 @@ fn taken(signals: &[Signal]) -> std::io::Result<SignalFd> {
 pub(super) fn become_daemon(log: &Path) -> std::io::Result<()> {
     rustix::process::setsid()?;
     std::env::set_current_dir("/")?;
-    let log = crate::supervise::logs::open(log)?;
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(log)?;
     let null = std::fs::File::open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&log)?;

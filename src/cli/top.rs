@@ -9,8 +9,8 @@ use super::stats::{Row, Sampler, bytes};
 use super::{Done, Failure, ps};
 use crate::plan::Dirs;
 use crate::supervise::client::{Client, ClientError};
-use crate::supervise::console::printable;
-use crate::supervise::logs::parse;
+use crate::supervise::console::shown;
+use crate::supervise::history::History;
 use crate::supervise::protocol::{AppStatus, Request};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -18,12 +18,10 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Table, TableState};
-use std::io::{IsTerminal, Read, Seek, SeekFrom};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
-/// Read from the end of a log, in bytes: more than any terminal shows.
-const LOG_END: u64 = 64 << 10;
 const KEYS: [(&str, &str); 6] = [
     ("↑↓", "select"),
     ("s", "start"),
@@ -209,7 +207,7 @@ impl Page {
             };
             let cells = [
                 Cell::from(service.service.clone()),
-                Cell::from(printable(ps::state(service).as_bytes())).style(Style::new().fg(colour)),
+                Cell::from(shown(ps::state(service).as_bytes())).style(Style::new().fg(colour)),
                 Cell::from(service.health.clone().unwrap_or_else(|| "-".into())),
                 Cell::from(service.restarts.to_string()),
                 Cell::from(row.map_or_else(String::new, |r| format!("{:.1}%", r.cpu_percent))),
@@ -248,7 +246,7 @@ impl Page {
         let lines = self.log_end(name, usize::from(area.height.saturating_sub(1)));
         let lines: Vec<Line<'_>> = lines
             .into_iter()
-            .map(|(stream, text)| match stream.as_str() {
+            .map(|(stream, text)| match stream {
                 "stderr" => Line::styled(text, Style::new().fg(Color::Red)),
                 _ => Line::raw(text),
             })
@@ -270,22 +268,17 @@ impl Page {
     }
 
     /// The last lines of a service: stream and text.
-    fn log_end(&self, name: &str, count: usize) -> Vec<(String, String)> {
-        let read = || -> std::io::Result<Vec<u8>> {
-            let mut file = std::fs::File::open(self.dirs.log(name))?;
-            let end = file.seek(SeekFrom::End(0))?;
-            file.seek(SeekFrom::Start(end.saturating_sub(LOG_END)))?;
-            let mut bytes = Vec::new();
-            file.take(LOG_END).read_to_end(&mut bytes)?;
-            Ok(bytes)
+    fn log_end(&self, name: &str, count: usize) -> Vec<(&'static str, String)> {
+        let read = || -> std::io::Result<Vec<(&'static str, String)>> {
+            let mut history = History::open(self.dirs.log(name), false)?;
+            history.skip_to_last(count)?;
+            let mut lines = Vec::new();
+            while let Some(line) = history.next_line()? {
+                lines.push((line.stream, shown(&line.text)));
+            }
+            Ok(lines)
         };
-        let bytes = read().unwrap_or_default();
-        let lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()).collect();
-        let last = lines.len().saturating_sub(count);
-        lines[last..]
-            .iter()
-            .filter_map(|line| parse(line))
-            .map(|(stream, text)| (stream.to_owned(), printable(text)))
-            .collect()
+        // A log that cannot be read is shown as one without lines; `logs` says why.
+        read().unwrap_or_default()
     }
 }

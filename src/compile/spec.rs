@@ -2,6 +2,7 @@
 
 use super::accounts;
 use super::bundle::{Bundle, RootEntry};
+use super::limits;
 use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
@@ -118,6 +119,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     spec.set_hostname(Some(service.name.clone()));
     if let Some(process) = spec.process_mut() {
         set_process(process, service);
+        limits::replace(process, &service.limits);
     }
     let (uids, gids) = mappings(&service.identity);
     if gids.len() > 340 {
@@ -130,6 +132,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
         linux.set_seccomp(Some(defaults.seccomp.clone()));
+        linux.set_resources(limits::resources(&service.limits));
         set_network(linux, service, folder);
     }
     Ok(Bundle {

@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use super::cgroup;
 use super::landlock;
 use super::step::{Entry, Stage, Step};
 use super::sys;
@@ -181,6 +182,14 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
+        Step::Cgroup { entrances, namespace } => {
+            for entrance in entrances {
+                cgroup::enter(entrance.as_fd())?;
+            }
+            if *namespace {
+                sys::own_cgroup_namespace()?;
+            }
+        }
         Step::AwaitIds { root, clear_groups } => {
             await_go(report)?;
             rustix::process::umask(Mode::empty());

@@ -8,7 +8,7 @@ use super::Format;
 use super::decode::{Codec, Cx, Place, assignment, shown};
 use super::scalar::{Text, word};
 use super::tree::{Node, Tree};
-use super::types::{At, Condition, Named, Probe, Readiness, Restart, ServiceType, Start};
+use super::types::{At, Condition, Named, Probe, Readiness, Restart, ServiceType, Sink, Start};
 
 /// Enums that are one word out of a few.
 macro_rules! words {
@@ -36,6 +36,8 @@ words! {
         ["started" => Started, "ready" => Ready, "completed" => Completed];
     Restart: "`\"no\"`, `\"on-failure\"` or `\"always\"`", "\"on-failure\"",
         ["no" => No, "on-failure" => OnFailure, "always" => Always];
+    Sink: "`\"file\"`, `\"journald\"`, `\"syslog\"` or `\"none\"`", "\"journald\"",
+        ["file" => File, "journald" => Journald, "syslog" => Syslog, "none" => None];
 }
 
 /// `["a", "b"]`, or `{ a = "ready", b = "completed" }`.

@@ -20,7 +20,7 @@ pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
 use crate::manifest::types::Network;
-use crate::model::{Life, Model, Publish, ServiceId, Subject};
+use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -61,8 +61,11 @@ pub struct Service {
     pub callers: Vec<String>,
     /// Services that this one may call.
     pub callees: Vec<String>,
-    /// The one part that the spec does not hold: it is the supervisor's to carry out.
+    /// What the spec does not hold: it is the supervisor's to carry out.
     pub life: Life,
+    pub limits: Limits,
+    /// What the supervisor does with its output; likewise.
+    pub logs: Logs,
 }
 
 /// Who a service is, in the ids of the namespace that PySecure itself runs in.
@@ -168,6 +171,8 @@ pub fn draw(
                 .collect(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
             life: service.life.clone(),
+            limits: service.limits.clone(),
+            logs: service.logs.clone(),
         });
     }
     errors.dedup();

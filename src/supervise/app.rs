@@ -1,15 +1,15 @@
 //! The event loop of one app: what there is to wait for, and who is told of what. What follows from an event stands in
 //! [`super::lifecycle`], what clients may ask for in [`super::requests`].
 
-use super::console::Console;
 use super::control::Connection;
 use super::events::{Event, Kind};
 use super::network::{NetworkError, Networks};
+use super::output::{OutputError, Outputs};
 use super::protocol::{Progress, Reply};
 use super::service::{Ending, Service, State};
 use super::sockets::{self, Sockets};
 use super::timers::Timers;
-use super::{capabilities, events, logs, systemd};
+use super::{capabilities, events, systemd};
 use crate::launch::{LaunchError, Launcher, Report};
 use crate::plan::{self, Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -52,6 +52,8 @@ pub enum SuperviseError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("{0}")]
     AlreadyUp(String),
     #[error(
@@ -80,7 +82,7 @@ pub(super) enum Source {
     Metrics,
     Connection(u32),
     Reports(u32),
-    Output(u32, usize),
+    Outputs,
     Notify(u32),
     /// A socket of a service that is started on demand.
     Demand(u32),
@@ -90,29 +92,29 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) fn pack(self) -> u64 {
-        let (kind, number, which) = match self {
-            Source::Signals => (0u64, 0, 0),
-            Source::Control => (1, 0, 0),
-            Source::Metrics => (2, 0, 0),
-            Source::Connection(n) => (3, n, 0),
-            Source::Reports(n) => (4, n, 0),
-            Source::Output(n, which) => (5, n, which as u64),
-            Source::Notify(n) => (6, n, 0),
-            Source::Demand(n) => (7, n, 0),
-            Source::Network(n) => (8, n, 0),
+        let (kind, number) = match self {
+            Source::Signals => (0u64, 0),
+            Source::Control => (1, 0),
+            Source::Metrics => (2, 0),
+            Source::Connection(n) => (3, n),
+            Source::Reports(n) => (4, n),
+            Source::Outputs => (5, 0),
+            Source::Notify(n) => (6, n),
+            Source::Demand(n) => (7, n),
+            Source::Network(n) => (8, n),
         };
-        kind << 40 | which << 32 | u64::from(number)
+        kind << 32 | u64::from(number)
     }
 
     fn unpack(data: u64) -> Source {
         let number = data as u32;
-        match data >> 40 {
+        match data >> 32 {
             0 => Source::Signals,
             1 => Source::Control,
             2 => Source::Metrics,
             3 => Source::Connection(number),
             4 => Source::Reports(number),
-            5 => Source::Output(number, (data >> 32 & 1) as usize),
+            5 => Source::Outputs,
             6 => Source::Notify(number),
             7 => Source::Demand(number),
             _ => Source::Network(number),
@@ -191,7 +193,7 @@ pub struct App {
     next_watch: u32,
     pub(super) sockets: Sockets,
     pub(super) networks: Networks,
-    pub(super) console: Option<Console>,
+    pub(super) outputs: Outputs,
     pub(super) null: File,
     /// Held for as long as this process lives: a second `up` of the app finds it.
     _lock: File,
@@ -204,7 +206,6 @@ pub struct App {
     pub(super) denied_in_all: u64,
     /// What the app's resources were planned to be, in short.
     pub(super) storage: u64,
-    buffer: Vec<u8>,
 }
 
 impl App {
@@ -223,6 +224,7 @@ impl App {
 
     /// What [`App::new`] does under the lock.
     fn make(mut plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+        crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
@@ -231,7 +233,11 @@ impl App {
         let mut sockets = Sockets::new(systemd::inherited());
         sockets.hold(&plan.dirs, plan.services.iter())?;
         for address in sockets.unclaimed() {
-            eprintln!("note: this process was handed a socket for {address}, on which no service listens");
+            // Nobody may be there to read it.
+            let _ = writeln!(
+                std::io::stderr(),
+                "note: this process was handed a socket for {address}, on which no service listens"
+            );
         }
         let mut launcher = launcher;
         let mut networks = Networks::default();
@@ -268,13 +274,12 @@ impl App {
         watch(signals.as_fd(), Source::Signals)?;
         watch(control.as_fd(), Source::Control)?;
         watch(metrics.as_fd(), Source::Metrics)?;
+        let outputs = Outputs::new(options.attached, plan.services.iter().map(|s| s.name.as_str()))?;
+        watch(outputs.as_fd(), Source::Outputs)?;
         capabilities::reduce().map_err(|e| SuperviseError::System {
             operation: "drop capabilities",
             cause: std::io::Error::other(e),
         })?;
-        let console = options
-            .attached
-            .then(|| Console::new(plan.services.iter().map(|s| s.name.as_str())));
         let storage = super::reconcile::storage_print(&plan);
         let planned = std::mem::take(&mut plan.services);
         let first = match options.progress {
@@ -308,7 +313,7 @@ impl App {
             next_watch: FIRST_WATCH + 1,
             sockets,
             networks,
-            console,
+            outputs,
             _lock: lock,
             manager,
             doomed: BTreeSet::new(),
@@ -317,10 +322,11 @@ impl App {
             unwell: false,
             denied_in_all: 0,
             storage,
-            buffer: vec![0; 64 << 10],
         };
         for service in planned {
             let id = app.add(service);
+            let planned = &app.services[&id].plan;
+            app.outputs.hold(id, &app.plan.app, &app.plan.dirs, planned)?;
             app.order.push(id);
         }
         app.index();
@@ -409,7 +415,7 @@ impl App {
                 Source::Metrics => self.accept(true),
                 Source::Connection(number) => self.converse(number),
                 Source::Reports(id) => self.reported(id),
-                Source::Output(id, which) => self.output(id, which),
+                Source::Outputs => self.outputs.turn()?,
                 Source::Notify(id) => self.notified(id),
                 Source::Demand(id) => self.demanded(id),
                 Source::Network(id) => self.network_said(id),
@@ -432,8 +438,8 @@ impl App {
                     if self.stopping.is_some() && self.attached && signal == Signal::SIGINT {
                         self.kill();
                     } else {
-                        if self.console.is_some() && self.stopping.is_none() {
-                            eprintln!("\nstopping; once more to kill");
+                        if self.stopping.is_none() {
+                            self.outputs.say("\nstopping; once more to kill");
                         }
                         self.stop(None);
                     }
@@ -449,7 +455,7 @@ impl App {
                 Some(Child::Service(id)) => {
                     // What PID 1 said last is still in the socket, and what its service printed in the pipes.
                     self.reported(id);
-                    self.drain(id);
+                    self.outputs.ended(id);
                     self.over(id, status.as_raw());
                 }
                 Some(Child::Probe(id)) => self.answered(id, pid.as_raw_nonzero().get(), status.exit_status()),
@@ -483,53 +489,6 @@ impl App {
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
-        }
-    }
-
-    /// All that is left in the pipes of a service whose processes have ended.
-    fn drain(&mut self, id: u32) {
-        for which in 0..2 {
-            while self.services.get(&id).is_some_and(|s| s.pipes[which].is_some()) {
-                self.output(id, which);
-            }
-        }
-    }
-
-    fn output(&mut self, id: u32, which: usize) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        let Some(pipe) = &service.pipes[which] else {
-            return;
-        };
-        let read = match rustix::io::read(pipe, &mut self.buffer) {
-            Ok(read) => read,
-            Err(Errno::INTR) => return,
-            // Whoever still holds the other end is none of the service's: all of those have ended.
-            Err(Errno::AGAIN) if service.running.as_ref().is_some_and(|_| service.ending.is_none()) => return,
-            Err(_) => 0,
-        };
-        let name = &service.plan.name;
-        let time = logs::now();
-        let mut records = Vec::with_capacity(read + 64);
-        let console = self.console.as_ref();
-        let number = id as usize;
-        let print = |line: &[u8]| {
-            if let Some(console) = console {
-                console.line(number, name, line);
-            }
-        };
-        let stream = &mut service.streams[which];
-        if read == 0 {
-            stream.end(&time, &mut records, print);
-            service.pipes[which] = None;
-        } else {
-            stream.take(&self.buffer[..read], &time, &mut records, print);
-        }
-        // Opened for each piece: a thousand idle logs cost no descriptor.
-        let written = logs::open(&self.plan.dirs.log(name)).and_then(|mut file| logs::append(&mut file, &records));
-        if let Err(e) = written {
-            tracing::warn!(service = name, "its output is lost: {e}");
         }
     }
 
@@ -719,6 +678,7 @@ impl App {
         // Whoever is told that all is over may start anew at once.
         self.sockets.clear();
         self.networks.close();
+        self.launcher.release_limits();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
@@ -740,7 +700,7 @@ impl App {
             }
             self.tell(number, &Progress::Done);
         }
-        let _ = std::io::stdout().flush();
+        self.outputs.finish();
     }
 
     /// Is a service to be reached by `exec` and probes?
@@ -804,7 +764,7 @@ pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), Superv
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     let each =
-        |s: &plan::Service| 4 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.life.notifies());
+        |s: &plan::Service| 5 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.life.notifies());
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
         return Err(SuperviseError::Descriptors {
@@ -817,11 +777,4 @@ pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), Superv
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(system("raise the limit of open files"))?;
     }
     Ok(())
-}
-
-/// A pipe whose reading end does not block.
-pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), SuperviseError> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
-    rustix::io::ioctl_fionbio(&read, true).map_err(system("prepare a pipe"))?;
-    Ok((read, write))
 }

@@ -3,8 +3,9 @@
 //! Every change of a service's state is made here. Nothing here waits: what is to happen later is a timer, and what is
 //! to happen when another service has come so far is decided again when it has ([`App::consider`]).
 
-use super::app::{App, Child, Source, SuperviseError, pipe, system};
+use super::app::{App, Child, Source, SuperviseError, system};
 use super::events::{Event, Kind};
+use super::limits;
 use super::network::Networks;
 use super::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
@@ -181,13 +182,14 @@ impl App {
             true => Some(notify::bind(&self.plan.dirs, planned)?),
             false => None,
         };
-        let (out_read, out_write) = pipe()?;
-        let (err_read, err_write) = pipe()?;
+        self.outputs.hold(id, &self.plan.app, &self.plan.dirs, planned)?;
+        let [out_write, err_write] = self.outputs.begin(id)?;
         // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
         for pipe in [&out_write, &err_write] {
             let (uid, gid) = super::sockets::ids(&planned.identity);
             rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
         }
+        limits::hold(planned, &self.plan, &mut self.launcher)?;
         let sockets = self.sockets.of(planned);
         let request = Start {
             spec: &bundle.spec,
@@ -218,8 +220,6 @@ impl App {
         let watched = rustix::io::ioctl_fionbio(&running.reports, true)
             .map_err(system("prepare a report socket"))
             .and_then(|()| self.watch(running.reports.as_fd(), Source::Reports(id)))
-            .and_then(|()| self.watch(out_read.as_fd(), Source::Output(id, 0)))
-            .and_then(|()| self.watch(err_read.as_fd(), Source::Output(id, 1)))
             .and_then(|()| match &notify {
                 Some(socket) => self.watch(socket.as_fd(), Source::Notify(id)),
                 None => Ok(()),
@@ -228,12 +228,12 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return Ok(());
         };
-        service.pipes = [Some(out_read), Some(err_read)];
         service.notify = notify;
         service.running = Some(running);
         service.program_runs = false;
         service.ending = None;
         service.fault = None;
+        service.note = None;
         service.healthy = None;
         service.failures = 0;
         service.says = None;
@@ -320,11 +320,11 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if let Some(running) = service.running.take() {
+        let running = service.running.take();
+        if let Some(running) = &running {
             let _ = self.epoll.delete(&running.reports);
         }
         service.notify = None;
-        service.pipes = [None, None];
         self.networks.end(id);
         let asking = service.asking.take();
         let (began, ready) = (
@@ -332,7 +332,15 @@ impl App {
             service.state == State::Running,
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
-        let (after, fault) = (service.after, service.fault.take());
+        let (after, mut fault) = (service.after, service.fault.take());
+        // Whoever was told to end may have been killed for not doing so.
+        if let (After::Policy, None, Ending::Exited(status)) = (after, &fault, &ending) {
+            let group = running.as_ref().and_then(|r| r.cgroup());
+            service.note = limits::explain(*status, group, &service.plan.limits);
+        }
+        // With it goes its cgroup, of which the next one has to be a new one.
+        drop(running);
+        let note = service.note.clone();
         let (name, kind) = (service.plan.name.clone(), service.plan.life.kind);
         let policy = service.plan.life.restart.when;
         self.timers.cancel_all(id);
@@ -359,20 +367,25 @@ impl App {
             self.finish(id, after, true);
             return;
         }
+        if let Some(note) = &note {
+            self.emit(&Event::new(Kind::Oom, &name).detail(note.clone()));
+        }
         let mut event = Event::new(Kind::Exited, &name).code(code);
         if let Some(fault) = &fault {
             event = event.detail(fault.clone());
         }
         self.emit(&event);
         let failed = code != 0 || fault.is_some();
-        if self.console.is_some() {
-            match &fault {
-                Some(fault) => eprintln!("{name} was ended: {fault}"),
-                None if kind == ServiceType::Oneshot && !failed => {}
-                None => eprintln!("{name} ended with code {code}"),
-            }
+        match &fault {
+            Some(fault) => self.outputs.say(&format!("{name} was ended: {fault}")),
+            None if kind == ServiceType::Oneshot && !failed => {}
+            None => match &note {
+                Some(note) => self.outputs.say(&format!("{name} ended with code {code}: {note}")),
+                None => self.outputs.say(&format!("{name} ended with code {code}")),
+            },
         }
         let faulty = fault.is_some();
+        fault = fault.or(note);
         let why = match fault {
             Some(fault) => fault,
             None if !ready && kind == ServiceType::Simple => format!("ended with code {code} before it was ready"),
@@ -444,9 +457,7 @@ impl App {
         let (name, at) = (service.plan.name.clone(), Instant::now() + wait);
         self.timers.set(id, Timer::Restart, at);
         let detail = format!("{why}; starts again in {}", in_words(wait));
-        if self.console.is_some() {
-            eprintln!("{name}: {detail}");
-        }
+        self.outputs.say(&format!("{name}: {detail}"));
         self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
         self.wake_dependents(id);
     }
@@ -464,9 +475,7 @@ impl App {
         });
         self.timers.cancel_all(id);
         self.unwell = true;
-        if self.console.is_some() {
-            eprintln!("error: service `{name}`: {error}");
-        }
+        self.outputs.say(&format!("error: service `{name}`: {error}"));
         self.emit(&Event::new(Kind::Failed, &name).code(code).detail(error));
         let ends_all = self.begins_with(id) && self.stopping.is_none();
         if ends_all && self.failure.is_none() {
@@ -591,6 +600,7 @@ impl App {
                 self.settle_start(id, Err(("the manifest has it no more", 1)));
                 self.settle_end(id);
                 self.services.remove(&id);
+                self.outputs.remove(id);
                 self.by_name.retain(|_, of| *of != id);
                 self.order.retain(|of| *of != id);
                 self.index();

@@ -62,7 +62,7 @@ fn parse(bytes: &[u8]) -> Said {
             Some(("WATCHDOG", "1")) => said.watchdog = Some(Watchdog::Alive),
             Some(("WATCHDOG", "trigger")) => said.watchdog = Some(Watchdog::Trigger),
             Some(("STATUS", text)) => {
-                let shown = super::console::printable(text.as_bytes());
+                let shown = super::console::shown(text.as_bytes());
                 said.status = Some(shown.chars().take(LONGEST_STATUS).collect());
             }
             Some(("EXTEND_TIMEOUT_USEC", time)) => said.extend_usec = time.parse().ok(),

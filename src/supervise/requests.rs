@@ -344,6 +344,9 @@ impl App {
                     used.seconds = service.begun.elapsed().as_secs();
                     usage::add(&mut used, pid);
                 }
+                if let Some(group) = service.running.as_ref().and_then(|r| r.cgroup()) {
+                    used.refine(&group.usage());
+                }
                 used
             })
             .collect()

@@ -1,6 +1,5 @@
 //! One service under supervision: where it stands, and all that is kept of it.
 
-use super::logs::Stream;
 use super::protocol::ServiceStatus;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
@@ -93,9 +92,8 @@ pub(super) struct Service {
     pub stop_within: Option<std::time::Duration>,
     /// Why it is being ended, if not because somebody said so.
     pub fault: Option<String>,
-    /// Standard output and standard error.
-    pub pipes: [Option<OwnedFd>; 2],
-    pub streams: [Stream; 2],
+    /// Why it ended as it did, where that is known.
+    pub note: Option<String>,
     /// Is it to run at all?
     pub wanted: bool,
     /// On demand: something has connected.
@@ -130,8 +128,7 @@ impl Service {
             after: After::Policy,
             stop_within: None,
             fault: None,
-            pipes: [None, None],
-            streams: [Stream::new("stdout"), Stream::new("stderr")],
+            note: None,
             wanted: false,
             demanded: false,
             restarts: 0,
@@ -171,7 +168,7 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => None,
+                _ => self.note.clone(),
             },
             restarts: self.restarts_in_all,
             health: self
