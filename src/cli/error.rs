@@ -69,6 +69,7 @@ failed!(
     SuperviseError,
     ClientError,
     OuterError,
+    crate::supervise::network::NetworkError,
     crate::compile::CompileError,
     std::io::Error
 );

@@ -72,9 +72,8 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     // network: here it is one for this program alone.
     service.publish.clear();
     let mut networks = Networks::default();
-    networks
-        .hold(&plan.privilege, std::iter::once(&service), &mut launcher)
-        .map_err(Failure::failed)?;
+    let prepared = networks.prepare(&plan.privilege, std::iter::once(&service), &mut launcher)?;
+    networks.take_on(prepared);
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {

@@ -243,7 +243,8 @@ impl App {
         }
         let mut launcher = launcher;
         let mut networks = Networks::default();
-        networks.hold(&plan.privilege, plan.services.iter(), &mut launcher)?;
+        let prepared = networks.prepare(&plan.privilege, plan.services.iter(), &mut launcher)?;
+        networks.take_on(prepared);
         let [control, metrics] = [plan.dirs.socket(), plan.dirs.metrics()].map(|path| {
             let socket = sockets::bind_unix(&path, rustix::net::SocketType::STREAM)
                 .map_err(system("make the control socket"))?;

@@ -90,9 +90,14 @@ impl App {
             }
         }
         super::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
+        let networks = self
+            .networks
+            .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
+            .map_err(|e| e.to_string())?;
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
+        self.networks.take_on(networks);
         let templates = apply.templates;
         let named: std::collections::HashSet<&str> = apply.order.iter().map(String::as_str).collect();
         let mut watch = Watch::new(sink);
