@@ -42,9 +42,13 @@ fn main() {
     }
     println!("| what | ours | peer | ratio | must reach | |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    idle_and_up();
-    on_demand();
-    redis();
+    // `-- demand`, for example, for one part alone.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    for (name, part) in [("idle", idle_and_up as fn()), ("demand", on_demand), ("redis", redis)] {
+        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
+            part();
+        }
+    }
 }
 
 fn row(what: &str, ours: (f64, &str), peer: (&str, f64), bound: f64, least: bool) {
@@ -202,6 +206,8 @@ fn on_demand() {
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for _ in 0..21 {
         while app.ps()["services"][0]["state"] != "listening" {}
+        // As long as anybody waits who is not waiting for it.
+        std::thread::sleep(Duration::from_millis(50));
         a.push(answered(ours));
         let mut peer = activate(&program, theirs);
         b.push(answered(theirs));

@@ -27,7 +27,7 @@ const EACH: [&str; 11] = [
     "usage",
 ];
 
-const ONCE: [&str; 13] = [
+const ONCE: [&str; 17] = [
     "root: up",
     "root: up says so",
     "root: no disk heeds a weight",
@@ -41,6 +41,10 @@ const ONCE: [&str; 13] = [
     "user: a second app",
     "user: the second goes on",
     "user: nothing left",
+    "clock: probes go on when it jumps forward",
+    "clock: forward",
+    "clock: probes go on when it jumps back",
+    "clock: down",
 ];
 
 const WITH_SYSTEMD: [&str; 11] = [
