@@ -103,6 +103,11 @@ impl Connection {
         }
     }
 
+    /// Has a whole request been read that was not looked at yet?
+    pub(super) fn has_more(&self) -> bool {
+        !self.scrapes && self.incoming.contains(&b'\n')
+    }
+
     fn read(&mut self) -> Result<usize, Errno> {
         let mut bytes = [0u8; 16 << 10];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];

@@ -19,30 +19,38 @@ use std::time::Duration;
 impl App {
     /// A client has said something, reads on, or is gone.
     pub(super) fn converse(&mut self, number: u32) {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return;
-        };
-        match connection.hear() {
-            Heard::Nothing => {}
-            Heard::Gone => {
-                self.connections.remove(&number);
-                return;
-            }
-            Heard::Rubbish(why) => {
-                self.answer(number, Reply::error(why));
-                self.close(number);
-            }
-            Heard::Scrape(asked) => {
-                let answer = match asked {
-                    true => metrics::answer(&self.status(), &self.usage()),
-                    false => metrics::refusal(),
-                };
-                if let Some(connection) = self.connections.get_mut(&number) {
-                    connection.put(&answer);
+        // What it has said at once is answered at once: nothing would wake the loop for what was read already.
+        while let Some(connection) = self.connections.get_mut(&number) {
+            let more = match connection.hear() {
+                Heard::Nothing => false,
+                Heard::Gone => {
+                    self.connections.remove(&number);
+                    return;
                 }
-                self.close(number);
+                Heard::Rubbish(why) => {
+                    self.answer(number, Reply::error(why));
+                    self.close(number);
+                    false
+                }
+                Heard::Scrape(asked) => {
+                    let answer = match asked {
+                        true => metrics::answer(&self.status(), &self.usage()),
+                        false => metrics::refusal(),
+                    };
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.put(&answer);
+                    }
+                    self.close(number);
+                    false
+                }
+                Heard::Request(request) => {
+                    self.request(number, request);
+                    self.connections.get(&number).is_some_and(Connection::has_more)
+                }
+            };
+            if !more {
+                break;
             }
-            Heard::Request(request) => self.request(number, request),
         }
         self.flush(number);
     }
