@@ -187,9 +187,9 @@ pub struct Metrics {
     pub socket: bool,
 }
 
-/// Seconds from the command line as a time; what makes no sense is none at all.
+/// Seconds from the command line as a time: none at all if negative, a year if it is more.
 pub fn seconds(number: f64) -> std::time::Duration {
-    std::time::Duration::try_from_secs_f64(number).unwrap_or_default()
+    std::time::Duration::try_from_secs_f64(number.clamp(0.0, 31_536_000.0)).unwrap_or_default()
 }
 
 #[derive(Debug, Args)]

@@ -213,7 +213,7 @@ impl App {
         service.enter(State::Starting);
         let life = &service.plan.life;
         if life.ready != Ready::Started && !life.start_timeout.is_zero() {
-            self.timers.set(id, Timer::Start, Instant::now() + life.start_timeout);
+            self.timers.set_in(id, Timer::Start, life.start_timeout);
         }
         // If it is gone, that is told by its end.
         let _ = service.running.as_ref().map(crate::launch::Running::go);
@@ -296,7 +296,7 @@ impl App {
             service.enter(State::Starting);
         }
         if !hold && ready != Ready::Started && !limit.is_zero() {
-            self.timers.set(id, Timer::Start, Instant::now() + limit);
+            self.timers.set_in(id, Timer::Start, limit);
         }
         if let Err(error) = watched {
             self.fault(id, &error.to_string());
@@ -356,14 +356,13 @@ impl App {
         let Some(service) = self.services.get(&id).filter(|s| s.state == State::Running) else {
             return;
         };
-        let now = Instant::now();
         let (health, watchdog) = (
             service.plan.life.health.as_ref().map(|h| h.interval),
             service.plan.life.watchdog,
         );
         for (timer, time) in [(Timer::Ask, health), (Timer::Watchdog, watchdog)] {
             match time {
-                Some(time) => self.timers.set(id, timer, now + time),
+                Some(time) => self.timers.set_in(id, timer, time),
                 None => self.timers.cancel(id, timer),
             }
         }
@@ -518,8 +517,8 @@ impl App {
         service.restarts += 1;
         service.restarts_in_all = service.restarts_in_all.saturating_add(1);
         service.enter(State::Restarting);
-        let (name, at) = (service.plan.name.clone(), Instant::now() + wait);
-        self.timers.set(id, Timer::Restart, at);
+        let name = service.plan.name.clone();
+        self.timers.set_in(id, Timer::Restart, wait);
         let detail = format!("{why}; starts again in {}", in_words(wait));
         self.outputs.say(&format!("{name}: {detail}"));
         self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
@@ -610,7 +609,7 @@ impl App {
         let _ = running.signal(Signal::CONT);
         service.enter(State::Stopping);
         self.timers.cancel_all(id);
-        self.timers.set(id, Timer::Stop, Instant::now() + within);
+        self.timers.set_in(id, Timer::Stop, within);
     }
 
     /// Ends a service that does not do as it should; what follows is up to its restart policy.
@@ -808,7 +807,7 @@ impl App {
             } else {
                 let wait = interval.min(FIRST_ASKED * (1 << service.failures.min(10)));
                 service.failures = service.failures.saturating_add(1);
-                self.timers.set(id, Timer::Ask, Instant::now() + wait);
+                self.timers.set_in(id, Timer::Ask, wait);
             }
             return;
         }
@@ -821,7 +820,7 @@ impl App {
         }
         let (now, failures) = (service.healthy, service.failures);
         let (name, policy) = (service.plan.name.clone(), service.plan.life.restart.when);
-        self.timers.set(id, Timer::Ask, Instant::now() + interval);
+        self.timers.set_in(id, Timer::Ask, interval);
         if now == before {
             return;
         }
@@ -865,7 +864,7 @@ impl App {
                 (Some(Watchdog::Alive), Some(time))
                     if self.services.get(&id).is_some_and(|s| s.state == State::Running) =>
                 {
-                    self.timers.set(id, Timer::Watchdog, Instant::now() + time);
+                    self.timers.set_in(id, Timer::Watchdog, time);
                 }
                 (Some(Watchdog::Trigger), Some(_)) => self.fault(id, "asked for it by WATCHDOG=trigger"),
                 _ => {}
