@@ -182,4 +182,29 @@ mod tests {
         assert_eq!(scraped(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(false));
         assert_eq!(scraped(b"\r\n\r\n"), Some(false));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn anything_is_heard(bytes: Vec<u8>) {
+            scraped(&bytes);
+            // What a client says becomes a request or a sentence.
+            let (ours, theirs) = rustix::net::socketpair(
+                rustix::net::AddressFamily::UNIX,
+                rustix::net::SocketType::STREAM,
+                rustix::net::SocketFlags::CLOEXEC,
+                None,
+            )
+            .unwrap();
+            let mut connection = Connection::new(ours);
+            rustix::io::write(&theirs, &bytes).unwrap();
+            rustix::io::write(&theirs, b"\n").unwrap();
+            while connection.incoming.is_empty() || connection.has_more() {
+                let heard = connection.hear();
+                proptest::prop_assert!(matches!(heard, Heard::Rubbish(_) | Heard::Request(_)));
+                if connection.incoming.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
 }
