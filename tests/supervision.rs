@@ -428,6 +428,33 @@ command = ["sleep", "1003"]
 }
 
 #[test]
+fn what_was_given_up_comes_back_with_what_depends_on_it() {
+    let app = app(
+        Mode::Root,
+        "back",
+        42_260,
+        r#"
+[services.web]
+command = ["sleep", "1000"]
+depends_on = { db = "ready" }
+[services.db]
+command = ["sh", "-c", "sleep 0.2; exit 3"]
+"#,
+    );
+    app.ok(&["up", "-d"]);
+    app.wait_for_state("db", "exited");
+    app.ok(&["stop", "web"]);
+    edit(&app, "sleep 0.2; exit 3", "sleep 1000");
+    for all in [&["up", "-d"][..], &["start"], &["restart"]] {
+        // Declared before what it depends on, and yet it does not find that as it was.
+        let out = app.ok(all).out;
+        assert_eq!(app.service("web")["state"], "running", "{all:?}: {out}");
+        assert_eq!(app.service("db")["state"], "running");
+        app.ok(&["stop"]);
+    }
+}
+
+#[test]
 fn services_are_stopped_started_and_signalled_by_name() {
     for mode in BOTH {
         let app = app(

@@ -573,6 +573,39 @@ impl App {
         }
     }
 
+    /// Has a service start again, as the manifest has it by now. One that runs ends first; one that does not waits for its
+    /// turn, which [`App::consider`] gives it when all that are meant have got so far: what depends on another is not to
+    /// find it as it was before.
+    pub(super) fn begin_anew(&mut self, id: u32, timeout: Option<Duration>) {
+        let Some(service) = self.services.get(&id) else { return };
+        if service.running.is_some() {
+            self.end(id, After::Again, timeout);
+            return;
+        }
+        self.unlisten(id);
+        self.timers.cancel_all(id);
+        self.queue.retain(|queued| *queued != id);
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.wanted = true;
+        service.demanded = false;
+        service.restarts = 0;
+        service.after = After::Policy;
+        service.enter(State::Waiting);
+        self.take_next(id);
+    }
+
+    /// What the manifest has made of a service since it was started.
+    fn take_next(&mut self, id: u32) {
+        if let Some(service) = self.services.get_mut(&id)
+            && let Some(next) = service.next.take()
+        {
+            service.plan = next;
+            self.index();
+        }
+    }
+
     /// Tells those to end of whom nobody depends any more that is to end as well, in the reverse order of starting.
     pub(super) fn stop_next(&mut self) {
         if self.doomed.is_empty() {
@@ -648,10 +681,7 @@ impl App {
         let name = service.plan.name.clone();
         service.after = After::Policy;
         service.stop_within = None;
-        if let Some(next) = service.next.take() {
-            service.plan = next;
-            self.index();
-        }
+        self.take_next(id);
         if ended {
             self.emit(&Event::new(Kind::Stopped, &name));
         }

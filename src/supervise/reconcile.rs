@@ -155,14 +155,15 @@ impl App {
         for id in gone {
             self.end(id, After::Gone, None);
         }
-        for (id, begins) in begins {
-            if begins {
-                self.end(id, After::Again, None);
-            } else {
-                // Its rules may have changed: what it was waiting for may have come.
-                self.rearm(id);
-                self.consider(id);
+        for (id, begins) in &begins {
+            match begins {
+                true => self.begin_anew(*id, None),
+                false => self.rearm(*id),
             }
+        }
+        // All rules may have changed, and with them what is waited for.
+        for (id, _) in begins {
+            self.consider(id);
         }
         self.check_watch(number);
         Ok(())

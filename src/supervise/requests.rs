@@ -150,6 +150,10 @@ impl App {
         names.iter().map(of).collect()
     }
 
+    fn listens(&self, id: u32) -> bool {
+        self.services.get(&id).is_some_and(|s| s.state == State::Listening)
+    }
+
     fn going_down(&self) -> Result<(), String> {
         match self.stopping {
             Some(_) => Err(format!("`{}` is going down", self.plan.app)),
@@ -190,8 +194,13 @@ impl App {
         }
         let watch = self.watch_for(watch);
         // All are wanted before the first is looked at, lest it fails for one that is about to be.
-        for (id, _) in &fresh {
-            self.revive(*id);
+        for (id, _) in fresh
+            .iter()
+            .filter(|(id, _)| !self.listens(*id))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            self.begin_anew(id, None);
         }
         for (id, by_name) in fresh {
             let on_demand = self
@@ -211,25 +220,6 @@ impl App {
         Ok(())
     }
 
-    /// Has a service wait for its turn, without giving it one yet. One that is being ended comes back after that.
-    fn revive(&mut self, id: u32) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        if service.state == State::Listening {
-            return;
-        }
-        if service.running.is_some() {
-            service.after = After::Again;
-            service.wanted = true;
-            return;
-        }
-        service.wanted = true;
-        service.demanded = false;
-        service.restarts = 0;
-        service.enter(State::Waiting);
-    }
-
     fn end_named(
         &mut self,
         number: u32,
@@ -240,15 +230,6 @@ impl App {
         self.going_down()?;
         let ids = self.named(names)?;
         let mut watch = Watch::new(Sink::Connection(number));
-        if after == After::Again {
-            // Those that do not run only wait for their turn: one that depends on another must not find it stopped.
-            for id in &ids {
-                if self.services.get(id).is_some_and(|s| s.running.is_none()) {
-                    self.end(*id, After::Rest, timeout);
-                    self.revive(*id);
-                }
-            }
-        }
         for id in &ids {
             match after {
                 After::Again => watch.await_start(*id),
@@ -257,8 +238,9 @@ impl App {
         }
         self.watch_for(watch);
         for id in &ids {
-            if after != After::Again || self.services.get(id).is_some_and(|s| s.running.is_some()) {
-                self.end(*id, after, timeout);
+            match after {
+                After::Again => self.begin_anew(*id, timeout),
+                _ => self.end(*id, after, timeout),
             }
         }
         for id in ids {
