@@ -276,6 +276,11 @@ impl Running {
         self.cgroup.as_ref()
     }
 
+    /// Its program runs: no step can fail any more, and what each was about need not be remembered.
+    pub fn settle(&mut self) {
+        self.steps = Vec::new();
+    }
+
     /// Tells a service that was started with [`Request::hold`] to run its program.
     pub fn go(&self) -> Result<(), Errno> {
         go(self.reports.as_fd())

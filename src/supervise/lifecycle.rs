@@ -310,6 +310,9 @@ impl App {
             return;
         };
         service.program_runs = true;
+        if let Some(running) = &mut service.running {
+            running.settle();
+        }
         if service.state != State::Starting {
             // It was told to end meanwhile.
             return;
