@@ -373,6 +373,45 @@ fn a_service_does_not_outlive_its_way_out() {
 }
 
 #[test]
+fn the_apps_way_out_comes_back_with_its_services() {
+    open_tun();
+    let outer = TcpListener::bind((outer_address(), 0)).unwrap();
+    let outside = outer.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in outer.incoming() {
+            let _ = stream.unwrap().write_all(b"hello");
+        }
+    });
+    for mode in BOTH {
+        let manifest = going_out("comesback", "app").replace(
+            "[services.rooted]",
+            "restart = \"on-failure\"\nrestart_delay = \"10ms\"\n[services.rooted]",
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        let closed = app.init_of("closed");
+        for _ in 0..3 {
+            let before = app.service("out")["restarts"].as_u64().unwrap();
+            let pasta = family(app.supervisor()).into_iter().find(|pid| is_pasta(*pid)).unwrap();
+            harness::signal(pasta as u32, nix::sys::signal::Signal::SIGKILL);
+            wait_until(|| {
+                let out = app.service("out");
+                (out["restarts"].as_u64().unwrap() > before && out["state"] == "running").then_some(())
+            });
+            wait_until(|| (ask(&app, "out", outside) == "hello").then_some(()));
+        }
+        // One that is not started again is not left running without it.
+        let failed = app.service("rooted");
+        assert_eq!(failed["state"], "failed", "{failed}");
+        assert!(
+            failed["error"].as_str().unwrap().contains("no longer connected"),
+            "{failed}"
+        );
+        assert_eq!(app.init_of("closed"), closed);
+    }
+}
+
+#[test]
 fn networks_change_with_the_manifest() {
     open_tun();
     for mode in BOTH {

@@ -88,6 +88,8 @@ pub(super) enum Source {
     Demand(u32),
     /// What a service's companion says.
     Network(u32),
+    /// The same of the app's network.
+    AppNetwork,
 }
 
 impl Source {
@@ -102,6 +104,7 @@ impl Source {
             Source::Notify(n) => (6, n),
             Source::Demand(n) => (7, n),
             Source::Network(n) => (8, n),
+            Source::AppNetwork => (9, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -117,7 +120,8 @@ impl Source {
             5 => Source::Outputs,
             6 => Source::Notify(number),
             7 => Source::Demand(number),
-            _ => Source::Network(number),
+            8 => Source::Network(number),
+            _ => Source::AppNetwork,
         }
     }
 }
@@ -333,6 +337,7 @@ impl App {
             app.order.push(id);
         }
         app.index();
+        app.watch_app_network()?;
         Ok(app)
     }
 
@@ -385,6 +390,21 @@ impl App {
             .map_err(system("watch a descriptor"))
     }
 
+    /// Hears when the way out of the app's network is lost.
+    pub(super) fn watch_app_network(&self) -> Result<(), SuperviseError> {
+        let Some(words) = self.networks.app_words() else {
+            return Ok(());
+        };
+        match self
+            .epoll
+            .add(words, EpollEvent::new(EpollFlags::EPOLLIN, Source::AppNetwork.pack()))
+        {
+            // It is the one that was there before.
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+            Err(e) => Err(system("watch a descriptor")(e)),
+        }
+    }
+
     /// Who depends on whom, by number.
     pub(super) fn index(&mut self) {
         self.dependents.clear();
@@ -422,6 +442,7 @@ impl App {
                 Source::Notify(id) => self.notified(id),
                 Source::Demand(id) => self.demanded(id),
                 Source::Network(id) => self.network_said(id),
+                Source::AppNetwork => self.app_network_said(),
             }
         }
         let now = Instant::now();

@@ -219,8 +219,26 @@ impl App {
         let _ = service.running.as_ref().map(crate::launch::Running::go);
     }
 
+    /// Connects the app's network to the outside again, if it was and no longer is.
+    fn restore_way_out(&mut self, id: u32) -> Result<(), SuperviseError> {
+        if self
+            .services
+            .get(&id)
+            .is_some_and(|s| self.networks.lacks_way_out(&s.plan))
+        {
+            let planned = self.services.values().map(|s| &s.plan);
+            let prepared = self
+                .networks
+                .prepare(&self.plan.privilege, planned, &mut self.launcher)?;
+            self.networks.take_on(prepared);
+            self.watch_app_network()?;
+        }
+        Ok(())
+    }
+
     /// `hold`: all but the program.
     fn launch(&mut self, id: u32, hold: bool) -> Result<(), SuperviseError> {
+        self.restore_way_out(id)?;
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
@@ -670,6 +688,21 @@ impl App {
         {
             let _ = running.signal(Signal::KILL);
             service.fault.get_or_insert(error);
+        }
+    }
+
+    /// The app's network said something: if its way out is gone, those that were granted it are not left without.
+    pub(super) fn app_network_said(&mut self) {
+        let Some(error) = self.networks.app_heard() else { return };
+        for service in self
+            .services
+            .values_mut()
+            .filter(|s| self.networks.lacks_way_out(&s.plan))
+        {
+            if let Some(running) = &service.running {
+                let _ = running.signal(Signal::KILL);
+                service.fault.get_or_insert_with(|| error.clone());
+            }
         }
     }
 

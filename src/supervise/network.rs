@@ -153,6 +153,31 @@ impl Networks {
         }
     }
 
+    /// Readable when the way out of the app's network has something to say, or is gone.
+    pub fn app_words(&self) -> Option<BorrowedFd<'_>> {
+        self.app_companion.as_ref().map(|companion| companion.words.as_fd())
+    }
+
+    /// Why the app's network has no way out any more, if that is so.
+    pub fn app_heard(&mut self) -> Option<String> {
+        let mut bytes = [0u8; 4096];
+        let lost = match rustix::io::read(&self.app_companion.as_ref()?.words, &mut bytes) {
+            Ok(0) => "the process for it ended".to_owned(),
+            Ok(read) => trouble(&bytes[..read])?,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(errno) => errno.to_string(),
+        };
+        self.end_app_companion();
+        Some(format!(
+            "the app's network is no longer connected to the outside: {lost}"
+        ))
+    }
+
+    /// Would this service be started without the way out that it was granted?
+    pub fn lacks_way_out(&self, service: &Service) -> bool {
+        service.egress && service.network == Kind::App && self.app_companion.is_none()
+    }
+
     fn end_app_companion(&mut self) {
         if let Some(companion) = self.app_companion.take() {
             companion.end();

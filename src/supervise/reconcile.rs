@@ -98,6 +98,7 @@ impl App {
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
         self.networks.take_on(networks);
+        self.watch_app_network().map_err(|e| e.to_string())?;
         let templates = apply.templates;
         let named: std::collections::HashSet<&str> = apply.order.iter().map(String::as_str).collect();
         let mut watch = Watch::new(sink);
