@@ -128,7 +128,7 @@ def revive(name: str, message: str, args: list[Any], traceback: str | None, ran:
     own = OWN.get(name)
     if own is not None:
         error = own(message)
-        error.may_have_run = ran  # type: ignore[attr-defined]
+        error.may_have_run = ran
     else:
         known = _known.get(name)
         error = RemoteError(name, message, tuple(args))

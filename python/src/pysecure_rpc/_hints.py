@@ -319,12 +319,14 @@ def _float(value: Any) -> Any:
 
 _FLOAT.dump = _FLOAT.load = _float
 
+_NONE: type = type(None)
+
 _PLAIN: dict[Any, Type] = {
     Any: ANY,
     object: ANY,
     inspect.Parameter.empty: ANY,
-    None: _exact("nil", type(None)),
-    type(None): _exact("nil", type(None)),
+    None: _exact("nil", _NONE),
+    type(None): _exact("nil", _NONE),
     bool: _exact("bool", bool),
     int: _scalar("int", int, bool),
     float: _FLOAT,
@@ -370,7 +372,8 @@ def compile_hint(hint: Any, inside: dict[Any, Type] | None = None) -> Type:
     if isinstance(hint, type):
         name = _MODULES.get((hint.__module__, hint.__qualname__))
         if name is not None and getattr(sys.modules.get(hint.__module__), hint.__qualname__, None) is hint:
-            return _exact(name, hint)
+            cls: type = typing.cast(type, hint)
+            return _exact(name, cls)
         if hasattr(hint, "__members__"):
             return _enumeration(hint)
         if hasattr(hint, "__dataclass_fields__"):

@@ -152,6 +152,9 @@ class Server:
         self._denied: dict[tuple[str | None, str], int] = {}
 
     def _check_functions(self) -> None:
+        started = os.environ.get("PYSECURE_SERVICE", self.name)
+        if started != self.name:
+            raise ServiceError(f"this is the service {started!r}, and start_service names {self.name!r}")
         if not self.functions:
             others = ", ".join(sorted(State.functions)) or "none"
             raise ServiceError(
@@ -1061,8 +1064,8 @@ def _serve(server: Server, ready: Callable[[], None]) -> None:
     main = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {}
     if main:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, lambda *_: asked.set())
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before[int(each)] = signal.signal(each, lambda *_: asked.set())
     server.start()
     ready()
     try:
@@ -1081,6 +1084,10 @@ def _prefork(server: Server, processes: int) -> None:
     ending = False
     up, says_up = os.pipe()
 
+    def say_up() -> None:
+        os.write(says_up, b".")
+        os.close(says_up)
+
     def begin() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -1094,7 +1101,7 @@ def _prefork(server: Server, processes: int) -> None:
             _unbind(server)
             os.environ.pop("NOTIFY_SOCKET", None)
             _die_with_parent()
-            _serve(server, lambda: (os.write(says_up, b"."), os.close(says_up))[1])
+            _serve(server, say_up)
             code = 0
         finally:
             sys.stdout.flush()
@@ -1112,7 +1119,7 @@ def _prefork(server: Server, processes: int) -> None:
 
     for _ in range(processes):
         begin()
-    before = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
     os.set_blocking(up, True)
     seen = 0
     while seen < processes and not ending:
@@ -1133,8 +1140,8 @@ def _prefork(server: Server, processes: int) -> None:
                 if not ending:
                     begin()
     notify("STOPPING=1")
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for each, handler in before.items():
+        signal.signal(each, handler)
     for path in server._bound:
         try:
             os.unlink(path)
