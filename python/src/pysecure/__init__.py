@@ -231,7 +231,7 @@ class PySecureConfig:
         for path in self._jail_resources():
             inside = any(path == s or path.startswith(s + "/") for s in _SHOWN)
             if not inside and path not in declared and not any(path == c or path.startswith(c + "/") for c in code):
-                code[path] = path
+                code[path] = os.path.realpath(path)  # a source goes through no link
         return code
 
     def _jail_resources(self) -> list[str]:
