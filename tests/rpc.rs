@@ -43,6 +43,11 @@ fn the_original_s_configuration() {
     python("test_config");
 }
 
+#[test]
+fn the_documentation_s_python() {
+    python("test_docs");
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     entries
