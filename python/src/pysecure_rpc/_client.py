@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: How often a call is tried anew whose connection ended before it was sent.
 _ATTEMPTS = 5
+#: Connections to one service that a thread keeps when it needs no more at once.
+_IDLE = 4
 #: Items of a stream that may be on their way.
 _WINDOW = 16
 _ROOM = socket.CMSG_SPACE(16 * 4)
@@ -283,7 +285,10 @@ def _keep(connection: Connection) -> None:
     idle = _pool.idle.get(connection.service)
     if idle is None:
         idle = _pool.idle[connection.service] = []
-    idle.append(connection)
+    if len(idle) < _IDLE:
+        idle.append(connection)
+    else:
+        connection.close()
 
 
 def _result(function: Function, reply: list[Any], identity: int) -> Any:
@@ -412,7 +417,7 @@ def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, 
                 had = 0
     finally:
         if ended:
-            _pool.idle.setdefault(function.service, []).append(connection)
+            _keep(connection)
         else:
             connection.close()
 
@@ -564,7 +569,7 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
                 had = 0
     finally:
         if ended:
-            _pool.idle.setdefault(function.service, []).append(connection)
+            _keep(connection)
         else:
             connection.close()
 

@@ -23,7 +23,7 @@ from . import _errors, _function
 from ._client import receive, transmit
 from ._errors import InvalidArguments, ProtocolError, TooLarge
 from ._function import Context, Function, State
-from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack
+from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
 
 _IN = select.EPOLLIN | select.EPOLLONESHOT | select.EPOLLRDHUP
 _OUT = select.EPOLLOUT | select.EPOLLONESHOT | select.EPOLLRDHUP
@@ -303,6 +303,7 @@ class Server:
             if worker is not threading.current_thread():
                 worker.join(1.0)
         for connection in connections:
+            self._turn_away(connection)
             self._drop(connection)
         for sock, _, _ in self.listeners:
             sock.close()
@@ -315,6 +316,23 @@ class Server:
             self._loop.call_soon_threadsafe(self._loop.stop)
         if State.serving == self.name:
             State.serving = None
+
+    def _turn_away(self, connection: _Connection) -> None:
+        """Answers calls that crossed the GOAWAY, so that their callers know that they were not begun."""
+        sock = connection.sock
+        try:
+            sock.shutdown(socket.SHUT_RD)
+            while True:
+                data, fds = receive(sock, socket.MSG_DONTWAIT)
+                for fd in fds:
+                    os.close(fd)
+                if not data:
+                    return
+                parts = unpack(data, None)
+                if type(parts) is list and len(parts) > 1 and parts[0] == 2 and type(parts[1]) is int:
+                    self._refuse(connection, parts[1], "pysecure.GoingAway", f"{self.name} ends")
+        except (OSError, ProtocolError, ValueError):
+            return  # it is gone already, or speaks something else
 
     def __enter__(self) -> Server:
         self.start()
@@ -366,6 +384,9 @@ class Server:
     def _greet(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
         connection = _Connection(sock, caller, table)
         with self._lock:
+            if self._stopping:
+                sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
+                return
             full = table.connections >= self.connection_limit
             if not full:
                 table.connections += 1
@@ -413,10 +434,13 @@ class Server:
         if connection.closed:
             self._drop(connection, owner=True)
             return
-        if event & select.EPOLLOUT and connection.backlog and not self._flush(connection):
-            return
-        if not event & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+        if event & select.EPOLLOUT and connection.backlog:
+            streams = self._flush(connection)
+            if streams is None:
+                return
             self._arm(connection)
+            for call in streams:
+                self._resume(call)
             return
         try:
             data, fds = receive(connection.sock, socket.MSG_DONTWAIT)
@@ -493,8 +517,8 @@ class Server:
                 os.close(each)
             connection.in_area = []
 
-    def _flush(self, connection: _Connection) -> bool:
-        """Sends what waits. False if the connection is gone."""
+    def _flush(self, connection: _Connection) -> list[_Call] | None:
+        """Sends what waits. The streams that may go on, or None if the connection is gone."""
         lost = False
         with connection.lock:
             backlog = connection.backlog
@@ -513,10 +537,8 @@ class Server:
             streams = [] if backlog else [c for c in connection.calls.values() if c.stream is not None]
         if lost:
             self._drop(connection, owner=True)
-            return False
-        for call in streams:
-            self._resume(call)
-        return True
+            return None
+        return streams
 
     def _send(self, connection: _Connection, reply: list[Any]) -> None:
         """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all."""
@@ -588,6 +610,8 @@ class Server:
             if call is not None and call.function.is_stream:
                 with connection.lock:
                     call.credit = min(call.credit + more, 1 << 53)
+                if not call.function.is_async and call.stream is not None:
+                    return call, self._pump
                 self._resume(call)
             return None
         if kind == 8:
@@ -675,6 +699,9 @@ class Server:
 
     def _admit(self, call: _Call, work: Callable[[_Call], None]) -> None:
         """Runs a call in this thread, or lets it wait, or refuses it."""
+        if call.stream is not None:
+            self._resume(call)  # it was admitted long ago
+            return
         with self._lock:
             stopping = self._stopping
             if self._running < self.threads and not stopping:
@@ -1120,10 +1147,15 @@ def _prefork(server: Server, processes: int) -> None:
     for _ in range(processes):
         begin()
     before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
-    os.set_blocking(up, True)
     seen = 0
     while seen < processes and not ending:
-        seen += len(os.read(up, processes - seen))
+        # One that ends before it serves would not be seen by reading alone.
+        if select.select([up], [], [], 0.2)[0]:
+            seen += len(os.read(up, processes - seen))
+        elif os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            ending = True
+            end()
+            print(f"pysecure_rpc: a process of {server.name} could not start", file=sys.stderr, flush=True)
     if not ending:
         notify("READY=1")
     while children:
