@@ -19,13 +19,8 @@ pub use host::Privilege;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
-<<<<<<< HEAD
-use crate::manifest::types::Network;
-use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
-=======
 use crate::manifest::types::{Callable, Network};
-use crate::model::{Life, Logs, Model, Publish, ServiceId, Subject};
->>>>>>> rpc
+use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
