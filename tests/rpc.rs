@@ -258,3 +258,48 @@ fn a_client_in_c_speaks_the_protocol() {
         app.ok(&["down"]);
     }
 }
+
+#[test]
+fn functions_are_called_from_the_command_line() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        let down = app.run(&["call", "--as", "web", "auth", "login", "a", "b"]);
+        assert!(down.code == 1 && down.err.contains("is not up"), "{down:?}");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "that was all");
+        let list = app.ok(&["call", "--list", "--as", "bank", "auth"]).out;
+        assert!(list.contains("auth.check_token(") && !list.contains("login"), "{list}");
+        let web = |args: &[&str]| app.run(&[&["call", "--as", "web"], args].concat());
+        assert_eq!(web(&["auth", "register", "carol", "secret"]).ok().out, "null\n");
+        let token = |user: &str| -> String {
+            let told = web(&["auth", "login", "-k", "password=secret", "-k", &format!("user={user}")])
+                .ok()
+                .out;
+            serde_json::from_str(&told).unwrap()
+        };
+        // The only caller need not be named; a decimal is shown as its text, a stream as a line for each item.
+        let alice = token("alice");
+        assert_eq!(app.ok(&["call", "bank", "balance", &alice]).out, "\"87.50\"\n");
+        assert_eq!(
+            app.ok(&["call", "bank", "statement", &alice]).out,
+            "{\"sender\":\"alice\",\"receiver\":\"bob\",\"amount\":\"12.50\"}\n"
+        );
+        let token = token("carol");
+        for (args, code, says) in [
+            (&["auth", "login", "carol", "wrong"][..], 1, "PermissionError"),
+            (&["auth", "check_token", &token], 1, "pysecure.NoSuchFunction"),
+            (&["auth", "login", "1"], 1, "pysecure.InvalidArguments"),
+            (&["nobody", "login"], 2, "no service is called `nobody`"),
+        ] {
+            let ended = web(args);
+            assert!(ended.code == code && ended.err.contains(says), "{args:?}: {ended:?}");
+        }
+        let unnamed = app.run(&["call", "auth", "login", "carol", "secret"]);
+        assert!(unnamed.code == 2 && unnamed.err.contains("--as"), "{unnamed:?}");
+        let stranger = app.run(&["call", "--as", "auth", "bank", "balance", &token]);
+        assert!(
+            stranger.code == 2 && stranger.err.contains("its callers are: web"),
+            "{stranger:?}"
+        );
+    }
+}
