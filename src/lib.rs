@@ -9,4 +9,5 @@ pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;
+pub mod rpc;
 pub mod supervise;

@@ -83,6 +83,8 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Call a function of a service, as one of its callers
+    Call(Call),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -185,6 +187,27 @@ pub struct Metrics {
     /// Print the path of the unix socket that answers HTTP requests for them
     #[arg(long)]
     pub socket: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Call {
+    /// In this caller's name [default: the service's only one]
+    #[arg(long = "as", value_name = "CALLER")]
+    pub caller: Option<String>,
+    /// Show the functions that it may call
+    #[arg(short, long)]
+    pub list: bool,
+    /// An argument by name
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub keyword: Vec<String>,
+    /// Seconds that the call may take
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    pub service: String,
+    pub function: Option<String>,
+    /// Its arguments: JSON, or else text
+    #[arg(allow_hyphen_values = true)]
+    pub args: Vec<String>,
 }
 
 /// Seconds from the command line as a time: none at all if negative, a year if it is more.

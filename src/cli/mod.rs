@@ -5,6 +5,7 @@
 
 mod access;
 mod args;
+mod call;
 mod change;
 mod check;
 mod compile;
@@ -65,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
+        Command::Call(args) => call::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),
