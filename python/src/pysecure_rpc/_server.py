@@ -20,7 +20,7 @@ from time import monotonic, sleep
 from typing import Any, Callable
 
 from . import _errors, _function
-from ._client import receive, transmit
+from ._client import DONTWAIT, receive, transmit
 from ._errors import InvalidArguments, ProtocolError, TooLarge
 from ._function import Context, Function, State
 from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
@@ -323,7 +323,7 @@ class Server:
         try:
             sock.shutdown(socket.SHUT_RD)
             while True:
-                data, fds = receive(sock, socket.MSG_DONTWAIT)
+                data, fds = receive(sock, DONTWAIT)
                 for fd in fds:
                     os.close(fd)
                 if not data:
@@ -394,14 +394,14 @@ class Server:
         try:
             if full:
                 text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
-                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], socket.MSG_DONTWAIT)
+                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
                 sock.close()
                 return
             if len(table.hello) <= MAX_MESSAGE:
-                transmit(sock, table.hello, [], socket.MSG_DONTWAIT)
+                transmit(sock, table.hello, [], DONTWAIT)
             else:
                 to = Outgoing(None)
-                transmit(sock, to.large(table.hello), to.fds, socket.MSG_DONTWAIT)
+                transmit(sock, to.large(table.hello), to.fds, DONTWAIT)
                 to.close()
             self._epoll.register(sock.fileno(), _IN)
         except OSError:
@@ -443,7 +443,7 @@ class Server:
                 self._resume(call)
             return
         try:
-            data, fds = receive(connection.sock, socket.MSG_DONTWAIT)
+            data, fds = receive(connection.sock, DONTWAIT)
         except BlockingIOError:
             self._arm(connection)
             return
@@ -525,7 +525,7 @@ class Server:
             while backlog:
                 data, to, fds = backlog[0]
                 try:
-                    transmit(connection.sock, data, to.fds if to is not None else [], socket.MSG_DONTWAIT)
+                    transmit(connection.sock, data, to.fds if to is not None else [], DONTWAIT)
                 except BlockingIOError:
                     break
                 except OSError:
@@ -546,12 +546,10 @@ class Server:
         with connection.lock:
             if connection.closed:
                 return
-            to = Outgoing(None)
-            if reply[0] in (3, 5, 6) and len(reply) > 2:
-                area = connection.out_area
-                if area is None:
-                    area = connection.out_area = Area()
-                to = Outgoing(area)
+            area = connection.out_area
+            if area is None:
+                area = connection.out_area = Area()
+            to = Outgoing(area)
             try:
                 data = pack(reply, to)
                 if len(data) > MAX_MESSAGE:
@@ -567,7 +565,7 @@ class Server:
                 connection.used += 1
             if not connection.backlog:
                 try:
-                    transmit(connection.sock, data, to.fds, socket.MSG_DONTWAIT)
+                    transmit(connection.sock, data, to.fds, DONTWAIT)
                     to.close()
                     return
                 except BlockingIOError:
@@ -652,7 +650,7 @@ class Server:
         for key in kwargs:
             if type(key) is not str:
                 raise ProtocolError("a keyword argument whose name is no text")
-        if read is not None:
+        if read:  # nothing has been read, or nothing is said of it
             self._have_read(connection, read)
         if identity in connection.calls:
             raise ProtocolError("a call's number twice")

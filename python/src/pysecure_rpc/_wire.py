@@ -459,6 +459,15 @@ def pack_into(out: bytearray, value: Any, depth: int, to: Outgoing | None) -> No
     (_PACKERS.get(type(value)) or _packer(value))(out, value, depth, to)
 
 
+def pack_array_items(out: bytearray, items: Any, to: Outgoing | None) -> None:
+    """Values one after the other, as of an array whose header is there already."""
+    for item in items:
+        if item is None:
+            out.append(0xC0)
+        else:
+            (_PACKERS.get(type(item)) or _packer(item))(out, item, 1, to)
+
+
 # Reading messages.
 
 
@@ -659,7 +668,27 @@ class Reader:
         self.count(many, depth)
         depth += 1
         value = self.value
-        return [value(depth) for _ in range(many)]
+        buf = self.buf
+        end = self.end
+        items: list[Any] = []
+        for _ in range(many):
+            pos = self.pos
+            # What most arrays hold is read here, and not by a call each.
+            if pos < end:
+                first = buf[pos]
+                if first < 0x80:
+                    self.pos = pos + 1
+                    items.append(first)
+                    continue
+                if first == 0xC0:
+                    self.pos = pos + 1
+                    items.append(None)
+                    continue
+                if 0xA0 <= first < 0xC0:
+                    items.append(self.text(pos + 1, first & 0x1F))
+                    continue
+            items.append(value(depth))
+        return items
 
     def map(self, many: int, depth: int) -> dict[Any, Any]:
         self.count(2 * many, depth)
