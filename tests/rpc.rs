@@ -44,6 +44,16 @@ fn the_original_s_configuration() {
 }
 
 #[test]
+fn the_types_hold() {
+    let out = Command::new("/usr/bin/mypy")
+        .args(["--strict", "--python-version", "3.10", "--cache-dir=/dev/null", "src"])
+        .current_dir(repository().join("python"))
+        .output()
+        .expect("install `mypy`");
+    Ended::from(out).ok();
+}
+
+#[test]
 fn the_documentation_s_python() {
     python("test_docs");
 }

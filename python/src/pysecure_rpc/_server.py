@@ -143,7 +143,7 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._workers: list[threading.Thread] = []
         self._epoll: select.epoll
-        self._stop_fd = -1
+        self._stop_fd = self._stop_end = -1
         self._stopping = False
         self._ended = False
         self._loop: Any = None
@@ -267,7 +267,8 @@ class Server:
             self.listen()
         _raise_limit()
         self._epoll = select.epoll()
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        # Readable for ever once its other end is closed.
+        self._stop_fd, self._stop_end = os.pipe()
         self._epoll.register(self._stop_fd, select.EPOLLIN)
         for sock, _, _ in self.listeners:
             sock.setblocking(False)
@@ -298,7 +299,7 @@ class Server:
             while (self._running or any(c.calls for c in connections)) and monotonic() < end:
                 self._idle.wait(max(0.0, min(0.05, end - monotonic())))
         self._ended = True
-        os.eventfd_write(self._stop_fd, 1)
+        os.close(self._stop_end)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(1.0)

@@ -92,11 +92,14 @@ class Member:
 class Area:
     """A memfd that is sent once and used for the large bytes of many messages."""
 
-    __slots__ = ("fd", "size", "sent", "free")
+    __slots__ = ("fd", "size", "sent", "free", "map")
 
     def __init__(self) -> None:
         self.fd = -1
         self.size = 0
+        #: It is written through a mapping, which is ours alone. It is read by pread, never through a mapping: pages that
+        #: the sender left out would be taken from the reader's memory, or end the reader with SIGBUS.
+        self.map: Any = None
         self.sent = False
         #: Has all that lies in it been read?
         self.free = True
@@ -106,11 +109,15 @@ class Area:
             self.fd = os.memfd_create("pysecure-rpc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             fcntl.fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK)
         if size > self.size:
-            self.size = max(size, 1 << 20)
+            import mmap
+
+            self.size = min(max(size, 1 << 20, 2 * self.size), KEEP)
             os.ftruncate(self.fd, self.size)
+            self.map = mmap.mmap(self.fd, self.size)
 
     def close(self) -> None:
         if self.fd >= 0:
+            self.map = None
             os.close(self.fd)
             self.fd = -1
 
@@ -157,7 +164,7 @@ class Outgoing:
         area = self.area
         if area is not None and self.use and self.offset + size <= KEEP:
             area.reserve(self.offset + size)
-            _write(area.fd, data, self.offset)
+            area.map[self.offset : self.offset + size] = data
             keep = not area.sent
             index = self.add(area.fd) if keep else -1
             body = pack([index, self.offset, size, keep])
