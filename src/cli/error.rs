@@ -71,6 +71,7 @@ failed!(
     OuterError,
     crate::supervise::network::NetworkError,
     crate::compile::CompileError,
+    crate::jail::JailError,
     std::io::Error
 );
 
