@@ -10,4 +10,5 @@ pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;
+pub mod rpc;
 pub mod supervise;

@@ -26,7 +26,10 @@ rootfs = "python"
 
 /// A manifest that matters little, with recipes of its own.
 fn with(mode: Mode, name: &str, recipes: &[(&str, &str)]) -> App {
-    let app = App::new(mode, &format!("[app]\nname = \"{name}\"\n[services.a]\ncommand = \"true\"\n"));
+    let app = App::new(
+        mode,
+        &format!("[app]\nname = \"{name}\"\n[services.a]\ncommand = \"true\"\n"),
+    );
     for (recipe, text) in recipes {
         app.write(&format!("rootfs-templates/{recipe}.toml"), text);
     }
@@ -100,11 +103,23 @@ rootfs = "python"
     app.ok(&["compile", "-o", out.to_str().unwrap()]);
     for (service, wanted) in [("small", "bin\nheld"), ("snake", "False")] {
         // crun refuses hybrid cgroups.
-        let script = "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec crun run -b \"$1\" \"$2\"";
+        let script =
+            "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec crun run -b \"$1\" \"$2\"";
         let id = format!("pysecure-jail-{}-{service}", std::process::id());
         let mut command = app.shell_free("unshare", &["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
         command.arg(out.join(service)).arg(id);
-        let ended = Ended::from(command.output().unwrap()).ok();
+        // Its input is a pipe: crun gives a service its standard input, and would change the owner of /dev/null.
+        command.stdin(std::process::Stdio::piped());
+        command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let ended = Ended::from(command.spawn().unwrap().wait_with_output().unwrap()).ok();
+        let owner = std::fs::metadata("/dev/null").unwrap();
+        assert_eq!(
+            (owner.uid(), owner.gid()),
+            (0, 0),
+            "the host's /dev/null was given away"
+        );
         assert!(ended.out.contains(wanted), "{}\n{}", ended.out, ended.err);
     }
 }
@@ -123,7 +138,9 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
         let both: Vec<_> = (0..2)
             .map(|_| {
                 let mut command = app.command(&["jail", "build", "python"]);
-                command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+                command
+                    .stdout(std::process::Stdio::piped())
+                    .stderr(std::process::Stdio::piped());
                 command.spawn().unwrap()
             })
             .collect();
@@ -139,7 +156,11 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
 fn a_build_that_was_killed_is_taken_up_again() {
     let app = with(Mode::Root, "jailkill", &[]);
     for _ in 0..5 {
-        let mut child = app.command(&["jail", "build", "python"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = app
+            .command(&["jail", "build", "python"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         harness::wait_until(|| {
             let made = std::fs::read_dir(app.state().join("jails/blobs")).is_ok_and(|all| all.count() > 0);
             (made || child.try_wait().unwrap().is_some()).then_some(())
@@ -151,13 +172,24 @@ fn a_build_that_was_killed_is_taken_up_again() {
     assert_eq!(trees(&app).len(), 1);
     assert!(!app.state().join("jails/making").exists());
     let tree = &trees(&app)[0];
-    let ended = Ended::from(app.shell_free("chroot", &[tree.to_str().unwrap(), "/usr/bin/python3", "-c", "import ssl"]).output().unwrap());
+    let ended = Ended::from(
+        app.shell_free(
+            "chroot",
+            &[tree.to_str().unwrap(), "/usr/bin/python3", "-c", "import ssl"],
+        )
+        .output()
+        .unwrap(),
+    );
     ended.ok();
 }
 
 #[test]
 fn set_id_bits_and_devices_stay_out() {
-    let app = with(Mode::Root, "jailsetid", &[("own", "paths = [\"/opt/pysecure-jail-test\"]\n")]);
+    let app = with(
+        Mode::Root,
+        "jailsetid",
+        &[("own", "paths = [\"/opt/pysecure-jail-test\"]\n")],
+    );
     let folder = Path::new("/opt/pysecure-jail-test");
     let _ = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder).unwrap();
@@ -166,7 +198,13 @@ fn set_id_bits_and_devices_stay_out() {
     std::os::unix::fs::symlink("nowhere", folder.join("dangling")).unwrap();
     for kind in ["c 1 3", "p"] {
         let script = format!("mknod {}/{} {kind}", folder.display(), &kind[..1]);
-        assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     let built = app.run(&["jail", "build", "own"]);
     std::fs::remove_dir_all(folder).unwrap();
@@ -178,7 +216,11 @@ fn set_id_bits_and_devices_stay_out() {
     assert!(!names.contains(&"c") && !names.contains(&"p"));
     for path in found {
         let mode = path.symlink_metadata().unwrap().mode();
-        assert!(mode & 0o6000 == 0 || mode & 0o170_000 == 0o120_000, "{}: {mode:o}", path.display());
+        assert!(
+            mode & 0o6000 == 0 || mode & 0o170_000 == 0o120_000,
+            "{}: {mode:o}",
+            path.display()
+        );
     }
 }
 
@@ -231,7 +273,10 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
 #[test]
 fn a_list_of_the_original_is_read_as_it_is() {
     let app = with(Mode::Root, "jaillist", &[]);
-    app.write("jail_resources.txt", "# programs\n/usr/bin/env\nnginx\n\n/usr/lib/python3*/json\n");
+    app.write(
+        "jail_resources.txt",
+        "# programs\n/usr/bin/env\nnginx\n\n/usr/lib/python3*/json\n",
+    );
     app.ok(&["jail", "build", "--from", "jail_resources.txt"]);
     let why = app.ok(&["jail", "why", "/usr/lib/x86_64-linux-gnu/libssl.so.3"]).out;
     assert!(why.contains("/usr/sbin/nginx needs it"), "{why}");

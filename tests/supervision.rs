@@ -217,17 +217,18 @@ restart = "on-failure"
 
 #[test]
 fn restarts_wait_longer_each_time_and_are_given_up() {
-    for mode in BOTH {
+    for (mode, port) in [(Mode::Root, 18_331), (Mode::Rootless, 18_332)] {
         let app = app(
             mode,
             "crash",
             42_080,
-            r#"
+            &r#"
 [services.crashes]
 command = ["sh", "-c", "exit 7"]
 restart = "on-failure"
 restart_delay = "20ms"
 restart_limit = 3
+listen = ["127.0.0.1:PORT"]
 [services.ends]
 command = ["sh", "-c", "exit 0"]
 restart = "on-failure"
@@ -241,11 +242,14 @@ restart_window = "40ms"
 command = ["sleep", "1000"]
 restart = "on-failure"
 restart_delay = "10ms"
-"#,
+"#
+            .replace("PORT", &port.to_string()),
         );
         app.ok(&["up", "-d"]);
         let mut events = app.events();
         let failed = app.wait_for_state("crashes", "failed");
+        // Nobody waits for one that does not come back.
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
         assert_eq!(failed["error"], "ended with code 7; given up after 3 restarts");
         assert_eq!(app.service("ends")["state"], "exited");
         // It lasts longer than the window each time, so it is never given up.
@@ -260,8 +264,10 @@ restart_delay = "10ms"
         kill(app.init_of("killed"));
         events.until("started", "killed");
         // What was given up can be started by hand.
-        app.ok(&["start", "crashes"]);
-        events.until("failed", "crashes");
+        edit(&app, "exit 7", "sleep 1000");
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("crashes")["state"], "running");
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
 }
 

@@ -85,6 +85,8 @@ pub enum Command {
     Unshare(Unshare),
     /// Roots put together from recipes: build them, and look into them
     Jail(Jail),
+    /// Call a function of a service, as one of its callers
+    Call(Call),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -187,6 +189,27 @@ pub struct Metrics {
     /// Print the path of the unix socket that answers HTTP requests for them
     #[arg(long)]
     pub socket: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Call {
+    /// In this caller's name [default: the service's only one]
+    #[arg(long = "as", value_name = "CALLER")]
+    pub caller: Option<String>,
+    /// Show the functions that it may call
+    #[arg(short, long)]
+    pub list: bool,
+    /// An argument by name
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub keyword: Vec<String>,
+    /// Seconds that the call may take
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    pub service: String,
+    pub function: Option<String>,
+    /// Its arguments: JSON, or else text
+    #[arg(allow_hyphen_values = true)]
+    pub args: Vec<String>,
 }
 
 /// Seconds from the command line as a time: none at all if negative, a year if it is more.
@@ -318,7 +341,12 @@ pub enum JailDeed {
     /// Build jails, if they are not there
     Build {
         /// A list of paths and programs, a line each
-        #[arg(long, value_name = "FILE", conflicts_with = "names", required_unless_present = "names")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with = "names",
+            required_unless_present = "names"
+        )]
         from: Option<PathBuf>,
         /// Recipes
         names: Vec<String>,

@@ -72,6 +72,7 @@ failed!(
     crate::supervise::network::NetworkError,
     crate::compile::CompileError,
     crate::jail::JailError,
+    crate::rpc::RpcError,
     std::io::Error
 );
 

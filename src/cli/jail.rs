@@ -127,7 +127,9 @@ fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
         Some(name) => vec![(name.to_owned(), place.find(name)?)],
         None => {
             let built = place.store.list().into_iter();
-            built.map(|(hash, _)| place.store.listing(&hash)).collect::<Result<_, _>>()?
+            built
+                .map(|(hash, _)| place.store.listing(&hash))
+                .collect::<Result<_, _>>()?
         }
     };
     let mut found = false;
@@ -138,7 +140,9 @@ fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
         // And why that which needs it is there, up to the recipe.
         let mut reason = item.why.as_str();
         for _ in 0..listing.items.len() {
-            let of = reason.strip_suffix(" needs it").or_else(|| reason.strip_prefix("it lies in "));
+            let of = reason
+                .strip_suffix(" needs it")
+                .or_else(|| reason.strip_prefix("it lies in "));
             let Some((by, above)) = of.and_then(|of| Some((of, listing.items.get(Path::new(of))?))) else {
                 break;
             };

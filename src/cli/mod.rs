@@ -5,6 +5,7 @@
 
 mod access;
 mod args;
+mod call;
 mod change;
 mod check;
 mod compile;
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Cp(args) => cp::run(&cli, args),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
+        Command::Call(args) => call::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),

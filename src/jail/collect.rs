@@ -113,7 +113,14 @@ fn find_program(name: &str) -> Result<Option<PathBuf>, JailError> {
         let path = checked(name)?;
         return Ok(path.is_file().then_some(path));
     }
-    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let folders = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
     Ok(folders.iter().map(|f| Path::new(f).join(name)).find(|p| p.is_file()))
 }
 
@@ -203,7 +210,9 @@ impl Collector {
                     match self.add(&name, &inside, false) {
                         Ok(_) => {}
                         Err(JailError::LinkLoop(at)) => {
-                            self.out.notes.push(format!("the links at {} lead in a circle", at.display()));
+                            self.out
+                                .notes
+                                .push(format!("the links at {} lead in a circle", at.display()));
                         }
                         Err(e) => return Err(e),
                     }
@@ -217,9 +226,9 @@ impl Collector {
     fn follow(&mut self) -> Result<(), JailError> {
         while let Some((path, needed)) = self.queue.pop() {
             match self.needs_of(&path, needed) {
-                Err(e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }))
-                    if !needed =>
-                {
+                Err(
+                    e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
+                ) if !needed => {
                     self.out.notes.push(e.to_string());
                 }
                 other => other?,
@@ -243,7 +252,11 @@ impl Collector {
                     ..
                 })
             );
-            return if executable { self.script(path, line, &why, needed) } else { Ok(()) };
+            return if executable {
+                self.script(path, line, &why, needed)
+            } else {
+                Ok(())
+            };
         }
         if !elf::is_elf(&head) {
             return Ok(());
@@ -296,7 +309,11 @@ impl Collector {
             let data = std::fs::read("/etc/ld.so.cache").unwrap_or_default();
             elf::cache(&data)
         });
-        let cached: Vec<PathBuf> = cache.iter().filter(|(n, _)| n == name).map(|(_, p)| p.clone()).collect();
+        let cached: Vec<PathBuf> = cache
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, p)| p.clone())
+            .collect();
         let is_variant = |p: &Path| p.components().any(|c| c.as_os_str() == "glibc-hwcaps");
         // Which variant for a processor is taken is decided where the jail runs: all of them go in.
         let (variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
@@ -362,6 +379,10 @@ fn fits(path: &Path, kind: (u8, u16)) -> bool {
         return false;
     }
     let machine = [head[18], head[19]];
-    let number = if head[5] == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+    let number = if head[5] == 2 {
+        u16::from_be_bytes(machine)
+    } else {
+        u16::from_le_bytes(machine)
+    };
     number == kind.1
 }

@@ -91,8 +91,9 @@ impl Store {
             let place = root.join(path.strip_prefix("/").unwrap_or(path));
             match &item.kind {
                 Kind::Directory => directory(&place)?,
-                Kind::Link(target) => std::os::unix::fs::symlink(target, &place)
-                    .map_err(|e| JailError::io("make the link", &place, e))?,
+                Kind::Link(target) => {
+                    std::os::unix::fs::symlink(target, &place).map_err(|e| JailError::io("make the link", &place, e))?
+                }
                 Kind::File {
                     executable,
                     size,
@@ -160,7 +161,9 @@ impl Store {
 
     /// What is in a jail. `hash` may be its beginning.
     pub fn listing(&self, hash: &str) -> Result<(String, Listing), JailError> {
-        let mut found = names(&self.folder.join("trees")).into_iter().filter(|n| n.starts_with(hash));
+        let mut found = names(&self.folder.join("trees"))
+            .into_iter()
+            .filter(|n| n.starts_with(hash));
         let (Some(whole), None) = (found.next(), found.next()) else {
             return Err(JailError::NotBuilt(hash.to_owned()));
         };
@@ -322,14 +325,20 @@ fn hex(bytes: &[u8]) -> String {
 fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
     let wrong = |e| JailError::io("copy to", to, e);
     let mut source = File::open(from).map_err(|e| JailError::io("read", from, e))?;
-    let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).clone();
+    let options = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .clone();
     let mut target = options.open(to).map_err(wrong)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         std::io::copy(&mut source, &mut target).map_err(wrong)?;
     }
     target.flush().map_err(wrong)?;
     let mode = if executable { 0o555 } else { 0o444 };
-    target.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(wrong)?;
+    target
+        .set_permissions(std::fs::Permissions::from_mode(mode))
+        .map_err(wrong)?;
     let time = Timespec {
         tv_sec: modified,
         tv_nsec: 0,
@@ -345,7 +354,12 @@ fn link_or_copy(blob: &Path, place: &Path, executable: bool, modified: i64) -> R
     match std::fs::hard_link(blob, place) {
         Ok(()) => Ok(()),
         // Some disks have no hard links, and the others not endless many for a file.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::EXDEV)) => {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::EXDEV)
+            ) =>
+        {
             copy(blob, place, executable, modified)
         }
         Err(e) => Err(JailError::io("make", place, e)),

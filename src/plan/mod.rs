@@ -19,7 +19,7 @@ pub use host::Privilege;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
-use crate::manifest::types::Network;
+use crate::manifest::types::{Callable, Network};
 use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
@@ -149,7 +149,7 @@ pub fn draw(
         let mounts = mounts::plan(model, id, &storage, used.get(&service.rootfs), &mut errors);
         services.push(Service {
             name: service.name.clone(),
-            environment: environment(service, &identity),
+            environment: environment(model, service, &identity),
             identity,
             command: service.command.clone(),
             directory: service.directory.clone(),
@@ -199,6 +199,18 @@ pub fn draw(
     })
 }
 
+/// What each caller may call, as the RPC library reads it (docs/rpc-protocol.md).
+fn rpc_callers(model: &Model, service: &crate::model::Service) -> String {
+    let callers = service.callers.iter().map(|(caller, callable)| {
+        let granted = match callable {
+            Callable::All => serde_json::Value::from("*"),
+            Callable::Functions(names) => serde_json::Value::from(names.clone()),
+        };
+        (model.subject_name(*caller).to_owned(), granted)
+    });
+    serde_json::Value::Object(callers.collect()).to_string()
+}
+
 /// The inverse of `callers`: whom each service may call.
 fn callees(model: &Model) -> Vec<Vec<ServiceId>> {
     let mut out = vec![Vec::new(); model.services.len()];
@@ -236,7 +248,7 @@ pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";
 pub const NOTIFY_SOCKET: &str = "notify.sock";
 
 /// What a login would set, then what the manifest adds or replaces.
-fn environment(service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
+fn environment(model: &Model, service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out: BTreeMap<String, String> = [
         ("HOME", "/tmp"),
@@ -256,5 +268,8 @@ fn environment(service: &crate::model::Service, identity: &Identity) -> BTreeMap
         out.insert("WATCHDOG_USEC".into(), time.as_micros().to_string());
     }
     out.extend(service.environment.iter().cloned());
+    if !service.callers.is_empty() {
+        out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(model, service));
+    }
     out
 }

@@ -137,7 +137,15 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
 
 /// Directories that hold more than a jail's: generated files, resources. Of these the parts are mounted.
 const SHARED: [&str; 9] = [
-    "/etc", "/var", "/var/lib", "/var/log", "/var/cache", "/home", "/opt", "/srv", "/mnt",
+    "/etc",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/cache",
+    "/home",
+    "/opt",
+    "/srv",
+    "/mnt",
 ];
 
 /// The parts of a jail's tree that are mounted: as few as can be, and nothing where nothing is in it.

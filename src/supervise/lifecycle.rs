@@ -117,6 +117,9 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
+        if let Err(error) = self.sockets.reclaim(&service.plan) {
+            return self.fail(id, &error.to_string(), 1);
+        }
         for (socket, _) in self.sockets.of(&service.plan) {
             if let Err(e) = self
                 .epoll
@@ -243,6 +246,7 @@ impl App {
             return Ok(());
         };
         let planned = &service.plan;
+        self.sockets.reclaim(planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)
             .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
@@ -557,6 +561,7 @@ impl App {
         service.enter(State::Failed {
             error: error.to_owned(),
         });
+        self.sockets.release(&service.plan);
         self.timers.cancel_all(id);
         self.unwell = true;
         self.outputs.say(&format!("error: service `{name}`: {error}"));

@@ -1,0 +1,367 @@
+"""An application's services and what each may touch, written in Python; PySecure starts them.
+
+    cred_db = PySecureResource("/zoobar/db/cred/cred.db", "rw", "", "")
+    authsvc = PySecureService("authsvc", "/zoobar", "/zoobar/auth.py", [cred_db])
+    config = PySecureConfig("zoobar", (61000, 61999), (61000, 61999))
+    config.register_resources([cred_db])
+    config.register_services([authsvc])
+    PySecure.run_with_config(config)
+
+Nothing is decided here: a config becomes a manifest (`to_json`), and `pysecure` checks and runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, Union
+
+__all__ = [
+    "PySecure",
+    "PySecureBundle",
+    "PySecureConfig",
+    "PySecureResource",
+    "PySecureService",
+    "PySecureSharedBundle",
+]
+
+Callers = Mapping[str, Union[str, Sequence[str]]]
+
+#: Where the RPC package is shown to services if they would not find it otherwise.
+_PACKAGES = "/opt/pysecure"
+#: What the template `host` shows anyway.
+_SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
+
+
+class PySecureResource:
+    """A file or directory, as services see it, and what each class of service may do with it: any of r, w, x."""
+
+    def __init__(
+        self,
+        path: str,
+        owner_permissions: str,
+        bundle_permissions: str,
+        global_permissions: str,
+        owned_by_dynamic_svc: bool = False,
+        *,
+        source: str | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        for label, permissions in (
+            ("owner", owner_permissions),
+            ("bundle", bundle_permissions),
+            ("global", global_permissions),
+        ):
+            if not isinstance(permissions, str) or set(permissions) - set("rwx"):
+                raise ValueError(f"{path}: {label} permissions are any of 'r', 'w' and 'x', not {permissions!r}")
+        self.path = path
+        self.owner_permissions = owner_permissions
+        self.bundle_permissions = bundle_permissions
+        self.global_permissions = global_permissions
+        self.owned_by_dynamic_svc = owned_by_dynamic_svc
+        self.source = source
+        self.kind = kind
+        self.name = name
+
+
+class PySecureBundle:
+    """Resources that several services share."""
+
+    def __init__(
+        self, resources: Iterable[PySecureResource], used_by_dynamic_svc: bool = False, *, name: str | None = None
+    ) -> None:
+        self.resources = list(resources)
+        self.used_by_dynamic_svc = used_by_dynamic_svc
+        self.name = name
+
+
+PySecureSharedBundle = PySecureBundle
+
+
+class PySecureService:
+    """A command that runs as a user of its own, with the resources that it owns and those of its bundle.
+
+    `callers`: who may call which of its functions, `{"web": ["login"], "bank": "*"}`.
+    Other keyword arguments are keys of the manifest's `[services.NAME]`, such as `restart="always"`.
+    """
+
+    def __init__(
+        self,
+        service_name: str,
+        directory: str,
+        command: str | Sequence[str],
+        owner_resources: Iterable[PySecureResource] = (),
+        bundle: PySecureBundle | None = None,
+        runs_with_root: bool = False,
+        *,
+        callers: Callers | None = None,
+        environment: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> None:
+        self.service_name = service_name
+        self.directory = directory
+        self.command = command
+        self.owner_resources = list(owner_resources)
+        self.bundle = bundle
+        self.runs_with_root = runs_with_root
+        self.callers = callers
+        self.environment = dict(environment or {})
+        self.more = more
+
+
+class PySecureConfig:
+    """The configuration of an application: a manifest in the making."""
+
+    def __init__(
+        self,
+        app_name: str,
+        uid_range: tuple[int, int],
+        gid_range: tuple[int, int],
+        dynamic_svc_uid: int | None = None,
+        dynamic_svc_gid: int | None = None,
+        *,
+        code: Mapping[str, str] | None = None,
+        never: Iterable[str] = (),
+    ) -> None:
+        self.app_name = app_name
+        self.uid_range = uid_range
+        self.gid_range = gid_range
+        self.dynamic_svc_uid = dynamic_svc_uid
+        self.dynamic_svc_gid = dynamic_svc_gid
+        self.code = code
+        self.never = list(never)
+        self.resources: list[PySecureResource] = []
+        self.bundles: list[PySecureBundle] = []
+        self.services: list[PySecureService] = []
+        file = sys._getframe(1).f_globals.get("__file__")
+        #: Where relative paths begin: the folder of the file that made this object.
+        self.folder = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
+
+    def register_resources(self, resources: Iterable[PySecureResource]) -> None:
+        _extend(self.resources, resources)
+
+    def register_bundles(self, bundles: Iterable[PySecureBundle]) -> None:
+        _extend(self.bundles, bundles)
+
+    def register_services(self, services: Iterable[PySecureService]) -> None:
+        _extend(self.services, services)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain values. What services and bundles refer to is in it, registered or not."""
+        bundles, resources = list(self.bundles), list(self.resources)
+        for service in self.services:
+            _extend(bundles, [service.bundle] if service.bundle is not None else [])
+            _extend(resources, service.owner_resources)
+        for bundle in bundles:
+            _extend(resources, bundle.resources)
+        resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
+        bundle_names = _names([(b, b.name or "shared") for b in bundles])
+
+        app: dict[str, Any] = {
+            "name": self.app_name,
+            "uid_range": list(self.uid_range),
+            "gid_range": list(self.gid_range),
+        }
+        if self.dynamic_svc_uid is not None:
+            app["dynamic_svc_uid"] = self.dynamic_svc_uid
+        if self.dynamic_svc_gid is not None:
+            app["dynamic_svc_gid"] = self.dynamic_svc_gid
+        code = dict(self.code) if self.code is not None else self._code(resources)
+        packages = _packages()
+        for shown, source in packages.items():
+            code.setdefault(shown, source)
+        if code:
+            app["code"] = code
+        manifest: dict[str, Any] = {"app": app}
+        if resources:
+            manifest["resources"] = {resource_names[id(r)]: _resource(r) for r in resources}
+        if bundles:
+            manifest["bundles"] = {bundle_names[id(b)]: _bundle(b, resource_names) for b in bundles}
+        everyone = self.calls_are_unrestricted()
+        manifest["services"] = {}
+        for service in self.services:
+            if service.service_name in manifest["services"]:
+                raise ValueError(f"two services are named {service.service_name!r}")
+            table: dict[str, Any] = {"command": self._command(service, code), "directory": service.directory}
+            if service.owner_resources:
+                table["owner_resources"] = [resource_names[id(r)] for r in service.owner_resources]
+            if service.bundle is not None:
+                table["bundle"] = bundle_names[id(service.bundle)]
+            if service.runs_with_root:
+                table["runs_with_root"] = True
+            callers = {s.service_name: "*" for s in self.services if s is not service} if everyone else service.callers
+            if callers:
+                table["callers"] = {k: v if isinstance(v, str) else list(v) for k, v in callers.items()}
+            environment = dict(service.environment)
+            if packages:
+                environment.setdefault("PYTHONPATH", _PACKAGES)
+            if environment:
+                table["environment"] = environment
+            table.update(service.more)
+            manifest["services"][service.service_name] = table
+        if self.never:
+            manifest["assert"] = {"never": self.never}
+        return manifest
+
+    def to_json(self) -> str:
+        """The manifest, which `pysecure -f FILE` takes."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def calls_are_unrestricted(self) -> bool:
+        """Does no service say who may call it? Then every service may call every other, as in the original."""
+        return all(service.callers is None for service in self.services)
+
+    def _code(self, resources: list[PySecureResource]) -> dict[str, str]:
+        """The folders beside the config file that services' commands and directories name, and jail_resources.txt."""
+        code: dict[str, str] = {}
+        for service in self.services:
+            for path in [service.directory, *_words(service.command)]:
+                top = path.split("/")[1] if path.startswith("/") else ""
+                if top and os.path.isdir(os.path.join(self.folder, top)):
+                    code["/" + top] = "./" + top
+        declared = {r.path.rstrip("/") for r in resources}
+        for path in self._jail_resources():
+            inside = any(path == s or path.startswith(s + "/") for s in _SHOWN)
+            if not inside and path not in declared and not any(path == c or path.startswith(c + "/") for c in code):
+                code[path] = os.path.realpath(path)  # a source goes through no link
+        return code
+
+    def _jail_resources(self) -> list[str]:
+        try:
+            with open(os.path.join(self.folder, "jail_resources.txt"), encoding="utf-8") as file:
+                lines = [line.split("#")[0].strip() for line in file]
+        except FileNotFoundError:
+            return []
+        return [line.rstrip("/") for line in lines if line.startswith("/") and line != "/"]
+
+    def _command(self, service: PySecureService, code: Mapping[str, str]) -> list[str]:
+        words = _words(service.command)
+        if not words:
+            raise ValueError(f"{service.service_name}: its command is empty")
+        # A module is run by Python, be it executable or not: who only has it as a module should not have to care.
+        if words[0].endswith(".py") and not self._executable(words[0], service.directory, code):
+            return ["python3", *words]
+        return words
+
+    def _executable(self, program: str, directory: str, code: Mapping[str, str]) -> bool:
+        path = os.path.normpath(os.path.join("/", directory, program))
+        for shown, source in code.items():
+            if path.startswith(shown.rstrip("/") + "/"):
+                host = os.path.join(self.folder, source, path[len(shown.rstrip("/")) + 1 :])
+                try:
+                    with open(host, "rb") as file:
+                        runs = os.fstat(file.fileno()).st_mode & stat.S_IXOTH != 0
+                        return runs and file.read(2) == b"#!"
+                except OSError:
+                    return False
+        return False
+
+
+class PySecure:
+    """Starts what a config describes."""
+
+    @staticmethod
+    def run_with_config(config: PySecureConfig, *arguments: str) -> NoReturn:
+        """Becomes `pysecure up` of this config. `arguments` are further ones of `up`, such as "-d".
+
+        The manifest is written beside the config file as APP.pysecure.json, so that `pysecure -f` finds it later.
+        """
+        text = config.to_json()
+        if config.calls_are_unrestricted() and len(config.services) > 1:
+            print(
+                f"pysecure: no service of {config.app_name} names `callers`, so each may call every function of all "
+                "others; PySecureService(..., callers={'web': ['login']}) says who may call what",
+                file=sys.stderr,
+                flush=True,
+            )
+        program = os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure")
+        if program is None:
+            raise FileNotFoundError("there is no `pysecure` in PATH: install it, or set PYSECURE_BINARY to where it is")
+        path = _write(os.path.join(config.folder, f"{config.app_name}.pysecure.json"), text)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execv(program, [program, "-f", path, "up", *arguments])
+
+
+def _write(path: str, text: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == text:
+                return path
+    except (FileNotFoundError, PermissionError):
+        pass
+    folder = os.path.dirname(path)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".json")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+    return path
+
+
+def _extend(known: list[Any], more: Iterable[Any]) -> None:
+    for each in more:
+        if not any(each is k for k in known):
+            known.append(each)
+
+
+def _names(wanted: list[tuple[Any, str]]) -> dict[int, str]:
+    """A name for each object, by its id: what was wanted, with a number where two want the same."""
+    taken: set[str] = set()
+    result = {}
+    for thing, name in wanted:
+        unique, number = name, 1
+        while unique in taken:
+            number += 1
+            unique = f"{name}-{number}"
+        taken.add(unique)
+        result[id(thing)] = unique
+    return result
+
+
+def _from_path(path: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9]+", "_", path).strip("_")[-58:].strip("_")
+    return name if name[:1].isalpha() else f"r_{name}".rstrip("_")
+
+
+def _words(command: str | Sequence[str]) -> list[str]:
+    return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+def _resource(resource: PySecureResource) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "path": resource.path,
+        "owner": resource.owner_permissions,
+        "bundle": resource.bundle_permissions,
+        "global": resource.global_permissions,
+    }
+    if resource.owned_by_dynamic_svc:
+        table["owned_by_dynamic_svc"] = True
+    if resource.source is not None:
+        table["source"] = resource.source
+    if resource.kind is not None:
+        table["kind"] = resource.kind
+    return table
+
+
+def _bundle(bundle: PySecureBundle, names: Mapping[int, str]) -> dict[str, Any]:
+    table: dict[str, Any] = {"resources": [names[id(r)] for r in bundle.resources]}
+    if bundle.used_by_dynamic_svc:
+        table["used_by_dynamic_svc"] = True
+    return table
+
+
+def _packages() -> dict[str, str]:
+    """The RPC package, unless it lies where services see it anyway."""
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if any(here == s or here.startswith(s + "/") for s in _SHOWN):
+        return {}
+    return {f"{_PACKAGES}/{name}": os.path.join(here, name) for name in ("pysecure", "pysecure_rpc")}

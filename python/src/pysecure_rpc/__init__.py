@@ -1,0 +1,142 @@
+"""Functions that run in another service.
+
+    import pysecure_rpc
+    from pysecure_rpc import rpc
+
+    @rpc(run_as="authsvc")
+    def login(user: str, password: str) -> bool:
+        ...
+
+    if __name__ == "__main__":
+        pysecure_rpc.start_service("authsvc")
+
+In the service `authsvc` the function runs; everywhere else it is a call. Who calls is known from the socket that a call
+comes in on: see docs/rpc.md.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ._errors import (
+    Busy,
+    Cancelled,
+    ConnectionLost,
+    DeadlineExceeded,
+    GoingAway,
+    InvalidArguments,
+    InvalidResult,
+    NoSuchFunction,
+    NotGranted,
+    ProtocolError,
+    RemoteError,
+    RemoteTraceback,
+    RpcError,
+    SignatureMismatch,
+    TooLarge,
+    register_error,
+)
+from ._function import caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
+from ._wire import Fd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._server import Server, ServiceError
+
+__all__ = [
+    "Busy",
+    "Cancelled",
+    "ConnectionLost",
+    "DeadlineExceeded",
+    "Fd",
+    "GoingAway",
+    "InvalidArguments",
+    "InvalidResult",
+    "NoSuchFunction",
+    "NotGranted",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteTraceback",
+    "RpcError",
+    "Server",
+    "ServiceError",
+    "SignatureMismatch",
+    "TooLarge",
+    "caller",
+    "cancelled",
+    "deadline",
+    "describe",
+    "local",
+    "register_error",
+    "rpc",
+    "start_service",
+    "timeout",
+    "trace",
+    "traceparent",
+]
+
+
+def start_service(service_name: str, **options: Any) -> None:
+    """Serves the functions with `@rpc(run_as=service_name)` until SIGTERM. Options: see `Server` and docs/rpc.md."""
+    from ._server import start_service as serve
+
+    serve(service_name, **options)
+
+
+@contextmanager
+def timeout(seconds: float) -> Iterator[None]:
+    """All calls made in this block together have so long."""
+    from time import monotonic
+
+    at = monotonic() + seconds
+    outer = until()
+    token = deadline_here.set(at if outer is None or at < outer else outer)
+    try:
+        yield
+    finally:
+        deadline_here.reset(token)
+
+
+@contextmanager
+def trace(parent: str) -> Iterator[None]:
+    """Calls made in this block carry this W3C trace context."""
+    token = traceparent_here.set(parent)
+    try:
+        yield
+    finally:
+        traceparent_here.reset(token)
+
+
+@contextmanager
+def local(caller: str | None = None) -> Iterator[None]:
+    """All calls made in this block run in this process, as if `caller` made them: for tests."""
+    token = local_caller.set((caller,))
+    try:
+        yield
+    finally:
+        local_caller.reset(token)
+
+
+def describe(service: str) -> list[dict[str, Any]]:
+    """The functions of a service that this one may call: names, signatures, documentation."""
+    from ._client import call
+    from ._function import Function
+
+    def pysecure_describe() -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    function = Function(pysecure_describe, service, True, 60.0, None)
+    function.name = "pysecure.describe"
+    answer: list[dict[str, Any]] = call(function, (), {})
+    return answer
+
+
+def __getattr__(name: str) -> Any:
+    # The server's side is loaded by those who serve.
+    if name in ("Server", "ServiceError"):
+        from . import _server
+
+        return getattr(_server, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

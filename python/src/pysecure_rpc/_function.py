@@ -1,0 +1,212 @@
+"""`@rpc`: which functions there are, and whether one runs here or is called.
+
+A function is known by (service, name), whichever module object it was reached through: a module that is run as the
+service (`__main__`) and imported by name as well is made one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Callable, Collection, TypeVar
+
+if TYPE_CHECKING:
+    from typing import ParamSpec
+
+    from ._hints import Signature
+
+    P = ParamSpec("P")
+R = TypeVar("R")
+
+_RESERVED = ("pysecure.ping", "pysecure.describe")
+
+
+class Context:
+    """What a running function can ask of the call that it answers."""
+
+    __slots__ = ("caller", "deadline", "traceparent", "cancelled")
+
+    def __init__(self, caller: str | None, deadline: float | None, traceparent: str | None) -> None:
+        self.caller = caller
+        #: On this process's monotonic clock.
+        self.deadline = deadline
+        self.traceparent = traceparent
+        self.cancelled = False
+
+
+context: ContextVar[Context | None] = ContextVar("pysecure_rpc.context", default=None)
+#: The deadline that `timeout()` set, on this process's monotonic clock.
+deadline_here: ContextVar[float | None] = ContextVar("pysecure_rpc.deadline", default=None)
+traceparent_here: ContextVar[str | None] = ContextVar("pysecure_rpc.traceparent", default=None)
+#: The caller's name in `local()`, or None outside it. A tuple, so that None can be a name.
+local_caller: ContextVar[tuple[str | None] | None] = ContextVar("pysecure_rpc.local", default=None)
+
+
+class Function:
+    """A function that is called across services."""
+
+    __slots__ = ("run", "service", "name", "idempotent", "timeout", "callers", "is_async", "is_stream", "_signature",
+                 "packed", "doc")  # fmt: skip
+
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        service: str,
+        idempotent: bool,
+        timeout: float | None,
+        callers: Collection[str] | None,
+    ) -> None:
+        self.run = run
+        self.service = service
+        self.name = run.__name__
+        self.idempotent = idempotent
+        self.timeout = timeout
+        self.callers = callers
+        code = run.__code__.co_flags
+        # inspect's CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR; importing it for this would be dear.
+        self.is_stream = bool(code & (0x20 | 0x200))
+        self.is_async = bool(code & (0x80 | 0x200))
+        self._signature: Signature | None = None
+        self.packed = b""
+        self.doc = run.__doc__
+
+    @property
+    def signature(self) -> Signature:
+        """Made at first use: hints may name what is defined further down."""
+        found = self._signature
+        if found is None:
+            from ._hints import Signature
+
+            found = self._signature = Signature(self.run, self.name, self.is_stream)
+        return found
+
+
+class State:
+    """What this process is."""
+
+    #: The service that runs here.
+    serving: str | None = None
+    functions: dict[str, dict[str, Function]] = {}
+
+
+def rpc(
+    run_as: str | None = None,
+    *,
+    idempotent: bool = False,
+    timeout: float | None = 60.0,
+    callers: Collection[str] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Has the service `run_as` execute the function: there it runs, everywhere else it is a call.
+
+    `idempotent`: it may be called again by itself if the connection ends before the answer.
+    `timeout`: seconds for a call; None for no end. A caller's own deadline may be shorter.
+    `callers`: the only services that may call it, of those that the manifest grants it to.
+    """
+    if run_as is not None and not isinstance(run_as, str):
+        raise TypeError("write @rpc(run_as='SERVICE'), with the service's name")
+
+    def decorate(run: Callable[P, R]) -> Callable[P, R]:
+        if run_as is None:
+            return run
+        if not hasattr(run, "__code__"):
+            raise TypeError(f"@rpc is for functions, not for {run!r}")
+        if isinstance(callers, str):
+            raise TypeError(f"{run.__name__}: callers is a list of names, not one name")
+        _one_main(run)
+        function = Function(run, run_as, idempotent, timeout, callers)
+        _register(function)
+
+        if function.is_async and not function.is_stream:
+
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                if State.serving == run_as:
+                    return await run(*args, **kwargs)  # type: ignore[misc]
+                from ._client import call_async
+
+                return await call_async(function, args, kwargs)
+
+            wrapper: Any = wraps(run)(call_async)
+        else:
+            from ._client import call as remote
+            from ._client import stream
+
+            other = stream if function.is_stream else remote
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if State.serving == run_as:
+                    return run(*args, **kwargs)
+                return other(function, args, kwargs)
+
+            wrapper = wraps(run)(call)
+        wrapper.rpc = function
+        return wrapper  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _register(function: Function) -> None:
+    known = State.functions.setdefault(function.service, {})
+    other = known.get(function.name)
+    if other is not None:
+        mine, its = function.run.__code__, other.run.__code__
+        if (mine.co_filename, function.run.__qualname__) != (its.co_filename, other.run.__qualname__):
+            raise ValueError(
+                f"{function.service} has two functions named {function.name!r}, in {its.co_filename} and "
+                f"{mine.co_filename}: rename one, since callers know them by that name"
+            )
+        # The module was loaded twice. What runs as the service is the program's own.
+        if other.run.__module__ == "__main__":
+            return
+    known[function.name] = function
+
+
+def _one_main(run: Callable[..., Any]) -> None:
+    """A program and the module of its name are one: who imports it later gets what runs."""
+    if run.__module__ != "__main__":
+        return
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        sys.modules.setdefault(spec.name, main)
+        return
+    path = getattr(main, "__file__", None)
+    if path:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        sys.modules.setdefault(stem, main)
+
+
+def caller() -> str | None:
+    """The service that called the running function; None outside of a call, or if callers have no names."""
+    current = context.get()
+    return None if current is None else current.caller
+
+
+def cancelled() -> bool:
+    """Does nobody wait for the running function any more?"""
+    current = context.get()
+    return current is not None and current.cancelled
+
+
+def deadline() -> float | None:
+    """Seconds left for what runs here; None if there is no end."""
+    from time import monotonic
+
+    at = until()
+    return None if at is None else max(0.0, at - monotonic())
+
+
+def until() -> float | None:
+    """The nearer of the running call's deadline and that of `timeout()`."""
+    current = context.get()
+    ours = deadline_here.get()
+    if current is None or current.deadline is None:
+        return ours
+    return current.deadline if ours is None or current.deadline < ours else ours
+
+
+def traceparent() -> str | None:
+    """The W3C trace context of the running call."""
+    current = context.get()
+    return traceparent_here.get() or (None if current is None else current.traceparent)

@@ -1,0 +1,1192 @@
+"""The service's side: which sockets it has, who may call what on them, and threads that serve them.
+
+All threads wait on one epoll set; whichever is woken runs the call itself, so that a quick call costs no hand-over. There
+is one thread more than calls may run at once: while all run, it reads on, lets calls wait, refuses what is too much, and
+sees callers cancel and go. Nothing ever waits for a caller to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections import deque
+from time import monotonic, sleep
+from typing import Any, Callable
+
+from . import _errors, _function
+from ._client import DONTWAIT, receive, transmit
+from ._errors import InvalidArguments, ProtocolError, TooLarge
+from ._function import Context, Function, State
+from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
+
+_IN = select.EPOLLIN | select.EPOLLONESHOT | select.EPOLLRDHUP
+_OUT = select.EPOLLOUT | select.EPOLLONESHOT | select.EPOLLRDHUP
+_FIRST_FD = 3
+#: What may wait to be sent to a caller that does not read.
+_BACKLOG_BYTES, _BACKLOG_MESSAGES = 1 << 20, 256
+#: Calls that one connection may have open.
+_OPEN_CALLS = 256
+
+
+class ServiceError(Exception):
+    """The service cannot start; the message says what to do."""
+
+
+class _Call(Context):
+    __slots__ = ("id", "function", "args", "kwargs", "connection", "stream", "credit", "pumping", "begun", "task",
+                 "wake", "answered")  # fmt: skip
+
+    def __init__(
+        self,
+        connection: _Connection,
+        identity: int,
+        function: Function,
+        deadline: float | None,
+        trace: str | None,
+        credit: int,
+    ) -> None:
+        super().__init__(connection.caller, deadline, trace)
+        self.connection = connection
+        self.id = identity
+        self.function = function
+        self.args: Any = ()
+        self.kwargs: Any = {}
+        self.stream: Any = None
+        self.credit = credit
+        self.pumping = False
+        self.begun = 0.0
+        self.task: Any = None
+        self.wake: Any = None
+        self.answered = False
+
+
+class _Connection:
+    __slots__ = ("sock", "caller", "table", "lock", "calls", "backlog", "pending", "out_area", "used", "in_area",
+                 "closed", "leaving")  # fmt: skip
+
+    def __init__(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
+        self.sock = sock
+        self.caller = caller
+        self.table = table
+        self.lock = threading.Lock()
+        self.calls: dict[int, _Call] = {}
+        self.backlog: deque[tuple[bytes, Outgoing | None, list[int]]] | None = None
+        self.pending = 0
+        self.out_area: Area | None = None
+        #: Messages sent that used the area.
+        self.used = 0
+        self.in_area: list[int] = []
+        self.closed = False
+        self.leaving = False
+
+
+class _Table:
+    """What one caller may call, as it is told."""
+
+    __slots__ = ("functions", "hello", "connections")
+
+    def __init__(self, service: str, caller: str | None, functions: dict[str, Function]) -> None:
+        self.functions = functions
+        self.connections = 0
+        self.hello = pack([1, 1, service, caller, {n: f.signature.hash for n, f in functions.items()}])
+
+
+class Figures:
+    """What one function has come to."""
+
+    __slots__ = ("count", "errors", "seconds", "buckets")
+    #: Upper bounds of the buckets, in seconds; the last has none.
+    bounds = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.errors = 0
+        self.seconds = 0.0
+        self.buckets = [0] * (len(self.bounds) + 1)
+
+
+class Server:
+    """Serves the functions of one service. `start_service` is what most programs want."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        threads: int = 8,
+        queue: int = 64,
+        connections: int = 1024,
+        tracebacks: bool = False,
+        drain: float = 8.0,
+    ) -> None:
+        if threads < 1 or queue < 0 or connections < 1:
+            raise ServiceError("threads and connections are at least 1, queue at least 0")
+        self.name = name
+        self.threads = threads
+        self.queue_limit = queue
+        self.connection_limit = connections
+        self.tracebacks = tracebacks
+        self.drain = drain
+        self.functions = State.functions.get(name, {})
+        self._check_functions()
+        self.listeners: list[tuple[socket.socket, str | None, _Table]] = []
+        self._bound: list[str] = []
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._running = 0
+        self._queue: deque[tuple[_Call, Callable[[_Call], None]]] = deque()
+        self._connections: dict[int, _Connection] = {}
+        self._workers: list[threading.Thread] = []
+        self._epoll: select.epoll
+        self._stop_fd = -1
+        self._stopping = False
+        self._ended = False
+        self._loop: Any = None
+        self._figures: dict[str, Figures] = {n: Figures() for n in self.functions}
+        #: Calls refused because the caller may not make them, by caller and, if there is such a function, its name.
+        self._denied: dict[tuple[str | None, str], int] = {}
+
+    def _check_functions(self) -> None:
+        started = os.environ.get("PYSECURE_SERVICE", self.name)
+        if started != self.name:
+            raise ServiceError(f"this is the service {started!r}, and start_service names {self.name!r}")
+        if not self.functions:
+            others = ", ".join(sorted(State.functions)) or "none"
+            raise ServiceError(
+                f"{self.name}: no function has @rpc(run_as={self.name!r}); services with functions: {others}. "
+                "Import the modules that hold them before start_service"
+            )
+        for function in self.functions.values():
+            function.signature  # noqa: B018: hints that cannot cross show now, and not at the first call
+
+    # Sockets.
+
+    def listen(self) -> None:
+        """Takes the sockets that it was handed, or binds its own where there are none."""
+        environ = os.environ
+        policy = environ.get("PYSECURE_RPC_CALLERS")
+        pid = environ.get("LISTEN_PID", str(os.getpid()))
+        count = int(environ.get("LISTEN_FDS", "0") or "0")
+        if count and pid != str(os.getpid()):
+            if policy is not None:
+                raise ServiceError(
+                    f"{self.name}: its sockets were handed to process {pid}, and this is {os.getpid()}: "
+                    "a script that starts it should end in `exec python3 …`"
+                )
+            count = 0
+        names = environ.get("LISTEN_FDNAMES", "").split(":")
+        handed: list[tuple[socket.socket, str]] = []
+        for at in range(count):
+            fd = _FIRST_FD + at
+            name = names[at] if at < len(names) else ""
+            if name == "listen" or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                continue
+            sock = socket.socket(fileno=os.dup(fd))
+            if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_SEQPACKET:
+                sock.close()
+                continue
+            os.set_inheritable(sock.fileno(), False)
+            os.set_inheritable(fd, False)
+            handed.append((sock, name))
+        if handed or policy is not None:
+            if policy is None:
+                raise ServiceError(
+                    f"{self.name}: it has callers' sockets, but PYSECURE_RPC_CALLERS does not say what each may call"
+                )
+            self._granted(handed, policy)
+            return
+        folder = environ.get("PYSECURE_RPC_DIR")
+        if not folder:
+            raise ServiceError(
+                f"{self.name}: it was handed no sockets (is it started by pysecure, and does its manifest name "
+                "`callers`?). Outside of pysecure, set PYSECURE_RPC_DIR to a folder for sockets"
+            )
+        table = _Table(self.name, None, {n: f for n, f in self.functions.items() if f.callers is None})
+        self.listeners.append((self._bind(folder), None, table))
+
+    def _granted(self, handed: list[tuple[socket.socket, str]], policy: str) -> None:
+        try:
+            callers = json.loads(policy)
+            if not isinstance(callers, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            raise ServiceError(f"{self.name}: PYSECURE_RPC_CALLERS is not the JSON it should be: {error}") from None
+        for caller, granted in callers.items():
+            if granted != "*" and not (isinstance(granted, list) and all(isinstance(g, str) for g in granted)):
+                raise ServiceError(f"{self.name}: PYSECURE_RPC_CALLERS: {caller} has neither \"*\" nor a list of names")
+            forgotten = [] if granted == "*" else sorted(set(granted) - set(self.functions))
+            if forgotten:
+                raise ServiceError(
+                    f"{self.name}: its `callers` grant {', '.join(forgotten)} to {caller}, but no function of that name "
+                    f"has @rpc(run_as={self.name!r}) in what it has imported: import its module before start_service, "
+                    "or mend the manifest"
+                )
+        for sock, caller in handed:
+            granted = callers.get(caller, [])
+            functions = {
+                name: function
+                for name, function in self.functions.items()
+                if (granted == "*" or name in granted) and (function.callers is None or caller in function.callers)
+            }
+            self.listeners.append((sock, caller, _Table(self.name, caller, functions)))
+
+    def _bind(self, folder: str) -> socket.socket:
+        path = os.path.join(folder, self.name + ".sock")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            sock.connect(path)
+        except FileNotFoundError:
+            pass
+        except ConnectionRefusedError:
+            os.unlink(path)  # left by one that is gone
+        else:
+            sock.close()
+            raise ServiceError(f"{self.name}: {path} is served already")
+        old = os.umask(0o177)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            raise ServiceError(f"{self.name}: cannot make {path}: {error.strerror}") from None
+        finally:
+            os.umask(old)
+        sock.listen(4096)
+        self._bound.append(path)
+        return sock
+
+    # Life.
+
+    def start(self) -> None:
+        """Begins to serve, in threads of its own."""
+        State.serving = self.name
+        if not self.listeners:
+            self.listen()
+        _raise_limit()
+        self._epoll = select.epoll()
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._epoll.register(self._stop_fd, select.EPOLLIN)
+        for sock, _, _ in self.listeners:
+            sock.setblocking(False)
+        for number in range(self.threads + 1):
+            worker = threading.Thread(target=self._work, name=f"pysecure-rpc-{number}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
+        acceptor = threading.Thread(target=self._accept, name="pysecure-rpc-accept", daemon=True)
+        acceptor.start()
+        self._workers.append(acceptor)
+
+    def stop(self) -> None:
+        """Takes no more calls, ends those that run, and is gone."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            waiting = list(self._queue)
+            self._queue.clear()
+            connections = list(self._connections.values())
+        for call, _ in waiting:
+            self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
+        for connection in connections:
+            connection.leaving = True
+            self._send(connection, [9, "the service ends"])
+        end = monotonic() + self.drain
+        with self._idle:
+            while (self._running or any(c.calls for c in connections)) and monotonic() < end:
+                self._idle.wait(max(0.0, min(0.05, end - monotonic())))
+        self._ended = True
+        os.eventfd_write(self._stop_fd, 1)
+        for worker in self._workers:
+            if worker is not threading.current_thread():
+                worker.join(1.0)
+        for connection in connections:
+            self._turn_away(connection)
+            self._drop(connection)
+        for sock, _, _ in self.listeners:
+            sock.close()
+        for path in self._bound:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        if State.serving == self.name:
+            State.serving = None
+
+    def _turn_away(self, connection: _Connection) -> None:
+        """Answers calls that crossed the GOAWAY, so that their callers know that they were not begun."""
+        sock = connection.sock
+        try:
+            sock.shutdown(socket.SHUT_RD)
+            while True:
+                data, fds = receive(sock, DONTWAIT)
+                for fd in fds:
+                    os.close(fd)
+                if not data:
+                    return
+                parts = unpack(data, None)
+                if type(parts) is list and len(parts) > 1 and parts[0] == 2 and type(parts[1]) is int:
+                    self._refuse(connection, parts[1], "pysecure.GoingAway", f"{self.name} ends")
+        except (OSError, ProtocolError, ValueError):
+            return  # it is gone already, or speaks something else
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stats(self) -> dict[str, Any]:
+        """Counts of each function, and of refusals."""
+        with self._lock:
+            return {
+                "functions": {
+                    name: {"count": f.count, "errors": f.errors, "seconds": f.seconds, "buckets": list(f.buckets)}
+                    for name, f in self._figures.items()
+                },
+                "denied": [
+                    {"caller": caller, "function": name or None, "count": count}
+                    for (caller, name), count in self._denied.items()
+                ],
+                "connections": len(self._connections),
+                "running": self._running,
+                "waiting": len(self._queue),
+            }
+
+    def _accept(self) -> None:
+        poll = select.poll()
+        by_fd = {}
+        for listener in self.listeners:
+            by_fd[listener[0].fileno()] = listener
+            poll.register(listener[0], select.POLLIN)
+        poll.register(self._stop_fd, select.POLLIN)
+        while not self._stopping:
+            for fd, _ in poll.poll():
+                if fd == self._stop_fd or self._stopping:
+                    return
+                sock, caller, table = by_fd[fd]
+                try:
+                    accepted, _ = sock.accept()
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    # As many descriptors as may be: what waits, waits.
+                    print(f"pysecure_rpc: {self.name} cannot accept: {error.strerror}", file=sys.stderr, flush=True)
+                    sleep(0.1)
+                    continue
+                self._greet(accepted, caller, table)
+
+    def _greet(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
+        connection = _Connection(sock, caller, table)
+        with self._lock:
+            if self._stopping:
+                sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
+                return
+            full = table.connections >= self.connection_limit
+            if not full:
+                table.connections += 1
+                self._connections[sock.fileno()] = connection
+        try:
+            if full:
+                text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
+                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
+                sock.close()
+                return
+            if len(table.hello) <= MAX_MESSAGE:
+                transmit(sock, table.hello, [], DONTWAIT)
+            else:
+                to = Outgoing(None)
+                transmit(sock, to.large(table.hello), to.fds, DONTWAIT)
+                to.close()
+            self._epoll.register(sock.fileno(), _IN)
+        except OSError:
+            if full:
+                sock.close()
+            else:
+                self._drop(connection, owner=True)
+
+    def _work(self) -> None:
+        poll = self._epoll.poll
+        connections = self._connections
+        while not self._ended:
+            try:
+                events = poll(-1, 1)
+            except InterruptedError:
+                continue
+            for fd, event in events:
+                connection = connections.get(fd)
+                if connection is None:
+                    continue  # the descriptor that says stop, or one that is gone
+                try:
+                    self._event(connection, event)
+                except Exception as error:  # a defect here must not take a thread away
+                    print(f"pysecure_rpc: {self.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                    self._drop(connection, owner=True)
+
+    # Connections.
+
+    def _event(self, connection: _Connection, event: int) -> None:
+        if connection.closed:
+            self._drop(connection, owner=True)
+            return
+        if event & select.EPOLLOUT and connection.backlog:
+            streams = self._flush(connection)
+            if streams is None:
+                return
+            self._arm(connection)
+            for call in streams:
+                self._resume(call)
+            return
+        try:
+            data, fds = receive(connection.sock, DONTWAIT)
+        except BlockingIOError:
+            self._arm(connection)
+            return
+        except ProtocolError as error:
+            self._malformed(connection, error)
+            return
+        except OSError:
+            self._drop(connection, owner=True)
+            return
+        if not data:
+            self._drop(connection, owner=True)
+            return
+        given = Incoming(fds, connection.in_area)
+        try:
+            work = self._message(connection, message(data, given))
+        except ProtocolError as error:
+            self._malformed(connection, error)
+            return
+        except (RecursionError, MemoryError) as error:
+            self._malformed(connection, ProtocolError(type(error).__name__))
+            return
+        finally:
+            given.close()
+        self._arm(connection)
+        if work is not None:
+            self._admit(*work)
+
+    def _malformed(self, connection: _Connection, error: Exception) -> None:
+        self._send(connection, [4, 0, "pysecure.BadMessage", str(error), [], None, False])
+        self._drop(connection, owner=True)
+
+    def _arm(self, connection: _Connection) -> None:
+        """Has the connection heard of again. What waits to be sent comes before what might be asked next."""
+        with connection.lock:
+            try:
+                self._epoll.modify(connection.sock.fileno(), _OUT if connection.backlog else _IN)
+            except (OSError, ValueError):
+                pass
+
+    def _drop(self, connection: _Connection, owner: bool = False) -> None:
+        """Ends a connection and all its calls. Only the thread that has its event closes the descriptor."""
+        with connection.lock:
+            first = not connection.closed
+            connection.closed = True
+            calls = list(connection.calls.values())
+            connection.calls.clear()
+            if connection.backlog:
+                for _, to, fds in connection.backlog:
+                    _release(to, fds)
+                connection.backlog = None
+            if first and not owner:
+                try:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+        for call in calls:
+            self._cancel(call)
+        if not owner:
+            return
+        with self._lock:
+            fd = connection.sock.fileno()
+            if fd < 0:
+                return
+            if self._connections.pop(fd, None) is not None:
+                connection.table.connections -= 1
+            connection.sock.close()
+        with connection.lock:
+            if connection.out_area is not None:
+                connection.out_area.close()
+            for each in connection.in_area:
+                os.close(each)
+            connection.in_area = []
+
+    def _flush(self, connection: _Connection) -> list[_Call] | None:
+        """Sends what waits. The streams that may go on, or None if the connection is gone."""
+        lost = False
+        with connection.lock:
+            backlog = connection.backlog
+            while backlog:
+                data, to, fds = backlog[0]
+                try:
+                    transmit(connection.sock, data, to.fds if to is not None else [], DONTWAIT)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    lost = True
+                    break
+                backlog.popleft()
+                connection.pending -= len(data)
+                _release(to, fds)
+            streams = [] if backlog else [c for c in connection.calls.values() if c.stream is not None]
+        if lost:
+            self._drop(connection, owner=True)
+            return None
+        return streams
+
+    def _send(self, connection: _Connection, reply: list[Any]) -> None:
+        """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all."""
+        full = False
+        with connection.lock:
+            if connection.closed:
+                return
+            area = connection.out_area
+            if area is None:
+                area = connection.out_area = Area()
+            to = Outgoing(area)
+            try:
+                data = pack(reply, to)
+                if len(data) > MAX_MESSAGE:
+                    data = to.large(data)
+            except BaseException:
+                to.close()
+                if to.blobs and connection.out_area is not None:
+                    # Part of it lies in the area, which the caller may not even know: begin another.
+                    connection.out_area.close()
+                    connection.out_area = None
+                raise
+            if to.blobs:
+                connection.used += 1
+            if not connection.backlog:
+                try:
+                    transmit(connection.sock, data, to.fds, DONTWAIT)
+                    to.close()
+                    return
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    to.close()
+                    full = True
+            if not full:
+                if connection.backlog is None:
+                    connection.backlog = deque()
+                # Its descriptors may be closed before it is sent.
+                copies = [os.dup(fd) for fd in to.fds]
+                to.close()
+                to.fds = copies
+                connection.backlog.append((data, to, copies))
+                connection.pending += len(data)
+                full = connection.pending > _BACKLOG_BYTES or len(connection.backlog) > _BACKLOG_MESSAGES
+                try:
+                    self._epoll.modify(connection.sock.fileno(), _OUT)
+                except (OSError, ValueError):
+                    pass
+        if full:
+            self._drop(connection)
+
+    # Messages.
+
+    def _message(self, connection: _Connection, parts: list[Any]) -> tuple[_Call, Callable[[_Call], None]] | None:
+        kind = parts[0]
+        if kind == 2:
+            return self._call(connection, parts)
+        identity = parts[1] if len(parts) > 1 else None
+        if type(identity) is not int:
+            raise ProtocolError("a message without the number of its call")
+        if kind == 7:
+            more = parts[2] if len(parts) > 2 else None
+            if type(more) is not int or not 0 < more <= 1 << 31:
+                raise ProtocolError("CREDIT of no number")
+            self._have_read(connection, parts[3] if len(parts) > 3 else None)
+            call = connection.calls.get(identity)
+            if call is not None and call.function.is_stream:
+                with connection.lock:
+                    call.credit = min(call.credit + more, 1 << 53)
+                if not call.function.is_async and call.stream is not None:
+                    return call, self._pump
+                self._resume(call)
+            return None
+        if kind == 8:
+            call = connection.calls.get(identity)
+            if call is not None:
+                self._cancel(call)
+                if call.stream is not None or call.begun == 0.0:
+                    self._fail(call, "pysecure.Cancelled", "the caller cancelled it", call.stream is not None)
+            return None
+        raise ProtocolError(f"a message of kind {kind} from a caller")
+
+    def _have_read(self, connection: _Connection, read: Any) -> None:
+        if read is None:
+            return
+        if type(read) is not int:
+            raise ProtocolError("`read` is no number")
+        with connection.lock:
+            if connection.out_area is not None and read == connection.used:
+                connection.out_area.free = True
+
+    def _call(self, connection: _Connection, parts: list[Any]) -> tuple[_Call, Callable[[_Call], None]] | None:
+        if len(parts) < 5:
+            raise ProtocolError("a CALL of less than five values")
+        if len(parts) < 9:
+            parts = parts + [None] * (9 - len(parts))
+        _, identity, name, args, kwargs, left, trace, read, credit = parts[:9]
+        if (
+            type(identity) is not int
+            or not 0 < identity <= 1 << 53
+            or type(name) is not str
+            or type(args) is not list
+            or type(kwargs) is not dict
+            or (left is not None and (type(left) is not int or left < 0))
+            or (trace is not None and type(trace) is not str)
+            or (credit is not None and (type(credit) is not int or not 0 <= credit <= 1 << 31))
+        ):
+            raise ProtocolError("a CALL of wrong types")
+        for key in kwargs:
+            if type(key) is not str:
+                raise ProtocolError("a keyword argument whose name is no text")
+        if read:  # nothing has been read, or nothing is said of it
+            self._have_read(connection, read)
+        if identity in connection.calls:
+            raise ProtocolError("a call's number twice")
+        function = connection.table.functions.get(name)
+        if function is None:
+            self._other(connection, identity, name)
+            return None
+        deadline = None if left is None else monotonic() + left / 1000
+        call = _Call(connection, identity, function, deadline, trace, 1 if credit is None else credit)
+        try:
+            call.args, call.kwargs = function.signature.convert(args, kwargs, True)
+        except InvalidArguments as error:
+            self._count(function.name, 0.0, True)
+            self._refuse(connection, identity, "pysecure.InvalidArguments", str(error))
+            return None
+        if connection.leaving:
+            self._refuse(connection, identity, "pysecure.GoingAway", f"{self.name} ends")
+            return None
+        if len(connection.calls) >= _OPEN_CALLS:
+            self._refuse(connection, identity, "pysecure.Busy", f"{_OPEN_CALLS} calls are open on this connection")
+            return None
+        connection.calls[identity] = call
+        return call, self._run_async if function.is_async else self._run
+
+    def _other(self, connection: _Connection, identity: int, name: str) -> None:
+        """A call of what this caller has not: the two functions that everybody has, or a refusal."""
+        if name == "pysecure.ping":
+            self._send(connection, [3, identity, None])
+        elif name == "pysecure.describe":
+            self._send(connection, [3, identity, describe(connection.table.functions)])
+        else:
+            # Names that are not ours are counted as one: they could be without end.
+            key = (connection.caller, name if name in self.functions else "")
+            with self._lock:
+                count = self._denied[key] = self._denied.get(key, 0) + 1
+            if str(count).strip("0") == "1":
+                who = connection.caller or "a caller"
+                text = f"pysecure_rpc: {self.name} refused {name[:64]!r} to {who}, {count} so far"
+                print(text, file=sys.stderr, flush=True)
+            self._refuse(connection, identity, "pysecure.NoSuchFunction", f"{self.name} has no function {name[:64]!r}")
+
+    def _refuse(self, connection: _Connection, identity: int, name: str, text: str) -> None:
+        self._send(connection, [4, identity, name, text[:2000], [], None, False])
+
+    def _admit(self, call: _Call, work: Callable[[_Call], None]) -> None:
+        """Runs a call in this thread, or lets it wait, or refuses it."""
+        if call.stream is not None:
+            self._resume(call)  # it was admitted long ago
+            return
+        with self._lock:
+            stopping = self._stopping
+            if self._running < self.threads and not stopping:
+                self._running += 1
+                verdict = "run"
+            elif len(self._queue) < self.queue_limit and not stopping:
+                self._queue.append((call, work))
+                return
+            else:
+                verdict = "refuse"
+        if verdict == "refuse":
+            if stopping:
+                self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
+            else:
+                self._fail(call, "pysecure.Busy", f"{self.name} is busy: {self.queue_limit} calls wait", False)
+            return
+        self._work_through(call, work)
+
+    def _work_through(self, call: _Call, work: Callable[[_Call], None]) -> None:
+        while True:
+            try:
+                work(call)
+            finally:
+                with self._lock:
+                    following = self._queue.popleft() if self._queue else None
+                    if following is None:
+                        self._running -= 1
+                        if self._stopping:
+                            self._idle.notify_all()
+            if following is None:
+                return
+            call, work = following
+
+    # Running.
+
+    def _begin(self, call: _Call) -> bool:
+        if call.cancelled or call.answered:
+            self._fail(call, "pysecure.Cancelled", "cancelled before it began", False)
+            return False
+        call.begun = now = monotonic()
+        if call.deadline is not None and now >= call.deadline:
+            self._fail(call, "pysecure.DeadlineExceeded", "its time was over before it began", False)
+            return False
+        return True
+
+    def _run(self, call: _Call) -> None:
+        if not self._begin(call):
+            return
+        function = call.function
+        token = _function.context.set(call)
+        try:
+            result = function.run(*call.args, **call.kwargs)
+            if function.is_stream:
+                call.stream = iter(result)
+        except BaseException as error:
+            self._raised(call, error)
+            return
+        finally:
+            _function.context.reset(token)
+            call.args = call.kwargs = None
+        if function.is_stream:
+            self._pump(call)
+        else:
+            self._returned(call, result)
+
+    def _returned(self, call: _Call, result: Any) -> None:
+        if call.deadline is not None and monotonic() > call.deadline:
+            self._fail(call, "pysecure.DeadlineExceeded", "it took longer than it had time", True)
+            return
+        self._answer(call, 3, call.function.signature.result, result)
+
+    def _answer(self, call: _Call, kind: int, hint: Any, value: Any) -> None:
+        """The last message of a call, which has a value."""
+        try:
+            plain = hint.dump(value)
+        except Exception as error:
+            self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() returned: {error}", True)
+            return
+        if not self._finish(call, False):
+            return
+        try:
+            self._send(call.connection, [kind, call.id, plain])
+        except TooLarge as error:
+            self._send(call.connection, [4, call.id, "pysecure.TooLarge", str(error)[:2000], [], None, True])
+        except Exception as error:
+            text = f"{call.function.name}() returned: {error}"[:2000]
+            self._send(call.connection, [4, call.id, "pysecure.InvalidResult", text, [], None, True])
+
+    def _finish(self, call: _Call, failed: bool) -> bool:
+        """Marks a call as answered. False if it was, or if nobody waits."""
+        connection = call.connection
+        with connection.lock:
+            if call.answered:
+                return False
+            call.answered = True
+            connection.calls.pop(call.id, None)
+        self._count(call.function.name, monotonic() - call.begun if call.begun else 0.0, failed)
+        return True
+
+    def _count(self, name: str, seconds: float, failed: bool) -> None:
+        at = 0
+        for bound in Figures.bounds:
+            if seconds <= bound:
+                break
+            at += 1
+        figures = self._figures[name]
+        with self._lock:
+            figures.count += 1
+            figures.errors += failed
+            figures.seconds += seconds
+            figures.buckets[at] += 1
+
+    def _fail(self, call: _Call, name: str, text: str, ran: bool) -> None:
+        if self._finish(call, True):
+            self._send(call.connection, [4, call.id, name, text[:2000], [], None, ran])
+
+    def _raised(self, call: _Call, error: BaseException) -> None:
+        if not isinstance(error, Exception) and not _is_cancelled(error):
+            # SystemExit and the like end the call, not the service.
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+        if _is_cancelled(error):
+            name = "pysecure.DeadlineExceeded" if not call.cancelled else "pysecure.Cancelled"
+            self._fail(call, name, "the coroutine was cancelled", True)
+            return
+        if not self._finish(call, True):
+            return
+        traceback = None
+        if self.tracebacks:
+            import traceback as module
+
+            traceback = "".join(module.format_exception(type(error), error, error.__traceback__))[-32_000:]
+        reply = [4, call.id, _errors.name_of(type(error)), _text(error), list(error.args), traceback, True]
+        try:
+            size = len(pack(reply))
+        except Exception:
+            size = MAX_MESSAGE + 1
+        if size > MAX_MESSAGE:
+            reply[5] = [a[:2000] if type(a) is str else a for a in error.args if type(a) in (str, int, float, bool)][:8]
+            reply[5], reply[6] = traceback, True
+            reply[4] = [_text(error)]
+        self._send(call.connection, reply)
+
+    def _cancel(self, call: _Call) -> None:
+        call.cancelled = True
+        task = call.task
+        if task is not None:
+            self._loop.call_soon_threadsafe(task.cancel)
+        elif call.stream is not None:
+            with call.connection.lock:
+                if call.pumping:
+                    return  # whoever runs it sees it
+                call.pumping = True
+            _close(call.stream)
+
+    # Streams: a generator is run on when there is credit, by whichever thread hears of it, and holds none in between.
+
+    def _resume(self, call: _Call) -> None:
+        if call.function.is_async:
+            if call.wake is not None:
+                self._loop.call_soon_threadsafe(call.wake.set)
+            return
+        if call.stream is not None and not call.pumping:
+            self._admit_resume(call)
+
+    def _admit_resume(self, call: _Call) -> None:
+        with self._lock:
+            if self._running >= self.threads:
+                self._queue.append((call, self._pump))  # at most one for each open call, which are bounded
+                return
+            self._running += 1
+        self._work_through(call, self._pump)
+
+    def _pump(self, call: _Call) -> None:
+        connection = call.connection
+        with connection.lock:
+            if call.pumping or call.answered:
+                return
+            call.pumping = True
+        token = _function.context.set(call)
+        try:
+            while True:
+                with connection.lock:
+                    if connection.closed or call.cancelled or call.answered:
+                        break
+                    if call.credit <= 0 or connection.backlog:
+                        call.pumping = False
+                        return
+                    call.credit -= 1
+                if call.deadline is not None and monotonic() > call.deadline:
+                    self._fail(call, "pysecure.DeadlineExceeded", "the stream took longer than it had time", True)
+                    break
+                try:
+                    value = next(call.stream)
+                except StopIteration as end:
+                    self._answer(call, 6, call.function.signature.result, end.value)
+                    return
+                except BaseException as error:
+                    self._raised(call, error)
+                    return
+                try:
+                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)])
+                except Exception as error:
+                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
+                    break
+            _close(call.stream)
+            self._fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
+        finally:
+            _function.context.reset(token)
+
+    # Coroutines: one event loop, in a thread of its own.
+
+    def _run_async(self, call: _Call) -> None:
+        if not self._begin(call):
+            return
+        with self._lock:
+            if self._loop is None:
+                import asyncio
+
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="pysecure-rpc-asyncio", daemon=True).start()
+        self._loop.call_soon_threadsafe(self._begin_task, call)
+
+    def _begin_task(self, call: _Call) -> None:
+        call.task = self._loop.create_task(self._stream_task(call) if call.function.is_stream else self._task(call))
+        if call.cancelled:
+            call.task.cancel()
+
+    async def _task(self, call: _Call) -> None:
+        import asyncio
+
+        _function.context.set(call)
+        try:
+            work = call.function.run(*call.args, **call.kwargs)
+            if call.deadline is None:
+                result = await work
+            else:
+                try:
+                    result = await asyncio.wait_for(work, max(0.0, call.deadline - monotonic()))
+                except asyncio.TimeoutError:
+                    if monotonic() < call.deadline:
+                        raise  # the function's own
+                    self._fail(call, "pysecure.DeadlineExceeded", "it took longer than it had time", True)
+                    return
+        except BaseException as error:
+            self._raised(call, error)
+            return
+        self._returned(call, result)
+
+    async def _stream_task(self, call: _Call) -> None:
+        import asyncio
+
+        _function.context.set(call)
+        call.wake = asyncio.Event()
+        connection = call.connection
+        items = call.function.run(*call.args, **call.kwargs)
+        try:
+            while True:
+                while True:
+                    call.wake.clear()
+                    with connection.lock:
+                        if call.credit > 0 and not connection.backlog:
+                            call.credit -= 1
+                            break
+                    left = None if call.deadline is None else max(0.0, call.deadline - monotonic())
+                    await asyncio.wait_for(call.wake.wait(), left)
+                try:
+                    value = await items.__anext__()
+                except StopAsyncIteration:
+                    self._answer(call, 6, call.function.signature.result, None)
+                    return
+                try:
+                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)])
+                except Exception as error:
+                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
+                    return
+        except BaseException as error:
+            self._raised(call, error)
+        finally:
+            await items.aclose()
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    loaded = sys.modules.get("asyncio")
+    return loaded is not None and isinstance(error, loaded.CancelledError)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:2000].encode("utf-8", "replace").decode()
+    except Exception:
+        return "(its text cannot be made)"
+
+
+def _close(stream: Any) -> None:
+    close = getattr(stream, "close", None)
+    if close is not None:
+        try:
+            close()
+        except Exception as error:
+            print(f"pysecure_rpc: a generator failed while it was closed: {error}", file=sys.stderr, flush=True)
+
+
+def _release(to: Outgoing | None, fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _raise_limit() -> None:
+    """As many descriptors as may be: a connection takes one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):
+            pass
+
+
+def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:
+    """The answer of `pysecure.describe`."""
+    import inspect
+
+    return [
+        {
+            "name": name,
+            "signature": function.signature.text,
+            "hash": function.signature.hash,
+            "doc": inspect.cleandoc(function.doc) if function.doc else None,
+            "idempotent": function.idempotent,
+            "stream": function.is_stream,
+            "parameters": function.signature.parameters,
+            "returns": function.signature.item.text if function.is_stream else function.signature.result.text,
+        }
+        for name, function in functions.items()
+    ]
+
+
+def notify(state: str) -> None:
+    """sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(address)
+            sock.send(state.encode())
+    except OSError:
+        pass
+
+
+def start_service(
+    service_name: str,
+    *,
+    threads: int = 8,
+    processes: int = 1,
+    queue: int = 64,
+    connections: int = 1024,
+    tracebacks: bool = False,
+    drain: float = 8.0,
+) -> None:
+    """Serves the functions with `@rpc(run_as=service_name)` until SIGTERM or SIGINT; then ends what runs, and returns.
+
+    `threads`: how many calls run at once in a process; `queue`: how many may wait beyond them.
+    `processes`: so many processes share the work. `connections`: how many each caller may have.
+    `tracebacks`: exceptions carry theirs to the caller. `drain`: seconds for what runs when it ends.
+    """
+    try:
+        server = Server(
+            service_name, threads=threads, queue=queue, connections=connections, tracebacks=tracebacks, drain=drain
+        )
+        server.listen()
+    except ServiceError as error:
+        raise SystemExit(f"pysecure_rpc: {error}") from None
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if processes > 1:
+        _prefork(server, processes)
+    else:
+        _serve(server, lambda: notify("READY=1"))
+
+
+def _serve(server: Server, ready: Callable[[], None]) -> None:
+    asked = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    before: dict[int, Any] = {}
+    if main:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            before[int(each)] = signal.signal(each, lambda *_: asked.set())
+    server.start()
+    ready()
+    try:
+        asked.wait()
+    finally:
+        notify("STOPPING=1")
+        server.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _prefork(server: Server, processes: int) -> None:
+    """Children that share the sockets; the parent starts one anew that ends unasked."""
+    State.serving = server.name
+    children: set[int] = set()
+    ending = False
+    up, says_up = os.pipe()
+
+    def say_up() -> None:
+        os.write(says_up, b".")
+        os.close(says_up)
+
+    def begin() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            children.add(pid)
+            return
+        code = 1
+        try:
+            os.close(up)
+            _unbind(server)
+            os.environ.pop("NOTIFY_SOCKET", None)
+            _die_with_parent()
+            _serve(server, say_up)
+            code = 0
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def end(*_: Any) -> None:
+        nonlocal ending
+        ending = True
+        for pid in children:
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                pass
+
+    for _ in range(processes):
+        begin()
+    before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
+    seen = 0
+    while seen < processes and not ending:
+        # One that ends before it serves would not be seen by reading alone.
+        if select.select([up], [], [], 0.2)[0]:
+            seen += len(os.read(up, processes - seen))
+        elif os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            ending = True
+            end()
+            print(f"pysecure_rpc: a process of {server.name} could not start", file=sys.stderr, flush=True)
+    if not ending:
+        notify("READY=1")
+    while children:
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            break
+        if pid in children:
+            children.discard(pid)
+            if not ending:
+                code = os.waitstatus_to_exitcode(status)
+                print(f"pysecure_rpc: a process of {server.name} ended with {code}", file=sys.stderr, flush=True)
+                sleep(0.1)
+                if not ending:
+                    begin()
+    notify("STOPPING=1")
+    for each, handler in before.items():
+        signal.signal(each, handler)
+    for path in server._bound:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+    os.close(up)
+    os.close(says_up)
+
+
+def _unbind(server: Server) -> None:
+    # The path is the parent's to remove.
+    server._bound = []
+
+
+def _die_with_parent() -> None:
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)

@@ -1,0 +1,305 @@
+//! RPC: the Python package's own tests, and services that call each other under the launcher: what is granted works,
+//! and who was not granted it, or would be somebody else, comes to nothing.
+
+mod harness;
+
+use harness::{App, BOTH, Ended, Mode, binary, need_root};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The interpreter that services find, too.
+const PYTHON: &str = "/usr/bin/python3";
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs one file of the Python package's tests.
+fn python(file: &str) {
+    need_root();
+    let tests = repository().join("python/tests");
+    let out = Command::new(PYTHON)
+        .args(["-B", "-m", "unittest", file])
+        .current_dir(&tests)
+        .env("PYSECURE_BINARY", binary())
+        .output()
+        .expect("install `python3`");
+    let ended = Ended::from(out);
+    assert_eq!(ended.code, 0, "{file}:\n{}\n{}", ended.out, ended.err);
+}
+
+#[test]
+fn values_cross_and_a_million_hostile_messages_do_no_harm() {
+    python("test_wire");
+}
+
+#[test]
+fn calls_mean_what_they_say() {
+    python("test_calls");
+}
+
+#[test]
+fn the_original_s_configuration() {
+    python("test_config");
+}
+
+#[test]
+fn the_documentation_s_python() {
+    python("test_docs");
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+/// `examples/rpc-hello`, with the RPC package beside it as its one command puts it there.
+fn rpc_hello(mode: Mode) -> App {
+    let from = repository().join("examples/rpc-hello");
+    let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
+    for (source, target) in [(from.join("app"), "app"), (repository().join("python/src"), "lib")] {
+        for file in files(&source)
+            .iter()
+            .filter(|f| !f.to_str().unwrap().contains("__pycache__"))
+        {
+            let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
+            app.write(&format!("{target}/{inside}"), std::fs::read(file).unwrap());
+        }
+    }
+    app
+}
+
+#[test]
+fn services_call_each_other_and_attacks_come_to_nothing() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        app.ok(&["up", "-d"]);
+        let web = app.wait_for_log("web", "that was all");
+        for line in [
+            "alice has 100.00",
+            "after a transfer she has 87.50",
+            "alice sent bob 12.50",
+            "no: alice does not have 1000",
+            "refused: log in with a wrong password (PermissionError)",
+            "refused: a function of bank that was not granted (NoSuchFunction)",
+            "refused: a function of auth that only bank may call (NoSuchFunction)",
+            "refused: a socket made by itself, to be called in bank's place",
+            "refused: bank's socket to auth",
+            "functions of auth, to web: ['register', 'login']",
+        ] {
+            assert!(web.contains(line), "{mode:?}: no line says {line:?}:\n{web}");
+        }
+        assert!(!web.contains("BROKEN"), "{mode:?}: {web}");
+        // The callee knows who called, and counts what it refused.
+        let auth = app.logs("auth");
+        assert!(auth.contains("check_token for bank"), "{auth}");
+        assert!(auth.contains("auth refused 'check_token' to web, 1 so far"), "{auth}");
+        assert!(app.logs("bank").contains("bank refused 'print_money' to web, 1 so far"));
+        app.ok(&["down"]);
+    }
+}
+
+/// A service that speaks the protocol by hand, and lies in every element that it has.
+const LIAR: &str = r#"
+import os, socket, sys
+sys.path.insert(0, "/opt/pysecure")
+from pysecure_rpc import _wire
+
+def ask(path, *messages):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.connect(path)
+    hello = _wire.unpack(s.recv(65536))
+    answers = []
+    for m in messages:
+        s.send(_wire.pack(m))
+        answers.append(_wire.unpack(s.recv(65536)))
+    return hello, answers
+
+hello, answers = ask("/run/pysecure/rpc/auth.sock",
+    [2, 1, "check_token", ["x"], {}],
+    [2, 2, "check_token", ["x"], {}, None, None, 0, 1, "bank", {"caller": "bank"}],
+    [1, 1, "auth", "bank", {"check_token": 1}],
+)
+print("I am", hello[3], "and may call", sorted(hello[4]))
+for a in answers:
+    print(a[2])
+for path in ("/run/pysecure/rpc/web.sock", "/run/pysecure/rpc/../bank/auth.sock", "/proc/1/root/run/pysecure/rpc/bank.sock"):
+    try:
+        ask(path)
+        print("BROKEN: reached", path)
+    except OSError as e:
+        print(type(e).__name__)
+for attempt in (
+    lambda: os.rename("/run/pysecure/rpc/auth.sock", "/run/pysecure/rpc/bank.sock"),
+    lambda: os.unlink("/run/pysecure/rpc/auth.sock"),
+    lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).bind("/run/pysecure/rpc/mine.sock"),
+):
+    try:
+        attempt()
+        print("BROKEN: the folder of sockets can be written")
+    except OSError as e:
+        print(type(e).__name__)
+"#;
+
+#[test]
+fn a_service_cannot_be_another() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        // `web` stays up, so that one can act in its place.
+        app.write("app/web.py", "import time\ntime.sleep(1e9)\n");
+        app.write("app/liar.py", LIAR);
+        app.ok(&["up", "-d"]);
+        let run = |service: &str| {
+            let ended = app.run(&["exec", "-T", service, "--", "python3", "/app/liar.py"]);
+            assert_eq!(ended.code, 0, "{mode:?} {service}: {}{}", ended.out, ended.err);
+            assert!(!ended.out.contains("BROKEN"), "{mode:?} {service}: {}", ended.out);
+            ended.out
+        };
+        let web = run("web");
+        let lines: Vec<&str> = web.lines().collect();
+        assert_eq!(
+            lines[..4],
+            [
+                "I am web and may call ['login', 'register']",
+                "pysecure.NoSuchFunction",
+                "pysecure.NoSuchFunction",
+                "pysecure.BadMessage"
+            ],
+            "{mode:?}: {web}"
+        );
+        let bank = run("bank");
+        assert!(
+            bank.starts_with("I am bank and may call ['check_token']\nKeyError\nKeyError\npysecure.BadMessage\n"),
+            "{mode:?}: {bank}"
+        );
+        // `auth` may call nobody: it has no folder of sockets at all.
+        let none = app.sh("auth", "ls /run/pysecure/rpc");
+        assert_ne!(none.code, 0, "{mode:?}: {}", none.out);
+        // Its policy is not its own to change, and is what the manifest says.
+        let policy = app.sh("auth", "echo $PYSECURE_RPC_CALLERS").ok().out;
+        assert_eq!(
+            policy.trim(),
+            r#"{"bank":["check_token"],"web":["login","register"]}"#,
+            "{mode:?}"
+        );
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn a_service_restarts_and_callers_notice_no_more_than_a_wait() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        app.write(
+            "app/web.py",
+            "import time, auth\nauth.register('a', 'b')\n\
+             for n in range(10**9):\n    assert auth.login('a', 'b')\n    print('call', n, flush=True)\n    time.sleep(0.05)\n",
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "call 3\n");
+        app.ok(&["restart", "auth"]);
+        let before = app.logs("web").lines().count();
+        app.wait_for_log("web", &format!("call {}\n", before + 3));
+        assert_eq!(app.service("web")["state"], "running", "{mode:?}: {}", app.logs("web"));
+        app.ok(&["down"]);
+    }
+}
+
+/// The protocol's page suffices to write a client: this one is in C.
+#[test]
+fn a_client_in_c_speaks_the_protocol() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        app.write(
+            "app/web.py",
+            "import time, auth\nauth.register('a', 'b')\nprint('registered')\ntime.sleep(1e9)\n",
+        );
+        let built = app.folder.join("app/client");
+        let source = repository().join("examples/rpc-hello/client.c");
+        let gcc = Command::new("gcc")
+            .args(["-Wall", "-Wextra", "-Werror", "-o"])
+            .args([&built, &source])
+            .output()
+            .expect("install `gcc` and `libc6-dev`");
+        Ended::from(gcc).ok();
+        app.ok(&["up", "-d"]);
+        let call = |service: &str, args: &[&str]| {
+            let all = [
+                &[
+                    "exec",
+                    "-T",
+                    service,
+                    "--",
+                    "/app/client",
+                    "/run/pysecure/rpc/auth.sock",
+                ],
+                args,
+            ]
+            .concat();
+            app.run(&all)
+        };
+        harness::wait_until(|| Some(()).filter(|()| call("web", &["login", "a", "b"]).code == 0));
+        let token = call("web", &["login", "a", "b"]).ok().out;
+        assert_eq!(call("bank", &["check_token", token.trim()]).ok().out, "a\n", "{mode:?}");
+        let wrong = call("web", &["login", "a", "c"]);
+        assert_eq!(
+            (wrong.code, wrong.out.as_str()),
+            (1, "PermissionError: wrong user or password\n")
+        );
+        let denied = call("web", &["check_token", token.trim()]);
+        assert_eq!(
+            (denied.code, denied.out.as_str()),
+            (1, "pysecure.NoSuchFunction: auth has no function 'check_token'\n")
+        );
+        let described = call("web", &["pysecure.describe"]).ok().out;
+        assert!(described.contains("login(user:str,password:str)->str"), "{described}");
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn functions_are_called_from_the_command_line() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        let down = app.run(&["call", "--as", "web", "auth", "login", "a", "b"]);
+        assert!(down.code == 1 && down.err.contains("is not up"), "{down:?}");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "that was all");
+        let list = app.ok(&["call", "--list", "--as", "bank", "auth"]).out;
+        assert!(list.contains("auth.check_token(") && !list.contains("login"), "{list}");
+        let web = |args: &[&str]| app.run(&[&["call", "--as", "web"], args].concat());
+        assert_eq!(web(&["auth", "register", "carol", "secret"]).ok().out, "null\n");
+        let token = |user: &str| -> String {
+            let told = web(&["auth", "login", "-k", "password=secret", "-k", &format!("user={user}")])
+                .ok()
+                .out;
+            serde_json::from_str(&told).unwrap()
+        };
+        // The only caller need not be named; a decimal is shown as its text, a stream as a line for each item.
+        let alice = token("alice");
+        assert_eq!(app.ok(&["call", "bank", "balance", &alice]).out, "\"87.50\"\n");
+        assert_eq!(
+            app.ok(&["call", "bank", "statement", &alice]).out,
+            "{\"sender\":\"alice\",\"receiver\":\"bob\",\"amount\":\"12.50\"}\n"
+        );
+        let token = token("carol");
+        for (args, code, says) in [
+            (&["auth", "login", "carol", "wrong"][..], 1, "PermissionError"),
+            (&["auth", "check_token", &token], 1, "pysecure.NoSuchFunction"),
+            (&["auth", "login", "1"], 1, "pysecure.InvalidArguments"),
+            (&["nobody", "login"], 2, "no service is called `nobody`"),
+        ] {
+            let ended = web(args);
+            assert!(ended.code == code && ended.err.contains(says), "{args:?}: {ended:?}");
+        }
+        let unnamed = app.run(&["call", "auth", "login", "carol", "secret"]);
+        assert!(unnamed.code == 2 && unnamed.err.contains("--as"), "{unnamed:?}");
+        let stranger = app.run(&["call", "--as", "auth", "bank", "balance", &token]);
+        assert!(
+            stranger.code == 2 && stranger.err.contains("its callers are: web"),
+            "{stranger:?}"
+        );
+    }
+}
