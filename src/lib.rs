@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod compile;
 pub mod doctor;
+pub mod jail;
 pub mod launch;
 pub mod manifest;
 pub mod model;

@@ -83,6 +83,8 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Roots put together from recipes: build them, and look into them
+    Jail(Jail),
     /// Call a function of a service, as one of its callers
     Call(Call),
     /// Show who may touch what
@@ -324,4 +326,49 @@ pub struct Doctor {
     /// Try one feature, in a process that the doctor made for it
     #[arg(long, hide = true, value_name = "NAME")]
     pub probe: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Jail {
+    #[command(subcommand)]
+    pub deed: JailDeed,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JailDeed {
+    /// List the recipes, and the jails that are built
+    List,
+    /// Build jails, if they are not there
+    Build {
+        /// A list of paths and programs, a line each
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with = "names",
+            required_unless_present = "names"
+        )]
+        from: Option<PathBuf>,
+        /// Recipes
+        names: Vec<String>,
+    },
+    /// Show what is in a jail
+    Show {
+        /// A recipe, or the hash of a jail
+        name: String,
+    },
+    /// Show why a file is in a jail
+    Why {
+        path: PathBuf,
+        /// A recipe, or the hash of a jail [default: all jails that are built]
+        name: Option<String>,
+    },
+    /// Show how two jails differ
+    Diff {
+        /// A recipe, or the hash of a jail
+        one: String,
+        /// A recipe, or the hash of a jail
+        other: String,
+    },
+    /// Remove jails that no app has
+    Prune,
 }

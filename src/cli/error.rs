@@ -71,6 +71,7 @@ failed!(
     OuterError,
     crate::supervise::network::NetworkError,
     crate::compile::CompileError,
+    crate::jail::JailError,
     crate::rpc::RpcError,
     std::io::Error
 );

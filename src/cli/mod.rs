@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod jail;
 mod limits;
 mod load;
 mod logs;
@@ -65,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),

@@ -98,7 +98,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         let inside_another = targets
             .iter()
             .any(|t| crate::model::path::is_below(&mount.target, &t.target));
-        let inside_template = template.binds().any(|b| Path::new(&mount.target).starts_with(b));
+        let inside_template = template.binds().any(|(b, _)| Path::new(&mount.target).starts_with(b));
         if !inside_another && !inside_template {
             root.mount_point(Path::new(&mount.target), mount.directory);
         }
@@ -238,9 +238,13 @@ fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
 fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>) {
     for entry in &template.entries {
         match entry {
-            Entry::Bind { path, directory } => {
+            Entry::Bind {
+                path,
+                source,
+                directory,
+            } => {
                 root.mount_point(path, *directory);
-                mounts.push(bind(path, path, *directory, false, true));
+                mounts.push(bind(path, source, *directory, false, true));
             }
             Entry::Link { path, target } => root.link(path, target),
             Entry::Directory { path } => root.directory(path),
