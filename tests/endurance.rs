@@ -23,7 +23,12 @@ impl Chance {
     }
 }
 
-fn manifest(name: &str, range: u32, version: usize) -> String {
+fn manifest(mode: Mode, name: &str, range: u32, version: usize) -> String {
+    // An ordinary user has no cgroups of version 1.
+    let limits = match mode {
+        Mode::Root => "limits = { pids = 50 }",
+        Mode::Rootless => "",
+    };
     format!(
         r#"
 [app]
@@ -40,6 +45,7 @@ command = ["sleep", "1{version}"]
 depends_on = ["keeps"]
 [services.same]
 command = ["sleep", "1000"]
+{limits}
 "#,
         range + 9,
         range + 9
@@ -47,10 +53,10 @@ command = ["sleep", "1000"]
 }
 
 /// Processes that have the app's state directory in their environment: clients and supervisors. And those with one of
-/// its ids, which are its services'.
-fn processes(app: &App, ids: &std::ops::Range<u32>) -> (Vec<u32>, usize) {
+/// its ids, which are its services'. Who removes cgroups when the supervisor is gone is among the latter: it ends by itself.
+fn processes(app: &App, ids: &std::ops::Range<u32>, client: Option<u32>) -> (Vec<u32>, usize) {
     let mark = format!("PYSECURE_STATE_DIR={}", app.state().display());
-    let (mut launchers, mut services) = (Vec::new(), 0);
+    let (mut launchers, mut services) = (Vec::<(u32, u32)>::new(), 0);
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
             continue;
@@ -70,14 +76,22 @@ fn processes(app: &App, ids: &std::ops::Range<u32>) -> (Vec<u32>, usize) {
                 let depth = status.lines().find_map(|l| l.strip_prefix("NSpid:")).unwrap_or("");
                 // Deeper ones are PID 1 of a service that has not changed its ids yet, and has to end by itself.
                 if depth.split_whitespace().count() == own_depth() {
-                    launchers.push(pid);
+                    let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap_or("");
+                    launchers.push((pid, parent.trim().parse().unwrap_or(0)));
                 } else {
                     services += 1;
                 }
             }
         }
     }
-    (launchers, services)
+    // Made by a supervisor, which is itself made by a client or nobody's child any more.
+    let all: Vec<u32> = launchers.iter().map(|(pid, _)| *pid).collect();
+    let guard = |(pid, parent): &(u32, u32)| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == "pysecure-guard\n" || client.is_some_and(|client| all.contains(parent) && *parent != client)
+    };
+    let (guards, launchers): (Vec<_>, Vec<_>) = launchers.iter().copied().partition(guard);
+    (launchers.iter().map(|(pid, _)| *pid).collect(), services + guards.len())
 }
 
 fn own_depth() -> usize {
@@ -100,7 +114,8 @@ fn a_thousand_kills_of_the_supervisor_lose_nothing_and_leave_nothing() {
 }
 
 fn kills(mode: Mode, name: &str, range: u32) {
-    let app = App::new(mode, &manifest(name, range, 0));
+    let app = App::new(mode, &manifest(mode, name, range, 0));
+    let guarded = mode == Mode::Root;
     let shift = match mode {
         Mode::Root => 0,
         // newuidmap maps 1 to the first subordinate id.
@@ -133,10 +148,11 @@ fn kills(mode: Mode, name: &str, range: u32) {
                     .all(|s| s["state"] == "running"),
                 "{ps}"
             );
+            assert_eq!(guarded, !harness::cgroups_of(name).is_empty());
         }
         if action == "reconcile" {
             version += 1;
-            app.write("pysecure.toml", manifest(name, range, version));
+            app.write("pysecure.toml", manifest(mode, name, range, version));
         }
         let args: &[&str] = if action == "down" { &["down"] } else { &["up", "-d"] };
         let mut client = app
@@ -153,7 +169,7 @@ fn kills(mode: Mode, name: &str, range: u32) {
         let was_running = client.try_wait().unwrap().is_none();
         // All that is not a service: a client that lived on would start a supervisor anew.
         wait_until(|| {
-            let (launchers, services) = processes(&app, &ids);
+            let (launchers, services) = processes(&app, &ids, guarded.then_some(client.id()));
             launchers.iter().copied().for_each(kill);
             let _ = client.try_wait();
             (launchers.is_empty() && services == 0).then_some(())
@@ -260,7 +276,20 @@ fn rubbish_and_silence_on_the_control_socket_hold_up_nobody() {
     for _ in 0..3 {
         assert!(answers.next().unwrap().unwrap().contains("\"supervisor_pid\""));
     }
-    drop(kept);
+    // One that asks on and on and reads nothing is not listened to any more, and costs no more than that.
+    let memory = cost(app.supervisor()).1;
+    let deaf = UnixStream::connect(&path).unwrap();
+    deaf.set_nonblocking(true).unwrap();
+    let asks = b"{\"do\":\"ps\"}\n".repeat(10_000);
+    let mut heard = 0;
+    for _ in 0..200 {
+        heard += (&deaf).write(&asks).unwrap_or(0);
+        assert_eq!(app.service("idle")["state"], "running");
+    }
+    let more = cost(app.supervisor()).1.saturating_sub(memory);
+    println!("{heard} bytes of requests, {more} KiB more");
+    assert!(more < 8 << 10, "{heard} bytes of requests cost {more} KiB");
+    drop((kept, deaf));
     wait_until(|| (cost(app.supervisor()).0 <= before + 1).then_some(()));
     app.ok(&["down"]);
 }

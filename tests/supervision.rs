@@ -561,8 +561,6 @@ command = ["sleep", "1000"]
             "{text}"
         );
         assert_eq!(app.ok(&["metrics"]).out.lines().count(), text.lines().count());
-        let events = app.ok(&["up", "-d"]).out;
-        assert!(events.contains("is up already"));
     }
 }
 
@@ -745,6 +743,67 @@ command = ["sh", "/app/web.sh"]
         harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
         assert_eq!(up.wait().unwrap().code(), Some(0));
         assert!(!app.state().join("run").exists());
+    }
+}
+
+#[test]
+fn long_work_shows_how_far_it_is() {
+    let services: String = (0..3)
+        .map(|n| {
+            format!(
+                "[services.s{n}]\ncommand = [\"sh\", \"-c\", \"sleep {n}.5; touch /tmp/up; sleep 1000 & wait\"]\n\
+                 ready = {{ command = [\"test\", \"-e\", \"/tmp/up\"], interval = \"50ms\" }}\n"
+            )
+        })
+        .collect();
+    let app = app(Mode::Root, "progress", 42_280, &services);
+    let mut terminal = app.on_terminal(&["up", "-d"], 24, 80);
+    for far in ["[1/3] s0 running", "[2/3] s1 running", "[3/3] s2 running"] {
+        terminal.until(far);
+    }
+    assert_eq!(terminal.ended().0, 0);
+    app.ok(&["down"]);
+    // Elsewhere a plain line, and only of what takes its time.
+    let elsewhere = app.ok(&["up", "-d"]);
+    assert!(elsewhere.err.contains("of 3: s2 running\n"), "{elsewhere:?}");
+    assert!(
+        !elsewhere.err.contains("s0 running") && !elsewhere.err.contains('\r'),
+        "{elsewhere:?}"
+    );
+}
+
+#[test]
+fn a_call_starts_a_service_on_demand() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "oncall",
+            42_300,
+            r#"
+[services.callee]
+command = ["python3", "-c", '''
+import socket
+s = socket.socket(fileno=3)
+c, _ = s.accept()
+c.send(b"heard " + c.recv(100))
+''']
+start = "on-demand"
+callers = { caller = "*" }
+[services.caller]
+command = ["sleep", "1000"]
+depends_on = { callee = "ready" }
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("callee")["state"], "listening");
+        let call = "import socket; s=socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); \
+                    s.connect('/run/pysecure/rpc/callee.sock'); s.send(b'you'); print(s.recv(100).decode())";
+        // It ends after each, and the next one starts it anew.
+        for _ in 0..3 {
+            let heard = app.ok(&["exec", "-T", "caller", "--", "python3", "-c", call]);
+            assert_eq!(heard.out, "heard you\n");
+        }
+        app.wait_for_state("callee", "listening");
     }
 }
 

@@ -85,7 +85,7 @@ fn list(place: &Place) -> Done {
         } else {
             format!("of {}", users.join(", "))
         };
-        println!("jail {}: {}, {users}", &hash[..12], sum(&listing));
+        println!("jail {}: {}, {users}", short(&hash), sum(&listing));
     }
     Ok(0)
 }
@@ -106,7 +106,7 @@ fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
         for note in &listing.notes {
             eprintln!("note: {note}");
         }
-        println!("{name}: {}, {} ({} new)", &hash[..12], sum(&listing), size(new.bytes));
+        println!("{name}: {}, {} ({} new)", short(&hash), sum(&listing), size(new.bytes));
     }
     Ok(0)
 }
@@ -136,7 +136,7 @@ fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
     for (name, listing) in &listings {
         let Some(item) = listing.items.get(path) else { continue };
         found = true;
-        println!("{}: {}", name.get(..12).unwrap_or(name), item.why);
+        println!("{}: {}", short(name), item.why);
         // And why that which needs it is there, up to the recipe.
         let mut reason = item.why.as_str();
         for _ in 0..listing.items.len() {
@@ -172,6 +172,11 @@ fn diff(place: &Place, one: &str, other: &str) -> Done {
         println!("{sign} {}", path.display());
     }
     Ok(u8::from(!same))
+}
+
+/// As much of a hash as people need to tell jails apart.
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
 }
 
 fn sum(listing: &Listing) -> String {

@@ -219,7 +219,7 @@ impl Store {
 
     fn blob(&self, hash: &str, executable: bool, modified: i64) -> PathBuf {
         let kind = if executable { "x" } else { "f" };
-        let shelf = self.folder.join("blobs").join(&hash[..2]);
+        let shelf = self.folder.join("blobs").join(hash.get(..2).unwrap_or(hash));
         shelf.join(format!("{hash}-{kind}-{modified}"))
     }
 

@@ -564,10 +564,10 @@ impl App {
             self.connections.remove(&number);
             return;
         }
-        let interest = if pending {
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT
-        } else {
-            EpollFlags::EPOLLIN
+        let interest = match pending {
+            true if connection.is_behind() => EpollFlags::EPOLLOUT,
+            true => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+            false => EpollFlags::EPOLLIN,
         };
         let mut event = EpollEvent::new(interest, Source::Connection(number).pack());
         let _ = self.epoll.modify(&connection.socket, &mut event);

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 const LONGEST_SCRAPE: usize = 16 << 10;
 /// Read in one turn of the loop at most, so that a long request holds up nobody.
 const MOST_READ: usize = 256 << 10;
+/// Answers that a client may leave unread, in bytes: until it reads on, nothing more of it is heard.
+const MOST_UNSENT: usize = 1 << 20;
 
 pub(super) struct Connection {
     pub socket: OwnedFd,
@@ -106,6 +108,11 @@ impl Connection {
     /// Has a whole request been read that was not looked at yet?
     pub(super) fn has_more(&self) -> bool {
         !self.scrapes && self.incoming.contains(&b'\n')
+    }
+
+    /// Has it left so much unread that it is not to be heard for now?
+    pub(super) fn is_behind(&self) -> bool {
+        self.unsent() > MOST_UNSENT
     }
 
     fn read(&mut self) -> Result<usize, Errno> {

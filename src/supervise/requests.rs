@@ -19,8 +19,9 @@ use std::time::Duration;
 impl App {
     /// A client has said something, reads on, or is gone.
     pub(super) fn converse(&mut self, number: u32) {
+        self.flush(number);
         // What it has said at once is answered at once: nothing would wake the loop for what was read already.
-        while let Some(connection) = self.connections.get_mut(&number) {
+        while let Some(connection) = self.connections.get_mut(&number).filter(|c| !c.is_behind()) {
             let more = match connection.hear() {
                 Heard::Nothing => false,
                 Heard::Gone => {
@@ -45,6 +46,7 @@ impl App {
                 }
                 Heard::Request(request) => {
                     self.request(number, request);
+                    self.flush(number);
                     self.connections.get(&number).is_some_and(Connection::has_more)
                 }
             };

@@ -457,7 +457,8 @@ pub fn cgroups_of(app: &str) -> Vec<PathBuf> {
     fn below(folder: &Path, app: &str, depth: usize, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                if entry.path().ends_with(format!("pysecure/{app}")) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if folder.ends_with("pysecure") && name.starts_with(&format!("{app}.")) {
                     found.push(entry.path());
                 }
                 if depth > 0 {

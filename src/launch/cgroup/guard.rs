@@ -52,7 +52,10 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
         permitted: only,
         inheritable: CapabilitySet::empty(),
     };
-    let _ = rustix::thread::set_capabilities(None, sets);
+    if rustix::thread::set_capabilities(None, sets).is_err() {
+        // Rather no guard than one with all rights: the next `up` or `down` clears away as well.
+        child::exit(1)
+    }
     // Whoever reads the supervisor's output is not to wait for this process.
     let null = rustix::fs::open(
         c"/dev/null",
