@@ -55,7 +55,10 @@ fn rpc_hello(mode: Mode) -> App {
     let from = repository().join("examples/rpc-hello");
     let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
     for (source, target) in [(from.join("app"), "app"), (repository().join("python/src"), "lib")] {
-        for file in files(&source).iter().filter(|f| !f.to_str().unwrap().contains("__pycache__")) {
+        for file in files(&source)
+            .iter()
+            .filter(|f| !f.to_str().unwrap().contains("__pycache__"))
+        {
             let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
             app.write(&format!("{target}/{inside}"), std::fs::read(file).unwrap());
         }
@@ -172,7 +175,11 @@ fn a_service_cannot_be_another() {
         assert_ne!(none.code, 0, "{mode:?}: {}", none.out);
         // Its policy is not its own to change, and is what the manifest says.
         let policy = app.sh("auth", "echo $PYSECURE_RPC_CALLERS").ok().out;
-        assert_eq!(policy.trim(), r#"{"web":["login","register"],"bank":["check_token"]}"#, "{mode:?}");
+        assert_eq!(
+            policy.trim(),
+            r#"{"web":["login","register"],"bank":["check_token"]}"#,
+            "{mode:?}"
+        );
         app.ok(&["down"]);
     }
 }
@@ -201,7 +208,10 @@ fn a_service_restarts_and_callers_notice_no_more_than_a_wait() {
 fn a_client_in_c_speaks_the_protocol() {
     for mode in BOTH {
         let app = rpc_hello(mode);
-        app.write("app/web.py", "import time, auth\nauth.register('a', 'b')\nprint('registered')\ntime.sleep(1e9)\n");
+        app.write(
+            "app/web.py",
+            "import time, auth\nauth.register('a', 'b')\nprint('registered')\ntime.sleep(1e9)\n",
+        );
         let built = app.folder.join("app/client");
         let source = repository().join("examples/rpc-hello/client.c");
         let gcc = Command::new("gcc")
@@ -212,14 +222,28 @@ fn a_client_in_c_speaks_the_protocol() {
         Ended::from(gcc).ok();
         app.ok(&["up", "-d"]);
         let call = |service: &str, args: &[&str]| {
-            let all = [&["exec", "-T", service, "--", "/app/client", "/run/pysecure/rpc/auth.sock"], args].concat();
+            let all = [
+                &[
+                    "exec",
+                    "-T",
+                    service,
+                    "--",
+                    "/app/client",
+                    "/run/pysecure/rpc/auth.sock",
+                ],
+                args,
+            ]
+            .concat();
             app.run(&all)
         };
         harness::wait_until(|| Some(()).filter(|()| call("web", &["login", "a", "b"]).code == 0));
         let token = call("web", &["login", "a", "b"]).ok().out;
         assert_eq!(call("bank", &["check_token", token.trim()]).ok().out, "a\n", "{mode:?}");
         let wrong = call("web", &["login", "a", "c"]);
-        assert_eq!((wrong.code, wrong.out.as_str()), (1, "PermissionError: wrong user or password\n"));
+        assert_eq!(
+            (wrong.code, wrong.out.as_str()),
+            (1, "PermissionError: wrong user or password\n")
+        );
         let denied = call("web", &["check_token", token.trim()]);
         assert_eq!(
             (denied.code, denied.out.as_str()),

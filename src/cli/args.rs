@@ -79,6 +79,8 @@ pub enum Command {
     Exec(Exec),
     /// Run a program with a service's grants; the app need not be up
     Run(Run),
+    /// Call a function of a running service
+    Call(Call),
     /// Copy files into a service or out of it, as its grants allow
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
@@ -95,6 +97,25 @@ pub enum Command {
     /// Write man pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct Call {
+    /// Call as this service, over its own socket; else as the operator, whom the callee's `callers` have to name
+    #[arg(long = "as", value_name = "CALLER", default_value = crate::model::OPERATOR, hide_default_value = true)]
+    pub caller: String,
+    /// Show the functions that the caller has, instead of calling one
+    #[arg(long, conflicts_with_all = ["function", "args"])]
+    pub list: bool,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    pub service: String,
+    #[arg(required_unless_present = "list")]
+    pub function: Option<String>,
+    /// As JSON; what is no JSON is text
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<String>,
 }
 
 #[derive(Debug, Args)]

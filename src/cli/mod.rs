@@ -5,6 +5,7 @@
 
 mod access;
 mod args;
+mod call;
 mod change;
 mod check;
 mod compile;
@@ -62,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&cli, args),
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
+        Command::Call(args) => call::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Access(args) => access::run(&cli, args),
