@@ -178,7 +178,7 @@ impl Bench {
         let base = model::source::Base::open(path.parent().unwrap()).unwrap();
         let (model, _) = model::build(&manifest, &base);
         let dirs = Dirs::find(name, true, Some(&self.folder.join("state").join(name))).unwrap();
-        let library = plan::template::Library::new(base.path());
+        let library = plan::template::Library::new(base.path(), &dirs.state);
         let mut ledger = Ledger::read(&dirs, name).unwrap();
         let plan = plan::draw(&model, &Privilege::Root, &dirs, &library, &mut ledger).unwrap();
         let bundle = compile(&plan, &plan.services[0], &dirs.bundle("t")).unwrap();

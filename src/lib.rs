@@ -5,8 +5,10 @@
 pub mod cli;
 pub mod compile;
 pub mod doctor;
+pub mod jail;
 pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;
+pub mod rpc;
 pub mod supervise;

@@ -253,6 +253,13 @@ fn rubbish_and_silence_on_the_control_socket_hold_up_nobody() {
         }
     }
     assert_eq!(app.service("idle")["state"], "running");
+    // Requests that come all at once are answered one by one.
+    let mut socket = UnixStream::connect(&path).unwrap();
+    socket.write_all(&b"{\"do\":\"ps\"}\n".repeat(3)).unwrap();
+    let mut answers = std::io::BufRead::lines(std::io::BufReader::new(&socket));
+    for _ in 0..3 {
+        assert!(answers.next().unwrap().unwrap().contains("\"supervisor_pid\""));
+    }
     drop(kept);
     wait_until(|| (cost(app.supervisor()).0 <= before + 1).then_some(()));
     app.ok(&["down"]);

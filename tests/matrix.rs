@@ -198,7 +198,7 @@ fn the_matrix_is_what_modes_and_mounts_come_to() {
     let folder = harness::fresh_folder();
     let base = Base::open(&folder).unwrap();
     let dirs = Dirs::find("matrix", true, Some(&folder.join("state"))).unwrap();
-    let library = Library::new(&folder);
+    let library = Library::new(&folder, &dirs.state);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 4000,
         failure_persistence: None,

@@ -360,13 +360,112 @@ fn a_service_does_not_outlive_its_way_out() {
     for mode in BOTH {
         let app = App::new(mode, &going_out("cut", "none"));
         app.ok(&["up", "-d"]);
-        let pasta = family(app.supervisor()).into_iter().find(|pid| is_pasta(*pid)).unwrap();
-        harness::signal(pasta as u32, nix::sys::signal::Signal::SIGKILL);
+        // Which is whose does not show in the order of their ids.
+        for pasta in family(app.supervisor()).into_iter().filter(|pid| is_pasta(*pid)) {
+            harness::signal(pasta as u32, nix::sys::signal::Signal::SIGKILL);
+        }
         let failed = app.wait_for_state("out", "failed");
         let error = failed["error"].as_str().unwrap();
         assert!(error.contains("pasta"), "{error}");
         // The others have nothing to do with it.
         assert_eq!(app.service("closed")["state"], "running");
+    }
+}
+
+#[test]
+fn the_apps_way_out_comes_back_with_its_services() {
+    open_tun();
+    let outer = TcpListener::bind((outer_address(), 0)).unwrap();
+    let outside = outer.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in outer.incoming() {
+            let _ = stream.unwrap().write_all(b"hello");
+        }
+    });
+    for mode in BOTH {
+        let manifest = going_out("comesback", "app").replace(
+            "[services.rooted]",
+            "restart = \"on-failure\"\nrestart_delay = \"10ms\"\n[services.rooted]",
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        let closed = app.init_of("closed");
+        for _ in 0..3 {
+            let before = app.service("out")["restarts"].as_u64().unwrap();
+            let pasta = family(app.supervisor()).into_iter().find(|pid| is_pasta(*pid)).unwrap();
+            harness::signal(pasta as u32, nix::sys::signal::Signal::SIGKILL);
+            wait_until(|| {
+                let out = app.service("out");
+                (out["restarts"].as_u64().unwrap() > before && out["state"] == "running").then_some(())
+            });
+            wait_until(|| (ask(&app, "out", outside) == "hello").then_some(()));
+        }
+        // One that is not started again is not left running without it.
+        let failed = app.service("rooted");
+        assert_eq!(failed["state"], "failed", "{failed}");
+        assert!(
+            failed["error"].as_str().unwrap().contains("no longer connected"),
+            "{failed}"
+        );
+        assert_eq!(app.init_of("closed"), closed);
+    }
+}
+
+#[test]
+fn networks_change_with_the_manifest() {
+    open_tun();
+    for mode in BOTH {
+        let (first, second) = (free_port(), free_port());
+        let manifest = |rest: &str| {
+            format!(
+                "[app]\nname = \"changes\"\n[services.web]\ncommand = {}\n{rest}\n[services.other]\ncommand = \"sleep infinity\"\n",
+                says("web", "127.0.0.1", 80)
+            )
+        };
+        let published = |port: u16| format!("publish = [\"{port}:80\"]");
+        let app = App::new(mode, &manifest(&published(first)));
+        let answers = |port: u16| wait_until(|| read_all(("127.0.0.1", port)).ok().filter(|t| t == "web"));
+        app.ok(&["up", "-d"]);
+        answers(first);
+        let other = app.init_of("other");
+        app.write("pysecure.toml", manifest(&published(second)));
+        app.ok(&["up", "-d"]);
+        answers(second);
+        assert!(TcpStream::connect(("127.0.0.1", first)).is_err());
+        // The same port again, for a service started anew.
+        app.ok(&["restart", "web"]);
+        answers(second);
+        let held = TcpListener::bind(("127.0.0.1", first)).unwrap();
+        app.write("pysecure.toml", manifest(&published(first)));
+        let ended = app.run(&["up", "-d"]);
+        assert!(
+            ended.code != 0 && ended.err.contains("another program listens there"),
+            "{ended:?}"
+        );
+        answers(second);
+        drop(held);
+        // Into a network of the app's that was not there before, with a way out; and out of it again.
+        app.write(
+            "pysecure.toml",
+            manifest(&format!("{}\nnetwork = \"app\"\negress = true", published(first))),
+        );
+        app.ok(&["up", "-d"]);
+        answers(first);
+        let devices = app.sh("web", "cat /proc/net/dev").ok().out;
+        assert!(devices.contains("egress0"), "{devices}");
+        app.write(
+            "pysecure.toml",
+            manifest(&format!("{}\nnetwork = \"app\"", published(first))),
+        );
+        app.ok(&["up", "-d"]);
+        answers(first);
+        wait_until(|| (!app.sh("web", "cat /proc/net/dev").ok().out.contains("egress0")).then_some(()));
+        app.write("pysecure.toml", manifest(""));
+        app.ok(&["up", "-d"]);
+        assert!(TcpStream::connect(("127.0.0.1", first)).is_err());
+        let left = family(app.supervisor()).len();
+        assert_eq!(left, 5, "the supervisor, and two processes of each service");
+        assert_eq!(app.init_of("other"), other);
     }
 }
 

@@ -43,6 +43,21 @@ fn the_original_s_configuration() {
     python("test_config");
 }
 
+#[test]
+fn the_types_hold() {
+    let out = Command::new("/usr/bin/mypy")
+        .args(["--strict", "--python-version", "3.10", "--cache-dir=/dev/null", "src"])
+        .current_dir(repository().join("python"))
+        .output()
+        .expect("install `mypy`");
+    Ended::from(out).ok();
+}
+
+#[test]
+fn the_documentation_s_python() {
+    python("test_docs");
+}
+
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
     entries
@@ -120,7 +135,6 @@ hello, answers = ask("/run/pysecure/rpc/auth.sock",
 print("I am", hello[3], "and may call", sorted(hello[4]))
 for a in answers:
     print(a[2])
-print("sockets:", os.listdir("/run/pysecure/rpc"))
 for path in ("/run/pysecure/rpc/web.sock", "/run/pysecure/rpc/../bank/auth.sock", "/proc/1/root/run/pysecure/rpc/bank.sock"):
     try:
         ask(path)
@@ -167,7 +181,7 @@ fn a_service_cannot_be_another() {
         );
         let bank = run("bank");
         assert!(
-            bank.starts_with("I am bank and may call ['check_token']\nKeyError\nKeyError\npysecure.BadMessage\nsockets: ['auth.sock']"),
+            bank.starts_with("I am bank and may call ['check_token']\nKeyError\nKeyError\npysecure.BadMessage\n"),
             "{mode:?}: {bank}"
         );
         // `auth` may call nobody: it has no folder of sockets at all.
@@ -177,7 +191,7 @@ fn a_service_cannot_be_another() {
         let policy = app.sh("auth", "echo $PYSECURE_RPC_CALLERS").ok().out;
         assert_eq!(
             policy.trim(),
-            r#"{"web":["login","register"],"bank":["check_token"]}"#,
+            r#"{"bank":["check_token"],"web":["login","register"]}"#,
             "{mode:?}"
         );
         app.ok(&["down"]);
@@ -252,5 +266,50 @@ fn a_client_in_c_speaks_the_protocol() {
         let described = call("web", &["pysecure.describe"]).ok().out;
         assert!(described.contains("login(user:str,password:str)->str"), "{described}");
         app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn functions_are_called_from_the_command_line() {
+    for mode in BOTH {
+        let app = rpc_hello(mode);
+        let down = app.run(&["call", "--as", "web", "auth", "login", "a", "b"]);
+        assert!(down.code == 1 && down.err.contains("is not up"), "{down:?}");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "that was all");
+        let list = app.ok(&["call", "--list", "--as", "bank", "auth"]).out;
+        assert!(list.contains("auth.check_token(") && !list.contains("login"), "{list}");
+        let web = |args: &[&str]| app.run(&[&["call", "--as", "web"], args].concat());
+        assert_eq!(web(&["auth", "register", "carol", "secret"]).ok().out, "null\n");
+        let token = |user: &str| -> String {
+            let told = web(&["auth", "login", "-k", "password=secret", "-k", &format!("user={user}")])
+                .ok()
+                .out;
+            serde_json::from_str(&told).unwrap()
+        };
+        // The only caller need not be named; a decimal is shown as its text, a stream as a line for each item.
+        let alice = token("alice");
+        assert_eq!(app.ok(&["call", "bank", "balance", &alice]).out, "\"87.50\"\n");
+        assert_eq!(
+            app.ok(&["call", "bank", "statement", &alice]).out,
+            "{\"sender\":\"alice\",\"receiver\":\"bob\",\"amount\":\"12.50\"}\n"
+        );
+        let token = token("carol");
+        for (args, code, says) in [
+            (&["auth", "login", "carol", "wrong"][..], 1, "PermissionError"),
+            (&["auth", "check_token", &token], 1, "pysecure.NoSuchFunction"),
+            (&["auth", "login", "1"], 1, "pysecure.InvalidArguments"),
+            (&["nobody", "login"], 2, "no service is called `nobody`"),
+        ] {
+            let ended = web(args);
+            assert!(ended.code == code && ended.err.contains(says), "{args:?}: {ended:?}");
+        }
+        let unnamed = app.run(&["call", "auth", "login", "carol", "secret"]);
+        assert!(unnamed.code == 2 && unnamed.err.contains("--as"), "{unnamed:?}");
+        let stranger = app.run(&["call", "--as", "auth", "bank", "balance", &token]);
+        assert!(
+            stranger.code == 2 && stranger.err.contains("its callers are: web"),
+            "{stranger:?}"
+        );
     }
 }

@@ -217,17 +217,18 @@ restart = "on-failure"
 
 #[test]
 fn restarts_wait_longer_each_time_and_are_given_up() {
-    for mode in BOTH {
+    for (mode, port) in [(Mode::Root, 18_331), (Mode::Rootless, 18_332)] {
         let app = app(
             mode,
             "crash",
             42_080,
-            r#"
+            &r#"
 [services.crashes]
 command = ["sh", "-c", "exit 7"]
 restart = "on-failure"
 restart_delay = "20ms"
 restart_limit = 3
+listen = ["127.0.0.1:PORT"]
 [services.ends]
 command = ["sh", "-c", "exit 0"]
 restart = "on-failure"
@@ -241,11 +242,14 @@ restart_window = "40ms"
 command = ["sleep", "1000"]
 restart = "on-failure"
 restart_delay = "10ms"
-"#,
+"#
+            .replace("PORT", &port.to_string()),
         );
         app.ok(&["up", "-d"]);
         let mut events = app.events();
         let failed = app.wait_for_state("crashes", "failed");
+        // Nobody waits for one that does not come back.
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
         assert_eq!(failed["error"], "ended with code 7; given up after 3 restarts");
         assert_eq!(app.service("ends")["state"], "exited");
         // It lasts longer than the window each time, so it is never given up.
@@ -260,8 +264,10 @@ restart_delay = "10ms"
         kill(app.init_of("killed"));
         events.until("started", "killed");
         // What was given up can be started by hand.
-        app.ok(&["start", "crashes"]);
-        events.until("failed", "crashes");
+        edit(&app, "exit 7", "sleep 1000");
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.service("crashes")["state"], "running");
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
 }
 
@@ -424,6 +430,33 @@ command = ["sleep", "1003"]
         app.ok(&["up", "-d"]);
         assert_eq!(app.service("other")["state"], "running");
         assert!(app.ok(&["up", "-d"]).out.contains("is up already"));
+    }
+}
+
+#[test]
+fn what_was_given_up_comes_back_with_what_depends_on_it() {
+    let app = app(
+        Mode::Root,
+        "back",
+        42_260,
+        r#"
+[services.web]
+command = ["sleep", "1000"]
+depends_on = { db = "ready" }
+[services.db]
+command = ["sh", "-c", "sleep 0.2; exit 3"]
+"#,
+    );
+    app.ok(&["up", "-d"]);
+    app.wait_for_state("db", "exited");
+    app.ok(&["stop", "web"]);
+    edit(&app, "sleep 0.2; exit 3", "sleep 1000");
+    for all in [&["up", "-d"][..], &["start"], &["restart"]] {
+        // Declared before what it depends on, and yet it does not find that as it was.
+        let out = app.ok(all).out;
+        assert_eq!(app.service("web")["state"], "running", "{all:?}: {out}");
+        assert_eq!(app.service("db")["state"], "running");
+        app.ok(&["stop"]);
     }
 }
 
@@ -712,5 +745,42 @@ command = ["sh", "/app/web.sh"]
         harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
         assert_eq!(up.wait().unwrap().code(), Some(0));
         assert!(!app.state().join("run").exists());
+    }
+}
+
+#[test]
+fn top_is_one_page_with_keys() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "onepage",
+            42_240,
+            r#"
+[services.first]
+command = ["sh", "-c", "echo '\u001b[2J######'; sleep 1000 & wait"]
+[services.second]
+command = ["sh", "-c", "echo @@@@@@@@@@@@; sleep 1000 & wait"]
+"#,
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("second", "@@@@@@@@@@@@");
+        let before = app.init_of("second");
+        let mut page = app.on_terminal(&["top"], 30, 100);
+        page.until("RESTARTS");
+        let shown = page.until("leave");
+        assert!(shown.contains("\u{fffd}[2J######"), "{shown:?}");
+        page.type_in("j");
+        page.until("@@@@@@@@@@@@");
+        page.type_in("r");
+        wait_until(|| Some(app.service("second")).filter(|s| s["pid"].as_i64() != Some(before.into())));
+        page.type_in("t");
+        app.wait_for_state("second", "stopped");
+        page.type_in("q");
+        assert_eq!(page.ended().0, 0);
+        let elsewhere = app.run(&["top"]);
+        assert!(
+            elsewhere.code == 2 && elsewhere.err.contains("pysecure stats"),
+            "{elsewhere:?}"
+        );
     }
 }

@@ -437,12 +437,12 @@ fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> R
             Some(_) => return Err(format!("PYSECURE_RPC_CALLERS says nothing that is known of `{caller}`")),
             None => Granted::These(HashSet::new()),
         };
-        if let Granted::These(names) = &granted {
-            let mut lacking: Vec<&String> = names.iter().filter(|n| !functions.contains_key(n.as_str())).collect();
-            lacking.sort();
-            for lacks in lacking {
-                eprintln!("{name}: {caller} may call `{lacks}`, which this program does not have");
-            }
+        if let Granted::These(names) = &granted
+            && let Some(lacks) = names.iter().filter(|n| !functions.contains_key(n.as_str())).min()
+        {
+            return Err(format!(
+                "`callers` let {caller} call `{lacks}`, which this program does not have"
+            ));
         }
         out.push(door(Some(caller), socket, granted)?);
     }

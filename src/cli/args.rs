@@ -79,12 +79,14 @@ pub enum Command {
     Exec(Exec),
     /// Run a program with a service's grants; the app need not be up
     Run(Run),
-    /// Call a function of a running service
-    Call(Call),
     /// Copy files into a service or out of it, as its grants allow
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Roots put together from recipes: build them, and look into them
+    Jail(Jail),
+    /// Call a function of a service, as one of its callers
+    Call(Call),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -97,25 +99,6 @@ pub enum Command {
     /// Write man pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
-}
-
-#[derive(Debug, Args)]
-pub struct Call {
-    /// Call as this service, over its own socket; else as the operator, whom the callee's `callers` have to name
-    #[arg(long = "as", value_name = "CALLER", default_value = crate::model::OPERATOR, hide_default_value = true)]
-    pub caller: String,
-    /// Show the functions that the caller has, instead of calling one
-    #[arg(long, conflicts_with_all = ["function", "args"])]
-    pub list: bool,
-    /// Give up after this many seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<f64>,
-    pub service: String,
-    #[arg(required_unless_present = "list")]
-    pub function: Option<String>,
-    /// As JSON; what is no JSON is text
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -208,9 +191,30 @@ pub struct Metrics {
     pub socket: bool,
 }
 
-/// Seconds from the command line as a time; what makes no sense is none at all.
+#[derive(Debug, Args)]
+pub struct Call {
+    /// In this caller's name [default: the service's only one]
+    #[arg(long = "as", value_name = "CALLER")]
+    pub caller: Option<String>,
+    /// Show the functions that it may call
+    #[arg(short, long)]
+    pub list: bool,
+    /// An argument by name
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub keyword: Vec<String>,
+    /// Seconds that the call may take
+    #[arg(short, long, value_name = "SECONDS")]
+    pub timeout: Option<f64>,
+    pub service: String,
+    pub function: Option<String>,
+    /// Its arguments: JSON, or else text
+    #[arg(allow_hyphen_values = true)]
+    pub args: Vec<String>,
+}
+
+/// Seconds from the command line as a time: none at all if negative, a year if it is more.
 pub fn seconds(number: f64) -> std::time::Duration {
-    std::time::Duration::try_from_secs_f64(number).unwrap_or_default()
+    std::time::Duration::try_from_secs_f64(number.clamp(0.0, 31_536_000.0)).unwrap_or_default()
 }
 
 #[derive(Debug, Args)]
@@ -322,4 +326,49 @@ pub struct Doctor {
     /// Try one feature, in a process that the doctor made for it
     #[arg(long, hide = true, value_name = "NAME")]
     pub probe: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Jail {
+    #[command(subcommand)]
+    pub deed: JailDeed,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JailDeed {
+    /// List the recipes, and the jails that are built
+    List,
+    /// Build jails, if they are not there
+    Build {
+        /// A list of paths and programs, a line each
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with = "names",
+            required_unless_present = "names"
+        )]
+        from: Option<PathBuf>,
+        /// Recipes
+        names: Vec<String>,
+    },
+    /// Show what is in a jail
+    Show {
+        /// A recipe, or the hash of a jail
+        name: String,
+    },
+    /// Show why a file is in a jail
+    Why {
+        path: PathBuf,
+        /// A recipe, or the hash of a jail [default: all jails that are built]
+        name: Option<String>,
+    },
+    /// Show how two jails differ
+    Diff {
+        /// A recipe, or the hash of a jail
+        one: String,
+        /// A recipe, or the hash of a jail
+        other: String,
+    },
+    /// Remove jails that no app has
+    Prune,
 }

@@ -47,6 +47,7 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
 fn clear_away(dirs: &Dirs, app: &str) -> Result<(), Failure> {
     match lock(dirs) {
         Ok(Some(_held)) => {
+            crate::launch::cgroup::clear(&dirs.run);
             remove(&dirs.run)?;
             // Only if no other app runs.
             let _ = dirs.run.parent().map(std::fs::remove_dir);

@@ -69,7 +69,10 @@ failed!(
     SuperviseError,
     ClientError,
     OuterError,
+    crate::supervise::network::NetworkError,
     crate::compile::CompileError,
+    crate::jail::JailError,
+    crate::rpc::RpcError,
     std::io::Error
 );
 

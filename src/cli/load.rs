@@ -7,6 +7,7 @@ use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// A manifest that was read and understood, right or wrong.
@@ -63,10 +64,14 @@ impl Loaded {
         )?)
     }
 
+    pub fn library(&self, dirs: &Dirs) -> template::Library {
+        template::Library::new(&self.folder, &dirs.state)
+    }
+
     /// The plan as it would be now; the ledger on disk stays as it is.
     pub fn plan(&self, dirs: &Dirs, ledger: &mut Ledger) -> Result<Plan, Failure> {
         let privilege = outer::expected();
-        let library = template::Library::new(&self.folder);
+        let library = self.library(dirs);
         plan::draw(&self.model, &privilege, dirs, &library, ledger).map_err(|errors| self.refused(errors))
     }
 }
@@ -136,5 +141,19 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
         ledger.write(dirs, &lock)?;
     }
     made?;
+    make_jails(loaded, dirs, &plan).map_err(|f| loaded.tell(f))?;
     Ok(plan)
+}
+
+/// Jails that services of the plan have and that are not there yet.
+fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> {
+    let library = loaded.library(dirs);
+    let trees: BTreeSet<String> = plan.templates.values().filter_map(|t| t.jail.clone()).collect();
+    // On record before it is there, so that a prune at the same time spares it. What a running app has stays so.
+    let store = crate::jail::store::Store::new(&dirs.state);
+    store.use_by(&plan.app, &trees, dirs.socket().exists())?;
+    for template in plan.templates.values() {
+        library.make(template).map_err(|e| loaded.refused(vec![e]))?;
+    }
+    Ok(())
 }

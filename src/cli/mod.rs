@@ -16,6 +16,8 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod jail;
+mod limits;
 mod load;
 mod logs;
 mod metrics;
@@ -63,9 +65,10 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => logs::run(&cli, args),
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
-        Command::Call(args) => call::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
+        Command::Call(args) => call::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),

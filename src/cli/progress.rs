@@ -1,14 +1,19 @@
-//! How long work goes, as it goes: one line that counts on a terminal; elsewhere only what went wrong, so that scripts
-//! have nothing to strip.
+//! How long work goes, as it goes: one line that counts on a terminal; elsewhere a plain line now and then, of work that
+//! takes so long that somebody may wonder.
 
 use crate::supervise::protocol::Progress;
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Between two plain lines, and before the first.
+const PAUSE: Duration = Duration::from_secs(2);
 
 pub(super) struct Told {
     /// How many are to settle.
     of: usize,
     settled: usize,
     on_terminal: bool,
+    last_line: Instant,
     failed: Option<u8>,
 }
 
@@ -18,6 +23,7 @@ impl Told {
             of,
             settled: 0,
             on_terminal: std::io::stderr().is_terminal(),
+            last_line: Instant::now(),
             failed: None,
         }
     }
@@ -34,6 +40,9 @@ impl Told {
                         self.of.max(self.settled)
                     );
                     let _ = std::io::stderr().flush();
+                } else if self.last_line.elapsed() >= PAUSE {
+                    eprintln!("{} of {}: {service} {state}", self.settled, self.of.max(self.settled));
+                    self.last_line = Instant::now();
                 }
             }
             Progress::Failed { service, error, code } => {

@@ -38,7 +38,8 @@ pub(super) fn state(service: &ServiceStatus) -> String {
         false => service.state.as_str(),
     };
     match (service.exit_code, &service.error, &service.status) {
-        (Some(code), _, _) => format!("{word} ({code})"),
+        (Some(code), Some(note), _) => format!("{word} ({code}): {note}"),
+        (Some(code), None, _) => format!("{word} ({code})"),
         (None, Some(error), _) => format!("{word}: {error}"),
         (None, None, Some(says)) if service.pid.is_some() => format!("{word}: {says}"),
         _ => word.to_owned(),

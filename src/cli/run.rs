@@ -4,8 +4,9 @@
 use super::args::{Cli, Run};
 use super::load::{Loaded, ready, with_privilege};
 use super::terminal::{self, Relay};
-use super::{Done, Failure};
+use super::{Done, Failure, limits};
 use crate::compile::compile;
+use crate::launch::cgroup::{Cgroups, Offer};
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
 use crate::plan::{Plan, Service};
@@ -17,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 pub(super) fn run(cli: &Cli, args: &Run) -> Done {
+    limits::in_scope(cli);
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
@@ -40,6 +42,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let Some(service) = plan.services.iter().find(|s| s.name == args.service) else {
         return Err(super::error::no_service(&args.service, &plan));
     };
+    limits::say(std::slice::from_ref(service), false)?;
     let mut service = service.clone();
     if !args.command.is_empty() {
         service.command = args.command.clone();
@@ -69,9 +72,8 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     // network: here it is one for this program alone.
     service.publish.clear();
     let mut networks = Networks::default();
-    networks
-        .hold(&plan.privilege, std::iter::once(&service), &mut launcher)
-        .map_err(Failure::failed)?;
+    let prepared = networks.prepare(&plan.privilege, std::iter::once(&service), &mut launcher)?;
+    networks.take_on(prepared);
     let on_terminal = !args.no_tty && terminal::interactive();
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let request = Request {
@@ -84,6 +86,10 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         hold: Networks::holds(&service),
     };
     let signals = terminal::signals_for_the_program()?;
+    if limits::any(&service) {
+        crate::plan::make_private(&folder.0)?;
+        launcher.hold_limits(Cgroups::open(&plan.app, &folder.0, &Offer::look())?);
+    }
     let running = launcher.start(&request)?;
     let connected = networks
         .accompany(0, &service, &running, &mut launcher)

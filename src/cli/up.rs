@@ -3,7 +3,7 @@
 use super::args::{Cli, Up};
 use super::load::{Loaded, ready, with_privilege};
 use super::progress::Told;
-use super::{Done, Failure, terminal};
+use super::{Done, Failure, limits, terminal};
 use crate::launch;
 use crate::manifest;
 use crate::manifest::types::ServiceType;
@@ -17,6 +17,7 @@ use std::io::BufRead;
 use std::os::fd::OwnedFd;
 
 pub(super) fn run(cli: &Cli, args: &Up) -> Done {
+    limits::in_scope(cli);
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
@@ -58,6 +59,7 @@ pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan
             "--strict: all services would share one UID; see `pysecure doctor`",
         ));
     }
+    limits::say(&plan.services, strict)?;
     Ok(plan)
 }
 

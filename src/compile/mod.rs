@@ -10,7 +10,9 @@
 
 mod accounts;
 pub mod bundle;
+mod limits;
 mod spec;
 
 pub use bundle::{Bundle, RootEntry};
+pub use limits::{resources, rlimits};
 pub use spec::{CompileError, LOWEST_PORT, app_network, compile, seccomp};

@@ -2,6 +2,7 @@
 
 use super::accounts;
 use super::bundle::{Bundle, RootEntry};
+use super::limits;
 use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
@@ -97,7 +98,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         let inside_another = targets
             .iter()
             .any(|t| crate::model::path::is_below(&mount.target, &t.target));
-        let inside_template = template.binds().any(|b| Path::new(&mount.target).starts_with(b));
+        let inside_template = template.binds().any(|(b, _)| Path::new(&mount.target).starts_with(b));
         if !inside_another && !inside_template {
             root.mount_point(Path::new(&mount.target), mount.directory);
         }
@@ -118,6 +119,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     spec.set_hostname(Some(service.name.clone()));
     if let Some(process) = spec.process_mut() {
         set_process(process, service);
+        limits::replace(process, &service.limits);
     }
     let (uids, gids) = mappings(&service.identity);
     if gids.len() > 340 {
@@ -130,6 +132,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
         linux.set_seccomp(Some(defaults.seccomp.clone()));
+        linux.set_resources(limits::resources(&service.limits));
         set_network(linux, service, folder);
     }
     Ok(Bundle {
@@ -235,9 +238,13 @@ fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
 fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>) {
     for entry in &template.entries {
         match entry {
-            Entry::Bind { path, directory } => {
+            Entry::Bind {
+                path,
+                source,
+                directory,
+            } => {
                 root.mount_point(path, *directory);
-                mounts.push(bind(path, path, *directory, false, true));
+                mounts.push(bind(path, source, *directory, false, true));
             }
             Entry::Link { path, target } => root.link(path, target),
             Entry::Directory { path } => root.directory(path),

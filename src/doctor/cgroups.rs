@@ -1,154 +1,108 @@
-//! Probe of cgroups: the version, and whether this user may make any.
+//! Probe of cgroups: the version, and which limits of the manifest can be held. What is asked is what `up` asks.
 
 use super::finding::Answer;
-use super::host::{Host, read};
-use rustix::fs::{Access, AtFlags, CWD, accessat};
-use std::path::{Path, PathBuf};
+use super::host::Host;
+use crate::launch::cgroup::{Controller, Offer, scope};
+use std::collections::BTreeSet;
 
-const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
-
-#[derive(Debug, PartialEq, Eq)]
-enum Version {
-    /// Where the unified tree is mounted, and which part of it that mount shows.
-    Two {
-        mount: PathBuf,
-        shows: PathBuf,
-    },
-    Hybrid,
-    One,
-    None,
-}
-
-fn version(mountinfo: &str) -> Version {
-    let (mut two, mut one) = (None, false);
-    for line in mountinfo.lines() {
-        let Some((before, after)) = line.split_once(" - ") else {
-            continue;
-        };
-        let mut fields = before.split(' ').skip(3);
-        let (Some(shows), Some(mount)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        match after.split(' ').next() {
-            Some("cgroup2") if two.is_none() => two = Some((mount.into(), shows.into())),
-            Some("cgroup") => one = true,
-            _ => {}
-        }
-    }
-    match (two, one) {
-        (Some((mount, shows)), false) => Version::Two { mount, shows },
-        (Some(_), true) => Version::Hybrid,
-        (None, true) => Version::One,
-        (None, false) => Version::None,
-    }
-}
-
-/// Where this process' cgroup is, from `/proc/self/cgroup`; `None` if the mount does not show it.
-fn own_directory(cgroup: &str, mount: &Path, shows: &Path) -> Option<PathBuf> {
-    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
-    if path.split('/').any(|part| part == "..") {
-        return None;
-    }
-    let below = Path::new(path).strip_prefix(shows).ok()?;
-    // Joining nothing would leave a slash at the end.
-    Some(mount.components().chain(below.components()).collect())
-}
+const SWITCH: &str = "add to GRUB_CMDLINE_LINUX in /etc/default/grub: systemd.unified_cgroup_hierarchy=1\n\
+                      sudo update-grub && sudo reboot";
+const WITHHELD: &str = "add to GRUB_CMDLINE_LINUX in /etc/default/grub: cgroup_no_v1=all cgroup_enable=memory\n\
+                        sudo update-grub && sudo reboot";
+const DELEGATE: &str = "sudo mkdir -p /etc/systemd/system/user@.service.d\n\
+                        printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' |\n\
+                        \x20 sudo tee /etc/systemd/system/user@.service.d/delegate.conf\n\
+                        sudo systemctl daemon-reload, then log in again";
 
 pub fn look(host: &Host) -> Answer {
-    let switch = "add to GRUB_CMDLINE_LINUX in /etc/default/grub: systemd.unified_cgroup_hierarchy=1\n\
-                  sudo update-grub && sudo reboot";
-    match version(&read("/proc/self/mountinfo")) {
-        Version::Two { mount, shows } => match own_directory(&read("/proc/self/cgroup"), &mount, &shows) {
-            Some(own) => unified(host, &own),
-            None => Answer::degraded("version 2, but this process' own cgroup is out of sight").remedy(
-                "start the container with a cgroup namespace of its own\n\
-                             (docker run --cgroupns=private …)",
-            ),
-        },
-        Version::Hybrid => {
-            Answer::degraded("versions 1 and 2 side by side; PySecure sets limits by version 2 alone").remedy(switch)
-        }
-        Version::One => Answer::degraded("version 1; PySecure sets limits by version 2 alone").remedy(switch),
-        Version::None => {
-            Answer::missing("no cgroup filesystem is mounted").remedy("sudo mount -t cgroup2 none /sys/fs/cgroup")
+    let mut offer = Offer::look();
+    let asks = scope::helps();
+    if asks {
+        match scope::offer() {
+            Some(found) => offer = found,
+            None => {
+                return Answer::degraded("version 2, but systemd has no manager for this user").remedy(format!(
+                    "log in anew (not by su or sudo), or: sudo loginctl enable-linger {}",
+                    host.user
+                ));
+            }
         }
     }
+    judge(&offer, asks, host.root)
 }
 
-fn unified(host: &Host, own: &Path) -> Answer {
-    let writable = |path: &Path| accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok();
-    let delegated =
-        writable(own) && writable(&own.join("cgroup.procs")) && writable(&own.join("cgroup.subtree_control"));
-    let shown = own.display();
-    if !delegated {
-        let found = format!("version 2, but {shown} is not yours to divide");
-        if host.root {
-            return Answer::degraded(found)
-                .remedy("sudo mount -o remount,rw /sys/fs/cgroup (in a container: docker run --privileged …)");
-        }
-        return Answer::degraded(found).remedy(format!(
-            "systemd-run --user --scope -p Delegate=yes pysecure up\n\
-                 (where that finds no session, as after su: sudo loginctl enable-linger {})",
-            host.user
-        ));
-    }
-    let offered = read(own.join("cgroup.controllers"));
-    let lacking: Vec<&str> = WANTED
-        .into_iter()
-        .filter(|c| !offered.split_whitespace().any(|o| o == *c))
-        .collect();
+fn judge(offer: &Offer, asks: bool, root: bool) -> Answer {
+    let keys = |held: bool| -> Vec<&str> {
+        let refused = |c: &Controller| offer.refusal(*c).is_some();
+        let all = [Controller::Memory, Controller::Cpu, Controller::Pids, Controller::Io];
+        let keys: BTreeSet<&str> = all.iter().filter(|c| refused(c) != held).map(|c| c.key()).collect();
+        keys.into_iter().collect()
+    };
+    let (held, lacking) = (keys(true), keys(false));
+    let version = format!("version {}", offer.version);
+    let whose = if asks {
+        ", in a scope that `up` asks of systemd"
+    } else {
+        ""
+    };
     if lacking.is_empty() {
-        let control = read(own.join("cgroup.subtree_control"));
-        let control = control.trim();
-        let given = if control.is_empty() { "none yet" } else { control };
-        return Answer::ok(format!("version 2, {shown} is yours, handed on in it: {given}"));
+        return Answer::ok(format!("{version}: limits can be held of {}{whose}", held.join(", ")));
     }
-    let answer = Answer::degraded(format!(
-        "version 2, {shown} is yours, but without: {}",
-        lacking.join(", ")
-    ))
-    .lost(format!("limits have no effect for: {}", lacking.join(", ")));
-    // Above root's cgroup nobody withholds a controller; version 1 may hold it, or the boot line.
-    if host.root {
-        return answer.remedy(
-            "add to GRUB_CMDLINE_LINUX in /etc/default/grub: cgroup_no_v1=all cgroup_enable=memory\n\
-             sudo update-grub && sudo reboot",
-        );
-    }
-    answer.remedy(
-        "sudo mkdir -p /etc/systemd/system/user@.service.d\n\
-             printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' |\n\
-             \x20 sudo tee /etc/systemd/system/user@.service.d/delegate.conf\n\
-             sudo systemctl daemon-reload, then log in again",
-    )
+    let why = offer.refused.first().map_or("", |(_, refusal)| refusal.why.as_str());
+    let remedy = offer.refused.first().map_or("", |(_, refusal)| refusal.remedy.as_str());
+    let answer = if held.is_empty() {
+        Answer::degraded(format!("{version}: {why}"))
+    } else {
+        Answer::degraded(format!(
+            "{version}: limits can be held of {}{whose}; {why}",
+            held.join(", ")
+        ))
+        .lost(format!("limits have no effect: {}", lacking.join(", ")))
+    };
+    answer.remedy(match (offer.version, held.is_empty(), root) {
+        ("1", ..) => SWITCH,
+        ("2", false, true) => WITHHELD,
+        ("2", false, false) => DELEGATE,
+        _ => remedy,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::Status;
+    use crate::launch::cgroup::Refusal;
 
-    const TWO: &str = "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw";
-    const ONE: &str = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:4 - cgroup cgroup rw,cpu";
-
-    #[test]
-    fn versions() {
-        let two = Version::Two {
-            mount: "/sys/fs/cgroup".into(),
-            shows: "/".into(),
+    fn offer(version: &'static str, refused: &[Controller]) -> Offer {
+        let refusal = Refusal {
+            why: "it is not here".into(),
+            remedy: "get it".into(),
         };
-        assert_eq!(version(TWO), two);
-        assert_eq!(version(ONE), Version::One);
-        assert_eq!(version(&format!("{ONE}\n{TWO}")), Version::Hybrid);
-        assert_eq!(version("nonsense\n - cgroup2\n"), Version::None);
+        Offer {
+            version,
+            places: Vec::new(),
+            refused: refused.iter().map(|c| (*c, refusal.clone())).collect(),
+        }
     }
 
     #[test]
-    fn the_own_cgroup() {
-        let own = |cgroup, shows: &str| own_directory(cgroup, "/cg".as_ref(), shows.as_ref());
-        assert_eq!(own("1:cpu:/x\n0::/user.slice/a", "/"), Some("/cg/user.slice/a".into()));
-        assert_eq!(own("0::/docker/1/in", "/docker/1"), Some("/cg/in".into()));
-        assert_eq!(own("0::/elsewhere", "/docker/1"), None);
-        assert_eq!(own("0::/../other", "/"), None);
-        assert_eq!(own("", "/"), None);
+    fn limits_are_named_by_their_keys() {
+        let whole = judge(&offer("1", &[]), false, true);
+        assert_eq!(whole.status, Status::Ok);
+        assert_eq!(
+            whole.found,
+            "version 1: limits can be held of cpus, io_weight, memory, pids"
+        );
+
+        let part = judge(&offer("2", &[Controller::Io]), true, false);
+        assert_eq!(part.status, Status::Degraded);
+        assert_eq!(part.lost.as_deref(), Some("limits have no effect: io_weight"));
+        assert!(part.found.contains("of cpus, memory, pids, in a scope") && part.found.ends_with("it is not here"));
+        assert_eq!(part.remedy.as_deref(), Some(DELEGATE));
+
+        let all = [Controller::Memory, Controller::Cpu, Controller::Pids, Controller::Io];
+        let none = judge(&offer("2", &all), false, false);
+        assert_eq!(none.found, "version 2: it is not here");
+        assert_eq!(none.remedy.as_deref(), Some("get it"));
     }
 }

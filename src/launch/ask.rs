@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use rustix::thread::ThreadNameSpaceType;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 pub const YES: u8 = 0;
@@ -79,8 +79,7 @@ impl Launcher {
 }
 
 fn help(joiner: &Joiner, asked: &Asked, timeout: Duration) -> ! {
-    let mut kept: Vec<i32> = joiner.entry.stdio.to_vec();
-    kept.extend([joiner.pidfd.as_raw_fd(), joiner.report.as_raw_fd()]);
+    let mut kept = joiner.descriptors();
     // The supervisor's other descriptors are what other services' lives hang on.
     sys::close_all_but(&mut kept);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));

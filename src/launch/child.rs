@@ -10,6 +10,7 @@
 
 #![allow(unsafe_code)]
 
+use super::cgroup;
 use super::landlock;
 use super::step::{Entry, Stage, Step};
 use super::sys;
@@ -73,6 +74,20 @@ fn live(init: &Init) -> ! {
     let _ = rustix::process::setsid();
     let mut terminal = None;
     for (number, step) in init.steps.iter().enumerate() {
+        if matches!(step, Step::Hold) {
+            // It may be for long, and what else is open here is what other services' lives hang on.
+            let kept = || {
+                init.entry
+                    .stdio
+                    .iter()
+                    .chain(&init.entry.sockets)
+                    .copied()
+                    .chain([init.report])
+            };
+            if let Err(errno) = sys::close_except(kept) {
+                fail(report, Stage::Descriptors as u32, errno);
+            }
+        }
         match carry_out(step, report) {
             Ok(None) => {}
             Ok(Some(slave)) => terminal = Some(slave),
@@ -181,6 +196,14 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
 
 fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
+        Step::Cgroup { entrances, namespace } => {
+            for entrance in entrances {
+                cgroup::enter(entrance.as_fd())?;
+            }
+            if *namespace {
+                sys::own_cgroup_namespace()?;
+            }
+        }
         Step::AwaitIds { root, clear_groups } => {
             await_go(report)?;
             rustix::process::umask(Mode::empty());

@@ -52,6 +52,9 @@ impl Companion {
 
 pub const READY: u8 = 0;
 
+/// How long pasta may be silent before its network is there; it takes some hundredths of a second.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
 /// How much of what pasta says is kept.
 const LONGEST_WORDS: usize = 4096;
 
@@ -207,8 +210,12 @@ impl Pasta {
                 PollFd::from_borrowed_fd(words, PollFlags::empty()),
             ];
             ready.extend(service.map(|fd| PollFd::new(fd, PollFlags::IN)));
-            match rustix::event::poll(&mut ready, None) {
+            match rustix::event::poll(&mut ready, Some(&PATIENCE)) {
                 Err(Errno::INTR) => continue,
+                Ok(0) => {
+                    let why = format!("it was not ready within {} seconds", PATIENCE.tv_sec);
+                    return Err(LaunchError::system_text("connect to the outside", "by pasta", why));
+                }
                 other => other.map_err(wrong("wait for"))?,
             };
             let [spoke, others @ ..] = &ready[..] else { continue };

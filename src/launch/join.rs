@@ -7,10 +7,10 @@
 
 #![allow(unsafe_code)]
 
-use super::child;
 use super::step::{Entry, Stage};
 use super::transfer::{self, Modes, TransferError};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair, sys};
+use super::{cgroup, child};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -141,6 +141,7 @@ impl Launcher {
             } else {
                 namespaces
             },
+            entrances: self.entrances(spec)?,
             clear_groups: self.groups_allowed,
             root: linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0),
             report: theirs,
@@ -153,6 +154,8 @@ pub(super) struct Joiner {
     pub entry: Entry,
     pub pidfd: OwnedFd,
     network_first: bool,
+    /// Ways into the service's cgroups.
+    entrances: Vec<OwnedFd>,
     namespaces: ThreadNameSpaceType,
     clear_groups: bool,
     root: bool,
@@ -160,8 +163,20 @@ pub(super) struct Joiner {
 }
 
 impl Joiner {
+    /// What must stay open until the namespaces are entered.
+    pub(super) fn descriptors(&self) -> Vec<i32> {
+        let mut out: Vec<i32> = self.entry.stdio.to_vec();
+        out.extend([self.pidfd.as_raw_fd(), self.report.as_raw_fd()]);
+        out.extend(self.entrances.iter().map(AsRawFd::as_raw_fd));
+        out
+    }
+
     /// Into the namespaces, as their id 0, in no group and undumpable. The PID namespace was entered before.
     pub(super) fn enter_namespaces(&self) -> Result<(), Errno> {
+        // First, while it is still the supervisor's to move.
+        for entrance in &self.entrances {
+            cgroup::enter(entrance.as_fd())?;
+        }
         if self.network_first {
             rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
         }
@@ -178,13 +193,8 @@ impl Joiner {
 
 /// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces.
 fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec: &Spec) -> ! {
-    let mut kept: Vec<i32> = joiner.entry.stdio.to_vec();
-    kept.extend([
-        joiner.pidfd.as_raw_fd(),
-        joiner.report.as_raw_fd(),
-        reports.as_raw_fd(),
-        client.as_raw_fd(),
-    ]);
+    let mut kept = joiner.descriptors();
+    kept.extend([reports.as_raw_fd(), client.as_raw_fd()]);
     // The supervisor's other descriptors are what other services' lives hang on.
     sys::close_all_but(&mut kept);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));

@@ -5,6 +5,7 @@
 //! as a number and leaves here as a sentence.
 
 pub mod ask;
+pub mod cgroup;
 mod child;
 pub mod companion;
 mod error;
@@ -21,6 +22,7 @@ mod sys;
 pub mod transfer;
 
 pub use error::LaunchError;
+pub use prepare::raise_limit;
 
 use crate::compile::RootEntry;
 use child::report;
@@ -37,6 +39,7 @@ pub struct Launcher {
     groups_allowed: bool,
     filters: seccomp::Compiler,
     proc: OwnedFd,
+    cgroups: Option<cgroup::Cgroups>,
 }
 
 /// A service to start.
@@ -52,7 +55,7 @@ pub struct Request<'a> {
     pub terminal: bool,
     /// The network namespace that the spec names by path, if it does.
     pub network: Option<BorrowedFd<'a>>,
-    /// When all is there but the program, wait: for a [`companion`] to do its part, or for nothing but the end.
+    /// When all is there but the program, wait: for a [`companion`] to do its part, or for [`Running::go`].
     pub hold: bool,
 }
 
@@ -66,6 +69,7 @@ pub struct Running {
     steps: Vec<(&'static str, String)>,
     program: String,
     directory: String,
+    cgroup: Option<cgroup::Group>,
 }
 
 /// What a service's PID 1 says.
@@ -99,7 +103,23 @@ impl Launcher {
             groups_allowed: !denied,
             filters: seccomp::Compiler::default(),
             proc,
+            cgroups: None,
         })
+    }
+
+    /// From now on services with limits get a cgroup below these. Without it, none with limits is started.
+    pub fn hold_limits(&mut self, cgroups: cgroup::Cgroups) {
+        self.cgroups = Some(cgroups);
+    }
+
+    /// The cgroups that services with limits get theirs below.
+    pub fn cgroups(&self) -> Option<&cgroup::Cgroups> {
+        self.cgroups.as_ref()
+    }
+
+    /// Removes the cgroups. All services must have ended.
+    pub fn release_limits(&mut self) {
+        self.cgroups = None;
     }
 
     /// Is there no Landlock in this kernel?
@@ -115,7 +135,9 @@ impl Launcher {
             .as_ref()
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
-        let steps = prepare::steps(self, request)?;
+        let group = self.group(request.spec)?;
+        let birthplace = group.as_ref().map_or(Ok(None), |group| group.birthplace())?;
+        let steps = prepare::steps(self, request, group.as_ref())?;
         let mut flags = 0;
         let mut joined = None;
         for namespace in linux.namespaces().iter().flatten() {
@@ -129,6 +151,10 @@ impl Launcher {
                     )));
                 }
             }
+        }
+        if group.is_some() {
+            // It would have the launcher's cgroup for its root: the step makes it, from inside.
+            flags &= !namespace_flag(LinuxNamespaceType::Cgroup);
         }
         for step in &steps {
             let (operation, object) = step.describe();
@@ -156,8 +182,10 @@ impl Launcher {
         #[allow(unsafe_code)]
         let pid = unsafe {
             match joined {
-                Some(network) => network::born_in(network, flags, || child::run_init(&init)),
-                None => match sys::clone3(flags) {
+                Some(network) => network::born_in(network, flags, birthplace.as_ref().map(AsFd::as_fd), || {
+                    child::run_init(&init)
+                }),
+                None => match sys::clone3_into(flags, birthplace.as_ref().map(AsFd::as_fd)) {
                     Ok(0) => child::run_init(&init),
                     other => other,
                 },
@@ -171,6 +199,7 @@ impl Launcher {
             steps: described,
             program,
             directory,
+            cgroup: group,
         };
         drop(theirs);
         let maps = self
@@ -184,6 +213,25 @@ impl Launcher {
                 Some(theirs) => theirs,
                 None => ours,
             }),
+        }
+    }
+
+    /// The cgroup that a spec's limits need, if there are any.
+    fn group(&self, spec: &Spec) -> Result<Option<cgroup::Group>, LaunchError> {
+        let Some(resources) = cgroup::of_spec(spec) else {
+            return Ok(None);
+        };
+        let cgroups = self.cgroups.as_ref().ok_or_else(|| {
+            LaunchError::Spec("sets limits in `linux.resources`, but no place for cgroups was made".into())
+        })?;
+        cgroups.make(cgroup_name(spec)?, resources).map(Some)
+    }
+
+    /// Ways into the cgroup of the service with this spec, for a process that joins it.
+    fn entrances(&self, spec: &Spec) -> Result<Vec<OwnedFd>, LaunchError> {
+        match (&self.cgroups, cgroup::of_spec(spec)) {
+            (Some(cgroups), Some(_)) => cgroups.entrances(cgroup_name(spec)?),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -221,6 +269,21 @@ impl Running {
     /// Waits for the next report. With a non-blocking socket, `Err(WOULDBLOCK)` if there is none yet.
     pub fn report(&self) -> Result<Report, Errno> {
         read_report(self.reports.as_fd(), |number, errno| self.explain(number, errno))
+    }
+
+    /// The service's cgroup, if it has limits that need one.
+    pub fn cgroup(&self) -> Option<&cgroup::Group> {
+        self.cgroup.as_ref()
+    }
+
+    /// Its program runs: no step can fail any more, and what each was about need not be remembered.
+    pub fn settle(&mut self) {
+        self.steps = Vec::new();
+    }
+
+    /// Tells a service that was started with [`Request::hold`] to run its program.
+    pub fn go(&self) -> Result<(), Errno> {
+        go(self.reports.as_fd())
     }
 
     /// Sends a signal to PID 1, which passes it on.
@@ -368,6 +431,17 @@ fn keeper(linux: &oci_spec::runtime::Linux) -> Option<(u32, u32)> {
             .find(|id| *id != 0)
     };
     Some((other(linux.uid_mappings())?, other(linux.gid_mappings())?))
+}
+
+/// A service's cgroup is called as the service is, which is its host name too.
+fn cgroup_name(spec: &Spec) -> Result<&str, LaunchError> {
+    let name = spec.hostname().as_deref().unwrap_or_default();
+    if name.is_empty() || name.starts_with('.') || name.contains('/') {
+        return Err(LaunchError::Spec(
+            "has limits, but no host name to call its cgroup by".into(),
+        ));
+    }
+    Ok(name)
 }
 
 fn namespace_flag(kind: LinuxNamespaceType) -> u64 {

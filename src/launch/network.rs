@@ -105,13 +105,18 @@ fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
 /// # Safety
 /// As for [`sys::clone3`]; `life` never returns.
 #[allow(unsafe_code)]
-pub(super) unsafe fn born_in(network: BorrowedFd<'_>, flags: u64, life: impl FnOnce() -> i32) -> Result<i32, Errno> {
+pub(super) unsafe fn born_in(
+    network: BorrowedFd<'_>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    life: impl FnOnce() -> i32,
+) -> Result<i32, Errno> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: as promised by the caller.
     let between = match unsafe { sys::clone3(0) }? {
         0 => {
             // SAFETY: likewise.
-            let born = enter(network).and_then(|()| unsafe { sys::clone3_sibling(flags) });
+            let born = enter(network).and_then(|()| unsafe { sys::clone3_sibling(flags, cgroup) });
             let answer = match born {
                 Ok(0) => life(),
                 Ok(pid) => pid,

@@ -4,11 +4,12 @@
 //! Sources are opened through no link at all (openat2(2), RESOLVE_NO_SYMLINKS) and mounted by descriptor:
 //! a path that was swapped for a link since it was checked is refused, and cannot be swapped after that.
 
+use super::cgroup::Group;
 use super::error::LaunchError;
 use super::step::{Entry, Step, Strings, c_path};
 use super::{Launcher, Request, landlock, sys};
 use crate::compile::RootEntry;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimitType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
@@ -35,7 +36,11 @@ const DEV_LINKS: [(&str, &str); 5] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
-pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<Step>, LaunchError> {
+pub(super) fn steps(
+    launcher: &Launcher,
+    request: &Request<'_>,
+    group: Option<&Group>,
+) -> Result<Vec<Step>, LaunchError> {
     let spec = request.spec;
     let linux = spec
         .linux()
@@ -43,6 +48,12 @@ pub(super) fn steps(launcher: &Launcher, request: &Request<'_>) -> Result<Vec<St
         .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
     let has = |kind: LinuxNamespaceType| linux.namespaces().iter().flatten().any(|n| n.typ() == kind);
     let mut steps = Vec::with_capacity(64);
+    if let Some(group) = group {
+        steps.push(Step::Cgroup {
+            entrances: group.entrances()?,
+            namespace: has(LinuxNamespaceType::Cgroup),
+        });
+    }
     let root = spec
         .root()
         .as_ref()
@@ -474,27 +485,45 @@ fn groups(spec: &Spec) -> Vec<Gid> {
     gids.into_iter().flatten().map(|g| Gid::from_raw(*g)).collect()
 }
 
+fn resource(kind: PosixRlimitType) -> Option<Resource> {
+    Some(match kind {
+        PosixRlimitType::RlimitCore => Resource::Core,
+        PosixRlimitType::RlimitCpu => Resource::Cpu,
+        PosixRlimitType::RlimitData => Resource::Data,
+        PosixRlimitType::RlimitFsize => Resource::Fsize,
+        PosixRlimitType::RlimitMemlock => Resource::Memlock,
+        PosixRlimitType::RlimitNofile => Resource::Nofile,
+        PosixRlimitType::RlimitNproc => Resource::Nproc,
+        PosixRlimitType::RlimitStack => Resource::Stack,
+        PosixRlimitType::RlimitAs => Resource::As,
+        _ => return None,
+    })
+}
+
+/// Sees to it that services started from here can have this limit: it raises this process' own hard limit where it
+/// may. `Err` is the most that they can have.
+pub fn raise_limit(wanted: &PosixRlimit) -> Result<(), u64> {
+    let Some(resource) = resource(wanted.typ()) else {
+        return Ok(());
+    };
+    let held = rustix::process::getrlimit(resource);
+    let Some(most) = held.maximum.filter(|most| *most < wanted.hard()) else {
+        return Ok(());
+    };
+    let raised = Rlimit {
+        current: held.current,
+        maximum: Some(wanted.hard()),
+    };
+    rustix::process::setrlimit(resource, raised).map_err(|_| most)
+}
+
 /// A limit above what this process may raise to is lowered to that: stricter, and never in the way.
-fn rlimits(wanted: &[oci_spec::runtime::PosixRlimit]) -> Result<Vec<(Resource, Rlimit)>, LaunchError> {
+fn rlimits(wanted: &[PosixRlimit]) -> Result<Vec<(Resource, Rlimit)>, LaunchError> {
     wanted
         .iter()
         .map(|limit| {
-            let resource = match limit.typ() {
-                PosixRlimitType::RlimitCore => Resource::Core,
-                PosixRlimitType::RlimitCpu => Resource::Cpu,
-                PosixRlimitType::RlimitData => Resource::Data,
-                PosixRlimitType::RlimitFsize => Resource::Fsize,
-                PosixRlimitType::RlimitMemlock => Resource::Memlock,
-                PosixRlimitType::RlimitNofile => Resource::Nofile,
-                PosixRlimitType::RlimitNproc => Resource::Nproc,
-                PosixRlimitType::RlimitStack => Resource::Stack,
-                PosixRlimitType::RlimitAs => Resource::As,
-                other => {
-                    return Err(LaunchError::Spec(format!(
-                        "sets {other:?}, which this launcher does not do"
-                    )));
-                }
-            };
+            let resource = resource(limit.typ())
+                .ok_or_else(|| LaunchError::Spec(format!("sets {:?}, which this launcher does not do", limit.typ())))?;
             let most = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
             let maximum = limit.hard().min(most);
             Ok((

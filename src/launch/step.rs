@@ -9,6 +9,11 @@ use std::path::Path;
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {
+    /// Goes into the service's cgroups, but for the one that it was born in, and makes them the roots of a namespace.
+    Cgroup {
+        entrances: Vec<OwnedFd>,
+        namespace: bool,
+    },
     /// Waits until the launcher has written the id maps, then becomes id 0 if there is one, in no group.
     AwaitIds {
         root: bool,
@@ -75,6 +80,7 @@ impl Step {
     pub(super) fn describe(&self) -> (&'static str, String) {
         let text = |c: &CString| c.to_string_lossy().into_owned();
         match self {
+            Step::Cgroup { .. } => ("enter", "the service's cgroup".into()),
             Step::AwaitIds { .. } => ("become id 0 of", "the new user namespace".into()),
             Step::Hostname(name) => ("set the host name", text(name)),
             Step::Loopback => ("bring up", "lo".into()),

@@ -21,29 +21,48 @@ fn check(result: c_long) -> Result<c_long> {
     Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }))
 }
 
+/// linux/sched.h; libc has it in a type that is too narrow.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// clone3(2) as fork(2), into the given new namespaces. `Ok(0)` in the child.
 ///
 /// # Safety
 /// The process must be single-threaded, or the child may touch nothing that another thread could hold.
 pub unsafe fn clone3(flags: u64) -> Result<i32> {
-    // SAFETY: an all-zero clone_args is valid; without CLONE_VM and a stack the child runs on a copy of ours.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags;
-    args.exit_signal = libc::SIGCHLD as u64;
-    // SAFETY: `args` is valid for the call and of the size given.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
-    check(result).map(|pid| pid as i32)
+    // SAFETY: as promised by the caller.
+    unsafe { clone3_into(flags, None) }
+}
+
+/// The same, the child being born in the given cgroup of version 2; cgroups(7), CLONE_INTO_CGROUP.
+///
+/// # Safety
+/// As for [`clone3`].
+pub unsafe fn clone3_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
+    // SAFETY: as promised by the caller.
+    unsafe { clone(flags, libc::SIGCHLD as u64, cgroup) }
 }
 
 /// As [`clone3`], but of a child of the process whose child this one is.
 ///
 /// # Safety
 /// As for [`clone3`].
-pub unsafe fn clone3_sibling(flags: u64) -> Result<i32> {
+pub unsafe fn clone3_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
+    // It tells its end as this process does, so it names no signal of its own.
+    // SAFETY: as promised by the caller.
+    unsafe { clone(flags | libc::CLONE_PARENT as u64, 0, cgroup) }
+}
+
+/// # Safety
+/// As for [`clone3`].
+unsafe fn clone(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
     // SAFETY: an all-zero clone_args is valid; without CLONE_VM and a stack the child runs on a copy of ours.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    // It tells its end as this process does.
-    args.flags = flags | libc::CLONE_PARENT as u64;
+    args.flags = flags;
+    args.exit_signal = exit_signal;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
     // SAFETY: `args` is valid for the call and of the size given.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
     check(result).map(|pid| pid as i32)
@@ -184,15 +203,20 @@ pub fn close_from(first: u32) -> Result<()> {
 /// Closes every descriptor from 3 on that is not in the list, which is sorted on the way.
 pub fn close_all_but(kept: &mut [RawFd]) {
     kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept.iter().map(|fd| *fd as u32).filter(|fd| *fd >= 3) {
-        if fd > first {
+    let _ = close_except(|| kept.iter().copied());
+}
+
+/// Closes every descriptor from 3 on that is not among these, in whatever order they come; takes no memory.
+pub fn close_except<I: Iterator<Item = RawFd>>(kept: impl Fn() -> I) -> Result<()> {
+    let mut first = 3u32;
+    while let Some(next) = kept().map(|fd| fd as u32).filter(|fd| *fd >= first).min() {
+        if next > first {
             // SAFETY: closes descriptors only, of which the caller uses none later.
-            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, next - 1, 0) })?;
         }
-        first = fd + 1;
+        first = next + 1;
     }
-    let _ = close_from(first);
+    close_from(first)
 }
 
 pub fn close_on_exec(fd: RawFd) -> Result<()> {
@@ -250,6 +274,12 @@ pub fn signalfd(mask: u64) -> Result<OwnedFd> {
     };
     // SAFETY: the kernel returned a new descriptor, which nobody else owns.
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Makes the cgroups that this process is in the roots of a namespace; cgroup_namespaces(7).
+pub fn own_cgroup_namespace() -> Result<()> {
+    // SAFETY: takes an integer only, and shares no memory or descriptors otherwise than before.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
 /// Sends a signal; kill(2). `pid` -1: to all that may be signalled, in a PID namespace all but its init.

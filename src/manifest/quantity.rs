@@ -1,4 +1,4 @@
-//! Amounts: times, sizes, counts. Each is written as people write it elsewhere (`"10s"`, `"256M"`), and is
+//! Amounts: times, sizes, counts, processors. Each is written as people write it elsewhere (`"10s"`, `"256M"`), and is
 //! bounded, so that no sum of two overflows.
 
 use std::time::Duration;
@@ -120,6 +120,38 @@ impl<const LOW: u32, const HIGH: u32> Codec for Count<LOW, HIGH> {
     }
 }
 
+/// Processors: `2`, or a part such as `0.5`. In thousandths, which is finer than any scheduler holds.
+pub struct Processors;
+
+/// A hundredth, below which the kernel divides no processor; and more than any machine has.
+const FEWEST: f64 = 0.01;
+const MOST: f64 = 10_000.0;
+
+impl Codec for Processors {
+    type Out = At<u32>;
+    const EXPECTED: &'static str = "a number of processors, such as `0.5`";
+    const EXAMPLE: &'static str = "0.5";
+
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<u32>> {
+        let value = match &tree.node {
+            Node::Integer(number) => number.and_then(|n| u32::try_from(n).ok()).map(f64::from),
+            Node::Float(number) => *number,
+            _ => {
+                cx.wrong_type::<Processors>(&tree, place);
+                return None;
+            }
+        };
+        let value = value
+            .filter(|v| (FEWEST..=MOST).contains(v))
+            .map(|v| (v * 1000.0).round() as u32);
+        within::<Processors, u32>(value, "from 0.01 to 10000", &tree, place, cx)
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "minimum": FEWEST, "maximum": MOST })
+    }
+}
+
 /// The value, or what is wrong with it: it is not one, or too large.
 fn within<C: Codec, T>(
     value: Option<T>,
@@ -132,6 +164,7 @@ fn within<C: Codec, T>(
         let found = match &tree.node {
             Node::String(text) => format!("`{}`", shown(text)),
             Node::Integer(Some(number)) => number.to_string(),
+            Node::Float(Some(number)) => number.to_string(),
             _ => "this number".to_owned(),
         };
         cx.report(

@@ -31,7 +31,8 @@ pub enum Node<'a> {
     String(Cow<'a, str>),
     /// `None`: beyond even 128 bits.
     Integer(Option<i128>),
-    Float,
+    /// `None`: no number of that form.
+    Float(Option<f64>),
     Boolean(bool),
     Datetime,
     Null,
@@ -45,7 +46,7 @@ impl Node<'_> {
         match (self, format) {
             (Node::String(_), _) => "a string",
             (Node::Integer(_), _) => "an integer",
-            (Node::Float, _) => "a number with a fraction or exponent",
+            (Node::Float(_), _) => "a number with a fraction or exponent",
             (Node::Boolean(_), _) => "a boolean",
             (Node::Datetime, _) => "a date or time",
             (Node::Null, _) => "null",
@@ -116,7 +117,7 @@ fn from_toml_value(value: toml::Spanned<DeValue<'_>>) -> Tree<'_> {
     let node = match value.into_inner() {
         DeValue::String(text) => Node::String(text),
         DeValue::Integer(number) => Node::Integer(i128::from_str_radix(number.as_str(), number.radix()).ok()),
-        DeValue::Float(_) => Node::Float,
+        DeValue::Float(number) => Node::Float(number.as_str().parse().ok()),
         DeValue::Boolean(value) => Node::Boolean(value),
         DeValue::Datetime(_) => Node::Datetime,
         DeValue::Array(values) => Node::Array(values.into_iter().map(from_toml_value).collect()),
@@ -342,7 +343,7 @@ fn from_json<'a>(value: ast::Value<'a>, diagnostics: &mut Vec<Diagnostic>) -> Tr
         }
         ast::Value::NumberLit(number) => {
             if number.value.contains(['.', 'e', 'E']) {
-                Node::Float
+                Node::Float(number.value.parse().ok())
             } else {
                 Node::Integer(number.value.parse().ok())
             }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::decode::table;
-use super::quantity::{Count, Size, Time};
+use super::quantity::{Count, Processors, Size, Time};
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
 use super::shape::{List, Map, Nested, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
@@ -168,6 +168,30 @@ table! {
         pub reload_signal: Option<At<u8>> = optional { "reload_signal": SignalName };
         /// What becomes of the lines that it prints.
         pub logs: Logs = plain { "logs": Logs };
+        /// What it may use of the machine. What is left out is not limited.
+        pub limits: Option<Limits> = optional { "limits": Limits };
+    }
+}
+
+table! {
+    /// What a service may use of the machine, all its processes together; `nofile`, `fsize` and `core` are for each.
+    pub struct Limits("limits") {
+        /// Memory, files in `/tmp` included: a size such as `"256M"`. Beyond it, a process of the service is killed.
+        pub memory: Option<At<u64>> = optional { "memory": Size };
+        /// Processor time: `2` is two processors, `0.5` half of one.
+        pub cpus: Option<At<u32>> = optional { "cpus": Processors };
+        /// Processes and threads, PySecure's own PID 1 of the service among them.
+        pub pids: Option<At<u32>> = optional { "pids": Count<2, 4_194_304> };
+        /// Share of the disk when several want it, 1 to 10000. Others have 100.
+        pub io_weight: Option<At<u32>> = optional { "io_weight": Count<1, 10_000> };
+        /// Open files a process; RLIMIT_NOFILE of setrlimit(2).
+        pub nofile: Option<At<u32>> = optional { "nofile": Count<16, 1_073_741_816> };
+        /// The largest file that a process may write; RLIMIT_FSIZE.
+        pub fsize: Option<At<u64>> = optional { "fsize": Size };
+        /// The largest core file that a process may leave; RLIMIT_CORE. None if left out.
+        pub core: Option<At<u64>> = optional { "core": Size };
+        /// Is `up` to refuse where this host cannot hold one of them? Else it says so and goes on.
+        pub required: Option<At<bool>> = optional { "required": bool };
     }
 }
 

@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, Model, OPERATOR, Places, Resource, Service, Subject, assert, life, logs, nesting,
-    network, path,
+    Bundle, ClassPerms, DYNAMIC, Model, OPERATOR, Places, Resource, Service, Subject, assert, life, limits, logs,
+    nesting, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -327,6 +327,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .map(|(k, v)| (k.value.clone(), v.value.clone()))
                 .collect(),
             life: life::read(name, table, names, found),
+            limits: limits::read(name, table, found),
             logs: logs::read(table, found),
             span: name.span.clone(),
         });

@@ -8,6 +8,7 @@ pub mod access;
 mod assert;
 mod build;
 pub mod life;
+pub mod limits;
 mod logs;
 mod nesting;
 pub mod network;
@@ -17,6 +18,7 @@ pub mod source;
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
 pub use life::Life;
+pub use limits::Limits;
 pub use logs::Logs;
 pub use network::Publish;
 
@@ -116,6 +118,7 @@ pub struct Service {
     pub egress: bool,
     pub environment: Vec<(String, String)>,
     pub life: Life,
+    pub limits: Limits,
     pub logs: Logs,
     pub span: Range<usize>,
 }

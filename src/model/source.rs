@@ -9,6 +9,9 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+/// How often a source is looked for while others rename files.
+const TRIES: usize = 1000;
+
 /// The folder that relative sources start from.
 pub struct Base {
     folder: OwnedFd,
@@ -55,13 +58,19 @@ impl Base {
                 ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
             )
         } else {
-            openat2(
-                &self.folder,
-                source,
-                flags,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-            )
+            // Anything that is renamed anywhere meanwhile makes the kernel unsure of a `..`; openat2(2), EAGAIN.
+            (0..TRIES)
+                .map(|_| {
+                    openat2(
+                        &self.folder,
+                        source,
+                        flags,
+                        Mode::empty(),
+                        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+                    )
+                })
+                .find(|opened| !matches!(opened, Err(rustix::io::Errno::AGAIN)))
+                .unwrap_or(Err(rustix::io::Errno::AGAIN))
         };
         let fd = opened.map_err(|e| self.explain(source, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| format!("cannot be looked at: {e}"))?;

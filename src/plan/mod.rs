@@ -20,7 +20,7 @@ pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
 use crate::manifest::types::{Callable, Network};
-use crate::model::{Life, Logs, Model, Publish, ServiceId, Subject};
+use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,6 +66,7 @@ pub struct Service {
     pub callees: Vec<String>,
     /// What the spec does not hold: it is the supervisor's to carry out.
     pub life: Life,
+    pub limits: Limits,
     /// What the supervisor does with its output; likewise.
     pub logs: Logs,
 }
@@ -177,6 +178,7 @@ pub fn draw(
             .flatten(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
             life: service.life.clone(),
+            limits: service.limits.clone(),
             logs: service.logs.clone(),
         });
     }

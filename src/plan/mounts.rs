@@ -88,14 +88,14 @@ fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), St
 
 /// A resource may not hide what the root brings, nor lie in a part of it that has no place for it.
 fn covered(template: &Template, mount: &Mount) -> Option<String> {
-    template.binds().find_map(|bind| {
-        let bound = bind.to_str()?;
+    template.binds().find_map(|(place, source)| {
+        let bound = place.to_str()?;
         if bound == mount.target || path::is_below(bound, &mount.target) {
             return Some(format!("its path {} would hide {bound} of rootfs \"{}\"; choose another, such as /srv{}", mount.target, template.name, mount.target));
         }
         let inside = mount.target.strip_prefix(bound)?.strip_prefix('/')?;
         let point = MountPoint { path: inside.to_owned(), directory: mount.directory };
-        match has_mount_point(bind, &point) {
+        match has_mount_point(source, &point) {
             Ok(true) => None,
             Ok(false) => Some(format!("its path {} lies in {bound}, which is read-only and does not have it; choose another, such as /srv/{inside}", mount.target)),
             Err(why) => Some(why),

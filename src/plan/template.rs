@@ -1,29 +1,23 @@
-//! Rootfs templates: recipes for the read-only root that a service sees.
+//! Rootfs templates: recipes for the read-only root that a service sees, as they stand on this host.
 //!
-//! A template names host paths. What is a link on the host becomes the same link, what is not there is
-//! left out, and the rest is mounted read-only. Looked for beside the manifest first, in
-//! `rootfs-templates/NAME.toml`, then among those that PySecure brings.
+//! A template either binds host paths (what is a link on the host becomes the same link, what is not there is left
+//! out), or is a jail ([`crate::jail`]): then what is mounted are parts of its tree in the store, where whoever starts
+//! services has it made first. Looked for beside the manifest first, in `rootfs-templates/NAME.toml`, then among those
+//! that PySecure brings.
 
 use super::PlanError;
+use crate::jail::collect::{Kind, Listing, collect};
+use crate::jail::recipe::{self, Recipe};
+use crate::jail::store::Store;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-const BUILT_IN: [(&str, &str); 1] = [("host", include_str!("../../rootfs-templates/host.toml"))];
 
 /// Where templates are looked for.
 #[derive(Clone, Debug)]
 pub struct Library {
     folder: PathBuf,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Recipe {
-    #[allow(dead_code, reason = "for the reader of the recipe")]
-    description: String,
-    bind: Vec<PathBuf>,
-    directories: Vec<PathBuf>,
+    state: PathBuf,
 }
 
 /// A recipe as it stands on this host.
@@ -31,13 +25,16 @@ struct Recipe {
 pub struct Template {
     pub name: String,
     pub entries: Vec<Entry>,
+    /// The hash of the jail's tree, if it is a jail.
+    pub jail: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Entry {
-    /// A host path that is mounted read-only at the same place.
+    /// A host path that is mounted read-only.
     Bind {
         path: PathBuf,
+        source: PathBuf,
         directory: bool,
     },
     Link {
@@ -50,10 +47,11 @@ pub enum Entry {
 }
 
 impl Library {
-    /// `manifest_folder`: where the manifest lies.
-    pub fn new(manifest_folder: &Path) -> Library {
+    /// `manifest_folder`: where the manifest lies; `state`: the directory that holds the store of jails.
+    pub fn new(manifest_folder: &Path, state: &Path) -> Library {
         Library {
             folder: manifest_folder.join("rootfs-templates"),
+            state: state.to_owned(),
         }
     }
 
@@ -62,29 +60,42 @@ impl Library {
             name: name.to_owned(),
             cause,
         };
-        if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
-            return Err(bad("is no template's name; write a name such as \"host\"".into()));
+        let recipe = recipe::load(&self.folder, name).map_err(|e| bad(e.to_string()))?;
+        if !recipe.is_jail() {
+            return Ok(Template {
+                name: name.to_owned(),
+                entries: entries(&recipe).map_err(bad)?,
+                jail: None,
+            });
         }
-        let own = self.folder.join(format!("{name}.toml"));
-        let text = match std::fs::read_to_string(&own) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => match BUILT_IN.iter().find(|(n, _)| *n == name) {
-                Some((_, text)) => (*text).to_owned(),
-                None => {
-                    let known = BUILT_IN.map(|(n, _)| n).join(", ");
-                    return Err(bad(format!(
-                        "there is no such template; there are: {known}, and your own in {}",
-                        self.folder.display()
-                    )));
-                }
-            },
-            Err(e) => return Err(bad(format!("read {}: {e}", own.display()))),
-        };
-        let recipe: Recipe = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let store = Store::new(&self.state);
+        let listing = collect(name, &recipe).map_err(|e| bad(e.to_string()))?;
+        let hash = store.hash(&listing).map_err(|e| bad(e.to_string()))?;
         Ok(Template {
             name: name.to_owned(),
-            entries: entries(&recipe).map_err(bad)?,
+            entries: parts(&listing, &store.tree(&hash)),
+            jail: Some(hash),
         })
+    }
+
+    /// Has the jail of a template made, if it is one and is not there.
+    pub fn make(&self, template: &Template) -> Result<(), PlanError> {
+        let Some(hash) = &template.jail else { return Ok(()) };
+        let store = Store::new(&self.state);
+        if store.has(hash) && store.known(hash) {
+            return Ok(());
+        }
+        let bad = |e: crate::jail::JailError| PlanError::Template {
+            name: template.name.clone(),
+            cause: e.to_string(),
+        };
+        let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
+        let listing = collect(&template.name, &recipe).map_err(bad)?;
+        let (built, _) = store.build(&listing).map_err(bad)?;
+        if built != *hash {
+            return Err(bad(crate::jail::JailError::Changed));
+        }
+        Ok(())
     }
 }
 
@@ -112,6 +123,7 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
         } else {
             Entry::Bind {
                 path: path.clone(),
+                source: path.clone(),
                 directory: found.is_dir(),
             }
         };
@@ -123,11 +135,61 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
     Ok(out)
 }
 
+/// Directories that hold more than a jail's: generated files, resources. Of these the parts are mounted.
+const SHARED: [&str; 9] = [
+    "/etc",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/cache",
+    "/home",
+    "/opt",
+    "/srv",
+    "/mnt",
+];
+
+/// The parts of a jail's tree that are mounted: as few as can be, and nothing where nothing is in it.
+fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
+    let mut out = Vec::new();
+    let mut bound: Option<&Path> = None;
+    let filled: BTreeSet<&Path> = listing
+        .items
+        .iter()
+        .filter(|(_, item)| item.kind != Kind::Directory)
+        .flat_map(|(path, _)| path.ancestors().skip(1))
+        .collect();
+    for (path, item) in &listing.items {
+        if bound.is_some_and(|b| path.starts_with(b)) {
+            continue;
+        }
+        let bind = |directory| Entry::Bind {
+            path: path.clone(),
+            source: tree.join(path.strip_prefix("/").unwrap_or(path)),
+            directory,
+        };
+        out.push(match &item.kind {
+            Kind::Link(target) => Entry::Link {
+                path: path.clone(),
+                target: target.clone(),
+            },
+            Kind::File { .. } => bind(false),
+            Kind::Directory if SHARED.iter().any(|s| path == Path::new(s)) || !filled.contains(path.as_path()) => {
+                Entry::Directory { path: path.clone() }
+            }
+            Kind::Directory => {
+                bound = Some(path);
+                bind(true)
+            }
+        });
+    }
+    out
+}
+
 impl Template {
-    /// The host paths that are mounted.
-    pub fn binds(&self) -> impl Iterator<Item = &Path> {
+    /// Where something is mounted, and what.
+    pub fn binds(&self) -> impl Iterator<Item = (&Path, &Path)> {
         self.entries.iter().filter_map(|entry| match entry {
-            Entry::Bind { path, .. } => Some(path.as_path()),
+            Entry::Bind { path, source, .. } => Some((path.as_path(), source.as_path())),
             _ => None,
         })
     }

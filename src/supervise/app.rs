@@ -88,6 +88,8 @@ pub(super) enum Source {
     Demand(u32),
     /// What a service's companion says.
     Network(u32),
+    /// The same of the app's network.
+    AppNetwork,
 }
 
 impl Source {
@@ -102,6 +104,7 @@ impl Source {
             Source::Notify(n) => (6, n),
             Source::Demand(n) => (7, n),
             Source::Network(n) => (8, n),
+            Source::AppNetwork => (9, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -117,7 +120,8 @@ impl Source {
             5 => Source::Outputs,
             6 => Source::Notify(number),
             7 => Source::Demand(number),
-            _ => Source::Network(number),
+            8 => Source::Network(number),
+            _ => Source::AppNetwork,
         }
     }
 }
@@ -188,6 +192,8 @@ pub struct App {
     pub(super) by_pid: BTreeMap<i32, Child>,
     /// Services whose turn has come.
     pub(super) queue: VecDeque<u32>,
+    /// Services that listen, and whose process may be made ready for the first connection.
+    pub(super) warm: VecDeque<u32>,
     pub(super) timers: Timers,
     watches: BTreeMap<u32, Watch>,
     next_watch: u32,
@@ -224,6 +230,7 @@ impl App {
 
     /// What [`App::new`] does under the lock.
     fn make(mut plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+        crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
@@ -240,7 +247,8 @@ impl App {
         }
         let mut launcher = launcher;
         let mut networks = Networks::default();
-        networks.hold(&plan.privilege, plan.services.iter(), &mut launcher)?;
+        let prepared = networks.prepare(&plan.privilege, plan.services.iter(), &mut launcher)?;
+        networks.take_on(prepared);
         let [control, metrics] = [plan.dirs.socket(), plan.dirs.metrics()].map(|path| {
             let socket = sockets::bind_unix(&path, rustix::net::SocketType::STREAM)
                 .map_err(system("make the control socket"))?;
@@ -306,6 +314,7 @@ impl App {
             dependents: BTreeMap::new(),
             by_pid: BTreeMap::new(),
             queue: VecDeque::new(),
+            warm: VecDeque::new(),
             timers: Timers::default(),
             watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
             next_watch: FIRST_WATCH + 1,
@@ -328,6 +337,7 @@ impl App {
             app.order.push(id);
         }
         app.index();
+        app.watch_app_network()?;
         Ok(app)
     }
 
@@ -343,7 +353,7 @@ impl App {
         while !self.finished() {
             self.stop_next();
             // One start a turn, so that reports of a thousand do not pile up.
-            let timeout = if self.start_next() {
+            let timeout = if self.start_next() || self.warm_next() {
                 Some(Duration::ZERO)
             } else {
                 self.next_deadline()
@@ -378,6 +388,21 @@ impl App {
         self.epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
             .map_err(system("watch a descriptor"))
+    }
+
+    /// Hears when the way out of the app's network is lost.
+    pub(super) fn watch_app_network(&self) -> Result<(), SuperviseError> {
+        let Some(words) = self.networks.app_words() else {
+            return Ok(());
+        };
+        match self
+            .epoll
+            .add(words, EpollEvent::new(EpollFlags::EPOLLIN, Source::AppNetwork.pack()))
+        {
+            // It is the one that was there before.
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
+            Err(e) => Err(system("watch a descriptor")(e)),
+        }
     }
 
     /// Who depends on whom, by number.
@@ -417,6 +442,7 @@ impl App {
                 Source::Notify(id) => self.notified(id),
                 Source::Demand(id) => self.demanded(id),
                 Source::Network(id) => self.network_said(id),
+                Source::AppNetwork => self.app_network_said(),
             }
         }
         let now = Instant::now();
@@ -676,6 +702,7 @@ impl App {
         // Whoever is told that all is over may start anew at once.
         self.sockets.clear();
         self.networks.close();
+        self.launcher.release_limits();
         clear_away(&self.plan.dirs);
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);

@@ -103,6 +103,11 @@ impl Connection {
         }
     }
 
+    /// Has a whole request been read that was not looked at yet?
+    pub(super) fn has_more(&self) -> bool {
+        !self.scrapes && self.incoming.contains(&b'\n')
+    }
+
     fn read(&mut self) -> Result<usize, Errno> {
         let mut bytes = [0u8; 16 << 10];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -176,5 +181,30 @@ mod tests {
         assert_eq!(scraped(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"), Some(true));
         assert_eq!(scraped(b"POST /metrics HTTP/1.1\r\n\r\n"), Some(false));
         assert_eq!(scraped(b"\r\n\r\n"), Some(false));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn anything_is_heard(bytes: Vec<u8>) {
+            scraped(&bytes);
+            // What a client says becomes a request or a sentence.
+            let (ours, theirs) = rustix::net::socketpair(
+                rustix::net::AddressFamily::UNIX,
+                rustix::net::SocketType::STREAM,
+                rustix::net::SocketFlags::CLOEXEC,
+                None,
+            )
+            .unwrap();
+            let mut connection = Connection::new(ours);
+            rustix::io::write(&theirs, &bytes).unwrap();
+            rustix::io::write(&theirs, b"\n").unwrap();
+            while connection.incoming.is_empty() || connection.has_more() {
+                let heard = connection.hear();
+                proptest::prop_assert!(matches!(heard, Heard::Rubbish(_) | Heard::Request(_)));
+                if connection.incoming.is_empty() {
+                    break;
+                }
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::app::{App, Child, Source, SuperviseError, system};
 use super::events::{Event, Kind};
+use super::limits;
 use super::network::Networks;
 use super::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
@@ -50,7 +51,14 @@ impl App {
     /// Puts a service in the queue if its time has come.
     pub(super) fn consider(&mut self, id: u32) {
         let Some(service) = self.services.get(&id) else { return };
-        if self.stopping.is_some() || !service.wanted || service.state != State::Waiting {
+        if self.stopping.is_some() || !service.wanted {
+            return;
+        }
+        if service.state == State::Listening && service.plan.life.start != Begin::OnDemand {
+            // By its rules it is to run now, whether somebody connects or not.
+            return self.demanded(id);
+        }
+        if service.state != State::Waiting {
             return;
         }
         if service.plan.life.start == Begin::OnDemand && !service.demanded {
@@ -109,6 +117,9 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
+        if let Err(error) = self.sockets.reclaim(&service.plan) {
+            return self.fail(id, &error.to_string(), 1);
+        }
         for (socket, _) in self.sockets.of(&service.plan) {
             if let Err(e) = self
                 .epoll
@@ -118,8 +129,25 @@ impl App {
             }
         }
         service.enter(State::Listening);
+        self.warm.push_back(id);
         self.settle_start(id, Ok(()));
         self.wake_dependents(id);
+    }
+
+    /// Makes the process of a service that listens, all but its program: most of what a start takes is done before
+    /// anybody waits for it. Says whether there was one to be made.
+    pub(super) fn warm_next(&mut self) -> bool {
+        let Some(id) = self.warm.pop_front() else { return false };
+        let cold = |s: &Service| s.state == State::Listening && s.running.is_none();
+        // A process that is to have a companion waits for that, and cannot wait for two things.
+        let alone = |s: &Service| !s.plan.egress && s.plan.publish.is_empty();
+        if self.stopping.is_none() && self.services.get(&id).is_some_and(|s| cold(s) && alone(s)) {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.begun = Instant::now();
+            }
+            self.launched(id, true);
+        }
+        true
     }
 
     fn unlisten(&mut self, id: u32) {
@@ -152,25 +180,73 @@ impl App {
         let Some(id) = self.queue.pop_front() else {
             return false;
         };
-        let waits = |s: &Service| s.wanted && s.state == State::Waiting && s.running.is_none();
+        let waits = |s: &Service| s.wanted && s.state == State::Waiting && (s.running.is_none() || s.held);
         if self.stopping.is_none()
             && let Some(service) = self.services.get_mut(&id).filter(|s| waits(s))
         {
             service.begun = Instant::now();
-            match self.launch(id) {
-                Ok(()) => {}
-                Err(SuperviseError::Launch(error)) => self.broke(id, &error.to_string(), error.exit_code()),
-                Err(error) => self.broke(id, &error.to_string(), 1),
+            if service.held {
+                self.let_go(id);
+            } else {
+                self.launched(id, false);
             }
         }
         true
     }
 
-    fn launch(&mut self, id: u32) -> Result<(), SuperviseError> {
+    fn launched(&mut self, id: u32, hold: bool) {
+        let error = match self.launch(id, hold) {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        self.unlisten(id);
+        let code = match &error {
+            SuperviseError::Launch(error) => error.exit_code(),
+            _ => 1,
+        };
+        self.broke(id, &error.to_string(), code);
+    }
+
+    /// Has a process that was made ready run its program.
+    fn let_go(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.held = false;
+        service.enter(State::Starting);
+        let life = &service.plan.life;
+        if life.ready != Ready::Started && !life.start_timeout.is_zero() {
+            self.timers.set_in(id, Timer::Start, life.start_timeout);
+        }
+        // If it is gone, that is told by its end.
+        let _ = service.running.as_ref().map(crate::launch::Running::go);
+    }
+
+    /// Connects the app's network to the outside again, if it was and no longer is.
+    fn restore_way_out(&mut self, id: u32) -> Result<(), SuperviseError> {
+        if self
+            .services
+            .get(&id)
+            .is_some_and(|s| self.networks.lacks_way_out(&s.plan))
+        {
+            let planned = self.services.values().map(|s| &s.plan);
+            let prepared = self
+                .networks
+                .prepare(&self.plan.privilege, planned, &mut self.launcher)?;
+            self.networks.take_on(prepared);
+            self.watch_app_network()?;
+        }
+        Ok(())
+    }
+
+    /// `hold`: all but the program.
+    fn launch(&mut self, id: u32, hold: bool) -> Result<(), SuperviseError> {
+        self.restore_way_out(id)?;
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
         let planned = &service.plan;
+        self.sockets.reclaim(planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)
             .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
@@ -188,6 +264,7 @@ impl App {
             let (uid, gid) = super::sockets::ids(&planned.identity);
             rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
         }
+        limits::hold(planned, &self.plan, &mut self.launcher)?;
         let sockets = self.sockets.of(planned);
         let request = Start {
             spec: &bundle.spec,
@@ -196,7 +273,7 @@ impl App {
             sockets: &sockets,
             terminal: false,
             network: self.networks.shared(planned),
-            hold: Networks::holds(planned),
+            hold: hold || Networks::holds(planned),
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
         let running = self.launcher.start(&request)?;
@@ -231,13 +308,17 @@ impl App {
         service.program_runs = false;
         service.ending = None;
         service.fault = None;
+        service.note = None;
         service.healthy = None;
         service.failures = 0;
         service.says = None;
         service.reloading = false;
-        service.enter(State::Starting);
-        if ready != Ready::Started && !limit.is_zero() {
-            self.timers.set(id, Timer::Start, Instant::now() + limit);
+        service.held = hold;
+        if !hold {
+            service.enter(State::Starting);
+        }
+        if !hold && ready != Ready::Started && !limit.is_zero() {
+            self.timers.set_in(id, Timer::Start, limit);
         }
         if let Err(error) = watched {
             self.fault(id, &error.to_string());
@@ -251,6 +332,9 @@ impl App {
             return;
         };
         service.program_runs = true;
+        if let Some(running) = &mut service.running {
+            running.settle();
+        }
         if service.state != State::Starting {
             // It was told to end meanwhile.
             return;
@@ -297,14 +381,13 @@ impl App {
         let Some(service) = self.services.get(&id).filter(|s| s.state == State::Running) else {
             return;
         };
-        let now = Instant::now();
         let (health, watchdog) = (
             service.plan.life.health.as_ref().map(|h| h.interval),
             service.plan.life.watchdog,
         );
         for (timer, time) in [(Timer::Ask, health), (Timer::Watchdog, watchdog)] {
             match time {
-                Some(time) => self.timers.set(id, timer, now + time),
+                Some(time) => self.timers.set_in(id, timer, time),
                 None => self.timers.cancel(id, timer),
             }
         }
@@ -317,18 +400,28 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if let Some(running) = service.running.take() {
+        let running = service.running.take();
+        if let Some(running) = &running {
             let _ = self.epoll.delete(&running.reports);
         }
         service.notify = None;
         self.networks.end(id);
         let asking = service.asking.take();
+        let held = std::mem::take(&mut service.held);
         let (began, ready) = (
             std::mem::take(&mut service.program_runs),
             service.state == State::Running,
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
-        let (after, fault) = (service.after, service.fault.take());
+        let (after, mut fault) = (service.after, service.fault.take());
+        // Whoever was told to end may have been killed for not doing so.
+        if let (After::Policy, None, Ending::Exited(status)) = (after, &fault, &ending) {
+            let group = running.as_ref().and_then(|r| r.cgroup());
+            service.note = limits::explain(*status, group, &service.plan.limits);
+        }
+        // With it goes its cgroup, of which the next one has to be a new one.
+        drop(running);
+        let note = service.note.clone();
         let (name, kind) = (service.plan.name.clone(), service.plan.life.kind);
         let policy = service.plan.life.restart.when;
         self.timers.cancel_all(id);
@@ -337,10 +430,17 @@ impl App {
         }
         let code = match ending {
             Ending::Failed(error) if after == After::Policy => {
+                self.unlisten(id);
                 self.broke(id, &error.to_string(), error.exit_code());
                 return;
             }
             Ending::Failed(error) => error.exit_code(),
+            // It was made ready for nothing, or for a connection that has come meanwhile.
+            Ending::Exited(_) if held && after == After::Policy => {
+                self.unlisten(id);
+                self.broke(id, &LaunchError::Vanished.to_string(), 125);
+                return;
+            }
             Ending::Exited(_) if !began && after == After::Policy => {
                 let why = fault.unwrap_or_else(|| LaunchError::Vanished.to_string());
                 self.broke(id, &why, 125);
@@ -348,12 +448,15 @@ impl App {
             }
             Ending::Exited(status) => exit_code(status),
         };
-        if let Some(service) = self.services.get_mut(&id) {
+        if let Some(service) = self.services.get_mut(&id).filter(|_| !held) {
             service.last_exit = Some(code);
         }
         if after != After::Policy {
-            self.finish(id, after, true);
+            self.finish(id, after, !held);
             return;
+        }
+        if let Some(note) = &note {
+            self.emit(&Event::new(Kind::Oom, &name).detail(note.clone()));
         }
         let mut event = Event::new(Kind::Exited, &name).code(code);
         if let Some(fault) = &fault {
@@ -364,9 +467,13 @@ impl App {
         match &fault {
             Some(fault) => self.outputs.say(&format!("{name} was ended: {fault}")),
             None if kind == ServiceType::Oneshot && !failed => {}
-            None => self.outputs.say(&format!("{name} ended with code {code}")),
+            None => match &note {
+                Some(note) => self.outputs.say(&format!("{name} ended with code {code}: {note}")),
+                None => self.outputs.say(&format!("{name} ended with code {code}")),
+            },
         }
         let faulty = fault.is_some();
+        fault = fault.or(note);
         let why = match fault {
             Some(fault) => fault,
             None if !ready && kind == ServiceType::Simple => format!("ended with code {code} before it was ready"),
@@ -435,8 +542,8 @@ impl App {
         service.restarts += 1;
         service.restarts_in_all = service.restarts_in_all.saturating_add(1);
         service.enter(State::Restarting);
-        let (name, at) = (service.plan.name.clone(), Instant::now() + wait);
-        self.timers.set(id, Timer::Restart, at);
+        let name = service.plan.name.clone();
+        self.timers.set_in(id, Timer::Restart, wait);
         let detail = format!("{why}; starts again in {}", in_words(wait));
         self.outputs.say(&format!("{name}: {detail}"));
         self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
@@ -454,6 +561,7 @@ impl App {
         service.enter(State::Failed {
             error: error.to_owned(),
         });
+        self.sockets.release(&service.plan);
         self.timers.cancel_all(id);
         self.unwell = true;
         self.outputs.say(&format!("error: service `{name}`: {error}"));
@@ -482,8 +590,45 @@ impl App {
         if service.running.is_none() {
             self.timers.cancel_all(id);
             self.finish(id, after, false);
+        } else if service.held {
+            // None of it is the service's own yet, so there is nothing to ask to end.
+            let _ = service.running.as_ref().map(|running| running.signal(Signal::KILL));
+            service.enter(State::Stopping);
         } else {
             self.doomed.insert(id);
+        }
+    }
+
+    /// Has a service start again, as the manifest has it by now. One that runs ends first; one that does not waits for its
+    /// turn, which [`App::consider`] gives it when all that are meant have got so far: what depends on another is not to
+    /// find it as it was before.
+    pub(super) fn begin_anew(&mut self, id: u32, timeout: Option<Duration>) {
+        let Some(service) = self.services.get(&id) else { return };
+        if service.running.is_some() {
+            self.end(id, After::Again, timeout);
+            return;
+        }
+        self.unlisten(id);
+        self.timers.cancel_all(id);
+        self.queue.retain(|queued| *queued != id);
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        service.wanted = true;
+        service.demanded = false;
+        service.restarts = 0;
+        service.after = After::Policy;
+        service.enter(State::Waiting);
+        self.take_next(id);
+    }
+
+    /// What the manifest has made of a service since it was started.
+    fn take_next(&mut self, id: u32) {
+        if let Some(service) = self.services.get_mut(&id)
+            && let Some(next) = service.next.take()
+        {
+            service.plan = next;
+            self.index();
         }
     }
 
@@ -523,7 +668,7 @@ impl App {
         let _ = running.signal(Signal::CONT);
         service.enter(State::Stopping);
         self.timers.cancel_all(id);
-        self.timers.set(id, Timer::Stop, Instant::now() + within);
+        self.timers.set_in(id, Timer::Stop, within);
     }
 
     /// Ends a service that does not do as it should; what follows is up to its restart policy.
@@ -551,6 +696,21 @@ impl App {
         }
     }
 
+    /// The app's network said something: if its way out is gone, those that were granted it are not left without.
+    pub(super) fn app_network_said(&mut self) {
+        let Some(error) = self.networks.app_heard() else { return };
+        for service in self
+            .services
+            .values_mut()
+            .filter(|s| self.networks.lacks_way_out(&s.plan))
+        {
+            if let Some(running) = &service.running {
+                let _ = running.signal(Signal::KILL);
+                service.fault.get_or_insert_with(|| error.clone());
+            }
+        }
+    }
+
     /// A service that was told to end has, or had nothing to end.
     fn finish(&mut self, id: u32, after: After, ended: bool) {
         self.doomed.remove(&id);
@@ -562,10 +722,7 @@ impl App {
         let name = service.plan.name.clone();
         service.after = After::Policy;
         service.stop_within = None;
-        if let Some(next) = service.next.take() {
-            service.plan = next;
-            self.index();
-        }
+        self.take_next(id);
         if ended {
             self.emit(&Event::new(Kind::Stopped, &name));
         }
@@ -721,7 +878,7 @@ impl App {
             } else {
                 let wait = interval.min(FIRST_ASKED * (1 << service.failures.min(10)));
                 service.failures = service.failures.saturating_add(1);
-                self.timers.set(id, Timer::Ask, Instant::now() + wait);
+                self.timers.set_in(id, Timer::Ask, wait);
             }
             return;
         }
@@ -734,7 +891,7 @@ impl App {
         }
         let (now, failures) = (service.healthy, service.failures);
         let (name, policy) = (service.plan.name.clone(), service.plan.life.restart.when);
-        self.timers.set(id, Timer::Ask, Instant::now() + interval);
+        self.timers.set_in(id, Timer::Ask, interval);
         if now == before {
             return;
         }
@@ -778,7 +935,7 @@ impl App {
                 (Some(Watchdog::Alive), Some(time))
                     if self.services.get(&id).is_some_and(|s| s.state == State::Running) =>
                 {
-                    self.timers.set(id, Timer::Watchdog, Instant::now() + time);
+                    self.timers.set_in(id, Timer::Watchdog, time);
                 }
                 (Some(Watchdog::Trigger), Some(_)) => self.fault(id, "asked for it by WATCHDOG=trigger"),
                 _ => {}

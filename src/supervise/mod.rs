@@ -13,6 +13,7 @@ mod control;
 pub mod events;
 pub mod history;
 mod lifecycle;
+mod limits;
 mod logfile;
 pub mod logs;
 mod metrics;

@@ -57,72 +57,125 @@ pub struct Networks {
     pasta: Option<PathBuf>,
 }
 
+/// What [`Networks::prepare`] made, and [`Networks::take_on`] has yet to take on. Dropped, it is gone again.
+pub struct Prepared {
+    app: Option<Network>,
+    app_companion: Option<Companion>,
+    published: BTreeMap<SocketAddr, OwnedFd>,
+    /// All that are wanted.
+    addresses: BTreeSet<SocketAddr>,
+    pasta: Option<PathBuf>,
+    wants_app: bool,
+    wants_way_out: bool,
+}
+
 impl Networks {
-    /// Makes all that is to be there before these services are, lets go of what none of them wants, and says what this
-    /// host lacks. With an error, all that was there is still.
-    pub fn hold<'s>(
-        &mut self,
+    /// Makes all that these services need and that is not there yet, and says what this host lacks for the rest.
+    /// What is there stays as it is.
+    pub fn prepare<'s>(
+        &self,
         privilege: &Privilege,
         services: impl Iterator<Item = &'s Service> + Clone,
         launcher: &mut Launcher,
-    ) -> Result<(), NetworkError> {
-        if let Some(service) = services.clone().find(|s| s.egress)
-            && self.pasta.is_none()
-        {
-            self.pasta = Some(find_pasta(&service.name, privilege)?);
-        }
-        let wanted: BTreeSet<SocketAddr> = services
+    ) -> Result<Prepared, NetworkError> {
+        let pasta = match services.clone().find(|s| s.egress) {
+            Some(service) => Some(find_pasta(&service.name, privilege)?),
+            None => None,
+        };
+        let addresses: BTreeSet<SocketAddr> = services
             .clone()
             .flat_map(|s| s.publish.iter().map(|publish| publish.address))
             .collect();
-        let mut fresh = Vec::new();
-        for address in wanted.iter().filter(|address| !self.published.contains_key(address)) {
+        let mut published = BTreeMap::new();
+        for address in addresses.iter().filter(|a| !self.published.contains_key(a)) {
             let socket = sockets::tcp(*address)
                 .and_then(|socket| Ok(rustix::io::ioctl_fionbio(&socket, true).map(|()| socket)?))
                 .map_err(|e| PlanError::io("publish", address.to_string(), sockets::explain(e)))?;
-            fresh.push((*address, socket));
+            published.insert(*address, socket);
         }
-        self.hold_app(services, launcher)?;
-        self.published.retain(|address, _| wanted.contains(address));
-        self.published.extend(fresh);
-        Ok(())
-    }
-
-    /// The network that services share, and its way out.
-    fn hold_app<'s>(
-        &mut self,
-        services: impl Iterator<Item = &'s Service> + Clone,
-        launcher: &mut Launcher,
-    ) -> Result<(), NetworkError> {
+        let mut prepared = Prepared {
+            app: None,
+            app_companion: None,
+            published,
+            addresses,
+            pasta,
+            wants_app: false,
+            wants_way_out: false,
+        };
         let mut members = services.filter(|s| s.network == Kind::App);
         let Some(member) = members.next() else {
-            // Members that are about to end keep it alive for as long as they need it.
-            self.end_app_companion();
-            self.app = None;
-            return Ok(());
+            return Ok(prepared);
         };
         let keeper = keeper(member);
-        let network = match self.app.take() {
-            Some(network) => network,
-            None => launcher.new_network(keeper.unwrap_or((0, 0)))?,
-        };
-        let network = self.app.insert(network);
+        prepared.wants_app = true;
+        if self.app.is_none() {
+            prepared.app = Some(launcher.new_network(keeper.unwrap_or((0, 0)))?);
+        }
         // The model sees to it that all members have a way out, or none.
-        if !member.egress {
-            self.end_app_companion();
-        } else if self.app_companion.is_none() {
+        prepared.wants_way_out = member.egress;
+        if member.egress
+            && self.app_companion.is_none()
+            && let Some(network) = prepared.app.as_ref().or(self.app.as_ref())
+        {
             let companion = launcher.accompany(&Task {
                 network,
                 service: None,
-                pasta: self.pasta.as_deref().map(|path| arguments(path, network)).as_deref(),
+                pasta: prepared
+                    .pasta
+                    .as_deref()
+                    .map(|path| arguments(path, network))
+                    .as_deref(),
                 published: &[],
                 keeper,
                 seccomp: Some(compile::seccomp()?),
             })?;
             settled(&companion).map_err(NetworkError::App)?;
-            self.app_companion = Some(companion);
+            prepared.app_companion = Some(companion);
         }
-        Ok(())
+        Ok(prepared)
+    }
+
+    /// From now on this is what there is; what nobody wants any more is let go. Members of the app's network that are
+    /// about to end keep it alive for as long as they need it.
+    pub fn take_on(&mut self, prepared: Prepared) {
+        self.pasta = prepared.pasta;
+        self.published.extend(prepared.published);
+        self.published.retain(|address, _| prepared.addresses.contains(address));
+        if !prepared.wants_way_out {
+            self.end_app_companion();
+        } else if prepared.app_companion.is_some() {
+            self.app_companion = prepared.app_companion;
+        }
+        if !prepared.wants_app {
+            self.app = None;
+        } else if prepared.app.is_some() {
+            self.app = prepared.app;
+        }
+    }
+
+    /// Readable when the way out of the app's network has something to say, or is gone.
+    pub fn app_words(&self) -> Option<BorrowedFd<'_>> {
+        self.app_companion.as_ref().map(|companion| companion.words.as_fd())
+    }
+
+    /// Why the app's network has no way out any more, if that is so.
+    pub fn app_heard(&mut self) -> Option<String> {
+        let mut bytes = [0u8; 4096];
+        let lost = match rustix::io::read(&self.app_companion.as_ref()?.words, &mut bytes) {
+            Ok(0) => "the process for it ended".to_owned(),
+            Ok(read) => trouble(&bytes[..read])?,
+            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(errno) => errno.to_string(),
+        };
+        self.end_app_companion();
+        Some(format!(
+            "the app's network is no longer connected to the outside: {lost}"
+        ))
+    }
+
+    /// Would this service be started without the way out that it was granted?
+    pub fn lacks_way_out(&self, service: &Service) -> bool {
+        service.egress && service.network == Kind::App && self.app_companion.is_none()
     }
 
     fn end_app_companion(&mut self) {

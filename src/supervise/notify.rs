@@ -84,4 +84,13 @@ mod tests {
         assert_eq!((said.watchdog, said.extend_usec), (Some(Watchdog::Alive), Some(5)));
         assert_eq!(parse(b"\xff\xfe\n\nREADY"), Said::default());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn anything_is_read(bytes: Vec<u8>, key in "(READY|STATUS|WATCHDOG|EXTEND_TIMEOUT_USEC|RELOADING)", value in "\\PC*") {
+            parse(&bytes);
+            let said = parse(format!("{key}={value}\n").as_bytes());
+            proptest::prop_assert!(said.status.is_none_or(|s| s.chars().count() <= LONGEST_STATUS));
+        }
+    }
 }

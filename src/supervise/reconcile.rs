@@ -90,9 +90,15 @@ impl App {
             }
         }
         super::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
+        let networks = self
+            .networks
+            .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
+            .map_err(|e| e.to_string())?;
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
+        self.networks.take_on(networks);
+        self.watch_app_network().map_err(|e| e.to_string())?;
         let templates = apply.templates;
         let named: std::collections::HashSet<&str> = apply.order.iter().map(String::as_str).collect();
         let mut watch = Watch::new(sink);
@@ -150,14 +156,15 @@ impl App {
         for id in gone {
             self.end(id, After::Gone, None);
         }
-        for (id, begins) in begins {
-            if begins {
-                self.end(id, After::Again, None);
-            } else {
-                // Its rules may have changed: what it was waiting for may have come.
-                self.rearm(id);
-                self.consider(id);
+        for (id, begins) in &begins {
+            match begins {
+                true => self.begin_anew(*id, None),
+                false => self.rearm(*id),
             }
+        }
+        // All rules may have changed, and with them what is waited for.
+        for (id, _) in begins {
+            self.consider(id);
         }
         self.check_watch(number);
         Ok(())

@@ -19,30 +19,38 @@ use std::time::Duration;
 impl App {
     /// A client has said something, reads on, or is gone.
     pub(super) fn converse(&mut self, number: u32) {
-        let Some(connection) = self.connections.get_mut(&number) else {
-            return;
-        };
-        match connection.hear() {
-            Heard::Nothing => {}
-            Heard::Gone => {
-                self.connections.remove(&number);
-                return;
-            }
-            Heard::Rubbish(why) => {
-                self.answer(number, Reply::error(why));
-                self.close(number);
-            }
-            Heard::Scrape(asked) => {
-                let answer = match asked {
-                    true => metrics::answer(&self.status(), &self.usage()),
-                    false => metrics::refusal(),
-                };
-                if let Some(connection) = self.connections.get_mut(&number) {
-                    connection.put(&answer);
+        // What it has said at once is answered at once: nothing would wake the loop for what was read already.
+        while let Some(connection) = self.connections.get_mut(&number) {
+            let more = match connection.hear() {
+                Heard::Nothing => false,
+                Heard::Gone => {
+                    self.connections.remove(&number);
+                    return;
                 }
-                self.close(number);
+                Heard::Rubbish(why) => {
+                    self.answer(number, Reply::error(why));
+                    self.close(number);
+                    false
+                }
+                Heard::Scrape(asked) => {
+                    let answer = match asked {
+                        true => metrics::answer(&self.status(), &self.usage()),
+                        false => metrics::refusal(),
+                    };
+                    if let Some(connection) = self.connections.get_mut(&number) {
+                        connection.put(&answer);
+                    }
+                    self.close(number);
+                    false
+                }
+                Heard::Request(request) => {
+                    self.request(number, request);
+                    self.connections.get(&number).is_some_and(Connection::has_more)
+                }
+            };
+            if !more {
+                break;
             }
-            Heard::Request(request) => self.request(number, request),
         }
         self.flush(number);
     }
@@ -142,6 +150,10 @@ impl App {
         names.iter().map(of).collect()
     }
 
+    fn listens(&self, id: u32) -> bool {
+        self.services.get(&id).is_some_and(|s| s.state == State::Listening)
+    }
+
     fn going_down(&self) -> Result<(), String> {
         match self.stopping {
             Some(_) => Err(format!("`{}` is going down", self.plan.app)),
@@ -182,8 +194,13 @@ impl App {
         }
         let watch = self.watch_for(watch);
         // All are wanted before the first is looked at, lest it fails for one that is about to be.
-        for (id, _) in &fresh {
-            self.revive(*id);
+        for (id, _) in fresh
+            .iter()
+            .filter(|(id, _)| !self.listens(*id))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            self.begin_anew(id, None);
         }
         for (id, by_name) in fresh {
             let on_demand = self
@@ -203,25 +220,6 @@ impl App {
         Ok(())
     }
 
-    /// Has a service wait for its turn, without giving it one yet. One that is being ended comes back after that.
-    fn revive(&mut self, id: u32) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        if service.state == State::Listening {
-            return;
-        }
-        if service.running.is_some() {
-            service.after = After::Again;
-            service.wanted = true;
-            return;
-        }
-        service.wanted = true;
-        service.demanded = false;
-        service.restarts = 0;
-        service.enter(State::Waiting);
-    }
-
     fn end_named(
         &mut self,
         number: u32,
@@ -232,15 +230,6 @@ impl App {
         self.going_down()?;
         let ids = self.named(names)?;
         let mut watch = Watch::new(Sink::Connection(number));
-        if after == After::Again {
-            // Those that do not run only wait for their turn: one that depends on another must not find it stopped.
-            for id in &ids {
-                if self.services.get(id).is_some_and(|s| s.running.is_none()) {
-                    self.end(*id, After::Rest, timeout);
-                    self.revive(*id);
-                }
-            }
-        }
         for id in &ids {
             match after {
                 After::Again => watch.await_start(*id),
@@ -249,8 +238,9 @@ impl App {
         }
         self.watch_for(watch);
         for id in &ids {
-            if after != After::Again || self.services.get(id).is_some_and(|s| s.running.is_some()) {
-                self.end(*id, after, timeout);
+            match after {
+                After::Again => self.begin_anew(*id, timeout),
+                _ => self.end(*id, after, timeout),
             }
         }
         for id in ids {
@@ -343,6 +333,9 @@ impl App {
                 if let Some(pid) = service.pid() {
                     used.seconds = service.begun.elapsed().as_secs();
                     usage::add(&mut used, pid);
+                }
+                if let Some(group) = service.running.as_ref().and_then(|r| r.cgroup()) {
+                    used.refine(&group.usage());
                 }
                 used
             })

@@ -10,7 +10,7 @@ use std::time::Instant;
 pub enum State {
     /// For what it depends on, or for its turn.
     Waiting,
-    /// Its sockets are open; it is started when something connects.
+    /// Its sockets are open; its program is run when something connects.
     Listening,
     /// Its process is there; it is not ready yet.
     Starting,
@@ -92,10 +92,14 @@ pub(super) struct Service {
     pub stop_within: Option<std::time::Duration>,
     /// Why it is being ended, if not because somebody said so.
     pub fault: Option<String>,
+    /// Why it ended as it did, where that is known.
+    pub note: Option<String>,
     /// Is it to run at all?
     pub wanted: bool,
     /// On demand: something has connected.
     pub demanded: bool,
+    /// On demand: its process is there, with all but its program, and waits.
+    pub held: bool,
     /// Restarts in a row, none of which lasted.
     pub restarts: u32,
     pub restarts_in_all: u32,
@@ -126,8 +130,10 @@ impl Service {
             after: After::Policy,
             stop_within: None,
             fault: None,
+            note: None,
             wanted: false,
             demanded: false,
+            held: false,
             restarts: 0,
             restarts_in_all: 0,
             last_exit: None,
@@ -147,7 +153,10 @@ impl Service {
 
     /// PID 1 of the service's namespace, as the host counts.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.running.as_ref().map(|r| r.pid.as_raw_nonzero().get() as u32)
+        self.running
+            .as_ref()
+            .filter(|_| !self.held)
+            .map(|r| r.pid.as_raw_nonzero().get() as u32)
     }
 
     pub(super) fn status(&self, prints: super::reconcile::Prints) -> ServiceStatus {
@@ -165,7 +174,7 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => None,
+                _ => self.note.clone(),
             },
             restarts: self.restarts_in_all,
             health: self

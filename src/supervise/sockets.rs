@@ -7,7 +7,8 @@
 use crate::model::{DYNAMIC, OPERATOR};
 use crate::plan::{self, Dirs, Identity, PlanError, make_passable, make_private};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -29,12 +30,15 @@ pub(super) struct Sockets {
     held: BTreeMap<Key, OwnedFd>,
     /// Handed to this process by its own service manager, and not asked for yet.
     inherited: Vec<(SocketAddr, OwnedFd)>,
+    /// Addresses of those that were: the service manager holds them as well.
+    managed: BTreeSet<SocketAddr>,
 }
 
 impl Sockets {
     pub(super) fn new(inherited: Vec<(SocketAddr, OwnedFd)>) -> Sockets {
         Sockets {
             held: BTreeMap::new(),
+            managed: inherited.iter().map(|(address, _)| *address).collect(),
             inherited,
         }
     }
@@ -77,7 +81,7 @@ impl Sockets {
             let socket = match (key, owner) {
                 (Key::Listen(address), _) => match self.inherited.iter().position(|(a, _)| a == address) {
                     Some(at) => self.inherited.swap_remove(at).1,
-                    None => tcp(*address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))?,
+                    None => listener(*address)?,
                 },
                 (Key::Pair { callee, caller }, owner) => bind_pair(dirs, caller, callee, *owner)?,
             };
@@ -99,6 +103,24 @@ impl Sockets {
     /// Addresses that this process was handed and no service listens on.
     pub(super) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
         self.inherited.iter().map(|(address, _)| *address)
+    }
+
+    /// Lets go of the addresses of a service that was given up: whoever connects is refused, and does not wait for what does
+    /// not come. Sockets of callers stay, since their files say who may call.
+    pub(super) fn release(&mut self, service: &plan::Service) {
+        for address in service.listen.iter().filter(|a| !self.managed.contains(a)) {
+            self.held.remove(&Key::Listen(*address));
+        }
+    }
+
+    /// Binds again what was released.
+    pub(super) fn reclaim(&mut self, service: &plan::Service) -> Result<(), PlanError> {
+        for address in &service.listen {
+            if let Entry::Vacant(place) = self.held.entry(Key::Listen(*address)) {
+                place.insert(listener(*address)?);
+            }
+        }
+        Ok(())
     }
 
     /// Lets go of all.
@@ -124,6 +146,10 @@ fn pair(callee: &str, caller: &str) -> Key {
         callee: callee.to_owned(),
         caller: caller.to_owned(),
     }
+}
+
+fn listener(address: SocketAddr) -> Result<OwnedFd, PlanError> {
+    tcp(address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))
 }
 
 pub(super) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {

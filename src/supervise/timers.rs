@@ -2,7 +2,7 @@
 //! without need. Times are of the monotonic clock: a clock that is set moves no deadline.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -44,6 +44,14 @@ impl Timers {
         }
     }
 
+    /// Sets it to so long from now; to never, if no clock goes so far.
+    pub(super) fn set_in(&mut self, service: u32, timer: Timer, wait: Duration) {
+        match Instant::now().checked_add(wait) {
+            Some(at) => self.set(service, timer, at),
+            None => self.cancel(service, timer),
+        }
+    }
+
     /// When a timer fires, if it is set.
     pub(super) fn at(&self, service: u32, timer: Timer) -> Option<Instant> {
         self.of.get(&(service, timer)).copied()
@@ -67,7 +75,6 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn each_fires_once_and_in_order() {
@@ -84,6 +91,8 @@ mod tests {
         assert_eq!(timers.pop(at(40)), Some((2, Timer::Ask)));
         assert_eq!(timers.pop(at(40)), Some((1, Timer::Stop)));
         assert_eq!(timers.pop(at(40)), None);
+        assert_eq!(timers.next(), None);
+        timers.set_in(4, Timer::Stop, Duration::MAX);
         assert_eq!(timers.next(), None);
     }
 }

@@ -18,6 +18,28 @@ pub struct ServiceUsage {
     pub io_write_bytes: u64,
     /// Seconds since its process was started.
     pub seconds: u64,
+    /// How often it had to wait because its part of the processors was used up, if that is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<u64>,
+    /// How often the kernel killed a process of it for lack of memory, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+}
+
+impl ServiceUsage {
+    /// A cgroup knows better, as far as it counts: nothing twice, and what has ended since is in it.
+    pub(super) fn refine(&mut self, by: &crate::launch::cgroup::Usage) {
+        let put = |to: &mut u64, from: Option<u64>| *to = from.unwrap_or(*to);
+        put(&mut self.cpu_usec, by.cpu_usec);
+        put(&mut self.memory_bytes, by.memory);
+        put(&mut self.io_read_bytes, by.read);
+        put(&mut self.io_write_bytes, by.written);
+        if let Some(pids) = by.pids {
+            self.pids = u32::try_from(pids).unwrap_or(u32::MAX);
+        }
+        self.throttled = by.throttled;
+        self.oom_kills = by.oom_kills;
+    }
 }
 
 /// Adds up a process and all below it. `pid` 1 of a namespace has every process of it below.

@@ -389,6 +389,11 @@ pub fn binary() -> &'static Path {
         let copy = folder.join("pysecure");
         std::fs::copy(env!("CARGO_BIN_EXE_pysecure"), &copy).unwrap();
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Another thread may have forked while the copy was open for writing, and its child holds that until it execs.
+        wait_until(|| match Command::new(&copy).arg("--version").output() {
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+            other => Some(other.unwrap()),
+        });
         copy
     })
 }

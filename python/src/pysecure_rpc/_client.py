@@ -26,18 +26,22 @@ from ._errors import (
     revive,
 )
 from ._function import Function
-from ._wire import BLOB, MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, pack_into
+from ._wire import BLOB, MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, pack_array_items, pack_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
 
 #: How often a call is tried anew whose connection ended before it was sent.
 _ATTEMPTS = 5
+#: Connections to one service that a thread keeps when it needs no more at once.
+_IDLE = 4
 #: Items of a stream that may be on their way.
 _WINDOW = 16
 _ROOM = socket.CMSG_SPACE(16 * 4)
-_FLAGS = socket.MSG_CMSG_CLOEXEC
-_BAD = socket.MSG_TRUNC | socket.MSG_CTRUNC
+# As plain integers: `|` of the socket module's enumerations takes longer than the system call.
+_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_BAD = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+DONTWAIT = int(socket.MSG_DONTWAIT)
 
 
 def receive(sock: socket.socket, flags: int) -> tuple[bytes, list[int]]:
@@ -166,18 +170,17 @@ class Connection:
         if not name:
             name = function.packed = pack(function.name)
         left = None if deadline is None else max(0, int((deadline - monotonic()) * 1000))
-        trace = _function.traceparent()
         to = Outgoing(self.out_area)
         out = bytearray(b"\x99\x02")
         try:
             pack_into(out, identity, 1, to)
             out += name
             pack_into(out, args, 1, to)
-            pack_into(out, kwargs, 1, to)
-            pack_into(out, left, 1, to)
-            pack_into(out, trace, 1, to)
-            pack_into(out, self.read, 1, to)
-            pack_into(out, credit, 1, to)
+            if kwargs:
+                pack_into(out, kwargs, 1, to)
+            else:
+                out.append(0x80)
+            pack_array_items(out, (left, _function.traceparent(), self.read, credit), to)
             data = bytes(out) if len(out) <= MAX_MESSAGE else to.large(out)
             transmit(self.sock, data, to.fds)
         except OSError as error:
@@ -283,7 +286,10 @@ def _keep(connection: Connection) -> None:
     idle = _pool.idle.get(connection.service)
     if idle is None:
         idle = _pool.idle[connection.service] = []
-    idle.append(connection)
+    if len(idle) < _IDLE:
+        idle.append(connection)
+    else:
+        connection.close()
 
 
 def _result(function: Function, reply: list[Any], identity: int) -> Any:
@@ -412,7 +418,7 @@ def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, 
                 had = 0
     finally:
         if ended:
-            _pool.idle.setdefault(function.service, []).append(connection)
+            _keep(connection)
         else:
             connection.close()
 
@@ -441,7 +447,7 @@ async def _receive_async(connection: Connection, deadline: float | None) -> list
     while True:
         await _wait(connection.sock, deadline)
         try:
-            data, fds = receive(connection.sock, socket.MSG_DONTWAIT)
+            data, fds = receive(connection.sock, DONTWAIT)
         except BlockingIOError:
             continue
         except OSError:
@@ -564,7 +570,7 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
                 had = 0
     finally:
         if ended:
-            _pool.idle.setdefault(function.service, []).append(connection)
+            _keep(connection)
         else:
             connection.close()
 

@@ -72,7 +72,7 @@ def _scalar(text: str, *classes: type) -> Type:
     return Type(text, dump, load)
 
 
-def _exact(text: str, cls: type) -> Type:
+def _exact(text: str, cls: Any) -> Type:
     def convert(value: Any) -> Any:
         if type(value) is cls:
             return value
@@ -372,8 +372,7 @@ def compile_hint(hint: Any, inside: dict[Any, Type] | None = None) -> Type:
     if isinstance(hint, type):
         name = _MODULES.get((hint.__module__, hint.__qualname__))
         if name is not None and getattr(sys.modules.get(hint.__module__), hint.__qualname__, None) is hint:
-            cls: type = typing.cast(type, hint)
-            return _exact(name, cls)
+            return _exact(name, hint)
         if hasattr(hint, "__members__"):
             return _enumeration(hint)
         if hasattr(hint, "__dataclass_fields__"):

@@ -20,10 +20,10 @@ from time import monotonic, sleep
 from typing import Any, Callable
 
 from . import _errors, _function
-from ._client import receive, transmit
+from ._client import DONTWAIT, receive, transmit
 from ._errors import InvalidArguments, ProtocolError, TooLarge
 from ._function import Context, Function, State
-from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack
+from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
 
 _IN = select.EPOLLIN | select.EPOLLONESHOT | select.EPOLLRDHUP
 _OUT = select.EPOLLOUT | select.EPOLLONESHOT | select.EPOLLRDHUP
@@ -143,7 +143,7 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._workers: list[threading.Thread] = []
         self._epoll: select.epoll
-        self._stop_fd = -1
+        self._stop_fd = self._stop_end = -1
         self._stopping = False
         self._ended = False
         self._loop: Any = None
@@ -267,7 +267,8 @@ class Server:
             self.listen()
         _raise_limit()
         self._epoll = select.epoll()
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        # Readable for ever once its other end is closed.
+        self._stop_fd, self._stop_end = os.pipe()
         self._epoll.register(self._stop_fd, select.EPOLLIN)
         for sock, _, _ in self.listeners:
             sock.setblocking(False)
@@ -298,11 +299,12 @@ class Server:
             while (self._running or any(c.calls for c in connections)) and monotonic() < end:
                 self._idle.wait(max(0.0, min(0.05, end - monotonic())))
         self._ended = True
-        os.eventfd_write(self._stop_fd, 1)
+        os.close(self._stop_end)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(1.0)
         for connection in connections:
+            self._turn_away(connection)
             self._drop(connection)
         for sock, _, _ in self.listeners:
             sock.close()
@@ -315,6 +317,23 @@ class Server:
             self._loop.call_soon_threadsafe(self._loop.stop)
         if State.serving == self.name:
             State.serving = None
+
+    def _turn_away(self, connection: _Connection) -> None:
+        """Answers calls that crossed the GOAWAY, so that their callers know that they were not begun."""
+        sock = connection.sock
+        try:
+            sock.shutdown(socket.SHUT_RD)
+            while True:
+                data, fds = receive(sock, DONTWAIT)
+                for fd in fds:
+                    os.close(fd)
+                if not data:
+                    return
+                parts = unpack(data, None)
+                if type(parts) is list and len(parts) > 1 and parts[0] == 2 and type(parts[1]) is int:
+                    self._refuse(connection, parts[1], "pysecure.GoingAway", f"{self.name} ends")
+        except (OSError, ProtocolError, ValueError):
+            return  # it is gone already, or speaks something else
 
     def __enter__(self) -> Server:
         self.start()
@@ -366,6 +385,9 @@ class Server:
     def _greet(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
         connection = _Connection(sock, caller, table)
         with self._lock:
+            if self._stopping:
+                sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
+                return
             full = table.connections >= self.connection_limit
             if not full:
                 table.connections += 1
@@ -373,14 +395,14 @@ class Server:
         try:
             if full:
                 text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
-                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], socket.MSG_DONTWAIT)
+                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
                 sock.close()
                 return
             if len(table.hello) <= MAX_MESSAGE:
-                transmit(sock, table.hello, [], socket.MSG_DONTWAIT)
+                transmit(sock, table.hello, [], DONTWAIT)
             else:
                 to = Outgoing(None)
-                transmit(sock, to.large(table.hello), to.fds, socket.MSG_DONTWAIT)
+                transmit(sock, to.large(table.hello), to.fds, DONTWAIT)
                 to.close()
             self._epoll.register(sock.fileno(), _IN)
         except OSError:
@@ -413,13 +435,16 @@ class Server:
         if connection.closed:
             self._drop(connection, owner=True)
             return
-        if event & select.EPOLLOUT and connection.backlog and not self._flush(connection):
-            return
-        if not event & (select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR):
+        if event & select.EPOLLOUT and connection.backlog:
+            streams = self._flush(connection)
+            if streams is None:
+                return
             self._arm(connection)
+            for call in streams:
+                self._resume(call)
             return
         try:
-            data, fds = receive(connection.sock, socket.MSG_DONTWAIT)
+            data, fds = receive(connection.sock, DONTWAIT)
         except BlockingIOError:
             self._arm(connection)
             return
@@ -493,15 +518,15 @@ class Server:
                 os.close(each)
             connection.in_area = []
 
-    def _flush(self, connection: _Connection) -> bool:
-        """Sends what waits. False if the connection is gone."""
+    def _flush(self, connection: _Connection) -> list[_Call] | None:
+        """Sends what waits. The streams that may go on, or None if the connection is gone."""
         lost = False
         with connection.lock:
             backlog = connection.backlog
             while backlog:
                 data, to, fds = backlog[0]
                 try:
-                    transmit(connection.sock, data, to.fds if to is not None else [], socket.MSG_DONTWAIT)
+                    transmit(connection.sock, data, to.fds if to is not None else [], DONTWAIT)
                 except BlockingIOError:
                     break
                 except OSError:
@@ -513,10 +538,8 @@ class Server:
             streams = [] if backlog else [c for c in connection.calls.values() if c.stream is not None]
         if lost:
             self._drop(connection, owner=True)
-            return False
-        for call in streams:
-            self._resume(call)
-        return True
+            return None
+        return streams
 
     def _send(self, connection: _Connection, reply: list[Any]) -> None:
         """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all."""
@@ -524,12 +547,10 @@ class Server:
         with connection.lock:
             if connection.closed:
                 return
-            to = Outgoing(None)
-            if reply[0] in (3, 5, 6) and len(reply) > 2:
-                area = connection.out_area
-                if area is None:
-                    area = connection.out_area = Area()
-                to = Outgoing(area)
+            area = connection.out_area
+            if area is None:
+                area = connection.out_area = Area()
+            to = Outgoing(area)
             try:
                 data = pack(reply, to)
                 if len(data) > MAX_MESSAGE:
@@ -545,7 +566,7 @@ class Server:
                 connection.used += 1
             if not connection.backlog:
                 try:
-                    transmit(connection.sock, data, to.fds, socket.MSG_DONTWAIT)
+                    transmit(connection.sock, data, to.fds, DONTWAIT)
                     to.close()
                     return
                 except BlockingIOError:
@@ -588,6 +609,8 @@ class Server:
             if call is not None and call.function.is_stream:
                 with connection.lock:
                     call.credit = min(call.credit + more, 1 << 53)
+                if not call.function.is_async and call.stream is not None:
+                    return call, self._pump
                 self._resume(call)
             return None
         if kind == 8:
@@ -628,7 +651,7 @@ class Server:
         for key in kwargs:
             if type(key) is not str:
                 raise ProtocolError("a keyword argument whose name is no text")
-        if read is not None:
+        if read:  # nothing has been read, or nothing is said of it
             self._have_read(connection, read)
         if identity in connection.calls:
             raise ProtocolError("a call's number twice")
@@ -675,6 +698,9 @@ class Server:
 
     def _admit(self, call: _Call, work: Callable[[_Call], None]) -> None:
         """Runs a call in this thread, or lets it wait, or refuses it."""
+        if call.stream is not None:
+            self._resume(call)  # it was admitted long ago
+            return
         with self._lock:
             stopping = self._stopping
             if self._running < self.threads and not stopping:
@@ -1120,10 +1146,15 @@ def _prefork(server: Server, processes: int) -> None:
     for _ in range(processes):
         begin()
     before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
-    os.set_blocking(up, True)
     seen = 0
     while seen < processes and not ending:
-        seen += len(os.read(up, processes - seen))
+        # One that ends before it serves would not be seen by reading alone.
+        if select.select([up], [], [], 0.2)[0]:
+            seen += len(os.read(up, processes - seen))
+        elif os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            ending = True
+            end()
+            print(f"pysecure_rpc: a process of {server.name} could not start", file=sys.stderr, flush=True)
     if not ending:
         notify("READY=1")
     while children:

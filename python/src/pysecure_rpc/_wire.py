@@ -92,11 +92,14 @@ class Member:
 class Area:
     """A memfd that is sent once and used for the large bytes of many messages."""
 
-    __slots__ = ("fd", "size", "sent", "free")
+    __slots__ = ("fd", "size", "sent", "free", "map")
 
     def __init__(self) -> None:
         self.fd = -1
         self.size = 0
+        #: It is written through a mapping, which is ours alone. It is read by pread, never through a mapping: pages that
+        #: the sender left out would be taken from the reader's memory, or end the reader with SIGBUS.
+        self.map: Any = None
         self.sent = False
         #: Has all that lies in it been read?
         self.free = True
@@ -106,11 +109,15 @@ class Area:
             self.fd = os.memfd_create("pysecure-rpc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             fcntl.fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK)
         if size > self.size:
-            self.size = max(size, 1 << 20)
+            import mmap
+
+            self.size = min(max(size, 1 << 20, 2 * self.size), KEEP)
             os.ftruncate(self.fd, self.size)
+            self.map = mmap.mmap(self.fd, self.size)
 
     def close(self) -> None:
         if self.fd >= 0:
+            self.map = None
             os.close(self.fd)
             self.fd = -1
 
@@ -157,7 +164,7 @@ class Outgoing:
         area = self.area
         if area is not None and self.use and self.offset + size <= KEEP:
             area.reserve(self.offset + size)
-            _write(area.fd, data, self.offset)
+            area.map[self.offset : self.offset + size] = data
             keep = not area.sent
             index = self.add(area.fd) if keep else -1
             body = pack([index, self.offset, size, keep])
@@ -459,6 +466,15 @@ def pack_into(out: bytearray, value: Any, depth: int, to: Outgoing | None) -> No
     (_PACKERS.get(type(value)) or _packer(value))(out, value, depth, to)
 
 
+def pack_array_items(out: bytearray, items: Any, to: Outgoing | None) -> None:
+    """Values one after the other, as of an array whose header is there already."""
+    for item in items:
+        if item is None:
+            out.append(0xC0)
+        else:
+            (_PACKERS.get(type(item)) or _packer(item))(out, item, 1, to)
+
+
 # Reading messages.
 
 
@@ -659,7 +675,27 @@ class Reader:
         self.count(many, depth)
         depth += 1
         value = self.value
-        return [value(depth) for _ in range(many)]
+        buf = self.buf
+        end = self.end
+        items: list[Any] = []
+        for _ in range(many):
+            pos = self.pos
+            # What most arrays hold is read here, and not by a call each.
+            if pos < end:
+                first = buf[pos]
+                if first < 0x80:
+                    self.pos = pos + 1
+                    items.append(first)
+                    continue
+                if first == 0xC0:
+                    self.pos = pos + 1
+                    items.append(None)
+                    continue
+                if 0xA0 <= first < 0xC0:
+                    items.append(self.text(pos + 1, first & 0x1F))
+                    continue
+            items.append(value(depth))
+        return items
 
     def map(self, many: int, depth: int) -> dict[Any, Any]:
         self.count(2 * many, depth)

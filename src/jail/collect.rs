@@ -1,0 +1,388 @@
+//! From a recipe to the list of what its jail holds, and why: links as links, programs with their interpreters and
+//! libraries, scripts with what runs them.
+//!
+//! Set-id bits and device nodes, pipes and sockets do not get onto the list.
+
+use super::recipe::Recipe;
+use super::{JailError, elf};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+/// The kernel follows as many.
+const MOST_LINKS: usize = 40;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    Directory,
+    Link(PathBuf),
+    File {
+        executable: bool,
+        size: u64,
+        /// Whole seconds: python's caches hold the time of their source.
+        modified: i64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    pub kind: Kind,
+    /// A sentence's end: "is here because …".
+    pub why: String,
+    /// What changes when the file does; not part of what it is.
+    #[serde(skip)]
+    pub print: (u64, i64, i64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub items: BTreeMap<PathBuf, Item>,
+    /// What the jail lacks, a sentence each.
+    pub notes: Vec<String>,
+}
+
+struct Collector {
+    out: Listing,
+    exclude: Vec<glob::Pattern>,
+    cache: Option<Vec<(String, PathBuf)>>,
+    /// Files whose needs are still to be looked at; is a lack an error?
+    queue: Vec<(PathBuf, bool)>,
+}
+
+pub fn collect(name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
+    let exclude = recipe
+        .exclude
+        .iter()
+        .map(|g| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it"))))
+        .collect::<Result<_, _>>()?;
+    let mut it = Collector {
+        out: Listing::default(),
+        exclude,
+        cache: None,
+        queue: Vec::new(),
+    };
+    let named = format!("recipe {name} names it");
+    for path in &recipe.paths {
+        let place = checked(path)?;
+        if !it.add(&place, &named, true)? {
+            return Err(JailError::NoPath(place));
+        }
+    }
+    for binary in &recipe.binaries {
+        let path = find_program(binary)?.ok_or_else(|| JailError::NoBinary(binary.clone()))?;
+        it.add(&path, &named, true)?;
+    }
+    for (globs, needed) in [(&recipe.globs, true), (&recipe.optional, false)] {
+        for text in globs {
+            checked(text)?;
+            let found = glob::glob(text).map_err(|e| JailError::Form(format!("the glob {text}: {e}; correct it")))?;
+            let mut any = false;
+            for path in found.flatten() {
+                any |= it.add(&path, &format!("recipe {name} names {text}"), needed)?;
+            }
+            if !any && needed {
+                return Err(JailError::NoMatch(text.clone()));
+            }
+        }
+    }
+    it.follow()?;
+    for (place, target) in &recipe.links {
+        let place = checked(place)?;
+        let parent = it.resolve(place.parent().unwrap_or(Path::new("/")), &named)?;
+        it.parents(&parent.join("x"));
+        let name = place.file_name().unwrap_or_default();
+        let kind = Kind::Link(target.into());
+        it.insert(parent.join(name), kind, &named, (0, 0, 0));
+    }
+    for directory in &recipe.directories {
+        let place = it.resolve(&checked(&directory.to_string_lossy())?, &named)?;
+        it.parents(&place.join("x"));
+    }
+    Ok(it.out)
+}
+
+fn checked(text: &str) -> Result<PathBuf, JailError> {
+    crate::model::path::normal(text)
+        .map(PathBuf::from)
+        .map_err(|_| JailError::Leaves(text.to_owned()))
+}
+
+fn find_program(name: &str) -> Result<Option<PathBuf>, JailError> {
+    if name.contains('/') {
+        let path = checked(name)?;
+        return Ok(path.is_file().then_some(path));
+    }
+    let folders = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
+    Ok(folders.iter().map(|f| Path::new(f).join(name)).find(|p| p.is_file()))
+}
+
+impl Collector {
+    fn insert(&mut self, path: PathBuf, kind: Kind, why: &str, print: (u64, i64, i64)) -> bool {
+        if self.out.items.contains_key(&path) {
+            return false;
+        }
+        let why = why.to_owned();
+        self.out.items.insert(path, Item { kind, why, print });
+        true
+    }
+
+    fn parents(&mut self, path: &Path) {
+        for parent in path.ancestors().skip(1).filter(|p| *p != Path::new("/")) {
+            self.insert(parent.to_owned(), Kind::Directory, "something lies in it", (0, 0, 0));
+        }
+    }
+
+    /// Where a path really leads; the links on the way get onto the list. The root is the root: `..` does not
+    /// lead out of it.
+    fn resolve(&mut self, path: &Path, why: &str) -> Result<PathBuf, JailError> {
+        let mut left: Vec<std::ffi::OsString> = parts(path);
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            let found = std::fs::symlink_metadata(&next);
+            if !found.as_ref().is_ok_and(std::fs::Metadata::is_symlink) {
+                at = next;
+                continue;
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(JailError::LinkLoop(path.to_owned()));
+            }
+            let target = std::fs::read_link(&next).map_err(|e| JailError::io("read the link", &next, e))?;
+            self.parents(&next);
+            self.insert(next, Kind::Link(target.clone()), why, (0, 0, 0));
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            left.extend(parts(&target));
+        }
+        Ok(at)
+    }
+
+    /// Puts a path and what lies below it on the list: `false` if it is not there. What is `needed` may lack
+    /// nothing itself.
+    fn add(&mut self, path: &Path, why: &str, needed: bool) -> Result<bool, JailError> {
+        let place = self.resolve(path, why)?;
+        let reserved = ["/proc", "/sys", "/dev", "/run", "/tmp"];
+        if reserved.iter().any(|r| place.starts_with(r)) {
+            return Ok(false);
+        }
+        let found = match std::fs::symlink_metadata(&place) {
+            Ok(found) => found,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(JailError::io("look at", place, e)),
+        };
+        self.parents(&place);
+        if found.is_file() {
+            let executable = found.permissions().mode() & 0o111 != 0;
+            let kind = Kind::File {
+                executable,
+                size: found.len(),
+                modified: found.mtime(),
+            };
+            let print = (found.ino(), found.ctime(), found.ctime_nsec());
+            if self.insert(place.clone(), kind, why, print) {
+                self.queue.push((place, needed));
+            }
+        } else if found.is_dir() {
+            self.insert(place.clone(), Kind::Directory, why, (0, 0, 0));
+            let inside = format!("it lies in {}", place.display());
+            let mut names = std::fs::read_dir(&place)
+                .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
+                .map_err(|e| JailError::io("read the directory", &place, e))?;
+            names.sort();
+            for name in names {
+                if !self.exclude.iter().any(|g| g.matches_path(&name)) {
+                    // A link in it that leads nowhere stays such a link.
+                    match self.add(&name, &inside, false) {
+                        Ok(_) => {}
+                        Err(JailError::LinkLoop(at)) => {
+                            self.out
+                                .notes
+                                .push(format!("the links at {} lead in a circle", at.display()));
+                        }
+                        Err(e) => return Err(e),
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Follows what is on the list to what that needs, until nothing is new.
+    fn follow(&mut self) -> Result<(), JailError> {
+        while let Some((path, needed)) = self.queue.pop() {
+            match self.needs_of(&path, needed) {
+                Err(
+                    e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
+                ) if !needed => {
+                    self.out.notes.push(e.to_string());
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_of(&mut self, path: &Path, needed: bool) -> Result<(), JailError> {
+        use std::io::{Read, Seek};
+        let read = |e| JailError::io("read", path, e);
+        let mut file = std::fs::File::open(path).map_err(read)?;
+        let mut head = Vec::new();
+        Read::by_ref(&mut file).take(256).read_to_end(&mut head).map_err(read)?;
+        let why = format!("{} needs it", path.display());
+        if let Some(line) = head.strip_prefix(b"#!") {
+            let executable = matches!(
+                self.out.items.get(path),
+                Some(Item {
+                    kind: Kind::File { executable: true, .. },
+                    ..
+                })
+            );
+            return if executable {
+                self.script(path, line, &why, needed)
+            } else {
+                Ok(())
+            };
+        }
+        if !elf::is_elf(&head) {
+            return Ok(());
+        }
+        file.rewind().map_err(read)?;
+        let mut data = Vec::new();
+        file.read_to_end(&mut data).map_err(read)?;
+        let broken = |cause| JailError::BrokenElf {
+            path: path.to_owned(),
+            cause,
+        };
+        let Some(needs) = elf::needs(&data).map_err(broken)? else {
+            return Ok(());
+        };
+        if let Some(interpreter) = &needs.interpreter
+            && !self.add(interpreter, &why, needed)?
+        {
+            return Err(JailError::NoInterpreter {
+                script: path.to_owned(),
+                interpreter: interpreter.display().to_string(),
+            });
+        }
+        for library in &needs.libraries {
+            self.library(path, &needs, library, &why, needed)?;
+        }
+        Ok(())
+    }
+
+    fn library(
+        &mut self,
+        path: &Path,
+        needs: &elf::Needs,
+        name: &str,
+        why: &str,
+        needed: bool,
+    ) -> Result<(), JailError> {
+        let own: Vec<PathBuf> = if name.contains('/') {
+            vec![PathBuf::from(name)]
+        } else {
+            let mut folders = elf::expand(&needs.rpath, path);
+            folders.extend(elf::expand(&needs.runpath, path));
+            folders.iter().map(|f| f.join(name)).collect()
+        };
+        let fits = |p: &Path| fits(p, needs.kind);
+        if let Some(found) = own.iter().find(|p| fits(p)) {
+            return self.add(found, why, needed).map(drop);
+        }
+        let folders = elf::default_folders(needs.kind);
+        let cache = self.cache.get_or_insert_with(|| {
+            let data = std::fs::read("/etc/ld.so.cache").unwrap_or_default();
+            elf::cache(&data)
+        });
+        let cached: Vec<PathBuf> = cache
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, p)| p.clone())
+            .collect();
+        let is_variant = |p: &Path| p.components().any(|c| c.as_os_str() == "glibc-hwcaps");
+        // Which variant for a processor is taken is decided where the jail runs: all of them go in.
+        let (variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
+        let usual = folders.iter().map(|f| f.join(name));
+        let Some(found) = plain.into_iter().chain(usual).find(|p| fits(p)) else {
+            return Err(JailError::NoLibrary {
+                program: path.to_owned(),
+                library: name.to_owned(),
+            });
+        };
+        for variant in variants.iter().filter(|p| fits(p)) {
+            self.add(variant, why, needed)?;
+        }
+        if !found.parent().is_some_and(|p| folders.iter().any(|f| f == p)) {
+            // Not where the linker looks by itself.
+            let because = format!("it says where {} is", found.display());
+            self.add(Path::new("/etc/ld.so.cache"), &because, needed)?;
+        }
+        self.add(&found, why, needed).map(drop)
+    }
+
+    fn script(&mut self, path: &Path, line: &[u8], why: &str, needed: bool) -> Result<(), JailError> {
+        let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line).into_owned();
+        let mut words = line.split_whitespace();
+        let Some(interpreter) = words.next() else { return Ok(()) };
+        let lacks = |what: &str| JailError::NoInterpreter {
+            script: path.to_owned(),
+            interpreter: what.to_owned(),
+        };
+        let found = Path::new(interpreter).is_absolute() && self.add(Path::new(interpreter), why, needed)?;
+        if !found {
+            return Err(lacks(interpreter));
+        }
+        if interpreter.ends_with("/env")
+            && let Some(program) = words.find(|w| !w.starts_with('-') && !w.contains('='))
+        {
+            let place = find_program(program)?.ok_or_else(|| lacks(program))?;
+            self.add(&place, why, needed)?;
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a path, last first.
+fn parts(path: &Path) -> Vec<std::ffi::OsString> {
+    let kept = path.components().filter_map(|c| match c {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    let mut all: Vec<_> = kept.collect();
+    all.reverse();
+    all
+}
+
+/// Is this a file for the same kind of machine? The linker passes over others.
+fn fits(path: &Path, kind: (u8, u16)) -> bool {
+    use std::io::Read;
+    let mut head = [0u8; 20];
+    let read = std::fs::File::open(path).and_then(|mut f| f.read_exact(&mut head));
+    if read.is_err() || !elf::is_elf(&head) || head[4] != kind.0 {
+        return false;
+    }
+    let machine = [head[18], head[19]];
+    let number = if head[5] == 2 {
+        u16::from_be_bytes(machine)
+    } else {
+        u16::from_le_bytes(machine)
+    };
+    number == kind.1
+}

@@ -1,0 +1,140 @@
+//! Recipes, as they are written: `rootfs-templates/NAME.toml`, and the original's `jail_resources.txt`.
+
+use super::JailError;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const BUILT_IN: [(&str, &str); 4] = [
+    ("host", include_str!("../../rootfs-templates/host.toml")),
+    ("minimal", include_str!("../../rootfs-templates/minimal.toml")),
+    ("nginx", include_str!("../../rootfs-templates/nginx.toml")),
+    ("python", include_str!("../../rootfs-templates/python.toml")),
+];
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    pub description: String,
+    pub extends: Option<String>,
+    /// Host paths that are mounted: then nothing is copied.
+    pub bind: Vec<PathBuf>,
+    /// Made empty.
+    pub directories: Vec<PathBuf>,
+    /// Files and whole trees.
+    pub paths: Vec<String>,
+    /// Programs, by path or by name.
+    pub binaries: Vec<String>,
+    pub globs: Vec<String>,
+    /// Paths and globs that need not be there.
+    pub optional: Vec<String>,
+    /// Globs of what is left out of whole trees.
+    pub exclude: Vec<String>,
+    /// Links to make: place, target.
+    pub links: BTreeMap<String, String>,
+}
+
+impl Recipe {
+    pub fn is_jail(&self) -> bool {
+        let named = [&self.paths, &self.binaries, &self.globs, &self.optional];
+        named.iter().any(|list| !list.is_empty()) || !self.links.is_empty()
+    }
+
+    /// The original's list: a path or a program a line, `#` before a remark.
+    pub fn from_list(text: &str) -> Recipe {
+        let lines = text.lines().map(|l| l.split('#').next().unwrap_or_default().trim());
+        let mut recipe = Recipe {
+            description: "a list of paths".into(),
+            ..Recipe::default()
+        };
+        for line in lines.filter(|l| !l.is_empty()) {
+            let kind = match line {
+                l if l.contains(['*', '?', '[']) => &mut recipe.globs,
+                l if l.contains('/') => &mut recipe.paths,
+                _ => &mut recipe.binaries,
+            };
+            kind.push(line.to_owned());
+        }
+        recipe
+    }
+
+    /// What `base` names comes first.
+    fn onto(self, base: Recipe) -> Recipe {
+        fn join<T>(mut first: Vec<T>, second: Vec<T>) -> Vec<T> {
+            first.extend(second);
+            first
+        }
+        let mut links = base.links;
+        links.extend(self.links);
+        Recipe {
+            description: self.description,
+            extends: None,
+            bind: join(base.bind, self.bind),
+            directories: join(base.directories, self.directories),
+            paths: join(base.paths, self.paths),
+            binaries: join(base.binaries, self.binaries),
+            globs: join(base.globs, self.globs),
+            optional: join(base.optional, self.optional),
+            exclude: join(base.exclude, self.exclude),
+            links,
+        }
+    }
+}
+
+/// Names and descriptions of all recipes: those in `folder`, then those that PySecure brings.
+pub fn all(folder: &Path) -> Vec<String> {
+    let own = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = own
+        .filter_map(|e| Some(e.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+        .chain(BUILT_IN.iter().map(|(n, _)| (*n).to_owned()))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Reads a recipe and all that it extends.
+pub fn load(folder: &Path, name: &str) -> Result<Recipe, JailError> {
+    let mut seen: Vec<String> = Vec::new();
+    let mut chain: Vec<Recipe> = Vec::new();
+    let mut next = Some(name.to_owned());
+    while let Some(name) = next {
+        let circle = seen.contains(&name);
+        seen.push(name.clone());
+        if circle {
+            return Err(JailError::Cycle(seen.join(" → ")));
+        }
+        let recipe = one(folder, &name)?;
+        next = recipe.extends.clone();
+        chain.push(recipe);
+    }
+    let mut whole = chain.pop().unwrap_or_default();
+    while let Some(recipe) = chain.pop() {
+        whole = recipe.onto(whole);
+    }
+    if whole.is_jail() && !whole.bind.is_empty() {
+        return Err(JailError::Mixed);
+    }
+    Ok(whole)
+}
+
+fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
+    if name.is_empty() || name.contains(['/', '\0']) || name.starts_with('.') {
+        return Err(JailError::Name);
+    }
+    let own = folder.join(format!("{name}.toml"));
+    let text = match std::fs::read_to_string(&own) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match BUILT_IN.iter().find(|(n, _)| *n == name) {
+            Some((_, text)) => (*text).to_owned(),
+            None => {
+                return Err(JailError::Unknown {
+                    known: BUILT_IN.map(|(n, _)| n).join(", "),
+                    folder: folder.to_owned(),
+                });
+            }
+        },
+        Err(e) => return Err(JailError::io("read", own, e)),
+    };
+    toml::from_str(&text).map_err(|e| JailError::Form(e.to_string()))
+}

@@ -1,0 +1,404 @@
+//! The store of jails: files by content, trees of links to them by the hash of what they hold.
+//!
+//! ```text
+//! STATE/jails/blobs/ab/…     files, by hash, time and whether they are programs
+//! STATE/jails/trees/HASH     roots; whole as soon as they have this name
+//! STATE/jails/lists/HASH     what is in them, and why
+//! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
+//! STATE/jails/users/APP      the jails that an app has
+//! STATE/jails/making         what a build that was killed has left; the next one clears it away
+//! ```
+//!
+//! A blob is a copy of the host's file (a reflink where the disk can), never a hard link to it: what is written to
+//! the host's file later must not change a jail. A tree's files are hard links to blobs.
+
+use super::JailError;
+use super::collect::{Kind, Listing};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// A listing with the hash of each of its files.
+pub struct Hashed {
+    pub tree: String,
+    blobs: BTreeMap<PathBuf, String>,
+}
+
+/// What a build or a prune came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Store {
+    /// `state`: the directory that holds all apps'.
+    pub fn new(state: &Path) -> Store {
+        Store {
+            folder: state.join("jails"),
+        }
+    }
+
+    pub fn tree(&self, hash: &str) -> PathBuf {
+        self.folder.join("trees").join(hash)
+    }
+
+    pub fn has(&self, hash: &str) -> bool {
+        self.tree(hash).is_dir()
+    }
+
+    /// Is it on record what is in a tree?
+    pub fn known(&self, hash: &str) -> bool {
+        self.folder.join("lists").join(hash).exists()
+    }
+
+    /// The hash of the tree that a listing comes to. Reads its files unless they are as they were at the last build.
+    pub fn hash(&self, listing: &Listing) -> Result<String, JailError> {
+        match std::fs::read_to_string(self.folder.join("known").join(print(listing))) {
+            Ok(known) if self.has(&known) => Ok(known),
+            _ => Ok(hash(listing)?.tree),
+        }
+    }
+
+    /// Makes the tree of a listing, if it is not there.
+    pub fn build(&self, listing: &Listing) -> Result<(String, Count), JailError> {
+        let known = self.hash(listing)?;
+        if self.has(&known) {
+            self.remember(listing, &known)?;
+            return Ok((known, Count::default()));
+        }
+        let _lock = self.lock()?;
+        if self.has(&known) {
+            return Ok((known, Count::default()));
+        }
+        let making = self.folder.join("making");
+        remove(&making)?;
+        directory(&making)?;
+        let hashed = hash(listing)?;
+        let root = making.join("tree");
+        directory(&root)?;
+        let mut made = Count::default();
+        for (path, item) in &listing.items {
+            let place = root.join(path.strip_prefix("/").unwrap_or(path));
+            match &item.kind {
+                Kind::Directory => directory(&place)?,
+                Kind::Link(target) => {
+                    std::os::unix::fs::symlink(target, &place).map_err(|e| JailError::io("make the link", &place, e))?
+                }
+                Kind::File {
+                    executable,
+                    size,
+                    modified,
+                } => {
+                    let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
+                    let blob = self.blob(hash, *executable, *modified);
+                    if !blob.exists() {
+                        self.store(path, &blob, hash, *executable, *modified)?;
+                        made.files += 1;
+                        made.bytes += size;
+                    }
+                    link_or_copy(&blob, &place, *executable, *modified)?;
+                }
+            }
+        }
+        let list = serde_json::to_vec(listing).map_err(|e| JailError::io("write", &self.folder, e))?;
+        self.write("lists", &hashed.tree, &list)?;
+        let tree = self.tree(&hashed.tree);
+        directory(tree.parent().unwrap_or(&self.folder))?;
+        if !self.has(&hashed.tree) {
+            std::fs::rename(&root, &tree).map_err(|e| JailError::io("put in place", &tree, e))?;
+        }
+        remove(&making)?;
+        self.remember(listing, &hashed.tree)?;
+        Ok((hashed.tree, made))
+    }
+
+    fn remember(&self, listing: &Listing, tree: &str) -> Result<(), JailError> {
+        let name = print(listing);
+        if self.folder.join("known").join(&name).exists() {
+            return Ok(());
+        }
+        self.write("known", &name, tree.as_bytes())
+    }
+
+    /// Writes down which jails an app has: `prune` spares them. With `keep`, those that it had as well.
+    pub fn use_by(&self, app: &str, trees: &BTreeSet<String>, keep: bool) -> Result<(), JailError> {
+        let path = self.folder.join("users").join(app);
+        if trees.is_empty() && !path.exists() {
+            return Ok(());
+        }
+        // Not while a prune looks at what is used.
+        let _lock = self.lock()?;
+        let mut all = trees.clone();
+        if keep {
+            all.extend(lines(&path));
+        }
+        self.write("users", app, all.into_iter().collect::<Vec<_>>().join("\n").as_bytes())
+    }
+
+    /// Every jail there is, and the apps that have it.
+    pub fn list(&self) -> Vec<(String, Vec<String>)> {
+        let users: Vec<(String, Vec<String>)> = names(&self.folder.join("users"))
+            .into_iter()
+            .map(|app| (app.clone(), lines(&self.folder.join("users").join(app))))
+            .collect();
+        let used_by = |hash: &String| {
+            let having = users.iter().filter(|(_, trees)| trees.contains(hash));
+            having.map(|(app, _)| app.clone()).collect()
+        };
+        let trees = names(&self.folder.join("trees"));
+        trees.into_iter().map(|hash| (hash.clone(), used_by(&hash))).collect()
+    }
+
+    /// What is in a jail. `hash` may be its beginning.
+    pub fn listing(&self, hash: &str) -> Result<(String, Listing), JailError> {
+        let mut found = names(&self.folder.join("trees"))
+            .into_iter()
+            .filter(|n| n.starts_with(hash));
+        let (Some(whole), None) = (found.next(), found.next()) else {
+            return Err(JailError::NotBuilt(hash.to_owned()));
+        };
+        let path = self.folder.join("lists").join(&whole);
+        let text = std::fs::read(&path).map_err(|e| JailError::io("read", &path, e))?;
+        let listing = serde_json::from_slice(&text).map_err(|e| JailError::io("read", &path, e))?;
+        Ok((whole, listing))
+    }
+
+    /// Removes jails that no app has (`apps`: those that are there), and files that no jail has.
+    pub fn prune(&self, apps: &Path) -> Result<Count, JailError> {
+        if !self.folder.exists() {
+            return Ok(Count::default());
+        }
+        let _lock = self.lock()?;
+        remove(&self.folder.join("making"))?;
+        for app in names(&self.folder.join("users")) {
+            if !apps.join(&app).exists() {
+                remove(&self.folder.join("users").join(app))?;
+            }
+        }
+        for (hash, users) in self.list() {
+            if users.is_empty() {
+                // Out of the way first: half a tree may not have a whole one's name.
+                let making = self.folder.join("making");
+                std::fs::rename(self.tree(&hash), &making).map_err(|e| JailError::io("remove", self.tree(&hash), e))?;
+                remove(&making)?;
+                remove(&self.folder.join("lists").join(hash))?;
+            }
+        }
+        for print in names(&self.folder.join("known")) {
+            let path = self.folder.join("known").join(print);
+            if !lines(&path).first().is_some_and(|hash| self.has(hash)) {
+                remove(&path)?;
+            }
+        }
+        let mut freed = Count::default();
+        let blobs = self.folder.join("blobs");
+        for shelf in names(&blobs) {
+            for name in names(&blobs.join(&shelf)) {
+                use std::os::unix::fs::MetadataExt;
+                let path = blobs.join(&shelf).join(name);
+                let found = std::fs::symlink_metadata(&path).map_err(|e| JailError::io("look at", &path, e))?;
+                if found.nlink() == 1 {
+                    freed.files += 1;
+                    freed.bytes += found.len();
+                    remove(&path)?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    fn blob(&self, hash: &str, executable: bool, modified: i64) -> PathBuf {
+        let kind = if executable { "x" } else { "f" };
+        let shelf = self.folder.join("blobs").join(&hash[..2]);
+        shelf.join(format!("{hash}-{kind}-{modified}"))
+    }
+
+    /// Copies a file of the host into the store.
+    fn store(&self, path: &Path, blob: &Path, hash: &str, executable: bool, modified: i64) -> Result<(), JailError> {
+        let fresh = self.folder.join("making").join("blob");
+        remove(&fresh)?;
+        copy(path, &fresh, executable, modified)?;
+        // What was copied is what was hashed, or it is not kept.
+        if hash_file(&fresh)? != hash {
+            return Err(JailError::Changed);
+        }
+        directory(blob.parent().unwrap_or(&self.folder))?;
+        std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
+    }
+
+    fn write(&self, folder: &str, name: &str, content: &[u8]) -> Result<(), JailError> {
+        let folder = self.folder.join(folder);
+        private(&self.folder)?;
+        directory(&folder)?;
+        let path = folder.join(name);
+        let fresh = self.folder.join(format!("fresh-{}", std::process::id()));
+        std::fs::write(&fresh, content)
+            .and_then(|()| std::fs::rename(&fresh, &path))
+            .map_err(|e| JailError::io("write", path, e))
+    }
+
+    /// One build at a time; the other waits, and finds the work done.
+    fn lock(&self) -> Result<File, JailError> {
+        private(&self.folder)?;
+        let path = self.folder.join("lock");
+        let wrong = |e: std::io::Error| JailError::io("lock", &path, e);
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(wrong)?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| wrong(e.into()))?;
+        Ok(file)
+    }
+}
+
+/// What tells that no file of a listing has changed, without reading any.
+fn print(listing: &Listing) -> String {
+    let mut hasher = Sha256::new();
+    for (path, item) in &listing.items {
+        hasher.update(format!("{}\0{:?}\0{:?}\n", path.display(), item.kind, item.print));
+    }
+    hex(&hasher.finalize())
+}
+
+fn hash(listing: &Listing) -> Result<Hashed, JailError> {
+    let mut blobs = BTreeMap::new();
+    let mut hasher = Sha256::new();
+    for (path, item) in &listing.items {
+        hasher.update(path.as_os_str().as_bytes());
+        match &item.kind {
+            Kind::Directory => hasher.update(b"\0d"),
+            Kind::Link(target) => {
+                hasher.update(b"\0l");
+                hasher.update(target.as_os_str().as_bytes());
+            }
+            Kind::File {
+                executable, modified, ..
+            } => {
+                let content = hash_file(path)?;
+                hasher.update(format!("\0f{executable} {modified} {content}"));
+                blobs.insert(path.clone(), content);
+            }
+        }
+        hasher.update(b"\0\n");
+    }
+    Ok(Hashed {
+        tree: hex(&hasher.finalize()),
+        blobs,
+    })
+}
+
+fn hash_file(path: &Path) -> Result<String, JailError> {
+    let wrong = |e| JailError::io("read", path, e);
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(wrong)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match file.read(&mut buffer).map_err(wrong)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A reflink, or a copy (copy_file_range(2)); without set-id bits, whatever the umask.
+fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("copy to", to, e);
+    let mut source = File::open(from).map_err(|e| JailError::io("read", from, e))?;
+    let options = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .clone();
+    let mut target = options.open(to).map_err(wrong)?;
+    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        std::io::copy(&mut source, &mut target).map_err(wrong)?;
+    }
+    target.flush().map_err(wrong)?;
+    let mode = if executable { 0o555 } else { 0o444 };
+    target
+        .set_permissions(std::fs::Permissions::from_mode(mode))
+        .map_err(wrong)?;
+    let time = Timespec {
+        tv_sec: modified,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| wrong(e.into()))
+}
+
+fn link_or_copy(blob: &Path, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    match std::fs::hard_link(blob, place) {
+        Ok(()) => Ok(()),
+        // Some disks have no hard links, and the others not endless many for a file.
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::EXDEV)
+            ) =>
+        {
+            copy(blob, place, executable, modified)
+        }
+        Err(e) => Err(JailError::io("make", place, e)),
+    }
+}
+
+fn directory(path: &Path) -> Result<(), JailError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .create(path)
+        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)))
+        .map_err(|e| JailError::io("make the directory", path, e))
+}
+
+/// The store is its owner's alone: what services see of it is mounted by descriptor.
+fn private(path: &Path) -> Result<(), JailError> {
+    crate::plan::make_private(path).map_err(|e| JailError::io("use", path, e))
+}
+
+fn remove(path: &Path) -> Result<(), JailError> {
+    let gone = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match gone {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(JailError::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut out: Vec<String> = all.filter_map(|e| e.file_name().into_string().ok()).collect();
+    out.sort();
+    out
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}

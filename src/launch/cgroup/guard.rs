@@ -1,0 +1,76 @@
+//! Who removes an app's cgroups when the supervisor is killed: a process that waits for the end of a pipe that the
+//! supervisor holds, and does nothing else.
+//!
+//! It is a copy of the supervisor with one descriptor, one capability, and no signal that reaches it but SIGKILL. (The kernel could
+//! call a program for every empty cgroup instead, but runs it with the host's full rights: CVE-2022-0492.)
+
+use super::{PATIENCE, remove_all};
+use crate::launch::{LaunchError, child, sys};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Dropping it ends the guard, and waits for that.
+#[derive(Debug)]
+pub(super) struct Guard {
+    pid: Pid,
+    pipe: Option<OwnedFd>,
+}
+
+impl Guard {
+    pub(super) fn start(paths: &[PathBuf]) -> Result<Guard, LaunchError> {
+        let (theirs, ours) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(LaunchError::system("make", "a pipe"))?;
+        match crate::launch::fork()? {
+            None => {
+                drop(ours);
+                watch(&theirs, paths)
+            }
+            Some(pid) => Ok(Guard { pid, pipe: Some(ours) }),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        while rustix::process::waitpid(Some(self.pid), WaitOptions::empty()).is_err_and(|e| e == Errno::INTR) {}
+    }
+}
+
+fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
+    sys::set_signal_mask(u64::MAX);
+    let _ = rustix::thread::set_name(c"pysecure-guard");
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::chdir(c"/");
+    // What it removes is its own user's, but may lie in a directory that nobody may write to: cgroupfs's root.
+    let only = CapabilitySet::DAC_OVERRIDE;
+    let sets = CapabilitySets {
+        effective: only,
+        permitted: only,
+        inheritable: CapabilitySet::empty(),
+    };
+    let _ = rustix::thread::set_capabilities(None, sets);
+    // Whoever reads the supervisor's output is not to wait for this process.
+    let null = rustix::fs::open(
+        c"/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    );
+    if let Ok(null) = null {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = rustix::stdio::dup2_stderr(&null);
+    }
+    sys::close_all_but(&mut [pipe.as_raw_fd()]);
+    while rustix::io::read(pipe, &mut [0u8; 1]) == Err(Errno::INTR) {}
+    // The services end with their supervisor, each as soon as it is scheduled.
+    for _ in 0..30 {
+        if !remove_all(paths, PATIENCE) {
+            break;
+        }
+    }
+    child::exit(0)
+}

@@ -1,0 +1,288 @@
+//! Jails: what a recipe comes to, what a service in one sees, and a store that stays whole.
+
+mod harness;
+
+use harness::{App, BOTH, Ended, Mode};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+fn two(name: &str) -> String {
+    format!(
+        r#"
+[app]
+name = "{name}"
+[resources]
+data = {{ path = "/srv/data", owner = "rw" }}
+[services.small]
+command = ["sh", "-c", "echo small; exec sleep infinity"]
+rootfs = "minimal"
+[services.snake]
+command = ["python3", "-c", "import json, sqlite3, ssl, time; open('/srv/data/x', 'w'); print(ssl.OPENSSL_VERSION, flush=True); time.sleep(1e6)"]
+owner_resources = ["data"]
+rootfs = "python"
+"#
+    )
+}
+
+/// A manifest that matters little, with recipes of its own.
+fn with(mode: Mode, name: &str, recipes: &[(&str, &str)]) -> App {
+    let app = App::new(
+        mode,
+        &format!("[app]\nname = \"{name}\"\n[services.a]\ncommand = \"true\"\n"),
+    );
+    for (recipe, text) in recipes {
+        app.write(&format!("rootfs-templates/{recipe}.toml"), text);
+    }
+    app
+}
+
+fn trees(app: &App) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(app.state().join("jails/trees")).into_iter().flatten();
+    found.map(|e| e.unwrap().path()).collect()
+}
+
+fn all_below(folder: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        out.push(path.clone());
+        if path.symlink_metadata().unwrap().is_dir() {
+            all_below(&path, out);
+        }
+    }
+}
+
+#[test]
+fn services_see_their_jail_and_nothing_else_of_the_host() {
+    for mode in BOTH {
+        let app = App::new(mode, &two("jailed"));
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("small", "small");
+        app.wait_for_log("snake", "OpenSSL");
+        assert_eq!(app.sh("small", "ls /usr").ok().out, "bin\n");
+        assert_eq!(app.sh("small", "ls /usr/bin/busybox /bin/sh").code, 0);
+        for (service, script) in [
+            ("small", "ls /usr/lib"),
+            ("small", "ls /usr/bin/python3"),
+            ("snake", "ls /usr/bin/perl"),
+            ("snake", "ls /usr/share/doc"),
+            ("snake", "touch /usr/bin/x"),
+            ("snake", "touch /etc/x"),
+            ("snake", "echo > /usr/bin/busybox"),
+        ] {
+            assert_ne!(app.sh(service, script).code, 0, "{service}: {script}");
+        }
+        assert!(app.ok(&["jail", "list"]).out.contains("of jailed"));
+        // What an app has is spared; what nobody has goes.
+        app.ok(&["jail", "build", "nginx"]);
+        assert_eq!(trees(&app).len(), 3);
+        app.ok(&["jail", "prune"]);
+        assert_eq!(trees(&app).len(), 2);
+        assert_eq!(app.sh("snake", "python3 -c 'import decimal'").code, 0);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["jail", "prune"]);
+        assert!(trees(&app).is_empty());
+    }
+}
+
+#[test]
+fn another_runtime_runs_the_same_jail() {
+    let app = App::new(
+        Mode::Root,
+        r#"
+[app]
+name = "jailcrun"
+[services.small]
+command = ["sh", "-c", "ls /usr; touch /usr/x || echo held"]
+rootfs = "minimal"
+[services.snake]
+command = ["python3", "-c", "import ssl, os; print(os.listdir('/usr/lib'), os.path.exists('/usr/bin/perl'))"]
+rootfs = "python"
+"#,
+    );
+    let out = app.folder.join("bundles");
+    app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    for (service, wanted) in [("small", "bin\nheld"), ("snake", "False")] {
+        // crun refuses hybrid cgroups.
+        let script =
+            "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec crun run -b \"$1\" \"$2\"";
+        let id = format!("pysecure-jail-{}-{service}", std::process::id());
+        let mut command = app.shell_free("unshare", &["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
+        command.arg(out.join(service)).arg(id);
+        // Its input is a pipe: crun gives a service its standard input, and would change the owner of /dev/null.
+        command.stdin(std::process::Stdio::piped());
+        command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let ended = Ended::from(command.spawn().unwrap().wait_with_output().unwrap()).ok();
+        let owner = std::fs::metadata("/dev/null").unwrap();
+        assert_eq!(
+            (owner.uid(), owner.gid()),
+            (0, 0),
+            "the host's /dev/null was given away"
+        );
+        assert!(ended.out.contains(wanted), "{}\n{}", ended.out, ended.err);
+    }
+}
+
+#[test]
+fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
+    for mode in BOTH {
+        let app = with(mode, "jailsame", &[]);
+        let first = app.ok(&["jail", "build", "python"]).out;
+        let again = app.ok(&["jail", "build", "python"]).out;
+        assert!(again.contains("(0 B new)"), "{again}");
+        let hash = |line: &str| line.split([' ', ',']).nth(1).unwrap().to_owned();
+        assert_eq!(hash(&first), hash(&again));
+        // From nothing, and by two at once.
+        std::fs::remove_dir_all(app.state().join("jails")).unwrap();
+        let both: Vec<_> = (0..2)
+            .map(|_| {
+                let mut command = app.command(&["jail", "build", "python"]);
+                command
+                    .stdout(std::process::Stdio::piped())
+                    .stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for child in both {
+            let ended = Ended::from(child.wait_with_output().unwrap()).ok();
+            assert_eq!(hash(&ended.out), hash(&first));
+        }
+        assert_eq!(trees(&app).len(), 1);
+    }
+}
+
+#[test]
+fn a_build_that_was_killed_is_taken_up_again() {
+    let app = with(Mode::Root, "jailkill", &[]);
+    for _ in 0..5 {
+        let mut child = app
+            .command(&["jail", "build", "python"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        harness::wait_until(|| {
+            let made = std::fs::read_dir(app.state().join("jails/blobs")).is_ok_and(|all| all.count() > 0);
+            (made || child.try_wait().unwrap().is_some()).then_some(())
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    app.ok(&["jail", "build", "python"]);
+    assert_eq!(trees(&app).len(), 1);
+    assert!(!app.state().join("jails/making").exists());
+    let tree = &trees(&app)[0];
+    let ended = Ended::from(
+        app.shell_free(
+            "chroot",
+            &[tree.to_str().unwrap(), "/usr/bin/python3", "-c", "import ssl"],
+        )
+        .output()
+        .unwrap(),
+    );
+    ended.ok();
+}
+
+#[test]
+fn set_id_bits_and_devices_stay_out() {
+    let app = with(
+        Mode::Root,
+        "jailsetid",
+        &[("own", "paths = [\"/opt/pysecure-jail-test\"]\n")],
+    );
+    let folder = Path::new("/opt/pysecure-jail-test");
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::copy("/bin/busybox", folder.join("suid")).unwrap();
+    std::fs::set_permissions(folder.join("suid"), std::fs::Permissions::from_mode(0o6755)).unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.join("dangling")).unwrap();
+    for kind in ["c 1 3", "p"] {
+        let script = format!("mknod {}/{} {kind}", folder.display(), &kind[..1]);
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    let built = app.run(&["jail", "build", "own"]);
+    std::fs::remove_dir_all(folder).unwrap();
+    built.ok();
+    let mut found = Vec::new();
+    all_below(&trees(&app)[0], &mut found);
+    let names: Vec<_> = found.iter().filter_map(|p| p.file_name()?.to_str()).collect();
+    assert!(names.contains(&"suid") && names.contains(&"dangling"));
+    assert!(!names.contains(&"c") && !names.contains(&"p"));
+    for path in found {
+        let mode = path.symlink_metadata().unwrap().mode();
+        assert!(
+            mode & 0o6000 == 0 || mode & 0o170_000 == 0o120_000,
+            "{}: {mode:o}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
+    let app = with(
+        Mode::Root,
+        "jailwrong",
+        &[
+            ("one", "extends = \"two\"\n"),
+            ("two", "extends = \"one\"\npaths = [\"/etc/hosts\"]\n"),
+            ("nobinary", "binaries = [\"no-such-program\"]\n"),
+            ("nopath", "paths = [\"/no/such/path\"]\n"),
+            ("noglob", "globs = [\"/no/such/*\"]\n"),
+            ("leaves", "paths = [\"/usr/../../etc/shadow\"]\n"),
+            ("mixed", "extends = \"host\"\nbinaries = [\"true\"]\n"),
+            ("unknown", "extends = \"nosuch\"\n"),
+            ("key", "colour = \"red\"\n"),
+            ("broken", "paths = [\"/opt/pysecure-jail-broken\"]\n"),
+            ("loop", "paths = [\"/opt/pysecure-jail-loop\"]\n"),
+        ],
+    );
+    let broken = Path::new("/opt/pysecure-jail-broken");
+    std::fs::write(broken, b"\x7fELF\x02\x01\x01 and no more").unwrap();
+    let circle = Path::new("/opt/pysecure-jail-loop");
+    let _ = std::fs::remove_file(circle);
+    std::os::unix::fs::symlink(circle, circle).unwrap();
+    for (name, wanted) in [
+        ("one", "one → two → one"),
+        ("nobinary", "install it"),
+        ("nopath", "`optional`"),
+        ("noglob", "nothing here matches"),
+        ("leaves", "without `..`"),
+        ("mixed", "not both"),
+        ("unknown", "there is no such template"),
+        ("key", "unknown field"),
+        ("broken", "broken program"),
+        ("loop", "lead in a circle"),
+        ("host", "nothing to build"),
+    ] {
+        let ended = app.run(&["jail", "build", name]);
+        assert_eq!(ended.code, 2, "{name}: {}", ended.err);
+        assert!(ended.err.contains(wanted), "{name}: {}", ended.err);
+    }
+    std::fs::remove_file(broken).unwrap();
+    std::fs::remove_file(circle).unwrap();
+    assert!(trees(&app).is_empty());
+}
+
+#[test]
+fn a_list_of_the_original_is_read_as_it_is() {
+    let app = with(Mode::Root, "jaillist", &[]);
+    app.write(
+        "jail_resources.txt",
+        "# programs\n/usr/bin/env\nnginx\n\n/usr/lib/python3*/json\n",
+    );
+    app.ok(&["jail", "build", "--from", "jail_resources.txt"]);
+    let why = app.ok(&["jail", "why", "/usr/lib/x86_64-linux-gnu/libssl.so.3"]).out;
+    assert!(why.contains("/usr/sbin/nginx needs it"), "{why}");
+    assert_eq!(app.run(&["jail", "why", "/etc/shadow"]).code, 1);
+    assert_eq!(app.run(&["jail", "diff", "minimal", "minimal"]).code, 0);
+    let diff = app.run(&["jail", "diff", "minimal", "python"]);
+    assert_eq!(diff.code, 1);
+    assert!(diff.out.contains("+ /usr/bin/python3\n"));
+}
