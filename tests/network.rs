@@ -463,8 +463,14 @@ fn networks_change_with_the_manifest() {
         app.write("pysecure.toml", manifest(""));
         app.ok(&["up", "-d"]);
         assert!(TcpStream::connect(("127.0.0.1", first)).is_err());
-        let left = family(app.supervisor()).len();
-        assert_eq!(left, 5, "the supervisor, and two processes of each service");
+        let left = family(app.supervisor());
+        assert_eq!(
+            left.len(),
+            5,
+            "the supervisor, and two processes of each service: {left:?}\n{}\n{}",
+            app.ok(&["ps", "--json"]).out,
+            app.ok(&["logs"]).out
+        );
         assert_eq!(app.init_of("other"), other);
     }
 }

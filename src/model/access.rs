@@ -14,6 +14,8 @@ pub enum Subject {
     Service(ServiceId),
     /// The service that PySecure does not start.
     Dynamic,
+    /// Whoever runs the app; calls services, and has no rights to resources.
+    Operator,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +60,7 @@ impl Model {
         }
         let member = match subject {
             Subject::Service(id) => intersects(&self.services[id].bundles, &of.bundles),
+            Subject::Operator => false,
             Subject::Dynamic => of.bundles.iter().any(|b| self.bundles[*b].used_by_dynamic),
         };
         if member {

@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, Model, Places, Resource, Service, Subject, assert, life, limits, logs, nesting,
-    network, path,
+    Bundle, ClassPerms, DYNAMIC, Model, OPERATOR, Places, Resource, Service, Subject, assert, life, limits, logs,
+    nesting, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -85,6 +85,7 @@ impl<'m> Names<'m> {
     pub(super) fn subject(&self, name: &str) -> Option<Subject> {
         match self.service(name) {
             Some(id) => Some(Subject::Service(id)),
+            None if name == OPERATOR => Some(Subject::Operator),
             None => (name == DYNAMIC && self.dynamic).then_some(Subject::Dynamic),
         }
     }
@@ -245,7 +246,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
 fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {
     let mut bound: BTreeMap<SocketAddr, &At<String>> = BTreeMap::new();
     for (name, table) in &manifest.services {
-        if matches!(name.value.as_str(), DYNAMIC | "listen" | "keeper") {
+        if matches!(name.value.as_str(), DYNAMIC | OPERATOR | "listen" | "keeper") {
             found.push(
                 Diagnostic::error(
                     name.span.clone(),

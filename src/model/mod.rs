@@ -35,6 +35,8 @@ pub type ServiceId = usize;
 
 /// The word that stands for the dynamic service in `callers` and `[assert]`.
 pub const DYNAMIC: &str = "dynamic";
+/// The word that stands in `callers` for whoever runs the app, with `pysecure call`.
+pub const OPERATOR: &str = "operator";
 
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -150,6 +152,7 @@ impl Model {
         match subject {
             Subject::Service(id) => &self.services[id].name,
             Subject::Dynamic => DYNAMIC,
+            Subject::Operator => OPERATOR,
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Dirs {
     pub app: PathBuf,
     /// This app's socket and OCI bundles; gone after `down`.
     pub run: PathBuf,
+    /// The sockets of the dynamic service, which runs on the host and could not pass `run`; gone after `down`.
+    pub dynamic: PathBuf,
 }
 
 impl Dirs {
@@ -52,6 +54,12 @@ impl Dirs {
         };
         Ok(Dirs {
             app: state.join("apps").join(app),
+            dynamic: runtime
+                .with_file_name(match runtime.file_name() {
+                    Some(name) => format!("{}-dynamic", name.to_string_lossy()),
+                    None => "dynamic".to_owned(),
+                })
+                .join(app),
             run: runtime.join(app),
             state,
         })

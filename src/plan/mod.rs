@@ -57,8 +57,11 @@ pub struct Service {
     /// outside, else empty.
     pub resolver: String,
     pub listen: Vec<SocketAddr>,
-    /// Services that may call this one: a listening socket each.
+    /// Who may call this one: a listening socket each.
     pub callers: Vec<String>,
+    /// The host's id of the dynamic service, if that may call this one, and files can be given to it.
+    #[serde(default)]
+    pub dynamic_uid: Option<u32>,
     /// Services that this one may call.
     pub callees: Vec<String>,
     /// What the spec does not hold: it is the supervisor's to carry out.
@@ -169,6 +172,10 @@ pub fn draw(
                 .iter()
                 .map(|(caller, _)| model.subject_name(*caller).to_owned())
                 .collect(),
+            dynamic_uid: (*privilege == Privilege::Root
+                && service.callers.iter().any(|(caller, _)| *caller == Subject::Dynamic))
+            .then_some(model.dynamic_uid)
+            .flatten(),
             callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
             life: service.life.clone(),
             limits: service.limits.clone(),

@@ -744,6 +744,8 @@ fn clear_away(dirs: &Dirs) {
     for left in RUNTIME_FOLDERS {
         let _ = crate::launch::storage::remove(&dirs.run.join(left));
     }
+    let _ = crate::launch::storage::remove(&dirs.dynamic);
+    let _ = dirs.dynamic.parent().map(std::fs::remove_dir);
     let _ = std::fs::remove_file(dirs.run.join("lock"));
     let _ = std::fs::remove_dir(&dirs.run);
     // Only if no other app runs.

@@ -4,13 +4,14 @@
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
-use crate::plan::{self, Dirs, Identity, PlanError, make_passable};
+use crate::model::{DYNAMIC, OPERATOR};
+use crate::plan::{self, Dirs, Identity, PlanError, make_passable, make_private};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Name under which a `listen` socket is handed over; sd_listen_fds_with_names(3).
 const LISTEN: &str = "listen";
@@ -51,15 +52,25 @@ impl Sockets {
     ) -> Result<(), PlanError> {
         let ids: HashMap<&str, &Identity> = services.clone().map(|s| (s.name.as_str(), &s.identity)).collect();
         // And to whom it is to belong, if it is a file.
-        let mut wanted: BTreeMap<Key, Option<&Identity>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Key, Owner<'_>> = BTreeMap::new();
         for service in services {
-            wanted.extend(service.listen.iter().map(|address| (Key::Listen(*address), None)));
+            wanted.extend(
+                service
+                    .listen
+                    .iter()
+                    .map(|address| (Key::Listen(*address), Owner::Nobody)),
+            );
             for caller in &service.callers {
-                // The dynamic service has no namespace to put a socket into.
-                let Some(identity) = ids.get(caller.as_str()) else {
-                    continue;
+                let owner = match ids.get(caller.as_str()) {
+                    Some(identity) => Owner::Service(identity),
+                    None if caller == OPERATOR => Owner::Operator,
+                    None => match service.dynamic_uid.filter(|_| caller == DYNAMIC) {
+                        Some(uid) => Owner::Dynamic(uid),
+                        // It is a user of the host, to whom an ordinary user cannot give a socket.
+                        None => continue,
+                    },
                 };
-                wanted.insert(pair(&service.name, caller), Some(identity));
+                wanted.insert(pair(&service.name, caller), owner);
             }
             if !service.callees.is_empty() {
                 make_passable(&dirs.rpc(&service.name))?;
@@ -72,8 +83,7 @@ impl Sockets {
                     Some(at) => self.inherited.swap_remove(at).1,
                     None => listener(*address)?,
                 },
-                (Key::Pair { callee, caller }, Some(owner)) => bind_pair(dirs, caller, callee, owner)?,
-                (Key::Pair { .. }, None) => continue,
+                (Key::Pair { callee, caller }, owner) => bind_pair(dirs, caller, callee, *owner)?,
             };
             fresh.push((key.clone(), socket));
         }
@@ -83,7 +93,7 @@ impl Sockets {
             if let Key::Pair { callee, caller } = key
                 && !stays
             {
-                let _ = std::fs::remove_file(dirs.rpc(caller).join(format!("{callee}.sock")));
+                let _ = std::fs::remove_file(folder(dirs, caller).join(format!("{callee}.sock")));
             }
             stays
         });
@@ -169,12 +179,49 @@ pub fn folders(dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: &Identity) -> Result<OwnedFd, PlanError> {
-    make_passable(&dirs.rpc(caller))?;
-    let path = dirs.rpc(caller).join(format!("{callee}.sock"));
+/// Whose a socket's file is to be.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    /// It has no file.
+    Nobody,
+    Service(&'a Identity),
+    Operator,
+    /// A user of the host.
+    Dynamic(u32),
+}
+
+/// Where the sockets of a caller lie.
+fn folder(dirs: &Dirs, caller: &str) -> PathBuf {
+    match caller {
+        DYNAMIC => dirs.dynamic.clone(),
+        _ => dirs.rpc(caller),
+    }
+}
+
+fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner<'_>) -> Result<OwnedFd, PlanError> {
+    let folder = folder(dirs, caller);
+    match owner {
+        Owner::Operator | Owner::Nobody => make_private(&folder)?,
+        Owner::Service(_) => make_passable(&folder)?,
+        Owner::Dynamic(_) => {
+            if let Some(above) = folder.parent() {
+                make_passable(above)?;
+            }
+            make_passable(&folder)?;
+        }
+    }
+    let path = folder.join(format!("{callee}.sock"));
     let made = (|| {
         let socket = bind_unix(&path, SocketType::SEQPACKET)?;
-        give(&path, owner)?;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        match owner {
+            Owner::Service(identity) => give(&path, identity)?,
+            Owner::Dynamic(uid) => {
+                rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+                rustix::fs::chmod(&path, mode)?;
+            }
+            Owner::Operator | Owner::Nobody => rustix::fs::chmod(&path, mode)?,
+        }
         rustix::net::listen(&socket, BACKLOG)?;
         Ok(socket)
     })();

@@ -1,0 +1,62 @@
+//! Sealed memfds: bytes that are too many for a socket's message. The seal says that it is a memfd and cannot shrink, so a
+//! reader is neither made to wait nor cut short.
+
+use crate::value::WireError;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+
+/// A memfd that holds these, one after another, sealed.
+pub(crate) fn sealed(parts: &[&[u8]]) -> Result<OwnedFd, Errno> {
+    let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    for part in parts {
+        let mut rest = *part;
+        while !rest.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
+            rest = &rest[written..];
+        }
+    }
+    rustix::fs::fcntl_add_seals(
+        &fd,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )?;
+    Ok(fd)
+}
+
+/// A memfd of the peer's, checked.
+#[derive(Debug)]
+pub struct Area {
+    fd: OwnedFd,
+    len: u64,
+}
+
+impl Area {
+    pub(crate) fn check(fd: OwnedFd) -> Result<Area, WireError> {
+        let bad = WireError::Bad("a descriptor for bytes that is no sealed memfd");
+        match rustix::fs::fcntl_get_seals(&fd) {
+            Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
+            _ => return Err(bad),
+        }
+        let len = rustix::fs::fstat(&fd).map_err(|_| bad)?.st_size as u64;
+        Ok(Area { fd, len })
+    }
+
+    /// Copies out, once.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, WireError> {
+        // It may have grown since; never does it shrink.
+        if offset.checked_add(len as u64).is_none_or(|end| end > self.len) {
+            return Err(WireError::Bad("bytes beyond the end of their memfd"));
+        }
+        let mut out = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            let read =
+                rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], offset + done as u64))?;
+            if read == 0 {
+                return Err(WireError::Bad("bytes beyond the end of their memfd"));
+            }
+            done += read;
+        }
+        Ok(out)
+    }
+}

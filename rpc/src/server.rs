@@ -1,0 +1,532 @@
+//! The service's side: takes the sockets that the supervisor made, one for each caller, and answers what comes in on
+//! them. Who calls is the name of the socket; what that caller may call is looked up before anything else, and a function
+//! outside its list is answered as one that there is not.
+
+use crate::client::{self, RESERVED};
+use crate::error::Error;
+use crate::function::{Arguments, Function};
+use crate::socket::{self, Incoming, SocketError};
+use crate::value::{Value, Writer};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The first descriptor handed over; sd_listen_fds(3).
+const FIRST: RawFd = 3;
+/// Name of sockets that are not RPC's.
+const LISTEN: &str = "listen";
+/// The most connections of one caller; each is a thread.
+const MOST_CONNECTIONS: usize = 256;
+/// How long a caller may not read what it is sent.
+const LONGEST_WRITE: Duration = Duration::from_secs(60);
+const STACK: usize = 2 << 20;
+
+static SERVES: OnceLock<String> = OnceLock::new();
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static CALLER: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Who called the function that runs in this thread; `None` outside a call, and for a caller without a name.
+pub fn caller() -> Option<String> {
+    CALLER.with_borrow(Clone::clone)
+}
+
+/// Is this process the service of that name?
+pub fn runs_here(service: &str) -> bool {
+    SERVES.get().is_some_and(|name| name == service)
+}
+
+/// What one caller may call.
+enum Granted {
+    All,
+    These(HashSet<String>),
+}
+
+impl Granted {
+    fn holds(&self, name: &str) -> bool {
+        match self {
+            Granted::All => true,
+            Granted::These(names) => names.contains(name),
+        }
+    }
+}
+
+/// A listening socket, and all that is the same for each connection to it.
+struct Door {
+    /// As the socket is called; `None` outside PySecure.
+    caller: Option<String>,
+    socket: OwnedFd,
+    granted: Granted,
+    hello: Vec<u8>,
+    connections: Mutex<usize>,
+    refused: Mutex<HashMap<String, u64>>,
+}
+
+struct Service {
+    name: String,
+    functions: BTreeMap<&'static str, &'static Function>,
+    open: Mutex<Vec<(u64, Arc<OwnedFd>)>>,
+    all_closed: Condvar,
+    ends: AtomicBool,
+}
+
+/// A panic in a function leaves what it held as it was; counts and lists are whole at any time.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Serves the functions of this program whose `run_as` is `name`, until SIGTERM; what runs then is answered first.
+/// To be called before the program starts threads, which would take the signal.
+pub fn start_service(name: &str) -> Result<(), Error> {
+    let wrong = |problem: String| Error::Serve {
+        service: name.to_owned(),
+        problem,
+    };
+    let functions: BTreeMap<_, _> = inventory::iter::<Function>
+        .into_iter()
+        .filter(|f| f.service == name)
+        .map(|f| (f.name, f))
+        .collect();
+    if functions.is_empty() {
+        return Err(wrong(format!("no function has #[rpc(run_as = \"{name}\")]")));
+    }
+    let doors = doors(name, &functions).map_err(wrong)?;
+    if SERVES.set(name.to_owned()).is_err() {
+        return Err(wrong("this process serves already".into()));
+    }
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    term.thread_block().map_err(|e| wrong(format!("block SIGTERM: {e}")))?;
+    let service = Arc::new(Service {
+        name: name.to_owned(),
+        functions,
+        open: Mutex::default(),
+        all_closed: Condvar::new(),
+        ends: AtomicBool::new(false),
+    });
+    let doors: Vec<Arc<Door>> = doors.into_iter().map(Arc::new).collect();
+    // A thread waits for the signal, and ends the accepting by a pipe that closes.
+    let (ended, ends) = std::io::pipe().map_err(|e| wrong(format!("make a pipe: {e}")))?;
+    let waiting = std::thread::Builder::new().spawn(move || {
+        let _ = term.wait();
+        drop(ends);
+    });
+    waiting.map_err(|e| wrong(format!("start a thread: {e}")))?;
+    ready().map_err(|e| wrong(format!("say that it is ready: {e}")))?;
+    let mut number = 0;
+    loop {
+        let mut polled: Vec<PollFd<'_>> = doors.iter().map(|d| PollFd::new(&d.socket, PollFlags::IN)).collect();
+        polled.push(PollFd::new(&ended, PollFlags::IN));
+        match rustix::event::poll(&mut polled, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(wrong(format!("wait for callers: {errno}"))),
+            Ok(_) => {}
+        }
+        let came: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        if came.last() == Some(&true) {
+            break;
+        }
+        for (door, _) in doors.iter().zip(came).filter(|(_, came)| *came) {
+            number += 1;
+            accept(&service, door, number);
+        }
+    }
+    drain(&service);
+    Ok(())
+}
+
+/// No new calls; those that run are answered.
+fn drain(service: &Service) {
+    service.ends.store(true, Ordering::SeqCst);
+    let mut open = held(&service.open);
+    for (_, socket) in open.iter() {
+        let mut goaway = Writer::message(2);
+        goaway.uint(9);
+        goaway.str("the service ends");
+        let bytes = goaway.finish().bytes;
+        let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+        let _ = rustix::net::send(socket, &bytes, flags);
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+    }
+    while !open.is_empty() {
+        open = service.all_closed.wait(open).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = match rustix::net::accept_with(&door.socket, flags) {
+        Ok(socket) => Arc::new(socket),
+        Err(_) => {
+            // Out of descriptors: those that are open have to end first.
+            std::thread::sleep(Duration::from_millis(10));
+            return;
+        }
+    };
+    {
+        let mut connections = held(&door.connections);
+        if *connections >= MOST_CONNECTIONS {
+            drop(connections);
+            let busy = error_message(0, "pysecure.Busy", "too many connections of this caller", false);
+            let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+            let _ = rustix::net::send(&socket, &busy.finish().bytes, flags);
+            return;
+        }
+        *connections += 1;
+    }
+    let _ = rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(LONGEST_WRITE));
+    held(&service.open).push((number, socket.clone()));
+    let one = Session {
+        service: service.clone(),
+        door: door.clone(),
+        socket,
+        number,
+    };
+    // If there is no thread for it, it is dropped here, which closes it.
+    let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || one.serve());
+}
+
+struct Session {
+    service: Arc<Service>,
+    door: Arc<Door>,
+    socket: Arc<OwnedFd>,
+    number: u64,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        *held(&self.door.connections) -= 1;
+        held(&self.service.open).retain(|(number, _)| *number != self.number);
+        self.service.all_closed.notify_all();
+    }
+}
+
+fn error_message(id: u64, class: &str, message: &str, ran: bool) -> Writer {
+    error_with(id, class, message, &[], ran)
+}
+
+fn error_with(id: u64, class: &str, message: &str, args: &[Value], ran: bool) -> Writer {
+    let mut writer = Writer::message(7);
+    let head = |writer: &mut Writer| {
+        writer.uint(4);
+        writer.uint(id);
+        writer.str(class);
+        writer.str(message);
+    };
+    head(&mut writer);
+    writer.array(args.len());
+    if args.iter().any(|arg| writer.value_in(arg).is_err()) {
+        writer = Writer::message(7);
+        head(&mut writer);
+        writer.array(0);
+    }
+    writer.nil();
+    writer.bool(ran);
+    writer
+}
+
+impl Session {
+    fn serve(self) {
+        let socket = self.socket.as_fd();
+        if rustix::net::send(socket, &self.door.hello, rustix::net::SendFlags::NOSIGNAL).is_err() {
+            return;
+        }
+        CALLER.set(self.door.caller.clone());
+        let mut incoming = Incoming::new();
+        let mut last = 0;
+        loop {
+            let message = match incoming.receive(socket) {
+                Ok(message) => message,
+                Err(SocketError::Wire(error)) => return self.refuse(&error.to_string()),
+                Err(_) => return,
+            };
+            let mut elements = message.into_iter();
+            match elements.next() {
+                Some(Value::Int(2)) => {
+                    let answer = match self.answer(elements, &mut last) {
+                        Ok(answer) => answer,
+                        Err(problem) => return self.refuse(problem),
+                    };
+                    if self.send(answer).is_err() {
+                        return;
+                    }
+                }
+                // Calls run one after another here, so what is cancelled has ended; no stream asks for credit.
+                Some(Value::Int(7 | 8)) => match elements.next() {
+                    Some(Value::Int(1..)) => {}
+                    _ => return self.refuse("no number of a call"),
+                },
+                _ => return self.refuse("a message of unknown kind"),
+            }
+        }
+    }
+
+    fn send(&self, answer: (u64, Writer)) -> Result<(), SocketError> {
+        let (id, writer) = answer;
+        match socket::send(self.socket.as_fd(), writer.finish()) {
+            Err(SocketError::Wire(error)) => {
+                let instead = error_message(id, "pysecure.TooLarge", &error.to_string(), true);
+                socket::send(self.socket.as_fd(), instead.finish())
+            }
+            other => other,
+        }
+    }
+
+    fn refuse(&self, problem: &str) {
+        let writer = error_message(0, "pysecure.BadMessage", problem, false);
+        let _ = socket::send(self.socket.as_fd(), writer.finish());
+    }
+
+    fn answer(&self, mut elements: std::vec::IntoIter<Value>, last: &mut u64) -> Result<(u64, Writer), &'static str> {
+        let (id, function, args, kwargs) = (elements.next(), elements.next(), elements.next(), elements.next());
+        let deadline = elements.next();
+        let (Some(Value::Int(id @ 1..)), Some(Value::Str(name)), Some(Value::Array(args)), Some(Value::Map(kwargs))) =
+            (id, function, args, kwargs)
+        else {
+            return Err("a CALL that is none");
+        };
+        let id = id as u64;
+        if id > 1 << 53 || id <= *last {
+            return Err("a call's number that was used before");
+        }
+        *last = id;
+        let deadline = match deadline {
+            None | Some(Value::Nil) => None,
+            Some(Value::Int(left @ 0..)) => Some(left as u64),
+            _ => return Err("a deadline that is none"),
+        };
+        // What ends after the sun has set has no deadline.
+        let deadline = deadline.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
+        let passed = || deadline.is_some_and(|at| at <= Instant::now());
+        if self.service.ends.load(Ordering::SeqCst) {
+            return Ok((id, error_message(id, "pysecure.GoingAway", "the service ends", false)));
+        }
+        if passed() {
+            return Ok((
+                id,
+                error_message(id, "pysecure.DeadlineExceeded", "the deadline has passed", false),
+            ));
+        }
+        let result = match name.strip_prefix(RESERVED) {
+            Some("ping") => Ok(Value::Nil),
+            Some("describe") => Ok(self.describe()),
+            _ => match self.function(&name) {
+                Some(function) => {
+                    let arguments = Arguments::new(args, kwargs);
+                    let run = || client::until(deadline, || (function.serve)(arguments));
+                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                        Ok(result) => result,
+                        Err(_) => Err(Error::raise("RuntimeError", format!("`{name}` panicked"))),
+                    }
+                }
+                None => {
+                    self.count(&name);
+                    let message = format!("there is no function `{name}`");
+                    return Ok((id, error_message(id, "pysecure.NoSuchFunction", &message, false)));
+                }
+            },
+        };
+        if passed() {
+            return Ok((
+                id,
+                error_message(id, "pysecure.DeadlineExceeded", "the deadline has passed", true),
+            ));
+        }
+        Ok((
+            id,
+            match result {
+                Ok(value) => {
+                    let mut writer = Writer::message(3);
+                    writer.uint(3);
+                    writer.uint(id);
+                    match writer.value(&value) {
+                        Ok(()) => writer,
+                        Err(error) => error_message(id, "pysecure.InvalidResult", &error.to_string(), true),
+                    }
+                }
+                Err(Error::Remote {
+                    class,
+                    message,
+                    args,
+                    ran,
+                }) => error_with(id, &class, &message, &args, ran),
+                Err(error) => error_message(id, error.class(), &error.to_string(), true),
+            },
+        ))
+    }
+
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        let function = self.service.functions.get(name)?;
+        self.door.granted.holds(name).then_some(*function)
+    }
+
+    /// Refusals are counted, and said the first, second, fourth … time, so that no caller fills a log.
+    fn count(&self, name: &str) {
+        let mut refused = held(&self.door.refused);
+        // What names there are is the caller's choice: a bound on how many are told apart.
+        let key = if refused.len() < 1000 || refused.contains_key(name) {
+            name
+        } else {
+            ""
+        };
+        let count = refused.entry(key.to_owned()).or_default();
+        *count += 1;
+        if count.is_power_of_two() {
+            let short: String = key.chars().take(64).collect();
+            let caller = self.door.caller.as_deref().unwrap_or("nobody by name");
+            eprintln!("{} refused {short:?} to {caller}, {count} so far", self.service.name);
+        }
+    }
+
+    fn describe(&self) -> Value {
+        let all = self.service.functions.values();
+        Value::Array(
+            all.filter(|f| self.door.granted.holds(f.name))
+                .map(|f| f.describe())
+                .collect(),
+        )
+    }
+}
+
+/// The sockets that this service has, and for whom each is.
+fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> Result<Vec<Door>, String> {
+    let sockets = handed()?;
+    let door = |caller: Option<String>, socket: OwnedFd, granted: Granted| {
+        let hello = hello(name, caller.as_deref(), &granted, functions);
+        if hello.len() > 65_536 {
+            return Err("more functions than fit into a message".to_owned());
+        }
+        Ok(Door {
+            caller,
+            socket,
+            granted,
+            hello,
+            connections: Mutex::default(),
+            refused: Mutex::default(),
+        })
+    };
+    if std::env::var_os("LISTEN_FDS").is_none() {
+        let folder = std::env::var_os("PYSECURE_RPC_DIR")
+            .ok_or("it has no sockets: start it under pysecure, or set PYSECURE_RPC_DIR to a folder for them")?;
+        let path = Path::new(&folder).join(format!("{name}.sock"));
+        let socket = bind(&path).map_err(|e| format!("make the socket {}: {e}", path.display()))?;
+        return Ok(vec![door(None, socket, Granted::All)?]);
+    }
+    let policy = std::env::var("PYSECURE_RPC_CALLERS");
+    let mut policy: HashMap<String, serde_json::Value> = match policy {
+        Ok(text) => serde_json::from_str(&text).map_err(|e| format!("PYSECURE_RPC_CALLERS is no policy: {e}"))?,
+        Err(_) if sockets.is_empty() => HashMap::new(),
+        Err(_) => return Err("PYSECURE_RPC_CALLERS is not set, so nothing says who may call what".into()),
+    };
+    let mut out = Vec::new();
+    for (caller, socket) in sockets {
+        let granted = match policy.remove(&caller) {
+            Some(serde_json::Value::String(all)) if all == "*" => Granted::All,
+            Some(serde_json::Value::Array(names)) => {
+                Granted::These(names.iter().filter_map(|n| n.as_str().map(str::to_owned)).collect())
+            }
+            Some(_) => return Err(format!("PYSECURE_RPC_CALLERS says nothing that is known of `{caller}`")),
+            None => Granted::These(HashSet::new()),
+        };
+        if let Granted::These(names) = &granted
+            && let Some(lacks) = names.iter().filter(|n| !functions.contains_key(n.as_str())).min()
+        {
+            return Err(format!(
+                "`callers` let {caller} call `{lacks}`, which this program does not have"
+            ));
+        }
+        out.push(door(Some(caller), socket, granted)?);
+    }
+    Ok(out)
+}
+
+fn hello(
+    name: &str,
+    caller: Option<&str>,
+    granted: &Granted,
+    functions: &BTreeMap<&'static str, &'static Function>,
+) -> Vec<u8> {
+    let theirs: Vec<_> = functions.values().filter(|f| granted.holds(f.name)).collect();
+    let mut writer = Writer::message(5);
+    writer.uint(1);
+    writer.uint(1);
+    writer.str(name);
+    match caller {
+        Some(caller) => writer.str(caller),
+        None => writer.nil(),
+    }
+    writer.map(theirs.len());
+    for function in theirs {
+        writer.str(function.name);
+        writer.uint(function.hash());
+    }
+    writer.finish().bytes
+}
+
+/// Sockets of RPC among those handed over, and their names.
+fn handed() -> Result<Vec<(String, OwnedFd)>, String> {
+    let Ok(count) = std::env::var("LISTEN_FDS") else {
+        return Ok(Vec::new());
+    };
+    let count: RawFd = count.parse().map_err(|_| format!("LISTEN_FDS={count} is no number"))?;
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<&str> = names.split(':').collect();
+    if !(0..=65_536).contains(&count) || TAKEN.swap(true, Ordering::SeqCst) {
+        return Err("its sockets were taken before".into());
+    }
+    let mut out = Vec::new();
+    for at in 0..count {
+        let name = names.get(at as usize).copied().unwrap_or_default();
+        let number = FIRST + at;
+        if name.is_empty() || name == LISTEN {
+            continue;
+        }
+        let kind = rustix::net::sockopt::socket_type(raw(number));
+        if kind != Ok(SocketType::SEQPACKET) {
+            continue;
+        }
+        rustix::io::fcntl_setfd(raw(number), rustix::io::FdFlags::CLOEXEC)
+            .map_err(|e| format!("close at exec: {e}"))?;
+        // SAFETY: it is open, was handed to this process for good, and is taken once.
+        #[allow(unsafe_code)]
+        out.push((name.to_owned(), unsafe { OwnedFd::from_raw_fd(number) }));
+    }
+    Ok(out)
+}
+
+fn raw(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: one that is not open is answered with EBADF; nothing here closes it.
+    #[allow(unsafe_code)]
+    unsafe {
+        BorrowedFd::borrow_raw(number)
+    }
+}
+
+fn bind(path: &Path) -> Result<OwnedFd, std::io::Error> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
+    rustix::net::listen(&socket, 4096)?;
+    Ok(socket)
+}
+
+/// sd_notify(3), if somebody wants to know.
+fn ready() -> std::io::Result<()> {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
+        std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path)?;
+    }
+    Ok(())
+}

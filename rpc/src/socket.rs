@@ -1,0 +1,126 @@
+//! One end of a connection: whole messages, with their descriptors.
+
+use crate::memfd::{self, Area};
+use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Message, Value, WireError, Writer};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The longest message on the socket.
+const LONGEST: usize = 65_536;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SocketError {
+    #[error("the connection has ended")]
+    Ended,
+    #[error("{0}")]
+    Io(Errno),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// Sends one message, by way of LARGE if it is too long.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: Message) -> Result<(), SocketError> {
+    let Message { bytes, mut fds } = message;
+    if bytes.len() <= LONGEST {
+        return put(socket, &bytes, &fds);
+    }
+    if bytes.len() > LARGEST || fds.len() >= MOST_DESCRIPTORS {
+        return Err(WireError::TooLarge("a message beyond 64 MiB, or with too many descriptors").into());
+    }
+    let mut large = Writer::message(2);
+    large.uint(0);
+    large.uint(bytes.len() as u64);
+    fds.push(std::sync::Arc::new(memfd::sealed(&[&bytes]).map_err(WireError::from)?));
+    put(socket, &large.finish().bytes, &fds)
+}
+
+fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) -> Result<(), SocketError> {
+    let result = if fds.is_empty() {
+        rustix::io::retry_on_intr(|| rustix::net::send(socket, bytes, SendFlags::NOSIGNAL))
+    } else {
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+        rustix::io::retry_on_intr(|| {
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+            rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+        })
+    };
+    match result {
+        Ok(_) => Ok(()),
+        Err(Errno::PIPE | Errno::CONNRESET) => Err(SocketError::Ended),
+        Err(errno) => Err(SocketError::Io(errno)),
+    }
+}
+
+/// What the peer sends, and what it keeps here.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    area: Option<Area>,
+    buffer: Vec<u8>,
+}
+
+impl Incoming {
+    pub(crate) fn new() -> Incoming {
+        Incoming {
+            area: None,
+            buffer: vec![0; LONGEST],
+        }
+    }
+
+    /// Waits for the next message. `Errno::AGAIN` is the socket's time limit.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Vec<Value>, SocketError> {
+        let (len, mut fds) = get(socket, &mut self.buffer)?;
+        if len == 0 {
+            return Err(SocketError::Ended);
+        }
+        let bytes = &self.buffer[..len];
+        // LARGE: [0, length], with the memfd as the last descriptor.
+        if bytes.get(..2) == Some(&[0x92, 0]) {
+            let header = value::read(bytes, Vec::new(), &mut None)?;
+            let [_, Value::Int(length)] = header.as_slice() else {
+                return Err(WireError::Bad("LARGE without a length").into());
+            };
+            let length = usize::try_from(*length).ok().filter(|l| *l <= LARGEST);
+            let length = length.ok_or(WireError::Bad("LARGE beyond 64 MiB"))?;
+            let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
+            let long = Area::check(memfd)?.read(0, length)?;
+            let message = value::read(&long, fds, &mut self.area)?;
+            if message.first() == Some(&Value::Int(0)) {
+                return Err(WireError::Bad("LARGE in LARGE").into());
+            }
+            return Ok(message);
+        }
+        Ok(value::read(bytes, fds, &mut self.area)?)
+    }
+}
+
+fn get(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), SocketError> {
+    loop {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(bytes)];
+        match rustix::net::recvmsg(socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => {
+                let mut fds = Vec::new();
+                for message in ancillary.drain() {
+                    if let RecvAncillaryMessage::ScmRights(passed) = message {
+                        fds.extend(passed);
+                    }
+                }
+                if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+                    return Err(WireError::Bad("a message or its descriptors were cut short").into());
+                }
+                return Ok((got.bytes, fds));
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Err(SocketError::Ended),
+            Err(errno) => return Err(SocketError::Io(errno)),
+        }
+    }
+}

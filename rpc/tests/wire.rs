@@ -1,0 +1,209 @@
+//! The wire: what is written is read back the same, and whatever else comes is an error, never more.
+
+use proptest::prelude::*;
+use pysecure_rpc::value::{self, Descriptor, Value, Writer};
+use pysecure_rpc::{Typed, from_value, hash, to_value};
+use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
+
+fn written(value: &Value) -> value::Message {
+    let mut writer = Writer::message(1);
+    writer.value(value).unwrap();
+    writer.finish()
+}
+
+fn descriptors(message: &value::Message) -> Vec<OwnedFd> {
+    message.fds.iter().map(|fd| fd.try_clone().unwrap()).collect()
+}
+
+fn read(bytes: &[u8]) -> Result<Vec<Value>, value::WireError> {
+    value::read(bytes, Vec::new(), &mut None)
+}
+
+fn any_value() -> impl Strategy<Value = Value> {
+    let scalar = prop_oneof![
+        Just(Value::Nil),
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        (-40_000_i64..70_000).prop_map(Value::Int),
+        (1_u64 << 63..).prop_map(Value::UInt),
+        any::<f64>()
+            .prop_filter("not itself", |f| !f.is_nan())
+            .prop_map(Value::Float),
+        ".{0,40}".prop_map(Value::Str),
+        proptest::collection::vec(any::<u8>(), 0..300).prop_map(Value::Bytes),
+        (16_300_usize..16_500).prop_map(|len| Value::Bytes(vec![7; len])),
+        "[a-z]{1,9}".prop_map(|name| Value::Member(Box::new(Value::Str(name)))),
+        any::<[u8; 16]>().prop_map(|uuid| Value::Other(10, uuid.to_vec())),
+        proptest::collection::vec(any::<u8>(), 1..40).prop_map(|big| Value::Other(1, big)),
+    ];
+    scalar.prop_recursive(5, 60, 20, |inner| {
+        let items = || proptest::collection::vec(inner.clone(), 0..20);
+        prop_oneof![
+            items().prop_map(Value::Array),
+            items().prop_map(Value::Tuple),
+            proptest::collection::btree_set(any::<i64>(), 0..20)
+                .prop_map(|s| Value::Set(s.into_iter().map(Value::Int).collect())),
+            proptest::collection::btree_map(".{0,6}", inner.clone(), 0..20)
+                .prop_map(|m| Value::Map(m.into_iter().map(|(k, v)| (Value::Str(k), v)).collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(value in any_value()) {
+        let mut writer = Writer::message(1);
+        // More than 16 large values stand inline.
+        writer.value(&value).unwrap();
+        let message = writer.finish();
+        let fds = descriptors(&message);
+        prop_assert_eq!(value::read(&message.bytes, fds, &mut None).unwrap(), [value]);
+    }
+
+    #[test]
+    fn a_message_cut_short_or_continued_is_an_error(value in any_value(), at in any::<prop::sample::Index>()) {
+        let message = written(&value);
+        let cut = at.index(message.bytes.len());
+        prop_assert!(value::read(&message.bytes[..cut], descriptors(&message), &mut None).is_err());
+        let longer = [&message.bytes[..], &[0xc0]].concat();
+        prop_assert!(value::read(&longer, descriptors(&message), &mut None).is_err());
+    }
+
+    #[test]
+    fn bytes_of_any_kind_end(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+        let _ = read(&bytes);
+        let _ = read(&[&[0x91][..], &bytes].concat());
+    }
+
+    #[test]
+    fn a_flipped_byte_ends(value in any_value(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut message = written(&value);
+        let at = at.index(message.bytes.len());
+        message.bytes[at] = byte;
+        let fds = descriptors(&message);
+        let _ = value::read(&message.bytes, fds, &mut None);
+    }
+}
+
+#[test]
+fn hostile_messages_are_errors() {
+    let deep = |n: usize| [vec![0x91; n], vec![0xc0]].concat();
+    assert!(read(&deep(64)).is_ok());
+    for (what, bytes) in [
+        ("nothing", vec![]),
+        ("no array", vec![0xc0]),
+        ("65 deep", deep(65)),
+        ("10,000 deep", deep(10_000)),
+        (
+            "extensions 10,000 deep",
+            [0x91, 0xc9, 0xff, 0xff, 0xff, 0xff, 2].repeat(10_000),
+        ),
+        ("4 G of values", vec![0xdd, 0xff, 0xff, 0xff, 0xff]),
+        ("4 G of entries", vec![0x91, 0xdf, 0xff, 0xff, 0xff, 0xff]),
+        ("4 GiB of text", vec![0x91, 0xdb, 0xff, 0xff, 0xff, 0xff, b'a']),
+        ("4 GiB of bytes", vec![0x91, 0xc6, 0xff, 0xff, 0xff, 0xff, 0]),
+        ("the unused byte", vec![0x91, 0xc1]),
+        ("not UTF-8", vec![0x91, 0xa2, 0xff, 0xfe]),
+        ("a key twice", vec![0x91, 0x82, 0xa1, b'a', 1, 0xa1, b'a', 2]),
+        (
+            "a key twice, written in two ways",
+            vec![0x91, 0x82, 0x01, 1, 0xcc, 0x01, 2],
+        ),
+        ("a list as key", vec![0x91, 0x81, 0x90, 1]),
+        ("an element twice", vec![0x91, 0xc7, 3, 3, 0x92, 1, 1]),
+        ("an unknown extension", vec![0x91, 0xd4, 99, 0]),
+        ("a tuple that is text", vec![0x91, 0xd5, 2, 0xa1, b'a']),
+        ("a descriptor that did not come", vec![0x91, 0xd5, 21, 0x91, 0]),
+        (
+            "an area that was never sent",
+            vec![0x91, 0xc7, 5, 20, 0x94, 0xff, 0, 1, 0xc2],
+        ),
+        ("two values", vec![0x90, 0x90]),
+    ] {
+        assert!(read(&bytes).is_err(), "{what}");
+    }
+    // A million values and one more.
+    let many = |n: u32| [&[0xdd][..], &n.to_be_bytes(), &vec![0xc0; n as usize]].concat();
+    assert!(read(&many(999_999)).is_ok());
+    assert!(read(&many(1_000_000)).is_err());
+}
+
+#[test]
+fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
+    let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let one = written(&Value::Fd(Descriptor(open().into())));
+    assert!(matches!(
+        value::read(&one.bytes, vec![open()], &mut None).unwrap()[..],
+        [Value::Fd(_)]
+    ));
+    assert!(
+        value::read(&one.bytes, vec![open(), open()], &mut None).is_err(),
+        "one too many"
+    );
+    assert!(value::read(&[0x90], vec![open()], &mut None).is_err(), "not named");
+    let twice = [&[0x92][..], &one.bytes[1..], &one.bytes[1..]].concat();
+    assert!(value::read(&twice, vec![open()], &mut None).is_err(), "named twice");
+    let large = written(&Value::Bytes(vec![1; 100_000]));
+    assert_eq!(large.fds.len(), 1);
+    for wrong in [
+        open(),
+        OwnedFd::from(std::io::pipe().unwrap().0),
+        OwnedFd::from(tempfile::tempfile().unwrap()),
+    ] {
+        assert!(value::read(&large.bytes, vec![wrong], &mut None).is_err());
+    }
+    // Beyond its end.
+    let small = written(&Value::Bytes(vec![1; 20_000]));
+    assert!(value::read(&large.bytes, descriptors(&small), &mut None).is_err());
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
+enum Colour {
+    Red,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
+struct Tree {
+    name: String,
+    #[serde(default)]
+    colour: Option<Colour>,
+    below: Vec<Tree>,
+    size: (u64, f64),
+}
+
+#[test]
+fn rust_s_values_come_back_and_no_other_type_is_taken() {
+    let leaf = Tree {
+        name: "leaf".into(),
+        colour: Some(Colour::Red),
+        below: vec![],
+        size: (u64::MAX, 0.5),
+    };
+    let tree = Tree {
+        name: "root".into(),
+        colour: None,
+        below: vec![leaf],
+        size: (1, f64::INFINITY),
+    };
+    let message = written(&to_value(&tree).unwrap());
+    let back = read(&message.bytes).unwrap().remove(0);
+    assert_eq!(from_value::<Tree>(back).unwrap(), tree);
+    for big in [i128::MIN, -1 << 64, 1 << 64, i128::MAX, 0, -1] {
+        assert_eq!(from_value::<i128>(to_value(&big).unwrap()).unwrap(), big);
+    }
+    assert!(from_value::<String>(Value::Int(1)).is_err());
+    assert!(from_value::<f64>(Value::Int(1)).is_err());
+    assert!(from_value::<i64>(Value::Float(1.0)).is_err());
+    assert!(from_value::<i64>(Value::Bool(true)).is_err());
+    assert!(from_value::<u8>(Value::Int(256)).is_err());
+    assert!(from_value::<bool>(Value::Nil).is_err());
+}
+
+#[test]
+fn signatures_are_the_protocol_s() {
+    let text = "login(user:str,password:str,remember:bool=)->bool";
+    assert_eq!(hash(text), 17_325_774_674_193_137_378);
+    let tree = "{name:str,colour:enum[Colour]|nil=,below:list[@Tree],size:tuple[int,float]}";
+    assert_eq!(Tree::text(&mut Vec::new()), tree);
+}

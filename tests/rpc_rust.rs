@@ -1,0 +1,299 @@
+//! RPC in Rust: a Rust service called by a Rust program, from Python and from the command line, and one in Python called
+//! from Rust; what was not granted comes to nothing.
+
+mod harness;
+
+use harness::{App, BOTH, Ended, Mode};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `rpc/examples/vault.rs`, linked statically as all of this workspace is.
+fn vault() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "pysecure-rpc", "--example", "vault"])
+            .args(["--message-format", "json-render-diagnostics"])
+            .current_dir(repository())
+            .output()
+            .unwrap();
+        let ended = Ended::from(built).ok();
+        let messages = ended
+            .out
+            .lines()
+            .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        let made = messages
+            .filter_map(|m| m["executable"].as_str().map(PathBuf::from))
+            .next_back();
+        made.expect("cargo made no program")
+    })
+}
+
+const MANIFEST: &str = r#"
+[app]
+name = "rpcrust"
+dynamic_svc_uid = 33
+dynamic_svc_gid = 33
+code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
+
+[services.vault]
+command = ["/app/vault"]
+directory = "/app"
+ready = "notify"
+callers = { front = ["keep", "add", "reverse", "linger"], py = ["keep", "add", "secret"], operator = ["add", "keep"], DYNAMIC }
+
+[services.other]
+command = ["/app/vault"]
+directory = "/app"
+
+[services.pyvault]
+command = ["python3", "pyvault.py"]
+directory = "/app"
+ready = "notify"
+environment = { PYTHONPATH = "/opt/pysecure" }
+callers = { front = "*" }
+
+[services.front]
+command = ["/app/vault", "caller"]
+directory = "/app"
+depends_on = { vault = "ready" }
+
+[services.py]
+command = ["python3", "py.py"]
+directory = "/app"
+depends_on = { vault = "ready" }
+environment = { PYTHONPATH = "/opt/pysecure" }
+"#;
+
+/// What calls the Rust service: its functions stand here again, as Python has them.
+const PY: &str = r#"
+import pysecure_rpc
+from pysecure_rpc import rpc
+
+@rpc(run_as="vault")
+def add(a: int, b: int) -> int: ...
+
+@rpc(run_as="vault")
+def secret() -> str: ...
+
+@rpc(run_as="vault")
+def reverse(data: bytes) -> bytes: ...
+
+print("add", add(2, b=40))
+print("secret", secret())
+try:
+    add(2**63 - 1, 1)
+except OverflowError as e:
+    print("OverflowError", e)
+try:
+    reverse(b"xyz")
+    print("BROKEN")
+except Exception as e:
+    print("reverse:", type(e).__name__)
+print("that was all")
+"#;
+
+/// The same functions, with the same signatures, served by Python under another name.
+const PYVAULT: &str = r#"
+import pysecure_rpc
+from pysecure_rpc import rpc
+
+@rpc(run_as="pyvault")
+def add(a: int, b: int) -> int:
+    return a + b
+
+@rpc(run_as="pyvault")
+def shout(text: str, times: list[int]) -> dict[str, bytes]:
+    "Says it loud."
+    return {text.upper(): bytes(times) * 100_000}
+
+@rpc(run_as="pyvault")
+def count(to: int):
+    yield from range(to)
+
+pysecure_rpc.start_service("pyvault")
+"#;
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+fn app(mode: Mode) -> App {
+    use std::os::unix::fs::PermissionsExt;
+    // An ordinary user can give the dynamic service nothing.
+    let manifest = match mode {
+        Mode::Root => MANIFEST.replace("DYNAMIC", "dynamic = [\"secret\"]"),
+        Mode::Rootless => MANIFEST
+            .replace(", DYNAMIC", "")
+            .replace("dynamic_svc", "# dynamic_svc"),
+    };
+    let app = App::new(mode, &manifest);
+    let program = app.write("app/vault", std::fs::read(vault()).unwrap());
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    app.write("app/py.py", PY);
+    app.write("app/pyvault.py", PYVAULT);
+    let source = repository().join("python/src");
+    for file in files(&source)
+        .iter()
+        .filter(|f| !f.to_str().unwrap().contains("__pycache__"))
+    {
+        let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
+        app.write(&format!("lib/{inside}"), std::fs::read(file).unwrap());
+    }
+    app
+}
+
+#[track_caller]
+fn holds(text: &str, lines: &[&str], whose: &str) {
+    for line in lines {
+        assert!(text.contains(line), "{whose}: no line says {line:?}:\n{text}");
+    }
+}
+
+#[test]
+fn rust_calls_rust_and_python_calls_rust() {
+    for mode in BOTH {
+        let app = app(mode);
+        app.ok(&["up", "-d"]);
+        let front = app.wait_for_log("front", "that was all");
+        holds(
+            &front,
+            &[
+                r#"keep: Entry { owner: "front", note: Some("x"), tags: ["a", "b"] }"#,
+                "add: 42",
+                "overflow: OverflowError: OverflowError: too large",
+                "a million bytes turned around: true",
+                "linger: pysecure.DeadlineExceeded",
+                "add after a deadline: 2",
+                "secret: pysecure.NoSuchFunction",
+                "of another: PermissionError: call `other`: not granted",
+            ],
+            &format!("{mode:?}"),
+        );
+        let py = app.wait_for_log("py", "that was all");
+        holds(
+            &py,
+            &["add 42", "secret the secret", "OverflowError too large", "reverse: "],
+            "py",
+        );
+        assert!(!py.contains("BROKEN"), "{py}");
+        app.wait_for_log("vault", "vault refused \"secret\" to front, 1 so far");
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn the_command_line_calls_what_the_manifest_lets_it() {
+    for mode in BOTH {
+        let app = app(mode);
+        app.ok(&["up", "-d"]);
+        let call = |args: &[&str]| app.run(&[&["call"], args].concat());
+        // As the operator.
+        assert_eq!(call(&["vault", "add", "2", "40"]).ok().out.trim(), "42");
+        let kept = call(&["vault", "keep", "x", r#"["a"]"#]).ok().out;
+        let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
+        assert_eq!(
+            kept,
+            serde_json::json!({"owner": "operator", "note": "x", "tags": ["a"]})
+        );
+        let listed = call(&["--list", "vault"]).ok().out;
+        let keep =
+            "vault.keep(name:str,tags:list[str])->{owner:str,note:str|nil,tags:list[str]}\n    Keeps what it is given";
+        holds(&listed, &["add(a:int,b:int)->int", keep], "list");
+        assert!(!listed.contains("secret") && !listed.contains("linger"), "{listed}");
+        for (args, says) in [
+            (&["vault", "secret"][..], "pysecure.NoSuchFunction"),
+            (&["vault", "add", "x", "1"], "pysecure.InvalidArguments"),
+            (&["vault", "add", "1", "2", "3"], "too many arguments"),
+            (
+                &["vault", "add", "9223372036854775807", "1"],
+                "OverflowError: too large",
+            ),
+        ] {
+            let ended = call(args);
+            assert_eq!(ended.code, 1, "{mode:?} {args:?} {ended:?}");
+            assert!(ended.err.contains(says), "{mode:?} {args:?}: {}", ended.err);
+        }
+        // As others, and as those who may not.
+        assert_eq!(
+            call(&["--as", "py", "vault", "secret"]).ok().out.trim(),
+            "\"the secret\""
+        );
+        let late = call(&["--as", "front", "--timeout", "0.05", "vault", "linger", "5000"]);
+        assert_eq!((late.code, late.err.contains("deadline")), (1, true), "{late:?}");
+        for args in [&["--as", "other", "vault", "add", "1", "2"][..], &["nothing", "add"]] {
+            assert_eq!(call(args).code, 2, "{args:?}");
+        }
+        // Rust calls Python.
+        assert_eq!(
+            call(&["--as", "front", "pyvault", "add", "1", "2"]).ok().out.trim(),
+            "3"
+        );
+        let counted = call(&["--as", "front", "pyvault", "count", "5"]).ok().out;
+        assert_eq!(counted, "0\n1\n2\n3\n4\n");
+        let loud = call(&["--as", "front", "pyvault", "shout", "hey", "[65, 66]"]).ok().out;
+        let loud: serde_json::Value = serde_json::from_str(&loud).unwrap();
+        assert_eq!(loud["HEY"]["bytes"].as_str().unwrap(), "4142".repeat(100_000));
+        holds(
+            &call(&["--as", "front", "--list", "pyvault"]).ok().out,
+            &["shout(text:str,", "Says it loud."],
+            "list",
+        );
+        // A restart is no more than a wait.
+        app.ok(&["restart", "vault"]);
+        assert_eq!(call(&["vault", "add", "2", "40"]).ok().out.trim(), "42");
+        app.ok(&["down"]);
+        assert_eq!(call(&["vault", "add", "2", "40"]).code, 1);
+    }
+}
+
+#[test]
+fn the_dynamic_service_has_sockets_for_its_id_alone() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let app = app(Mode::Root);
+    app.ok(&["up", "-d"]);
+    let socket = app.state().join("run-dynamic/rpcrust/vault.sock");
+    let found = std::fs::metadata(&socket).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (33, 0o600));
+    let folder = std::fs::metadata(socket.parent().unwrap()).unwrap();
+    assert_eq!((folder.uid(), folder.mode() & 0o777), (0, 0o711));
+    // A state directory of one's own has to let it pass; the app's own folders below stay closed.
+    for passed in [app.folder.clone(), app.state()] {
+        std::fs::set_permissions(&passed, std::fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    let script = format!(
+        "import socket,sys\ns=socket.socket(socket.AF_UNIX,socket.SOCK_SEQPACKET)\ns.connect({:?})\nprint(s.recv(65536))",
+        socket.to_str().unwrap()
+    );
+    let connect = |uid: &str| {
+        let mut python = Command::new("setpriv");
+        python.args([
+            "--reuid",
+            uid,
+            "--regid",
+            uid,
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            &script,
+        ]);
+        Ended::from(python.current_dir("/").output().unwrap())
+    };
+    let theirs = connect("33").ok().out;
+    assert!(
+        theirs.contains("dynamic") && theirs.contains("secret") && !theirs.contains("keep"),
+        "{theirs}"
+    );
+    let another = connect("34");
+    assert!(another.err.contains("PermissionError"), "{another:?}");
+    app.ok(&["down"]);
+    assert!(!app.state().join("run-dynamic").exists());
+}
