@@ -16,6 +16,7 @@ pub mod network;
 pub mod outer;
 mod prepare;
 mod seccomp;
+pub mod staging;
 mod step;
 pub mod storage;
 mod sys;

@@ -63,6 +63,11 @@ table! {
         pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
         /// Path as services see it → host path, relative to the manifest. Read-only for all services.
         pub code: Named<At<String>> = plain { "code": Map<Path, HostPath> };
+        /// A script, relative to the manifest, that makes the first content of the resources which PySecure keeps. Run
+        /// once, when they are made, and with `pysecure init-resources`; it sees the app's resources and nothing else.
+        pub initialize: Option<At<String>> = optional { "initialize": HostPath };
+        /// The rootfs template that the script runs in; `host` if left out.
+        pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
     }
 }
 

@@ -7,6 +7,7 @@
 mod dirs;
 mod error;
 mod host;
+mod initialize;
 pub mod ledger;
 mod mounts;
 mod storage;
@@ -16,6 +17,7 @@ pub mod template;
 pub use dirs::{Dirs, make_passable, make_private};
 pub use error::PlanError;
 pub use host::Privilege;
+pub use initialize::Initializer;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
@@ -35,6 +37,8 @@ pub struct Plan {
     pub storage: Vec<Storage>,
     pub services: Vec<Service>,
     pub templates: BTreeMap<String, template::Template>,
+    /// Who makes the first content of the resources, if the manifest names a script.
+    pub initializer: Option<Initializer>,
     /// What the user should know before relying on this: one sentence each.
     pub notes: Vec<String>,
 }
@@ -136,10 +140,11 @@ pub fn draw(
     }
     let mut notes = host::notes(model, privilege);
     let mut used = BTreeMap::new();
-    for service in &model.services {
-        if !used.contains_key(&service.rootfs) {
-            match templates.load(&service.rootfs) {
-                Ok(template) => drop(used.insert(service.rootfs.clone(), template)),
+    let initialize = model.initialize.as_ref().map(|i| &i.rootfs);
+    for rootfs in model.services.iter().map(|s| &s.rootfs).chain(initialize) {
+        if !used.contains_key(rootfs) {
+            match templates.load(rootfs) {
+                Ok(template) => drop(used.insert(rootfs.clone(), template)),
                 Err(e) => errors.push(e),
             }
         }
@@ -182,6 +187,18 @@ pub fn draw(
             logs: service.logs.clone(),
         });
     }
+    let initializer = model.initialize.as_ref().map(|i| {
+        initialize::plan(
+            model,
+            i,
+            ledger,
+            privilege,
+            dirs,
+            &storage,
+            used.get(&i.rootfs),
+            &mut errors,
+        )
+    });
     errors.dedup();
     if !errors.is_empty() {
         return Err(errors);
@@ -202,6 +219,7 @@ pub fn draw(
         storage,
         services,
         templates: used,
+        initializer,
         notes,
     })
 }
@@ -254,20 +272,25 @@ pub const EGRESS_RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";
 pub const NOTIFY_SOCKET: &str = "notify.sock";
 
-/// What a login would set, then what the manifest adds or replaces.
-fn environment(model: &Model, service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
-    let user = if identity.root_inside { "root" } else { &service.name };
-    let mut out: BTreeMap<String, String> = [
+/// What a login would set.
+fn login(service: &str, user: &str) -> BTreeMap<String, String> {
+    [
         ("HOME", "/tmp"),
         ("LANG", "C.UTF-8"),
         ("LOGNAME", user),
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("PYSECURE_SERVICE", &service.name),
+        ("PYSECURE_SERVICE", service),
         ("USER", user),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
+    .collect()
+}
+
+/// What a login would set, then what the manifest adds or replaces.
+fn environment(model: &Model, service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
+    let user = if identity.root_inside { "root" } else { &service.name };
+    let mut out = login(&service.name, user);
     if service.life.notifies() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }
