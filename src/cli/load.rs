@@ -181,5 +181,10 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     for template in plan.templates.values() {
         library.make(template).map_err(|e| loaded.refused(vec![e]))?;
     }
+    for service in plan.services.iter().filter(|s| s.writable.is_some()) {
+        if let Some(hash) = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref()) {
+            store.own(hash, service.identity.on_disk())?;
+        }
+    }
     Ok(())
 }

@@ -21,6 +21,7 @@ mod step;
 pub mod storage;
 mod sys;
 pub mod transfer;
+mod writable;
 
 pub use error::LaunchError;
 pub use prepare::raise_limit;

@@ -352,6 +352,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .rootfs
                 .as_ref()
                 .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
+            writable: table.writable.as_ref().map(|w| w.value).unwrap_or_default(),
             callers,
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),

@@ -22,7 +22,7 @@ pub use limits::Limits;
 pub use logs::Logs;
 pub use network::Publish;
 
-use crate::manifest::types::{Callable, Kind, Network, Perms};
+use crate::manifest::types::{Callable, Kind, Network, Perms, Writable};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -122,6 +122,7 @@ pub struct Service {
     pub bundles: Vec<BundleId>,
     pub runs_with_root: bool,
     pub rootfs: String,
+    pub writable: Writable,
     /// Who may call this service, and which of its functions; sorted by caller.
     pub callers: Vec<(Subject, Callable)>,
     pub listen: Vec<std::net::SocketAddr>,

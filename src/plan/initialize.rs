@@ -100,6 +100,7 @@ pub(super) fn plan(
         },
         directory: "/".to_owned(),
         rootfs: initialize.rootfs.clone(),
+        writable: None,
         mounts,
         network: Network::None,
         publish: Vec::new(),

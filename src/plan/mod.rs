@@ -21,7 +21,8 @@ pub use initialize::Initializer;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
-use crate::manifest::types::{Callable, Network};
+use crate::jail::store::Store;
+use crate::manifest::types::{Callable, Network, Writable};
 use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,9 @@ pub struct Service {
     /// Sorted by key. `LISTEN_*` are the launcher's to add.
     pub environment: BTreeMap<String, String>,
     pub rootfs: String,
+    /// How it can write to its root, if it may.
+    #[serde(default)]
+    pub writable: Option<Upper>,
     /// Outer mounts before those that lie in them.
     pub mounts: Vec<Mount>,
     pub network: Network,
@@ -73,6 +77,16 @@ pub struct Service {
     pub limits: Limits,
     /// What the supervisor does with its output; likewise.
     pub logs: Logs,
+}
+
+/// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is
+/// its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    /// The copy, in the store of jails.
+    pub lower: PathBuf,
+    /// Where what it writes is kept. `None`: in memory.
+    pub kept: Option<PathBuf>,
 }
 
 /// Who a service is, in the ids of the namespace that PySecure itself runs in.
@@ -155,6 +169,14 @@ pub fn draw(
     for (id, service) in model.services.iter().enumerate() {
         let identity = identity(model, id, ledger, privilege);
         let mounts = mounts::plan(model, id, &storage, used.get(&service.rootfs), &mut errors);
+        let writable = used
+            .get(&service.rootfs)
+            .and_then(|template| {
+                upper(service, &identity, template, dirs)
+                    .map_err(|e| errors.push(e))
+                    .ok()
+            })
+            .flatten();
         services.push(Service {
             name: service.name.clone(),
             environment: environment(model, service, &identity),
@@ -162,6 +184,7 @@ pub fn draw(
             command: service.command.clone(),
             directory: service.directory.clone(),
             rootfs: service.rootfs.clone(),
+            writable,
             mounts,
             network: service.network,
             publish: service.publish.clone(),
@@ -222,6 +245,42 @@ pub fn draw(
         initializer,
         notes,
     })
+}
+
+fn upper(
+    service: &crate::model::Service,
+    identity: &Identity,
+    template: &template::Template,
+    dirs: &Dirs,
+) -> Result<Option<Upper>, PlanError> {
+    if service.writable == Writable::No {
+        return Ok(None);
+    }
+    let Some(jail) = &template.jail else {
+        return Err(PlanError::Template {
+            name: service.rootfs.clone(),
+            cause: format!(
+                "binds the host's directories, which `{}` may not write to; give it a jail, such as \"minimal\", or take \
+                 `writable` out",
+                service.name
+            ),
+        });
+    };
+    Ok(Some(Upper {
+        lower: Store::new(&dirs.state).owned(jail, identity.on_disk()),
+        kept: (service.writable == Writable::Kept).then(|| dirs.app.join("writable").join(&service.name)),
+    }))
+}
+
+impl Identity {
+    /// Owner and group of what is the service's, as files have them.
+    pub fn on_disk(&self) -> (u32, u32) {
+        match self.keeper {
+            Some(_) => (self.uid, self.gid),
+            // One id in all, which is 0 in the outer namespace.
+            None => (0, 0),
+        }
+    }
 }
 
 /// What each caller may call, as the RPC library reads it (docs/rpc-protocol.md).
