@@ -155,18 +155,27 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
 #[test]
 fn a_build_that_was_killed_is_taken_up_again() {
     let app = with(Mode::Root, "jailkill", &[]);
-    for _ in 0..5 {
+    let store = app.state().join("jails");
+    let count = |folder: &str| std::fs::read_dir(store.join(folder)).map_or(0, Iterator::count);
+    let begun = || store.join("making").exists();
+    let (some, many, listed) = (|| count("blobs") > 0, || count("blobs") > 200, || count("lists") > 0);
+    let stages: [&dyn Fn() -> bool; 4] = [&begun, &some, &many, &listed];
+    for stage in stages {
         let mut child = app
             .command(&["jail", "build", "python"])
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        harness::wait_until(|| {
-            let made = std::fs::read_dir(app.state().join("jails/blobs")).is_ok_and(|all| all.count() > 0);
-            (made || child.try_wait().unwrap().is_some()).then_some(())
-        });
+        harness::wait_until(|| (stage() || child.try_wait().unwrap().is_some()).then_some(()));
         child.kill().unwrap();
         child.wait().unwrap();
+        // Whatever has a whole tree's name is whole.
+        for tree in trees(&app) {
+            let built = app.ok(&["jail", "build", "python"]).out;
+            let hash = tree.file_name().unwrap().to_str().unwrap();
+            assert!(built.contains(&hash[..12]) && built.contains("(0 B new)"), "{built}");
+        }
+        app.ok(&["jail", "list"]);
     }
     app.ok(&["jail", "build", "python"]);
     assert_eq!(trees(&app).len(), 1);
@@ -511,4 +520,234 @@ rootfs = "{rootfs}"
         assert_eq!(code, 7);
         assert_eq!(app.run(&["jail", "trace", "snake", "--", "no-such-program"]).code, 127);
     }
+}
+
+/// Compiles with gcc.
+fn cc(args: &[&str], folder: &Path) {
+    let mut command = std::process::Command::new("cc");
+    let output = command.args(args).current_dir(folder).output().expect("install gcc");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn libraries_are_found_as_the_dynamic_linker_finds_them() {
+    let folder = Path::new("/opt/pysecure-jail-elf");
+    let _ = std::fs::remove_dir_all(folder);
+    for name in ["bin", "lib/glibc-hwcaps/x86-64-v3", "old", "far"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    for (file, text) in [
+        ("c.c", "int c(void) { return 3; }"),
+        ("b.c", "int c(void); int b(void) { return c(); }"),
+        ("a.c", "int b(void); int a(void) { return b(); }"),
+        ("one.c", "int a(void); int main(void) { return a() - 3; }"),
+        ("two.c", "int b(void); int main(void) { return b() - 3; }"),
+    ] {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    let shared = ["-shared", "-fPIC", "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"];
+    let made = |out: &str, rest: &[&str]| cc(&[&["-o", out], rest].concat(), folder);
+    made("far/libc3.so", &[&shared[..], &["c.c"]].concat());
+    // An old RPATH, which whoever is loaded by it inherits.
+    made("old/libb.so", &[&shared[..], &["b.c", "-Lfar", "-lc3"]].concat());
+    let runpath = "-Wl,--enable-new-dtags,-rpath,/opt/pysecure-jail-elf/far:$ORIGIN/../old:$ORIGIN/../../../old";
+    made(
+        "lib/liba.so",
+        &[&shared[..], &["a.c", "-Lold", "-lb", "-Lfar", "-lc3", runpath]].concat(),
+    );
+    std::fs::copy(
+        folder.join("lib/liba.so"),
+        folder.join("lib/glibc-hwcaps/x86-64-v3/liba.so"),
+    )
+    .unwrap();
+    let unresolved = "-Wl,--allow-shlib-undefined,--unresolved-symbols=ignore-in-shared-libs";
+    let rpath = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/../old,-rpath,/opt/pysecure-jail-elf/far";
+    made("bin/two", &["two.c", "-Lold", "-lb", unresolved, rpath]);
+    made(
+        "bin/one",
+        &[
+            "one.c",
+            "-Llib",
+            "-la",
+            unresolved,
+            "-Wl,--enable-new-dtags,-rpath,${ORIGIN}/../lib",
+        ],
+    );
+    std::os::unix::fs::symlink("one", folder.join("bin/link")).unwrap();
+    std::fs::write(folder.join("bin/script"), "#!/opt/pysecure-jail-elf/bin/two\n").unwrap();
+    std::fs::set_permissions(folder.join("bin/script"), PermissionsExt::from_mode(0o755)).unwrap();
+    let service = |name: &str, program: &str| {
+        format!("[services.{name}]\ncommand = \"/opt/pysecure-jail-elf/bin/{program}\"\nrootfs = \"{name}\"\n")
+    };
+    let manifest = format!(
+        "[app]\nname = \"jailelf\"\n{}{}",
+        service("two", "two"),
+        service("script", "script") + &service("one", "link")
+    );
+    let app = App::new(Mode::Root, &manifest);
+    for (name, text) in [
+        ("two", "binaries = [\"/opt/pysecure-jail-elf/bin/two\"]\n"),
+        ("script", "paths = [\"/opt/pysecure-jail-elf/bin/script\"]\n"),
+        ("one", "paths = [\"/opt/pysecure-jail-elf/bin/link\"]\n"),
+    ] {
+        app.write(&format!("rootfs-templates/{name}.toml"), text);
+    }
+    app.ok(&["run", "-T", "two"]);
+    app.ok(&["run", "-T", "script"]);
+    app.ok(&["run", "-T", "one"]);
+    let shown = app.ok(&["jail", "show", "one"]).out;
+    assert!(shown.contains("lib/glibc-hwcaps/x86-64-v3/liba.so"), "{shown}");
+    assert!(shown.contains("bin/link -> one"), "{shown}");
+    // What lies nowhere is said, with who wants it.
+    std::fs::remove_file(folder.join("far/libc3.so")).unwrap();
+    let lacks = app.run(&["jail", "build", "two"]);
+    assert!(
+        lacks.code == 2 && lacks.err.contains("libc3.so, which is nowhere to be found"),
+        "{}",
+        lacks.err
+    );
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_full_disk_leaves_the_store_whole() {
+    let app = with(Mode::Root, "jailfull", &[]);
+    let script = r#"
+        mkdir -p "$1" && mount -t tmpfs -o size=4m none "$1" || exit 99
+        "$0" jail build python; echo "first $?"
+        "$0" jail list > /dev/null; echo "list $?"
+        mount -o remount,size=400m "$1"
+        "$0" jail build python; echo "second $?"
+        test -e "$1/jails/making"; echo "left $?"
+        chroot "$1"/jails/trees/* /usr/bin/python3 -c 'import ssl, json'; echo "runs $?"
+    "#;
+    let state = app.state();
+    let binary = harness::binary().to_str().unwrap();
+    let inner = [
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        binary,
+        state.to_str().unwrap(),
+    ];
+    let ended = Ended::from(app.shell_free("unshare", &inner).output().unwrap());
+    assert!(
+        ended.err.contains("No space left on device"),
+        "{} {}",
+        ended.out,
+        ended.err
+    );
+    for wanted in ["first 2", "list 0", "second 0", "left 1", "runs 0"] {
+        assert!(ended.out.contains(wanted), "{wanted}: {} {}", ended.out, ended.err);
+    }
+}
+
+#[test]
+fn builds_and_prunes_at_once_do_not_harm_each_other() {
+    for mode in BOTH {
+        let app = App::new(mode, &two("jailatonce"));
+        app.ok(&["up", "-d"]);
+        let all: Vec<_> = (0..6)
+            .map(|n| {
+                let args: &[&str] = if n % 2 == 0 {
+                    &["jail", "build", "nginx"]
+                } else {
+                    &["jail", "prune"]
+                };
+                let mut command = app.command(args);
+                command
+                    .stdout(std::process::Stdio::piped())
+                    .stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for child in all {
+            Ended::from(child.wait_with_output().unwrap()).ok();
+        }
+        // What runs has all that it had.
+        app.sh("snake", "python3 -c 'import ssl, decimal'").ok();
+        app.ok(&["restart"]);
+        app.ok(&["jail", "build", "nginx"]);
+        assert_eq!(trees(&app).len(), 3);
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_copied_is_an_error_and_never_half_of_each() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = Path::new("/opt/pysecure-jail-changes");
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).unwrap();
+    let file = folder.join("file");
+    std::fs::write(&file, vec![b'a'; 4 << 20]).unwrap();
+    let app = with(
+        Mode::Root,
+        "jailchanges",
+        &[("own", "paths = [\"/opt/pysecure-jail-changes\"]\n")],
+    );
+    let over = AtomicBool::new(false);
+    let err = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut letters = (b'b'..=b'z').cycle();
+            while !over.load(Ordering::Relaxed) {
+                let mut open = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+                std::io::Write::write_all(&mut open, &vec![letters.next().unwrap(); 4 << 20]).unwrap();
+            }
+        });
+        let seen = harness::wait_until(|| Some(app.run(&["jail", "build", "own"])).filter(|e| e.code != 0));
+        over.store(true, Ordering::Relaxed);
+        seen.err
+    });
+    assert!(err.contains("changed while the jail was made"), "{err}");
+    assert!(app.run(&["jail", "list"]).code == 0);
+    app.ok(&["jail", "build", "own"]);
+    app.ok(&["jail", "list", "--json"]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_is_listed_is_listed_for_programs_too() {
+    let app = with(Mode::Root, "jailjson", &[]);
+    app.ok(&["jail", "build", "minimal"]);
+    let json = |args: &[&str], code: i32| -> serde_json::Value {
+        let ended = app.run(args);
+        assert_eq!(ended.code, code, "{}", ended.err);
+        serde_json::from_str(&ended.out).unwrap()
+    };
+    let list = json(&["jail", "list", "--json"], 0);
+    assert!(
+        list["recipes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["name"] == "python")
+    );
+    assert_eq!(list["jails"][0]["files"], 1);
+    let show = json(&["jail", "show", "--json", "minimal"], 0);
+    let shell = show
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|i| i["path"] == "/bin/sh" || i["path"] == "/usr/bin/sh");
+    assert_eq!(shell.unwrap()["target"], "busybox");
+    let why = json(&["jail", "why", "--json", "/usr/bin/busybox"], 0);
+    assert!(why[0]["reasons"][0]["why"].as_str().unwrap().contains("names it"));
+    let diff = json(&["jail", "diff", "--json", "minimal", "python"], 1);
+    assert!(
+        diff.as_array()
+            .unwrap()
+            .iter()
+            .any(|d| d["how"] == "only in the second")
+    );
+    assert_eq!(
+        json(&["jail", "diff", "--json", "minimal", "minimal"], 0),
+        serde_json::json!([])
+    );
+    // On a terminal, how far it is.
+    let mut shown = app.on_terminal(&["jail", "build", "python"], 24, 80);
+    let (code, text) = shown.ended();
+    assert!(code == 0 && text.contains("building a jail: "), "{text}");
 }

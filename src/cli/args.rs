@@ -339,7 +339,11 @@ pub struct Jail {
 #[derive(Debug, Subcommand)]
 pub enum JailDeed {
     /// List the recipes, and the jails that are built
-    List,
+    List {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Build jails, if they are not there
     Build {
         /// A list of paths and programs, a line each
@@ -358,17 +362,26 @@ pub enum JailDeed {
     },
     /// Show what is in a jail
     Show {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         name: String,
     },
     /// Show why a file is in a jail
     Why {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         path: PathBuf,
         /// A recipe, or the hash of a jail [default: all jails that are built]
         name: Option<String>,
     },
     /// Show how two jails differ, or what of a jail was never opened
     Diff {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         one: String,
         /// A recipe, or the hash of a jail

@@ -179,7 +179,9 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     let store = crate::jail::store::Store::new(&dirs.state);
     store.use_by(&plan.app, &trees, dirs.socket().exists())?;
     for template in plan.templates.values() {
-        library.make(template).map_err(|e| loaded.refused(vec![e]))?;
+        library
+            .make(template, super::jail::tell())
+            .map_err(|e| loaded.refused(vec![e]))?;
     }
     for service in plan.services.iter().filter(|s| s.writable.is_some()) {
         if let Some(hash) = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref()) {

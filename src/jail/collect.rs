@@ -99,8 +99,11 @@ struct Collector {
     cache: Option<Vec<(String, PathBuf)>>,
     /// The tree that is to be elsewhere in the jail.
     grafted: PathBuf,
-    /// Files whose needs are still to be looked at; is a lack an error?
-    queue: Vec<(PathBuf, bool)>,
+    /// Files whose needs are still to be looked at; is a lack an error, and where do those that load it say (RPATH) that
+    /// libraries are?
+    queue: Vec<(PathBuf, bool, Vec<PathBuf>)>,
+    /// That of what is looked at now, for what it brings along.
+    loaders: Vec<PathBuf>,
 }
 
 pub fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
@@ -131,6 +134,7 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
         cache: None,
         grafted: venv.map_or_else(|| PathBuf::from("/nowhere"), Path::to_owned),
         queue: Vec::new(),
+        loaders: Vec::new(),
     };
     let named = format!("recipe {name} names it");
     for path in &recipe.paths {
@@ -274,7 +278,7 @@ impl Collector {
             };
             let print = (found.ino(), found.ctime(), found.ctime_nsec());
             if self.insert(place.clone(), kind, why, print) {
-                self.queue.push((place, needed));
+                self.queue.push((place, needed, self.loaders.clone()));
             }
         } else if found.is_dir() {
             self.insert(place.clone(), Kind::Directory, why, (0, 0, 0));
@@ -362,14 +366,15 @@ impl Collector {
             };
             self.out.items.insert(place.to_owned(), item);
             // For what it needs of the host: what it brings itself is there.
-            self.queue.push((tree.to_owned(), false));
+            self.queue.push((tree.to_owned(), false, Vec::new()));
         }
         Ok(())
     }
 
     /// Follows what is on the list to what that needs, until nothing is new.
     fn follow(&mut self) -> Result<(), JailError> {
-        while let Some((path, needed)) = self.queue.pop() {
+        while let Some((path, needed, loaders)) = self.queue.pop() {
+            self.loaders = loaders;
             match self.needs_of(&path, needed) {
                 Err(
                     e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
@@ -424,9 +429,16 @@ impl Collector {
                 interpreter: interpreter.display().to_string(),
             });
         }
+        // Where a RUNPATH stands, no RPATH counts; else its own and those of whoever loads it, ld.so(8).
+        let mut inherited = std::mem::take(&mut self.loaders);
+        if needs.runpath.is_empty() {
+            inherited.splice(0..0, elf::expand(&needs.rpath, path));
+        }
+        self.loaders = inherited;
         for library in &needs.libraries {
             self.library(path, &needs, library, &why, needed)?;
         }
+        self.loaders = Vec::new();
         Ok(())
     }
 
@@ -441,14 +453,24 @@ impl Collector {
         let own: Vec<PathBuf> = if name.contains('/') {
             vec![PathBuf::from(name)]
         } else {
-            let mut folders = elf::expand(&needs.rpath, path);
-            folders.extend(elf::expand(&needs.runpath, path));
+            let folders = match needs.runpath.is_empty() {
+                true => self.loaders.clone(),
+                false => elf::expand(&needs.runpath, path),
+            };
             folders.iter().map(|f| f.join(name)).collect()
         };
         let fits = |p: &Path| fits(p, needs.kind);
         if let Some(found) = own.iter().find(|p| fits(p)) {
             if path.starts_with(&self.grafted) && found.starts_with(&self.grafted) {
                 return Ok(());
+            }
+            // Beside it may lie others for some processors, and which is taken is decided where the jail runs.
+            let beside = found.parent().unwrap_or(Path::new("/")).join("glibc-hwcaps");
+            let kinds = std::fs::read_dir(beside).into_iter().flatten().flatten();
+            let mut variants: Vec<_> = kinds.map(|k| k.path().join(name)).filter(|p| fits(p)).collect();
+            variants.sort();
+            for variant in &variants {
+                self.add(variant, why, needed)?;
             }
             return self.add(found, why, needed).map(drop);
         }
@@ -467,6 +489,11 @@ impl Collector {
         let (variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
         let usual = folders.iter().map(|f| f.join(name));
         let Some(found) = plain.into_iter().chain(usual).find(|p| fits(p)) else {
+            // The linker takes one of that name that somebody else has loaded, from wherever.
+            let named = |p: &PathBuf| p.file_name().is_some_and(|n| n == name);
+            if self.out.items.keys().any(|p| named(p) && fits(p)) {
+                return Ok(());
+            }
             return Err(JailError::NoLibrary {
                 program: path.to_owned(),
                 library: name.to_owned(),

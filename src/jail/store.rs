@@ -15,7 +15,7 @@
 //! the host's file later must not change a jail. A tree's files are hard links to blobs.
 
 use super::JailError;
-use super::collect::{Kind, Listing, Origin};
+use super::collect::{Item, Kind, Listing, Origin};
 use super::image::Image;
 use super::recipe::Recipe;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps};
@@ -24,19 +24,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub struct Store {
     folder: PathBuf,
+    tell: Option<Tell>,
 }
 
-/// A listing with the hash of each of its files.
-pub struct Hashed {
-    pub tree: String,
-    blobs: BTreeMap<PathBuf, String>,
-}
+/// Hears how many of how many files are done.
+pub type Tell = fn(usize, usize);
+
+/// A file up to this size is read into memory.
+const AT_ONCE: u64 = 8 << 20;
 
 /// What a build or a prune came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +51,13 @@ impl Store {
     pub fn new(state: &Path) -> Store {
         Store {
             folder: state.join("jails"),
+            tell: None,
         }
+    }
+
+    /// The same, telling how far builds are.
+    pub fn telling(self, tell: Option<Tell>) -> Store {
+        Store { tell, ..self }
     }
 
     pub fn tree(&self, hash: &str) -> PathBuf {
@@ -93,10 +100,14 @@ impl Store {
 
     /// The hash of the tree that a listing comes to. Reads its files unless they are as they were at the last build.
     pub fn hash(&self, listing: &Listing) -> Result<String, JailError> {
-        match std::fs::read_to_string(self.folder.join("known").join(print(listing))) {
-            Ok(known) if self.has(&known) => Ok(known),
-            _ => Ok(hash(listing)?.tree),
+        if let Some(known) = self.as_it_was(listing) {
+            return Ok(known);
         }
+        tree_hash(listing, |path, item| match (&item.content, &item.origin) {
+            (Some(known), _) => Ok(known.clone()),
+            (None, Some(Origin::Host(from))) => hash_file(from),
+            (None, _) => hash_file(path),
+        })
     }
 
     /// Makes the tree of a listing, if it is not there.
@@ -109,24 +120,25 @@ impl Store {
     }
 
     fn make(&self, listing: &Listing) -> Result<(String, Count), JailError> {
-        let known = self.hash(listing)?;
-        if self.has(&known) {
-            self.remember(listing, &known)?;
+        if let Some(known) = self.as_it_was(listing) {
             return Ok((known, Count::default()));
         }
         let _lock = self.lock()?;
-        if self.has(&known) {
+        if let Some(known) = self.as_it_was(listing) {
             return Ok((known, Count::default()));
         }
         let making = self.folder.join("making");
         remove(&making)?;
         directory(&making)?;
-        let hashed = hash(listing)?;
         let root = making.join("tree");
         directory(&root)?;
         let mut made = Count::default();
-        self.take_from_image(listing, &hashed, &mut made)?;
-        for (path, item) in &listing.items {
+        self.take_from_image(listing, &mut made)?;
+        let mut contents = BTreeMap::new();
+        for (number, (path, item)) in listing.items.iter().enumerate() {
+            if let Some(tell) = self.tell {
+                tell(number + 1, listing.items.len());
+            }
             let place = root.join(path.strip_prefix("/").unwrap_or(path));
             match &item.kind {
                 Kind::Directory => directory(&place)?,
@@ -134,44 +146,99 @@ impl Store {
                     std::os::unix::fs::symlink(target, &place).map_err(|e| JailError::io("make the link", &place, e))?
                 }
                 Kind::File {
-                    executable,
-                    size,
-                    modified,
+                    executable, modified, ..
                 } => {
-                    let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
-                    let blob = self.blob(hash, *executable, *modified);
-                    if !blob.exists() {
-                        let from = match &item.origin {
-                            None => path,
-                            Some(Origin::Host(from)) => from,
-                            Some(Origin::Layer { .. }) => return Err(JailError::Changed),
-                        };
-                        self.store(from, &blob, hash, *executable, *modified)?;
-                        made.files += 1;
-                        made.bytes += size;
-                    }
+                    let content = match (&item.content, &item.origin) {
+                        (Some(known), _) => known.clone(),
+                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &mut made)?,
+                        (None, _) => self.take_in(path, item, &mut made)?,
+                    };
+                    let blob = self.blob(&content, *executable, *modified);
                     link_or_copy(&blob, &place, *executable, *modified)?;
+                    contents.insert(path, content);
                 }
             }
         }
+        let hash = tree_hash(listing, |path, _| contents.get(path).cloned().ok_or(JailError::Changed))?;
         let list = serde_json::to_vec(listing).map_err(|e| JailError::io("write", &self.folder, e))?;
-        self.write("lists", &hashed.tree, &list)?;
-        let tree = self.tree(&hashed.tree);
+        self.write("lists", &hash, &list)?;
+        let tree = self.tree(&hash);
         directory(tree.parent().unwrap_or(&self.folder))?;
-        if !self.has(&hashed.tree) {
+        if !self.has(&hash) {
             std::fs::rename(&root, &tree).map_err(|e| JailError::io("put in place", &tree, e))?;
         }
         remove(&making)?;
-        self.remember(listing, &hashed.tree)?;
-        Ok((hashed.tree, made))
+        self.remember(listing, &hash)?;
+        Ok((hash, made))
+    }
+
+    /// The tree of a listing whose files are as they were when it was made.
+    fn as_it_was(&self, listing: &Listing) -> Option<String> {
+        let known = std::fs::read_to_string(self.folder.join("known").join(print(listing))).ok()?;
+        self.has(&known).then_some(known)
+    }
+
+    /// Puts a file of the host into the store, if its content is not there; the hash of that. Read once: what is
+    /// hashed is what is written.
+    fn take_in(&self, from: &Path, item: &Item, made: &mut Count) -> Result<String, JailError> {
+        let Kind::File {
+            executable,
+            size,
+            modified,
+        } = item.kind
+        else {
+            return Err(JailError::Changed);
+        };
+        let wrong = |e| JailError::io("read", from, e);
+        let mut source = open(from)?;
+        let mut content = Vec::new();
+        let small = size <= AT_ONCE;
+        let hash = if small {
+            Read::by_ref(&mut source)
+                .take(AT_ONCE + 1)
+                .read_to_end(&mut content)
+                .map_err(wrong)?;
+            hex(&Sha256::digest(&content))
+        } else {
+            hash_file(from)?
+        };
+        let blob = self.blob(&hash, executable, modified);
+        if !blob.exists() {
+            let fresh = self.folder.join("making").join("blob");
+            remove(&fresh)?;
+            if small {
+                let mut target = create(&fresh)?;
+                target
+                    .write_all(&content)
+                    .map_err(|e| JailError::io("write", &fresh, e))?;
+                finish(&target, &fresh, executable, modified)?;
+            } else {
+                copy(from, &fresh, executable, modified)?;
+                if hash_file(&fresh)? != hash {
+                    return Err(JailError::Changed);
+                }
+            }
+            directory(blob.parent().unwrap_or(&self.folder))?;
+            std::fs::rename(&fresh, &blob).map_err(|e| JailError::io("put in place", &blob, e))?;
+            made.files += 1;
+            made.bytes += size;
+        }
+        // As it was when the listing was made, and not half of that and half of what it is now.
+        let found = source.metadata().map_err(wrong)?;
+        match (found.ino(), found.ctime(), found.ctime_nsec(), found.len())
+            == (item.print.0, item.print.1, item.print.2, size)
+        {
+            true => Ok(hash),
+            false => Err(JailError::Changed),
+        }
     }
 
     /// The files of an image that the store does not have yet.
-    fn take_from_image(&self, listing: &Listing, hashed: &Hashed, made: &mut Count) -> Result<(), JailError> {
+    fn take_from_image(&self, listing: &Listing, made: &mut Count) -> Result<(), JailError> {
         let Some(image) = &listing.image else { return Ok(()) };
         let mut wanted: BTreeMap<Origin, (PathBuf, &String, bool, i64)> = BTreeMap::new();
         let mut named: BTreeSet<PathBuf> = BTreeSet::new();
-        for (path, item) in &listing.items {
+        for item in listing.items.values() {
             let (
                 Some(origin @ Origin::Layer { .. }),
                 Kind::File {
@@ -181,7 +248,7 @@ impl Store {
             else {
                 continue;
             };
-            let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
+            let hash = item.content.as_ref().ok_or(JailError::Changed)?;
             let blob = self.blob(hash, *executable, *modified);
             if !blob.exists() && named.insert(blob.clone()) {
                 wanted.insert(origin.clone(), (blob, hash, *executable, *modified));
@@ -326,7 +393,6 @@ impl Store {
         let blobs = self.folder.join("blobs");
         for shelf in names(&blobs) {
             for name in names(&blobs.join(&shelf)) {
-                use std::os::unix::fs::MetadataExt;
                 let path = blobs.join(&shelf).join(name);
                 let found = std::fs::symlink_metadata(&path).map_err(|e| JailError::io("look at", &path, e))?;
                 if found.nlink() == 1 {
@@ -343,19 +409,6 @@ impl Store {
         let kind = if executable { "x" } else { "f" };
         let shelf = self.folder.join("blobs").join(hash.get(..2).unwrap_or(hash));
         shelf.join(format!("{hash}-{kind}-{modified}"))
-    }
-
-    /// Copies a file of the host into the store.
-    fn store(&self, path: &Path, blob: &Path, hash: &str, executable: bool, modified: i64) -> Result<(), JailError> {
-        let fresh = self.folder.join("making").join("blob");
-        remove(&fresh)?;
-        copy(path, &fresh, executable, modified)?;
-        // What was copied is what was hashed, or it is not kept.
-        if hash_file(&fresh)? != hash {
-            return Err(JailError::Changed);
-        }
-        directory(blob.parent().unwrap_or(&self.folder))?;
-        std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
     }
 
     fn write(&self, folder: &str, name: &str, content: &[u8]) -> Result<(), JailError> {
@@ -406,8 +459,10 @@ fn image_print(image: &Image, recipe: &Recipe) -> String {
     hex(&Sha256::digest(rest))
 }
 
-fn hash(listing: &Listing) -> Result<Hashed, JailError> {
-    let mut blobs = BTreeMap::new();
+fn tree_hash(
+    listing: &Listing,
+    content: impl Fn(&PathBuf, &Item) -> Result<String, JailError>,
+) -> Result<String, JailError> {
     let mut hasher = Sha256::new();
     for (path, item) in &listing.items {
         hasher.update(path.as_os_str().as_bytes());
@@ -419,31 +474,24 @@ fn hash(listing: &Listing) -> Result<Hashed, JailError> {
             }
             Kind::File {
                 executable, modified, ..
-            } => {
-                let content = match (&item.content, &item.origin) {
-                    (Some(known), _) => known.clone(),
-                    (None, Some(Origin::Host(from))) => hash_file(from)?,
-                    (None, _) => hash_file(path)?,
-                };
-                hasher.update(format!("\0f{executable} {modified} {content}"));
-                blobs.insert(path.clone(), content);
-            }
+            } => hasher.update(format!("\0f{executable} {modified} {}", content(path, item)?)),
         }
         hasher.update(b"\0\n");
     }
-    Ok(Hashed {
-        tree: hex(&hasher.finalize()),
-        blobs,
-    })
+    Ok(hex(&hasher.finalize()))
+}
+
+fn open(path: &Path) -> Result<File, JailError> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|e| JailError::io("read", path, e))
 }
 
 fn hash_file(path: &Path) -> Result<String, JailError> {
     let wrong = |e| JailError::io("read", path, e);
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(wrong)?;
+    let mut file = open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 17];
     loop {
@@ -496,7 +544,6 @@ fn finish(target: &File, to: &Path, executable: bool, modified: i64) -> Result<(
 
 /// The tree once more, as somebody's own, who may write to it.
 fn own_copy(from: &Path, to: &Path, (uid, gid): (u32, u32)) -> Result<(), JailError> {
-    use std::os::unix::fs::MetadataExt;
     let wrong = |e| JailError::io("copy to", to, e);
     let found = std::fs::symlink_metadata(from).map_err(|e| JailError::io("look at", from, e))?;
     if found.is_dir() {

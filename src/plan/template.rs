@@ -9,7 +9,7 @@ use super::PlanError;
 use crate::jail;
 use crate::jail::collect::{Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::Store;
+use crate::jail::store::{Store, Tell};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -90,9 +90,9 @@ impl Library {
     }
 
     /// Has the jail of a template made, if it is one and is not there.
-    pub fn make(&self, template: &Template) -> Result<(), PlanError> {
+    pub fn make(&self, template: &Template, tell: Option<Tell>) -> Result<(), PlanError> {
         let Some(hash) = &template.jail else { return Ok(()) };
-        let store = Store::new(&self.state);
+        let store = Store::new(&self.state).telling(tell);
         if store.has(hash) && store.known(hash) {
             return Ok(());
         }
