@@ -7,7 +7,7 @@ use super::image::Image;
 use super::recipe::Recipe;
 use super::{JailError, elf};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -97,6 +97,8 @@ struct Collector {
     out: Listing,
     exclude: Vec<glob::Pattern>,
     cache: Option<Vec<(String, PathBuf)>>,
+    /// Paths that were seen to be directories, and no links.
+    directories: HashSet<PathBuf>,
     /// The tree that is to be elsewhere in the jail.
     grafted: PathBuf,
     /// Files whose needs are still to be looked at; is a lack an error, and where do those that load it say (RPATH) that
@@ -132,6 +134,7 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
         out: Listing::default(),
         exclude,
         cache: None,
+        directories: HashSet::new(),
         grafted: venv.map_or_else(|| PathBuf::from("/nowhere"), Path::to_owned),
         queue: Vec::new(),
         loaders: Vec::new(),
@@ -235,7 +238,14 @@ impl Collector {
                 continue;
             }
             let next = at.join(&part);
+            if self.directories.contains(&next) {
+                at = next;
+                continue;
+            }
             let found = std::fs::symlink_metadata(&next);
+            if found.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
+                self.directories.insert(next.clone());
+            }
             if !found.as_ref().is_ok_and(std::fs::Metadata::is_symlink) {
                 at = next;
                 continue;
@@ -387,12 +397,25 @@ impl Collector {
         Ok(())
     }
 
+    /// A file that nobody may run, of a kind that needs nothing: there are thousands, and they need not be opened.
+    fn is_text(&self, path: &Path) -> bool {
+        let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let runs = |i: &Item| matches!(i.kind, Kind::File { executable: true, .. });
+        let known = ["py", "pyc", "js", "json", "pem", "crt", "txt", "h", "html", "conf"].contains(&kind)
+            || path.starts_with("/usr/share/zoneinfo");
+        known && !self.out.items.get(path).is_some_and(runs)
+    }
+
     fn needs_of(&mut self, path: &Path, needed: bool) -> Result<(), JailError> {
         use std::io::{Read, Seek};
+        if self.is_text(path) {
+            return Ok(());
+        }
         let read = |e| JailError::io("read", path, e);
         let mut file = std::fs::File::open(path).map_err(read)?;
-        let mut head = Vec::new();
-        Read::by_ref(&mut file).take(256).read_to_end(&mut head).map_err(read)?;
+        let mut head = [0; 256];
+        let got = file.read(&mut head).map_err(read)?;
+        let head = &head[..got];
         let why = format!("{} needs it", path.display());
         if let Some(line) = head.strip_prefix(b"#!") {
             let executable = matches!(
@@ -408,11 +431,11 @@ impl Collector {
                 Ok(())
             };
         }
-        if !elf::is_elf(&head) {
+        if !elf::is_elf(head) {
             return Ok(());
         }
         file.rewind().map_err(read)?;
-        let mut data = Vec::new();
+        let mut data = Vec::with_capacity(file.metadata().map_or(0, |m| m.len() as usize) + 1);
         file.read_to_end(&mut data).map_err(read)?;
         let broken = |cause| JailError::BrokenElf {
             path: path.to_owned(),

@@ -150,11 +150,13 @@ impl Store {
                 } => {
                     let content = match (&item.content, &item.origin) {
                         (Some(known), _) => known.clone(),
-                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &mut made)?,
-                        (None, _) => self.take_in(path, item, &mut made)?,
+                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &place, &mut made)?,
+                        (None, _) => self.take_in(path, item, &place, &mut made)?,
                     };
-                    let blob = self.blob(&content, *executable, *modified);
-                    link_or_copy(&blob, &place, *executable, *modified)?;
+                    if item.content.is_some() {
+                        let blob = self.blob(&content, *executable, *modified);
+                        link_or_copy(&blob, &place, *executable, *modified)?;
+                    }
                     contents.insert(path, content);
                 }
             }
@@ -178,9 +180,9 @@ impl Store {
         self.has(&known).then_some(known)
     }
 
-    /// Puts a file of the host into the store, if its content is not there; the hash of that. Read once: what is
-    /// hashed is what is written.
-    fn take_in(&self, from: &Path, item: &Item, made: &mut Count) -> Result<String, JailError> {
+    /// Puts a file of the host in its place in a tree, and into the store if its content is not there; the hash of that.
+    /// Read once: what is hashed is what is written.
+    fn take_in(&self, from: &Path, item: &Item, place: &Path, made: &mut Count) -> Result<String, JailError> {
         let Kind::File {
             executable,
             size,
@@ -191,8 +193,8 @@ impl Store {
         };
         let wrong = |e| JailError::io("read", from, e);
         let mut source = open(from)?;
-        let mut content = Vec::new();
         let small = size <= AT_ONCE;
+        let mut content = Vec::with_capacity(if small { size as usize + 1 } else { 0 });
         let hash = if small {
             Read::by_ref(&mut source)
                 .take(AT_ONCE + 1)
@@ -203,23 +205,23 @@ impl Store {
             hash_file(from)?
         };
         let blob = self.blob(&hash, executable, modified);
-        if !blob.exists() {
-            let fresh = self.folder.join("making").join("blob");
-            remove(&fresh)?;
+        if blob.exists() {
+            link_or_copy(&blob, place, executable, modified)?;
+        } else {
             if small {
-                let mut target = create(&fresh)?;
+                let mut target = create(place)?;
                 target
                     .write_all(&content)
-                    .map_err(|e| JailError::io("write", &fresh, e))?;
-                finish(&target, &fresh, executable, modified)?;
+                    .map_err(|e| JailError::io("write", place, e))?;
+                finish(&target, place, executable, modified)?;
             } else {
-                copy(from, &fresh, executable, modified)?;
-                if hash_file(&fresh)? != hash {
+                copy(from, place, executable, modified)?;
+                if hash_file(place)? != hash {
                     return Err(JailError::Changed);
                 }
             }
-            directory(blob.parent().unwrap_or(&self.folder))?;
-            std::fs::rename(&fresh, &blob).map_err(|e| JailError::io("put in place", &blob, e))?;
+            // Whole as soon as it has its name.
+            self.shelve(place, &blob)?;
             made.files += 1;
             made.bytes += size;
         }
@@ -409,6 +411,22 @@ impl Store {
         let kind = if executable { "x" } else { "f" };
         let shelf = self.folder.join("blobs").join(hash.get(..2).unwrap_or(hash));
         shelf.join(format!("{hash}-{kind}-{modified}"))
+    }
+
+    /// Gives a file that is whole its name in the store.
+    fn shelve(&self, file: &Path, blob: &Path) -> Result<(), JailError> {
+        match std::fs::hard_link(file, blob) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                directory(blob.parent().unwrap_or(&self.folder))?;
+                std::fs::hard_link(file, blob)
+            }
+            other => other,
+        }
+        .or_else(|e| match e.raw_os_error() {
+            // A disk without hard links: each tree has its own files then.
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK) => Ok(()),
+            _ => Err(JailError::io("put in place", blob, e)),
+        })
     }
 
     fn write(&self, folder: &str, name: &str, content: &[u8]) -> Result<(), JailError> {
