@@ -227,8 +227,10 @@ def say_another_name():
     """The greeting says who one is taken for; nothing that is sent should change it."""
     from pysecure_rpc import _client
 
+    own = _client.connect("authsvc", None).caller
+
     def greeted():
-        return {_client.connect("authsvc", None).caller} - {"web"}
+        return {_client.connect("authsvc", None).caller} - {own}
 
     def lie(name):
         connection = _client.connect("authsvc", None)
