@@ -286,3 +286,76 @@ fn a_list_of_the_original_is_read_as_it_is() {
     assert_eq!(diff.code, 1);
     assert!(diff.out.contains("+ /usr/bin/python3\n"));
 }
+
+#[test]
+fn a_service_writes_to_its_jail_and_to_nobody_elses() {
+    let manifest = |kind: &str| {
+        format!(
+            r#"
+[app]
+name = "jailwrite"
+[resources]
+data = {{ path = "/srv/data", owner = "rw" }}
+[services.own]
+command = ["sh", "-c", "echo runs; exec sleep infinity"]
+rootfs = "minimal"
+writable = {kind}
+owner_resources = ["data"]
+[services.other]
+command = ["sh", "-c", "echo runs; exec sleep infinity"]
+rootfs = "minimal"
+"#
+        )
+    };
+    let write = "set -e
+        echo new > /usr/bin/new; echo more >> /etc/hosts; mkdir -p /var/lib/a/b; echo kept > /var/lib/a/b/c; mkdir /opt/x
+        rm /bin/wc; echo '#!/bin/sh' > /bin/fresh; echo echo ran >> /bin/fresh; chmod +x /bin/fresh; fresh
+        mv /usr/bin/busybox /usr/bin/moved; ln -s moved /usr/bin/busybox; echo r > /run/pid
+        echo data > /srv/data/file";
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("true"));
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("own", write).ok().out, "ran\n");
+        for script in ["ls /usr/bin/new", "touch /usr/x", "touch /var/lib/x"] {
+            assert_ne!(app.sh("other", script).code, 0, "{script}");
+        }
+        app.sh("other", "ls /usr/bin/busybox && wc -l < /etc/hosts").ok();
+        // Nothing of it lies on a disk, and nothing is left of it.
+        let mut found = Vec::new();
+        all_below(&app.state(), &mut found);
+        assert!(!found.iter().any(|p| p.ends_with("usr/bin/new")));
+        app.ok(&["restart", "own"]);
+        assert_ne!(app.sh("own", "ls /usr/bin/new").code, 0);
+        app.sh("own", "ls /bin/wc /usr/bin/busybox && grep data /srv/data/file")
+            .ok();
+        // From now on it is kept: over a restart, over the app's end, and not over its data's.
+        app.write("pysecure.toml", manifest("\"kept\""));
+        let again = app.ok(&["up", "-d"]).out;
+        assert!(again.contains("restart  own") && !again.contains("other"), "{again}");
+        app.sh("own", write).ok();
+        app.ok(&["restart", "own"]);
+        app.ok(&["down"]);
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("own", "cat /usr/bin/new /var/lib/a/b/c").ok().out, "new\nkept\n");
+        assert_ne!(app.sh("own", "ls /bin/wc").code, 0);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["up", "-d"]);
+        assert_ne!(app.sh("own", "ls /usr/bin/new").code, 0);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["jail", "prune"]);
+        for folder in ["owned", "trees"] {
+            let left = std::fs::read_dir(app.state().join("jails").join(folder))
+                .unwrap()
+                .count();
+            assert_eq!(left, 0, "{folder}");
+        }
+        // The host's own directories are nobody's to write to.
+        app.write("pysecure.toml", manifest("true").replace("\"minimal\"", "\"host\""));
+        let refused = app.run(&["check"]);
+        assert!(
+            refused.code == 2 && refused.err.contains("take `writable` out"),
+            "{}",
+            refused.err
+        );
+    }
+}

@@ -83,6 +83,8 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Run the script of `initialize` on the app's data; the app must be down
+    InitResources,
     /// Roots put together from recipes: build them, and look into them
     Jail(Jail),
     /// Call a function of a service, as one of its callers

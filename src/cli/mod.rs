@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod initialize;
 mod jail;
 mod limits;
 mod load;
@@ -66,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::InitResources => initialize::run(&cli),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),

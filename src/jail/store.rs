@@ -3,6 +3,7 @@
 //! ```text
 //! STATE/jails/blobs/ab/…     files, by hash, time and whether they are programs
 //! STATE/jails/trees/HASH     roots; whole as soon as they have this name
+//! STATE/jails/owned/…        copies of them that belong to a service which may write, by hash and ids
 //! STATE/jails/lists/HASH     what is in them, and why
 //! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
 //! STATE/jails/users/APP      the jails that an app has
@@ -50,6 +51,31 @@ impl Store {
 
     pub fn tree(&self, hash: &str) -> PathBuf {
         self.folder.join("trees").join(hash)
+    }
+
+    /// A copy of a tree whose files are a service's own, so that it may write to what an overlay shows of them.
+    pub fn owned(&self, hash: &str, (uid, gid): (u32, u32)) -> PathBuf {
+        self.folder.join("owned").join(format!("{hash}.{uid}.{gid}"))
+    }
+
+    /// Makes that copy, if it is not there.
+    pub fn own(&self, hash: &str, ids: (u32, u32)) -> Result<(), JailError> {
+        let place = self.owned(hash, ids);
+        if place.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        if place.exists() {
+            return Ok(());
+        }
+        let making = self.folder.join("making");
+        remove(&making)?;
+        directory(&making)?;
+        let fresh = making.join("owned");
+        own_copy(&self.tree(hash), &fresh, ids)?;
+        directory(place.parent().unwrap_or(&self.folder))?;
+        std::fs::rename(&fresh, &place).map_err(|e| JailError::io("put in place", &place, e))?;
+        remove(&making)
     }
 
     pub fn has(&self, hash: &str) -> bool {
@@ -192,6 +218,11 @@ impl Store {
                 std::fs::rename(self.tree(&hash), &making).map_err(|e| JailError::io("remove", self.tree(&hash), e))?;
                 remove(&making)?;
                 remove(&self.folder.join("lists").join(hash))?;
+            }
+        }
+        for name in names(&self.folder.join("owned")) {
+            if !name.split('.').next().is_some_and(|hash| self.has(hash)) {
+                remove(&self.folder.join("owned").join(name))?;
             }
         }
         for print in names(&self.folder.join("known")) {
@@ -348,6 +379,26 @@ fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), J
         last_modification: time,
     };
     rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| wrong(e.into()))
+}
+
+/// The tree once more, as somebody's own, who may write to it.
+fn own_copy(from: &Path, to: &Path, (uid, gid): (u32, u32)) -> Result<(), JailError> {
+    use std::os::unix::fs::MetadataExt;
+    let wrong = |e| JailError::io("copy to", to, e);
+    let found = std::fs::symlink_metadata(from).map_err(|e| JailError::io("look at", from, e))?;
+    if found.is_dir() {
+        directory(to)?;
+        for name in names(from) {
+            own_copy(&from.join(&name), &to.join(&name), (uid, gid))?;
+        }
+    } else if found.is_symlink() {
+        let target = std::fs::read_link(from).map_err(|e| JailError::io("read the link", from, e))?;
+        std::os::unix::fs::symlink(target, to).map_err(wrong)?;
+    } else {
+        copy(from, to, found.mode() & 0o111 != 0, found.mtime())?;
+        std::fs::set_permissions(to, std::fs::Permissions::from_mode(found.mode() & 0o777 | 0o200)).map_err(wrong)?;
+    }
+    std::os::unix::fs::lchown(to, Some(uid), Some(gid)).map_err(wrong)
 }
 
 fn link_or_copy(blob: &Path, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {

@@ -73,6 +73,11 @@ impl Dirs {
         self.app.join("resources")
     }
 
+    /// Where resources get their first content, before they are put in place as a whole; removed after that.
+    pub fn initializing(&self) -> PathBuf {
+        self.app.join("initializing")
+    }
+
     pub fn logs(&self) -> PathBuf {
         self.app.join("logs")
     }

@@ -27,6 +27,9 @@ pub struct Template {
     pub entries: Vec<Entry>,
     /// The hash of the jail's tree, if it is a jail.
     pub jail: Option<String>,
+    /// What is at the top of the jail's tree; sources are relative to a tree.
+    #[serde(default)]
+    pub tops: Vec<Entry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,7 @@ impl Library {
                 name: name.to_owned(),
                 entries: entries(&recipe).map_err(bad)?,
                 jail: None,
+                tops: Vec::new(),
             });
         }
         let store = Store::new(&self.state);
@@ -75,6 +79,7 @@ impl Library {
             name: name.to_owned(),
             entries: parts(&listing, &store.tree(&hash)),
             jail: Some(hash),
+            tops: tops(&listing),
         })
     }
 
@@ -183,6 +188,23 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
         });
     }
     out
+}
+
+fn tops(listing: &Listing) -> Vec<Entry> {
+    let at_top = listing.items.iter().filter(|(p, _)| p.components().count() == 2);
+    at_top
+        .map(|(path, item)| match &item.kind {
+            Kind::Link(target) => Entry::Link {
+                path: path.clone(),
+                target: target.clone(),
+            },
+            kind => Entry::Bind {
+                path: path.clone(),
+                source: path.strip_prefix("/").unwrap_or(path).to_owned(),
+                directory: *kind == Kind::Directory,
+            },
+        })
+        .collect()
 }
 
 impl Template {
