@@ -399,6 +399,14 @@ fn who_breaks_into_the_one_process_has_it_all() {
     for name in ["cred", "bank", "profile"] {
         app.write(&format!("clone/examples/zoobar/db/{name}/README"), "");
     }
+    let environment = [
+        ("ZOOBAR_DB", zoobar.join("db")),
+        ("ZOOBAR_STATIC", zoobar.join("static")),
+        ("PYTHONPATH", app.folder.join("clone/python/src")),
+        ("PYTHONDONTWRITEBYTECODE", "1".into()),
+    ];
+    let mut create = app.shell_free("/usr/bin/python3", &["clone/examples/zoobar/zoobar/create.py"]);
+    Ended::from(create.envs(environment.clone()).output().unwrap()).ok();
     let mut gunicorn = app.shell_free(
         "gunicorn",
         &[
@@ -411,10 +419,7 @@ fn who_breaks_into_the_one_process_has_it_all() {
     );
     gunicorn
         .current_dir(zoobar.join("zoobar"))
-        .env("ZOOBAR_DB", zoobar.join("db"))
-        .env("ZOOBAR_STATIC", zoobar.join("static"))
-        .env("PYTHONPATH", app.folder.join("clone/python/src"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(environment)
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let _gunicorn = Running(gunicorn.spawn().unwrap());

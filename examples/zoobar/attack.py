@@ -87,7 +87,7 @@ def hashes_by_code():
     import pysecure_rpc
 
     with pysecure_rpc.local("banksvc"):
-        return auth._database().execute("select password from users").fetchall()
+        return auth.database().execute("select password from users").fetchall()
 
 
 # Money.

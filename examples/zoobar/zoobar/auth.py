@@ -10,7 +10,7 @@ import pysecure_rpc
 from database import Database
 from pysecure_rpc import rpc
 
-_database = Database(
+database = Database(
     "cred/cred.db",
     """
     create table if not exists users (name text primary key, password text not null);
@@ -43,10 +43,10 @@ _NOBODY = "$".join(["scrypt", *map(str, _COST), "00" * 16, "00" * 64])
 
 def _new_token(user: str) -> str:
     token, now = secrets.token_urlsafe(32), int(time.time())
-    with _database() as database:
-        database.execute("delete from tokens where expires <= ?", (now,))
+    with database() as transaction:
+        transaction.execute("delete from tokens where expires <= ?", (now,))
         # Only its hash, so that who reads the database is logged in as nobody.
-        database.execute("insert into tokens values (?, ?, ?)", (_of(token), user, now + _TOKEN_SECONDS))
+        transaction.execute("insert into tokens values (?, ?, ?)", (_of(token), user, now + _TOKEN_SECONDS))
     return token
 
 
@@ -62,8 +62,8 @@ def register(user: str, password: str) -> str:
     if not 8 <= len(password) <= 1024:
         raise ValueError("A password has 8 characters or more.")
     stored = _hash(password)
-    with _database() as database:
-        done = database.execute("insert into users values (?, ?) on conflict do nothing", (user, stored))
+    with database() as transaction:
+        done = transaction.execute("insert into users values (?, ?) on conflict do nothing", (user, stored))
     if done.rowcount != 1:
         raise ValueError("That name is taken.")
     return _new_token(user)
@@ -72,7 +72,7 @@ def register(user: str, password: str) -> str:
 @rpc(run_as="authsvc")
 def login(user: str, password: str) -> str:
     """A token for who knows the password."""
-    row = _database().execute("select password from users where name = ?", (user,)).fetchone()
+    row = database().execute("select password from users where name = ?", (user,)).fetchone()
     if not _matches(password[:1024], row[0] if row else _NOBODY):
         raise PermissionError("Wrong name or password.")
     return _new_token(user)
@@ -81,21 +81,21 @@ def login(user: str, password: str) -> str:
 @rpc(run_as="authsvc", idempotent=True)
 def logout(token: str) -> None:
     """The token is worth nothing from now on."""
-    with _database() as database:
-        database.execute("delete from tokens where hash = ?", (_of(token),))
+    with database() as transaction:
+        transaction.execute("delete from tokens where hash = ?", (_of(token),))
 
 
 @rpc(run_as="authsvc", idempotent=True)
 def check_token(token: str) -> str | None:
     """Whose it is; None if nobody's."""
-    row = _database().execute("select user, expires from tokens where hash = ?", (_of(token),)).fetchone()
+    row = database().execute("select user, expires from tokens where hash = ?", (_of(token),)).fetchone()
     return row[0] if row and row[1] > time.time() else None
 
 
 @rpc(run_as="authsvc", idempotent=True)
 def exists(user: str) -> bool:
     """Is there such a user?"""
-    return _database().execute("select 1 from users where name = ?", (user,)).fetchone() is not None
+    return database().execute("select 1 from users where name = ?", (user,)).fetchone() is not None
 
 
 if __name__ == "__main__":

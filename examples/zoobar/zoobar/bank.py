@@ -8,7 +8,7 @@ import pysecure_rpc
 from database import Database
 from pysecure_rpc import rpc
 
-_database = Database(
+database = Database(
     "bank/bank.db",
     """
     create table if not exists accounts (user text primary key, zoobars integer not null check (zoobars >= 0));
@@ -33,14 +33,14 @@ class Transfer:
 
 def _open(user: str) -> None:
     """Everybody that `authsvc` knows has an account."""
-    with _database() as database:
-        database.execute("insert into accounts values (?, ?) on conflict do nothing", (user, _GIFT))
+    with database() as transaction:
+        transaction.execute("insert into accounts values (?, ?) on conflict do nothing", (user, _GIFT))
 
 
 @rpc(run_as="banksvc", idempotent=True)
 def balance(user: str) -> int | None:
     """How many zoobars a user has, which everybody may know; None if there is no such user."""
-    row = _database().execute("select zoobars from accounts where user = ?", (user,)).fetchone()
+    row = database().execute("select zoobars from accounts where user = ?", (user,)).fetchone()
     if row is not None:
         found: int = row[0]
         return found
@@ -61,15 +61,15 @@ def transfer(token: str, recipient: str, zoobars: int) -> int:
         raise ValueError(f"There is no user {recipient}.")
     _open(sender)
     _open(recipient)
-    with _database() as database:
-        taken = database.execute(
+    with database() as transaction:
+        taken = transaction.execute(
             "update accounts set zoobars = zoobars - ? where user = ? and zoobars >= ? returning zoobars",
             (zoobars, sender, zoobars),
         ).fetchone()
         if taken is None:
             raise ValueError("You do not have so many.")
-        database.execute("update accounts set zoobars = zoobars + ? where user = ?", (zoobars, recipient))
-        database.execute(
+        transaction.execute("update accounts set zoobars = zoobars + ? where user = ?", (zoobars, recipient))
+        transaction.execute(
             "insert into transfers (sender, recipient, zoobars, time) values (?, ?, ?, ?)",
             (sender, recipient, zoobars, time.time()),
         )
@@ -80,7 +80,7 @@ def transfer(token: str, recipient: str, zoobars: int) -> int:
 @rpc(run_as="banksvc", idempotent=True)
 def transfers(user: str) -> list[Transfer]:
     """The last of what a user has sent and got, newest first."""
-    rows = _database().execute(
+    rows = database().execute(
         "select sender, recipient, zoobars, time from transfers where sender = ? or recipient = ? order by id desc limit 20",
         (user, user),
     )

@@ -5,7 +5,7 @@ import pysecure_rpc
 from database import Database
 from pysecure_rpc import rpc
 
-_database = Database(
+database = Database(
     "profile/profile.db", "create table if not exists profiles (user text primary key, profile text not null);"
 )
 
@@ -13,7 +13,7 @@ _database = Database(
 @rpc(run_as="profilesvc", idempotent=True)
 def profile(user: str) -> str:
     """A user's text, as it was written: whoever shows it has to escape it."""
-    row = _database().execute("select profile from profiles where user = ?", (user,)).fetchone()
+    row = database().execute("select profile from profiles where user = ?", (user,)).fetchone()
     return row[0] if row else ""
 
 
@@ -25,8 +25,8 @@ def change_profile(token: str, text: str) -> None:
         raise PermissionError("Log in first.")
     if len(text) > 5000:
         raise ValueError("A profile has 5,000 characters at most.")
-    with _database() as database:
-        database.execute("insert or replace into profiles values (?, ?)", (user, text))
+    with database() as transaction:
+        transaction.execute("insert or replace into profiles values (?, ?)", (user, text))
 
 
 if __name__ == "__main__":
