@@ -276,6 +276,10 @@ fn apache_in_a_jail_serves_zoobar() {
     for mode in BOTH {
         let app = clone(mode);
         let users = app.write("users.py", USERS);
+        let attack = app.write(
+            "attack.py",
+            std::fs::read(repository().join("examples/zoobar/attack.py")).unwrap(),
+        );
         let page = commands(&["Apache as a service, in a jail"]);
         let (serve, down) = page.split_once("step \"Apache as a service, in a jail\" 1\n").unwrap();
         let between = format!(
@@ -288,8 +292,10 @@ inside apache -- /bin/sh -c true || echo "apache has no shell"
 inside apache -- /usr/bin/python3 -c 1 || echo "apache has no Python"
 inside wsgi -- python3 -c 'import os; print("wsgi is", os.getuid() != 0, os.listdir("/zoobar/db") if os.path.exists("/zoobar/db") else "without a database")'
 inside wsgi -- ls /zoobar/static || echo "wsgi has no static files"
+inside wsgi -- python3 - < {attack}
 "#,
-            users = users.display()
+            users = users.display(),
+            attack = attack.display()
         );
         let script = format!(
             "{CHECK}{serve}{between}\n{down}\npysecure -f examples/apache/jailed down --purge\npysecure jail prune\n"
@@ -307,9 +313,13 @@ inside wsgi -- ls /zoobar/static || echo "wsgi has no static files"
             "apache has no Python",
             "wsgi is True without a database",
             "wsgi has no static files",
+            "that was all",
         ] {
             says(what);
         }
+        // Who breaks into the pages has what they have in the other examples: nothing.
+        assert!(!ended.out.contains("TAKEN"), "{mode:?}: {}", ended.out);
+        assert_eq!(ended.out.matches("held   ").count(), 18, "{mode:?}: {}", ended.out);
         let ps = ended
             .out
             .find("{\n")

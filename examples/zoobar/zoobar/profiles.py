@@ -14,7 +14,7 @@ database = Database(
 def profile(user: str) -> str:
     """A user's text, as it was written: whoever shows it has to escape it."""
     row = database().execute("select profile from profiles where user = ?", (user,)).fetchone()
-    return row[0] if row else ""
+    return str(row[0]) if row else ""
 
 
 @rpc(run_as="profilesvc", idempotent=True)
