@@ -359,3 +359,156 @@ rootfs = "minimal"
         );
     }
 }
+
+#[test]
+fn node_and_apache_run_in_their_jails() {
+    let manifest = r#"
+[app]
+name = "jailkinds"
+code = { "/conf" = "./conf" }
+[services.node]
+command = ["node", "-e", "console.log('node', require('crypto').createHash('md5').update('x').digest('hex')); setInterval(() => 0, 1e6)"]
+rootfs = "node"
+[services.apache]
+command = ["apache2", "-X", "-f", "/conf/apache.conf"]
+rootfs = "apache"
+ready = { http = "http://127.0.0.1:8080/hello.txt" }
+"#;
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        app.write(
+            "conf/apache.conf",
+            "ServerName x\nListen 127.0.0.1:8080\nPidFile /tmp/pid\nMutex file:/tmp\nErrorLog /dev/stderr\nDocumentRoot /conf\n\
+             Include /etc/apache2/mods-available/mpm_event.load\nInclude /etc/apache2/mods-available/authz_core.load\n",
+        );
+        app.write("conf/hello.txt", "served\n");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("node", "node 9dd4e461268c8034f5c8564e155c67a6");
+        assert_eq!(
+            app.sh("apache", "wget -q -O - http://127.0.0.1:8080/hello.txt")
+                .ok()
+                .out,
+            "served\n"
+        );
+        assert_ne!(app.sh("apache", "ls /usr/bin/perl").code, 0);
+    }
+}
+
+#[test]
+fn packages_and_a_virtual_environment() {
+    let manifest = r#"
+[app]
+name = "jailvenv"
+[services.snake]
+command = ["greet"]
+rootfs = "mine"
+"#;
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        app.write(
+            "rootfs-templates/mine.toml",
+            "extends = \"python\"\npackages = [\"media-types\"]\nrequirements = \"requirements.txt\"\n",
+        );
+        app.write("requirements.txt", "./greeter-1.0-py3-none-any.whl\n");
+        let make = r#"
+import zipfile
+with zipfile.ZipFile("greeter-1.0-py3-none-any.whl", "w") as z:
+    z.writestr("greeter.py", "import sys\ndef main():\n    print('hello from', sys.prefix, flush=True)\n    import time; time.sleep(1e6)\n")
+    d = "greeter-1.0.dist-info/"
+    z.writestr(d + "METADATA", "Metadata-Version: 2.1\nName: greeter\nVersion: 1.0\n")
+    z.writestr(d + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    z.writestr(d + "entry_points.txt", "[console_scripts]\ngreet = greeter:main\n")
+    z.writestr(d + "RECORD", "")
+"#;
+        Ended::from(app.shell_free("/usr/bin/python3", &["-c", make]).output().unwrap()).ok();
+        let before = app.run(&["up", "-d"]);
+        assert!(
+            before.code == 2 && before.err.contains("pysecure jail build mine"),
+            "{}",
+            before.err
+        );
+        app.ok(&["jail", "build", "mine"]);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("snake", "hello from /venv");
+        app.sh("snake", "ls /etc/mime.types").ok();
+        let why = app.ok(&["jail", "why", "/etc/mime.types", "mine"]).out;
+        assert!(why.contains("package media-types brings it"), "{why}");
+        app.write("rootfs-templates/lacks.toml", "packages = [\"no-such-package\"]\n");
+        let lacks = app.run(&["jail", "build", "lacks"]);
+        assert!(
+            lacks.code == 2 && lacks.err.contains("apt-get install no-such-package"),
+            "{}",
+            lacks.err
+        );
+    }
+}
+
+#[test]
+fn a_debian_of_its_own() {
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            "[app]\nname = \"jaildebian\"\n[services.a]\ncommand = [\"sh\", \"-c\", \"cat /etc/debian_version; ls /usr/bin/busybox\"]\nrootfs = \"debian\"\n",
+        );
+        let before = app.run(&["run", "-T", "a"]);
+        assert!(
+            before.code == 2 && before.err.contains("jail build debian"),
+            "{}",
+            before.err
+        );
+        app.ok(&["jail", "build", "debian"]);
+        let ran = app.run(&["run", "-T", "a"]);
+        assert!(ran.out.starts_with("12."), "{} {}", ran.out, ran.err);
+        assert_ne!(ran.code, 0, "the host's busybox is in it");
+    }
+}
+
+#[test]
+fn a_trace_gives_the_least_recipe() {
+    let manifest = |rootfs: &str| {
+        format!(
+            r#"
+[app]
+name = "jailtrace"
+[resources]
+data = {{ path = "/srv/data", owner = "rw" }}
+[services.snake]
+command = ["python3", "-c", "import json, sqlite3; open('/srv/data/x', 'w').write(json.dumps([1])); print(open('/srv/data/x').read(), 'traced')"]
+owner_resources = ["data"]
+rootfs = "{rootfs}"
+"#
+        )
+    };
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("host"));
+        app.write("rootfs-templates/x", "");
+        let traced = app.ok(&["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"]);
+        assert!(traced.err.contains("[1] traced"), "{}", traced.err);
+        let recipe = std::fs::read_to_string(app.folder.join("rootfs-templates/least.toml")).unwrap();
+        assert!(
+            recipe.contains("json/__init__.py") && !recipe.contains("\"/srv/data"),
+            "{recipe}"
+        );
+        assert!(!recipe.contains("unittest"), "{recipe}");
+        app.write("pysecure.toml", manifest("least"));
+        let ran = app.ok(&["run", "-T", "snake"]);
+        assert_eq!(ran.out, "[1] traced\n");
+        // What it did not ask for is not there; and of the larger jail, this is what was never opened.
+        let other = app.run(&["run", "-T", "snake", "--", "python3", "-c", "import unittest"]);
+        assert_ne!(other.code, 0);
+        let never = app.run(&["jail", "diff", "python", "--traced", "snake"]);
+        assert_eq!(never.code, 1, "{}", never.err);
+        assert!(never.out.contains("/unittest/"), "{}", never.out);
+        assert!(
+            !never.out.contains("libc.so.6") && !never.out.contains("- /usr/bin/python3"),
+            "{}",
+            never.out
+        );
+        // A program's own end is the command's; one that is not there is said to be.
+        let code = app
+            .run(&["jail", "trace", "snake", "--", "python3", "-c", "raise SystemExit(7)"])
+            .code;
+        assert_eq!(code, 7);
+        assert_eq!(app.run(&["jail", "trace", "snake", "--", "no-such-program"]).code, 127);
+    }
+}

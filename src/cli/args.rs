@@ -350,6 +350,9 @@ pub enum JailDeed {
             required_unless_present = "names"
         )]
         from: Option<PathBuf>,
+        /// Make virtual environments and Debians anew, though they are there
+        #[arg(long)]
+        fresh: bool,
         /// Recipes
         names: Vec<String>,
     },
@@ -364,12 +367,26 @@ pub enum JailDeed {
         /// A recipe, or the hash of a jail [default: all jails that are built]
         name: Option<String>,
     },
-    /// Show how two jails differ
+    /// Show how two jails differ, or what of a jail was never opened
     Diff {
         /// A recipe, or the hash of a jail
         one: String,
         /// A recipe, or the hash of a jail
-        other: String,
+        #[arg(required_unless_present = "traced")]
+        other: Option<String>,
+        /// Compare with what this service opened when it was traced
+        #[arg(long, value_name = "SERVICE", conflicts_with = "other")]
+        traced: Option<String>,
+    },
+    /// Run a program as a service, and write a recipe of what it opens
+    Trace {
+        /// Write the recipe there, and not to standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        service: String,
+        /// The program and its arguments [default: the service's own]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
     },
     /// Remove jails that no app has
     Prune,

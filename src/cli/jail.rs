@@ -4,7 +4,8 @@
 use super::args::{Cli, Jail, JailDeed};
 use super::load::with_privilege;
 use super::{Done, Failure};
-use crate::jail::collect::{Kind, Listing, collect};
+use crate::jail;
+use crate::jail::collect::{Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
 use crate::jail::store::{Count, Store};
 use crate::launch::outer;
@@ -35,10 +36,20 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
     };
     match &args.deed {
         JailDeed::List => list(&place),
-        JailDeed::Build { from, names } => build(&place, from.as_deref(), names),
+        JailDeed::Build { from, fresh, names } => build(&place, from.as_deref(), *fresh, names),
         JailDeed::Show { name } => show(&place, name),
         JailDeed::Why { path, name } => why(&place, path, name.as_deref()),
-        JailDeed::Diff { one, other } => diff(&place, one, other),
+        JailDeed::Diff {
+            one,
+            traced: Some(service),
+            ..
+        } => never_opened(&place.find(one)?, &super::trace::opened(cli, service)?),
+        JailDeed::Diff { one, other, .. } => diff(&place, one, other.as_deref().unwrap_or_default()),
+        JailDeed::Trace {
+            output,
+            service,
+            command,
+        } => super::trace::run(cli, service, command, output.as_deref()),
         JailDeed::Prune => {
             let Count { files, bytes } = place.store.prune(&place.apps)?;
             println!("removed {files} files, {}", size(bytes));
@@ -52,7 +63,7 @@ impl Place {
     fn find(&self, name: &str) -> Result<Listing, Failure> {
         if recipe::all(&self.recipes).iter().any(|n| n == name) {
             let recipe = self.recipe(name)?;
-            return collect(name, &recipe).map_err(|e| named(name, e));
+            return jail::work_out(&self.store, name, &recipe).map_err(|e| named(name, e));
         }
         Ok(self.store.listing(name)?.1)
     }
@@ -90,7 +101,7 @@ fn list(place: &Place) -> Done {
     Ok(0)
 }
 
-fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
+fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> Done {
     let mut recipes: Vec<(String, Recipe)> = Vec::new();
     if let Some(path) = from {
         let text = std::fs::read_to_string(path)
@@ -101,8 +112,9 @@ fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
         recipes.push((name.clone(), place.recipe(name)?));
     }
     for (name, recipe) in &recipes {
-        let listing = collect(name, recipe).map_err(|e| named(name, e))?;
-        let (hash, new) = place.store.build(&listing).map_err(|e| named(name, e))?;
+        jail::made::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
+        let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
+        let (hash, new) = place.store.build(&listing, recipe).map_err(|e| named(name, e))?;
         for note in &listing.notes {
             eprintln!("note: {note}");
         }
@@ -170,6 +182,18 @@ fn diff(place: &Place, one: &str, other: &str) -> Done {
         };
         same = false;
         println!("{sign} {}", path.display());
+    }
+    Ok(u8::from(!same))
+}
+
+/// As diff: 1 if there is anything.
+fn never_opened(listing: &Listing, opened: &std::collections::BTreeSet<PathBuf>) -> Done {
+    let mut same = true;
+    for (path, item) in &listing.items {
+        if matches!(item.kind, Kind::File { .. }) && !opened.contains(path) {
+            same = false;
+            println!("- {}", path.display());
+        }
     }
     Ok(u8::from(!same))
 }

@@ -28,6 +28,7 @@ mod run;
 mod stats;
 mod terminal;
 mod top;
+mod trace;
 mod unshare;
 mod up;
 mod watch;

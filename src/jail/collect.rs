@@ -3,15 +3,33 @@
 //!
 //! Set-id bits and device nodes, pipes and sockets do not get onto the list.
 
+use super::image::Image;
 use super::recipe::Recipe;
 use super::{JailError, elf};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// The kernel follows as many.
 const MOST_LINKS: usize = 40;
+
+/// What packages bring for people to read, and for programs that no service has.
+const DOCUMENTATION: [&str; 12] = [
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/info",
+    "/usr/share/lintian",
+    "/usr/share/bug",
+    "/usr/share/doc-base",
+    "/usr/share/locale",
+    "/usr/share/bash-completion",
+    "/usr/share/menu",
+    "/lib/systemd",
+    "/usr/lib/systemd",
+    "/etc/init.d",
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -33,6 +51,34 @@ pub struct Item {
     /// What changes when the file does; not part of what it is.
     #[serde(skip)]
     pub print: (u64, i64, i64),
+    /// The SHA-256 of a file's content, where it is known before it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Where its content comes from, if not from the same place of this host.
+    #[serde(skip)]
+    pub origin: Option<Origin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// An entry of a layer of the listing's image, by number.
+    Layer {
+        layer: usize,
+        ordinal: u64,
+    },
+    Host(PathBuf),
+}
+
+impl Item {
+    pub fn new(kind: Kind, why: impl Into<String>) -> Item {
+        Item {
+            kind,
+            why: why.into(),
+            print: (0, 0, 0),
+            content: None,
+            origin: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,26 +86,50 @@ pub struct Listing {
     pub items: BTreeMap<PathBuf, Item>,
     /// What the jail lacks, a sentence each.
     pub notes: Vec<String>,
+    /// An image's own /etc/passwd, which says where its users are at home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwd: Option<String>,
+    #[serde(skip)]
+    pub image: Option<Arc<Image>>,
 }
 
 struct Collector {
     out: Listing,
     exclude: Vec<glob::Pattern>,
     cache: Option<Vec<(String, PathBuf)>>,
+    /// The tree that is to be elsewhere in the jail.
+    grafted: PathBuf,
     /// Files whose needs are still to be looked at; is a lack an error?
     queue: Vec<(PathBuf, bool)>,
 }
 
-pub fn collect(name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
-    let exclude = recipe
-        .exclude
-        .iter()
-        .map(|g| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it"))))
-        .collect::<Result<_, _>>()?;
+pub fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
+    let one = |g: &String| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it")));
+    globs.iter().map(one).collect()
+}
+
+/// Directories that are to be there, be it with something in them or not.
+pub fn add_directories(listing: &mut Listing, directories: &[PathBuf], why: &str) -> Result<(), JailError> {
+    for directory in directories {
+        let place = checked(&directory.to_string_lossy())?;
+        for path in place.ancestors().filter(|p| *p != Path::new("/")) {
+            listing
+                .items
+                .entry(path.to_owned())
+                .or_insert_with(|| Item::new(Kind::Directory, why));
+        }
+    }
+    Ok(())
+}
+
+/// `venv`: a virtual environment that was made for the recipe.
+pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listing, JailError> {
+    let exclude = patterns(&recipe.exclude)?;
     let mut it = Collector {
         out: Listing::default(),
         exclude,
         cache: None,
+        grafted: venv.map_or_else(|| PathBuf::from("/nowhere"), Path::to_owned),
         queue: Vec::new(),
     };
     let named = format!("recipe {name} names it");
@@ -85,6 +155,12 @@ pub fn collect(name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
                 return Err(JailError::NoMatch(text.clone()));
             }
         }
+    }
+    for package in &recipe.packages {
+        it.package(package)?;
+    }
+    if let Some(venv) = venv {
+        it.graft(venv, Path::new(super::made::VENV))?;
     }
     it.follow()?;
     for (place, target) in &recipe.links {
@@ -129,8 +205,11 @@ impl Collector {
         if self.out.items.contains_key(&path) {
             return false;
         }
-        let why = why.to_owned();
-        self.out.items.insert(path, Item { kind, why, print });
+        let item = Item {
+            print,
+            ..Item::new(kind, why)
+        };
+        self.out.items.insert(path, item);
         true
     }
 
@@ -222,6 +301,72 @@ impl Collector {
         Ok(true)
     }
 
+    /// All files of a Debian package but its documentation, as dpkg has recorded them.
+    fn package(&mut self, name: &str) -> Result<(), JailError> {
+        let right = |b: u8| b.is_ascii_alphanumeric() || b"+-.:".contains(&b);
+        let lacks = || JailError::NoPackage(name.to_owned());
+        if name.is_empty() || !name.bytes().all(right) {
+            return Err(lacks());
+        }
+        let records = Path::new("/var/lib/dpkg/info");
+        let whole = format!("{name}.list");
+        let of_machine = format!("{name}:{}.list", super::image::archive::architecture());
+        let text = [whole, of_machine]
+            .iter()
+            .find_map(|file| std::fs::read_to_string(records.join(file)).ok())
+            .ok_or_else(lacks)?;
+        let why = format!("package {name} brings it");
+        for line in text.lines() {
+            let path = Path::new(line);
+            let described = DOCUMENTATION.iter().any(|d| path.starts_with(d));
+            if !path.is_absolute() || line == "/." || described || self.exclude.iter().any(|g| g.matches_path(path)) {
+                continue;
+            }
+            let is_directory = std::fs::metadata(path).is_ok_and(|m| m.is_dir());
+            if is_directory && !std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) {
+                // Of what lies in it, other packages have a part.
+                let place = self.resolve(path, &why)?;
+                self.parents(&place.join("x"));
+            } else {
+                self.add(path, &why, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A tree that lies elsewhere on this host, to be at `place`.
+    fn graft(&mut self, tree: &Path, place: &Path) -> Result<(), JailError> {
+        let found = std::fs::symlink_metadata(tree).map_err(|e| JailError::io("look at", tree, e))?;
+        let why = "the recipe's `requirements` bring it";
+        if found.is_dir() {
+            self.insert(place.to_owned(), Kind::Directory, why, (0, 0, 0));
+            let names = std::fs::read_dir(tree)
+                .and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>())
+                .map_err(|e| JailError::io("read the directory", tree, e))?;
+            for name in names {
+                self.graft(&tree.join(&name), &place.join(&name))?;
+            }
+        } else if found.is_symlink() {
+            let target = std::fs::read_link(tree).map_err(|e| JailError::io("read the link", tree, e))?;
+            self.insert(place.to_owned(), Kind::Link(target), why, (0, 0, 0));
+        } else if found.is_file() {
+            let kind = Kind::File {
+                executable: found.permissions().mode() & 0o111 != 0,
+                size: found.len(),
+                modified: found.mtime(),
+            };
+            let item = Item {
+                print: (found.ino(), found.ctime(), found.ctime_nsec()),
+                origin: Some(Origin::Host(tree.to_owned())),
+                ..Item::new(kind, why)
+            };
+            self.out.items.insert(place.to_owned(), item);
+            // For what it needs of the host: what it brings itself is there.
+            self.queue.push((tree.to_owned(), false));
+        }
+        Ok(())
+    }
+
     /// Follows what is on the list to what that needs, until nothing is new.
     fn follow(&mut self) -> Result<(), JailError> {
         while let Some((path, needed)) = self.queue.pop() {
@@ -302,6 +447,9 @@ impl Collector {
         };
         let fits = |p: &Path| fits(p, needs.kind);
         if let Some(found) = own.iter().find(|p| fits(p)) {
+            if path.starts_with(&self.grafted) && found.starts_with(&self.grafted) {
+                return Ok(());
+            }
             return self.add(found, why, needed).map(drop);
         }
         let folders = elf::default_folders(needs.kind);

@@ -5,6 +5,7 @@
 //! STATE/jails/trees/HASH     roots; whole as soon as they have this name
 //! STATE/jails/owned/…        copies of them that belong to a service which may write, by hash and ids
 //! STATE/jails/lists/HASH     what is in them, and why
+//! STATE/jails/made           what other programs have made for jails: virtual environments, Debians
 //! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
 //! STATE/jails/users/APP      the jails that an app has
 //! STATE/jails/making         what a build that was killed has left; the next one clears it away
@@ -14,7 +15,9 @@
 //! the host's file later must not change a jail. A tree's files are hard links to blobs.
 
 use super::JailError;
-use super::collect::{Kind, Listing};
+use super::collect::{Kind, Listing, Origin};
+use super::image::Image;
+use super::recipe::Recipe;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +26,7 @@ use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub struct Store {
     folder: PathBuf,
@@ -96,7 +100,15 @@ impl Store {
     }
 
     /// Makes the tree of a listing, if it is not there.
-    pub fn build(&self, listing: &Listing) -> Result<(String, Count), JailError> {
+    pub fn build(&self, listing: &Listing, recipe: &Recipe) -> Result<(String, Count), JailError> {
+        let built = self.make(listing)?;
+        if let Some(image) = &listing.image {
+            self.remember_image(image, recipe, &built.0)?;
+        }
+        Ok(built)
+    }
+
+    fn make(&self, listing: &Listing) -> Result<(String, Count), JailError> {
         let known = self.hash(listing)?;
         if self.has(&known) {
             self.remember(listing, &known)?;
@@ -113,6 +125,7 @@ impl Store {
         let root = making.join("tree");
         directory(&root)?;
         let mut made = Count::default();
+        self.take_from_image(listing, &hashed, &mut made)?;
         for (path, item) in &listing.items {
             let place = root.join(path.strip_prefix("/").unwrap_or(path));
             match &item.kind {
@@ -128,7 +141,12 @@ impl Store {
                     let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
                     let blob = self.blob(hash, *executable, *modified);
                     if !blob.exists() {
-                        self.store(path, &blob, hash, *executable, *modified)?;
+                        let from = match &item.origin {
+                            None => path,
+                            Some(Origin::Host(from)) => from,
+                            Some(Origin::Layer { .. }) => return Err(JailError::Changed),
+                        };
+                        self.store(from, &blob, hash, *executable, *modified)?;
                         made.files += 1;
                         made.bytes += size;
                     }
@@ -146,6 +164,79 @@ impl Store {
         remove(&making)?;
         self.remember(listing, &hashed.tree)?;
         Ok((hashed.tree, made))
+    }
+
+    /// The files of an image that the store does not have yet.
+    fn take_from_image(&self, listing: &Listing, hashed: &Hashed, made: &mut Count) -> Result<(), JailError> {
+        let Some(image) = &listing.image else { return Ok(()) };
+        let mut wanted: BTreeMap<Origin, (PathBuf, &String, bool, i64)> = BTreeMap::new();
+        let mut named: BTreeSet<PathBuf> = BTreeSet::new();
+        for (path, item) in &listing.items {
+            let (
+                Some(origin @ Origin::Layer { .. }),
+                Kind::File {
+                    executable, modified, ..
+                },
+            ) = (&item.origin, &item.kind)
+            else {
+                continue;
+            };
+            let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
+            let blob = self.blob(hash, *executable, *modified);
+            if !blob.exists() && named.insert(blob.clone()) {
+                wanted.insert(origin.clone(), (blob, hash, *executable, *modified));
+            }
+        }
+        let origins = wanted.keys().cloned().collect();
+        super::image::layers::extract(image, &origins, |origin, content| {
+            let Some((blob, hash, executable, modified)) = wanted.get(&origin) else {
+                return Ok(());
+            };
+            let fresh = self.folder.join("making").join("blob");
+            remove(&fresh)?;
+            let mut file = create(&fresh)?;
+            let wrong = |e| JailError::io("write", &fresh, e);
+            made.bytes += std::io::copy(content, &mut file).map_err(wrong)?;
+            made.files += 1;
+            finish(&file, &fresh, *executable, *modified)?;
+            if hash_file(&fresh)? != **hash {
+                return Err(JailError::Changed);
+            }
+            directory(blob.parent().unwrap_or(&self.folder))?;
+            std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
+        })
+    }
+
+    /// What an image came to when a jail was made of it, if that is still there.
+    pub fn known_image(&self, image: &Arc<Image>, recipe: &Recipe) -> Option<Listing> {
+        let tree = std::fs::read_to_string(self.folder.join("known").join(image_print(image, recipe))).ok()?;
+        let (_, mut listing) = self.has(&tree).then(|| self.listing(&tree).ok())??;
+        listing.image = Some(image.clone());
+        Some(listing)
+    }
+
+    /// Writes down what an image has come to.
+    fn remember_image(&self, image: &Image, recipe: &Recipe, tree: &str) -> Result<(), JailError> {
+        self.write("known", &image_print(image, recipe), tree.as_bytes())
+    }
+
+    /// Where what other programs make for jails is kept.
+    pub fn made(&self) -> PathBuf {
+        self.folder.join("made")
+    }
+
+    /// Has something made, and puts it in place as a whole.
+    pub fn make_aside(&self, place: &Path, make: impl FnOnce(&Path) -> Result<(), JailError>) -> Result<(), JailError> {
+        let _lock = self.lock()?;
+        let making = self.folder.join("making");
+        remove(&making)?;
+        directory(&making)?;
+        let aside = making.join(place.file_name().unwrap_or_default());
+        make(&aside)?;
+        directory(place.parent().unwrap_or(&self.folder))?;
+        remove(place)?;
+        std::fs::rename(&aside, place).map_err(|e| JailError::io("put in place", place, e))?;
+        remove(&making)
     }
 
     fn remember(&self, listing: &Listing, tree: &str) -> Result<(), JailError> {
@@ -299,9 +390,20 @@ impl Store {
 fn print(listing: &Listing) -> String {
     let mut hasher = Sha256::new();
     for (path, item) in &listing.items {
-        hasher.update(format!("{}\0{:?}\0{:?}\n", path.display(), item.kind, item.print));
+        let content = item.content.as_deref().unwrap_or_default();
+        hasher.update(format!(
+            "{}\0{:?}\0{:?}{content}\n",
+            path.display(),
+            item.kind,
+            item.print
+        ));
     }
     hex(&hasher.finalize())
+}
+
+fn image_print(image: &Image, recipe: &Recipe) -> String {
+    let rest = format!("image {} {:?} {:?}", image.identity, recipe.exclude, recipe.directories);
+    hex(&Sha256::digest(rest))
 }
 
 fn hash(listing: &Listing) -> Result<Hashed, JailError> {
@@ -318,7 +420,11 @@ fn hash(listing: &Listing) -> Result<Hashed, JailError> {
             Kind::File {
                 executable, modified, ..
             } => {
-                let content = hash_file(path)?;
+                let content = match (&item.content, &item.origin) {
+                    (Some(known), _) => known.clone(),
+                    (None, Some(Origin::Host(from))) => hash_file(from)?,
+                    (None, _) => hash_file(path)?,
+                };
                 hasher.update(format!("\0f{executable} {modified} {content}"));
                 blobs.insert(path.clone(), content);
             }
@@ -348,7 +454,7 @@ fn hash_file(path: &Path) -> Result<String, JailError> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -356,16 +462,23 @@ fn hex(bytes: &[u8]) -> String {
 fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
     let wrong = |e| JailError::io("copy to", to, e);
     let mut source = File::open(from).map_err(|e| JailError::io("read", from, e))?;
-    let options = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .clone();
-    let mut target = options.open(to).map_err(wrong)?;
+    let mut target = create(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         std::io::copy(&mut source, &mut target).map_err(wrong)?;
     }
     target.flush().map_err(wrong)?;
+    finish(&target, to, executable, modified)
+}
+
+fn create(path: &Path) -> Result<File, JailError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(|e| JailError::io("make", path, e))
+}
+
+/// Sets mode and time of a file that is whole.
+fn finish(target: &File, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("set mode and time of", to, e);
     let mode = if executable { 0o555 } else { 0o444 };
     target
         .set_permissions(std::fs::Permissions::from_mode(mode))

@@ -20,6 +20,7 @@ pub mod staging;
 mod step;
 pub mod storage;
 mod sys;
+pub mod trace;
 pub mod transfer;
 mod writable;
 

@@ -82,6 +82,11 @@ impl Dirs {
         self.app.join("logs")
     }
 
+    /// What a service's programs opened when they were traced, a path a line.
+    pub fn trace(&self, service: &str) -> PathBuf {
+        self.app.join("traces").join(service)
+    }
+
     pub fn log(&self, service: &str) -> PathBuf {
         self.logs().join(format!("{service}.log"))
     }

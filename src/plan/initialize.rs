@@ -91,7 +91,11 @@ pub(super) fn plan(
     };
     let service = Service {
         name: INITIALIZE.to_owned(),
-        environment: super::login(INITIALIZE, INITIALIZE),
+        environment: {
+            let mut all = super::login(INITIALIZE, INITIALIZE);
+            all.extend(template.iter().flat_map(|t| t.environment.clone()));
+            all
+        },
         identity,
         command: if runs_by_itself(&initialize.script) {
             vec![target]

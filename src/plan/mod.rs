@@ -179,7 +179,7 @@ pub fn draw(
             .flatten();
         services.push(Service {
             name: service.name.clone(),
-            environment: environment(model, service, &identity),
+            environment: environment(model, service, &identity, used.get(&service.rootfs)),
             identity,
             command: service.command.clone(),
             directory: service.directory.clone(),
@@ -347,9 +347,15 @@ fn login(service: &str, user: &str) -> BTreeMap<String, String> {
 }
 
 /// What a login would set, then what the manifest adds or replaces.
-fn environment(model: &Model, service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
+fn environment(
+    model: &Model,
+    service: &crate::model::Service,
+    identity: &Identity,
+    template: Option<&template::Template>,
+) -> BTreeMap<String, String> {
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
+    out.extend(template.iter().flat_map(|t| t.environment.clone()));
     if service.life.notifies() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }

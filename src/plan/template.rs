@@ -6,11 +6,12 @@
 //! that PySecure brings.
 
 use super::PlanError;
-use crate::jail::collect::{Kind, Listing, collect};
+use crate::jail;
+use crate::jail::collect::{Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
 use crate::jail::store::Store;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where templates are looked for.
@@ -30,6 +31,9 @@ pub struct Template {
     /// What is at the top of the jail's tree; sources are relative to a tree.
     #[serde(default)]
     pub tops: Vec<Entry>,
+    /// What its programs expect; a service's own goes before it.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,16 +74,18 @@ impl Library {
                 entries: entries(&recipe).map_err(bad)?,
                 jail: None,
                 tops: Vec::new(),
+                environment: BTreeMap::new(),
             });
         }
         let store = Store::new(&self.state);
-        let listing = collect(name, &recipe).map_err(|e| bad(e.to_string()))?;
+        let listing = jail::work_out(&store, name, &recipe).map_err(|e| bad(e.to_string()))?;
         let hash = store.hash(&listing).map_err(|e| bad(e.to_string()))?;
         Ok(Template {
             name: name.to_owned(),
             entries: parts(&listing, &store.tree(&hash)),
             jail: Some(hash),
             tops: tops(&listing),
+            environment: environment(&recipe, &listing),
         })
     }
 
@@ -95,8 +101,8 @@ impl Library {
             cause: e.to_string(),
         };
         let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
-        let listing = collect(&template.name, &recipe).map_err(bad)?;
-        let (built, _) = store.build(&listing).map_err(bad)?;
+        let listing = jail::work_out(&store, &template.name, &recipe).map_err(bad)?;
+        let (built, _) = store.build(&listing, &recipe).map_err(bad)?;
         if built != *hash {
             return Err(bad(crate::jail::JailError::Changed));
         }
@@ -187,6 +193,36 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
             }
         });
     }
+    out
+}
+
+/// An image's variables, and the name and home of the user that it names; a virtual environment's.
+fn environment(recipe: &Recipe, listing: &Listing) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    if recipe.requirements.is_some() {
+        out.insert("VIRTUAL_ENV".to_owned(), jail::made::VENV.to_owned());
+        let path = format!(
+            "{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            jail::made::VENV
+        );
+        out.insert("PATH".to_owned(), path);
+    }
+    let Some(image) = &listing.image else { return out };
+    let user = image.user.split(':').next().unwrap_or_default();
+    if !user.is_empty() {
+        // Its number is PySecure's to give; what is left of it is who it believes to be, and where it is at home.
+        let lines = listing.passwd.as_deref().unwrap_or_default().lines();
+        let fields = lines.map(|l| l.split(':').collect::<Vec<_>>());
+        let found = fields
+            .into_iter()
+            .find(|f| f.len() >= 6 && (f[0] == user || f[2] == user));
+        if let Some(fields) = found {
+            out.insert("USER".to_owned(), fields[0].to_owned());
+            out.insert("LOGNAME".to_owned(), fields[0].to_owned());
+            out.insert("HOME".to_owned(), fields[5].to_owned());
+        }
+    }
+    out.extend(image.environment.iter().cloned());
     out
 }
 
