@@ -304,6 +304,15 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 Some(subject) => callers.push((subject, callable.value.clone())),
             }
         }
+        if let Some(at) = table.rpc_tracebacks.as_ref().filter(|at| at.value && callers.is_empty()) {
+            found.push(
+                Diagnostic::error(
+                    at.span.clone(),
+                    format!("`{}` shows its callers tracebacks, but nobody may call it", name.value),
+                )
+                .help("name its `callers`, or take this out"),
+            );
+        }
         callers.sort_by_key(|c| c.0);
         model.services.push(Service {
             name: name.value.clone(),
@@ -317,6 +326,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .as_ref()
                 .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
             callers,
+            rpc_tracebacks: flag(&table.rpc_tracebacks),
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
             publish: network::read(&table.publish, found),

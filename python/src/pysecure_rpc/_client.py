@@ -602,23 +602,23 @@ def _locally(function: Function, args: Any, kwargs: Any, name: str | None) -> An
     signature = function.signature
     if function.is_stream:
         return function.run(*plain, **named)
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 async def _locally_async(function: Function, args: Any, kwargs: Any, name: str | None) -> Any:
     plain, named, current = _arrived(function, args, kwargs, name)
     signature = function.signature
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = await function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 __all__ = ["BLOB", "call", "call_async", "close_connections", "connect", "path_of", "receive", "stream", "transmit"]
