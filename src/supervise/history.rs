@@ -188,41 +188,85 @@ impl History {
 
     /// Files that are newer than the current one, the oldest first.
     fn newer(&mut self) -> io::Result<VecDeque<Open>> {
-        let mut found: VecDeque<Open> = VecDeque::new();
+        let none = VecDeque::new();
         let known = self.current.as_ref().map(|open| open.id);
         if known.is_some() {
             if !self.follow {
-                return Ok(found);
+                return Ok(none);
             }
             match std::fs::metadata(&self.path) {
-                Ok(there) if Some((there.dev(), there.ino())) == known => return Ok(found),
+                Ok(there) if Some((there.dev(), there.ino())) == known => return Ok(none),
                 // Between two steps of a rotation, or deleted; the next file says so when it is made.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(none),
                 _ => {}
             }
         }
+        loop {
+            // Under these names none is older than the one before it, unless two rotations came in between.
+            let first = self.newest()?;
+            let found = self.look(known)?;
+            if self.newest()? == first {
+                self.gap |= known.is_some() && !found.reached;
+                return Ok(found.files);
+            }
+        }
+    }
+
+    /// Which files have the first two names. If they are the same as before, no rotation has come to its end meanwhile.
+    fn newest(&self) -> io::Result<[Option<(u64, u64)>; 2]> {
+        let mut ids = [None, None];
+        for (id, n) in ids.iter_mut().zip(0..) {
+            *id = match std::fs::metadata(aside(&self.path, n)) {
+                Ok(found) => Some((found.dev(), found.ino())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(ids)
+    }
+
+    fn look(&self, known: Option<(u64, u64)>) -> io::Result<Found> {
+        let mut found = Found {
+            files: VecDeque::new(),
+            reached: false,
+        };
         let last = match highest(&self.path) {
-            // A rotation or two may happen meanwhile.
-            Ok(last) => last.saturating_add(2),
+            Ok(last) => last,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
             Err(e) => return Err(e),
         };
-        for n in 0..=last {
+        // Names that change are not all listed; and one is missing while its file moves.
+        let mut missing = 0;
+        for n in 0.. {
+            if n > last && missing > 1 {
+                break;
+            }
             let open = match File::open(aside(&self.path, n)) {
                 Ok(file) => Open::new(file)?,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    missing += 1;
+                    continue;
+                }
                 Err(e) => return Err(e),
             };
+            missing = 0;
             if Some(open.id) == known {
-                return Ok(found);
+                found.reached = true;
+                break;
             }
-            if found.iter().all(|other| other.id != open.id) {
-                found.push_front(open);
+            if found.files.iter().all(|other| other.id != open.id) {
+                found.files.push_front(open);
             }
         }
-        self.gap |= known.is_some();
         Ok(found)
     }
+}
+
+/// What [`History::look`] comes upon, the oldest first.
+struct Found {
+    files: VecDeque<Open>,
+    /// Is the known one the next older?
+    reached: bool,
 }
 
 /// A record's line, if it ends there.
@@ -329,6 +373,26 @@ mod tests {
         }
         assert_eq!(seen, numbered(0..at));
         assert!(!history.take_gap());
+    }
+
+    #[test]
+    fn a_reader_beside_a_writer_loses_and_repeats_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        // Put aside every few lines: the faster, the more may happen while a reader looks.
+        let policy = crate::model::Logs {
+            max_size: 400,
+            max_files: 100,
+            ..Default::default()
+        };
+        let mut log = LogFile::new(path.clone(), &policy);
+        let writer = std::thread::spawn(move || write(&mut log, &mut Shelf::default(), 0..2000));
+        while !writer.is_finished() {
+            let mut history = History::open(path.clone(), true).unwrap();
+            let seen = texts(&mut history);
+            assert!(seen == numbered(0..seen.len()), "{seen:?}");
+        }
+        writer.join().unwrap();
     }
 
     #[test]
