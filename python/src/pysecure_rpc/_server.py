@@ -1053,6 +1053,12 @@ def start_service(
     `processes`: so many processes share the work. `connections`: how many each caller may have.
     `tracebacks`: exceptions carry theirs to the caller, unless the manifest says otherwise. `drain`: seconds for what runs when it ends.
     """
+    patched = sys.modules.get("gevent.monkey")
+    if patched is not None and any(patched.is_module_patched(m) for m in ("threading", "socket", "select")):
+        raise SystemExit(
+            f"pysecure_rpc: {service_name}: gevent has put its own in the place of threads and sockets, and a service "
+            "serves by threads: take monkey.patch_all() out of it. Callers may have it"
+        )
     try:
         server = Server(
             service_name, threads=threads, queue=queue, connections=connections, tracebacks=tracebacks, drain=drain
