@@ -39,6 +39,34 @@ fn calls_mean_what_they_say() {
 }
 
 #[test]
+fn what_is_seen_of_calls_from_outside() {
+    python("test_observed");
+}
+
+#[test]
+fn callers_in_gunicorn_and_gevent() {
+    python("test_hosts");
+}
+
+#[test]
+fn opentelemetry_s_context_goes_along() {
+    need_root();
+    // Debian 12 has no package of it.
+    let python = repository().join("target/telemetry/bin/python");
+    assert!(
+        python.exists(),
+        "make the environment that tests/run makes: python3 -m venv target/telemetry && \
+         target/telemetry/bin/pip install opentelemetry-api==1.45.2"
+    );
+    let out = Command::new(python)
+        .args(["-B", "-m", "unittest", "test_telemetry"])
+        .current_dir(repository().join("python/tests"))
+        .output()
+        .unwrap();
+    Ended::from(out).ok();
+}
+
+#[test]
 fn the_original_s_configuration() {
     python("test_config");
 }

@@ -292,7 +292,7 @@ class Calls(unittest.TestCase):
 
     def test_reflection(self) -> None:
         found = {d["name"]: d for d in pysecure_rpc.describe("two")}
-        self.assertEqual(set(found), {"down", "left_of_nested"})
+        self.assertEqual(set(found), {"down", "left_of_nested", "traced_nested"})
         self.assertEqual(found["down"]["signature"], "down(n:int)->int")
 
     def test_a_malformed_message_ends_its_own_connection_alone(self) -> None:

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Parser)]
 #[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The manifest, or a folder that holds one [default: pysecure.toml or pysecure.json here]
+    /// The manifest, or a folder that holds one [default: pysecure.toml, pysecure.json or pysecure_config.py here]
     #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file")]
     first: Option<PathBuf>,
     /// The same as -f, before or behind the command
@@ -101,6 +101,9 @@ pub enum Command {
     /// Write man pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
+    /// Be the sandbox of a configuration in Python, which is on standard input
+    #[command(hide = true, name = crate::python::sandbox::COMMAND)]
+    ReadPython { configuration: PathBuf },
 }
 
 #[derive(Debug, Args)]

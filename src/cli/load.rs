@@ -7,8 +7,9 @@ use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
+use crate::python::{self, Python};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A manifest that was read and understood, right or wrong.
 pub(super) struct Loaded {
@@ -17,12 +18,20 @@ pub(super) struct Loaded {
     pub found: Vec<Diagnostic>,
     /// Where the manifest lies, free of links.
     pub folder: PathBuf,
+    /// If it is one in Python: the file that it came from.
+    python: Option<Python>,
 }
 
 impl Loaded {
     pub fn read(cli: &Cli) -> Result<Loaded, Failure> {
         let path = manifest::locate(cli.manifest())?;
-        let source = Source::read(&path)?;
+        let (source, python) = if python::is_python(&path) {
+            let (source, python) = python::read(&path).map_err(unsuccessful)?;
+            say_printed(&python.printed);
+            (source, Some(python))
+        } else {
+            (Source::read(&path)?, None)
+        };
         let (manifest, mut found) = manifest::parse(&source);
         let parent = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -32,12 +41,45 @@ impl Loaded {
             .map_err(|e| Failure::new(2, format!("open {}: {e}", parent.display())))?;
         let (model, more) = model::build(&manifest, &base);
         found.extend(more);
+        if python.as_ref().is_some_and(|p| p.unrestricted) {
+            found.push(
+                Diagnostic::warning(
+                    manifest.app.name.span.clone(),
+                    "no service names `callers`, so each may call every function of all others",
+                )
+                .help("PySecureService(..., callers={'web': ['login']}) says who may call what"),
+            );
+        }
         Ok(Loaded {
             source,
             model,
             found,
             folder: base.path().to_owned(),
+            python,
         })
+    }
+
+    /// Diagnostics with the lines that they are about, for people.
+    pub fn render(&self, found: &[Diagnostic]) -> String {
+        let colour = terminal::colour_on_stderr();
+        match &self.python {
+            None => manifest::render(&self.source, found, colour),
+            Some(python) => {
+                let (shown, found) = python.at_its_lines(&self.source, found);
+                manifest::render(&shown, &found, colour)
+            }
+        }
+    }
+
+    /// The same for programs.
+    pub fn diagnostics_json(&self, found: &[Diagnostic]) -> serde_json::Value {
+        match &self.python {
+            None => manifest::diagnostics_json(&self.source, found),
+            Some(python) => {
+                let (shown, found) = python.at_its_lines(&self.source, found);
+                manifest::diagnostics_json(&shown, &found)
+            }
+        }
     }
 
     pub fn has_errors(&self) -> bool {
@@ -47,10 +89,7 @@ impl Loaded {
     /// Says what there is to say, and goes on only if nothing of it is an error.
     pub fn checked(self) -> Result<Loaded, Failure> {
         if self.has_errors() {
-            eprint!(
-                "{}",
-                manifest::render(&self.source, &self.found, terminal::colour_on_stderr())
-            );
+            eprint!("{}", self.render(&self.found));
             return Err(Failure::silent(2));
         }
         Ok(self)
@@ -98,13 +137,34 @@ impl Loaded {
     pub fn tell(&self, mut failure: Failure) -> Failure {
         let located = std::mem::take(&mut failure.located);
         if !located.is_empty() {
-            eprint!(
-                "{}",
-                manifest::render(&self.source, &located, terminal::colour_on_stderr())
-            );
+            eprint!("{}", self.render(&located));
         }
         failure
     }
+}
+
+/// A configuration in Python that came to nothing. What it printed, its traceback, comes first.
+fn unsuccessful(error: python::PythonError) -> Failure {
+    if let python::PythonError::Failed { printed, .. } = &error {
+        say_printed(printed);
+    }
+    Failure::new(2, error)
+}
+
+/// What a configuration printed: it may be anything, so nothing of it may steer a terminal.
+fn say_printed(printed: &str) {
+    for line in printed.lines() {
+        eprintln!("{}", crate::supervise::console::shown(line.as_bytes()));
+    }
+}
+
+/// `read-python`: the sandbox that [`python::read`] waits for.
+pub(super) fn read_python(configuration: &Path) -> super::Done {
+    if let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    let privilege = outer::expected();
+    python::sandbox::run(configuration, &privilege).map_err(Failure::failed)
 }
 
 /// Gets privileges if they are needed: `Some` is the exit code of the same command, run where it has them.
@@ -137,7 +197,10 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
     let before = ledger.clone();
     let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
     // A manifest that is gone was moved; one that is still there is another app, whose data this is.
-    if !ledger.manifest.as_os_str().is_empty() && ledger.manifest != manifest && ledger.manifest.exists() {
+    // What `run_with_config` wrote and the configuration beside it are the same app, whichever is named.
+    let written = python::is_python(&ledger.manifest) || python::is_python(&manifest);
+    let same = ledger.manifest == manifest || written && ledger.manifest.parent() == manifest.parent();
+    if !ledger.manifest.as_os_str().is_empty() && !same && ledger.manifest.exists() {
         let claimed = PlanError::Claimed {
             app: loaded.model.app.clone(),
             manifest: ledger.manifest,

@@ -76,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { folder } => generate::man(folder),
+        Command::ReadPython { configuration } => load::read_python(configuration),
     };
     match done {
         Ok(code) => ExitCode::from(code),

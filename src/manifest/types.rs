@@ -130,6 +130,8 @@ table! {
         pub writable: Option<At<Writable>> = optional { "writable": Writable };
         /// Caller → what it may call of this service: `"*"` or a list of functions.
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
+        /// Do exceptions carry their tracebacks to callers? They show its code and values to them.
+        pub rpc_tracebacks: Option<At<bool>> = optional { "rpc_tracebacks": bool };
         /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
         pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
         /// `none` (a loopback of its own and nothing else), `app` (one loopback for all services that say so) or

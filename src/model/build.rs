@@ -340,6 +340,15 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 Some(subject) => callers.push((subject, callable.value.clone())),
             }
         }
+        if let Some(at) = table.rpc_tracebacks.as_ref().filter(|at| at.value && callers.is_empty()) {
+            found.push(
+                Diagnostic::error(
+                    at.span.clone(),
+                    format!("`{}` shows its callers tracebacks, but nobody may call it", name.value),
+                )
+                .help("name its `callers`, or take this out"),
+            );
+        }
         callers.sort_by_key(|c| c.0);
         model.services.push(Service {
             name: name.value.clone(),
@@ -354,6 +363,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
             writable: table.writable.as_ref().map(|w| w.value).unwrap_or_default(),
             callers,
+            rpc_tracebacks: flag(&table.rpc_tracebacks),
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
             publish: network::read(&table.publish, found),

@@ -125,6 +125,8 @@ pub struct Service {
     pub writable: Writable,
     /// Who may call this service, and which of its functions; sorted by caller.
     pub callers: Vec<(Subject, Callable)>,
+    /// Do its exceptions carry tracebacks to its callers?
+    pub rpc_tracebacks: bool,
     pub listen: Vec<std::net::SocketAddr>,
     pub network: Network,
     pub publish: Vec<Publish>,

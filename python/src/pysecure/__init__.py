@@ -21,6 +21,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn, Union
 
 __all__ = [
@@ -72,6 +73,7 @@ class PySecureResource:
         self.source = source
         self.kind = kind
         self.name = name
+        self._made = _place()
 
 
 class PySecureBundle:
@@ -83,6 +85,7 @@ class PySecureBundle:
         self.resources = list(resources)
         self.used_by_dynamic_svc = used_by_dynamic_svc
         self.name = name
+        self._made = _place()
 
 
 PySecureSharedBundle = PySecureBundle
@@ -117,6 +120,7 @@ class PySecureService:
         self.callers = callers
         self.environment = dict(environment or {})
         self.more = more
+        self._made = _place()
 
 
 class PySecureConfig:
@@ -148,6 +152,7 @@ class PySecureConfig:
         file = sys._getframe(1).f_globals.get("__file__")
         #: Where relative paths begin: the folder of the file that made this object.
         self.folder = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
+        self._made = _place()
 
     def register_resources(self, resources: Iterable[PySecureResource]) -> None:
         _extend(self.resources, resources)
@@ -160,12 +165,7 @@ class PySecureConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain values. What services and bundles refer to is in it, registered or not."""
-        bundles, resources = list(self.bundles), list(self.resources)
-        for service in self.services:
-            _extend(bundles, [service.bundle] if service.bundle is not None else [])
-            _extend(resources, service.owner_resources)
-        for bundle in bundles:
-            _extend(resources, bundle.resources)
+        resources, bundles = self._parts()
         resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
         bundle_names = _names([(b, b.name or "shared") for b in bundles])
 
@@ -227,6 +227,27 @@ class PySecureConfig:
     def calls_are_unrestricted(self) -> bool:
         """Does no service say who may call it? Then every service may call every other, as in the original."""
         return all(service.callers is None for service in self.services)
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """File and line that made each object of the manifest: what an error in it should point at."""
+        resources, bundles = self._parts()
+        resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
+        bundle_names = _names([(b, b.name or "shared") for b in bundles])
+        return {
+            "app": self._made,
+            **{f"resources.{resource_names[id(r)]}": r._made for r in resources},
+            **{f"bundles.{bundle_names[id(b)]}": b._made for b in bundles},
+            **{f"services.{s.service_name}": s._made for s in self.services},
+        }
+
+    def _parts(self) -> tuple[list[PySecureResource], list[PySecureBundle]]:
+        bundles, resources = list(self.bundles), list(self.resources)
+        for service in self.services:
+            _extend(bundles, [service.bundle] if service.bundle is not None else [])
+            _extend(resources, service.owner_resources)
+        for bundle in bundles:
+            _extend(resources, bundle.resources)
+        return resources, bundles
 
     def _code(self, resources: list[PySecureResource]) -> dict[str, str]:
         """The folders beside the config file that services' commands and directories name, and jail_resources.txt."""
@@ -314,6 +335,14 @@ def _write(path: str, text: str) -> str:
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
     return path
+
+
+def _place() -> tuple[str, int]:
+    """The line outside of this module that makes an object."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 def _extend(known: list[Any], more: Iterable[Any]) -> None:
