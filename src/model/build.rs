@@ -304,7 +304,11 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 Some(subject) => callers.push((subject, callable.value.clone())),
             }
         }
-        if let Some(at) = table.rpc_tracebacks.as_ref().filter(|at| at.value && callers.is_empty()) {
+        if let Some(at) = table
+            .rpc_tracebacks
+            .as_ref()
+            .filter(|at| at.value && callers.is_empty())
+        {
             found.push(
                 Diagnostic::error(
                     at.span.clone(),

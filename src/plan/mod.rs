@@ -277,7 +277,10 @@ fn environment(model: &Model, service: &crate::model::Service, identity: &Identi
     out.extend(service.environment.iter().cloned());
     if !service.callers.is_empty() {
         out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(model, service));
-        out.insert("PYSECURE_RPC_TRACEBACKS".to_owned(), u8::from(service.rpc_tracebacks).to_string());
+        out.insert(
+            "PYSECURE_RPC_TRACEBACKS".to_owned(),
+            u8::from(service.rpc_tracebacks).to_string(),
+        );
     }
     out
 }
