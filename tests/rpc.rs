@@ -44,6 +44,11 @@ fn what_is_seen_of_calls_from_outside() {
 }
 
 #[test]
+fn bad_luck_and_bad_company() {
+    python("test_luck");
+}
+
+#[test]
 fn callers_in_gunicorn_and_gevent() {
     python("test_hosts");
 }
