@@ -83,6 +83,8 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Run the script of `initialize` on the app's data; the app must be down
+    InitResources,
     /// Roots put together from recipes: build them, and look into them
     Jail(Jail),
     /// Call a function of a service, as one of its callers
@@ -372,7 +374,11 @@ pub struct Jail {
 #[derive(Debug, Subcommand)]
 pub enum JailDeed {
     /// List the recipes, and the jails that are built
-    List,
+    List {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Build jails, if they are not there
     Build {
         /// A list of paths and programs, a line each
@@ -383,26 +389,52 @@ pub enum JailDeed {
             required_unless_present = "names"
         )]
         from: Option<PathBuf>,
+        /// Make virtual environments and Debians anew, though they are there
+        #[arg(long)]
+        fresh: bool,
         /// Recipes
         names: Vec<String>,
     },
     /// Show what is in a jail
     Show {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         name: String,
     },
     /// Show why a file is in a jail
     Why {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         path: PathBuf,
         /// A recipe, or the hash of a jail [default: all jails that are built]
         name: Option<String>,
     },
-    /// Show how two jails differ
+    /// Show how two jails differ, or what of a jail was never opened
     Diff {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         one: String,
         /// A recipe, or the hash of a jail
-        other: String,
+        #[arg(required_unless_present = "traced")]
+        other: Option<String>,
+        /// Compare with what this service opened when it was traced
+        #[arg(long, value_name = "SERVICE", conflicts_with = "other")]
+        traced: Option<String>,
+    },
+    /// Run a program as a service, and write a recipe of what it opens
+    Trace {
+        /// Write the recipe there, and not to standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        service: String,
+        /// The program and its arguments [default: the service's own]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
     },
     /// Remove jails that no app has
     Prune,

@@ -1,7 +1,7 @@
 //! From arguments to a model and a plan, as every command that has a manifest needs them.
 
 use super::args::Cli;
-use super::{Failure, terminal};
+use super::{Failure, initialize, terminal};
 use crate::launch::outer;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
@@ -177,7 +177,22 @@ pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
 
 /// The plan with its ledger saved and its storage made: all that a service needs before it starts.
 pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
-    let lock = plan::ledger::Lock::take(dirs)?;
+    if loaded.model.initialize.is_none() {
+        return prepared(loaded, dirs, |_| false);
+    }
+    let _one = initialize::lock(dirs)?;
+    prepared(loaded, dirs, initialize::due)
+}
+
+/// The same, with the script of `initialize` run once more.
+pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
+    let _one = initialize::lock(dirs)?;
+    prepared(loaded, dirs, |_| true)
+}
+
+/// `initialize`: is its script to be run?
+fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) -> Result<Plan, Failure> {
+    let mut lock = plan::ledger::Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
@@ -198,6 +213,17 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
     if ledger != before {
         ledger.write(dirs, &lock)?;
     }
+    if let Some(initializer) = plan.initializer.as_ref().filter(|_| initialize(&plan)) {
+        // Whose the files are that the script makes is still to be put right.
+        ledger.applied.clear();
+        ledger.write(dirs, &lock)?;
+        // Other apps need not wait for it.
+        drop(lock);
+        make_jails(loaded, dirs, &plan).map_err(|f| loaded.tell(f))?;
+        initialize::make(&plan, initializer)?;
+        lock = plan::ledger::Lock::take(dirs)?;
+        ledger = Ledger::read(dirs, &loaded.model.app)?;
+    }
     let allocated = ledger.clone();
     let made = crate::launch::storage::prepare(&plan, &mut ledger);
     if ledger != allocated {
@@ -216,7 +242,14 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     let store = crate::jail::store::Store::new(&dirs.state);
     store.use_by(&plan.app, &trees, dirs.socket().exists())?;
     for template in plan.templates.values() {
-        library.make(template).map_err(|e| loaded.refused(vec![e]))?;
+        library
+            .make(template, super::jail::tell())
+            .map_err(|e| loaded.refused(vec![e]))?;
+    }
+    for service in plan.services.iter().filter(|s| s.writable.is_some()) {
+        if let Some(hash) = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref()) {
+            store.own(hash, service.identity.on_disk())?;
+        }
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod initialize;
 mod jail;
 mod limits;
 mod load;
@@ -28,6 +29,7 @@ mod run;
 mod stats;
 mod terminal;
 mod top;
+mod trace;
 mod unshare;
 mod up;
 mod watch;
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::InitResources => initialize::run(&cli),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),

@@ -194,6 +194,7 @@ fn service(command: Vec<String>, directory: &str) -> Service {
         directory: directory.to_owned(),
         environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         rootfs: "host".into(),
+        writable: None,
         mounts: Vec::new(),
         network: Network::None,
         publish: Vec::new(),
@@ -224,6 +225,7 @@ fn plan(template: Template, privilege: &Privilege) -> Plan {
         storage: Vec::new(),
         services: Vec::new(),
         templates: [("host".to_owned(), template)].into(),
+        initializer: None,
         notes: Vec::new(),
     }
 }

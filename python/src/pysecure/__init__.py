@@ -37,6 +37,8 @@ Callers = Mapping[str, Union[str, Sequence[str]]]
 
 #: Where the RPC package is shown to services if they would not find it otherwise.
 _PACKAGES = "/opt/pysecure"
+#: Run when the app's data is made, if it lies beside the config file; as the original's.
+_INITIALIZE = "pysecure_initialize_resources.sh"
 #: What the template `host` shows anyway.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
 
@@ -134,6 +136,7 @@ class PySecureConfig:
         *,
         code: Mapping[str, str] | None = None,
         never: Iterable[str] = (),
+        initialize: str | None = None,
     ) -> None:
         self.app_name = app_name
         self.uid_range = uid_range
@@ -142,6 +145,7 @@ class PySecureConfig:
         self.dynamic_svc_gid = dynamic_svc_gid
         self.code = code
         self.never = list(never)
+        self.initialize = initialize
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
@@ -180,6 +184,11 @@ class PySecureConfig:
             code.setdefault(shown, source)
         if code:
             app["code"] = code
+        initialize = self.initialize
+        if initialize is None and os.path.isfile(os.path.join(self.folder, _INITIALIZE)):
+            initialize = _INITIALIZE
+        if initialize:
+            app["initialize"] = initialize
         manifest: dict[str, Any] = {"app": app}
         if resources:
             manifest["resources"] = {resource_names[id(r)]: _resource(r) for r in resources}
