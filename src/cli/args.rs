@@ -89,6 +89,8 @@ pub enum Command {
     Jail(Jail),
     /// Call a function of a service, as one of its callers
     Call(Call),
+    /// What a service's functions are, for programs
+    Rpc(Rpc),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -215,6 +217,36 @@ pub struct Call {
     /// Its arguments: JSON, or else text
     #[arg(allow_hyphen_values = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rpc {
+    #[command(subcommand)]
+    pub deed: RpcDeed,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RpcDeed {
+    /// Write a stub of the functions (.pyi), which Python's type checkers read in place of the service's module
+    Stubs {
+        /// In this caller's name [default: the service's only one]
+        #[arg(long = "as", value_name = "CALLER")]
+        caller: Option<String>,
+        /// Write it there
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        service: String,
+    },
+    /// Show the functions, with their types
+    Describe {
+        /// In this caller's name [default: the service's only one]
+        #[arg(long = "as", value_name = "CALLER")]
+        caller: Option<String>,
+        /// Print an object for programs
+        #[arg(long)]
+        json: bool,
+        service: String,
+    },
 }
 
 /// Seconds from the command line as a time: none at all if negative, a year if it is more.

@@ -24,6 +24,7 @@ mod logs;
 mod metrics;
 mod progress;
 mod ps;
+mod rpc;
 mod run;
 mod stats;
 mod terminal;
@@ -72,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),
+        Command::Rpc(args) => rpc::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),

@@ -6,11 +6,12 @@ service (`__main__`) and imported by name as well is made one.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Callable, Collection, TypeVar
+
+from ._errors import main_name
 
 if TYPE_CHECKING:
     from typing import ParamSpec
@@ -166,15 +167,9 @@ def _one_main(run: Callable[..., Any]) -> None:
     """A program and the module of its name are one: who imports it later gets what runs."""
     if run.__module__ != "__main__":
         return
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        sys.modules.setdefault(spec.name, main)
-        return
-    path = getattr(main, "__file__", None)
-    if path:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        sys.modules.setdefault(stem, main)
+    name = main_name()
+    if name:
+        sys.modules.setdefault(name, sys.modules["__main__"])
 
 
 def caller() -> str | None:

@@ -1015,6 +1015,7 @@ def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:
             "doc": inspect.cleandoc(function.doc) if function.doc else None,
             "idempotent": function.idempotent,
             "stream": function.is_stream,
+            "async": function.is_async,
             "parameters": function.signature.parameters,
             "returns": function.signature.item.text if function.is_stream else function.signature.result.text,
         }
