@@ -346,6 +346,18 @@ rootfs = "minimal"
         app.ok(&["down"]);
         app.ok(&["up", "-d"]);
         assert_eq!(app.sh("own", "cat /usr/bin/new /var/lib/a/b/c").ok().out, "new\nkept\n");
+        // Another program has no part in what is kept while the service runs: its own writes are gone with it.
+        let beside = app.run(&[
+            "run",
+            "-T",
+            "own",
+            "--",
+            "sh",
+            "-c",
+            "test ! -e /usr/bin/new && echo other > /usr/bin/new",
+        ]);
+        assert!(beside.code == 0 && beside.err.contains("is not kept"), "{beside:?}");
+        assert_eq!(app.sh("own", "cat /usr/bin/new").ok().out, "new\n");
         assert_ne!(app.sh("own", "ls /bin/wc").code, 0);
         app.ok(&["down", "--purge"]);
         app.ok(&["up", "-d"]);

@@ -41,6 +41,9 @@ pub enum SandboxError {
     Launch(#[from] LaunchError),
     #[error("{0}")]
     Place(String),
+    /// What would keep the configuration in is not there, so it does not run.
+    #[error("the sandbox of a configuration is drawn up without {0}")]
+    Unprotected(&'static str),
 }
 
 /// Runs the configuration in the sandbox; its exit code.
@@ -91,7 +94,7 @@ pub fn run(file: &Path, privilege: &Privilege) -> Result<u8, SandboxError> {
         .retain(|m| !template.binds().any(|(bind, _)| Path::new(&m.target).starts_with(bind)));
     let plan = plan(template, privilege);
     let mut bundle = compile::compile(&plan, &service, Path::new("/"))?;
-    narrow(&mut bundle, *privilege == Privilege::Root, (owner.uid(), owner.gid()));
+    narrow(&mut bundle, *privilege == Privilege::Root, (owner.uid(), owner.gid()))?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut launcher = Launcher::new()?;
     let running = launcher.start(&Request {
@@ -231,7 +234,8 @@ fn plan(template: Template, privilege: &Privilege) -> Plan {
 }
 
 /// Takes from the spec what a service has and a configuration has not.
-fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) {
+fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) -> Result<(), SandboxError> {
+    let lacks = SandboxError::Unprotected;
     let spec = &mut bundle.spec;
     // Nowhere to write: neither /tmp nor /dev.
     let writable = |m: &SpecMount| matches!(m.typ().as_deref(), Some("tmpfs" | "devpts"));
@@ -250,10 +254,9 @@ fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) {
         mounts.push(mount);
     }
     *spec.mounts_mut() = Some(mounts);
-    if let Some(process) = spec.process_mut() {
-        process.set_rlimits(Some(limits()));
-    }
-    let Some(linux) = spec.linux_mut() else { return };
+    let process = spec.process_mut().as_mut().ok_or(lacks("limits"))?;
+    process.set_rlimits(Some(limits()));
+    let linux = spec.linux_mut().as_mut().ok_or(lacks("namespaces"))?;
     if root {
         // As who wrote it, so that it reads what he lets itself read, and root's rights are not at stake.
         let to = |host: u32, mapping: &Option<Vec<LinuxIdMapping>>| {
@@ -267,18 +270,18 @@ fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) {
         linux.set_uid_mappings(uids);
         linux.set_gid_mappings(gids);
     }
-    if let Some(mut seccomp) = linux.seccomp().clone() {
-        let without = |mut rule: LinuxSyscall| {
-            let names = rule.names().iter().filter(|n| !MAKES_PROCESSES.contains(&n.as_str()));
-            let names: Vec<String> = names.cloned().collect();
-            rule.set_names(names.clone());
-            (!names.is_empty()).then_some(rule)
-        };
-        let rules = seccomp.syscalls().clone().unwrap_or_default();
-        // What no rule allows is refused.
-        seccomp.set_syscalls(Some(rules.into_iter().filter_map(without).collect()));
-        linux.set_seccomp(Some(seccomp));
-    }
+    let mut seccomp = linux.seccomp().clone().ok_or(lacks("a filter of system calls"))?;
+    let without = |mut rule: LinuxSyscall| {
+        let names = rule.names().iter().filter(|n| !MAKES_PROCESSES.contains(&n.as_str()));
+        let names: Vec<String> = names.cloned().collect();
+        rule.set_names(names.clone());
+        (!names.is_empty()).then_some(rule)
+    };
+    let rules = seccomp.syscalls().clone().unwrap_or_default();
+    // What no rule allows is refused.
+    seccomp.set_syscalls(Some(rules.into_iter().filter_map(without).collect()));
+    linux.set_seccomp(Some(seccomp));
+    Ok(())
 }
 
 fn limits() -> Vec<PosixRlimit> {
