@@ -6,9 +6,11 @@ wrong in the middle of a call ends its connection, which is what cancels the cal
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import struct
+import sys
 import threading
 from array import array
 from time import monotonic, sleep
@@ -76,7 +78,8 @@ class _NotSent(Exception):
 class Connection:
     """A connection to one service."""
 
-    __slots__ = ("sock", "service", "functions", "caller", "next_id", "out_area", "in_area", "read", "limit")
+    __slots__ = ("sock", "service", "functions", "caller", "next_id", "out_area", "in_area", "read", "limit",
+                 "cooperative")  # fmt: skip
 
     def __init__(self, service: str, sock: socket.socket) -> None:
         self.service = service
@@ -90,6 +93,8 @@ class Connection:
         self.read = 0
         #: What SO_RCVTIMEO is set to.
         self.limit = 0.0
+        #: Is it gevent's, that waits by itself and lets others run meanwhile?
+        self.cooperative = not isinstance(sock, _socket.socket)
 
     def close(self) -> None:
         self.sock.close()
@@ -117,6 +122,10 @@ class Connection:
             if 0.5 * wanted <= self.limit <= wanted:
                 return
             wanted = max(wanted * 0.9, 0.001)
+        if self.cooperative:
+            self.sock.settimeout(wanted or None)
+            self.limit = wanted
+            return
         seconds = int(wanted)
         timeval = struct.pack("@ll", seconds, int((wanted - seconds) * 1e6))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
@@ -128,7 +137,7 @@ class Connection:
             try:
                 data, fds = receive(self.sock, 0)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 continue
             except OSError:
                 data, fds = b"", []
@@ -190,7 +199,16 @@ class Connection:
         return identity
 
 
-class _Pool(threading.local):
+def _thread_local() -> type[threading.local]:
+    """Threads' own, even if gevent has put greenlets in their place: those would keep connections for a request each."""
+    patched = sys.modules.get("gevent.monkey")
+    if patched is None:
+        return threading.local
+    original: type[threading.local] = patched.get_original("threading", "local")
+    return original
+
+
+class _Pool(_thread_local()):  # type: ignore[misc]
     """The idle connections of this thread."""
 
     def __init__(self) -> None:
@@ -602,23 +620,23 @@ def _locally(function: Function, args: Any, kwargs: Any, name: str | None) -> An
     signature = function.signature
     if function.is_stream:
         return function.run(*plain, **named)
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 async def _locally_async(function: Function, args: Any, kwargs: Any, name: str | None) -> Any:
     plain, named, current = _arrived(function, args, kwargs, name)
     signature = function.signature
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = await function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 __all__ = ["BLOB", "call", "call_async", "close_connections", "connect", "path_of", "receive", "stream", "transmit"]

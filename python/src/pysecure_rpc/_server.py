@@ -22,6 +22,7 @@ from typing import Any, Callable
 from . import _errors, _function
 from ._client import DONTWAIT, receive, transmit
 from ._errors import InvalidArguments, ProtocolError, TooLarge
+from ._figures import Page
 from ._function import Context, Function, State
 from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
 
@@ -97,20 +98,6 @@ class _Table:
         self.hello = pack([1, 1, service, caller, {n: f.signature.hash for n, f in functions.items()}])
 
 
-class Figures:
-    """What one function has come to."""
-
-    __slots__ = ("count", "errors", "seconds", "buckets")
-    #: Upper bounds of the buckets, in seconds; the last has none.
-    bounds = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.errors = 0
-        self.seconds = 0.0
-        self.buckets = [0] * (len(self.bounds) + 1)
-
-
 class Server:
     """Serves the functions of one service. `start_service` is what most programs want."""
 
@@ -130,7 +117,8 @@ class Server:
         self.threads = threads
         self.queue_limit = queue
         self.connection_limit = connections
-        self.tracebacks = tracebacks
+        # Under PySecure it is the manifest that says so.
+        self.tracebacks = os.environ.get("PYSECURE_RPC_TRACEBACKS", "1" if tracebacks else "0") == "1"
         self.drain = drain
         self.functions = State.functions.get(name, {})
         self._check_functions()
@@ -147,7 +135,10 @@ class Server:
         self._stopping = False
         self._ended = False
         self._loop: Any = None
-        self._figures: dict[str, Figures] = {n: Figures() for n in self.functions}
+        #: Made anew in each process that serves.
+        self._figures = Page(self.functions)
+        #: Where the supervisor is told of it, if there is one that asks.
+        self._told_at = os.environ.get("NOTIFY_SOCKET") if "PYSECURE_RPC_CALLERS" in os.environ else None
         #: Calls refused because the caller may not make them, by caller and, if there is such a function, its name.
         self._denied: dict[tuple[str | None, str], int] = {}
 
@@ -266,6 +257,9 @@ class Server:
         if not self.listeners:
             self.listen()
         _raise_limit()
+        if self._told_at:
+            self._figures.hand_over(self._told_at)
+        self._figures.close()
         self._epoll = select.epoll()
         # Readable for ever once its other end is closed.
         self._stop_fd, self._stop_end = os.pipe()
@@ -346,10 +340,7 @@ class Server:
         """Counts of each function, and of refusals."""
         with self._lock:
             return {
-                "functions": {
-                    name: {"count": f.count, "errors": f.errors, "seconds": f.seconds, "buckets": list(f.buckets)}
-                    for name, f in self._figures.items()
-                },
+                "functions": self._figures.figures(),
                 "denied": [
                     {"caller": caller, "function": name or None, "count": count}
                     for (caller, name), count in self._denied.items()
@@ -687,6 +678,7 @@ class Server:
             key = (connection.caller, name if name in self.functions else "")
             with self._lock:
                 count = self._denied[key] = self._denied.get(key, 0) + 1
+                self._figures.denied(key[1])
             if str(count).strip("0") == "1":
                 who = connection.caller or "a caller"
                 text = f"pysecure_rpc: {self.name} refused {name[:64]!r} to {who}, {count} so far"
@@ -750,7 +742,7 @@ class Server:
         if not self._begin(call):
             return
         function = call.function
-        token = _function.context.set(call)
+        token = _function.enter(call)
         try:
             result = function.run(*call.args, **call.kwargs)
             if function.is_stream:
@@ -759,7 +751,7 @@ class Server:
             self._raised(call, error)
             return
         finally:
-            _function.context.reset(token)
+            _function.leave(token)
             call.args = call.kwargs = None
         if function.is_stream:
             self._pump(call)
@@ -801,17 +793,8 @@ class Server:
         return True
 
     def _count(self, name: str, seconds: float, failed: bool) -> None:
-        at = 0
-        for bound in Figures.bounds:
-            if seconds <= bound:
-                break
-            at += 1
-        figures = self._figures[name]
         with self._lock:
-            figures.count += 1
-            figures.errors += failed
-            figures.seconds += seconds
-            figures.buckets[at] += 1
+            self._figures.ended(name, seconds, failed)
 
     def _fail(self, call: _Call, name: str, text: str, ran: bool) -> None:
         if self._finish(call, True):
@@ -879,7 +862,7 @@ class Server:
             if call.pumping or call.answered:
                 return
             call.pumping = True
-        token = _function.context.set(call)
+        token = _function.enter(call)
         try:
             while True:
                 with connection.lock:
@@ -908,7 +891,7 @@ class Server:
             _close(call.stream)
             self._fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
         finally:
-            _function.context.reset(token)
+            _function.leave(token)
 
     # Coroutines: one event loop, in a thread of its own.
 
@@ -931,7 +914,7 @@ class Server:
     async def _task(self, call: _Call) -> None:
         import asyncio
 
-        _function.context.set(call)
+        _function.enter(call)
         try:
             work = call.function.run(*call.args, **call.kwargs)
             if call.deadline is None:
@@ -952,7 +935,7 @@ class Server:
     async def _stream_task(self, call: _Call) -> None:
         import asyncio
 
-        _function.context.set(call)
+        _function.enter(call)
         call.wake = asyncio.Event()
         connection = call.connection
         items = call.function.run(*call.args, **call.kwargs)
@@ -1032,6 +1015,7 @@ def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:
             "doc": inspect.cleandoc(function.doc) if function.doc else None,
             "idempotent": function.idempotent,
             "stream": function.is_stream,
+            "async": function.is_async,
             "parameters": function.signature.parameters,
             "returns": function.signature.item.text if function.is_stream else function.signature.result.text,
         }
@@ -1068,8 +1052,14 @@ def start_service(
 
     `threads`: how many calls run at once in a process; `queue`: how many may wait beyond them.
     `processes`: so many processes share the work. `connections`: how many each caller may have.
-    `tracebacks`: exceptions carry theirs to the caller. `drain`: seconds for what runs when it ends.
+    `tracebacks`: exceptions carry theirs to the caller, unless the manifest says otherwise. `drain`: seconds for what runs when it ends.
     """
+    patched = sys.modules.get("gevent.monkey")
+    if patched is not None and any(patched.is_module_patched(m) for m in ("threading", "socket", "select")):
+        raise SystemExit(
+            f"pysecure_rpc: {service_name}: gevent has put its own in the place of threads and sockets, and a service "
+            "serves by threads: take monkey.patch_all() out of it. Callers may have it"
+        )
     try:
         server = Server(
             service_name, threads=threads, queue=queue, connections=connections, tracebacks=tracebacks, drain=drain
@@ -1124,7 +1114,7 @@ def _prefork(server: Server, processes: int) -> None:
         code = 1
         try:
             os.close(up)
-            _unbind(server)
+            _make_own(server)
             os.environ.pop("NOTIFY_SOCKET", None)
             _die_with_parent()
             _serve(server, say_up)
@@ -1143,6 +1133,7 @@ def _prefork(server: Server, processes: int) -> None:
             except ProcessLookupError:
                 pass
 
+    server._figures.close()  # each has its own
     for _ in range(processes):
         begin()
     before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -1182,9 +1173,11 @@ def _prefork(server: Server, processes: int) -> None:
     os.close(says_up)
 
 
-def _unbind(server: Server) -> None:
+def _make_own(server: Server) -> None:
+    """What a process of several has for itself."""
     # The path is the parent's to remove.
     server._bound = []
+    server._figures = Page(server.functions)
 
 
 def _die_with_parent() -> None:
