@@ -2,6 +2,7 @@
 //! reader is neither made to wait nor cut short.
 
 use crate::value::WireError;
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ const AREA: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
 /// pages of a new one is most of what large bytes cost.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    area: Option<(Arc<OwnedFd>, u64)>,
+    area: Option<(Arc<OwnedFd>, MmapRaw)>,
     /// Was it made for the message that is being written?
     fresh: bool,
     /// How far that message has filled it.
@@ -66,8 +67,9 @@ impl Outgoing {
 
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<Place, Errno> {
         let len = bytes.len() as u64;
-        let room =
-            |area: &Option<(Arc<OwnedFd>, u64)>, from: u64| area.as_ref().is_some_and(|(_, all)| from + len <= *all);
+        let room = |area: &Option<(Arc<OwnedFd>, MmapRaw)>, from: u64| {
+            area.as_ref().is_some_and(|(_, map)| from + len <= map.len() as u64)
+        };
         if !self.free || len > *AREA.end() || (self.end > 0 && !room(&self.area, self.end)) {
             return Ok(Place {
                 fd: Some(Arc::new(sealed(&[bytes])?)),
@@ -76,8 +78,8 @@ impl Outgoing {
             });
         }
         let fd = match &self.area {
-            Some((fd, _)) if room(&self.area, self.end) => {
-                write(fd, bytes, self.end)?;
+            Some((_, map)) if room(&self.area, self.end) => {
+                fill(map, self.end as usize, bytes);
                 None
             }
             _ => {
@@ -85,9 +87,11 @@ impl Outgoing {
                 let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
                 rustix::fs::ftruncate(&fd, all)?;
                 rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-                write(&fd, bytes, 0)?;
+                let map = MmapOptions::new().len(all as usize).map_raw(&fd);
+                let map = map.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM))?;
+                fill(&map, 0, bytes);
                 let fd = Arc::new(fd);
-                self.area = Some((fd.clone(), all));
+                self.area = Some((fd.clone(), map));
                 self.fresh = true;
                 Some(fd)
             }
@@ -99,6 +103,17 @@ impl Outgoing {
         };
         self.end += len;
         Ok(place)
+    }
+}
+
+/// Into this end's own mapping: a write(2) into a memfd looks up each page again. What the peer sent is never mapped: a hole in it, or
+/// huge pages that there are not, would be memory or a SIGBUS of this process.
+fn fill(map: &MmapRaw, at: usize, bytes: &[u8]) {
+    assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= map.len()));
+    // SAFETY: within the mapping, of a memfd that its seal keeps from shrinking; nothing in this process reads it, and `bytes` is not in it.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(at), bytes.len());
     }
 }
 
