@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::memfd::Outgoing;
+use crate::process;
 use crate::socket::{self, Incoming, SocketError};
 use crate::value::Value;
 use crate::writer::Writer;
@@ -23,7 +24,9 @@ pub(crate) const RESERVED: &str = "pysecure.";
 const REPEATS: u32 = 3;
 
 thread_local! {
-    static CONNECTIONS: RefCell<HashMap<String, Connection>> = RefCell::new(HashMap::new());
+    /// A program has few callees, and most often the last one: a list is found in sooner than a map.
+    #[expect(clippy::vec_box, reason = "each call takes one out and puts it back")]
+    static CONNECTIONS: RefCell<Vec<Box<Connection>>> = const { RefCell::new(Vec::new()) };
     static CONTEXT: RefCell<Context> = const { RefCell::new(Context { deadline: None, traceparent: None }) };
 }
 
@@ -132,7 +135,7 @@ impl Connection {
         let mut connection = Connection {
             callee: callee.to_owned(),
             socket,
-            process: std::process::id(),
+            process: process::id(),
             incoming: Incoming::new(),
             outgoing: Outgoing::default(),
             next: 0,
@@ -352,7 +355,7 @@ pub fn call(callee: &str, function: &str, args: &[Value]) -> Result<Value, Error
 
 /// A stream that has begun. It has its connection for itself until it ends.
 pub(crate) struct Pending {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
 }
 
 impl Pending {
@@ -365,12 +368,15 @@ impl Pending {
     ) -> Result<(Answer, Pending), Error> {
         let mut repeats = 0;
         loop {
-            let held = CONNECTIONS.with_borrow_mut(|all| all.remove(callee));
-            let held = held.filter(|c| c.process == std::process::id());
+            let held = CONNECTIONS.with_borrow_mut(|all| {
+                let at = all.iter().rposition(|c| c.callee == callee)?;
+                Some(all.swap_remove(at))
+            });
+            let held = held.filter(|c| process::is(c.process));
             let reused = held.is_some();
             let mut connection = match held {
                 Some(connection) => connection,
-                None => Connection::open(callee, &path(callee))?,
+                None => Box::new(Connection::open(callee, &path(callee))?),
             };
             if let (Some(known), Some(there)) = (known, connection.functions.get(function))
                 && *there != known.hash
@@ -442,10 +448,16 @@ impl Drop for Pending {
     }
 }
 
-fn keep(connection: Connection) {
+fn keep(connection: Box<Connection>) {
     // One that is going away is made anew for the next call.
-    if connection.process == std::process::id() {
+    if process::is(connection.process) {
         // During the thread's end there is nothing to keep it in.
-        let _ = CONNECTIONS.try_with(|all| all.borrow_mut().insert(connection.callee.clone(), connection));
+        let _ = CONNECTIONS.try_with(|all| {
+            let mut all = all.borrow_mut();
+            // A stream that had its own connection gives way to the one that was made meanwhile.
+            if all.iter().all(|c| c.callee != connection.callee) {
+                all.push(connection);
+            }
+        });
     }
 }

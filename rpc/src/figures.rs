@@ -70,10 +70,12 @@ impl Figures {
         })
     }
 
-    fn add(&self, function: &str, number: usize, amount: u64) {
-        let Some(slot) = self.slots.get(function).or_else(|| self.slots.get("")) else {
-            return;
-        };
+    fn slot(&self, function: &str) -> usize {
+        let last = self.slots.len() - 1;
+        self.slots.get(function).copied().unwrap_or(last)
+    }
+
+    fn add(&self, slot: usize, number: usize, amount: u64) {
         let at = HEADER + slot * SLOT + NAME + number * 8;
         debug_assert!(at + 8 <= SIZE && at.is_multiple_of(align_of::<AtomicU64>()));
         // SAFETY: within the mapping, aligned (the mapping begins at a page, and all lengths are multiples of 8), and
@@ -85,16 +87,17 @@ impl Figures {
     }
 
     pub fn ended(&self, function: &str, took: Duration, failed: bool) {
-        self.add(function, 0, 1);
+        let slot = self.slot(function);
+        self.add(slot, 0, 1);
         if failed {
-            self.add(function, 1, 1);
+            self.add(slot, 1, 1);
         }
-        self.add(function, 3, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        self.add(function, 4 + bucket(took), 1);
+        self.add(slot, 3, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.add(slot, 4 + bucket(took), 1);
     }
 
     pub fn denied(&self, name: &str) {
-        self.add(name, 2, 1);
+        self.add(self.slot(name), 2, 1);
     }
 }
 

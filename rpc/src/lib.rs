@@ -26,6 +26,7 @@ mod figures;
 #[cfg(feature = "service")]
 mod function;
 mod memfd;
+mod process;
 #[cfg(feature = "service")]
 mod returned;
 #[cfg(feature = "tokio")]

@@ -38,6 +38,8 @@ impl<'a> Writer<'a> {
     /// A message of `len` elements, which are to be put, with large bytes among them as they are.
     pub fn message(len: usize) -> Writer<'a> {
         let mut writer = Writer::bare();
+        // Most fit into it.
+        writer.message.bytes.reserve(256);
         writer.array(len);
         writer
     }
