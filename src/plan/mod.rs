@@ -79,6 +79,13 @@ pub struct Service {
     pub logs: Logs,
 }
 
+impl Service {
+    /// Has it a socket to speak sd_notify(3) on? Services that are called hand over their figures there.
+    pub fn notifies(&self) -> bool {
+        self.life.notifies() || !self.callers.is_empty()
+    }
+}
+
 /// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is
 /// its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -356,7 +363,8 @@ fn environment(
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
     out.extend(template.iter().flat_map(|t| t.environment.clone()));
-    if service.life.notifies() {
+    // As [`Service::notifies`].
+    if service.life.notifies() || !service.callers.is_empty() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }
     if let Some(time) = service.life.watchdog {

@@ -2,7 +2,7 @@
 //! that service. What is said is text from an untrusted side, and read as such.
 
 use crate::plan::{self, Dirs, NOTIFY_SOCKET, PlanError, make_passable};
-use rustix::net::{RecvFlags, SocketType};
+use rustix::net::SocketType;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// A longer message is cut off; sd_notify(3) asks for short ones.
@@ -19,7 +19,12 @@ pub(super) struct Said {
     pub status: Option<String>,
     /// More time for what it does, in microseconds.
     pub extend_usec: Option<u64>,
+    /// What comes with it is a page of figures, to be kept ([`super::figures`]).
+    pub figures: bool,
 }
+
+/// A descriptor that came with a message, and the process that sent it, as far as that can be told; 0 if not.
+pub(super) type Handed = (OwnedFd, i32);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Watchdog {
@@ -38,22 +43,27 @@ pub(super) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, Plan
         let socket = super::sockets::bind_unix(&path, SocketType::DGRAM)?;
         super::sockets::give(&path, &service.identity)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
+        // Of several processes, each with figures of its own, one has to know which have ended.
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
         Ok(socket)
     })();
     made.map_err(|e: std::io::Error| PlanError::io("make the socket", &path, e))
 }
 
-/// Takes the next message; `None` if there is none. Descriptors that come with one are closed: that is how
-/// sd_notify_barrier(3) learns that it was read.
-pub(super) fn hear(socket: &OwnedFd) -> Option<Said> {
+/// Takes the next message; `None` if there is none. Descriptors that come with one are closed, but for a page of figures:
+/// that is how sd_notify_barrier(3) learns that it was read.
+pub(super) fn hear(socket: &OwnedFd) -> Option<(Said, Option<Handed>)> {
     let mut bytes = [0u8; LONGEST];
-    let (read, _) = rustix::net::recv(socket.as_fd(), &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
-    Some(parse(bytes.get(..read).unwrap_or_default()))
+    let received = crate::launch::receive(socket.as_fd(), &mut bytes).ok()?;
+    let said = parse(bytes.get(..received.bytes).unwrap_or_default());
+    let handed = received.fd.filter(|_| said.figures).map(|fd| (fd, received.sender));
+    Some((said, handed))
 }
 
 fn parse(bytes: &[u8]) -> Said {
     let text = String::from_utf8_lossy(bytes);
     let mut said = Said::default();
+    let (mut stores, mut named) = (false, false);
     for line in text.lines() {
         match line.split_once('=') {
             Some(("READY", "1")) => said.ready = true,
@@ -66,9 +76,12 @@ fn parse(bytes: &[u8]) -> Said {
                 said.status = Some(shown.chars().take(LONGEST_STATUS).collect());
             }
             Some(("EXTEND_TIMEOUT_USEC", time)) => said.extend_usec = time.parse().ok(),
+            Some(("FDSTORE", "1")) => stores = true,
+            Some(("FDNAME", name)) => named = name == super::figures::NAME,
             _ => {}
         }
     }
+    said.figures = stores && named;
     said
 }
 

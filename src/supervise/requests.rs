@@ -322,14 +322,14 @@ impl App {
         }
     }
 
-    fn usage(&self) -> Vec<ServiceUsage> {
-        let services = self.order.iter().filter_map(|id| self.services.get(id));
-        services
-            .map(|service| {
+    fn usage(&mut self) -> Vec<ServiceUsage> {
+        let mut of = |id: &u32| {
+            self.services.get_mut(id).map(|service| {
                 let mut used = ServiceUsage {
                     service: service.plan.name.clone(),
                     state: service.state.word().to_owned(),
                     restarts: service.restarts_in_all,
+                    functions: service.figures.read(),
                     ..ServiceUsage::default()
                 };
                 if let Some(pid) = service.pid() {
@@ -341,7 +341,8 @@ impl App {
                 }
                 used
             })
-            .collect()
+        };
+        self.order.iter().filter_map(&mut of).collect()
     }
 
     /// Hands a connection over to a helper, which holds a copy of it; from here on that is the one to speak.
