@@ -574,7 +574,7 @@ impl App {
             return;
         }
         let interest = match pending {
-            true if connection.is_behind() => EpollFlags::EPOLLOUT,
+            true if !connection.is_heard() => EpollFlags::EPOLLOUT,
             true => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
             false => EpollFlags::EPOLLIN,
         };

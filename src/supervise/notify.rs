@@ -98,6 +98,63 @@ mod tests {
         assert_eq!(parse(b"\xff\xfe\n\nREADY"), Said::default());
     }
 
+    /// Sends a message with these descriptors, and lets go of them.
+    fn send(to: &OwnedFd, text: &[u8], fds: Vec<OwnedFd>) {
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(fds.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        let text = [std::io::IoSlice::new(text)];
+        rustix::net::sendmsg(to, &text, &mut ancillary, SendFlags::empty()).unwrap();
+    }
+
+    /// A pipe of which somebody else has one end, in so many copies.
+    fn held(copies: usize) -> (OwnedFd, Vec<OwnedFd>) {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let copies = (1..copies).map(|_| write.try_clone().unwrap()).collect::<Vec<_>>();
+        (read, copies.into_iter().chain([write]).collect())
+    }
+
+    /// Waits until nobody has the other end.
+    fn is_let_go(read: &OwnedFd) {
+        assert_eq!(rustix::io::read(read, &mut [0u8; 1]), Ok(0));
+    }
+
+    #[test]
+    fn descriptors_are_let_go_of_but_for_a_page_of_figures() {
+        use rustix::net::{AddressFamily, SocketFlags, socketpair};
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::sockopt::set_socket_passcred(&ours, true).unwrap();
+        assert!(hear(&ours).is_none());
+        for (text, copies) in [
+            ("BARRIER=1", 1),
+            ("READY=1\nFDSTORE=1\nFDNAME=other", 3),
+            ("FDNAME=rpc-figures", 64),
+        ] {
+            let (read, ends) = held(copies);
+            send(&theirs, text.as_bytes(), ends);
+            let (said, handed) = hear(&ours).unwrap();
+            assert!(handed.is_none() && !said.figures, "{text}");
+            is_let_go(&read);
+        }
+        let figures = b"FDSTORE=1\nFDNAME=rpc-figures";
+        send(&theirs, figures, Vec::new());
+        assert!(hear(&ours).is_some_and(|(said, handed)| said.figures && handed.is_none()));
+        let (read, ends) = held(64);
+        send(&theirs, figures, ends);
+        let (page, sender) = hear(&ours).unwrap().1.unwrap();
+        assert_eq!(sender, std::process::id() as i32);
+        assert!(
+            rustix::io::fcntl_getfd(&page)
+                .unwrap()
+                .contains(rustix::io::FdFlags::CLOEXEC)
+        );
+        drop(page);
+        is_let_go(&read);
+        assert!(hear(&ours).is_none());
+    }
+
     proptest::proptest! {
         #[test]
         fn anything_is_read(bytes: Vec<u8>, key in "(READY|STATUS|WATCHDOG|EXTEND_TIMEOUT_USEC|RELOADING)", value in "\\PC*") {

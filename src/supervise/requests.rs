@@ -21,7 +21,7 @@ impl App {
     pub(super) fn converse(&mut self, number: u32) {
         self.flush(number);
         // What it has said at once is answered at once: nothing would wake the loop for what was read already.
-        while let Some(connection) = self.connections.get_mut(&number).filter(|c| !c.is_behind()) {
+        while let Some(connection) = self.connections.get_mut(&number).filter(|c| c.is_heard()) {
             let more = match connection.hear() {
                 Heard::Nothing => false,
                 Heard::Gone => {
