@@ -84,6 +84,15 @@ impl Service {
     pub fn notifies(&self) -> bool {
         self.life.notifies() || !self.callers.is_empty()
     }
+
+    /// Makes of it what is run beside the app, without a supervisor: nobody calls it, or hears what it says of itself.
+    pub fn stand_alone(&mut self) {
+        self.life = Life::default();
+        self.callers.clear();
+        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            self.environment.remove(variable);
+        }
+    }
 }
 
 /// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is
