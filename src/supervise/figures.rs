@@ -171,6 +171,7 @@ pub(super) struct Figures {
     ended: Table,
     /// The most that was told so far.
     told: Table,
+    warned: bool,
 }
 
 impl Figures {
@@ -184,7 +185,10 @@ impl Figures {
         let page = match Page::check(memfd, process) {
             Ok(page) => page,
             Err(why) => {
-                tracing::warn!(service, %why, "what it handed over is no page of figures");
+                self.warn(
+                    service,
+                    format_args!("what it handed over is no page of figures: {why}"),
+                );
                 return;
             }
         };
@@ -193,10 +197,10 @@ impl Figures {
         }
         self.settle(Page::is_over);
         if self.pages.len() >= room.min(MOST_PAGES) {
-            tracing::warn!(
+            let held = self.pages.len();
+            self.warn(
                 service,
-                held = self.pages.len(),
-                "one more of its processes counts, unread"
+                format_args!("{held} of its processes count; more are not read"),
             );
             return;
         }
@@ -206,6 +210,14 @@ impl Figures {
     /// All processes of the service have ended.
     pub(super) fn end(&mut self) {
         self.settle(|_| true);
+        self.warned = false;
+    }
+
+    /// Once in a life of the service, which could have us fill the disk.
+    fn warn(&mut self, service: &str, what: std::fmt::Arguments<'_>) {
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(service, "{what}");
+        }
     }
 
     /// Keeps the numbers of these pages, and lets go of the pages.
