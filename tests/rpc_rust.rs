@@ -213,6 +213,19 @@ fn rust_calls_rust_and_python_calls_rust() {
         // Both have ended in the service: the one that was done, and the one that nobody waits for.
         harness::wait_until(|| (app.logs("vault").matches("woken").count() == 2).then_some(()));
         app.wait_for_log("vault", "vault refused \"secret\" to front, 1 so far");
+        // A call is counted when it has been answered, which its caller may see first.
+        let of = |kind: &str, function: &str, count: u32| {
+            format!("pysecure_rpc_{kind}_total{{app=\"rpcrust\",service=\"vault\",function=\"{function}\"}} {count}\n")
+        };
+        for line in [
+            of("denied", "secret", 1),
+            of("calls", "add", 5),
+            of("errors", "add", 2),
+            of("calls", "count", 3),
+            of("errors", "doze", 1),
+        ] {
+            harness::wait_until(|| app.ok(&["metrics"]).out.contains(&line).then_some(()));
+        }
         app.ok(&["down"]);
     }
 }

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -745,7 +746,7 @@ fn raw(number: RawFd) -> BorrowedFd<'static> {
 fn bind(path: &Path) -> Result<OwnedFd, std::io::Error> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
@@ -754,10 +755,13 @@ fn bind(path: &Path) -> Result<OwnedFd, std::io::Error> {
     Ok(socket)
 }
 
-/// sd_notify(3), if somebody wants to know.
+/// sd_notify(3), if somebody wants to know: where the socket that is named is not there, nobody does.
 fn ready() -> std::io::Result<()> {
-    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
-        std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path)?;
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    match std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Err(e),
+        _ => Ok(()),
     }
-    Ok(())
 }
