@@ -6,6 +6,7 @@ mod harness;
 use harness::{App, BOTH, Ended, Mode, binary, need_root};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The interpreter that services find, too.
 const PYTHON: &str = "/usr/bin/python3";
@@ -14,18 +15,63 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs one file of the Python package's tests.
-fn python(file: &str) {
+/// The Python package with its compiled core in it, built once.
+fn with_core() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let build = repository().join("target/python-core");
+        let out = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--locked",
+                "--manifest-path",
+                "python/core/Cargo.toml",
+                "--target-dir",
+            ])
+            .arg(&build)
+            .current_dir(repository())
+            // The program is linked statically; an extension of Python's cannot be.
+            .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .output()
+            .expect("install `cargo`");
+        Ended::from(out).ok();
+        let library = files(&build)
+            .into_iter()
+            .find(|file| file.ends_with("debug/lib_core.so"))
+            .expect("the core was built");
+        let package = build.join("package");
+        let _ = std::fs::remove_dir_all(&package);
+        let source = repository().join("python/src");
+        for file in files(&source) {
+            let target = package.join(file.strip_prefix(&source).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(&file, target).unwrap();
+        }
+        std::fs::copy(library, package.join("pysecure_rpc/_core.abi3.so")).unwrap();
+        package
+    })
+}
+
+/// Runs one file of the Python package's tests, with the compiled core or in plain Python.
+fn python_with(file: &str, core: bool) {
     need_root();
     let tests = repository().join("python/tests");
-    let out = Command::new(PYTHON)
+    let mut command = Command::new(PYTHON);
+    command
         .args(["-B", "-m", "unittest", file])
         .current_dir(&tests)
-        .env("PYSECURE_BINARY", binary())
-        .output()
-        .expect("install `python3`");
-    let ended = Ended::from(out);
-    assert_eq!(ended.code, 0, "{file}:\n{}\n{}", ended.out, ended.err);
+        .env("PYSECURE_BINARY", binary());
+    match core {
+        true => command.env("PYSECURE_RPC_PACKAGE", with_core()),
+        false => command.env("PYSECURE_RPC_PURE", "1"),
+    };
+    let ended = Ended::from(command.output().expect("install `python3`"));
+    assert_eq!(ended.code, 0, "{file}, core {core}:\n{}\n{}", ended.out, ended.err);
+}
+
+fn python(file: &str) {
+    python_with(file, false);
 }
 
 #[test]
@@ -34,8 +80,23 @@ fn values_cross_and_a_million_hostile_messages_do_no_harm() {
 }
 
 #[test]
+fn values_cross_and_a_million_hostile_messages_do_no_harm_to_the_core() {
+    python_with("test_wire", true);
+}
+
+#[test]
+fn the_core_s_codec_and_the_plain_one_are_the_same() {
+    python_with("test_both", true);
+}
+
+#[test]
 fn calls_mean_what_they_say() {
     python("test_calls");
+}
+
+#[test]
+fn calls_mean_what_they_say_with_the_core() {
+    python_with("test_calls", true);
 }
 
 #[test]

@@ -37,17 +37,33 @@ impl Area {
             Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
             _ => return Err(bad),
         }
-        let len = rustix::fs::fstat(&fd).map_err(|_| bad)?.st_size as u64;
+        let len = size(&fd)?;
         Ok(Area { fd, len })
     }
 
     /// Copies out, once.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, WireError> {
-        // It may have grown since; never does it shrink.
-        if offset.checked_add(len as u64).is_none_or(|end| end > self.len) {
+        self.holds(offset, len)?;
+        let mut out = vec![0; len];
+        self.read_into(offset, &mut out)?;
+        Ok(out)
+    }
+
+    /// Are there so many bytes? To be asked before memory is taken for them.
+    pub fn holds(&self, offset: u64, len: usize) -> Result<(), WireError> {
+        // A kept one may have grown since; never does it shrink.
+
+        let end = offset.checked_add(len as u64);
+        let end = end.ok_or(WireError::Bad("bytes beyond the end of their memfd"))?;
+        if end > self.len && end > size(&self.fd)? {
             return Err(WireError::Bad("bytes beyond the end of their memfd"));
         }
-        let mut out = vec![0; len];
+        Ok(())
+    }
+
+    /// Copies out what `holds` said is there.
+    pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), WireError> {
+        let len = out.len();
         let mut done = 0;
         while done < len {
             let read =
@@ -57,6 +73,11 @@ impl Area {
             }
             done += read;
         }
-        Ok(out)
+        Ok(())
     }
+}
+
+fn size(fd: &OwnedFd) -> Result<u64, WireError> {
+    let stat = rustix::fs::fstat(fd).map_err(|_| WireError::Bad("a descriptor for bytes that is no sealed memfd"))?;
+    Ok(stat.st_size as u64)
 }

@@ -48,7 +48,7 @@ class Function:
     """A function that is called across services."""
 
     __slots__ = ("run", "service", "name", "idempotent", "timeout", "callers", "is_async", "is_stream", "_signature",
-                 "packed", "doc")  # fmt: skip
+                 "packed", "doc", "slow", "quick")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +71,10 @@ class Function:
         self._signature: Signature | None = None
         self.packed = b""
         self.doc = run.__doc__
+        #: So many calls more are taken to be slow; what nobody has measured is.
+        self.slow = 1
+        #: The core's way of calling it, made at first use; False where there is none.
+        self.quick: Any = None
 
     @property
     def signature(self) -> Signature:
