@@ -10,5 +10,6 @@ pub mod launch;
 pub mod manifest;
 pub mod model;
 pub mod plan;
+pub mod python;
 pub mod rpc;
 pub mod supervise;

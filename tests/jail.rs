@@ -155,18 +155,27 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
 #[test]
 fn a_build_that_was_killed_is_taken_up_again() {
     let app = with(Mode::Root, "jailkill", &[]);
-    for _ in 0..5 {
+    let store = app.state().join("jails");
+    let count = |folder: &str| std::fs::read_dir(store.join(folder)).map_or(0, Iterator::count);
+    let begun = || store.join("making").exists();
+    let (some, many, listed) = (|| count("blobs") > 0, || count("blobs") > 200, || count("lists") > 0);
+    let stages: [&dyn Fn() -> bool; 4] = [&begun, &some, &many, &listed];
+    for stage in stages {
         let mut child = app
             .command(&["jail", "build", "python"])
             .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        harness::wait_until(|| {
-            let made = std::fs::read_dir(app.state().join("jails/blobs")).is_ok_and(|all| all.count() > 0);
-            (made || child.try_wait().unwrap().is_some()).then_some(())
-        });
+        harness::wait_until(|| (stage() || child.try_wait().unwrap().is_some()).then_some(()));
         child.kill().unwrap();
         child.wait().unwrap();
+        // Whatever has a whole tree's name is whole.
+        for tree in trees(&app) {
+            let built = app.ok(&["jail", "build", "python"]).out;
+            let hash = tree.file_name().unwrap().to_str().unwrap();
+            assert!(built.contains(&hash[..12]) && built.contains("(0 B new)"), "{built}");
+        }
+        app.ok(&["jail", "list"]);
     }
     app.ok(&["jail", "build", "python"]);
     assert_eq!(trees(&app).len(), 1);
@@ -285,4 +294,472 @@ fn a_list_of_the_original_is_read_as_it_is() {
     let diff = app.run(&["jail", "diff", "minimal", "python"]);
     assert_eq!(diff.code, 1);
     assert!(diff.out.contains("+ /usr/bin/python3\n"));
+}
+
+#[test]
+fn a_service_writes_to_its_jail_and_to_nobody_elses() {
+    let manifest = |kind: &str| {
+        format!(
+            r#"
+[app]
+name = "jailwrite"
+[resources]
+data = {{ path = "/srv/data", owner = "rw" }}
+[services.own]
+command = ["sh", "-c", "echo runs; exec sleep infinity"]
+rootfs = "minimal"
+writable = {kind}
+owner_resources = ["data"]
+[services.other]
+command = ["sh", "-c", "echo runs; exec sleep infinity"]
+rootfs = "minimal"
+"#
+        )
+    };
+    let write = "set -e
+        echo new > /usr/bin/new; echo more >> /etc/hosts; mkdir -p /var/lib/a/b; echo kept > /var/lib/a/b/c; mkdir /opt/x
+        rm /bin/wc; echo '#!/bin/sh' > /bin/fresh; echo echo ran >> /bin/fresh; chmod +x /bin/fresh; fresh
+        mv /usr/bin/busybox /usr/bin/moved; ln -s moved /usr/bin/busybox; echo r > /run/pid
+        echo data > /srv/data/file";
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("true"));
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("own", write).ok().out, "ran\n");
+        for script in ["ls /usr/bin/new", "touch /usr/x", "touch /var/lib/x"] {
+            assert_ne!(app.sh("other", script).code, 0, "{script}");
+        }
+        app.sh("other", "ls /usr/bin/busybox && wc -l < /etc/hosts").ok();
+        // Nothing of it lies on a disk, and nothing is left of it.
+        let mut found = Vec::new();
+        all_below(&app.state(), &mut found);
+        assert!(!found.iter().any(|p| p.ends_with("usr/bin/new")));
+        app.ok(&["restart", "own"]);
+        assert_ne!(app.sh("own", "ls /usr/bin/new").code, 0);
+        app.sh("own", "ls /bin/wc /usr/bin/busybox && grep data /srv/data/file")
+            .ok();
+        // From now on it is kept: over a restart, over the app's end, and not over its data's.
+        app.write("pysecure.toml", manifest("\"kept\""));
+        let again = app.ok(&["up", "-d"]).out;
+        assert!(again.contains("restart  own") && !again.contains("other"), "{again}");
+        app.sh("own", write).ok();
+        app.ok(&["restart", "own"]);
+        app.ok(&["down"]);
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("own", "cat /usr/bin/new /var/lib/a/b/c").ok().out, "new\nkept\n");
+        // Another program has no part in what is kept while the service runs: its own writes are gone with it.
+        let beside = app.run(&[
+            "run",
+            "-T",
+            "own",
+            "--",
+            "sh",
+            "-c",
+            "test ! -e /usr/bin/new && echo other > /usr/bin/new",
+        ]);
+        assert!(beside.code == 0 && beside.err.contains("is not kept"), "{beside:?}");
+        assert_eq!(app.sh("own", "cat /usr/bin/new").ok().out, "new\n");
+        assert_ne!(app.sh("own", "ls /bin/wc").code, 0);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["up", "-d"]);
+        assert_ne!(app.sh("own", "ls /usr/bin/new").code, 0);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["jail", "prune"]);
+        for folder in ["owned", "trees"] {
+            let left = std::fs::read_dir(app.state().join("jails").join(folder))
+                .unwrap()
+                .count();
+            assert_eq!(left, 0, "{folder}");
+        }
+        // The host's own directories are nobody's to write to.
+        app.write("pysecure.toml", manifest("true").replace("\"minimal\"", "\"host\""));
+        let refused = app.run(&["check"]);
+        assert!(
+            refused.code == 2 && refused.err.contains("take `writable` out"),
+            "{}",
+            refused.err
+        );
+    }
+}
+
+#[test]
+fn node_and_apache_run_in_their_jails() {
+    let manifest = r#"
+[app]
+name = "jailkinds"
+code = { "/conf" = "./conf" }
+[services.node]
+command = ["node", "-e", "console.log('node', require('crypto').createHash('md5').update('x').digest('hex')); setInterval(() => 0, 1e6)"]
+rootfs = "node"
+[services.apache]
+command = ["apache2", "-X", "-f", "/conf/apache.conf"]
+rootfs = "apache"
+ready = { http = "http://127.0.0.1:8080/hello.txt" }
+"#;
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        app.write(
+            "conf/apache.conf",
+            "ServerName x\nListen 127.0.0.1:8080\nPidFile /tmp/pid\nMutex file:/tmp\nErrorLog /dev/stderr\nDocumentRoot /conf\n\
+             Include /etc/apache2/mods-available/mpm_event.load\nInclude /etc/apache2/mods-available/authz_core.load\n",
+        );
+        app.write("conf/hello.txt", "served\n");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("node", "node 9dd4e461268c8034f5c8564e155c67a6");
+        assert_eq!(
+            app.sh("apache", "wget -q -O - http://127.0.0.1:8080/hello.txt")
+                .ok()
+                .out,
+            "served\n"
+        );
+        assert_ne!(app.sh("apache", "ls /usr/bin/perl").code, 0);
+    }
+}
+
+#[test]
+fn packages_and_a_virtual_environment() {
+    let manifest = r#"
+[app]
+name = "jailvenv"
+[services.snake]
+command = ["greet"]
+rootfs = "mine"
+"#;
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        app.write(
+            "rootfs-templates/mine.toml",
+            "extends = \"python\"\npackages = [\"media-types\"]\nrequirements = \"requirements.txt\"\n",
+        );
+        app.write("requirements.txt", "./greeter-1.0-py3-none-any.whl\n");
+        let make = r#"
+import zipfile
+with zipfile.ZipFile("greeter-1.0-py3-none-any.whl", "w") as z:
+    z.writestr("greeter.py", "import sys\ndef main():\n    print('hello from', sys.prefix, flush=True)\n    import time; time.sleep(1e6)\n")
+    d = "greeter-1.0.dist-info/"
+    z.writestr(d + "METADATA", "Metadata-Version: 2.1\nName: greeter\nVersion: 1.0\n")
+    z.writestr(d + "WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    z.writestr(d + "entry_points.txt", "[console_scripts]\ngreet = greeter:main\n")
+    z.writestr(d + "RECORD", "")
+"#;
+        Ended::from(app.shell_free("/usr/bin/python3", &["-c", make]).output().unwrap()).ok();
+        let before = app.run(&["up", "-d"]);
+        assert!(
+            before.code == 2 && before.err.contains("pysecure jail build mine"),
+            "{}",
+            before.err
+        );
+        app.ok(&["jail", "build", "mine"]);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("snake", "hello from /venv");
+        app.sh("snake", "ls /etc/mime.types").ok();
+        let why = app.ok(&["jail", "why", "/etc/mime.types", "mine"]).out;
+        assert!(why.contains("package media-types brings it"), "{why}");
+        app.write("rootfs-templates/lacks.toml", "packages = [\"no-such-package\"]\n");
+        let lacks = app.run(&["jail", "build", "lacks"]);
+        assert!(
+            lacks.code == 2 && lacks.err.contains("apt-get install no-such-package"),
+            "{}",
+            lacks.err
+        );
+    }
+}
+
+#[test]
+fn a_debian_of_its_own() {
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            "[app]\nname = \"jaildebian\"\n[services.a]\ncommand = [\"sh\", \"-c\", \"cat /etc/debian_version; ls /usr/bin/busybox\"]\nrootfs = \"debian\"\n",
+        );
+        let before = app.run(&["run", "-T", "a"]);
+        assert!(
+            before.code == 2 && before.err.contains("jail build debian"),
+            "{}",
+            before.err
+        );
+        app.ok(&["jail", "build", "debian"]);
+        let ran = app.run(&["run", "-T", "a"]);
+        assert!(ran.out.starts_with("12."), "{} {}", ran.out, ran.err);
+        assert_ne!(ran.code, 0, "the host's busybox is in it");
+    }
+}
+
+#[test]
+fn a_trace_gives_the_least_recipe() {
+    let manifest = |rootfs: &str| {
+        format!(
+            r#"
+[app]
+name = "jailtrace"
+[resources]
+data = {{ path = "/srv/data", owner = "rw" }}
+[services.snake]
+command = ["python3", "-c", "import json, sqlite3; open('/srv/data/x', 'w').write(json.dumps([1])); print(open('/srv/data/x').read(), 'traced')"]
+owner_resources = ["data"]
+rootfs = "{rootfs}"
+"#
+        )
+    };
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("host"));
+        app.write("rootfs-templates/x", "");
+        let traced = app.ok(&["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"]);
+        assert!(traced.err.contains("[1] traced"), "{}", traced.err);
+        let recipe = std::fs::read_to_string(app.folder.join("rootfs-templates/least.toml")).unwrap();
+        assert!(
+            recipe.contains("json/__init__.py") && !recipe.contains("\"/srv/data"),
+            "{recipe}"
+        );
+        assert!(!recipe.contains("unittest"), "{recipe}");
+        app.write("pysecure.toml", manifest("least"));
+        let ran = app.ok(&["run", "-T", "snake"]);
+        assert_eq!(ran.out, "[1] traced\n");
+        // What it did not ask for is not there; and of the larger jail, this is what was never opened.
+        let other = app.run(&["run", "-T", "snake", "--", "python3", "-c", "import unittest"]);
+        assert_ne!(other.code, 0);
+        let never = app.run(&["jail", "diff", "python", "--traced", "snake"]);
+        assert_eq!(never.code, 1, "{}", never.err);
+        assert!(never.out.contains("/unittest/"), "{}", never.out);
+        assert!(
+            !never.out.contains("libc.so.6") && !never.out.contains("- /usr/bin/python3"),
+            "{}",
+            never.out
+        );
+        // A program's own end is the command's; one that is not there is said to be.
+        let code = app
+            .run(&["jail", "trace", "snake", "--", "python3", "-c", "raise SystemExit(7)"])
+            .code;
+        assert_eq!(code, 7);
+        assert_eq!(app.run(&["jail", "trace", "snake", "--", "no-such-program"]).code, 127);
+    }
+}
+
+/// Compiles with gcc.
+fn cc(args: &[&str], folder: &Path) {
+    let mut command = std::process::Command::new("cc");
+    let output = command.args(args).current_dir(folder).output().expect("install gcc");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn libraries_are_found_as_the_dynamic_linker_finds_them() {
+    let folder = Path::new("/opt/pysecure-jail-elf");
+    let _ = std::fs::remove_dir_all(folder);
+    for name in ["bin", "lib/glibc-hwcaps/x86-64-v3", "old", "far"] {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+    }
+    for (file, text) in [
+        ("c.c", "int c(void) { return 3; }"),
+        ("b.c", "int c(void); int b(void) { return c(); }"),
+        ("a.c", "int b(void); int a(void) { return b(); }"),
+        ("one.c", "int a(void); int main(void) { return a() - 3; }"),
+        ("two.c", "int b(void); int main(void) { return b() - 3; }"),
+    ] {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    let shared = ["-shared", "-fPIC", "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"];
+    let made = |out: &str, rest: &[&str]| cc(&[&["-o", out], rest].concat(), folder);
+    made("far/libc3.so", &[&shared[..], &["c.c"]].concat());
+    // An old RPATH, which whoever is loaded by it inherits.
+    made("old/libb.so", &[&shared[..], &["b.c", "-Lfar", "-lc3"]].concat());
+    let runpath = "-Wl,--enable-new-dtags,-rpath,/opt/pysecure-jail-elf/far:$ORIGIN/../old:$ORIGIN/../../../old";
+    made(
+        "lib/liba.so",
+        &[&shared[..], &["a.c", "-Lold", "-lb", "-Lfar", "-lc3", runpath]].concat(),
+    );
+    std::fs::copy(
+        folder.join("lib/liba.so"),
+        folder.join("lib/glibc-hwcaps/x86-64-v3/liba.so"),
+    )
+    .unwrap();
+    let unresolved = "-Wl,--allow-shlib-undefined,--unresolved-symbols=ignore-in-shared-libs";
+    let rpath = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/../old,-rpath,/opt/pysecure-jail-elf/far";
+    made("bin/two", &["two.c", "-Lold", "-lb", unresolved, rpath]);
+    made(
+        "bin/one",
+        &[
+            "one.c",
+            "-Llib",
+            "-la",
+            unresolved,
+            "-Wl,--enable-new-dtags,-rpath,${ORIGIN}/../lib",
+        ],
+    );
+    std::os::unix::fs::symlink("one", folder.join("bin/link")).unwrap();
+    std::fs::write(folder.join("bin/script"), "#!/opt/pysecure-jail-elf/bin/two\n").unwrap();
+    std::fs::set_permissions(folder.join("bin/script"), PermissionsExt::from_mode(0o755)).unwrap();
+    let service = |name: &str, program: &str| {
+        format!("[services.{name}]\ncommand = \"/opt/pysecure-jail-elf/bin/{program}\"\nrootfs = \"{name}\"\n")
+    };
+    let manifest = format!(
+        "[app]\nname = \"jailelf\"\n{}{}",
+        service("two", "two"),
+        service("script", "script") + &service("one", "link")
+    );
+    let app = App::new(Mode::Root, &manifest);
+    for (name, text) in [
+        ("two", "binaries = [\"/opt/pysecure-jail-elf/bin/two\"]\n"),
+        ("script", "paths = [\"/opt/pysecure-jail-elf/bin/script\"]\n"),
+        ("one", "paths = [\"/opt/pysecure-jail-elf/bin/link\"]\n"),
+    ] {
+        app.write(&format!("rootfs-templates/{name}.toml"), text);
+    }
+    app.ok(&["run", "-T", "two"]);
+    app.ok(&["run", "-T", "script"]);
+    app.ok(&["run", "-T", "one"]);
+    let shown = app.ok(&["jail", "show", "one"]).out;
+    assert!(shown.contains("lib/glibc-hwcaps/x86-64-v3/liba.so"), "{shown}");
+    assert!(shown.contains("bin/link -> one"), "{shown}");
+    // What lies nowhere is said, with who wants it.
+    std::fs::remove_file(folder.join("far/libc3.so")).unwrap();
+    let lacks = app.run(&["jail", "build", "two"]);
+    assert!(
+        lacks.code == 2 && lacks.err.contains("libc3.so, which is nowhere to be found"),
+        "{}",
+        lacks.err
+    );
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_full_disk_leaves_the_store_whole() {
+    let app = with(Mode::Root, "jailfull", &[]);
+    let script = r#"
+        mkdir -p "$1" && mount -t tmpfs -o size=4m none "$1" || exit 99
+        "$0" jail build python; echo "first $?"
+        "$0" jail list > /dev/null; echo "list $?"
+        mount -o remount,size=400m "$1"
+        "$0" jail build python; echo "second $?"
+        test -e "$1/jails/making"; echo "left $?"
+        chroot "$1"/jails/trees/* /usr/bin/python3 -c 'import ssl, json'; echo "runs $?"
+    "#;
+    let state = app.state();
+    let binary = harness::binary().to_str().unwrap();
+    let inner = [
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        binary,
+        state.to_str().unwrap(),
+    ];
+    let ended = Ended::from(app.shell_free("unshare", &inner).output().unwrap());
+    assert!(
+        ended.err.contains("No space left on device"),
+        "{} {}",
+        ended.out,
+        ended.err
+    );
+    for wanted in ["first 2", "list 0", "second 0", "left 1", "runs 0"] {
+        assert!(ended.out.contains(wanted), "{wanted}: {} {}", ended.out, ended.err);
+    }
+}
+
+#[test]
+fn builds_and_prunes_at_once_do_not_harm_each_other() {
+    for mode in BOTH {
+        let app = App::new(mode, &two("jailatonce"));
+        app.ok(&["up", "-d"]);
+        let all: Vec<_> = (0..6)
+            .map(|n| {
+                let args: &[&str] = if n % 2 == 0 {
+                    &["jail", "build", "nginx"]
+                } else {
+                    &["jail", "prune"]
+                };
+                let mut command = app.command(args);
+                command
+                    .stdout(std::process::Stdio::piped())
+                    .stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for child in all {
+            Ended::from(child.wait_with_output().unwrap()).ok();
+        }
+        // What runs has all that it had.
+        app.sh("snake", "python3 -c 'import ssl, decimal'").ok();
+        app.ok(&["restart"]);
+        app.ok(&["jail", "build", "nginx"]);
+        assert_eq!(trees(&app).len(), 3);
+    }
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_copied_is_an_error_and_never_half_of_each() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let folder = Path::new("/opt/pysecure-jail-changes");
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).unwrap();
+    let file = folder.join("file");
+    std::fs::write(&file, vec![b'a'; 4 << 20]).unwrap();
+    let app = with(
+        Mode::Root,
+        "jailchanges",
+        &[("own", "paths = [\"/opt/pysecure-jail-changes\"]\n")],
+    );
+    let over = AtomicBool::new(false);
+    let err = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut letters = (b'b'..=b'z').cycle();
+            while !over.load(Ordering::Relaxed) {
+                let mut open = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+                std::io::Write::write_all(&mut open, &vec![letters.next().unwrap(); 4 << 20]).unwrap();
+            }
+        });
+        let seen = harness::wait_until(|| Some(app.run(&["jail", "build", "own"])).filter(|e| e.code != 0));
+        over.store(true, Ordering::Relaxed);
+        seen.err
+    });
+    assert!(err.contains("changed while the jail was made"), "{err}");
+    assert!(app.run(&["jail", "list"]).code == 0);
+    app.ok(&["jail", "build", "own"]);
+    app.ok(&["jail", "list", "--json"]);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_is_listed_is_listed_for_programs_too() {
+    let app = with(Mode::Root, "jailjson", &[]);
+    app.ok(&["jail", "build", "minimal"]);
+    let json = |args: &[&str], code: i32| -> serde_json::Value {
+        let ended = app.run(args);
+        assert_eq!(ended.code, code, "{}", ended.err);
+        serde_json::from_str(&ended.out).unwrap()
+    };
+    let list = json(&["jail", "list", "--json"], 0);
+    assert!(
+        list["recipes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["name"] == "python")
+    );
+    assert_eq!(list["jails"][0]["files"], 1);
+    let show = json(&["jail", "show", "--json", "minimal"], 0);
+    let shell = show
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|i| i["path"] == "/bin/sh" || i["path"] == "/usr/bin/sh");
+    assert_eq!(shell.unwrap()["target"], "busybox");
+    let why = json(&["jail", "why", "--json", "/usr/bin/busybox"], 0);
+    assert!(why[0]["reasons"][0]["why"].as_str().unwrap().contains("names it"));
+    let diff = json(&["jail", "diff", "--json", "minimal", "python"], 1);
+    assert!(
+        diff.as_array()
+            .unwrap()
+            .iter()
+            .any(|d| d["how"] == "only in the second")
+    );
+    assert_eq!(
+        json(&["jail", "diff", "--json", "minimal", "minimal"], 0),
+        serde_json::json!([])
+    );
+    // On a terminal, how far it is.
+    let mut shown = app.on_terminal(&["jail", "build", "python"], 24, 80);
+    let (code, text) = shown.ended();
+    assert!(code == 0 && text.contains("building a jail: "), "{text}");
 }

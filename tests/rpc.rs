@@ -55,9 +55,13 @@ fn with_core() -> &'static Path {
 
 /// Runs one file of the Python package's tests, with the compiled core or in plain Python.
 fn python_with(file: &str, core: bool) {
+    python_by(Path::new(PYTHON), file, core);
+}
+
+fn python_by(interpreter: &Path, file: &str, core: bool) {
     need_root();
     let tests = repository().join("python/tests");
-    let mut command = Command::new(PYTHON);
+    let mut command = Command::new(interpreter);
     command
         .args(["-B", "-m", "unittest", file])
         .current_dir(&tests)
@@ -97,6 +101,57 @@ fn calls_mean_what_they_say() {
 #[test]
 fn calls_mean_what_they_say_with_the_core() {
     python_with("test_calls", true);
+}
+
+#[test]
+fn what_is_seen_of_calls_from_outside() {
+    python("test_observed");
+}
+
+#[test]
+fn what_is_seen_of_calls_from_outside_with_the_core() {
+    python_with("test_observed", true);
+}
+
+#[test]
+fn bad_luck_and_bad_company() {
+    python("test_luck");
+}
+
+#[test]
+fn bad_luck_and_bad_company_with_the_core() {
+    python_with("test_luck", true);
+}
+
+#[test]
+fn callers_in_gunicorn_and_gevent() {
+    python("test_hosts");
+}
+
+#[test]
+fn callers_in_gunicorn_and_gevent_with_the_core() {
+    python_with("test_hosts", true);
+}
+
+/// Debian 12 has no package of OpenTelemetry.
+fn with_telemetry(core: bool) {
+    let interpreter = repository().join("target/telemetry/bin/python");
+    assert!(
+        interpreter.exists(),
+        "make the environment that tests/run makes: python3 -m venv target/telemetry && \
+         target/telemetry/bin/pip install opentelemetry-api==1.45.2"
+    );
+    python_by(&interpreter, "test_telemetry", core);
+}
+
+#[test]
+fn opentelemetry_s_context_goes_along() {
+    with_telemetry(false);
+}
+
+#[test]
+fn opentelemetry_s_context_goes_along_with_the_core() {
+    with_telemetry(true);
 }
 
 #[test]
@@ -372,5 +427,153 @@ fn functions_are_called_from_the_command_line() {
             stranger.code == 2 && stranger.err.contains("its callers are: web"),
             "{stranger:?}"
         );
+    }
+}
+
+/// The services of the package's own tests, as an app: `one` with functions of all kinds, and `web`, which may call them.
+fn functions(mode: Mode) -> App {
+    let manifest = r#"
+        [app]
+        name = "NAME"
+        uid_range = [61000, 61999]
+        gid_range = [61000, 61999]
+        code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
+        [services.one]
+        command = ["python3", "functions.py", "one"]
+        directory = "/app"
+        ready = "notify"
+        environment = { PYTHONPATH = "/opt/pysecure" }
+        callers = { web = "*" }
+        rpc_tracebacks = true
+        [services.web]
+        command = ["sleep", "infinity"]
+        depends_on = { one = "ready" }
+    "#;
+    let app = App::new(
+        mode,
+        &manifest.replace("NAME", &format!("functions-{mode:?}").to_lowercase()),
+    );
+    for (source, target) in [("python/tests", "app"), ("python/src", "lib")] {
+        let source = repository().join(source);
+        for file in files(&source)
+            .iter()
+            .filter(|f| f.extension().is_some_and(|e| e == "py"))
+        {
+            let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
+            app.write(&format!("{target}/{inside}"), std::fs::read(file).unwrap());
+        }
+    }
+    app
+}
+
+/// A program that uses the stub as its author would.
+const PROGRAM: &str = r#"
+import asyncio, datetime, decimal
+import one
+from pysecure_rpc import Fd
+
+text: str = one.login("a", "b", remember=True, token=None)
+one.write_to(Fd(1), text)
+amount: decimal.Decimal = one.same_decimal(decimal.Decimal("1.5"))
+day: datetime.date = one.same_date(datetime.date(2026, 1, 2))
+pairs: dict[tuple[int, str], float] = one.same_keys({(1, "a"): 2.0})
+none: tuple[int, ...] = one.same_tuples(())
+choice = one.same_literal("a")
+point = one.same_dataclass({"x": 1, "others": [{"x": 2}]})
+x: int = point["x"]
+for n in one.count(3):
+    n += 1
+async def main() -> str:
+    async for n in one.count_async(3):
+        n += 1
+    return await one.later(1.0, "x")
+asyncio.run(main())
+rest: list[str] = one.rest(1, 2, 3, key="value")
+"#;
+
+#[test]
+fn stubs_and_a_description_are_made_of_a_service() {
+    for mode in BOTH {
+        let app = functions(mode);
+        app.ok(&["up", "-d"]);
+        app.ok(&["rpc", "stubs", "one", "-o", "one.pyi"]);
+        let stub = std::fs::read_to_string(app.folder.join("one.pyi")).unwrap();
+        assert_eq!(app.ok(&["rpc", "stubs", "--as", "web", "one"]).out, stub);
+        let mypy = |program: &str| {
+            app.write("program.py", program);
+            let out = Command::new("/usr/bin/mypy")
+                .args(["--strict", "--cache-dir=/dev/null", "program.py"])
+                .current_dir(&app.folder)
+                .env("MYPYPATH", "lib")
+                .output()
+                .expect("install `mypy`");
+            Ended::from(out)
+        };
+        mypy(PROGRAM).ok();
+        for (wrong, says) in [
+            (
+                "import one\none.login('a', 1)\n",
+                "has incompatible type \"int\"; expected \"str\"",
+            ),
+            ("import one\nx: str = one.pid()\n", "Incompatible types in assignment"),
+            ("import one\none.surprise()\n", "has no attribute \"surprise\""),
+            ("import one\none.same_dataclass({'y': 1})\n", "Missing key \"x\""),
+            ("import one\none.same_literal('b')\n", "incompatible type"),
+        ] {
+            let ended = mypy(wrong);
+            assert!(
+                ended.code == 1 && ended.out.contains(says),
+                "{wrong}: {ended:?}\n{stub}"
+            );
+        }
+        let described: serde_json::Value =
+            serde_json::from_str(&app.ok(&["rpc", "describe", "--json", "one"]).out).unwrap();
+        let functions = described["functions"].as_array().unwrap();
+        let keys = functions.iter().find(|f| f["name"] == "same_keys").unwrap();
+        assert_eq!(
+            keys["returns_type"],
+            serde_json::json!({ "kind": "map", "of": [
+                { "kind": "tuple", "of": [{ "kind": "int" }, { "kind": "str" }] }, { "kind": "float" },
+            ]})
+        );
+        assert_eq!(described["service"], "one");
+        let shown = app.ok(&["rpc", "describe", "one"]).out;
+        assert!(shown.contains("one.login(user:str,password:str"), "{shown}");
+        let nobody = app.run(&["rpc", "stubs", "web"]);
+        assert!(
+            nobody.code == 2 && nobody.err.contains("nobody may call `web`"),
+            "{nobody:?}"
+        );
+        app.ok(&["down"]);
+    }
+}
+
+/// The manifest says whether exceptions show the service's code; here it does.
+#[test]
+fn tracebacks_cross_where_the_manifest_asks_for_them() {
+    for mode in BOTH {
+        let app = functions(mode);
+        app.ok(&["up", "-d"]);
+        let ask = "import sys\nsys.path[:0] = ['/app', '/opt/pysecure']\nimport functions as f\n\
+                   try:\n    f.fail('value')\nexcept ValueError as e:\n    print(repr(e), e.__cause__)\n";
+        let run = || app.run(&["exec", "-T", "web", "--", "python3", "-Bc", ask]).ok().out;
+        let told = run();
+        assert!(
+            told.contains("ValueError('bad', 3)") && told.contains("/app/functions.py"),
+            "{told}"
+        );
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write("pysecure.toml", manifest.replace("rpc_tracebacks = true", ""));
+        app.ok(&["up", "-d"]);
+        let told = run();
+        assert!(told.contains("ValueError('bad', 3) None"), "{told}");
+        app.write("pysecure.toml", manifest.replace("callers = { web = \"*\" }", ""));
+        let ended = app.run(&["check"]);
+        assert!(
+            ended.code == 2 && ended.err.contains("but nobody may call it"),
+            "{ended:?}"
+        );
+        // For what is taken away with the folder.
+        app.write("pysecure.toml", manifest);
     }
 }

@@ -15,6 +15,9 @@ from collections.abc import AsyncIterator, Generator, Iterator
 import pysecure_rpc
 from pysecure_rpc import Fd, rpc
 
+if os.environ.get("PYSECURE_TEST_TELEMETRY"):
+    from opentelemetry import trace
+
 ran: list[str] = []
 produced = 0
 closed: list[str] = []
@@ -170,6 +173,40 @@ def left() -> float | None:
 @rpc(run_as="one")
 def traced() -> str | None:
     return pysecure_rpc.traceparent()
+
+
+@rpc(run_as="one")
+def traced_stream() -> Iterator[str | None]:
+    yield pysecure_rpc.traceparent()
+
+
+@rpc(run_as="two")
+def traced_nested() -> list[str | None]:
+    return [pysecure_rpc.traceparent(), traced()]
+
+
+def _span() -> str | None:
+    current = trace.get_current_span().get_span_context()
+    if not current.is_valid:
+        return None
+    return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
+
+
+@rpc(run_as="one")
+def span() -> str | None:
+    return _span()
+
+
+@rpc(run_as="one")
+async def span_async() -> str | None:
+    await asyncio.sleep(0)
+    return _span()
+
+
+@rpc(run_as="one")
+def span_stream() -> Iterator[str | None]:
+    yield _span()
+    yield _span()
 
 
 @rpc(run_as="one")

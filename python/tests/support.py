@@ -43,6 +43,8 @@ class Supervisor:
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="pysecure-rpc-"))
         self.sockets: dict[tuple[str, str], socket.socket] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        #: What services gave to be kept: the name and the descriptor.
+        self.stored: list[tuple[str, int]] = []
 
     def folder(self, caller: str) -> str:
         path = self.root / caller
@@ -88,8 +90,13 @@ class Supervisor:
         for fd in high:
             os.close(fd)
         self.running[service] = process
-        if wait:
-            assert ready.recv(100) == b"READY=1"
+        while wait:
+            said, fds, _, _ = socket.recv_fds(ready, 4096, 4)
+            if said == b"READY=1":
+                break
+            store, _, name = said.decode().partition("\nFDNAME=")
+            assert store == "FDSTORE=1" and len(fds) == 1, said
+            self.stored.append((name, fds[0]))
         ready.close()
         return process
 
@@ -115,6 +122,8 @@ class Supervisor:
             self.stop(service, signal.SIGKILL)
         for sock in self.sockets.values():
             sock.close()
+        for _, fd in self.stored:
+            os.close(fd)
         shutil.rmtree(self.root)
 
 

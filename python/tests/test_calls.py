@@ -199,10 +199,9 @@ class Calls(unittest.TestCase):
             f.fail("pipe")
         with self.assertRaises(KeyError):
             f.fail("key")
-        # Each module of it that a test loads registers its own.
         with self.assertRaises(pysecure_rpc.RemoteError) as unknown:
             f.fail("unknown")
-        self.assertEqual(unknown.exception.class_name, "__main__.Unknown")
+        self.assertEqual(unknown.exception.class_name, "functions.Unknown")
         self.assertEqual(unknown.exception.remote_args, ("what", 1))
         self.assertTrue(unknown.exception.may_have_run)
         for kind in ("exit", "stop"):
@@ -215,11 +214,7 @@ class Calls(unittest.TestCase):
         self.assertEqual(f.login("a", "b"), "a/b/False/None")
 
     def test_a_registered_exception(self) -> None:
-        known = {"__main__.Refused": f.Refused}
-        from pysecure_rpc import _errors
-
-        _errors._known.update(known)
-        self.addCleanup(_errors._known.pop, "__main__.Refused")
+        # It runs as `__main__` there, and is `functions` here.
         with self.assertRaises(f.Refused) as caught:
             f.fail("refused")
         self.assertEqual(caught.exception.args, ("no", 7))
@@ -292,7 +287,7 @@ class Calls(unittest.TestCase):
 
     def test_reflection(self) -> None:
         found = {d["name"]: d for d in pysecure_rpc.describe("two")}
-        self.assertEqual(set(found), {"down", "left_of_nested"})
+        self.assertEqual(set(found), {"down", "left_of_nested", "traced_nested"})
         self.assertEqual(found["down"]["signature"], "down(n:int)->int")
 
     def test_a_malformed_message_ends_its_own_connection_alone(self) -> None:

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Parser)]
 #[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Cli {
-    /// The manifest, or a folder that holds one [default: pysecure.toml or pysecure.json here]
+    /// The manifest, or a folder that holds one [default: pysecure.toml, pysecure.json or pysecure_config.py here]
     #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file")]
     first: Option<PathBuf>,
     /// The same as -f, before or behind the command
@@ -83,10 +83,14 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Run the script of `initialize` on the app's data; the app must be down
+    InitResources,
     /// Roots put together from recipes: build them, and look into them
     Jail(Jail),
     /// Call a function of a service, as one of its callers
     Call(Call),
+    /// What a service's functions are, for programs
+    Rpc(Rpc),
     /// Show who may touch what
     Access(Access),
     /// Show what this host has of what PySecure uses, and how to get the rest
@@ -99,6 +103,9 @@ pub enum Command {
     /// Write man pages into a folder
     #[command(hide = true)]
     Man { folder: PathBuf },
+    /// Be the sandbox of a configuration in Python, which is on standard input
+    #[command(hide = true, name = crate::python::sandbox::COMMAND)]
+    ReadPython { configuration: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +217,36 @@ pub struct Call {
     /// Its arguments: JSON, or else text
     #[arg(allow_hyphen_values = true)]
     pub args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Rpc {
+    #[command(subcommand)]
+    pub deed: RpcDeed,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RpcDeed {
+    /// Write a stub of the functions (.pyi), which Python's type checkers read in place of the service's module
+    Stubs {
+        /// In this caller's name [default: the service's only one]
+        #[arg(long = "as", value_name = "CALLER")]
+        caller: Option<String>,
+        /// Write it there
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        service: String,
+    },
+    /// Show the functions, with their types
+    Describe {
+        /// In this caller's name [default: the service's only one]
+        #[arg(long = "as", value_name = "CALLER")]
+        caller: Option<String>,
+        /// Print an object for programs
+        #[arg(long)]
+        json: bool,
+        service: String,
+    },
 }
 
 /// Seconds from the command line as a time: none at all if negative, a year if it is more.
@@ -337,7 +374,11 @@ pub struct Jail {
 #[derive(Debug, Subcommand)]
 pub enum JailDeed {
     /// List the recipes, and the jails that are built
-    List,
+    List {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Build jails, if they are not there
     Build {
         /// A list of paths and programs, a line each
@@ -348,26 +389,52 @@ pub enum JailDeed {
             required_unless_present = "names"
         )]
         from: Option<PathBuf>,
+        /// Make virtual environments and Debians anew, though they are there
+        #[arg(long)]
+        fresh: bool,
         /// Recipes
         names: Vec<String>,
     },
     /// Show what is in a jail
     Show {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         name: String,
     },
     /// Show why a file is in a jail
     Why {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         path: PathBuf,
         /// A recipe, or the hash of a jail [default: all jails that are built]
         name: Option<String>,
     },
-    /// Show how two jails differ
+    /// Show how two jails differ, or what of a jail was never opened
     Diff {
+        /// Print a list for programs
+        #[arg(long)]
+        json: bool,
         /// A recipe, or the hash of a jail
         one: String,
         /// A recipe, or the hash of a jail
-        other: String,
+        #[arg(required_unless_present = "traced")]
+        other: Option<String>,
+        /// Compare with what this service opened when it was traced
+        #[arg(long, value_name = "SERVICE", conflicts_with = "other")]
+        traced: Option<String>,
+    },
+    /// Run a program as a service, and write a recipe of what it opens
+    Trace {
+        /// Write the recipe there, and not to standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        service: String,
+        /// The program and its arguments [default: the service's own]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<String>,
     },
     /// Remove jails that no app has
     Prune,

@@ -15,15 +15,9 @@ pub(super) fn run(cli: &Cli, args: &Call) -> Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
-    let caller = caller(&loaded, args)?;
-    // Is it up at all? That is the first thing to say.
-    Client::connect(&dirs, &loaded.model.app)?;
-    let path = dirs.rpc(&caller).join(format!("{}.sock", args.service));
-    let mut service = Caller::connect(&path)?;
+    let (mut service, _) = connect(cli, &args.service, args.caller.as_deref())?;
     if args.list {
-        return list(&mut service, &args.service);
+        return show_list(&described(&mut service)?, &args.service);
     }
     let Some(function) = &args.function else {
         return Err(Failure::new(2, "name a function, or see them with --list"));
@@ -49,6 +43,17 @@ pub(super) fn run(cli: &Cli, args: &Call) -> Done {
     }
 }
 
+/// A connection to a service of an app that is up, and in whose name it is.
+pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<(Caller, String), Failure> {
+    let loaded = Loaded::read(cli)?;
+    let dirs = loaded.dirs(cli)?;
+    let caller = caller(&loaded, service, wanted)?;
+    // Is it up at all? That is the first thing to say.
+    Client::connect(&dirs, &loaded.model.app)?;
+    let path = dirs.rpc(&caller).join(format!("{service}.sock"));
+    Ok((Caller::connect(&path)?, caller))
+}
+
 fn show(value: &Json) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     Ok(writeln!(out, "{value}").and_then(|()| out.flush())?)
@@ -60,17 +65,13 @@ fn value(text: &str) -> Json {
 }
 
 /// In whose name: the one that was named, or the only one there is.
-fn caller(loaded: &Loaded, args: &Call) -> Result<String, Failure> {
+fn caller(loaded: &Loaded, service: &str, wanted: Option<&str>) -> Result<String, Failure> {
     let model = &loaded.model;
-    let Some(id) = model.service(&args.service) else {
+    let Some(id) = model.service(service) else {
         let names: Vec<&str> = model.services.iter().map(|s| s.name.as_str()).take(20).collect();
         return Err(Failure::new(
             2,
-            format!(
-                "no service is called `{}`; there are: {}",
-                args.service,
-                names.join(", ")
-            ),
+            format!("no service is called `{}`; there are: {}", service, names.join(", ")),
         ));
     };
     let callers: Vec<&str> = model.services[id]
@@ -80,36 +81,37 @@ fn caller(loaded: &Loaded, args: &Call) -> Result<String, Failure> {
         .map(|(caller, _)| model.subject_name(*caller))
         .collect();
     let names = callers.join(", ");
-    match (&args.caller, callers.as_slice()) {
+    match (wanted, callers.as_slice()) {
         (_, []) => Err(Failure::new(
             2,
-            format!("nobody may call `{0}`: its `callers` are empty", args.service),
+            format!("nobody may call `{0}`: its `callers` are empty", service),
         )),
-        (Some(name), _) if callers.contains(&name.as_str()) => Ok(name.clone()),
+        (Some(name), _) if callers.contains(&name) => Ok(name.to_owned()),
         (Some(name), _) => Err(Failure::new(
             2,
-            format!("`{name}` may not call `{}`; its callers are: {names}", args.service),
+            format!("`{name}` may not call `{}`; its callers are: {names}", service),
         )),
         (None, [one]) => Ok((*one).to_owned()),
         // In one's own name, where the manifest has it.
         (None, _) if callers.contains(&OPERATOR) => Ok(OPERATOR.to_owned()),
         (None, _) => Err(Failure::new(
             2,
-            format!(
-                "say in whose name by --as: the callers of `{}` are: {names}",
-                args.service
-            ),
+            format!("say in whose name by --as: the callers of `{}` are: {names}", service),
         )),
     }
 }
 
-/// The functions that this caller may call, with what they take and give.
-fn list(service: &mut Caller, name: &str) -> Done {
+/// What a service says of the functions that this caller may call.
+pub(super) fn described(service: &mut Caller) -> Result<Json, Failure> {
     service.call("pysecure.describe", Vec::new(), Vec::new(), None)?;
-    let described = match service.answer()? {
-        Answer::Whole(value) => to_json(&value),
-        _ => return Err(RpcError::Protocol("it describes nothing".into()).into()),
-    };
+    match service.answer()? {
+        Answer::Whole(value) => Ok(to_json(&value)),
+        _ => Err(RpcError::Protocol("it describes nothing".into()).into()),
+    }
+}
+
+/// The functions with what they take and give, for people.
+pub(super) fn show_list(described: &Json, name: &str) -> Done {
     for function in described.as_array().into_iter().flatten() {
         let text = |key: &str| function[key].as_str().unwrap_or_default();
         let signature = text("signature");

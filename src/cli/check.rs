@@ -2,8 +2,7 @@
 
 use super::args::{Check, Cli};
 use super::load::Loaded;
-use super::{Done, Failure, terminal};
-use crate::manifest;
+use super::{Done, Failure};
 use crate::plan::Ledger;
 
 pub(super) fn run(cli: &Cli, args: &Check) -> Done {
@@ -17,7 +16,7 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
     if args.json {
         let mut all = loaded.found.clone();
         all.extend(host.as_ref().err().into_iter().flat_map(|f| f.located.clone()));
-        let mut list = manifest::diagnostics_json(&loaded.source, &all);
+        let mut list = loaded.diagnostics_json(&all);
         let more = match &host {
             Ok(notes) => notes.iter().map(|n| plain("note", n)).collect(),
             Err(failure) => failure.messages.iter().map(|m| plain("error", m)).collect::<Vec<_>>(),
@@ -27,16 +26,10 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
         }
         println!("{list:#}");
     } else if loaded.has_errors() {
-        eprint!(
-            "{}",
-            manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
-        );
+        eprint!("{}", loaded.render(&loaded.found));
     } else {
         if !loaded.found.is_empty() {
-            eprint!(
-                "{}",
-                manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
-            );
+            eprint!("{}", loaded.render(&loaded.found));
         }
         if let Ok(notes) = &host {
             for note in notes {

@@ -43,6 +43,8 @@ fn beyond_the_bundle(service: &crate::plan::Service, folder: &std::path::Path) -
         ("publish", !service.publish.is_empty()),
         ("egress", service.egress),
         ("listen", !service.listen.is_empty()),
+        // An overlay's paths are looked up as an id that may not pass the store.
+        ("writable", service.writable.is_some()),
     ]
     .into_iter()
     .filter_map(|(key, there)| there.then_some(key))

@@ -4,12 +4,27 @@
 use super::args::{Cli, Jail, JailDeed};
 use super::load::with_privilege;
 use super::{Done, Failure};
-use crate::jail::collect::{Kind, Listing, collect};
+use crate::jail;
+use crate::jail::collect::{Item, Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::{Count, Store};
+use crate::jail::store::{Count, Store, Tell};
 use crate::launch::outer;
 use crate::plan::{Dirs, Privilege};
+use serde_json::json;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+
+/// How far a build is, on a terminal.
+pub(super) fn tell() -> Option<Tell> {
+    fn show(done: usize, all: usize) {
+        match done {
+            _ if done == all => eprint!("\r\x1b[K"),
+            _ if done % 64 == 1 => eprint!("\rbuilding a jail: {done} of {all} files"),
+            _ => {}
+        }
+    }
+    std::io::stderr().is_terminal().then_some(show as Tell)
+}
 
 struct Place {
     store: Store,
@@ -29,16 +44,27 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
         None => PathBuf::from("."),
     };
     let place = Place {
-        store: Store::new(&dirs.state),
+        store: Store::new(&dirs.state).telling(tell()),
         recipes: folder.join("rootfs-templates"),
         apps: dirs.state.join("apps"),
     };
     match &args.deed {
-        JailDeed::List => list(&place),
-        JailDeed::Build { from, names } => build(&place, from.as_deref(), names),
-        JailDeed::Show { name } => show(&place, name),
-        JailDeed::Why { path, name } => why(&place, path, name.as_deref()),
-        JailDeed::Diff { one, other } => diff(&place, one, other),
+        JailDeed::List { json } => list(&place, *json),
+        JailDeed::Build { from, fresh, names } => build(&place, from.as_deref(), *fresh, names),
+        JailDeed::Show { json, name } => show(&place, *json, name),
+        JailDeed::Why { json, path, name } => why(&place, *json, path, name.as_deref()),
+        JailDeed::Diff {
+            json,
+            one,
+            traced: Some(service),
+            ..
+        } => never_opened(*json, &place.find(one)?, &super::trace::opened(cli, service)?),
+        JailDeed::Diff { json, one, other, .. } => diff(&place, *json, one, other.as_deref().unwrap_or_default()),
+        JailDeed::Trace {
+            output,
+            service,
+            command,
+        } => super::trace::run(cli, service, command, output.as_deref()),
         JailDeed::Prune => {
             let Count { files, bytes } = place.store.prune(&place.apps)?;
             println!("removed {files} files, {}", size(bytes));
@@ -52,7 +78,7 @@ impl Place {
     fn find(&self, name: &str) -> Result<Listing, Failure> {
         if recipe::all(&self.recipes).iter().any(|n| n == name) {
             let recipe = self.recipe(name)?;
-            return collect(name, &recipe).map_err(|e| named(name, e));
+            return jail::work_out(&self.store, name, &recipe).map_err(|e| named(name, e));
         }
         Ok(self.store.listing(name)?.1)
     }
@@ -71,26 +97,38 @@ fn named(name: &str, error: impl std::fmt::Display) -> Failure {
     Failure::new(2, format!("rootfs \"{name}\": {error}"))
 }
 
-fn list(place: &Place) -> Done {
+fn list(place: &Place, json: bool) -> Done {
+    let mut recipes = Vec::new();
     for name in recipe::all(&place.recipes) {
-        match recipe::load(&place.recipes, &name) {
-            Ok(recipe) => println!("recipe {name}: {}", recipe.description),
-            Err(e) => println!("recipe {name}: {e}"),
+        let (description, error) = match recipe::load(&place.recipes, &name) {
+            Ok(recipe) => (recipe.description, None),
+            Err(e) => (String::new(), Some(e.to_string())),
+        };
+        if !json {
+            println!("recipe {name}: {}", error.as_deref().unwrap_or(&description));
         }
+        recipes.push(json!({ "name": name, "description": description, "error": error }));
     }
+    let mut jails = Vec::new();
     for (hash, users) in place.store.list() {
         let (_, listing) = place.store.listing(&hash)?;
-        let users = if users.is_empty() {
-            "no app has it".to_owned()
-        } else {
-            format!("of {}", users.join(", "))
-        };
-        println!("jail {}: {}, {users}", short(&hash), sum(&listing));
+        if !json {
+            let users = match users.is_empty() {
+                true => "no app has it".to_owned(),
+                false => format!("of {}", users.join(", ")),
+            };
+            println!("jail {}: {}, {users}", short(&hash), sum(&listing));
+        }
+        let (files, bytes) = total(&listing);
+        jails.push(json!({ "hash": hash, "files": files, "bytes": bytes, "apps": users }));
+    }
+    if json {
+        println!("{:#}", json!({ "recipes": recipes, "jails": jails }));
     }
     Ok(0)
 }
 
-fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
+fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> Done {
     let mut recipes: Vec<(String, Recipe)> = Vec::new();
     if let Some(path) = from {
         let text = std::fs::read_to_string(path)
@@ -101,8 +139,9 @@ fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
         recipes.push((name.clone(), place.recipe(name)?));
     }
     for (name, recipe) in &recipes {
-        let listing = collect(name, recipe).map_err(|e| named(name, e))?;
-        let (hash, new) = place.store.build(&listing).map_err(|e| named(name, e))?;
+        jail::made::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
+        let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
+        let (hash, new) = place.store.build(&listing, recipe).map_err(|e| named(name, e))?;
         for note in &listing.notes {
             eprintln!("note: {note}");
         }
@@ -111,8 +150,14 @@ fn build(place: &Place, from: Option<&Path>, names: &[String]) -> Done {
     Ok(0)
 }
 
-fn show(place: &Place, name: &str) -> Done {
-    for (path, item) in &place.find(name)?.items {
+fn show(place: &Place, json: bool, name: &str) -> Done {
+    let listing = place.find(name)?;
+    if json {
+        let all = listing.items.iter().map(|(path, item)| in_json(path, item));
+        println!("{:#}", serde_json::Value::Array(all.collect()));
+        return Ok(0);
+    }
+    for (path, item) in &listing.items {
         match &item.kind {
             Kind::Directory => println!("{}/", path.display()),
             Kind::Link(target) => println!("{} -> {}", path.display(), target.display()),
@@ -122,7 +167,16 @@ fn show(place: &Place, name: &str) -> Done {
     Ok(0)
 }
 
-fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
+fn in_json(path: &Path, item: &Item) -> serde_json::Value {
+    let (kind, target, bytes) = match &item.kind {
+        Kind::Directory => ("directory", None, None),
+        Kind::Link(target) => ("link", Some(target.display().to_string()), None),
+        Kind::File { size, .. } => ("file", None, Some(size)),
+    };
+    json!({ "path": path.display().to_string(), "kind": kind, "target": target, "bytes": bytes, "why": item.why })
+}
+
+fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
     let listings: Vec<(String, Listing)> = match name {
         Some(name) => vec![(name.to_owned(), place.find(name)?)],
         None => {
@@ -132,11 +186,13 @@ fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
                 .collect::<Result<_, _>>()?
         }
     };
-    let mut found = false;
+    let mut all = Vec::new();
     for (name, listing) in &listings {
         let Some(item) = listing.items.get(path) else { continue };
-        found = true;
-        println!("{}: {}", short(name), item.why);
+        let mut chain = vec![json!({ "path": path.display().to_string(), "why": item.why })];
+        if !json {
+            println!("{}: {}", short(name), item.why);
+        }
         // And why that which needs it is there, up to the recipe.
         let mut reason = item.why.as_str();
         for _ in 0..listing.items.len() {
@@ -146,32 +202,66 @@ fn why(place: &Place, path: &Path, name: Option<&str>) -> Done {
             let Some((by, above)) = of.and_then(|of| Some((of, listing.items.get(Path::new(of))?))) else {
                 break;
             };
-            println!("  {by}: {}", above.why);
+            if !json {
+                println!("  {by}: {}", above.why);
+            }
+            chain.push(json!({ "path": by, "why": above.why }));
             reason = &above.why;
         }
+        all.push(json!({ "jail": name, "reasons": chain }));
     }
-    if !found {
-        return Err(Failure::failed(format!("{} is in no such jail", path.display())));
+    if json {
+        println!("{:#}", serde_json::Value::Array(all.clone()));
     }
-    Ok(0)
+    match all.is_empty() {
+        true => Err(Failure::failed(format!("{} is in no such jail", path.display()))),
+        false => Ok(0),
+    }
 }
 
 /// As diff(1): 1 if they differ.
-fn diff(place: &Place, one: &str, other: &str) -> Done {
+fn diff(place: &Place, json: bool, one: &str, other: &str) -> Done {
     let (one, other) = (place.find(one)?, place.find(other)?);
-    let mut same = true;
     let all: std::collections::BTreeSet<&PathBuf> = one.items.keys().chain(other.items.keys()).collect();
-    for path in all {
+    let changed = all.into_iter().filter_map(|path| {
         let sign = match (one.items.get(path), other.items.get(path)) {
-            (Some(a), Some(b)) if a.kind == b.kind => continue,
+            (Some(a), Some(b)) if a.kind == b.kind => return None,
             (Some(_), Some(_)) => '~',
             (Some(_), None) => '-',
             _ => '+',
         };
-        same = false;
-        println!("{sign} {}", path.display());
+        Some((sign, path))
+    });
+    differences(json, changed.collect())
+}
+
+/// The same, of what is there and what was opened of it.
+fn never_opened(json: bool, listing: &Listing, opened: &std::collections::BTreeSet<PathBuf>) -> Done {
+    let files = listing
+        .items
+        .iter()
+        .filter(|(_, i)| matches!(i.kind, Kind::File { .. }));
+    let never = files.filter(|(path, _)| !opened.contains(*path));
+    differences(json, never.map(|(path, _)| ('-', path)).collect())
+}
+
+fn differences(json: bool, all: Vec<(char, &PathBuf)>) -> Done {
+    if json {
+        let rows = all.iter().map(|(sign, path)| {
+            let word = match sign {
+                '~' => "differs",
+                '-' => "only in the first",
+                _ => "only in the second",
+            };
+            json!({ "path": path.display().to_string(), "how": word })
+        });
+        println!("{:#}", serde_json::Value::Array(rows.collect()));
+    } else {
+        for (sign, path) in &all {
+            println!("{sign} {}", path.display());
+        }
     }
-    Ok(u8::from(!same))
+    Ok(u8::from(!all.is_empty()))
 }
 
 /// As much of a hash as people need to tell jails apart.
@@ -179,12 +269,16 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-fn sum(listing: &Listing) -> String {
+fn total(listing: &Listing) -> (u64, u64) {
     let sizes = listing.items.values().filter_map(|i| match i.kind {
         Kind::File { size, .. } => Some(size),
         _ => None,
     });
-    let (files, bytes) = sizes.fold((0u64, 0u64), |(n, sum), size| (n + 1, sum + size));
+    sizes.fold((0, 0), |(n, sum), size| (n + 1, sum + size))
+}
+
+fn sum(listing: &Listing) -> String {
+    let (files, bytes) = total(listing);
     format!("{files} files, {}", size(bytes))
 }
 

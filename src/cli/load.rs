@@ -1,14 +1,15 @@
 //! From arguments to a model and a plan, as every command that has a manifest needs them.
 
 use super::args::Cli;
-use super::{Failure, terminal};
+use super::{Failure, initialize, terminal};
 use crate::launch::outer;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
+use crate::python::{self, Python};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A manifest that was read and understood, right or wrong.
 pub(super) struct Loaded {
@@ -17,12 +18,20 @@ pub(super) struct Loaded {
     pub found: Vec<Diagnostic>,
     /// Where the manifest lies, free of links.
     pub folder: PathBuf,
+    /// If it is one in Python: the file that it came from.
+    python: Option<Python>,
 }
 
 impl Loaded {
     pub fn read(cli: &Cli) -> Result<Loaded, Failure> {
         let path = manifest::locate(cli.manifest())?;
-        let source = Source::read(&path)?;
+        let (source, python) = if python::is_python(&path) {
+            let (source, python) = python::read(&path).map_err(unsuccessful)?;
+            say_printed(&python.printed);
+            (source, Some(python))
+        } else {
+            (Source::read(&path)?, None)
+        };
         let (manifest, mut found) = manifest::parse(&source);
         let parent = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -32,12 +41,45 @@ impl Loaded {
             .map_err(|e| Failure::new(2, format!("open {}: {e}", parent.display())))?;
         let (model, more) = model::build(&manifest, &base);
         found.extend(more);
+        if python.as_ref().is_some_and(|p| p.unrestricted) {
+            found.push(
+                Diagnostic::warning(
+                    manifest.app.name.span.clone(),
+                    "no service names `callers`, so each may call every function of all others",
+                )
+                .help("PySecureService(..., callers={'web': ['login']}) says who may call what"),
+            );
+        }
         Ok(Loaded {
             source,
             model,
             found,
             folder: base.path().to_owned(),
+            python,
         })
+    }
+
+    /// Diagnostics with the lines that they are about, for people.
+    pub fn render(&self, found: &[Diagnostic]) -> String {
+        let colour = terminal::colour_on_stderr();
+        match &self.python {
+            None => manifest::render(&self.source, found, colour),
+            Some(python) => {
+                let (shown, found) = python.at_its_lines(&self.source, found);
+                manifest::render(&shown, &found, colour)
+            }
+        }
+    }
+
+    /// The same for programs.
+    pub fn diagnostics_json(&self, found: &[Diagnostic]) -> serde_json::Value {
+        match &self.python {
+            None => manifest::diagnostics_json(&self.source, found),
+            Some(python) => {
+                let (shown, found) = python.at_its_lines(&self.source, found);
+                manifest::diagnostics_json(&shown, &found)
+            }
+        }
     }
 
     pub fn has_errors(&self) -> bool {
@@ -47,10 +89,7 @@ impl Loaded {
     /// Says what there is to say, and goes on only if nothing of it is an error.
     pub fn checked(self) -> Result<Loaded, Failure> {
         if self.has_errors() {
-            eprint!(
-                "{}",
-                manifest::render(&self.source, &self.found, terminal::colour_on_stderr())
-            );
+            eprint!("{}", self.render(&self.found));
             return Err(Failure::silent(2));
         }
         Ok(self)
@@ -98,13 +137,34 @@ impl Loaded {
     pub fn tell(&self, mut failure: Failure) -> Failure {
         let located = std::mem::take(&mut failure.located);
         if !located.is_empty() {
-            eprint!(
-                "{}",
-                manifest::render(&self.source, &located, terminal::colour_on_stderr())
-            );
+            eprint!("{}", self.render(&located));
         }
         failure
     }
+}
+
+/// A configuration in Python that came to nothing. What it printed, its traceback, comes first.
+fn unsuccessful(error: python::PythonError) -> Failure {
+    if let python::PythonError::Failed { printed, .. } = &error {
+        say_printed(printed);
+    }
+    Failure::new(2, error)
+}
+
+/// What a configuration printed: it may be anything, so nothing of it may steer a terminal.
+fn say_printed(printed: &str) {
+    for line in printed.lines() {
+        eprintln!("{}", crate::supervise::console::shown(line.as_bytes()));
+    }
+}
+
+/// `read-python`: the sandbox that [`python::read`] waits for.
+pub(super) fn read_python(configuration: &Path) -> super::Done {
+    if let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    let privilege = outer::expected();
+    python::sandbox::run(configuration, &privilege).map_err(Failure::failed)
 }
 
 /// Gets privileges if they are needed: `Some` is the exit code of the same command, run where it has them.
@@ -117,12 +177,30 @@ pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
 
 /// The plan with its ledger saved and its storage made: all that a service needs before it starts.
 pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
-    let lock = plan::ledger::Lock::take(dirs)?;
+    if loaded.model.initialize.is_none() {
+        return prepared(loaded, dirs, |_| false);
+    }
+    let _one = initialize::lock(dirs)?;
+    prepared(loaded, dirs, initialize::due)
+}
+
+/// The same, with the script of `initialize` run once more.
+pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
+    let _one = initialize::lock(dirs)?;
+    prepared(loaded, dirs, |_| true)
+}
+
+/// `initialize`: is its script to be run?
+fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) -> Result<Plan, Failure> {
+    let mut lock = plan::ledger::Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
     // A manifest that is gone was moved; one that is still there is another app, whose data this is.
-    if !ledger.manifest.as_os_str().is_empty() && ledger.manifest != manifest && ledger.manifest.exists() {
+    // What `run_with_config` wrote and the configuration beside it are the same app, whichever is named.
+    let written = python::is_python(&ledger.manifest) || python::is_python(&manifest);
+    let same = ledger.manifest == manifest || written && ledger.manifest.parent() == manifest.parent();
+    if !ledger.manifest.as_os_str().is_empty() && !same && ledger.manifest.exists() {
         let claimed = PlanError::Claimed {
             app: loaded.model.app.clone(),
             manifest: ledger.manifest,
@@ -134,6 +212,17 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {
         ledger.write(dirs, &lock)?;
+    }
+    if let Some(initializer) = plan.initializer.as_ref().filter(|_| initialize(&plan)) {
+        // Whose the files are that the script makes is still to be put right.
+        ledger.applied.clear();
+        ledger.write(dirs, &lock)?;
+        // Other apps need not wait for it.
+        drop(lock);
+        make_jails(loaded, dirs, &plan).map_err(|f| loaded.tell(f))?;
+        initialize::make(&plan, initializer)?;
+        lock = plan::ledger::Lock::take(dirs)?;
+        ledger = Ledger::read(dirs, &loaded.model.app)?;
     }
     let allocated = ledger.clone();
     let made = crate::launch::storage::prepare(&plan, &mut ledger);
@@ -153,7 +242,14 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     let store = crate::jail::store::Store::new(&dirs.state);
     store.use_by(&plan.app, &trees, dirs.socket().exists())?;
     for template in plan.templates.values() {
-        library.make(template).map_err(|e| loaded.refused(vec![e]))?;
+        library
+            .make(template, super::jail::tell())
+            .map_err(|e| loaded.refused(vec![e]))?;
+    }
+    for service in plan.services.iter().filter(|s| s.writable.is_some()) {
+        if let Some(hash) = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref()) {
+            store.own(hash, service.identity.on_disk())?;
+        }
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod events;
 mod exec;
 mod generate;
 mod init;
+mod initialize;
 mod jail;
 mod limits;
 mod load;
@@ -23,10 +24,12 @@ mod logs;
 mod metrics;
 mod progress;
 mod ps;
+mod rpc;
 mod run;
 mod stats;
 mod terminal;
 mod top;
+mod trace;
 mod unshare;
 mod up;
 mod watch;
@@ -66,13 +69,16 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::InitResources => initialize::run(&cli),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),
+        Command::Rpc(args) => rpc::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { folder } => generate::man(folder),
+        Command::ReadPython { configuration } => load::read_python(configuration),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -53,6 +53,15 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
+    // An overlay's upper directory is one mount's alone (the kernel's overlayfs.rst), and that is the service's own.
+    if let Some(upper) = &mut service.writable
+        && upper.kept.take().is_some()
+    {
+        eprintln!(
+            "note: what this program writes to its root is not kept: only `{}` itself writes there",
+            args.service
+        );
+    }
     // Nobody listens to what this one says of itself.
     service.life = crate::model::Life::default();
     for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {

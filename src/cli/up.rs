@@ -5,7 +5,6 @@ use super::load::{Loaded, ready, with_privilege};
 use super::progress::Told;
 use super::{Done, Failure, limits, terminal};
 use crate::launch;
-use crate::manifest;
 use crate::manifest::types::ServiceType;
 use crate::plan::{Dirs, Ledger, Plan, Privilege};
 use crate::supervise::client::{Client, ClientError};
@@ -40,10 +39,7 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
 pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
     let loaded = Loaded::read(cli)?.checked()?;
     if !loaded.found.is_empty() {
-        eprint!(
-            "{}",
-            manifest::render(&loaded.source, &loaded.found, terminal::colour_on_stderr())
-        );
+        eprint!("{}", loaded.render(&loaded.found));
     }
     Ok(loaded)
 }

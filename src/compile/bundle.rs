@@ -4,16 +4,28 @@
 use oci_spec::runtime::Spec;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
+
+/// Below a bundle's folder: where what a service writes to its root goes, if it is not kept.
+pub const MEMORY: &str = "memory";
 
 #[derive(Clone, Debug)]
 pub struct Bundle {
     pub spec: Spec,
     /// What the root holds before anything is mounted; parents before children.
     pub root: Vec<RootEntry>,
-    /// Trees of empty mount points, by their folder's name below `layers`.
-    pub layers: Vec<(String, Vec<RootEntry>)>,
+    /// Trees of empty mount points, and of what is generated for a root that the service may write to.
+    pub layers: Vec<Layer>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// Of its folder below `layers`.
+    pub name: String,
+    pub entries: Vec<RootEntry>,
+    /// Whose it is, if not the launcher's.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// Paths are relative to the tree's root.
@@ -62,8 +74,19 @@ impl Bundle {
 
     /// Writes only what the launcher reads from disk: the layers, of which most services have none.
     pub fn write_layers(&self, folder: &Path) -> io::Result<()> {
-        for (name, entries) in &self.layers {
-            create(&folder.join("layers").join(name), entries)?;
+        for layer in &self.layers {
+            let place = folder.join("layers").join(&layer.name);
+            // Of an earlier start, whose overlay is gone or keeps what it needs.
+            match fs::remove_dir_all(&place) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => create(&place, &layer.entries)?,
+            }
+            if let Some((uid, gid)) = layer.owner {
+                let inside = layer.entries.iter().map(|e| place.join(e.path()));
+                for path in inside.chain([place.clone()]) {
+                    lchown(path, Some(uid), Some(gid))?;
+                }
+            }
         }
         Ok(())
     }

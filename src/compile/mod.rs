@@ -12,7 +12,8 @@ mod accounts;
 pub mod bundle;
 mod limits;
 mod spec;
+mod writable;
 
 pub use bundle::{Bundle, RootEntry};
 pub use limits::{resources, rlimits};
-pub use spec::{CompileError, LOWEST_PORT, app_network, compile, seccomp};
+pub use spec::{CompileError, LOWEST_PORT, MEMORY_ANNOTATION, app_network, compile, seccomp};

@@ -1,8 +1,8 @@
 //! One service's spec, from the default of `specs/config.json` and what the plan says of the service.
 
 use super::accounts;
-use super::bundle::{Bundle, RootEntry};
-use super::limits;
+use super::bundle::{Bundle, Layer, RootEntry};
+use super::{limits, writable};
 use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
@@ -72,7 +72,11 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     for mount in &mounts {
         root.directory(mount.destination());
     }
-    template_mounts(template, &mut root, &mut mounts);
+    let overlays_at = mounts.len();
+    match &service.writable {
+        None => template_mounts(template, &mut root, &mut mounts),
+        Some(upper) => writable::tops(template, upper, &mut root, &mut mounts),
+    }
     if !service.callees.is_empty() {
         root.directory(Path::new("/run/pysecure/rpc"));
         mounts.push(bind(
@@ -110,6 +114,13 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         targets.push(mount);
     }
     etc(service, &mut root);
+    if let Some(upper) = &service.writable {
+        let made = writable::Overlays::make(plan, service, upper, folder, &mut root, &mut layers)?;
+        mounts.splice(overlays_at..overlays_at, made.mounts);
+        if let Some(memory) = made.memory {
+            spec.set_annotations(Some([(MEMORY_ANNOTATION.to_owned(), memory)].into()));
+        }
+    }
     if service.mounts.iter().any(|m| m.idmap.is_some()) {
         // The one thing that 1.2 brought. A runtime that does not know it must refuse the spec.
         spec.set_version("1.2.0".into());
@@ -162,6 +173,9 @@ fn set_network(linux: &mut Linux, service: &Service, folder: &Path) {
     }
     linux.set_namespaces(Some(namespaces));
 }
+
+/// An annotation that names a directory which is to be in memory, as long as the service runs.
+pub const MEMORY_ANNOTATION: &str = "org.pysecure.memory";
 
 /// Where the bundle in `folder` names the network namespace of its app: beside all bundles, under a name that no
 /// service can have.
@@ -252,7 +266,7 @@ fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut Vec<Mount>
     }
 }
 
-fn bind(target: &Path, source: &Path, recursive: bool, writable: bool, executable: bool) -> Mount {
+pub(super) fn bind(target: &Path, source: &Path, recursive: bool, writable: bool, executable: bool) -> Mount {
     let mut mount = Mount::default();
     mount.set_destination(target.to_owned());
     mount.set_typ(Some("bind".into()));
@@ -298,29 +312,39 @@ fn resource(planned: &PlannedMount) -> Mount {
     mount
 }
 
+/// Commas and colons part an overlay's options.
+pub(super) fn fit_for_options(service: &Service, path: &Path) -> Result<(), CompileError> {
+    match path.to_string_lossy().chars().find(|c| matches!(c, ':' | ',' | '\\')) {
+        None => Ok(()),
+        Some(character) => Err(CompileError::Character {
+            service: service.name.clone(),
+            path: path.to_owned(),
+            character,
+        }),
+    }
+}
+
 /// The source under a layer of empty mount points: an overlay without an upper, so nothing can be written.
 fn layered(
     service: &Service,
     planned: &PlannedMount,
     folder: &Path,
-    layers: &mut Vec<(String, Vec<RootEntry>)>,
+    layers: &mut Vec<Layer>,
 ) -> Result<Mount, CompileError> {
     let name = layers.len().to_string();
     let layer = folder.join("layers").join(&name);
     for path in [&planned.source, &layer] {
-        if let Some(character) = path.to_string_lossy().chars().find(|c| matches!(c, ':' | ',' | '\\')) {
-            return Err(CompileError::Character {
-                service: service.name.clone(),
-                path: path.clone(),
-                character,
-            });
-        }
+        fit_for_options(service, path)?;
     }
     let mut tree = Tree::new();
     for MountPoint { path, directory } in &planned.missing {
         tree.mount_point(Path::new(path), *directory);
     }
-    layers.push((name, tree.entries()));
+    layers.push(Layer {
+        name,
+        entries: tree.entries(),
+        owner: None,
+    });
     let lower = format!("lowerdir={}:{}", layer.display(), planned.source.display());
     let mut options: Vec<String> = vec![lower, "ro".into(), "nosuid".into(), "nodev".into()];
     if !planned.executable {
@@ -349,12 +373,12 @@ fn etc(service: &Service, root: &mut Tree) {
 }
 
 /// A tree of empty places, in which the first entry for a path stays and parents come by themselves.
-struct Tree {
+pub(super) struct Tree {
     entries: BTreeMap<PathBuf, RootEntry>,
 }
 
 impl Tree {
-    fn new() -> Tree {
+    pub(super) fn new() -> Tree {
         Tree {
             entries: BTreeMap::new(),
         }
@@ -372,7 +396,7 @@ impl Tree {
             .or_insert_with(|| make(path.to_owned()));
     }
 
-    fn directory(&mut self, path: &Path) {
+    pub(super) fn directory(&mut self, path: &Path) {
         // Below /dev everything is made anew in a tmpfs, by whoever mounts that.
         if !path.starts_with("/dev") || path == Path::new("/dev") {
             self.insert(path, RootEntry::Directory);
@@ -383,11 +407,11 @@ impl Tree {
         self.insert(Path::new(path), |p| RootEntry::File(p, content));
     }
 
-    fn link(&mut self, path: &Path, target: &Path) {
+    pub(super) fn link(&mut self, path: &Path, target: &Path) {
         self.insert(path, |p| RootEntry::Link(p, target.to_owned()));
     }
 
-    fn mount_point(&mut self, path: &Path, directory: bool) {
+    pub(super) fn mount_point(&mut self, path: &Path, directory: bool) {
         if directory {
             self.directory(path);
         } else {
@@ -395,8 +419,36 @@ impl Tree {
         }
     }
 
+    /// Takes out what lies below the directories at the top, but for those that something is mounted on at once; under
+    /// each directory's name, with paths relative to it.
+    pub(super) fn take_below_tops(&mut self, but: &[&str]) -> BTreeMap<PathBuf, Vec<RootEntry>> {
+        let mut out: BTreeMap<PathBuf, Vec<RootEntry>> = BTreeMap::new();
+        let mut left = BTreeMap::new();
+        for (path, entry) in std::mem::take(&mut self.entries) {
+            let mut parts = path.iter();
+            let top = PathBuf::from(parts.next().unwrap_or_default());
+            let inside = parts.as_path().to_owned();
+            if but.iter().any(|b| top == Path::new(b)) {
+                left.insert(path, entry);
+            } else if inside.as_os_str().is_empty() {
+                if matches!(entry, RootEntry::Directory(_)) {
+                    out.entry(top).or_default();
+                }
+                left.insert(path, entry);
+            } else {
+                out.entry(top).or_default().push(match entry {
+                    RootEntry::Directory(_) => RootEntry::Directory(inside),
+                    RootEntry::File(_, content) => RootEntry::File(inside, content),
+                    RootEntry::Link(_, target) => RootEntry::Link(inside, target),
+                });
+            }
+        }
+        self.entries = left;
+        out
+    }
+
     /// Sorted by path, so parents come before children.
-    fn entries(self) -> Vec<RootEntry> {
+    pub(super) fn entries(self) -> Vec<RootEntry> {
         self.entries.into_values().collect()
     }
 }

@@ -3,15 +3,33 @@
 //!
 //! Set-id bits and device nodes, pipes and sockets do not get onto the list.
 
+use super::image::Image;
 use super::recipe::Recipe;
 use super::{JailError, elf};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// The kernel follows as many.
 const MOST_LINKS: usize = 40;
+
+/// What packages bring for people to read, and for programs that no service has.
+const DOCUMENTATION: [&str; 12] = [
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/info",
+    "/usr/share/lintian",
+    "/usr/share/bug",
+    "/usr/share/doc-base",
+    "/usr/share/locale",
+    "/usr/share/bash-completion",
+    "/usr/share/menu",
+    "/lib/systemd",
+    "/usr/lib/systemd",
+    "/etc/init.d",
+];
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -33,6 +51,34 @@ pub struct Item {
     /// What changes when the file does; not part of what it is.
     #[serde(skip)]
     pub print: (u64, i64, i64),
+    /// The SHA-256 of a file's content, where it is known before it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// Where its content comes from, if not from the same place of this host.
+    #[serde(skip)]
+    pub origin: Option<Origin>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// An entry of a layer of the listing's image, by number.
+    Layer {
+        layer: usize,
+        ordinal: u64,
+    },
+    Host(PathBuf),
+}
+
+impl Item {
+    pub fn new(kind: Kind, why: impl Into<String>) -> Item {
+        Item {
+            kind,
+            why: why.into(),
+            print: (0, 0, 0),
+            content: None,
+            origin: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,27 +86,58 @@ pub struct Listing {
     pub items: BTreeMap<PathBuf, Item>,
     /// What the jail lacks, a sentence each.
     pub notes: Vec<String>,
+    /// An image's own /etc/passwd, which says where its users are at home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwd: Option<String>,
+    #[serde(skip)]
+    pub image: Option<Arc<Image>>,
 }
 
 struct Collector {
     out: Listing,
     exclude: Vec<glob::Pattern>,
     cache: Option<Vec<(String, PathBuf)>>,
-    /// Files whose needs are still to be looked at; is a lack an error?
-    queue: Vec<(PathBuf, bool)>,
+    /// Paths that were seen to be directories, and no links.
+    directories: HashSet<PathBuf>,
+    /// The tree that is to be elsewhere in the jail.
+    grafted: PathBuf,
+    /// Files whose needs are still to be looked at; is a lack an error, and where do those that load it say (RPATH) that
+    /// libraries are?
+    queue: Vec<(PathBuf, bool, Vec<PathBuf>)>,
+    /// That of what is looked at now, for what it brings along.
+    loaders: Vec<PathBuf>,
 }
 
-pub fn collect(name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
-    let exclude = recipe
-        .exclude
-        .iter()
-        .map(|g| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it"))))
-        .collect::<Result<_, _>>()?;
+pub fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
+    let one = |g: &String| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it")));
+    globs.iter().map(one).collect()
+}
+
+/// Directories that are to be there, be it with something in them or not.
+pub fn add_directories(listing: &mut Listing, directories: &[PathBuf], why: &str) -> Result<(), JailError> {
+    for directory in directories {
+        let place = checked(&directory.to_string_lossy())?;
+        for path in place.ancestors().filter(|p| *p != Path::new("/")) {
+            listing
+                .items
+                .entry(path.to_owned())
+                .or_insert_with(|| Item::new(Kind::Directory, why));
+        }
+    }
+    Ok(())
+}
+
+/// `venv`: a virtual environment that was made for the recipe.
+pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listing, JailError> {
+    let exclude = patterns(&recipe.exclude)?;
     let mut it = Collector {
         out: Listing::default(),
         exclude,
         cache: None,
+        directories: HashSet::new(),
+        grafted: venv.map_or_else(|| PathBuf::from("/nowhere"), Path::to_owned),
         queue: Vec::new(),
+        loaders: Vec::new(),
     };
     let named = format!("recipe {name} names it");
     for path in &recipe.paths {
@@ -85,6 +162,12 @@ pub fn collect(name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
                 return Err(JailError::NoMatch(text.clone()));
             }
         }
+    }
+    for package in &recipe.packages {
+        it.package(package)?;
+    }
+    if let Some(venv) = venv {
+        it.graft(venv, Path::new(super::made::VENV))?;
     }
     it.follow()?;
     for (place, target) in &recipe.links {
@@ -129,8 +212,11 @@ impl Collector {
         if self.out.items.contains_key(&path) {
             return false;
         }
-        let why = why.to_owned();
-        self.out.items.insert(path, Item { kind, why, print });
+        let item = Item {
+            print,
+            ..Item::new(kind, why)
+        };
+        self.out.items.insert(path, item);
         true
     }
 
@@ -152,7 +238,14 @@ impl Collector {
                 continue;
             }
             let next = at.join(&part);
+            if self.directories.contains(&next) {
+                at = next;
+                continue;
+            }
             let found = std::fs::symlink_metadata(&next);
+            if found.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
+                self.directories.insert(next.clone());
+            }
             if !found.as_ref().is_ok_and(std::fs::Metadata::is_symlink) {
                 at = next;
                 continue;
@@ -195,7 +288,7 @@ impl Collector {
             };
             let print = (found.ino(), found.ctime(), found.ctime_nsec());
             if self.insert(place.clone(), kind, why, print) {
-                self.queue.push((place, needed));
+                self.queue.push((place, needed, self.loaders.clone()));
             }
         } else if found.is_dir() {
             self.insert(place.clone(), Kind::Directory, why, (0, 0, 0));
@@ -222,9 +315,76 @@ impl Collector {
         Ok(true)
     }
 
+    /// All files of a Debian package but its documentation, as dpkg has recorded them.
+    fn package(&mut self, name: &str) -> Result<(), JailError> {
+        let right = |b: u8| b.is_ascii_alphanumeric() || b"+-.:".contains(&b);
+        let lacks = || JailError::NoPackage(name.to_owned());
+        if name.is_empty() || !name.bytes().all(right) {
+            return Err(lacks());
+        }
+        let records = Path::new("/var/lib/dpkg/info");
+        let whole = format!("{name}.list");
+        let of_machine = format!("{name}:{}.list", super::image::archive::architecture());
+        let text = [whole, of_machine]
+            .iter()
+            .find_map(|file| std::fs::read_to_string(records.join(file)).ok())
+            .ok_or_else(lacks)?;
+        let why = format!("package {name} brings it");
+        for line in text.lines() {
+            let path = Path::new(line);
+            let described = DOCUMENTATION.iter().any(|d| path.starts_with(d));
+            if !path.is_absolute() || line == "/." || described || self.exclude.iter().any(|g| g.matches_path(path)) {
+                continue;
+            }
+            let is_directory = std::fs::metadata(path).is_ok_and(|m| m.is_dir());
+            if is_directory && !std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) {
+                // Of what lies in it, other packages have a part.
+                let place = self.resolve(path, &why)?;
+                self.parents(&place.join("x"));
+            } else {
+                self.add(path, &why, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A tree that lies elsewhere on this host, to be at `place`.
+    fn graft(&mut self, tree: &Path, place: &Path) -> Result<(), JailError> {
+        let found = std::fs::symlink_metadata(tree).map_err(|e| JailError::io("look at", tree, e))?;
+        let why = "the recipe's `requirements` bring it";
+        if found.is_dir() {
+            self.insert(place.to_owned(), Kind::Directory, why, (0, 0, 0));
+            let names = std::fs::read_dir(tree)
+                .and_then(|all| all.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>())
+                .map_err(|e| JailError::io("read the directory", tree, e))?;
+            for name in names {
+                self.graft(&tree.join(&name), &place.join(&name))?;
+            }
+        } else if found.is_symlink() {
+            let target = std::fs::read_link(tree).map_err(|e| JailError::io("read the link", tree, e))?;
+            self.insert(place.to_owned(), Kind::Link(target), why, (0, 0, 0));
+        } else if found.is_file() {
+            let kind = Kind::File {
+                executable: found.permissions().mode() & 0o111 != 0,
+                size: found.len(),
+                modified: found.mtime(),
+            };
+            let item = Item {
+                print: (found.ino(), found.ctime(), found.ctime_nsec()),
+                origin: Some(Origin::Host(tree.to_owned())),
+                ..Item::new(kind, why)
+            };
+            self.out.items.insert(place.to_owned(), item);
+            // For what it needs of the host: what it brings itself is there.
+            self.queue.push((tree.to_owned(), false, Vec::new()));
+        }
+        Ok(())
+    }
+
     /// Follows what is on the list to what that needs, until nothing is new.
     fn follow(&mut self) -> Result<(), JailError> {
-        while let Some((path, needed)) = self.queue.pop() {
+        while let Some((path, needed, loaders)) = self.queue.pop() {
+            self.loaders = loaders;
             match self.needs_of(&path, needed) {
                 Err(
                     e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
@@ -237,12 +397,25 @@ impl Collector {
         Ok(())
     }
 
+    /// A file that nobody may run, of a kind that needs nothing: there are thousands, and they need not be opened.
+    fn is_text(&self, path: &Path) -> bool {
+        let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let runs = |i: &Item| matches!(i.kind, Kind::File { executable: true, .. });
+        let known = ["py", "pyc", "js", "json", "pem", "crt", "txt", "h", "html", "conf"].contains(&kind)
+            || path.starts_with("/usr/share/zoneinfo");
+        known && !self.out.items.get(path).is_some_and(runs)
+    }
+
     fn needs_of(&mut self, path: &Path, needed: bool) -> Result<(), JailError> {
         use std::io::{Read, Seek};
+        if self.is_text(path) {
+            return Ok(());
+        }
         let read = |e| JailError::io("read", path, e);
         let mut file = std::fs::File::open(path).map_err(read)?;
-        let mut head = Vec::new();
-        Read::by_ref(&mut file).take(256).read_to_end(&mut head).map_err(read)?;
+        let mut head = [0; 256];
+        let got = file.read(&mut head).map_err(read)?;
+        let head = &head[..got];
         let why = format!("{} needs it", path.display());
         if let Some(line) = head.strip_prefix(b"#!") {
             let executable = matches!(
@@ -258,11 +431,11 @@ impl Collector {
                 Ok(())
             };
         }
-        if !elf::is_elf(&head) {
+        if !elf::is_elf(head) {
             return Ok(());
         }
         file.rewind().map_err(read)?;
-        let mut data = Vec::new();
+        let mut data = Vec::with_capacity(file.metadata().map_or(0, |m| m.len() as usize) + 1);
         file.read_to_end(&mut data).map_err(read)?;
         let broken = |cause| JailError::BrokenElf {
             path: path.to_owned(),
@@ -279,9 +452,16 @@ impl Collector {
                 interpreter: interpreter.display().to_string(),
             });
         }
+        // Where a RUNPATH stands, no RPATH counts; else its own and those of whoever loads it, ld.so(8).
+        let mut inherited = std::mem::take(&mut self.loaders);
+        if needs.runpath.is_empty() {
+            inherited.splice(0..0, elf::expand(&needs.rpath, path));
+        }
+        self.loaders = inherited;
         for library in &needs.libraries {
             self.library(path, &needs, library, &why, needed)?;
         }
+        self.loaders = Vec::new();
         Ok(())
     }
 
@@ -296,12 +476,25 @@ impl Collector {
         let own: Vec<PathBuf> = if name.contains('/') {
             vec![PathBuf::from(name)]
         } else {
-            let mut folders = elf::expand(&needs.rpath, path);
-            folders.extend(elf::expand(&needs.runpath, path));
+            let folders = match needs.runpath.is_empty() {
+                true => self.loaders.clone(),
+                false => elf::expand(&needs.runpath, path),
+            };
             folders.iter().map(|f| f.join(name)).collect()
         };
         let fits = |p: &Path| fits(p, needs.kind);
         if let Some(found) = own.iter().find(|p| fits(p)) {
+            if path.starts_with(&self.grafted) && found.starts_with(&self.grafted) {
+                return Ok(());
+            }
+            // Beside it may lie others for some processors, and which is taken is decided where the jail runs.
+            let beside = found.parent().unwrap_or(Path::new("/")).join("glibc-hwcaps");
+            let kinds = std::fs::read_dir(beside).into_iter().flatten().flatten();
+            let mut variants: Vec<_> = kinds.map(|k| k.path().join(name)).filter(|p| fits(p)).collect();
+            variants.sort();
+            for variant in &variants {
+                self.add(variant, why, needed)?;
+            }
             return self.add(found, why, needed).map(drop);
         }
         let folders = elf::default_folders(needs.kind);
@@ -319,6 +512,11 @@ impl Collector {
         let (variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
         let usual = folders.iter().map(|f| f.join(name));
         let Some(found) = plain.into_iter().chain(usual).find(|p| fits(p)) else {
+            // The linker takes one of that name that somebody else has loaded, from wherever.
+            let named = |p: &PathBuf| p.file_name().is_some_and(|n| n == name);
+            if self.out.items.keys().any(|p| named(p) && fits(p)) {
+                return Ok(());
+            }
             return Err(JailError::NoLibrary {
                 program: path.to_owned(),
                 library: name.to_owned(),

@@ -1,12 +1,19 @@
 //! Jails: read-only roots put together from a recipe, with all that its programs need, and kept in a store.
 //!
-//! [`recipe`] reads what is named, [`collect`] finds what that needs ([`elf`] for programs and libraries), [`store`]
-//! keeps it. The first three only read the host, so a plan may use them; no program of the host is ever run.
+//! [`recipe`] reads what is named, [`collect`] finds what that needs ([`elf`] for programs and libraries), [`image`] does
+//! so for images, [`store`] keeps it. All but the last only read the host, so a plan may use them; no program of the host
+//! is run, but by [`made`], and only when somebody says `jail build`.
 
 pub mod collect;
 pub mod elf;
+pub mod image;
+pub mod made;
 pub mod recipe;
 pub mod store;
+
+use collect::Listing;
+use recipe::Recipe;
+use store::Store;
 
 use std::path::PathBuf;
 
@@ -28,6 +35,26 @@ pub enum JailError {
     Cycle(String),
     #[error("a recipe copies files or binds them, not both; take `bind` out, or what it extends")]
     Mixed,
+    #[error(
+        "an image or a Debian is a whole root: only `exclude` and `directories` can stand beside it; take the rest out"
+    )]
+    NotWhole,
+    #[error("the image {}: {cause}", path.display())]
+    Image { path: PathBuf, cause: String },
+    #[error("the package {0} is not installed here; `apt-get install {0}`, or take it out of `packages`")]
+    NoPackage(String),
+    #[error("{what} is made by {maker}, and was not made yet; run `pysecure jail build {name}`")]
+    NotMade {
+        what: &'static str,
+        maker: &'static str,
+        name: String,
+    },
+    #[error("{program} could not {deed}: {cause}")]
+    Program {
+        program: &'static str,
+        deed: &'static str,
+        cause: String,
+    },
     #[error("{0} cannot be part of a root; write an absolute path without `..`")]
     Leaves(String),
     #[error("there is no program {0} here; install it, or take it out of `binaries`")]
@@ -50,7 +77,36 @@ pub enum JailError {
     NotBuilt(String),
 }
 
+/// What a recipe comes to now.
+pub fn work_out(store: &Store, name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
+    let image = match (&recipe.image, &recipe.debian) {
+        (Some(path), _) => image::Image::open(path, recipe.tag.as_deref())?,
+        (None, Some(debian)) => image::Image::of_tar(&made::debian(store, name, debian)?)?,
+        (None, None) => {
+            let venv = match &recipe.requirements {
+                Some(list) => Some(made::venv(store, name, list)?),
+                None => None,
+            };
+            return collect::collect(name, recipe, venv.as_deref());
+        }
+    };
+    let image = std::sync::Arc::new(image);
+    if let Some(known) = store.known_image(&image, recipe) {
+        return Ok(known);
+    }
+    let mut listing = image::layers::listing(&image, &collect::patterns(&recipe.exclude)?)?;
+    collect::add_directories(&mut listing, &recipe.directories, &format!("recipe {name} names it"))?;
+    Ok(listing)
+}
+
 impl JailError {
+    pub fn image(path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> JailError {
+        JailError::Image {
+            path: path.into(),
+            cause: cause.to_string(),
+        }
+    }
+
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> JailError {
         JailError::Io {
             operation,

@@ -5,14 +5,18 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 8] = [
+    ("apache", include_str!("../../rootfs-templates/apache.toml")),
+    ("debian", include_str!("../../rootfs-templates/debian.toml")),
     ("host", include_str!("../../rootfs-templates/host.toml")),
     ("minimal", include_str!("../../rootfs-templates/minimal.toml")),
     ("nginx", include_str!("../../rootfs-templates/nginx.toml")),
+    ("node", include_str!("../../rootfs-templates/node.toml")),
+    ("oci", include_str!("../../rootfs-templates/oci.toml")),
     ("python", include_str!("../../rootfs-templates/python.toml")),
 ];
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
     pub description: String,
@@ -26,6 +30,16 @@ pub struct Recipe {
     /// Programs, by path or by name.
     pub binaries: Vec<String>,
     pub globs: Vec<String>,
+    /// Debian packages that are installed here: all their files but documentation.
+    pub packages: Vec<String>,
+    /// Python packages for a virtual environment, /venv: a file as pip reads it, beside the manifest.
+    pub requirements: Option<PathBuf>,
+    /// An image on disk, which is all of the root.
+    pub image: Option<PathBuf>,
+    /// Which image, where there are several.
+    pub tag: Option<String>,
+    /// A Debian that mmdebstrap makes, which is all of the root.
+    pub debian: Option<Debian>,
     /// Paths and globs that need not be there.
     pub optional: Vec<String>,
     /// Globs of what is left out of whole trees.
@@ -34,10 +48,33 @@ pub struct Recipe {
     pub links: BTreeMap<String, String>,
 }
 
+/// What mmdebstrap(1) is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Debian {
+    pub suite: String,
+    #[serde(default)]
+    pub variant: Option<String>,
+    #[serde(default)]
+    pub packages: Vec<String>,
+    #[serde(default)]
+    pub mirror: Option<String>,
+}
+
 impl Recipe {
     pub fn is_jail(&self) -> bool {
-        let named = [&self.paths, &self.binaries, &self.globs, &self.optional];
-        named.iter().any(|list| !list.is_empty()) || !self.links.is_empty()
+        self.copies() || self.whole()
+    }
+
+    /// Does it name files of this host?
+    fn copies(&self) -> bool {
+        let named = [&self.paths, &self.binaries, &self.globs, &self.optional, &self.packages];
+        named.iter().any(|list| !list.is_empty()) || !self.links.is_empty() || self.requirements.is_some()
+    }
+
+    /// Is it a root that somebody else has put together?
+    fn whole(&self) -> bool {
+        self.image.is_some() || self.debian.is_some()
     }
 
     /// The original's list: a path or a program a line, `#` before a remark.
@@ -74,6 +111,11 @@ impl Recipe {
             paths: join(base.paths, self.paths),
             binaries: join(base.binaries, self.binaries),
             globs: join(base.globs, self.globs),
+            packages: join(base.packages, self.packages),
+            requirements: self.requirements.or(base.requirements),
+            image: self.image.or(base.image),
+            tag: self.tag.or(base.tag),
+            debian: self.debian.or(base.debian),
             optional: join(base.optional, self.optional),
             exclude: join(base.exclude, self.exclude),
             links,
@@ -115,6 +157,20 @@ pub fn load(folder: &Path, name: &str) -> Result<Recipe, JailError> {
     if whole.is_jail() && !whole.bind.is_empty() {
         return Err(JailError::Mixed);
     }
+    if whole.whole() && whole.copies() || whole.image.is_some() && whole.debian.is_some() {
+        return Err(JailError::NotWhole);
+    }
+    let beside = folder.parent().unwrap_or(Path::new("."));
+    whole.requirements = whole.requirements.map(|path| beside.join(path));
+    whole.image = whole.image.map(|path| {
+        let path = beside.join(path);
+        let mut archive = path.clone().into_os_string();
+        archive.push(".tar");
+        if !path.exists() && Path::new(&archive).exists() {
+            return archive.into();
+        }
+        path
+    });
     Ok(whole)
 }
 

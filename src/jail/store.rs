@@ -3,7 +3,9 @@
 //! ```text
 //! STATE/jails/blobs/ab/…     files, by hash, time and whether they are programs
 //! STATE/jails/trees/HASH     roots; whole as soon as they have this name
+//! STATE/jails/owned/…        copies of them that belong to a service which may write, by hash and ids
 //! STATE/jails/lists/HASH     what is in them, and why
+//! STATE/jails/made           what other programs have made for jails: virtual environments, Debians
 //! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
 //! STATE/jails/users/APP      the jails that an app has
 //! STATE/jails/making         what a build that was killed has left; the next one clears it away
@@ -13,25 +15,29 @@
 //! the host's file later must not change a jail. A tree's files are hard links to blobs.
 
 use super::JailError;
-use super::collect::{Kind, Listing};
+use super::collect::{Item, Kind, Listing, Origin};
+use super::image::Image;
+use super::recipe::Recipe;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub struct Store {
     folder: PathBuf,
+    tell: Option<Tell>,
 }
 
-/// A listing with the hash of each of its files.
-pub struct Hashed {
-    pub tree: String,
-    blobs: BTreeMap<PathBuf, String>,
-}
+/// Hears how many of how many files are done.
+pub type Tell = fn(usize, usize);
+
+/// A file up to this size is read into memory.
+const AT_ONCE: u64 = 8 << 20;
 
 /// What a build or a prune came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,11 +51,42 @@ impl Store {
     pub fn new(state: &Path) -> Store {
         Store {
             folder: state.join("jails"),
+            tell: None,
         }
+    }
+
+    /// The same, telling how far builds are.
+    pub fn telling(self, tell: Option<Tell>) -> Store {
+        Store { tell, ..self }
     }
 
     pub fn tree(&self, hash: &str) -> PathBuf {
         self.folder.join("trees").join(hash)
+    }
+
+    /// A copy of a tree whose files are a service's own, so that it may write to what an overlay shows of them.
+    pub fn owned(&self, hash: &str, (uid, gid): (u32, u32)) -> PathBuf {
+        self.folder.join("owned").join(format!("{hash}.{uid}.{gid}"))
+    }
+
+    /// Makes that copy, if it is not there.
+    pub fn own(&self, hash: &str, ids: (u32, u32)) -> Result<(), JailError> {
+        let place = self.owned(hash, ids);
+        if place.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        if place.exists() {
+            return Ok(());
+        }
+        let making = self.folder.join("making");
+        remove(&making)?;
+        directory(&making)?;
+        let fresh = making.join("owned");
+        own_copy(&self.tree(hash), &fresh, ids)?;
+        directory(place.parent().unwrap_or(&self.folder))?;
+        std::fs::rename(&fresh, &place).map_err(|e| JailError::io("put in place", &place, e))?;
+        remove(&making)
     }
 
     pub fn has(&self, hash: &str) -> bool {
@@ -63,31 +100,45 @@ impl Store {
 
     /// The hash of the tree that a listing comes to. Reads its files unless they are as they were at the last build.
     pub fn hash(&self, listing: &Listing) -> Result<String, JailError> {
-        match std::fs::read_to_string(self.folder.join("known").join(print(listing))) {
-            Ok(known) if self.has(&known) => Ok(known),
-            _ => Ok(hash(listing)?.tree),
+        if let Some(known) = self.as_it_was(listing) {
+            return Ok(known);
         }
+        tree_hash(listing, |path, item| match (&item.content, &item.origin) {
+            (Some(known), _) => Ok(known.clone()),
+            (None, Some(Origin::Host(from))) => hash_file(from),
+            (None, _) => hash_file(path),
+        })
     }
 
     /// Makes the tree of a listing, if it is not there.
-    pub fn build(&self, listing: &Listing) -> Result<(String, Count), JailError> {
-        let known = self.hash(listing)?;
-        if self.has(&known) {
-            self.remember(listing, &known)?;
+    pub fn build(&self, listing: &Listing, recipe: &Recipe) -> Result<(String, Count), JailError> {
+        let built = self.make(listing)?;
+        if let Some(image) = &listing.image {
+            self.remember_image(image, recipe, &built.0)?;
+        }
+        Ok(built)
+    }
+
+    fn make(&self, listing: &Listing) -> Result<(String, Count), JailError> {
+        if let Some(known) = self.as_it_was(listing) {
             return Ok((known, Count::default()));
         }
         let _lock = self.lock()?;
-        if self.has(&known) {
+        if let Some(known) = self.as_it_was(listing) {
             return Ok((known, Count::default()));
         }
         let making = self.folder.join("making");
         remove(&making)?;
         directory(&making)?;
-        let hashed = hash(listing)?;
         let root = making.join("tree");
         directory(&root)?;
         let mut made = Count::default();
-        for (path, item) in &listing.items {
+        self.take_from_image(listing, &mut made)?;
+        let mut contents = BTreeMap::new();
+        for (number, (path, item)) in listing.items.iter().enumerate() {
+            if let Some(tell) = self.tell {
+                tell(number + 1, listing.items.len());
+            }
             let place = root.join(path.strip_prefix("/").unwrap_or(path));
             match &item.kind {
                 Kind::Directory => directory(&place)?,
@@ -95,31 +146,166 @@ impl Store {
                     std::os::unix::fs::symlink(target, &place).map_err(|e| JailError::io("make the link", &place, e))?
                 }
                 Kind::File {
-                    executable,
-                    size,
-                    modified,
+                    executable, modified, ..
                 } => {
-                    let hash = hashed.blobs.get(path).ok_or(JailError::Changed)?;
-                    let blob = self.blob(hash, *executable, *modified);
-                    if !blob.exists() {
-                        self.store(path, &blob, hash, *executable, *modified)?;
-                        made.files += 1;
-                        made.bytes += size;
+                    let content = match (&item.content, &item.origin) {
+                        (Some(known), _) => known.clone(),
+                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &place, &mut made)?,
+                        (None, _) => self.take_in(path, item, &place, &mut made)?,
+                    };
+                    if item.content.is_some() {
+                        let blob = self.blob(&content, *executable, *modified);
+                        link_or_copy(&blob, &place, *executable, *modified)?;
                     }
-                    link_or_copy(&blob, &place, *executable, *modified)?;
+                    contents.insert(path, content);
                 }
             }
         }
+        let hash = tree_hash(listing, |path, _| contents.get(path).cloned().ok_or(JailError::Changed))?;
         let list = serde_json::to_vec(listing).map_err(|e| JailError::io("write", &self.folder, e))?;
-        self.write("lists", &hashed.tree, &list)?;
-        let tree = self.tree(&hashed.tree);
+        self.write("lists", &hash, &list)?;
+        let tree = self.tree(&hash);
         directory(tree.parent().unwrap_or(&self.folder))?;
-        if !self.has(&hashed.tree) {
+        if !self.has(&hash) {
             std::fs::rename(&root, &tree).map_err(|e| JailError::io("put in place", &tree, e))?;
         }
         remove(&making)?;
-        self.remember(listing, &hashed.tree)?;
-        Ok((hashed.tree, made))
+        self.remember(listing, &hash)?;
+        Ok((hash, made))
+    }
+
+    /// The tree of a listing whose files are as they were when it was made.
+    fn as_it_was(&self, listing: &Listing) -> Option<String> {
+        let known = std::fs::read_to_string(self.folder.join("known").join(print(listing))).ok()?;
+        self.has(&known).then_some(known)
+    }
+
+    /// Puts a file of the host in its place in a tree, and into the store if its content is not there; the hash of that.
+    /// Read once: what is hashed is what is written.
+    fn take_in(&self, from: &Path, item: &Item, place: &Path, made: &mut Count) -> Result<String, JailError> {
+        let Kind::File {
+            executable,
+            size,
+            modified,
+        } = item.kind
+        else {
+            return Err(JailError::Changed);
+        };
+        let wrong = |e| JailError::io("read", from, e);
+        let mut source = open(from)?;
+        let small = size <= AT_ONCE;
+        let mut content = Vec::with_capacity(if small { size as usize + 1 } else { 0 });
+        let hash = if small {
+            Read::by_ref(&mut source)
+                .take(AT_ONCE + 1)
+                .read_to_end(&mut content)
+                .map_err(wrong)?;
+            hex(&Sha256::digest(&content))
+        } else {
+            hash_file(from)?
+        };
+        let blob = self.blob(&hash, executable, modified);
+        if blob.exists() {
+            link_or_copy(&blob, place, executable, modified)?;
+        } else {
+            if small {
+                let mut target = create(place)?;
+                target
+                    .write_all(&content)
+                    .map_err(|e| JailError::io("write", place, e))?;
+                finish(&target, place, executable, modified)?;
+            } else {
+                copy(from, place, executable, modified)?;
+                if hash_file(place)? != hash {
+                    return Err(JailError::Changed);
+                }
+            }
+            // Whole as soon as it has its name.
+            self.shelve(place, &blob)?;
+            made.files += 1;
+            made.bytes += size;
+        }
+        // As it was when the listing was made, and not half of that and half of what it is now.
+        let found = source.metadata().map_err(wrong)?;
+        match (found.ino(), found.ctime(), found.ctime_nsec(), found.len())
+            == (item.print.0, item.print.1, item.print.2, size)
+        {
+            true => Ok(hash),
+            false => Err(JailError::Changed),
+        }
+    }
+
+    /// The files of an image that the store does not have yet.
+    fn take_from_image(&self, listing: &Listing, made: &mut Count) -> Result<(), JailError> {
+        let Some(image) = &listing.image else { return Ok(()) };
+        let mut wanted: BTreeMap<Origin, (PathBuf, &String, bool, i64)> = BTreeMap::new();
+        let mut named: BTreeSet<PathBuf> = BTreeSet::new();
+        for item in listing.items.values() {
+            let (
+                Some(origin @ Origin::Layer { .. }),
+                Kind::File {
+                    executable, modified, ..
+                },
+            ) = (&item.origin, &item.kind)
+            else {
+                continue;
+            };
+            let hash = item.content.as_ref().ok_or(JailError::Changed)?;
+            let blob = self.blob(hash, *executable, *modified);
+            if !blob.exists() && named.insert(blob.clone()) {
+                wanted.insert(origin.clone(), (blob, hash, *executable, *modified));
+            }
+        }
+        let origins = wanted.keys().cloned().collect();
+        super::image::layers::extract(image, &origins, |origin, content| {
+            let Some((blob, hash, executable, modified)) = wanted.get(&origin) else {
+                return Ok(());
+            };
+            let fresh = self.folder.join("making").join("blob");
+            remove(&fresh)?;
+            let mut file = create(&fresh)?;
+            let wrong = |e| JailError::io("write", &fresh, e);
+            made.bytes += std::io::copy(content, &mut file).map_err(wrong)?;
+            made.files += 1;
+            finish(&file, &fresh, *executable, *modified)?;
+            if hash_file(&fresh)? != **hash {
+                return Err(JailError::Changed);
+            }
+            directory(blob.parent().unwrap_or(&self.folder))?;
+            std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
+        })
+    }
+
+    /// What an image came to when a jail was made of it, if that is still there.
+    pub fn known_image(&self, image: &Arc<Image>, recipe: &Recipe) -> Option<Listing> {
+        let tree = std::fs::read_to_string(self.folder.join("known").join(image_print(image, recipe))).ok()?;
+        let (_, mut listing) = self.has(&tree).then(|| self.listing(&tree).ok())??;
+        listing.image = Some(image.clone());
+        Some(listing)
+    }
+
+    /// Writes down what an image has come to.
+    fn remember_image(&self, image: &Image, recipe: &Recipe, tree: &str) -> Result<(), JailError> {
+        self.write("known", &image_print(image, recipe), tree.as_bytes())
+    }
+
+    /// Where what other programs make for jails is kept.
+    pub fn made(&self) -> PathBuf {
+        self.folder.join("made")
+    }
+
+    /// Has something made, and puts it in place as a whole.
+    pub fn make_aside(&self, place: &Path, make: impl FnOnce(&Path) -> Result<(), JailError>) -> Result<(), JailError> {
+        let _lock = self.lock()?;
+        let making = self.folder.join("making");
+        remove(&making)?;
+        directory(&making)?;
+        let aside = making.join(place.file_name().unwrap_or_default());
+        make(&aside)?;
+        directory(place.parent().unwrap_or(&self.folder))?;
+        remove(place)?;
+        std::fs::rename(&aside, place).map_err(|e| JailError::io("put in place", place, e))?;
+        remove(&making)
     }
 
     fn remember(&self, listing: &Listing, tree: &str) -> Result<(), JailError> {
@@ -194,6 +380,11 @@ impl Store {
                 remove(&self.folder.join("lists").join(hash))?;
             }
         }
+        for name in names(&self.folder.join("owned")) {
+            if !name.split('.').next().is_some_and(|hash| self.has(hash)) {
+                remove(&self.folder.join("owned").join(name))?;
+            }
+        }
         for print in names(&self.folder.join("known")) {
             let path = self.folder.join("known").join(print);
             if !lines(&path).first().is_some_and(|hash| self.has(hash)) {
@@ -204,7 +395,6 @@ impl Store {
         let blobs = self.folder.join("blobs");
         for shelf in names(&blobs) {
             for name in names(&blobs.join(&shelf)) {
-                use std::os::unix::fs::MetadataExt;
                 let path = blobs.join(&shelf).join(name);
                 let found = std::fs::symlink_metadata(&path).map_err(|e| JailError::io("look at", &path, e))?;
                 if found.nlink() == 1 {
@@ -223,17 +413,20 @@ impl Store {
         shelf.join(format!("{hash}-{kind}-{modified}"))
     }
 
-    /// Copies a file of the host into the store.
-    fn store(&self, path: &Path, blob: &Path, hash: &str, executable: bool, modified: i64) -> Result<(), JailError> {
-        let fresh = self.folder.join("making").join("blob");
-        remove(&fresh)?;
-        copy(path, &fresh, executable, modified)?;
-        // What was copied is what was hashed, or it is not kept.
-        if hash_file(&fresh)? != hash {
-            return Err(JailError::Changed);
+    /// Gives a file that is whole its name in the store.
+    fn shelve(&self, file: &Path, blob: &Path) -> Result<(), JailError> {
+        match std::fs::hard_link(file, blob) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                directory(blob.parent().unwrap_or(&self.folder))?;
+                std::fs::hard_link(file, blob)
+            }
+            other => other,
         }
-        directory(blob.parent().unwrap_or(&self.folder))?;
-        std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
+        .or_else(|e| match e.raw_os_error() {
+            // A disk without hard links: each tree has its own files then.
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK) => Ok(()),
+            _ => Err(JailError::io("put in place", blob, e)),
+        })
     }
 
     fn write(&self, folder: &str, name: &str, content: &[u8]) -> Result<(), JailError> {
@@ -268,13 +461,26 @@ impl Store {
 fn print(listing: &Listing) -> String {
     let mut hasher = Sha256::new();
     for (path, item) in &listing.items {
-        hasher.update(format!("{}\0{:?}\0{:?}\n", path.display(), item.kind, item.print));
+        let content = item.content.as_deref().unwrap_or_default();
+        hasher.update(format!(
+            "{}\0{:?}\0{:?}{content}\n",
+            path.display(),
+            item.kind,
+            item.print
+        ));
     }
     hex(&hasher.finalize())
 }
 
-fn hash(listing: &Listing) -> Result<Hashed, JailError> {
-    let mut blobs = BTreeMap::new();
+fn image_print(image: &Image, recipe: &Recipe) -> String {
+    let rest = format!("image {} {:?} {:?}", image.identity, recipe.exclude, recipe.directories);
+    hex(&Sha256::digest(rest))
+}
+
+fn tree_hash(
+    listing: &Listing,
+    content: impl Fn(&PathBuf, &Item) -> Result<String, JailError>,
+) -> Result<String, JailError> {
     let mut hasher = Sha256::new();
     for (path, item) in &listing.items {
         hasher.update(path.as_os_str().as_bytes());
@@ -286,27 +492,24 @@ fn hash(listing: &Listing) -> Result<Hashed, JailError> {
             }
             Kind::File {
                 executable, modified, ..
-            } => {
-                let content = hash_file(path)?;
-                hasher.update(format!("\0f{executable} {modified} {content}"));
-                blobs.insert(path.clone(), content);
-            }
+            } => hasher.update(format!("\0f{executable} {modified} {}", content(path, item)?)),
         }
         hasher.update(b"\0\n");
     }
-    Ok(Hashed {
-        tree: hex(&hasher.finalize()),
-        blobs,
-    })
+    Ok(hex(&hasher.finalize()))
+}
+
+fn open(path: &Path) -> Result<File, JailError> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|e| JailError::io("read", path, e))
 }
 
 fn hash_file(path: &Path) -> Result<String, JailError> {
     let wrong = |e| JailError::io("read", path, e);
-    let mut file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(wrong)?;
+    let mut file = open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 17];
     loop {
@@ -317,7 +520,7 @@ fn hash_file(path: &Path) -> Result<String, JailError> {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -325,16 +528,23 @@ fn hex(bytes: &[u8]) -> String {
 fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
     let wrong = |e| JailError::io("copy to", to, e);
     let mut source = File::open(from).map_err(|e| JailError::io("read", from, e))?;
-    let options = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .clone();
-    let mut target = options.open(to).map_err(wrong)?;
+    let mut target = create(to)?;
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         std::io::copy(&mut source, &mut target).map_err(wrong)?;
     }
     target.flush().map_err(wrong)?;
+    finish(&target, to, executable, modified)
+}
+
+fn create(path: &Path) -> Result<File, JailError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(|e| JailError::io("make", path, e))
+}
+
+/// Sets mode and time of a file that is whole.
+fn finish(target: &File, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("set mode and time of", to, e);
     let mode = if executable { 0o555 } else { 0o444 };
     target
         .set_permissions(std::fs::Permissions::from_mode(mode))
@@ -348,6 +558,25 @@ fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), J
         last_modification: time,
     };
     rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| wrong(e.into()))
+}
+
+/// The tree once more, as somebody's own, who may write to it.
+fn own_copy(from: &Path, to: &Path, (uid, gid): (u32, u32)) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("copy to", to, e);
+    let found = std::fs::symlink_metadata(from).map_err(|e| JailError::io("look at", from, e))?;
+    if found.is_dir() {
+        directory(to)?;
+        for name in names(from) {
+            own_copy(&from.join(&name), &to.join(&name), (uid, gid))?;
+        }
+    } else if found.is_symlink() {
+        let target = std::fs::read_link(from).map_err(|e| JailError::io("read the link", from, e))?;
+        std::os::unix::fs::symlink(target, to).map_err(wrong)?;
+    } else {
+        copy(from, to, found.mode() & 0o111 != 0, found.mtime())?;
+        std::fs::set_permissions(to, std::fs::Permissions::from_mode(found.mode() & 0o777 | 0o200)).map_err(wrong)?;
+    }
+    std::os::unix::fs::lchown(to, Some(uid), Some(gid)).map_err(wrong)
 }
 
 fn link_or_copy(blob: &Path, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {

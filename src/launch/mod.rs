@@ -16,10 +16,13 @@ pub mod network;
 pub mod outer;
 mod prepare;
 mod seccomp;
+pub mod staging;
 mod step;
 pub mod storage;
 mod sys;
+pub mod trace;
 pub mod transfer;
+mod writable;
 
 pub use error::LaunchError;
 pub use prepare::raise_limit;

@@ -7,8 +7,9 @@
 use super::cgroup::Group;
 use super::error::LaunchError;
 use super::step::{Entry, Step, Strings, c_path};
+use super::writable::Overlay;
 use super::{Launcher, Request, landlock, sys};
-use crate::compile::RootEntry;
+use crate::compile::{MEMORY_ANNOTATION, RootEntry};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -64,6 +65,7 @@ pub(super) fn steps(
     let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
     let clear_groups = launcher.groups_allowed;
     let mut awaited = false;
+    let mut uppers = uppers(spec, linux)?.into_iter();
     for mount in spec.mounts().iter().flatten() {
         let kind = mount.typ().as_deref().unwrap_or("bind");
         let made_inside = !matches!(kind, "bind" | "none" | "overlay");
@@ -75,7 +77,7 @@ pub(super) fn steps(
             });
             awaited = true;
         }
-        mount_steps(mount, kind, &mut steps)?;
+        mount_steps(mount, kind, &mut uppers, &mut steps)?;
     }
     if !awaited {
         steps.push(Step::AwaitIds {
@@ -130,7 +132,44 @@ pub(super) fn steps(
     Ok(steps)
 }
 
-fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), LaunchError> {
+/// The overlays of a spec that can be written to, made, in their order.
+fn uppers(spec: &Spec, linux: &oci_spec::runtime::Linux) -> Result<Vec<OwnedFd>, LaunchError> {
+    let overlays: Vec<Overlay> = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter(|mount| mount.typ().as_deref() == Some("overlay"))
+        .filter_map(|mount| {
+            let (set, rest) = attributes(mount.options().as_deref().unwrap_or_default());
+            Overlay::of(mount.destination(), &rest, set)
+        })
+        .collect();
+    if overlays.is_empty() {
+        return Ok(Vec::new());
+    }
+    let user = spec
+        .process()
+        .as_ref()
+        .map(|p| p.user())
+        .ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
+    let outside = |map: &Option<Vec<LinuxIdMapping>>, id: u32| {
+        let line = map.iter().flatten().find(|l| l.container_id() == id);
+        line.map_or(id, LinuxIdMapping::host_id)
+    };
+    let owner = (
+        outside(linux.uid_mappings(), user.uid()),
+        outside(linux.gid_mappings(), user.gid()),
+    );
+    let memory = spec.annotations().as_ref().and_then(|a| a.get(MEMORY_ANNOTATION));
+    super::writable::make(&overlays, memory.map(Path::new), owner)
+}
+
+fn mount_steps(
+    mount: &Mount,
+    kind: &str,
+    uppers: &mut impl Iterator<Item = OwnedFd>,
+    steps: &mut Vec<Step>,
+) -> Result<(), LaunchError> {
     let target = terminated(mount.destination())?;
     let place = place_within(mount.destination(), steps)?;
     let options = mount.options().as_deref().unwrap_or_default();
@@ -152,7 +191,10 @@ fn mount_steps(mount: &Mount, kind: &str, steps: &mut Vec<Step>) -> Result<(), L
             });
         }
         "overlay" => steps.push(Step::Attach {
-            tree: overlay(&rest, attributes, mount.destination())?,
+            tree: match Overlay::of(mount.destination(), &rest, attributes) {
+                Some(_) => uppers.next().ok_or(LaunchError::Vanished)?,
+                None => overlay(&rest, attributes, mount.destination())?,
+            },
             target,
             place,
         }),
@@ -264,7 +306,7 @@ fn attributes(options: &[String]) -> (u64, Vec<&str>) {
     (set, rest)
 }
 
-fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
+pub(super) fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
         .map_err(LaunchError::system("open", path.display().to_string()))

@@ -5,9 +5,10 @@
 //! `source` of the user's is changed only if the manifest says `adopt`.
 
 use super::LaunchError;
-use crate::plan::{Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Privilege, Storage};
+use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Privilege, Storage};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
@@ -29,13 +30,24 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
     if plan.storage.is_empty() {
         return Ok(());
     }
-    let resources = plan.dirs.resources();
-    crate::plan::make_private(&plan.dirs.app)?;
+    let with_acl = plan.privilege != Privilege::OneId;
+    make(&plan.dirs, &plan.storage, with_acl, &mut ledger.applied)
+}
+
+/// `applied`: how the files of each resource are owned, as far as that is known; brought up to date.
+pub(super) fn make(
+    dirs: &Dirs,
+    storages: &[Storage],
+    with_acl: bool,
+    applied: &mut BTreeMap<String, Ownership>,
+) -> Result<(), StorageError> {
+    let resources = dirs.resources();
+    crate::plan::make_private(&dirs.app)?;
     crate::plan::make_private(&resources)?;
-    for storage in &plan.storage {
-        let before = ledger.applied.get(&storage.resource).copied();
+    for storage in storages {
+        let before = applied.get(&storage.resource).copied();
         tracing::debug!(resource = storage.resource, path = %storage.path.display(), keeping = ?storage.keeping, "storage");
-        let done = one(plan, storage, before).map_err(|e| match e {
+        let done = one(&resources, storage, with_acl, before).map_err(|e| match e {
             Trouble::Launch(source) => StorageError::Resource {
                 resource: storage.resource.clone(),
                 source,
@@ -46,7 +58,7 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
             },
         })?;
         if done && storage.keeping != Keeping::Theirs {
-            ledger.applied.insert(storage.resource.clone(), storage.ownership);
+            applied.insert(storage.resource.clone(), storage.ownership);
         }
     }
     Ok(())
@@ -64,7 +76,7 @@ impl From<LaunchError> for Trouble {
 }
 
 /// Says whether the ownership was set.
-fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool, Trouble> {
+fn one(resources: &Path, storage: &Storage, with_acl: bool, before: Option<Ownership>) -> Result<bool, Trouble> {
     let shown = storage.path.display().to_string();
     let wrong = |operation: &'static str| LaunchError::system(operation, shown.clone());
     if storage.keeping == Keeping::Theirs {
@@ -72,7 +84,7 @@ fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool
     }
     let mut fresh = false;
     if storage.keeping == Keeping::Ours {
-        let folder = plan.dirs.resources().join(&storage.resource);
+        let folder = resources.join(&storage.resource);
         fresh = make_directory(&folder)?;
         if !storage.directory {
             fresh |= make_file(&storage.path)?;
@@ -91,7 +103,7 @@ fn one(plan: &Plan, storage: &Storage, before: Option<Ownership>) -> Result<bool
     if changed {
         let apply = Apply {
             of: storage.ownership,
-            acl: plan.privilege != Privilege::OneId,
+            acl: with_acl,
         };
         if storage.directory {
             apply.tree(top.as_fd(), &storage.path, 0)?;

@@ -8,7 +8,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::decode::{Codec, Cx, Place, assignment, nearest, shown};
 use super::shape::KeyRule;
 use super::tree::{Key, Node, Tree};
-use super::types::{At, Callable, Kind, Network, Perms};
+use super::types::{At, Callable, Kind, Network, Perms, Writable};
 use super::{Diagnostic, Format};
 
 /// No operating system interface takes a NUL within a string: it would be cut off there.
@@ -455,6 +455,25 @@ impl Codec for Network {
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": ["none", "app", "host"] })
+    }
+}
+
+impl Codec for Writable {
+    type Out = At<Writable>;
+    const EXPECTED: &'static str = "`true`, `false` or `\"kept\"`";
+    const EXAMPLE: &'static str = "true";
+
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Writable>> {
+        let value = match tree.node {
+            Node::Boolean(true) => Writable::Memory,
+            Node::Boolean(false) => Writable::No,
+            _ => return word::<Writable, Writable>(tree, place, cx, &[("kept", Writable::Kept)]),
+        };
+        Some(At { value, span: tree.span })
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": [true, false, "kept"] })
     }
 }
 

@@ -28,12 +28,12 @@ pub struct Source {
 const LARGEST: u64 = 16 << 20;
 
 /// In the order in which they are looked for.
-const FILE_NAMES: [&str; 2] = ["pysecure.toml", "pysecure.json"];
+const FILE_NAMES: [&str; 3] = ["pysecure.toml", "pysecure.json", "pysecure_config.py"];
 
 #[derive(Debug, Error)]
 pub enum LoadError {
     #[error(
-        "cannot find a manifest: {} holds no pysecure.toml or pysecure.json; `pysecure init` writes one, `-f` names another place",
+        "cannot find a manifest: {} holds no pysecure.toml, pysecure.json or pysecure_config.py; `pysecure init` writes one, `-f` names another place",
         .folder.display()
     )]
     NotFound { folder: PathBuf },

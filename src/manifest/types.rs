@@ -63,6 +63,11 @@ table! {
         pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
         /// Path as services see it → host path, relative to the manifest. Read-only for all services.
         pub code: Named<At<String>> = plain { "code": Map<Path, HostPath> };
+        /// A script, relative to the manifest, that makes the first content of the resources which PySecure keeps. Run
+        /// once, when they are made, and with `pysecure init-resources`; it sees the app's resources and nothing else.
+        pub initialize: Option<At<String>> = optional { "initialize": HostPath };
+        /// The rootfs template that the script runs in; `host` if left out.
+        pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
     }
 }
 
@@ -120,8 +125,13 @@ table! {
         pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
         /// Name of a rootfs template; `host` if left out.
         pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// May it write to its jail? `true`: what it writes is in memory, and gone when it ends; `"kept"`: it is kept
+        /// with the app's data. `false` if left out.
+        pub writable: Option<At<Writable>> = optional { "writable": Writable };
         /// Caller → what it may call of this service: `"*"` or a list of functions.
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
+        /// Do exceptions carry their tracebacks to callers? They show its code and values to them.
+        pub rpc_tracebacks: Option<At<bool>> = optional { "rpc_tracebacks": bool };
         /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
         pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
         /// `none` (a loopback of its own and nothing else), `app` (one loopback for all services that say so) or
@@ -237,6 +247,17 @@ table! {
         /// How many failures in a row make it unhealthy; 3 if left out. Of no effect for `ready`, which asks on.
         pub retries: Option<At<u32>> = optional { "retries": Count<1, 1_000> };
     }
+}
+
+/// What becomes of what a service writes to its root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Writable {
+    /// It can write nothing.
+    #[default]
+    No,
+    Memory,
+    Kept,
 }
 
 /// How a service is meant to end.

@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, Model, OPERATOR, Places, Resource, Service, Subject, assert, life, limits, logs,
-    nesting, network, path,
+    Bundle, ClassPerms, DYNAMIC, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service, Subject, assert,
+    life, limits, logs, nesting, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -26,6 +26,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
         ..Model::default()
     };
     resources(&mut model, manifest, base, &mut found);
+    model.initialize = initialize(&manifest.app, base, &mut found);
     services(&mut model, manifest, &names, &mut found);
     bundles(&mut model, manifest, &names, &mut found);
     owners(&mut model, manifest, &names, &mut found);
@@ -226,6 +227,38 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
     }
 }
 
+fn initialize(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Option<Initialize> {
+    let Some(at) = app.initialize.as_ref().filter(|at| !reported(at)) else {
+        if let (None, Some(rootfs)) = (&app.initialize, &app.initialize_rootfs) {
+            found.push(
+                Diagnostic::error(
+                    rootfs.span.clone(),
+                    "`initialize_rootfs` is set, but `initialize` is not",
+                )
+                .help("name the script as `initialize`, or take this out"),
+            );
+        }
+        return None;
+    };
+    let mut wrong = |why: String| {
+        let text = format!("initialize \"{}\" {why}", at.value);
+        found.push(Diagnostic::error(at.span.clone(), text).help("name a script beside the manifest"));
+        None
+    };
+    match base.find(&at.value) {
+        Err(why) => wrong(why),
+        Ok(there) if there.kind == Kind::Directory => wrong("is a directory, not a script".into()),
+        Ok(there) => Some(Initialize {
+            script: there.path,
+            rootfs: app
+                .initialize_rootfs
+                .as_ref()
+                .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
+            span: at.span.clone(),
+        }),
+    }
+}
+
 /// Without a source, the path's shape tells: `/data/` and `/data` are directories, `/a.db` a file.
 fn kind_of_name(path: &str) -> Kind {
     let base = path.rsplit('/').next().unwrap_or("");
@@ -246,7 +279,10 @@ pub fn kind_name(kind: Kind) -> &'static str {
 fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {
     let mut bound: BTreeMap<SocketAddr, &At<String>> = BTreeMap::new();
     for (name, table) in &manifest.services {
-        if matches!(name.value.as_str(), DYNAMIC | OPERATOR | "listen" | "keeper") {
+        if matches!(
+            name.value.as_str(),
+            DYNAMIC | OPERATOR | INITIALIZE | "listen" | "keeper"
+        ) {
             found.push(
                 Diagnostic::error(
                     name.span.clone(),
@@ -304,6 +340,19 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 Some(subject) => callers.push((subject, callable.value.clone())),
             }
         }
+        if let Some(at) = table
+            .rpc_tracebacks
+            .as_ref()
+            .filter(|at| at.value && callers.is_empty())
+        {
+            found.push(
+                Diagnostic::error(
+                    at.span.clone(),
+                    format!("`{}` shows its callers tracebacks, but nobody may call it", name.value),
+                )
+                .help("name its `callers`, or take this out"),
+            );
+        }
         callers.sort_by_key(|c| c.0);
         model.services.push(Service {
             name: name.value.clone(),
@@ -316,7 +365,9 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
                 .rootfs
                 .as_ref()
                 .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
+            writable: table.writable.as_ref().map(|w| w.value).unwrap_or_default(),
             callers,
+            rpc_tracebacks: flag(&table.rpc_tracebacks),
             listen,
             network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
             publish: network::read(&table.publish, found),
@@ -442,7 +493,7 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
         .map(|r| r.bundles.as_slice())
         .filter(|b| b.len() > 1)
         .collect();
-    let services = model.services.len() as u64 + 1;
+    let services = model.services.len() as u64 + 1 + u64::from(model.initialize.is_some());
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
 }
 

@@ -22,7 +22,7 @@ pub use limits::Limits;
 pub use logs::Logs;
 pub use network::Publish;
 
-use crate::manifest::types::{Callable, Kind, Network, Perms};
+use crate::manifest::types::{Callable, Kind, Network, Perms, Writable};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -37,6 +37,8 @@ pub type ServiceId = usize;
 pub const DYNAMIC: &str = "dynamic";
 /// The word that stands in `callers` for whoever runs the app, with `pysecure call`.
 pub const OPERATOR: &str = "operator";
+/// The name under which the script of `initialize` runs, and has ids.
+pub const INITIALIZE: &str = "initialize";
 
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -48,6 +50,8 @@ pub struct Model {
     pub resources: Vec<Resource>,
     pub bundles: Vec<Bundle>,
     pub services: Vec<Service>,
+    /// What makes the first content of the resources.
+    pub initialize: Option<Initialize>,
     pub places: Places,
     /// Resources that any service may touch in some way, in the order of their declaration.
     everyone: Vec<ResourceId>,
@@ -91,6 +95,15 @@ pub struct ClassPerms {
     pub global: Perms,
 }
 
+/// A script of the user's, and the root that it runs in.
+#[derive(Clone, Debug)]
+pub struct Initialize {
+    /// The host path, absolute and free of links.
+    pub script: PathBuf,
+    pub rootfs: String,
+    pub span: Range<usize>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Bundle {
     pub name: String,
@@ -109,8 +122,11 @@ pub struct Service {
     pub bundles: Vec<BundleId>,
     pub runs_with_root: bool,
     pub rootfs: String,
+    pub writable: Writable,
     /// Who may call this service, and which of its functions; sorted by caller.
     pub callers: Vec<(Subject, Callable)>,
+    /// Do its exceptions carry tracebacks to its callers?
+    pub rpc_tracebacks: bool,
     pub listen: Vec<std::net::SocketAddr>,
     pub network: Network,
     pub publish: Vec<Publish>,

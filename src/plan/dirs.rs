@@ -73,8 +73,18 @@ impl Dirs {
         self.app.join("resources")
     }
 
+    /// Where resources get their first content, before they are put in place as a whole; removed after that.
+    pub fn initializing(&self) -> PathBuf {
+        self.app.join("initializing")
+    }
+
     pub fn logs(&self) -> PathBuf {
         self.app.join("logs")
+    }
+
+    /// What a service's programs opened when they were traced, a path a line.
+    pub fn trace(&self, service: &str) -> PathBuf {
+        self.app.join("traces").join(service)
     }
 
     pub fn log(&self, service: &str) -> PathBuf {

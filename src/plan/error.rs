@@ -92,7 +92,10 @@ impl PlanError {
             | PlanError::Moved { key, .. }
             | PlanError::Unmapped { key, .. } => range(key),
             PlanError::NoFreeRange { .. } | PlanError::Claimed { .. } => &model.places.app,
-            PlanError::Template { name, .. } => &model.services.iter().find(|s| s.rootfs == *name)?.span,
+            PlanError::Template { name, .. } => match model.services.iter().find(|s| s.rootfs == *name) {
+                Some(service) => &service.span,
+                None => &model.initialize.as_ref()?.span,
+            },
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
         // What stands behind the first colon or semicolon is the remedy.

@@ -6,7 +6,7 @@
 
 use super::dirs::make_private;
 use super::{Dirs, PlanError, Privilege};
-use crate::model::{Model, ServiceId, Subject};
+use crate::model::{INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -202,13 +202,14 @@ impl Ledger {
                 gid: gids.take(live)?,
             };
         }
-        for service in &model.services {
-            if !self.services.contains_key(&service.name) {
+        let initialize = model.initialize.as_ref().map(|_| INITIALIZE);
+        for name in model.services.iter().map(|s| s.name.as_str()).chain(initialize) {
+            if !self.services.contains_key(name) {
                 let ids = Ids {
                     uid: uids.take(live)?,
                     gid: gids.take(live)?,
                 };
-                self.services.insert(service.name.clone(), ids);
+                self.services.insert(name.to_owned(), ids);
             }
         }
         let sets = model

@@ -7,6 +7,7 @@
 mod dirs;
 mod error;
 mod host;
+mod initialize;
 pub mod ledger;
 mod mounts;
 mod storage;
@@ -16,10 +17,12 @@ pub mod template;
 pub use dirs::{Dirs, make_passable, make_private};
 pub use error::PlanError;
 pub use host::Privilege;
+pub use initialize::Initializer;
 pub use ledger::Ledger;
 pub use storage::{Keeping, Ownership, Storage};
 
-use crate::manifest::types::{Callable, Network};
+use crate::jail::store::Store;
+use crate::manifest::types::{Callable, Network, Writable};
 use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,8 @@ pub struct Plan {
     pub storage: Vec<Storage>,
     pub services: Vec<Service>,
     pub templates: BTreeMap<String, template::Template>,
+    /// Who makes the first content of the resources, if the manifest names a script.
+    pub initializer: Option<Initializer>,
     /// What the user should know before relying on this: one sentence each.
     pub notes: Vec<String>,
 }
@@ -48,6 +53,9 @@ pub struct Service {
     /// Sorted by key. `LISTEN_*` are the launcher's to add.
     pub environment: BTreeMap<String, String>,
     pub rootfs: String,
+    /// How it can write to its root, if it may.
+    #[serde(default)]
+    pub writable: Option<Upper>,
     /// Outer mounts before those that lie in them.
     pub mounts: Vec<Mount>,
     pub network: Network,
@@ -69,6 +77,16 @@ pub struct Service {
     pub limits: Limits,
     /// What the supervisor does with its output; likewise.
     pub logs: Logs,
+}
+
+/// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is
+/// its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    /// The copy, in the store of jails.
+    pub lower: PathBuf,
+    /// Where what it writes is kept. `None`: in memory.
+    pub kept: Option<PathBuf>,
 }
 
 /// Who a service is, in the ids of the namespace that PySecure itself runs in.
@@ -136,10 +154,11 @@ pub fn draw(
     }
     let mut notes = host::notes(model, privilege);
     let mut used = BTreeMap::new();
-    for service in &model.services {
-        if !used.contains_key(&service.rootfs) {
-            match templates.load(&service.rootfs) {
-                Ok(template) => drop(used.insert(service.rootfs.clone(), template)),
+    let initialize = model.initialize.as_ref().map(|i| &i.rootfs);
+    for rootfs in model.services.iter().map(|s| &s.rootfs).chain(initialize) {
+        if !used.contains_key(rootfs) {
+            match templates.load(rootfs) {
+                Ok(template) => drop(used.insert(rootfs.clone(), template)),
                 Err(e) => errors.push(e),
             }
         }
@@ -150,13 +169,22 @@ pub fn draw(
     for (id, service) in model.services.iter().enumerate() {
         let identity = identity(model, id, ledger, privilege);
         let mounts = mounts::plan(model, id, &storage, used.get(&service.rootfs), &mut errors);
+        let writable = used
+            .get(&service.rootfs)
+            .and_then(|template| {
+                upper(service, &identity, template, dirs)
+                    .map_err(|e| errors.push(e))
+                    .ok()
+            })
+            .flatten();
         services.push(Service {
             name: service.name.clone(),
-            environment: environment(model, service, &identity),
+            environment: environment(model, service, &identity, used.get(&service.rootfs)),
             identity,
             command: service.command.clone(),
             directory: service.directory.clone(),
             rootfs: service.rootfs.clone(),
+            writable,
             mounts,
             network: service.network,
             publish: service.publish.clone(),
@@ -182,6 +210,18 @@ pub fn draw(
             logs: service.logs.clone(),
         });
     }
+    let initializer = model.initialize.as_ref().map(|i| {
+        initialize::plan(
+            model,
+            i,
+            ledger,
+            privilege,
+            dirs,
+            &storage,
+            used.get(&i.rootfs),
+            &mut errors,
+        )
+    });
     errors.dedup();
     if !errors.is_empty() {
         return Err(errors);
@@ -202,8 +242,45 @@ pub fn draw(
         storage,
         services,
         templates: used,
+        initializer,
         notes,
     })
+}
+
+fn upper(
+    service: &crate::model::Service,
+    identity: &Identity,
+    template: &template::Template,
+    dirs: &Dirs,
+) -> Result<Option<Upper>, PlanError> {
+    if service.writable == Writable::No {
+        return Ok(None);
+    }
+    let Some(jail) = &template.jail else {
+        return Err(PlanError::Template {
+            name: service.rootfs.clone(),
+            cause: format!(
+                "binds the host's directories, which `{}` may not write to; give it a jail, such as \"minimal\", or take \
+                 `writable` out",
+                service.name
+            ),
+        });
+    };
+    Ok(Some(Upper {
+        lower: Store::new(&dirs.state).owned(jail, identity.on_disk()),
+        kept: (service.writable == Writable::Kept).then(|| dirs.app.join("writable").join(&service.name)),
+    }))
+}
+
+impl Identity {
+    /// Owner and group of what is the service's, as files have them.
+    pub fn on_disk(&self) -> (u32, u32) {
+        match self.keeper {
+            Some(_) => (self.uid, self.gid),
+            // One id in all, which is 0 in the outer namespace.
+            None => (0, 0),
+        }
+    }
 }
 
 /// What each caller may call, as the RPC library reads it (docs/rpc-protocol.md).
@@ -254,20 +331,31 @@ pub const EGRESS_RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";
 pub const NOTIFY_SOCKET: &str = "notify.sock";
 
-/// What a login would set, then what the manifest adds or replaces.
-fn environment(model: &Model, service: &crate::model::Service, identity: &Identity) -> BTreeMap<String, String> {
-    let user = if identity.root_inside { "root" } else { &service.name };
-    let mut out: BTreeMap<String, String> = [
+/// What a login would set.
+fn login(service: &str, user: &str) -> BTreeMap<String, String> {
+    [
         ("HOME", "/tmp"),
         ("LANG", "C.UTF-8"),
         ("LOGNAME", user),
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-        ("PYSECURE_SERVICE", &service.name),
+        ("PYSECURE_SERVICE", service),
         ("USER", user),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
+    .collect()
+}
+
+/// What a login would set, then what the manifest adds or replaces.
+fn environment(
+    model: &Model,
+    service: &crate::model::Service,
+    identity: &Identity,
+    template: Option<&template::Template>,
+) -> BTreeMap<String, String> {
+    let user = if identity.root_inside { "root" } else { &service.name };
+    let mut out = login(&service.name, user);
+    out.extend(template.iter().flat_map(|t| t.environment.clone()));
     if service.life.notifies() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }
@@ -277,6 +365,10 @@ fn environment(model: &Model, service: &crate::model::Service, identity: &Identi
     out.extend(service.environment.iter().cloned());
     if !service.callers.is_empty() {
         out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(model, service));
+        out.insert(
+            "PYSECURE_RPC_TRACEBACKS".to_owned(),
+            u8::from(service.rpc_tracebacks).to_string(),
+        );
     }
     out
 }

@@ -3,8 +3,8 @@
 use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Storage};
-use crate::manifest::types::Kind;
-use crate::model::{Model, Resource, ServiceId, Subject, path};
+use crate::manifest::types::{Kind, Perms};
+use crate::model::{Model, Resource, ResourceId, ServiceId, Subject, path};
 
 /// The mounts of one service, outer before inner.
 pub(super) fn plan(
@@ -14,25 +14,34 @@ pub(super) fn plan(
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
 ) -> Vec<Mount> {
+    let grants = model.grants(service);
+    let wanted = grants.iter().map(|grant| (grant.resource, grant.perms)).collect();
+    let foreign = |resource: &Resource| !mapped(model, service, resource);
+    lay(model, wanted, &foreign, storage, template, errors)
+}
+
+/// Mounts of resources with these rights. `foreign`: is a resource of our own keeping another's?
+pub(super) fn lay(
+    model: &Model,
+    mut wanted: Vec<(ResourceId, Perms)>,
+    foreign: &dyn Fn(&Resource) -> bool,
+    storage: &[Storage],
+    template: Option<&Template>,
+    errors: &mut Vec<PlanError>,
+) -> Vec<Mount> {
     let mut kept: Vec<usize> = Vec::new();
     let mut out: Vec<Mount> = Vec::new();
-    let mut grants = model.grants(service);
-    grants.sort_by(|a, b| {
-        path::nesting_order(
-            model.resources[a.resource].mount_path(),
-            model.resources[b.resource].mount_path(),
-        )
-    });
-    for grant in grants {
-        let resource = &model.resources[grant.resource];
-        let place = &storage[grant.resource];
+    wanted.sort_by(|a, b| path::nesting_order(model.resources[a.0].mount_path(), model.resources[b.0].mount_path()));
+    for (id, perms) in wanted {
+        let resource = &model.resources[id];
+        let place = &storage[id];
         let mount = Mount {
             target: resource.mount_path().to_owned(),
             source: place.path.clone(),
             directory: resource.kind == Kind::Directory || resource.with_directory,
-            foreign: place.keeping == Keeping::Ours && !mapped(model, service, resource),
-            writable: grant.perms.write,
-            executable: grant.perms.exec,
+            foreign: place.keeping == Keeping::Ours && foreign(resource),
+            writable: perms.write,
+            executable: perms.exec,
             idmap: place.idmap.filter(|m| m.disk != m.seen),
             missing: Vec::new(),
         };
@@ -48,7 +57,7 @@ pub(super) fn plan(
         {
             errors.push(refuse(cause));
         }
-        kept.push(grant.resource);
+        kept.push(id);
         out.push(mount);
     }
     out

@@ -6,11 +6,12 @@
 //! that PySecure brings.
 
 use super::PlanError;
-use crate::jail::collect::{Kind, Listing, collect};
+use crate::jail;
+use crate::jail::collect::{Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::Store;
+use crate::jail::store::{Store, Tell};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Where templates are looked for.
@@ -27,6 +28,12 @@ pub struct Template {
     pub entries: Vec<Entry>,
     /// The hash of the jail's tree, if it is a jail.
     pub jail: Option<String>,
+    /// What is at the top of the jail's tree; sources are relative to a tree.
+    #[serde(default)]
+    pub tops: Vec<Entry>,
+    /// What its programs expect; a service's own goes before it.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,22 +73,26 @@ impl Library {
                 name: name.to_owned(),
                 entries: entries(&recipe).map_err(bad)?,
                 jail: None,
+                tops: Vec::new(),
+                environment: BTreeMap::new(),
             });
         }
         let store = Store::new(&self.state);
-        let listing = collect(name, &recipe).map_err(|e| bad(e.to_string()))?;
+        let listing = jail::work_out(&store, name, &recipe).map_err(|e| bad(e.to_string()))?;
         let hash = store.hash(&listing).map_err(|e| bad(e.to_string()))?;
         Ok(Template {
             name: name.to_owned(),
             entries: parts(&listing, &store.tree(&hash)),
             jail: Some(hash),
+            tops: tops(&listing),
+            environment: environment(&recipe, &listing),
         })
     }
 
     /// Has the jail of a template made, if it is one and is not there.
-    pub fn make(&self, template: &Template) -> Result<(), PlanError> {
+    pub fn make(&self, template: &Template, tell: Option<Tell>) -> Result<(), PlanError> {
         let Some(hash) = &template.jail else { return Ok(()) };
-        let store = Store::new(&self.state);
+        let store = Store::new(&self.state).telling(tell);
         if store.has(hash) && store.known(hash) {
             return Ok(());
         }
@@ -90,8 +101,8 @@ impl Library {
             cause: e.to_string(),
         };
         let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
-        let listing = collect(&template.name, &recipe).map_err(bad)?;
-        let (built, _) = store.build(&listing).map_err(bad)?;
+        let listing = jail::work_out(&store, &template.name, &recipe).map_err(bad)?;
+        let (built, _) = store.build(&listing, &recipe).map_err(bad)?;
         if built != *hash {
             return Err(bad(crate::jail::JailError::Changed));
         }
@@ -183,6 +194,53 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
         });
     }
     out
+}
+
+/// An image's variables, and the name and home of the user that it names; a virtual environment's.
+fn environment(recipe: &Recipe, listing: &Listing) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    if recipe.requirements.is_some() {
+        out.insert("VIRTUAL_ENV".to_owned(), jail::made::VENV.to_owned());
+        let path = format!(
+            "{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            jail::made::VENV
+        );
+        out.insert("PATH".to_owned(), path);
+    }
+    let Some(image) = &listing.image else { return out };
+    let user = image.user.split(':').next().unwrap_or_default();
+    if !user.is_empty() {
+        // Its number is PySecure's to give; what is left of it is who it believes to be, and where it is at home.
+        let lines = listing.passwd.as_deref().unwrap_or_default().lines();
+        let fields = lines.map(|l| l.split(':').collect::<Vec<_>>());
+        let found = fields
+            .into_iter()
+            .find(|f| f.len() >= 6 && (f[0] == user || f[2] == user));
+        if let Some(fields) = found {
+            out.insert("USER".to_owned(), fields[0].to_owned());
+            out.insert("LOGNAME".to_owned(), fields[0].to_owned());
+            out.insert("HOME".to_owned(), fields[5].to_owned());
+        }
+    }
+    out.extend(image.environment.iter().cloned());
+    out
+}
+
+fn tops(listing: &Listing) -> Vec<Entry> {
+    let at_top = listing.items.iter().filter(|(p, _)| p.components().count() == 2);
+    at_top
+        .map(|(path, item)| match &item.kind {
+            Kind::Link(target) => Entry::Link {
+                path: path.clone(),
+                target: target.clone(),
+            },
+            kind => Entry::Bind {
+                path: path.clone(),
+                source: path.strip_prefix("/").unwrap_or(path).to_owned(),
+                directory: *kind == Kind::Directory,
+            },
+        })
+        .collect()
 }
 
 impl Template {

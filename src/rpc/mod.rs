@@ -2,6 +2,7 @@
 //!
 //! Here a service is the one who may not be trusted: what it sends is held to the protocol's bounds, and shown as text.
 
+pub mod interface;
 mod json;
 
 pub use json::{from_json, to_json};

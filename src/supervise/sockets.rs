@@ -238,10 +238,7 @@ pub(super) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
 
 /// A service's ids where the supervisor is. Where there is but one id, all are that.
 pub(super) fn ids(identity: &Identity) -> (rustix::fs::Uid, rustix::fs::Gid) {
-    let (uid, gid) = match identity.keeper {
-        Some(_) => (identity.uid, identity.gid),
-        None => (0, 0),
-    };
+    let (uid, gid) = identity.on_disk();
     (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid))
 }
 

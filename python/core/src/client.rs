@@ -108,6 +108,9 @@ struct Ways {
     context: Py<PyAny>,
     deadline_here: Py<PyAny>,
     traceparent_here: Py<PyAny>,
+    /// `sys.modules`, and what says more of it where one of them traces.
+    modules: Py<PyDict>,
+    traceparent: Py<PyAny>,
     /// What is returned when nothing was done, or nothing that counts: the usual way has to be gone.
     not_done: Py<PyAny>,
     /// (function, connection, identity, deadline, reply): another answer than a result.
@@ -171,11 +174,13 @@ impl Quick {
                 context: way(1)?,
                 deadline_here: way(2)?,
                 traceparent_here: way(3)?,
-                not_done: way(4)?,
-                other: way(5)?,
-                lost: way(6)?,
-                late: way(7)?,
-                load: way(8)?,
+                modules: ways.get_item(4)?.cast_into::<PyDict>()?.unbind(),
+                traceparent: way(5)?,
+                not_done: way(6)?,
+                other: way(7)?,
+                lost: way(8)?,
+                late: way(9)?,
+                load: way(10)?,
             },
         })
     }
@@ -261,6 +266,13 @@ impl Quick {
         let ours = self.ways.traceparent_here.bind(py).call_method0(get)?;
         if !ours.is_none() {
             trace = Some(ours.unbind());
+        } else if self
+            .ways
+            .modules
+            .bind(py)
+            .contains(intern!(py, "opentelemetry.trace"))?
+        {
+            trace = Some(self.ways.traceparent.call0(py)?);
         }
         let trace: Option<String> = match trace {
             Some(trace) => trace.extract(py)?,

@@ -6,6 +6,7 @@ use crate::check::Check;
 use crate::client::{Spin, borrowed, monotonic, spin};
 use crate::decode::{Failed, Objects};
 use crate::encode::{self, Large};
+use crate::figures::Slots;
 use crate::names;
 use crate::server::{Call, Peer, Served};
 use crate::socket::{self, Got};
@@ -214,8 +215,12 @@ struct Round<'py> {
     server: Bound<'py, PyAny>,
     connections: Bound<'py, PyDict>,
     gate: Bound<'py, crate::server::Gate>,
+    figures: Bound<'py, Slots>,
     set_context: Bound<'py, PyAny>,
     reset_context: Bound<'py, PyAny>,
+    /// `_function.enter` and `leave`.
+    enter: Bound<'py, PyAny>,
+    leave: Bound<'py, PyAny>,
     epoll: i32,
 }
 
@@ -228,13 +233,18 @@ enum Came {
 
 impl<'py> Round<'py> {
     fn new(server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<Round<'py>> {
-        let context = server.getattr("context")?;
+        let py = server.py();
+        let function = py.import("pysecure_rpc._function")?;
+        let context = function.getattr("context")?;
         Ok(Round {
             server: server.clone(),
             connections: server.getattr("_connections")?.cast_into()?,
             gate: server.getattr("gate")?.cast_into()?,
+            figures: server.getattr("_figures")?.getattr("numbers")?.cast_into()?,
             set_context: context.getattr("set")?,
             reset_context: context.getattr("reset")?,
+            enter: function.getattr("enter")?,
+            leave: function.getattr("leave")?,
             epoll,
         })
     }
@@ -403,6 +413,7 @@ impl<'py> Round<'py> {
         if let Some(read) = asked.read {
             self.server.call_method1(intern!(py, "_have_read"), (peer, read))?;
         }
+        let traced = asked.trace.is_some();
         let deadline = asked.left.map(|left| begun + left as f64 / 1000.0);
         let call = Call {
             deadline,
@@ -419,9 +430,14 @@ impl<'py> Round<'py> {
         };
         let call = Bound::new(py, call)?;
         calls.set_item(asked.id, &call)?;
-        let token = self.set_context.call1((&call,))?;
+        // `enter` does no more than that if there is no trace context.
+        let (enter, leave) = match traced {
+            true => (&self.enter, &self.leave),
+            false => (&self.set_context, &self.reset_context),
+        };
+        let token = enter.call1((&call,))?;
         let result = served.run.bind(py).call(asked.args, None);
-        self.reset_context.call1((token,))?;
+        leave.call1((token,))?;
         let result = match result {
             Ok(result) => result,
             Err(error) => {
@@ -455,7 +471,9 @@ impl<'py> Round<'py> {
         }
         calls.del_item(asked.id)?;
         call.try_borrow_mut()?.answered = true;
-        served.figures.bind(py).try_borrow_mut()?.add(now - begun, false);
+        if let Some(slot) = served.slot {
+            self.figures.get().ended(slot, now - begun, false);
+        }
         // Nothing gives up the interpreter's lock from here to the send, so the socket is still this connection's.
         let (fd, open) = {
             let peer = peer.try_borrow()?;

@@ -74,43 +74,6 @@ impl Call {
     }
 }
 
-/// What one function has come to.
-#[pyclass(module = "pysecure_rpc._core", get_all)]
-#[derive(Default)]
-pub struct Figures {
-    count: u64,
-    errors: u64,
-    seconds: f64,
-    buckets: [u64; 7],
-}
-
-#[pymethods]
-impl Figures {
-    #[new]
-    fn new() -> Figures {
-        Figures::default()
-    }
-
-    #[classattr]
-    fn bounds(py: Python<'_>) -> PyResult<Py<PyTuple>> {
-        Ok(PyTuple::new(py, BOUNDS)?.unbind())
-    }
-
-    pub fn add(&mut self, seconds: f64, failed: bool) {
-        self.count += 1;
-        self.errors += u64::from(failed);
-        self.seconds += seconds;
-        let at = BOUNDS
-            .iter()
-            .position(|bound| seconds <= *bound)
-            .unwrap_or(BOUNDS.len());
-        self.buckets[at] += 1;
-    }
-}
-
-/// Upper bounds of the buckets, in seconds; the last has none.
-const BOUNDS: [f64; 6] = [0.0001, 0.001, 0.01, 0.1, 1.0, 10.0];
-
 /// How many calls run, and those that wait because as many run as may.
 #[pyclass(module = "pysecure_rpc._core")]
 pub struct Gate {
@@ -180,7 +143,8 @@ pub struct Served {
     pub checks: Vec<Check>,
     pub needed: usize,
     pub result: Check,
-    pub figures: Py<Figures>,
+    /// Its number in the page of figures, if there is room for it.
+    pub slot: Option<usize>,
 }
 
 #[pymethods]
@@ -192,7 +156,7 @@ impl Served {
         plans: &Bound<'_, PyTuple>,
         needed: usize,
         result: &Bound<'_, PyAny>,
-        figures: Py<Figures>,
+        slot: Option<usize>,
     ) -> PyResult<Served> {
         Ok(Served {
             function,
@@ -200,7 +164,7 @@ impl Served {
             checks: check::all(plans)?,
             needed,
             result: Check::new(result)?,
-            figures,
+            slot,
         })
     }
 }

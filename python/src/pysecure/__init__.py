@@ -21,6 +21,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn, Union
 
 __all__ = [
@@ -36,6 +37,8 @@ Callers = Mapping[str, Union[str, Sequence[str]]]
 
 #: Where the RPC package is shown to services if they would not find it otherwise.
 _PACKAGES = "/opt/pysecure"
+#: Run when the app's data is made, if it lies beside the config file; as the original's.
+_INITIALIZE = "pysecure_initialize_resources.sh"
 #: What the template `host` shows anyway.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
 
@@ -70,6 +73,7 @@ class PySecureResource:
         self.source = source
         self.kind = kind
         self.name = name
+        self._made = _place()
 
 
 class PySecureBundle:
@@ -81,6 +85,7 @@ class PySecureBundle:
         self.resources = list(resources)
         self.used_by_dynamic_svc = used_by_dynamic_svc
         self.name = name
+        self._made = _place()
 
 
 PySecureSharedBundle = PySecureBundle
@@ -115,6 +120,7 @@ class PySecureService:
         self.callers = callers
         self.environment = dict(environment or {})
         self.more = more
+        self._made = _place()
 
 
 class PySecureConfig:
@@ -130,6 +136,7 @@ class PySecureConfig:
         *,
         code: Mapping[str, str] | None = None,
         never: Iterable[str] = (),
+        initialize: str | None = None,
     ) -> None:
         self.app_name = app_name
         self.uid_range = uid_range
@@ -138,12 +145,14 @@ class PySecureConfig:
         self.dynamic_svc_gid = dynamic_svc_gid
         self.code = code
         self.never = list(never)
+        self.initialize = initialize
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
         file = sys._getframe(1).f_globals.get("__file__")
         #: Where relative paths begin: the folder of the file that made this object.
         self.folder = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
+        self._made = _place()
 
     def register_resources(self, resources: Iterable[PySecureResource]) -> None:
         _extend(self.resources, resources)
@@ -156,12 +165,7 @@ class PySecureConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain values. What services and bundles refer to is in it, registered or not."""
-        bundles, resources = list(self.bundles), list(self.resources)
-        for service in self.services:
-            _extend(bundles, [service.bundle] if service.bundle is not None else [])
-            _extend(resources, service.owner_resources)
-        for bundle in bundles:
-            _extend(resources, bundle.resources)
+        resources, bundles = self._parts()
         resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
         bundle_names = _names([(b, b.name or "shared") for b in bundles])
 
@@ -180,6 +184,11 @@ class PySecureConfig:
             code.setdefault(shown, source)
         if code:
             app["code"] = code
+        initialize = self.initialize
+        if initialize is None and os.path.isfile(os.path.join(self.folder, _INITIALIZE)):
+            initialize = _INITIALIZE
+        if initialize:
+            app["initialize"] = initialize
         manifest: dict[str, Any] = {"app": app}
         if resources:
             manifest["resources"] = {resource_names[id(r)]: _resource(r) for r in resources}
@@ -218,6 +227,27 @@ class PySecureConfig:
     def calls_are_unrestricted(self) -> bool:
         """Does no service say who may call it? Then every service may call every other, as in the original."""
         return all(service.callers is None for service in self.services)
+
+    def places(self) -> dict[str, tuple[str, int]]:
+        """File and line that made each object of the manifest: what an error in it should point at."""
+        resources, bundles = self._parts()
+        resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
+        bundle_names = _names([(b, b.name or "shared") for b in bundles])
+        return {
+            "app": self._made,
+            **{f"resources.{resource_names[id(r)]}": r._made for r in resources},
+            **{f"bundles.{bundle_names[id(b)]}": b._made for b in bundles},
+            **{f"services.{s.service_name}": s._made for s in self.services},
+        }
+
+    def _parts(self) -> tuple[list[PySecureResource], list[PySecureBundle]]:
+        bundles, resources = list(self.bundles), list(self.resources)
+        for service in self.services:
+            _extend(bundles, [service.bundle] if service.bundle is not None else [])
+            _extend(resources, service.owner_resources)
+        for bundle in bundles:
+            _extend(resources, bundle.resources)
+        return resources, bundles
 
     def _code(self, resources: list[PySecureResource]) -> dict[str, str]:
         """The folders beside the config file that services' commands and directories name, and jail_resources.txt."""
@@ -305,6 +335,14 @@ def _write(path: str, text: str) -> str:
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)
     return path
+
+
+def _place() -> tuple[str, int]:
+    """The line outside of this module that makes an object."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 def _extend(known: list[Any], more: Iterable[Any]) -> None:

@@ -6,9 +6,11 @@ wrong in the middle of a call ends its connection, which is what cancels the cal
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import struct
+import sys
 import threading
 from array import array
 from time import monotonic, sleep
@@ -76,14 +78,16 @@ class _NotSent(Exception):
 class Connection(Link):
     """A connection to one service."""
 
-    __slots__ = ("sock", "service", "caller")
+    __slots__ = ("sock", "service", "caller", "cooperative")
 
     def __init__(self, service: str, sock: socket.socket) -> None:
         super().__init__()
         self.service = service
         self.sock = sock
         self.caller: str | None = None
-        if _is_own(sock):
+        #: Is it gevent's, that waits by itself and lets others run meanwhile?
+        self.cooperative = not isinstance(sock, _socket.socket)
+        if not self.cooperative:
             self.fd = sock.fileno()
 
     def close(self) -> None:
@@ -111,6 +115,10 @@ class Connection(Link):
             if 0.5 * wanted <= self.limit <= wanted:
                 return
             wanted = max(wanted * 0.9, 0.001)
+        if self.cooperative:
+            self.sock.settimeout(wanted or None)
+            self.limit = wanted
+            return
         seconds = int(wanted)
         timeval = struct.pack("@ll", seconds, int((wanted - seconds) * 1e6))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
@@ -122,7 +130,7 @@ class Connection(Link):
             try:
                 data, fds = receive(self.sock, 0)
                 break
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 continue
             except OSError:
                 data, fds = b"", []
@@ -168,12 +176,16 @@ class Connection(Link):
         return identity
 
 
-def _is_own(sock: socket.socket) -> bool:
-    """Is it a socket of the standard library's? One that something like gevent made in its place must not be waited on."""
-    return type(sock).__module__ == "socket"
+def _thread_local() -> type[threading.local]:
+    """Threads' own, even if gevent has put greenlets in their place: those would keep connections for a request each."""
+    patched = sys.modules.get("gevent.monkey")
+    if patched is None:
+        return threading.local
+    original: type[threading.local] = patched.get_original("threading", "local")
+    return original
 
 
-class _Pool(threading.local):
+class _Pool(_thread_local()):  # type: ignore[misc]
     """The idle connections of this thread."""
 
     def __init__(self) -> None:
@@ -358,6 +370,7 @@ def _quick(function: Function) -> Any:
         return False
     signature = function.signature
     ways = (_function.local_caller, _function.context, _function.deadline_here, _function.traceparent_here)
+    traces = (sys.modules, _function.traceparent)
     return Quick(
         function,
         function.service,
@@ -367,7 +380,7 @@ def _quick(function: Function) -> Any:
         plans[1],
         signature.result.plan,
         function.timeout,
-        (*ways, _NOT_DONE, _other, _lost, _late, _load),
+        (*ways, *traces, _NOT_DONE, _other, _lost, _late, _load),
     )
 
 
@@ -655,23 +668,23 @@ def _locally(function: Function, args: Any, kwargs: Any, name: str | None) -> An
     signature = function.signature
     if function.is_stream:
         return function.run(*plain, **named)
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 async def _locally_async(function: Function, args: Any, kwargs: Any, name: str | None) -> Any:
     plain, named, current = _arrived(function, args, kwargs, name)
     signature = function.signature
-    token = _function.context.set(current)
+    token = _function.enter(current)
     try:
         result = await function.run(*plain, **named)
         return signature.result.load(_through(signature.result.dump(result)))
     finally:
-        _function.context.reset(token)
+        _function.leave(token)
 
 
 __all__ = ["BLOB", "call", "call_async", "close_connections", "connect", "path_of", "receive", "stream", "transmit"]

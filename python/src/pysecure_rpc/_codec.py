@@ -12,7 +12,6 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
         from ._core import (
             Area,
             Call,
-            Figures,
             Gate,
             Kept,
             Lead,
@@ -21,6 +20,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
             Peer,
             Quick,
             Served,
+            Slots,
             Table,
             open_message,
             pack,
@@ -34,7 +34,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
         pass
 
 if TYPE_CHECKING or not COMPILED:
-    from ._plain import Call, Figures, Gate, Lead, Link, Peer, Quick, Served, Table
+    from ._plain import Call, Gate, Lead, Link, Peer, Quick, Served, Slots, Table
     from ._wire import Area, Kept, Message, open_message, pack, seal, seal_call, unpack
 
 #: The longest message on the socket, and more bytes than which go through a memfd.
@@ -46,7 +46,6 @@ __all__ = [
     "MAX_MESSAGE",
     "Area",
     "Call",
-    "Figures",
     "Gate",
     "Kept",
     "Lead",
@@ -55,6 +54,7 @@ __all__ = [
     "Peer",
     "Quick",
     "Served",
+    "Slots",
     "Table",
     "open_message",
     "pack",

@@ -7,6 +7,8 @@ the builtin exceptions, and those given to `register_error`. Nothing is ever loo
 from __future__ import annotations
 
 import builtins
+import os
+import sys
 from typing import Any, TypeVar
 
 
@@ -108,6 +110,13 @@ _known: dict[str, type[Exception]] = {
     if isinstance(value, type) and issubclass(value, Exception) and value not in (StopIteration, StopAsyncIteration)
 }
 
+# What a function met in a call of its own is this package's, but not the service's own answer: the function has run.
+_known.update(
+    (f"pysecure_rpc.{name}", value)
+    for name, value in list(globals().items())
+    if isinstance(value, type) and issubclass(value, RpcError)
+)
+
 E = TypeVar("E", bound=type[Exception])
 
 
@@ -119,7 +128,24 @@ def register_error(cls: E) -> E:
 
 def name_of(cls: type[BaseException]) -> str:
     """The name of an exception class on the wire."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    module = cls.__module__
+    if module == "builtins":
+        return cls.__qualname__
+    if module == "__main__":
+        module = main_name() or module
+    if module == __name__:
+        module = "pysecure_rpc"
+    return f"{module}.{cls.__qualname__}"
+
+
+def main_name() -> str | None:
+    """What others call the module that runs as the program."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    path = getattr(main, "__file__", None)
+    return os.path.splitext(os.path.basename(path))[0] if path else None
 
 
 def revive(name: str, message: str, args: list[Any], traceback: str | None, ran: bool) -> Exception:
@@ -137,6 +163,8 @@ def revive(name: str, message: str, args: list[Any], traceback: str | None, ran:
                 error = known(*args)
             except Exception:  # its constructor wants something else
                 pass
+            if isinstance(error, RpcError):
+                error.may_have_run = ran
     if traceback:
         error.__cause__ = RemoteTraceback(traceback)
     return error

@@ -6,11 +6,12 @@ service (`__main__`) and imported by name as well is made one.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Callable, Collection, TypeVar
+
+from ._errors import main_name
 
 if TYPE_CHECKING:
     from typing import ParamSpec
@@ -170,15 +171,9 @@ def _one_main(run: Callable[..., Any]) -> None:
     """A program and the module of its name are one: who imports it later gets what runs."""
     if run.__module__ != "__main__":
         return
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        sys.modules.setdefault(spec.name, main)
-        return
-    path = getattr(main, "__file__", None)
-    if path:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        sys.modules.setdefault(stem, main)
+    name = main_name()
+    if name:
+        sys.modules.setdefault(name, sys.modules["__main__"])
 
 
 def caller() -> str | None:
@@ -211,6 +206,46 @@ def until() -> float | None:
 
 
 def traceparent() -> str | None:
-    """The W3C trace context of the running call."""
+    """The W3C trace context here: that of `trace()`, or of OpenTelemetry's current span if the process has it loaded, or
+    of the running call."""
+    given = traceparent_here.get()
+    if given is not None:
+        return given
+    telemetry = sys.modules.get("opentelemetry.trace")
+    if telemetry is not None:
+        span = telemetry.get_current_span().get_span_context()
+        if span.is_valid:
+            return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
     current = context.get()
-    return traceparent_here.get() or (None if current is None else current.traceparent)
+    return None if current is None else current.traceparent
+
+
+def enter(call: Context) -> tuple[Any, Any]:
+    """What runs from now on answers this call: for `caller()` and the like, and for OpenTelemetry if that is loaded. (The
+    core does the same by itself for a call without a trace context: it sets `context`, and resets it.)"""
+    token = context.set(call)
+    telemetry = sys.modules.get("opentelemetry.trace")
+    if telemetry is None or call.traceparent is None:
+        return token, None
+    return token, _enter_trace(telemetry, call.traceparent)
+
+
+def leave(token: tuple[Any, Any]) -> None:
+    """The end of `enter`."""
+    context.reset(token[0])
+    if token[1] is not None:
+        sys.modules["opentelemetry.context"].detach(token[1])
+
+
+def _enter_trace(telemetry: Any, parent: str) -> Any:
+    """Makes the caller's span the parent of those that begin here. What is no trace context is none."""
+    parts = parent.split("-")
+    try:
+        trace_id, span_id, flags = (int(part, 16) for part in parts[1:4])
+        span = telemetry.SpanContext(trace_id, span_id, True, telemetry.TraceFlags(flags))
+    except (ValueError, TypeError):
+        return None
+    if not span.is_valid:
+        return None
+    around = telemetry.set_span_in_context(telemetry.NonRecordingSpan(span))
+    return sys.modules["opentelemetry.context"].attach(around)

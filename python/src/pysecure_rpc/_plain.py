@@ -4,6 +4,7 @@ service's threads leads, and the fields of a connection. Both have the same name
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from time import sleep
@@ -18,6 +19,10 @@ get_ident = threading.get_ident
 SLOW, SLOW_TURNS = 0.0005, 64
 #: How often the watch looks, and after how many times of nothing it sleeps.
 _TICK, _QUIET_TICKS = 0.005, 20
+#: The page of figures, in words of 8 bytes: what comes before the slots, and a slot; in a slot.
+_HEAD, _SLOT = 2, 40
+_CALLS, _ERRORS, _DENIED, _TIME, _BUCKETS = 8, 9, 10, 11, 12
+_LAST_BUCKET = _SLOT - _BUCKETS - 1
 
 
 class Link:
@@ -71,31 +76,34 @@ class Call(Context):
         self.answered = False
 
 
-class Figures:
-    """What one function has come to."""
+class Slots:
+    """The numbers of the page of figures (docs/rpc-protocol.md, "Figures"), which is a memfd. Whoever counts holds a lock."""
 
-    __slots__ = ("count", "errors", "seconds", "buckets")
-    #: Upper bounds of the buckets, in seconds; the last has none.
-    bounds = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
-    _lock = threading.Lock()
+    __slots__ = ("_words",)
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.errors = 0
-        self.seconds = 0.0
-        self.buckets = [0] * (len(self.bounds) + 1)
+    def __init__(self, fd: int) -> None:
+        # Words of the machine, whose order is little-endian wherever PySecure runs.
+        self._words = memoryview(mmap.mmap(fd, 0)).cast("Q")
 
-    def add(self, seconds: float, failed: bool) -> None:
-        at = 0
-        for bound in self.bounds:
-            if seconds <= bound:
-                break
-            at += 1
-        with self._lock:
-            self.count += 1
-            self.errors += failed
-            self.seconds += seconds
-            self.buckets[at] += 1
+    def ended(self, slot: int, seconds: float, failed: bool) -> None:
+        """A call has ended."""
+        at = _HEAD + slot * _SLOT
+        words = self._words
+        words[at + _CALLS] += 1
+        if failed:
+            words[at + _ERRORS] += 1
+        words[at + _TIME] += int(seconds * 1e9)
+        bucket = int(seconds * 1e6).bit_length()
+        words[at + _BUCKETS + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+
+    def denied(self, slot: int) -> None:
+        """A caller was refused it."""
+        self._words[_HEAD + slot * _SLOT + _DENIED] += 1
+
+    def read(self, slot: int) -> list[int]:
+        """Calls, errors, refusals, nanoseconds, and the buckets."""
+        at = _HEAD + slot * _SLOT
+        return list(self._words[at + _CALLS : at + _SLOT])
 
 
 class Gate:

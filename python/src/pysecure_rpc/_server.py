@@ -27,7 +27,6 @@ from ._codec import (
     MAX_MESSAGE,
     Area,
     Call,
-    Figures,
     Gate,
     Lead,
     Message,
@@ -40,6 +39,7 @@ from ._codec import (
     unpack,
 )
 from ._errors import InvalidArguments, ProtocolError, TooLarge
+from ._figures import Page
 from ._function import Function, State
 
 _IN = select.EPOLLIN | select.EPOLLRDHUP
@@ -79,16 +79,14 @@ class _Table:
 
     __slots__ = ("functions", "hello", "connections", "quick")
 
-    def __init__(
-        self, service: str, caller: str | None, functions: dict[str, Function], figures: dict[str, Figures]
-    ) -> None:
+    def __init__(self, service: str, caller: str | None, functions: dict[str, Function], figures: Page) -> None:
         self.functions = functions
         self.connections = 0
         #: Those that the core can serve by itself.
         self.quick = None
         if COMPILED:
             ways = {
-                name: Served(function, function.run, plans[0], plans[1], function.signature.result.plan, figures[name])
+                name: Served(function, function.run, plans[0], plans[1], function.signature.result.plan, figures.slot(name))
                 for name, function in functions.items()
                 if not function.is_stream and not function.is_async and (plans := function.signature.plans())
             }
@@ -115,11 +113,11 @@ class Server:
         self.threads = threads
         self.queue_limit = queue
         self.connection_limit = connections
-        self.tracebacks = tracebacks
+        # Under PySecure it is the manifest that says so.
+        self.tracebacks = os.environ.get("PYSECURE_RPC_TRACEBACKS", "1" if tracebacks else "0") == "1"
         self.drain = drain
         self.functions = State.functions.get(name, {})
         self._check_functions()
-        self.context = _function.context
         self.gate = Gate(threads, queue)
         self._lead = Lead()
         self.listeners: list[tuple[socket.socket, str | None, _Table]] = []
@@ -132,7 +130,10 @@ class Server:
         self._stop_fd = self._stop_end = -1
         self._stopping = False
         self._loop: Any = None
-        self._figures: dict[str, Figures] = {n: Figures() for n in self.functions}
+        #: Made anew in each process that serves.
+        self._figures = Page(self.functions)
+        #: Where the supervisor is told of it, if there is one that asks.
+        self._told_at = os.environ.get("NOTIFY_SOCKET") if "PYSECURE_RPC_CALLERS" in os.environ else None
         #: Calls refused because the caller may not make them, by caller and, if there is such a function, its name.
         self._denied: dict[tuple[str | None, str], int] = {}
 
@@ -253,6 +254,9 @@ class Server:
         if not self.listeners:
             self.listen()
         _raise_limit()
+        if self._told_at:
+            self._figures.hand_over(self._told_at)
+        self._figures.close()
         self.epoll = select.epoll()
         # Readable for ever once its other end is closed.
         self._stop_fd, self._stop_end = os.pipe()
@@ -335,10 +339,7 @@ class Server:
         """Counts of each function, and of refusals."""
         with self._lock:
             return {
-                "functions": {
-                    name: {"count": f.count, "errors": f.errors, "seconds": f.seconds, "buckets": list(f.buckets)}
-                    for name, f in self._figures.items()
-                },
+                "functions": self._figures.figures(),
                 "denied": [
                     {"caller": caller, "function": name or None, "count": count}
                     for (caller, name), count in self._denied.items()
@@ -659,6 +660,7 @@ class Server:
             key = (connection.caller, name if name in self.functions else "")
             with self._lock:
                 count = self._denied[key] = self._denied.get(key, 0) + 1
+                self._figures.denied(key[1])
             if str(count).strip("0") == "1":
                 who = connection.caller or "a caller"
                 text = f"pysecure_rpc: {self.name} refused {name[:64]!r} to {who}, {count} so far"
@@ -724,7 +726,7 @@ class Server:
         if not self._begin(call):
             return
         function = call.function
-        token = _function.context.set(call)
+        token = _function.enter(call)
         try:
             result = function.run(*call.args, **call.kwargs)
             if function.is_stream:
@@ -733,7 +735,7 @@ class Server:
             self._raised(call, error)
             return
         finally:
-            _function.context.reset(token)
+            _function.leave(token)
             call.args = call.kwargs = None
         if function.is_stream:
             self._pump(call)
@@ -780,7 +782,8 @@ class Server:
         return True
 
     def _count(self, name: str, seconds: float, failed: bool) -> None:
-        self._figures[name].add(seconds, failed)
+        with self._lock:
+            self._figures.ended(name, seconds, failed)
 
     def _fail(self, call: Call, name: str, text: str, ran: bool) -> None:
         if self._finish(call, True):
@@ -844,7 +847,7 @@ class Server:
             if call.pumping or call.answered:
                 return
             call.pumping = True
-        token = _function.context.set(call)
+        token = _function.enter(call)
         try:
             while True:
                 with connection.lock:
@@ -873,7 +876,7 @@ class Server:
             _close(call.stream)
             self._fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
         finally:
-            _function.context.reset(token)
+            _function.leave(token)
 
     # Coroutines: one event loop, in a thread of its own.
 
@@ -896,7 +899,7 @@ class Server:
     async def _task(self, call: Call) -> None:
         import asyncio
 
-        _function.context.set(call)
+        _function.enter(call)
         try:
             work = call.function.run(*call.args, **call.kwargs)
             if call.deadline is None:
@@ -917,7 +920,7 @@ class Server:
     async def _stream_task(self, call: Call) -> None:
         import asyncio
 
-        _function.context.set(call)
+        _function.enter(call)
         call.wake = asyncio.Event()
         connection = call.connection
         items = call.function.run(*call.args, **call.kwargs)
@@ -1007,6 +1010,7 @@ def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:
             "doc": inspect.cleandoc(function.doc) if function.doc else None,
             "idempotent": function.idempotent,
             "stream": function.is_stream,
+            "async": function.is_async,
             "parameters": function.signature.parameters,
             "returns": function.signature.item.text if function.is_stream else function.signature.result.text,
         }
@@ -1043,8 +1047,14 @@ def start_service(
 
     `threads`: how many calls run at once in a process; `queue`: how many may wait beyond them.
     `processes`: so many processes share the work. `connections`: how many each caller may have.
-    `tracebacks`: exceptions carry theirs to the caller. `drain`: seconds for what runs when it ends.
+    `tracebacks`: exceptions carry theirs to the caller, unless the manifest says otherwise. `drain`: seconds for what runs when it ends.
     """
+    patched = sys.modules.get("gevent.monkey")
+    if patched is not None and any(patched.is_module_patched(m) for m in ("threading", "socket", "select")):
+        raise SystemExit(
+            f"pysecure_rpc: {service_name}: gevent has put its own in the place of threads and sockets, and a service "
+            "serves by threads: take monkey.patch_all() out of it. Callers may have it"
+        )
     try:
         server = Server(
             service_name, threads=threads, queue=queue, connections=connections, tracebacks=tracebacks, drain=drain
@@ -1099,7 +1109,7 @@ def _prefork(server: Server, processes: int) -> None:
         code = 1
         try:
             os.close(up)
-            _unbind(server)
+            _make_own(server)
             os.environ.pop("NOTIFY_SOCKET", None)
             _die_with_parent()
             _serve(server, say_up)
@@ -1118,6 +1128,7 @@ def _prefork(server: Server, processes: int) -> None:
             except ProcessLookupError:
                 pass
 
+    server._figures.close()  # each has its own
     for _ in range(processes):
         begin()
     before: dict[int, Any] = {int(n): signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -1157,9 +1168,11 @@ def _prefork(server: Server, processes: int) -> None:
     os.close(says_up)
 
 
-def _unbind(server: Server) -> None:
+def _make_own(server: Server) -> None:
+    """What a process of several has for itself."""
     # The path is the parent's to remove.
     server._bound = []
+    server._figures = Page(server.functions)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,45 @@
+"""zoobar's services in the API of the original PySecure: the same application as pysecure.toml.
+
+    examples/zoobar/run --original
+
+What the original did not have are keywords: `listen`, `callers`, and those of pysecure.toml's [services.NAME].
+"""
+
+import os
+import sys
+
+# The package of this clone; once it is installed, leave this line out.
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "python", "src"))
+
+from pysecure import PySecure, PySecureConfig, PySecureResource, PySecureService, PySecureSharedBundle  # noqa: E402
+
+cred_db_resource = PySecureResource('/zoobar/db/cred/cred.db', 'rw', '', '')
+bank_db_resource = PySecureResource('/zoobar/db/bank/bank.db', 'rw', '', '')
+profile_db_resource = PySecureResource('/zoobar/db/profile/profile.db', 'rw', '', '')
+static_resource = PySecureResource('/zoobar/static', '', 'r', '', source='./static')
+
+zoobar_bundle = PySecureSharedBundle([static_resource])
+
+steady = {'ready': 'notify', 'restart': 'on-failure'}
+authsvc = PySecureService('authsvc', '/zoobar', '/zoobar/auth.py', [cred_db_resource], callers={
+    'web': ['register', 'login', 'logout', 'check_token'],
+    'banksvc': ['check_token', 'exists'],
+    'profilesvc': ['check_token'],
+}, **steady)
+banksvc = PySecureService('banksvc', '/zoobar', '/zoobar/bank.py', [bank_db_resource], callers={
+    'web': ['balance', 'transfer', 'transfers'],
+}, **steady)
+profilesvc = PySecureService('profilesvc', '/zoobar', '/zoobar/profiles.py', [profile_db_resource], callers={
+    'web': ['profile', 'change_profile'],
+}, **steady)
+web = PySecureService(
+    'web', '/zoobar', 'gunicorn --config gunicorn.conf.py web:app', bundle=zoobar_bundle,
+    listen=['127.0.0.1:8080'], depends_on={'authsvc': 'ready', 'banksvc': 'ready', 'profilesvc': 'ready'}, **steady)
+
+config = PySecureConfig('zoobar', (61000, 61999), (61000, 61999))
+config.register_resources([cred_db_resource, bank_db_resource, profile_db_resource, static_resource])
+config.register_bundles([zoobar_bundle])
+config.register_services([authsvc, banksvc, profilesvc, web])
+
+if __name__ == '__main__':
+    PySecure.run_with_config(config, *sys.argv[1:])

@@ -1,0 +1,125 @@
+//! The script of `initialize`: run when an app's data is made, and again by `init-resources`.
+//!
+//! It runs in a jail of its own, as no service, on resources in a place aside. Only if it ends well do these become
+//! the app's data.
+
+use super::args::Cli;
+use super::load::{Loaded, ready_again, with_privilege};
+use super::run::Folder;
+use super::{Done, Failure};
+use crate::compile::compile;
+use crate::launch::{LaunchError, Launcher, Report, Request, staging};
+use crate::plan::{Dirs, Initializer, Plan};
+use crate::supervise::client::{Client, ClientError};
+use std::os::fd::AsFd;
+
+/// `init-resources`.
+pub(super) fn run(cli: &Cli) -> Done {
+    if let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    let loaded = Loaded::read(cli)?.checked()?;
+    let dirs = loaded.dirs(cli)?;
+    let app = &loaded.model.app;
+    if loaded.model.initialize.is_none() {
+        let text = "the manifest names no script; write `initialize = \"SCRIPT\"` in [app]";
+        return Err(Failure::new(2, text));
+    }
+    match Client::connect(&dirs, app) {
+        Err(ClientError::NotUp { .. }) => {}
+        Ok(_) => {
+            let text = format!("`{app}` is up, and its services use its data; `pysecure down` first");
+            return Err(Failure::failed(text));
+        }
+        Err(e) => return Err(e.into()),
+    }
+    let plan = ready_again(&loaded, &dirs)?;
+    for note in &plan.notes {
+        eprintln!("note: {note}");
+    }
+    println!("the data of `{app}` is initialized");
+    Ok(0)
+}
+
+/// Is the app's data still to be made?
+pub(super) fn due(plan: &Plan) -> bool {
+    !plan.dirs.resources().exists()
+}
+
+/// Runs the script, on what there is or on nothing, and puts in place what it has made. Jails must be there.
+pub(super) fn make(plan: &Plan, initializer: &Initializer) -> Result<(), Failure> {
+    let shown = initializer.script.display();
+    let unchanged = if plan.dirs.resources().exists() {
+        "the app's data is as it was"
+    } else {
+        "the app has no data yet"
+    };
+    staging::set_out(initializer, Some(&plan.dirs))?;
+    let ended = script(plan, initializer);
+    if !matches!(ended, Ok(0)) {
+        staging::clear(&initializer.dirs.app)?;
+    }
+    match ended {
+        Ok(0) => Ok(staging::put_in_place(initializer, &plan.dirs)?),
+        Ok(code) => Err(Failure::failed(format!(
+            "initialize: {shown} ended with {code}; correct it: {unchanged}"
+        ))),
+        Err(mut failure) => {
+            let tell = |m: &String| format!("initialize: {shown}: {m}; {unchanged}");
+            failure.messages = failure.messages.iter().map(tell).collect();
+            Err(failure)
+        }
+    }
+}
+
+/// One at a time for an app; the others wait, and find the work done.
+pub(super) fn lock(dirs: &Dirs) -> Result<std::fs::File, Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    crate::plan::make_private(&dirs.app)?;
+    let path = dirs.app.join("initializing.lock");
+    let file = std::fs::File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
+    Ok(file)
+}
+
+/// The script's exit code.
+fn script(plan: &Plan, initializer: &Initializer) -> Result<u8, Failure> {
+    let service = &initializer.service;
+    let folder = Folder::of(plan, service);
+    let bundle = compile(plan, service, &folder.0)?;
+    if !bundle.layers.is_empty() {
+        crate::plan::make_private(&plan.dirs.run)?;
+    }
+    bundle
+        .write_layers(&folder.0)
+        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
+    let mut launcher = Launcher::new()?;
+    let null = std::fs::File::open("/dev/null")?;
+    // What it prints is no part of what the command prints that it runs for.
+    let says = std::io::stderr();
+    let running = launcher.start(&Request {
+        spec: &bundle.spec,
+        root: &bundle.root,
+        stdio: [null.as_fd(), says.as_fd(), says.as_fd()],
+        sockets: &[],
+        terminal: false,
+        network: None,
+        hold: false,
+    })?;
+    let ended = loop {
+        match running.report().map_err(std::io::Error::from)? {
+            Report::Exited(status) => break Ok(crate::supervise::exit_code(status)),
+            Report::Failed(error) => break Err(error),
+            Report::End => break Err(LaunchError::Vanished),
+            Report::Started | Report::Held | Report::Terminal(_) => {}
+        }
+    };
+    // Nothing of it may run on when its files become others'.
+    let _ = rustix::process::waitpid(Some(running.pid), rustix::process::WaitOptions::empty());
+    Ok(ended?)
+}

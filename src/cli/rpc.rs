@@ -1,0 +1,31 @@
+//! `rpc`: what a service's functions are, for programs: stubs for Python's type checkers, and a description as JSON.
+
+use super::args::{Cli, Rpc, RpcDeed};
+use super::call::{connect, described};
+use super::{Done, Failure, load};
+use crate::rpc::interface;
+
+pub(super) fn run(cli: &Cli, args: &Rpc) -> Done {
+    if let Some(code) = load::with_privilege()? {
+        return Ok(code);
+    }
+    let (RpcDeed::Stubs { caller, service, .. } | RpcDeed::Describe { caller, service, .. }) = &args.deed;
+    let (mut connection, caller) = connect(cli, service, caller.as_deref())?;
+    let described = described(&mut connection)?;
+    match &args.deed {
+        RpcDeed::Stubs { output, .. } => {
+            let text = interface::stub(service, &caller, &described);
+            match output {
+                Some(path) => std::fs::write(path, text)
+                    .map_err(|e| Failure::failed(format!("write the stub {}: {e}", path.display())))?,
+                None => print!("{text}"),
+            }
+            Ok(0)
+        }
+        RpcDeed::Describe { json: true, .. } => {
+            println!("{:#}", interface::description(service, &caller, &described));
+            Ok(0)
+        }
+        RpcDeed::Describe { .. } => super::call::show_list(&described, service),
+    }
+}

@@ -1,0 +1,218 @@
+//! What a service's programs open: ptrace(2) of all that its PID 1 starts, system call by system call.
+//!
+//! The tracer has its right over the service's processes from the namespace above theirs, as an ordinary user too. It
+//! only looks: no call is changed, and when the tracer ends, what it traces is killed.
+
+use super::{LaunchError, Running};
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::collections::{BTreeSet, HashMap};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// As long as the kernel's paths may be.
+const LONGEST_PATH: usize = 4096;
+
+#[derive(Clone, Debug, Default)]
+pub struct Opened {
+    /// Programs, as they were named.
+    pub programs: BTreeSet<PathBuf>,
+    /// Files that were opened or looked at, as they were named.
+    pub named: BTreeSet<PathBuf>,
+    /// Files that were opened, as they are: no link leads to them.
+    pub files: BTreeSet<PathBuf>,
+    /// Directories that were listed.
+    pub directories: BTreeSet<PathBuf>,
+}
+
+/// A call that a process has begun.
+#[derive(Clone, Copy)]
+struct Call {
+    number: i64,
+    arguments: [u64; 6],
+}
+
+/// Traces a service that was started with `hold`, from its program's first instruction until all of it has ended.
+pub fn follow(running: &Running) -> Result<Opened, LaunchError> {
+    let wrong = |e: Errno| LaunchError::System {
+        operation: "trace",
+        object: "the service's processes".into(),
+        errno: rustix::io::Errno::from_raw_os_error(e as i32),
+    };
+    let init = Pid::from_raw(running.pid.as_raw_nonzero().get());
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(init, options).map_err(wrong)?;
+    running.go().map_err(LaunchError::system("signal", "the new process"))?;
+    let mut opened = Opened::default();
+    let mut begun: HashMap<Pid, Call> = HashMap::new();
+    loop {
+        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
+            Err(Errno::EINTR) => continue,
+            // All have ended.
+            Err(Errno::ECHILD) => return Ok(opened),
+            other => other.map_err(wrong)?,
+        };
+        let (pid, signal) = match status {
+            WaitStatus::PtraceSyscall(pid) => {
+                let _ = call(pid, &mut begun, &mut opened);
+                (pid, None)
+            }
+            WaitStatus::PtraceEvent(pid, _, event) => {
+                if event == libc::PTRACE_EVENT_EXEC {
+                    executed(pid, begun.remove(&pid), &mut opened);
+                }
+                (pid, None)
+            }
+            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
+            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
+                begun.remove(&pid);
+                if pid == init {
+                    return Ok(opened);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        go_on(pid, pid == init, signal);
+    }
+}
+
+/// PID 1 is ours, and of no interest. Whoever is gone meanwhile needs no word.
+fn go_on(pid: Pid, is_init: bool, signal: Option<Signal>) {
+    let _ = match is_init {
+        true => ptrace::cont(pid, signal),
+        false => ptrace::syscall(pid, signal),
+    };
+}
+
+/// A call begins or ends.
+fn call(pid: Pid, begun: &mut HashMap<Pid, Call>, opened: &mut Opened) -> Result<(), Errno> {
+    let info = ptrace::syscall_info(pid)?;
+    match info.op {
+        libc::PTRACE_SYSCALL_INFO_ENTRY => {
+            // SAFETY: `op` says which of the union's parts the kernel has written.
+            #[allow(unsafe_code)]
+            let entry = unsafe { info.u.entry };
+            let call = Call {
+                number: entry.nr as i64,
+                arguments: entry.args,
+            };
+            if matches!(call.number, libc::SYS_execve | libc::SYS_execveat)
+                && let Some(path) = named(pid, call)
+            {
+                // Its memory is gone when it has succeeded; if it does not, `executed` is not called.
+                opened.named.insert(path);
+            }
+            begun.insert(pid, call);
+        }
+        libc::PTRACE_SYSCALL_INFO_EXIT => {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            let exit = unsafe { info.u.exit };
+            if let (Some(call), false) = (begun.remove(&pid), exit.is_error != 0) {
+                ended(pid, call, exit.sval, opened);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn ended(pid: Pid, call: Call, value: i64, opened: &mut Opened) {
+    if !opens(call.number) && !looks(call.number) {
+        return;
+    }
+    let name = named(pid, call);
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    if opens(call.number) {
+        let Ok(real) = std::fs::read_link(format!("/proc/{pid}/fd/{value}")) else {
+            return;
+        };
+        let Ok(found) = std::fs::metadata(format!("/proc/{pid}/fd/{value}")) else {
+            return;
+        };
+        if found.is_dir() {
+            opened.directories.insert(real);
+        } else if found.is_file() {
+            opened.named.insert(name.unwrap_or_else(|| real.clone()));
+            opened.files.insert(real);
+        }
+    } else if let Some(name) = name
+        && std::fs::symlink_metadata(root.join(name.strip_prefix("/").unwrap_or(&name))).is_ok_and(|m| !m.is_dir())
+    {
+        opened.named.insert(name);
+    }
+}
+
+fn opens(number: i64) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if number == libc::SYS_open {
+        return true;
+    }
+    matches!(number, libc::SYS_openat | libc::SYS_openat2)
+}
+
+/// Calls that ask whether something is there; a program may want it to be, and not read it.
+fn looks(number: i64) -> bool {
+    names_first(number)
+        || matches!(
+            number,
+            libc::SYS_newfstatat | libc::SYS_statx | libc::SYS_faccessat | libc::SYS_faccessat2 | libc::SYS_readlinkat
+        )
+}
+
+/// Those whose first argument is the path; the others' is a directory.
+fn names_first(number: i64) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(
+        number,
+        libc::SYS_open | libc::SYS_stat | libc::SYS_lstat | libc::SYS_access | libc::SYS_readlink
+    ) {
+        return true;
+    }
+    number == libc::SYS_execve
+}
+
+/// The path that a call names, if it is absolute.
+fn named(pid: Pid, call: Call) -> Option<PathBuf> {
+    let address = call.arguments[usize::from(!names_first(call.number))];
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut text = Vec::new();
+    while text.len() < LONGEST_PATH {
+        // Up to the end of a page: the next one may not be there.
+        let at = address.checked_add(text.len() as u64)?;
+        let mut piece = vec![0; (4096 - at % 4096) as usize];
+        let got = memory.read_at(&mut piece, at).ok().filter(|n| *n > 0)?;
+        match piece[..got].iter().position(|b| *b == 0) {
+            Some(end) => {
+                text.extend_from_slice(&piece[..end]);
+                let path = PathBuf::from(String::from_utf8(text).ok()?);
+                return path.is_absolute().then_some(path);
+            }
+            None => text.extend_from_slice(&piece[..got]),
+        }
+    }
+    None
+}
+
+/// A program has been put in place of another: it, and what the kernel has brought in for it.
+fn executed(pid: Pid, call: Option<Call>, opened: &mut Opened) {
+    let Ok(program) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
+        return;
+    };
+    let _ = call;
+    opened.programs.insert(program);
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let mapped = maps
+        .lines()
+        .filter_map(|l| l.find('/').map(|at| Path::new(&l[at..]).to_owned()));
+    opened.files.extend(mapped);
+}

@@ -1,0 +1,189 @@
+//! Overlays that take what a service writes to its root: on disk, or in memory.
+//!
+//! The kernel takes an overlay's layers from mounts that have a place. What is in memory gets one in a mount namespace
+//! that lives only until the overlays are made: it is then theirs alone, and gone with them.
+
+use super::{LaunchError, sys};
+use rustix::fs::{CWD, Mode};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// As much as `/tmp` may hold.
+const SIZE: &std::ffi::CStr = c"mode=0700,size=262144k";
+
+/// An overlay to make.
+pub(super) struct Overlay {
+    pub target: PathBuf,
+    pub lower: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    pub user_attributes: bool,
+    pub attributes: u64,
+}
+
+impl Overlay {
+    /// From the options of a mount, if it is an overlay that can be written to.
+    pub(super) fn of(target: &Path, options: &[&str], attributes: u64) -> Option<Overlay> {
+        let value = |key: &str| options.iter().find_map(|o| o.strip_prefix(key)?.strip_prefix('='));
+        let known = |o: &&str| {
+            let key = o.split('=').next().unwrap_or_default();
+            matches!(key, "lowerdir" | "upperdir" | "workdir" | "userxattr")
+        };
+        if !options.iter().all(known) {
+            return None;
+        }
+        Some(Overlay {
+            target: target.to_owned(),
+            lower: value("lowerdir")?.split(':').map(PathBuf::from).collect(),
+            upper: value("upperdir")?.into(),
+            work: value("workdir")?.into(),
+            user_attributes: options.contains(&"userxattr"),
+            attributes,
+        })
+    }
+}
+
+/// Makes them all. `memory`: the directory that is to be in memory; `owner`: whose the uppers are.
+pub(super) fn make(
+    overlays: &[Overlay],
+    memory: Option<&Path>,
+    owner: (u32, u32),
+) -> Result<Vec<OwnedFd>, LaunchError> {
+    match memory {
+        None => overlays.iter().map(|o| one(o, owner)).collect(),
+        Some(memory) => aside(overlays, memory, owner),
+    }
+}
+
+fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError> {
+    let wrong =
+        |operation: &'static str| LaunchError::system(operation, format!("overlay -> {}", overlay.target.display()));
+    for (place, owner) in [(&overlay.upper, Some((uid, gid))), (&overlay.work, None)] {
+        let shown = || place.display().to_string();
+        if let Some(parent) = place.parent() {
+            crate::plan::make_private(parent).map_err(|e| LaunchError::system_text("make a place for", shown(), e))?;
+        }
+        match rustix::fs::mkdirat(CWD, place, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(LaunchError::system("make the directory", shown())(errno)),
+        }
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::lchown(place, Some(uid), Some(gid))
+                .map_err(|e| LaunchError::system_text("change the owner of", shown(), e))?;
+        }
+    }
+    let open = |path: &PathBuf| super::prepare::open_without_links(path);
+    let lower = overlay.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
+    // Short names, whatever the length of the paths: fsconfig(2) takes 256 bytes.
+    let short = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("mount"))?;
+    let lower = lower.iter().map(short).collect::<Vec<_>>().join(":");
+    for (key, value) in [
+        ("lowerdir", lower),
+        ("upperdir", short(&upper)),
+        ("workdir", short(&work)),
+    ] {
+        rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(wrong("mount"))?;
+    }
+    if overlay.user_attributes {
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr").map_err(wrong("mount"))?;
+    }
+    rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("mount"))?;
+    rustix::mount::fsmount(
+        fs.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::from_bits_retain(overlay.attributes as u32),
+    )
+    .map_err(wrong("mount"))
+}
+
+/// In a process with a mount namespace of its own, which hands over what it has made, or says why it could not.
+fn aside(overlays: &[Overlay], memory: &Path, owner: (u32, u32)) -> Result<Vec<OwnedFd>, LaunchError> {
+    crate::plan::make_private(memory)
+        .map_err(|e| LaunchError::system_text("make a place for", memory.display().to_string(), e))?;
+    let (ours, theirs) = super::socketpair()?;
+    // SAFETY: the launcher is single-threaded, so its copy may do all that it may.
+    #[allow(unsafe_code)]
+    let pid = unsafe { sys::clone3(libc::CLONE_NEWNS as u64) }
+        .map_err(LaunchError::system("make a mount namespace for", "a root in memory"))?;
+    if pid == 0 {
+        drop(ours);
+        let made = mount_memory(memory).and_then(|()| overlays.iter().map(|o| one(o, owner)).collect());
+        let _ = hand_over(&theirs, made);
+        super::child::exit(0);
+    }
+    drop(theirs);
+    let taken = take_over(&ours, overlays.len());
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    }
+    taken
+}
+
+fn mount_memory(memory: &Path) -> Result<(), LaunchError> {
+    let wrong = |operation: &'static str| LaunchError::system(operation, memory.display().to_string());
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(wrong("part from the host's mounts, for"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("tmpfs", memory, "tmpfs", flags, SIZE).map_err(wrong("mount a tmpfs on"))
+}
+
+fn hand_over(socket: &OwnedFd, made: Result<Vec<OwnedFd>, LaunchError>) -> Result<(), Errno> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => return send(socket, error.to_string().as_bytes(), SendFlags::NOSIGNAL).map(drop),
+    };
+    for mount in made {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds = [mount.as_fd()];
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(socket, &[IoSlice::new(b"+")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    }
+    Ok(())
+}
+
+fn take_over(socket: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>, LaunchError> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let wrong = || LaunchError::system("hear from the maker of", "a root in memory");
+    let mut out = Vec::with_capacity(count);
+    while out.len() < count {
+        let mut text = [0u8; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut text)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let bytes = match received {
+            Err(Errno::INTR) => continue,
+            other => other.map_err(wrong())?.bytes,
+        };
+        let fds = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        });
+        let before = out.len();
+        out.extend(fds);
+        if out.len() == before {
+            let said = String::from_utf8_lossy(&text[..bytes]).into_owned();
+            return Err(match said.as_str() {
+                "" => LaunchError::Vanished,
+                _ => LaunchError::Other {
+                    operation: "make",
+                    object: "a root in memory".into(),
+                    cause: said,
+                },
+            });
+        }
+    }
+    Ok(out)
+}

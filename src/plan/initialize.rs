@@ -1,0 +1,159 @@
+//! Who makes the first content of an app's resources: a script of the user's, run under ids of its own, which sees
+//! all resources of the app and nothing else.
+//!
+//! What PySecure keeps it may write, in a place aside; only when it has ended well are they put in place, and become
+//! whose the manifest says. What is the user's (`source`, `code`) it may read, but for what is adopted: that has its
+//! content already.
+
+use super::ledger::Ids;
+use super::template::Template;
+use super::{Dirs, IdMap, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts};
+use crate::manifest::types::{Network, Perms};
+use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model};
+use std::path::PathBuf;
+
+#[derive(Clone, Debug)]
+pub struct Initializer {
+    pub script: PathBuf,
+    /// A copy of the script in the place aside, which is what runs: nothing else in the script's folder is seen.
+    pub copy: PathBuf,
+    /// The resources in the place aside, all of them the script's.
+    pub storage: Vec<Storage>,
+    /// `dirs` of the place aside.
+    pub dirs: Dirs,
+    pub service: Service,
+}
+
+#[allow(clippy::too_many_arguments, reason = "all that a plan is made of")]
+pub(super) fn plan(
+    model: &Model,
+    initialize: &model::Initialize,
+    ledger: &Ledger,
+    privilege: &Privilege,
+    dirs: &Dirs,
+    storage: &[Storage],
+    template: Option<&Template>,
+    errors: &mut Vec<PlanError>,
+) -> Initializer {
+    let own = ledger.service(INITIALIZE);
+    let on_disk = match privilege {
+        Privilege::OneId => Ids { uid: 0, gid: 0 },
+        _ => own,
+    };
+    let aside = Dirs {
+        app: dirs.initializing(),
+        ..dirs.clone()
+    };
+    let mut storage: Vec<Storage> = storage.iter().map(|s| place_aside(s, on_disk, dirs, &aside)).collect();
+    let everything = model.resources.iter().enumerate().map(|(id, resource)| {
+        let all = resource.perms;
+        let any = all.owner.union(all.bundle).union(all.global);
+        let perms = match storage[id].keeping {
+            Keeping::Ours => Perms {
+                read: true,
+                write: true,
+                exec: true,
+            },
+            Keeping::Theirs => Perms { write: false, ..any },
+            // What is in it, the user has made, and who may read it is not settled yet.
+            Keeping::Adopted => Perms::default(),
+        };
+        (id, perms)
+    });
+    let mut mounts = mounts::lay(
+        model,
+        everything.filter(|(_, perms)| perms.any()).collect(),
+        &|_| false,
+        &storage,
+        template,
+        errors,
+    );
+    storage.retain(|s| s.keeping == Keeping::Ours);
+    let name = initialize.script.file_name().unwrap_or_default().to_string_lossy();
+    let target = format!("/run/pysecure/{name}");
+    let copy = aside.app.join("script");
+    mounts.push(Mount {
+        target: target.clone(),
+        source: copy.clone(),
+        directory: false,
+        foreign: false,
+        writable: false,
+        executable: true,
+        idmap: None,
+        missing: Vec::new(),
+    });
+    let identity = Identity {
+        uid: own.uid,
+        gid: own.gid,
+        groups: Vec::new(),
+        keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
+        root_inside: false,
+    };
+    let service = Service {
+        name: INITIALIZE.to_owned(),
+        environment: {
+            let mut all = super::login(INITIALIZE, INITIALIZE);
+            all.extend(template.iter().flat_map(|t| t.environment.clone()));
+            all
+        },
+        identity,
+        command: if runs_by_itself(&initialize.script) {
+            vec![target]
+        } else {
+            vec!["sh".to_owned(), target]
+        },
+        directory: "/".to_owned(),
+        rootfs: initialize.rootfs.clone(),
+        writable: None,
+        mounts,
+        network: Network::None,
+        publish: Vec::new(),
+        egress: false,
+        resolver: String::new(),
+        listen: Vec::new(),
+        callers: Vec::new(),
+        dynamic_uid: None,
+        callees: Vec::new(),
+        life: Life::default(),
+        limits: Limits::default(),
+        logs: Logs::default(),
+    };
+    Initializer {
+        script: initialize.script.clone(),
+        copy,
+        storage,
+        dirs: aside,
+        service,
+    }
+}
+
+fn place_aside(storage: &Storage, own: Ids, dirs: &Dirs, aside: &Dirs) -> Storage {
+    let mut out = storage.clone();
+    match storage.keeping {
+        Keeping::Ours => {
+            if let Ok(inside) = storage.path.strip_prefix(dirs.resources()) {
+                out.path = aside.resources().join(inside);
+            }
+            out.ownership = Ownership {
+                uid: own.uid,
+                gid: own.gid,
+                owner: 0o7,
+                bundle: 0,
+                global: 0,
+            };
+        }
+        Keeping::Adopted | Keeping::Theirs => {}
+    }
+    out.idmap = storage.idmap.map(|map| IdMap { seen: own, ..map });
+    out
+}
+
+/// Is it a program, or a script that says what runs it?
+fn runs_by_itself(script: &std::path::Path) -> bool {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let mut head = [0u8; 4];
+    let read = std::fs::File::open(script).and_then(|mut f| f.read(&mut head));
+    let executable = std::fs::metadata(script).is_ok_and(|m| m.permissions().mode() & 0o111 != 0);
+    executable && read.is_ok() && (head.starts_with(b"#!") || head == *b"\x7fELF")
+}

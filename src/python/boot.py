@@ -1,0 +1,117 @@
+"""Runs a configuration in Python within its sandbox, and says on standard output what manifest it comes to.
+
+It is handed to the interpreter as text, with the configuration on standard input: `python3 -c TEXT PATH`. What the
+configuration prints goes to standard error.
+"""
+
+import ast
+import json
+import os
+import sys
+import types
+
+
+class Taken(BaseException):
+    """`run_with_config` was called: the rest of the program is for another day."""
+
+
+def begin(path, text):
+    """The config that the program makes: the one that it would run, or the only one that it has."""
+    try:
+        import pysecure
+    except ModuleNotFoundError as error:
+        if error.name != "pysecure":
+            raise
+        fail(
+            "there is no Python package `pysecure` for it: put it beside it as `lib/pysecure`, name its folder in "
+            "PYTHONPATH, or install it for " + sys.executable
+        )
+    taken = []
+
+    def take(config, *arguments):
+        taken.append(config)
+        raise Taken
+
+    pysecure.PySecure.run_with_config = staticmethod(take)
+    main = types.ModuleType("__main__")
+    main.__file__ = path
+    sys.modules["__main__"] = main
+    code = compile(text, path, "exec", dont_inherit=True)
+    try:
+        exec(code, main.__dict__)
+    except Taken:
+        pass
+    if taken:
+        return taken[0]
+    made = []
+    for value in list(main.__dict__.values()):
+        if isinstance(value, pysecure.PySecureConfig) and not any(value is m for m in made):
+            made.append(value)
+    if len(made) == 1:
+        return made[0]
+    what = "no PySecureConfig" if not made else "%d of them, and runs none" % len(made)
+    fail("a configuration makes one PySecureConfig, but this makes " + what)
+
+
+def extents(text):
+    """The last line of the call that begins on each line."""
+    ends = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            ends[node.lineno] = max(ends.get(node.lineno, 0), node.end_lineno or node.lineno)
+    return ends
+
+
+def answer(**what):
+    channel.write(json.dumps(what))
+    channel.flush()
+
+
+def fail(message, line=None):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    answer(error=message, line=line)
+    os._exit(3)
+
+
+def tell(error, path):
+    """Prints the traceback as if the configuration had been run by itself."""
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != path:
+        trace = trace.tb_next
+    traceback.print_exception(type(error), error, trace)
+    line = getattr(error, "lineno", None) if getattr(error, "filename", None) == path else None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == path:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    fail("%s: %s" % (type(error).__name__, error), line)
+
+
+def main():
+    path = sys.argv[1]
+    sys.argv[:] = [path]
+    sys.path[0] = os.path.dirname(path)
+    sys.dont_write_bytecode = True
+    text = ""
+    try:
+        text = sys.stdin.buffer.read().decode()
+        config = begin(path, text)
+        manifest = config.to_json()
+        unrestricted = len(config.services) > 1 and config.calls_are_unrestricted()
+        ends = extents(text)
+        places = {
+            key: [line, ends.get(line, line)] for key, (file, line) in config.places().items() if file == path
+        }
+        sys.stdout.flush()
+    except BaseException as error:
+        tell(error, path)
+    answer(manifest=manifest, unrestricted=unrestricted, places=places)
+    os._exit(0)
+
+
+channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+main()

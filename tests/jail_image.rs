@@ -1,0 +1,361 @@
+//! Images as jails: what the layers of an OCI layout or a docker-archive come to, and images that are made to do harm.
+
+mod harness;
+
+use flate2::{Compression, write::GzEncoder};
+use harness::{App, BOTH, Mode};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tar::{EntryType, Header};
+
+enum Entry<'a> {
+    Dir(&'a str),
+    File(&'a str, &'a [u8], u32),
+    Link(&'a str, &'a str),
+    Hard(&'a str, &'a str),
+    Node(&'a str),
+}
+
+fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut out = tar::Builder::new(Vec::new());
+    for entry in entries {
+        let (name, kind, content, mode, link): (&str, _, &[u8], u32, &str) = match entry {
+            Entry::Dir(name) => (name, EntryType::Directory, b"", 0o755, ""),
+            Entry::File(name, content, mode) => (name, EntryType::Regular, content, *mode, ""),
+            Entry::Link(name, to) => (name, EntryType::Symlink, b"", 0o777, to),
+            Entry::Hard(name, to) => (name, EntryType::Link, b"", 0o644, to),
+            Entry::Node(name) => (name, EntryType::Char, b"", 0o666, ""),
+        };
+        let mut head = Header::new_gnu();
+        // As it stands: the crate's own way refuses names that a hostile image has.
+        head.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        head.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        head.set_entry_type(kind);
+        head.set_size(content.len() as u64);
+        head.set_mode(mode);
+        head.set_mtime(1_700_000_000);
+        if kind == EntryType::Char {
+            head.set_device_major(1).unwrap();
+            head.set_device_minor(3).unwrap();
+        }
+        head.set_cksum();
+        out.append(&head, content).unwrap();
+    }
+    out.into_inner().unwrap()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(data).unwrap();
+    out.finish().unwrap()
+}
+
+fn digest(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn config(layers: &[Vec<u8>]) -> Vec<u8> {
+    let diffs: Vec<String> = layers.iter().map(|l| format!("sha256:{}", digest(l))).collect();
+    serde_json::to_vec(&serde_json::json!({
+        "architecture": "amd64", "os": "linux",
+        "config": { "Env": ["COLOUR=red", "PATH=/app:/usr/bin:/bin"], "User": "wanda" },
+        "rootfs": { "type": "layers", "diff_ids": diffs },
+    }))
+    .unwrap()
+}
+
+/// Writes an OCI layout beside the manifest. `packed`: the layers as they lie there.
+fn layout(app: &App, folder: &str, layers: &[Vec<u8>], packed: &[Vec<u8>]) {
+    let blob = |data: &[u8], kind: &str| {
+        let name = digest(data);
+        app.write(&format!("{folder}/blobs/sha256/{name}"), data);
+        serde_json::json!({ "mediaType": kind, "digest": format!("sha256:{name}"), "size": data.len() })
+    };
+    let config = blob(&config(layers), "application/vnd.oci.image.config.v1+json");
+    let packed: Vec<_> = packed
+        .iter()
+        .map(|l| blob(l, "application/vnd.oci.image.layer.v1.tar+gzip"))
+        .collect();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": packed
+    });
+    let manifest = blob(
+        &serde_json::to_vec(&manifest).unwrap(),
+        "application/vnd.oci.image.manifest.v1+json",
+    );
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [manifest] });
+    app.write(&format!("{folder}/index.json"), serde_json::to_vec(&index).unwrap());
+    app.write(&format!("{folder}/oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#);
+}
+
+fn archive(app: &App, name: &str, layers: &[Vec<u8>]) {
+    let mut out = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, data: &[u8]| {
+        let mut head = Header::new_gnu();
+        head.set_size(data.len() as u64);
+        head.set_mode(0o644);
+        out.append_data(&mut head, name, data).unwrap();
+    };
+    let names: Vec<String> = (0..layers.len()).map(|n| format!("{n}/layer.tar")).collect();
+    put("config.json", &config(layers));
+    for (name, layer) in names.iter().zip(layers) {
+        put(name, layer);
+    }
+    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["app:latest"], "Layers": names }]);
+    put("manifest.json", &serde_json::to_vec(&manifest).unwrap());
+    app.write(name, out.into_inner().unwrap());
+}
+
+fn image() -> Vec<Vec<u8>> {
+    let busybox = std::fs::read("/bin/busybox").expect("install busybox-static");
+    vec![
+        layer(&[
+            Entry::Dir("bin"),
+            Entry::File("bin/busybox", &busybox, 0o4755),
+            Entry::Link("bin/sh", "busybox"),
+            Entry::Link("bin/cat", "/bin/busybox"),
+            Entry::Hard("bin/ls", "bin/busybox"),
+            Entry::Link("lib", "usr/lib"),
+            Entry::File("etc/passwd", b"root:x:0:0::/root:/bin/sh\nwanda:x:1000:1000::/home/wanda:/bin/sh\n", 0o644),
+            Entry::File("etc/app/old", b"old\n", 0o644),
+            Entry::File("etc/app/gone", b"gone\n", 0o644),
+            Entry::File("srv/hidden/a", b"a\n", 0o644),
+            Entry::File("srv/hidden/b", b"b\n", 0o644),
+            Entry::Dir("home/wanda"),
+        ]),
+        layer(&[
+            // Through the lower layer's link.
+            Entry::File("lib/added", b"added\n", 0o644),
+            Entry::File("etc/app/.wh.gone", b"", 0o644),
+            Entry::File("etc/app/old", b"new\n", 0o600),
+            Entry::File("srv/hidden/c", b"c\n", 0o644),
+            Entry::File("srv/hidden/.wh..wh..opq", b"", 0o644),
+            Entry::File("app/run", b"#!/bin/sh\necho $COLOUR $USER $HOME; cat /usr/lib/added /etc/app/old; ls /srv/hidden /etc/app\nexec sh -c 'while true; do /bin/busybox sleep 1000; done'\n", 0o755),
+        ]),
+    ]
+}
+
+fn manifest(name: &str) -> String {
+    format!("[app]\nname = \"{name}\"\n[services.main]\ncommand = \"run\"\nrootfs = \"oci\"\n")
+}
+
+#[test]
+fn a_service_runs_in_an_image() {
+    for mode in BOTH {
+        for kind in ["layout", "archive"] {
+            let app = App::new(mode, &manifest("image"));
+            let layers = image();
+            match kind {
+                "layout" => {
+                    let packed = [gzip(&layers[0]), layers[1].clone()];
+                    layout(&app, "image", &layers, &packed);
+                }
+                _ => archive(&app, "image.tar", &layers),
+            }
+            app.ok(&["up", "-d"]);
+            let all = app.wait_for_log("main", "old");
+            assert!(all.contains("red wanda /home/wanda"), "{all}");
+            assert!(all.contains("added") && all.contains("new"), "{all}");
+            let listed = app.sh("main", "ls /srv/hidden; ls /etc/app").ok().out;
+            assert_eq!(listed, "c\nold\n");
+            assert_ne!(app.sh("main", "echo x > /etc/app/old").code, 0);
+            let why = app.ok(&["jail", "why", "/etc/app/old", "oci"]).out;
+            assert!(why.contains("layer 1 of"), "{why}");
+            // Known again without a look at its layers.
+            let again = app.ok(&["jail", "build", "oci"]).out;
+            assert!(again.contains("(0 B new)"), "{again}");
+        }
+    }
+}
+
+#[test]
+fn zstd_and_several_images_in_one_layout() {
+    let app = App::new(Mode::Root, &manifest("imagezstd"));
+    let layers = vec![layer(&[Entry::File("etc/x", b"x", 0o644)])];
+    let script = "zstd -q -c";
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&layers[0]).unwrap();
+    let packed = child.wait_with_output().unwrap();
+    assert!(packed.status.success(), "install zstd");
+    layout(&app, "image", &layers, &[packed.stdout]);
+    assert!(app.ok(&["jail", "show", "oci"]).out.contains("/etc/x  1 B"));
+    let index = app.folder.join("image/index.json");
+    let mut all: serde_json::Value = serde_json::from_slice(&std::fs::read(&index).unwrap()).unwrap();
+    let mut second = all["manifests"][0].clone();
+    second["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "two" });
+    all["manifests"][0]["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "one" });
+    all["manifests"].as_array_mut().unwrap().push(second);
+    app.write("image/index.json", serde_json::to_vec(&all).unwrap());
+    let several = app.run(&["jail", "show", "oci"]);
+    assert!(several.err.contains("name one by `tag`"), "{}", several.err);
+    app.write("rootfs-templates/one.toml", "image = \"image\"\ntag = \"one\"\n");
+    app.ok(&["jail", "build", "one"]);
+    // A recipe that makes no sense, an image that is none.
+    app.write(
+        "rootfs-templates/mixed.toml",
+        "image = \"image\"\nbinaries = [\"sh\"]\n",
+    );
+    assert!(app.run(&["jail", "build", "mixed"]).err.contains("whole root"));
+    app.write("rootfs-templates/none.toml", "image = \"pysecure.toml\"\n");
+    assert!(app.run(&["jail", "build", "none"]).err.contains("tar file"));
+    app.write("rootfs-templates/nowhere.toml", "image = \"nowhere\"\n");
+    assert!(
+        app.run(&["jail", "build", "nowhere"])
+            .err
+            .contains("put an OCI layout there")
+    );
+}
+
+fn trees(app: &App) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(app.state().join("jails/trees")).into_iter().flatten();
+    found.map(|e| e.unwrap().path()).collect()
+}
+
+#[test]
+fn an_image_that_is_made_to_do_harm_is_refused() {
+    let outside = Path::new("/opt/pysecure-image-outside");
+    for mode in BOTH {
+        let _ = std::fs::remove_dir_all(outside);
+        std::fs::create_dir(outside).unwrap();
+        std::fs::write(outside.join("theirs"), "theirs").unwrap();
+        let app = App::new(mode, &manifest("imageharm"));
+        app.write("good.toml", "");
+        layout(&app, "good", &image(), &image());
+        app.write("rootfs-templates/good.toml", "image = \"good\"\n");
+        app.ok(&["jail", "build", "good"]);
+        let refused = |name: &str, layers: &[Vec<u8>], packed: &[Vec<u8>], wanted: &str| {
+            let _ = std::fs::remove_dir_all(app.folder.join("image"));
+            layout(&app, "image", layers, packed);
+            let ended = app.run(&["jail", "build", "oci"]);
+            assert_eq!(ended.code, 2, "{name}: {}{}", ended.out, ended.err);
+            assert!(ended.err.contains(wanted), "{name}: {}", ended.err);
+            assert!(!app.state().join("jails/making").exists(), "{name}");
+            assert_eq!(trees(&app).len(), 1, "{name}");
+        };
+        for (name, entries, wanted) in [
+            (
+                "dots",
+                vec![Entry::File("../../opt/x", b"x", 0o644)],
+                "leads out of the root",
+            ),
+            (
+                "dots below",
+                vec![Entry::File("a/../../../opt/x", b"x", 0o644)],
+                "leads out of the root",
+            ),
+            (
+                "absolute",
+                vec![Entry::File("/opt/x", b"x", 0o644)],
+                "leads out of the root",
+            ),
+            (
+                "hard link out",
+                vec![Entry::Hard("x", "../../etc/shadow")],
+                "leads out of the root",
+            ),
+            (
+                "absolute hard link",
+                vec![Entry::Hard("x", "/etc/shadow")],
+                "leads out of the root",
+            ),
+            (
+                "hard link to nothing",
+                vec![Entry::Hard("x", "etc/shadow")],
+                "no file of the image",
+            ),
+            (
+                "whiteout of the root",
+                vec![Entry::File(".wh.", b"", 0o644)],
+                "takes the root away",
+            ),
+            (
+                "whiteout of dot",
+                vec![Entry::File(".wh..", b"", 0o644)],
+                "takes the root away",
+            ),
+            (
+                "whiteout of dots",
+                vec![Entry::File("a/.wh...", b"", 0o644)],
+                "takes the root away",
+            ),
+            (
+                "opaque root",
+                vec![Entry::File(".wh..wh..opq", b"", 0o644)],
+                "takes the root away",
+            ),
+            ("device", vec![Entry::Node("etc/null")], "is a device"),
+            (
+                "link loop",
+                vec![
+                    Entry::Link("a", "b"),
+                    Entry::Link("b", "a"),
+                    Entry::File("a/x", b"x", 0o644),
+                ],
+                "lead in a circle",
+            ),
+            (
+                "in a file",
+                vec![Entry::File("a", b"x", 0o644), Entry::File("a/x", b"x", 0o644)],
+                "lies in a file",
+            ),
+        ] {
+            let one = vec![layer(&entries)];
+            refused(name, &one, &one, wanted);
+        }
+        // Sizes that headers claim: ten gigabytes, as a sparse file and as zeros that pack well.
+        let sparse = |kind: EntryType, size: u64| {
+            let mut head = Header::new_gnu();
+            head.set_path("big").unwrap();
+            head.set_entry_type(kind);
+            head.set_size(size);
+            head.set_mode(0o644);
+            head.set_cksum();
+            let mut all = head.as_bytes().to_vec();
+            all.extend([0; 4096]);
+            vec![all]
+        };
+        let one = sparse(EntryType::GNUSparse, 512);
+        refused("sparse", &one, &one, "sparse file");
+        let one = sparse(EntryType::Regular, 10 << 30);
+        refused("huge", &one, &one, "more than");
+        let one = sparse(EntryType::GNULongName, 1 << 30);
+        refused("long name", &one, &one, "a header of");
+        let zeros = vec![0u8; 80 << 20];
+        let bomb = vec![layer(&[Entry::File("bomb", &zeros, 0o644)])];
+        let packed = gzip(&bomb[0]);
+        refused("bomb", &bomb, &[packed], "as a bomb does");
+        // Content that is not what it is said to be.
+        let one = vec![layer(&[Entry::File("said", b"x", 0o644)])];
+        let other = vec![layer(&[Entry::File("is", b"x", 0o644)])];
+        refused("other content", &one, &other, "not what the configuration says");
+        let cut = image()[0][..100_000].to_vec();
+        refused(
+            "cut off",
+            std::slice::from_ref(&cut),
+            std::slice::from_ref(&cut),
+            "layer 0",
+        );
+        // Written through links that lead out: within the root all the same.
+        let _ = std::fs::remove_dir_all(app.folder.join("image"));
+        let through = vec![layer(&[
+            Entry::Link("out", "/opt/pysecure-image-outside"),
+            Entry::Link("up", "../../../../opt/pysecure-image-outside"),
+            Entry::File("out/theirs", b"ours", 0o644),
+            Entry::File("up/other", b"ours", 0o644),
+            Entry::File("up/.wh.theirs", b"", 0o644),
+        ])];
+        layout(&app, "image", &through, &through);
+        app.ok(&["jail", "build", "oci"]);
+        assert_eq!(std::fs::read_to_string(outside.join("theirs")).unwrap(), "theirs");
+        assert_eq!(std::fs::read_dir(outside).unwrap().count(), 1);
+        let shown = app.ok(&["jail", "show", "oci"]).out;
+        assert!(shown.contains("/opt/pysecure-image-outside/theirs  4 B"), "{shown}");
+        std::fs::remove_dir_all(outside).unwrap();
+    }
+}
