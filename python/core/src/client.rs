@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 use pysecure_rpc::value::{Given, Plain, Reader, Value};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub fn monotonic() -> f64 {
 }
 
 /// Does it pay to ask again and again? Where it did not, it is left out for twice as many turns as before: the CPU may be
-/// the only one, or others need it more.
+/// the only one, or others need it more. Once that it pays halves them, for it can be by chance.
 #[derive(Default)]
 pub struct Spin {
     skip: u32,
@@ -46,7 +46,7 @@ impl Spin {
 
     pub fn paid(&mut self, paid: bool) {
         if paid {
-            self.last = 0;
+            self.last /= 2;
         } else {
             self.last = (2 * self.last).clamp(8, 8192);
             self.skip = self.last;
@@ -340,17 +340,7 @@ impl Quick {
                     }
                 }
             }
-            let (got, paid) = py.detach(|| {
-                let mut paid = None;
-                if spin {
-                    let got = self::spin(|| socket::receive(fd, &mut buffer, RecvFlags::DONTWAIT));
-                    paid = Some(!matches!(got, Err(Errno::AGAIN)));
-                    if paid == Some(true) {
-                        return (got, paid);
-                    }
-                }
-                (socket::receive(fd, &mut buffer, RecvFlags::empty()), paid)
-            });
+            let (got, paid) = py.detach(|| socket::wait(fd, &mut buffer, spin));
             if let Some(paid) = paid {
                 connection.try_borrow_mut()?.spin.paid(paid);
             }
@@ -431,7 +421,6 @@ pub fn borrowed<'a>(fd: i32) -> BorrowedFd<'a> {
 }
 
 fn set_limit(fd: BorrowedFd<'_>, limit: f64) {
-    let limit = (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9)));
-    // It can only fail for what is no socket; then the receive fails, too.
-    let _ = rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Recv, limit);
+    // If that fails it is no socket, and the receive fails, too.
+    socket::set_limit(fd, (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9))));
 }

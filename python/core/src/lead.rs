@@ -1,6 +1,10 @@
 //! Who waits for events. Of a service's threads one leads: it waits on the epoll set and runs what comes by itself, which costs no
 //! hand-over. While a function runs, the lead lies on the table: if it takes long, the watch takes it from there and wakes
 //! another thread to lead. A function that was slow lately has the lead given away before it runs.
+//!
+//! Where one caller alone calls, again and again, who leads gives that up to stay with its connection: it takes it out of the
+//! epoll set and waits for its messages themselves, which is a system call less for each. It puts it back when others
+//! call, when nothing comes for a moment, and when a call does not end at once.
 
 use crate::check::Check;
 use crate::client::{Spin, borrowed, monotonic, spin};
@@ -8,7 +12,7 @@ use crate::decode::{Failed, Objects};
 use crate::encode::{self, Large};
 use crate::figures::Slots;
 use crate::names;
-use crate::server::{Call, Peer, Served};
+use crate::server::{Call, Pace, Peer, Served};
 use crate::socket::{self, Got};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,8 +30,8 @@ use std::time::Duration;
 
 /// A function that took longer has the lead given away before it runs the next times.
 const SLOW: f64 = 0.000_5;
-/// So many times.
-const SLOW_TURNS: u32 = 64;
+/// Once, twice, four times …, up to so many times, while it stays so: that it lost its CPU for a moment does not make it slow.
+pub const SLOW_TURNS: u32 = 64;
 /// How often the watch looks. A function that is seen twice runs for longer than that.
 const TICK: Duration = Duration::from_millis(1);
 /// It sleeps after having seen nothing so often.
@@ -36,9 +40,37 @@ const QUIET_TICKS: u32 = 20;
 const OPEN_CALLS: usize = 256;
 /// Events that are taken at once.
 const EVENTS: usize = 16;
+/// So many events of one connection alone, one after the other, and its messages are waited for themselves.
+const ALONE: u32 = 32;
+/// For so long.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// What an epoll set is asked for, as `_server.py` has it.
+const IN: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+
+/// What a thread does. Who leads or stays may close what the message came from.
+#[derive(Clone, Copy, PartialEq)]
+enum Role {
+    /// It waits to lead, or runs something.
+    None,
+    Leads,
+    /// With the connection of this descriptor, which is not in this epoll set meanwhile.
+    Stays {
+        fd: i32,
+        epoll: i32,
+    },
+}
 
 thread_local! {
-    static LEADING: Cell<bool> = const { Cell::new(false) };
+    static ROLE: Cell<Role> = const { Cell::new(Role::None) };
+}
+
+fn leads() -> bool {
+    ROLE.get() == Role::Leads
+}
+
+fn put_back(fd: i32, epoll: i32) {
+    // It can only fail for what is there already, or for want of memory; then the caller's connection is all that is lost.
+    let _ = epoll::add(borrowed(epoll), borrowed(fd), epoll::EventData::new_u64(fd as u64), IN);
 }
 
 #[derive(Default)]
@@ -59,6 +91,13 @@ pub struct Lead {
     runs: AtomicU64,
     /// Is the watch looking?
     watching: AtomicBool,
+    /// Does a thread stay with a connection?
+    staying: AtomicBool,
+    /// Have others called since?
+    company: AtomicBool,
+    /// The number of the run of who stays; 0 if there is none. And its connection and epoll set.
+    side_table: AtomicU64,
+    side_fds: AtomicU64,
 }
 
 impl Lead {
@@ -81,9 +120,28 @@ impl Lead {
             return false;
         }
         state.led = true;
-        LEADING.set(true);
+        ROLE.set(Role::Leads);
         true
     }
+
+    /// Puts the number of a run where the watch finds it.
+    fn lay(&self, table: &AtomicU64) -> u64 {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
+        table.store(run, Ordering::SeqCst);
+        if !self.watching.load(Ordering::SeqCst) {
+            self.state().watching = true;
+            self.watching.store(true, Ordering::Release);
+            self.awake.notify_one();
+        }
+        run
+    }
+}
+
+/// Takes the number of a run away. False if it is not there any more.
+fn take(table: &AtomicU64, run: u64) -> bool {
+    table
+        .compare_exchange(run, 0, Ordering::AcqRel, Ordering::Relaxed)
+        .is_ok()
 }
 
 #[pymethods]
@@ -98,45 +156,53 @@ impl Lead {
             table: AtomicU64::new(0),
             runs: AtomicU64::new(0),
             watching: AtomicBool::new(false),
+            staying: AtomicBool::new(false),
+            company: AtomicBool::new(false),
+            side_table: AtomicU64::new(0),
+            side_fds: AtomicU64::new(0),
         }
     }
 
     /// Before a function runs. What it returns is for `done`.
     fn begin(&self, slow: bool) -> u64 {
-        if !LEADING.get() {
-            return 0;
+        match ROLE.replace(Role::None) {
+            Role::None => 0,
+            Role::Leads if slow => {
+                self.give();
+                0
+            }
+            Role::Leads => self.lay(&self.table),
+            Role::Stays { fd, epoll } if slow => {
+                put_back(fd, epoll);
+                0
+            }
+            Role::Stays { fd, epoll } => {
+                self.side_fds.store((epoll as u64) << 32 | fd as u64, Ordering::Relaxed);
+                self.lay(&self.side_table)
+            }
         }
-        LEADING.set(false);
-        if slow {
-            self.give();
-            return 0;
-        }
-        let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
-        self.table.store(run, Ordering::SeqCst);
-        if !self.watching.load(Ordering::SeqCst) {
-            self.state().watching = true;
-            self.watching.store(true, Ordering::Release);
-            self.awake.notify_one();
-        }
-        run
     }
 
     /// After it ran.
     fn done(&self, run: u64) {
-        if run != 0
-            && self
-                .table
-                .compare_exchange(run, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        {
-            LEADING.set(true);
+        if run == 0 {
+            return;
+        }
+        if take(&self.table, run) {
+            ROLE.set(Role::Leads);
+        } else if take(&self.side_table, run) {
+            let fds = self.side_fds.load(Ordering::Relaxed);
+            ROLE.set(Role::Stays {
+                fd: fds as u32 as i32,
+                epoll: (fds >> 32) as i32,
+            });
         }
     }
 
     /// May this thread close what an event was for?
     #[getter]
     fn leading(&self) -> bool {
-        LEADING.get()
+        ROLE.get() != Role::None
     }
 
     /// No more: wakes all that wait to lead.
@@ -151,7 +217,7 @@ impl Lead {
     /// The watch; runs in a thread of its own.
     fn watch(&self, py: Python<'_>) {
         py.detach(|| {
-            let mut seen = 0;
+            let (mut seen, mut seen_aside) = (0, 0);
             let mut quiet = 0;
             loop {
                 {
@@ -166,22 +232,29 @@ impl Lead {
                 std::thread::sleep(TICK);
                 let runs = self.runs.load(Ordering::Relaxed);
                 let run = self.table.load(Ordering::Acquire);
+                let aside = self.side_table.load(Ordering::Acquire);
+                if aside != 0 && aside == seen_aside {
+                    // Who stays is in a call, and does not touch the connection's place in the set before it is done with it.
+                    let fds = self.side_fds.load(Ordering::Relaxed);
+                    if take(&self.side_table, aside) {
+                        put_back(fds as u32 as i32, (fds >> 32) as i32);
+                    }
+                }
+                seen_aside = aside;
                 if run != 0 && run == seen {
-                    if self
-                        .table
-                        .compare_exchange(run, 0, Ordering::AcqRel, Ordering::Relaxed)
-                        .is_ok()
-                    {
+                    if take(&self.table, run) {
                         self.give();
                     }
-                } else if run == 0 && runs == seen {
+                } else if run == 0 && aside == 0 && runs == seen {
                     quiet += 1;
                     if quiet >= QUIET_TICKS {
                         quiet = 0;
                         let mut state = self.state();
                         // A run that begins now sees that nobody watches, or is seen here.
                         self.watching.store(false, Ordering::SeqCst);
-                        state.watching = self.table.load(Ordering::SeqCst) != 0;
+                        state.watching = [&self.table, &self.side_table]
+                            .iter()
+                            .any(|t| t.load(Ordering::SeqCst) != 0);
                         self.watching.store(state.watching, Ordering::SeqCst);
                     }
                     continue;
@@ -196,14 +269,15 @@ impl Lead {
     fn run<'py>(&self, py: Python<'py>, server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<()> {
         let round = Round::new(server, epoll)?;
         let mut spin = Spin::default();
+        let mut alone = (-1, 0);
         loop {
             if !py.detach(|| self.take()) {
                 return Ok(());
             }
-            while LEADING.get() && !self.ended.load(Ordering::Acquire) {
-                round.turn(py, self, &mut spin)?;
+            while leads() && !self.ended.load(Ordering::Acquire) {
+                round.turn(py, self, &mut spin, &mut alone)?;
             }
-            if LEADING.replace(false) {
+            if ROLE.replace(Role::None) == Role::Leads {
                 self.give();
             }
         }
@@ -250,7 +324,8 @@ impl<'py> Round<'py> {
     }
 
     /// Waits for events, and does what they ask for.
-    fn turn(&self, py: Python<'py>, lead: &Lead, spinning: &mut Spin) -> PyResult<()> {
+    /// `alone`: which connection was the last to have an event, and how often in succession.
+    fn turn(&self, py: Python<'py>, lead: &Lead, spinning: &mut Spin, alone: &mut (i32, u32)) -> PyResult<()> {
         let epoll = borrowed(self.epoll);
         let (many, found) = py.detach(|| {
             let mut events = [Event {
@@ -276,18 +351,96 @@ impl<'py> Round<'py> {
             Err(Errno::INTR) => return Ok(()),
             Err(errno) => return Err(std::io::Error::from(errno).into()),
         };
+        let staying = lead.staying.load(Ordering::Relaxed);
         for (fd, flags) in &found[..many] {
             let Some(connection) = self.connections.get_item(fd)? else {
                 continue; // what says stop, or one that is gone
             };
+            if staying {
+                lead.company.store(true, Ordering::Relaxed);
+            }
             if let Err(error) = self.event(py, lead, &connection, *flags) {
                 self.server.call_method1(intern!(py, "_defect"), (&connection, error))?;
             }
-            if !LEADING.get() {
-                break; // whoever leads now is told of the others again
+            if !leads() {
+                return Ok(()); // whoever leads now is told of the others again
+            }
+            *alone = match alone {
+                (last, times) if last == fd && many == 1 && !staying => (*fd, *times + 1),
+                _ => (*fd, 0),
+            };
+            if alone.1 >= ALONE {
+                alone.1 = 0;
+                self.stay(py, lead, &connection, spinning)?;
             }
         }
         Ok(())
+    }
+
+    /// May its messages be waited for themselves? Not if anything but the next message can concern it.
+    fn quiet(&self, py: Python<'py>, peer: &Bound<'py, Peer>) -> PyResult<bool> {
+        let peer = peer.try_borrow()?;
+        let quiet = !peer.closed && peer.fd >= 0 && !peer.leaving && peer.backlog.is_none();
+        Ok(quiet && peer.quick.is_some() && peer.calls.bind(py).is_empty())
+    }
+
+    /// Gives the lead away to stay with a connection for as long as it calls alone.
+    fn stay(&self, py: Python<'py>, lead: &Lead, connection: &Bound<'py, PyAny>, spinning: &mut Spin) -> PyResult<()> {
+        let peer = connection.cast::<Peer>()?;
+        if !self.quiet(py, peer)? || lead.staying.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let fd = peer.try_borrow()?.fd;
+        let socket = borrowed(fd);
+        let bounded = socket::set_limit(socket, Some(PATIENCE));
+        if !bounded || epoll::delete(borrowed(self.epoll), socket).is_err() {
+            lead.staying.store(false, Ordering::Relaxed);
+            return Ok(());
+        }
+        lead.company.store(false, Ordering::Relaxed);
+        ROLE.set(Role::Stays { fd, epoll: self.epoll });
+        lead.give();
+        let outcome = self.stay_with(py, lead, connection, peer, spinning);
+        if let Role::Stays { fd, epoll } = ROLE.replace(Role::None)
+            && peer.try_borrow()?.fd >= 0
+        {
+            put_back(fd, epoll);
+        }
+        lead.staying.store(false, Ordering::Relaxed);
+        outcome
+    }
+
+    fn stay_with(
+        &self,
+        py: Python<'py>,
+        lead: &Lead,
+        connection: &Bound<'py, PyAny>,
+        peer: &Bound<'py, Peer>,
+        spinning: &mut Spin,
+    ) -> PyResult<()> {
+        let socket = borrowed(peer.try_borrow()?.fd);
+        loop {
+            let mut buffer = socket::incoming();
+            let wanted = spinning.wanted();
+            let (got, paid) = py.detach(|| socket::wait(socket, &mut buffer, wanted));
+            if let Some(paid) = paid {
+                spinning.paid(paid);
+            }
+            let nothing = matches!(got, Err(Errno::AGAIN));
+            let outcome = self.came(py, lead, connection, peer, got, &buffer);
+            socket::incoming_done(buffer);
+            if let Err(error) = outcome {
+                self.server.call_method1(intern!(py, "_defect"), (connection, error))?;
+            }
+            let on = !nothing
+                && matches!(ROLE.get(), Role::Stays { .. })
+                && self.quiet(py, peer)?
+                && !lead.company.load(Ordering::Relaxed)
+                && !lead.ended.load(Ordering::Relaxed);
+            if !on {
+                return Ok(());
+            }
+        }
     }
 
     fn event(&self, py: Python<'py>, lead: &Lead, connection: &Bound<'py, PyAny>, flags: EventFlags) -> PyResult<()> {
@@ -303,7 +456,22 @@ impl<'py> Round<'py> {
         }
         let mut buffer = socket::incoming();
         let got = socket::receive(borrowed(fd), &mut buffer, RecvFlags::DONTWAIT);
-        let outcome = match got {
+        let outcome = self.came(py, lead, connection, peer, got, &buffer);
+        socket::incoming_done(buffer);
+        outcome
+    }
+
+    /// Does what a message asks for.
+    fn came(
+        &self,
+        py: Python<'py>,
+        lead: &Lead,
+        connection: &Bound<'py, PyAny>,
+        peer: &Bound<'py, Peer>,
+        got: Result<Got, Errno>,
+        buffer: &[u8],
+    ) -> PyResult<()> {
+        match got {
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
             Ok(Got::Message(len, fds)) if len > 0 => match self.quick(py, lead, peer, &buffer[..len], fds) {
                 Ok(Came::Served) => Ok(()),
@@ -326,9 +494,7 @@ impl<'py> Round<'py> {
                 .server
                 .call_method1(intern!(py, "_drop"), (connection, true))
                 .map(drop),
-        };
-        socket::incoming_done(buffer);
-        outcome
+        }
     }
 
     /// A CALL of a function that is like most: from its check to its answer.
@@ -378,16 +544,10 @@ impl<'py> Round<'py> {
             gate.running += 1;
         }
         kept.try_borrow_mut()?.read += u64::from(given.from_area);
-        let slow = pace.load(Ordering::Relaxed);
-        if slow > 0 {
-            pace.store(slow - 1, Ordering::Relaxed);
-        }
-        let run = lead.begin(slow > 0);
+        let run = lead.begin(pace.begin());
         let begun = monotonic();
         let outcome = self.serve(py, peer, &calls, caller, served, asked, begun);
-        if monotonic() - begun > SLOW {
-            pace.store(SLOW_TURNS, Ordering::Relaxed);
-        }
+        pace.ended(outcome.as_ref().map_or_else(|_| monotonic(), |ended| *ended) - begun > SLOW);
         lead.done(run);
         let following = self.gate.try_borrow_mut()?.leave();
         if let Some((call, work)) = following {
@@ -399,6 +559,7 @@ impl<'py> Round<'py> {
         Ok(Came::Served)
     }
 
+    /// When the function ended.
     #[allow(clippy::too_many_arguments)]
     fn serve(
         &self,
@@ -409,7 +570,7 @@ impl<'py> Round<'py> {
         served: &Served,
         asked: Asked<'py, '_>,
         begun: f64,
-    ) -> PyResult<()> {
+    ) -> PyResult<f64> {
         if let Some(read) = asked.read {
             self.server.call_method1(intern!(py, "_have_read"), (peer, read))?;
         }
@@ -438,15 +599,15 @@ impl<'py> Round<'py> {
         let token = enter.call1((&call,))?;
         let result = served.run.bind(py).call(asked.args, None);
         leave.call1((token,))?;
+        let now = monotonic();
         let result = match result {
             Ok(result) => result,
             Err(error) => {
                 self.server
                     .call_method1(intern!(py, "_raised"), (&call, error.into_value(py)))?;
-                return Ok(());
+                return Ok(now);
             }
         };
-        let now = monotonic();
         let usual = deadline.is_some_and(|deadline| now > deadline) || {
             let call = call.try_borrow()?;
             call.answered || call.cancelled
@@ -463,11 +624,11 @@ impl<'py> Round<'py> {
         }
         let Some(bytes) = written else {
             self.server.call_method1(intern!(py, "_returned"), (&call, result))?;
-            return Ok(());
+            return Ok(now);
         };
         // Whoever takes it out of the open calls answers it.
         if !calls.get_item(asked.id)?.is_some_and(|open| open.is(&call)) {
-            return Ok(());
+            return Ok(now);
         }
         calls.del_item(asked.id)?;
         call.try_borrow_mut()?.answered = true;
@@ -488,14 +649,14 @@ impl<'py> Round<'py> {
                 .call_method1(intern!(py, "_put"), (peer, PyBytes::new(py, &bytes)))?;
         }
         socket::outgoing_done(bytes);
-        Ok(())
+        Ok(now)
     }
 }
 
 /// A CALL, as far as it is plain.
 struct Asked<'py, 'a> {
     id: i64,
-    served: &'a (Py<Served>, std::sync::atomic::AtomicU32),
+    served: &'a (Py<Served>, Pace),
     args: Bound<'py, PyTuple>,
     left: Option<i64>,
     trace: Option<String>,
@@ -507,7 +668,7 @@ impl<'py, 'a> Asked<'py, 'a> {
     fn read(
         py: Python<'py>,
         reader: &mut Reader<'_>,
-        find: impl FnOnce(&str) -> Option<&'a (Py<Served>, std::sync::atomic::AtomicU32)>,
+        find: impl FnOnce(&str) -> Option<&'a (Py<Served>, Pace)>,
     ) -> Result<Option<Asked<'py, 'a>>, Failed> {
         let Some(5..=9) = reader.array(0)? else {
             return Ok(None);

@@ -5,6 +5,7 @@ use crate::check::{self, Check};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A call that is open, and what the running function can ask of it.
 #[pyclass(module = "pysecure_rpc._core", get_all, set_all)]
@@ -169,10 +170,48 @@ impl Served {
     }
 }
 
+/// Whether a function is taken to be slow: what nobody has measured is. Who has the interpreter's lock uses it.
+pub struct Pace {
+    /// So many times more.
+    turns: AtomicU32,
+    /// So many times when it last was found to be.
+    last: AtomicU32,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace {
+            turns: AtomicU32::new(1),
+            last: AtomicU32::new(0),
+        }
+    }
+
+    /// Before it runs: is it slow?
+    pub fn begin(&self) -> bool {
+        let turns = self.turns.load(Ordering::Relaxed);
+        if turns > 0 {
+            self.turns.store(turns - 1, Ordering::Relaxed);
+        }
+        turns > 0
+    }
+
+    /// After it ran: was it?
+    pub fn ended(&self, slow: bool) {
+        let last = self.last.load(Ordering::Relaxed);
+        if slow {
+            let turns = (2 * last).clamp(1, crate::lead::SLOW_TURNS);
+            self.last.store(turns, Ordering::Relaxed);
+            self.turns.store(turns, Ordering::Relaxed);
+        } else if last > 0 {
+            self.last.store(last / 2, Ordering::Relaxed);
+        }
+    }
+}
+
 /// What one caller may call of that which can be served the quick way.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
 pub struct Table {
-    pub functions: HashMap<String, (Py<Served>, std::sync::atomic::AtomicU32)>,
+    pub functions: HashMap<String, (Py<Served>, Pace)>,
 }
 
 #[pymethods]
@@ -182,8 +221,7 @@ impl Table {
         Table {
             functions: functions
                 .into_iter()
-                // What nobody has measured is taken to be slow.
-                .map(|(name, served)| (name, (served, std::sync::atomic::AtomicU32::new(1))))
+                .map(|(name, served)| (name, (served, Pace::new())))
                 .collect(),
         }
     }

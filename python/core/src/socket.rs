@@ -9,6 +9,7 @@ use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::LONGEST;
 
@@ -67,6 +68,27 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Resul
         return Ok(Got::CutShort);
     }
     Ok(Got::Message(got.bytes, fds))
+}
+
+/// Waits for a message; after asking again and again for a moment, if that is wanted. And whether that paid.
+pub fn wait(fd: BorrowedFd<'_>, buffer: &mut [u8], spin: bool) -> (Result<Got, Errno>, Option<bool>) {
+    if !spin {
+        return (receive(fd, buffer, RecvFlags::empty()), None);
+    }
+    let first = receive(fd, buffer, RecvFlags::DONTWAIT);
+    if !matches!(first, Err(Errno::AGAIN)) {
+        return (first, None); // it was there already
+    }
+    let got = crate::client::spin(|| receive(fd, buffer, RecvFlags::DONTWAIT));
+    if !matches!(got, Err(Errno::AGAIN)) {
+        return (got, Some(true));
+    }
+    (receive(fd, buffer, RecvFlags::empty()), Some(false))
+}
+
+/// How long a receive waits. False if that cannot be said.
+pub fn set_limit(fd: BorrowedFd<'_>, limit: Option<Duration>) -> bool {
+    rustix::net::sockopt::set_socket_timeout(fd, rustix::net::sockopt::Timeout::Recv, limit).is_ok()
 }
 
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[Arc<OwnedFd>], flags: SendFlags) -> Result<(), Errno> {

@@ -49,7 +49,7 @@ class Function:
     """A function that is called across services."""
 
     __slots__ = ("run", "service", "name", "idempotent", "timeout", "callers", "is_async", "is_stream", "_signature",
-                 "packed", "doc", "slow", "quick")  # fmt: skip
+                 "packed", "doc", "slow", "slowness", "quick")  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +74,8 @@ class Function:
         self.doc = run.__doc__
         #: So many calls more are taken to be slow; what nobody has measured is.
         self.slow = 1
+        #: So many were, when it last was found to be.
+        self.slowness = 0
         #: The core's way of calling it, made at first use; False where there is none.
         self.quick: Any = None
 

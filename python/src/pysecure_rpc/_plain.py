@@ -15,8 +15,6 @@ from ._wire import Area, Kept
 
 get_ident = threading.get_ident
 
-#: A function that took longer has the lead given away before it runs the next times; so many times.
-SLOW, SLOW_TURNS = 0.0005, 64
 #: How often the watch looks, and after how many times of nothing it sleeps.
 _TICK, _QUIET_TICKS = 0.005, 20
 #: The page of figures, in words of 8 bytes: what comes before the slots, and a slot; in a slot.

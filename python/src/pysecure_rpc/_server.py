@@ -49,7 +49,8 @@ _FIRST_FD = 3
 _BACKLOG_BYTES, _BACKLOG_MESSAGES = 1 << 20, 256
 #: Calls that one connection may have open.
 _OPEN_CALLS = 256
-#: A function that took longer has the lead given away before it runs the next times; so many times.
+#: A function that took longer has the lead given away before it runs the next time, or times: twice as many each time
+#: that it is slow again, up to so many. That it lost its CPU for a moment does not make it slow.
 SLOW, SLOW_TURNS = 0.0005, 64
 
 
@@ -697,7 +698,9 @@ class Server:
                 work(call)
             finally:
                 if monotonic() - start > SLOW:
-                    function.slow = SLOW_TURNS
+                    function.slow = function.slowness = min(2 * function.slowness or 1, SLOW_TURNS)
+                else:
+                    function.slowness >>= 1
                 lead.done(run)
                 following = self.gate.leave()
                 if following is None and self._stopping:
