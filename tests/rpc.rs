@@ -21,17 +21,11 @@ fn with_core() -> &'static Path {
     BUILT.get_or_init(|| {
         let build = repository().join("target/python-core");
         let out = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--locked",
-                "--manifest-path",
-                "python/core/Cargo.toml",
-                "--target-dir",
-            ])
+            .args(["build", "--locked", "--target-dir"])
             .arg(&build)
-            .current_dir(repository())
-            // The program is linked statically; an extension of Python's cannot be.
-            .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
+            // Its flags are those of the configuration there, as for the wheel, so that both share what they build.
+            .current_dir(repository().join("python/core"))
+            .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .output()
             .expect("install `cargo`");

@@ -3,6 +3,9 @@
 `dump` turns a value into a plain one that can cross, `load` turns a plain one that came into what the hint says; both
 refuse what is not of the type. The text of a signature and its hash are docs/rpc-protocol.md's.
 """
+# Values are of no known type here until they have been looked at, and what a list or dict holds not even then.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 
 from __future__ import annotations
 
