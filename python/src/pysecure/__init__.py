@@ -319,7 +319,11 @@ class PySecure:
                 file=sys.stderr,
                 flush=True,
             )
-        program = os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure")
+        # The wheel puts it beside this interpreter, whose environment need not be active.
+        beside = os.path.dirname(sys.executable)
+        program = (
+            os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure") or shutil.which("pysecure", path=beside)
+        )
         if program is None:
             raise FileNotFoundError("there is no `pysecure` in PATH: install it, or set PYSECURE_BINARY to where it is")
         path = _write(os.path.join(config.folder, f"{config.app_name}.pysecure.json"), text)
