@@ -119,6 +119,39 @@ fn one_wheel_has_it_all() {
     assert!(!repository().join("python/pysecure_rpc._core.data").exists());
 }
 
+#[test]
+fn the_source_distribution_builds() {
+    let out = emptied("target/wheels/source");
+    let wheel = wheel(); // first, since both write to target/python-core
+    run(Command::new(repository().join("python/wheel"))
+        .args(["--sdist", "--out"])
+        .arg(&out))
+    .ok();
+    let archive = files(&out).remove(0);
+    let unpacked = fresh_folder(); // away from this repository's configuration
+    run(Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&unpacked)).ok();
+    let source = std::fs::read_dir(&unpacked).unwrap().next().unwrap().unwrap().path();
+    // With the same target and flags what it depends on is there already.
+    std::fs::create_dir(source.join(".cargo")).unwrap();
+    std::fs::write(
+        source.join(".cargo/config.toml"),
+        "[build]\ntarget = \"host-tuple\"\nrustflags = [\"--cfg=pysecure_extension\"]\n",
+    )
+    .unwrap();
+    run(tool("maturin")
+        .args(["build", "--profile", "dev", "--target-dir"])
+        .arg(repository().join("target/python-core"))
+        .arg("--out")
+        .arg(&out)
+        .current_dir(source)
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS"))
+    .ok();
+    std::fs::remove_dir_all(unpacked).unwrap();
+    // The same wheel, but for the launcher.
+    assert!(out.join(wheel.file_name().unwrap()).exists());
+}
+
 const MANIFEST: &str = r#"
 [app]
 name = "NAME"
