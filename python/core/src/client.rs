@@ -104,6 +104,7 @@ impl Link {
 
 /// Objects of `_client.py`'s that a call needs.
 struct Ways {
+    /// `get` of the context variables.
     local_caller: Py<PyAny>,
     context: Py<PyAny>,
     deadline_here: Py<PyAny>,
@@ -204,8 +205,7 @@ impl Quick {
         {
             return not_done();
         }
-        let get = intern!(py, "get");
-        if !self.ways.local_caller.bind(py).call_method0(get)?.is_none() {
+        if !self.ways.local_caller.bind(py).call0()?.is_none() {
             return not_done();
         }
         let Some(list) = idle.get_item(&self.service)? else {
@@ -250,7 +250,7 @@ impl Quick {
             }
         };
         let mut trace: Option<Py<PyAny>> = None;
-        let context = self.ways.context.bind(py).call_method0(get)?;
+        let context = self.ways.context.bind(py).call0()?;
         if let Ok(call) = context.cast_exact::<Call>() {
             let call = call.try_borrow()?;
             nearer(call.deadline);
@@ -259,11 +259,11 @@ impl Quick {
             nearer(context.getattr("deadline")?.extract()?);
             trace = Some(context.getattr("traceparent")?.unbind());
         }
-        let ours = self.ways.deadline_here.bind(py).call_method0(get)?;
+        let ours = self.ways.deadline_here.bind(py).call0()?;
         if !ours.is_none() {
             nearer(Some(ours.extract()?));
         }
-        let ours = self.ways.traceparent_here.bind(py).call_method0(get)?;
+        let ours = self.ways.traceparent_here.bind(py).call0()?;
         if !ours.is_none() {
             trace = Some(ours.unbind());
         } else if self
@@ -312,11 +312,13 @@ impl Quick {
         let fd = borrowed(fd);
         let mut buffer = socket::incoming();
 
+        let mut at_now = now;
         // Without waiting first: then the lock of the interpreter need not be given up for it.
         let mut sent = socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::DONTWAIT);
         while let Err(Errno::AGAIN | Errno::INTR) = sent {
             py.check_signals()?;
             sent = py.detach(|| socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::empty()));
+            at_now = monotonic();
         }
         socket::outgoing_done(std::mem::take(&mut outgoing.bytes));
         if sent.is_err() {
@@ -330,7 +332,7 @@ impl Quick {
                     set_limit(fd, limit);
                 }
                 Some(at) => {
-                    let wanted = at - monotonic();
+                    let wanted = at - at_now;
                     if wanted <= 0.0 {
                         return self.ways.late.bind(py).call1((&self.function,));
                     }
@@ -349,6 +351,7 @@ impl Quick {
                 Err(Errno::AGAIN) => {}
                 other => break other,
             }
+            at_now = monotonic();
         };
         connection.try_borrow_mut()?.limit = limit;
         let (len, fds) = match got {
