@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How long an answer is asked for again and again before this waits for it.
 const SPIN: Duration = Duration::from_micros(20);
+/// So many turns at the most are without that where it did not pay: to have asked in vain is nothing beside so many.
+const LEFT_OUT: u32 = 4096;
 
 /// This process's monotonic clock, as Python has it.
 pub fn monotonic() -> f64 {
@@ -48,7 +50,7 @@ impl Spin {
         if paid {
             self.last /= 2;
         } else {
-            self.last = (2 * self.last).clamp(8, 8192);
+            self.last = (2 * self.last).clamp(8, LEFT_OUT);
             self.skip = self.last;
         }
     }

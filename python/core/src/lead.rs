@@ -571,7 +571,11 @@ impl<'py> Round<'py> {
         asked: Asked<'py, '_>,
         begun: f64,
     ) -> PyResult<f64> {
-        if let Some(read) = asked.read {
+        // Only if there is something that it can free.
+        if let Some(read) = asked.read
+            && let Some(area) = &peer.try_borrow()?.out_area.as_ref().map(|area| area.clone_ref(py))
+            && !area.try_borrow(py).is_ok_and(|area| area.free)
+        {
             self.server.call_method1(intern!(py, "_have_read"), (peer, read))?;
         }
         let traced = asked.trace.is_some();
