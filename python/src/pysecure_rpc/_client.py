@@ -369,7 +369,8 @@ def _quick(function: Function) -> Any:
     if plans is None:
         return False
     signature = function.signature
-    variables = (_function.local_caller, _function.context, _function.deadline_here, _function.traceparent_here)
+    here = (_function.deadline_here, _function.traceparent_here)
+    variables: tuple[Any, ...] = (_function.local_caller, _function.context, *here)
     traces = (sys.modules, _function.traceparent)
     return Quick(
         function,
