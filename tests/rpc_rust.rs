@@ -296,6 +296,22 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
 }
 
 #[test]
+fn a_program_without_a_function_that_callers_name_says_so() {
+    for mode in BOTH {
+        let app = app(mode);
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write(
+            "pysecure.toml",
+            manifest.replace("operator = [\"add\",", "operator = [\"ad\","),
+        );
+        assert_ne!(app.run(&["up", "-d"]).code, 0);
+        let says = "`callers` let operator call `ad`, which this program does not have";
+        app.wait_for_log("vault", says);
+        let _ = app.run(&["down"]);
+    }
+}
+
+#[test]
 fn the_dynamic_service_has_sockets_for_its_id_alone() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let app = app(Mode::Root);
