@@ -188,6 +188,7 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
     };
     let mut all = Vec::new();
     for (name, listing) in &listings {
+        let path = &listing.place(path);
         let Some(item) = listing.items.get(path) else { continue };
         let mut chain = vec![json!({ "path": path.display().to_string(), "why": item.why })];
         if !json {
@@ -198,6 +199,8 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
         for _ in 0..listing.items.len() {
             let of = reason
                 .strip_suffix(" needs it")
+                .or_else(|| reason.strip_suffix(" opens it by name"))
+                .or_else(|| reason.strip_suffix(" leads to it"))
                 .or_else(|| reason.strip_prefix("it lies in "));
             let Some((by, above)) = of.and_then(|of| Some((of, listing.items.get(Path::new(of))?))) else {
                 break;

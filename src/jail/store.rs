@@ -6,6 +6,7 @@
 //! STATE/jails/owned/…        copies of them that belong to a service which may write, by hash and ids
 //! STATE/jails/lists/HASH     what is in them, and why
 //! STATE/jails/made           what other programs have made for jails: virtual environments, Debians
+//! STATE/jails/makings/HASH   which of these a tree was made of
 //! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
 //! STATE/jails/users/APP      the jails that an app has
 //! STATE/jails/making         what a build that was killed has left; the next one clears it away
@@ -113,6 +114,14 @@ impl Store {
     /// Makes the tree of a listing, if it is not there.
     pub fn build(&self, listing: &Listing, recipe: &Recipe) -> Result<(String, Count), JailError> {
         let built = self.make(listing)?;
+        let made = super::made::names(self, recipe)?;
+        if !made.is_empty() {
+            let _lock = self.lock()?;
+            let mut all: BTreeSet<String> = made.into_iter().collect();
+            all.extend(lines(&self.folder.join("makings").join(&built.0)));
+            let all: Vec<String> = all.into_iter().collect();
+            self.write("makings", &built.0, all.join("\n").as_bytes())?;
+        }
         if let Some(image) = &listing.image {
             self.remember_image(image, recipe, &built.0)?;
         }
@@ -359,7 +368,7 @@ impl Store {
         Ok((whole, listing))
     }
 
-    /// Removes jails that no app has (`apps`: those that are there), and files that no jail has.
+    /// Removes jails that no app has (`apps`: those that are there), and what no jail has or was made of.
     pub fn prune(&self, apps: &Path) -> Result<Count, JailError> {
         if !self.folder.exists() {
             return Ok(Count::default());
@@ -392,6 +401,21 @@ impl Store {
             }
         }
         let mut freed = Count::default();
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
+        for hash in names(&self.folder.join("makings")) {
+            let path = self.folder.join("makings").join(&hash);
+            match self.has(&hash) {
+                true => wanted.extend(lines(&path)),
+                false => remove(&path)?,
+            }
+        }
+        for name in names(&self.made()) {
+            if !wanted.contains(&name) {
+                let path = self.made().join(name);
+                weigh(&path, &mut freed)?;
+                remove(&path)?;
+            }
+        }
         let blobs = self.folder.join("blobs");
         for shelf in names(&blobs) {
             for name in names(&blobs.join(&shelf)) {
@@ -424,7 +448,7 @@ impl Store {
         }
         .or_else(|e| match e.raw_os_error() {
             // A disk without hard links: each tree has its own files then.
-            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK) => Ok(()),
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK | libc::EXDEV) => Ok(()),
             _ => Err(JailError::io("put in place", blob, e)),
         })
     }
@@ -618,6 +642,20 @@ fn remove(path: &Path) -> Result<(), JailError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(JailError::io("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// Adds what lies at a path.
+fn weigh(path: &Path, sum: &mut Count) -> Result<(), JailError> {
+    let found = std::fs::symlink_metadata(path).map_err(|e| JailError::io("look at", path, e))?;
+    if found.is_dir() {
+        for name in names(path) {
+            weigh(&path.join(name), sum)?;
+        }
+    } else if found.is_file() {
+        sum.files += 1;
+        sum.bytes += found.len();
+    }
+    Ok(())
 }
 
 fn names(folder: &Path) -> Vec<String> {
