@@ -140,6 +140,11 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
         assert!(again.contains("(0 B new)"), "{again}");
         let hash = |line: &str| line.split([' ', ',']).nth(1).unwrap().to_owned();
         assert_eq!(hash(&first), hash(&again));
+        // What is in it is written down again, should that be lost.
+        let lists = app.state().join("jails/lists");
+        std::fs::remove_dir_all(&lists).unwrap();
+        app.ok(&["jail", "build", "python"]);
+        assert!(app.ok(&["jail", "list"]).out.contains("no app has it"));
         // From nothing, and by two at once.
         std::fs::remove_dir_all(app.state().join("jails")).unwrap();
         let both: Vec<_> = (0..2)
@@ -554,6 +559,15 @@ rootfs = "{rootfs}"
             "{}",
             never.out
         );
+        // What is named from where a program is, by a link, is there by that link.
+        let script = "import os; os.chdir('/usr/share/zoneinfo'); print(len(open('UTC').read()), \
+                      len(open('../zoneinfo/UTC').read()), os.stat('Zulu').st_size)";
+        app.write("pysecure.toml", manifest("host"));
+        let trace = ["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"];
+        let traced = app.ok(&[&trace[..], &["--", "python3", "-c", script]].concat());
+        app.write("pysecure.toml", manifest("least"));
+        let ran = app.ok(&["run", "-T", "snake", "--", "python3", "-c", script]);
+        assert!(traced.err.ends_with(&ran.out), "{} {}", ran.out, traced.err);
         // A program's own end is the command's; one that is not there is said to be.
         let code = app
             .run(&["jail", "trace", "snake", "--", "python3", "-c", "raise SystemExit(7)"])

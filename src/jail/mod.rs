@@ -114,10 +114,14 @@ impl JailError {
     }
 
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> JailError {
+        let mut cause = cause.to_string();
+        if operation.starts_with("read") && cause.starts_with("Permission denied") {
+            cause += "; make it readable for whoever builds the jail, or leave it out";
+        }
         JailError::Io {
             operation,
             path: path.into(),
-            cause: cause.to_string(),
+            cause,
         }
     }
 }

@@ -186,7 +186,7 @@ impl Store {
     /// The tree of a listing whose files are as they were when it was made.
     fn as_it_was(&self, listing: &Listing) -> Option<String> {
         let known = std::fs::read_to_string(self.folder.join("known").join(print(listing))).ok()?;
-        self.has(&known).then_some(known)
+        (self.has(&known) && self.known(&known)).then_some(known)
     }
 
     /// Puts a file of the host in its place in a tree, and into the store if its content is not there; the hash of that.
