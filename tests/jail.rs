@@ -308,6 +308,27 @@ fn a_list_of_the_original_is_read_as_it_is() {
 }
 
 #[test]
+fn jails_that_differ_in_a_byte_are_different() {
+    let folder = harness::folder_of_the_host();
+    let file = folder.path().join("file");
+    let app = with(Mode::Root, "jaildiff", &[("own", &paths(&file))]);
+    let built = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        std::fs::File::open(&file).unwrap().set_modified(time).unwrap();
+        let out = app.ok(&["jail", "build", "own"]).out;
+        out.split([' ', ',']).nth(1).unwrap().to_owned()
+    };
+    let (one, other) = (built("one"), built("two"));
+    let changed = format!("~ {}\n", file.display());
+    let diff = app.run(&["jail", "diff", &one, &other]);
+    assert_eq!((diff.code, &diff.out), (1, &changed), "{}", diff.err);
+    // And from what the recipe comes to now.
+    assert_eq!(app.run(&["jail", "diff", &one, "own"]).out, changed);
+    assert_eq!(app.run(&["jail", "diff", &other, "own"]).code, 0);
+}
+
+#[test]
 fn a_service_writes_to_its_jail_and_to_nobody_elses() {
     let manifest = |kind: &str| {
         format!(

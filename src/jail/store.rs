@@ -104,11 +104,7 @@ impl Store {
         if let Some(known) = self.as_it_was(listing) {
             return Ok(known);
         }
-        tree_hash(listing, |path, item| match (&item.content, &item.origin) {
-            (Some(known), _) => Ok(known.clone()),
-            (None, Some(Origin::Host(from))) => hash_file(from),
-            (None, _) => hash_file(path),
-        })
+        tree_hash(listing, |path, item| content(path, item))
     }
 
     /// Makes the tree of a listing, if it is not there.
@@ -171,7 +167,11 @@ impl Store {
             }
         }
         let hash = tree_hash(listing, |path, _| contents.get(path).cloned().ok_or(JailError::Changed))?;
-        let list = serde_json::to_vec(listing).map_err(|e| JailError::io("write", &self.folder, e))?;
+        let mut kept = listing.clone();
+        for (path, item) in &mut kept.items {
+            item.content = contents.get(path).cloned();
+        }
+        let list = serde_json::to_vec(&kept).map_err(|e| JailError::io("write", &self.folder, e))?;
         self.write("lists", &hash, &list)?;
         let tree = self.tree(&hash);
         directory(tree.parent().unwrap_or(&self.folder))?;
@@ -521,6 +521,15 @@ fn tree_hash(
         hasher.update(b"\0\n");
     }
     Ok(hex(&hasher.finalize()))
+}
+
+/// The hash of what a file of a listing holds; read, if it is not known.
+pub fn content(path: &Path, item: &Item) -> Result<String, JailError> {
+    match (&item.content, &item.origin) {
+        (Some(known), _) => Ok(known.clone()),
+        (None, Some(Origin::Host(from))) => hash_file(from),
+        (None, _) => hash_file(path),
+    }
 }
 
 fn open(path: &Path) -> Result<File, JailError> {
