@@ -219,9 +219,11 @@ impl Store {
         } else {
             if small {
                 let mut target = create(place)?;
-                target
-                    .write_all(&content)
-                    .map_err(|e| JailError::io("write", place, e))?;
+                if !cloned(&source, &target, place, &content)? {
+                    target
+                        .write_all(&content)
+                        .map_err(|e| JailError::io("write", place, e))?;
+                }
                 finish(&target, place, executable, modified)?;
             } else {
                 copy(from, place, executable, modified)?;
@@ -555,6 +557,23 @@ fn hash_file(path: &Path) -> Result<String, JailError> {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Makes an empty file share its blocks with what was read, where the disk can, if that still is what was read.
+fn cloned(source: &File, target: &File, place: &Path, content: &[u8]) -> Result<bool, JailError> {
+    if rustix::fs::ioctl_ficlone(target, source).is_err() {
+        return Ok(false);
+    }
+    let mut shared = Vec::with_capacity(content.len() + 1);
+    open(place)?
+        .take(AT_ONCE + 1)
+        .read_to_end(&mut shared)
+        .map_err(|e| JailError::io("read", place, e))?;
+    if shared == content {
+        return Ok(true);
+    }
+    target.set_len(0).map_err(|e| JailError::io("write", place, e))?;
+    Ok(false)
 }
 
 /// A reflink, or a copy (copy_file_range(2)); without set-id bits, whatever the umask.
