@@ -1,18 +1,17 @@
 //! Values, and how they stand on the wire (docs/rpc-protocol.md). What is decoded comes from somebody who may be hostile:
 //! no length is believed before it is checked against what is there, and nothing but plain values comes of it.
 
-use crate::memfd::{self, Area};
+use crate::memfd::{Area, Kept};
+use crate::writer::Writer;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// The most containers and extensions in each other, the message itself being the first.
-const DEEPEST: usize = 64;
+pub(crate) const DEEPEST: usize = 64;
 /// The most values in one message.
 const MOST_VALUES: usize = 1_000_000;
 /// The most descriptors with one message.
 pub const MOST_DESCRIPTORS: usize = 16;
-/// Bytes beyond this go into a memfd.
-const INLINE_BYTES: usize = 16 << 10;
 /// All large values of a message together, and a message by LARGE.
 pub const LARGEST: usize = 64 << 20;
 
@@ -39,6 +38,19 @@ pub enum Value {
     Other(i8, Vec<u8>),
 }
 
+impl Value {
+    /// The numbers that a date, time or time span is made of, as docs/rpc-protocol.md has them.
+    pub fn parts(&self) -> Option<Vec<Option<i64>>> {
+        let Value::Other(5..=8, data) = self else { return None };
+        let parts = read(data, Vec::new(), &mut Kept::default()).ok()?;
+        let number = |part| match part {
+            Value::Int(n) => Some(n),
+            _ => None,
+        };
+        Some(parts.into_iter().map(number).collect())
+    }
+}
+
 /// An open file.
 #[derive(Clone, Debug)]
 pub struct Descriptor(pub Arc<OwnedFd>);
@@ -60,206 +72,17 @@ pub enum WireError {
     Memfd(#[from] rustix::io::Errno),
 }
 
-use WireError::{Bad, TooLarge};
+use WireError::Bad;
 
-/// A message as it is sent.
-#[derive(Debug, Default)]
-pub struct Message {
-    pub bytes: Vec<u8>,
-    pub fds: Vec<Arc<OwnedFd>>,
-}
-
-/// Writes one message.
-#[derive(Default)]
-pub struct Writer {
-    message: Message,
-    large: usize,
-}
-
-impl Writer {
-    /// A message of `len` elements, which are to be put.
-    pub fn message(len: usize) -> Writer {
-        let mut writer = Writer::default();
-        writer.head(0x90, 16, [0, 0xdc, 0xdd], len);
-        writer
-    }
-
-    pub fn finish(self) -> Message {
-        self.message
-    }
-
-    fn be(&mut self, marker: u8, bytes: &[u8]) {
-        self.message.bytes.push(marker);
-        self.message.bytes.extend_from_slice(bytes);
-    }
-
-    /// The head of what has a length. `fix` holds lengths below `below`; no 8-bit form is 0.
-    fn head(&mut self, fix: u8, below: usize, wide: [u8; 3], len: usize) {
-        match len {
-            _ if len < below => self.message.bytes.push(fix | len as u8),
-            0..=0xff if wide[0] != 0 => self.be(wide[0], &[len as u8]),
-            0..=0xffff => self.be(wide[1], &(len as u16).to_be_bytes()),
-            _ => self.be(wide[2], &(len as u32).to_be_bytes()),
-        }
-    }
-
-    pub fn nil(&mut self) {
-        self.message.bytes.push(0xc0);
-    }
-
-    pub fn bool(&mut self, value: bool) {
-        self.message.bytes.push(0xc2 | u8::from(value));
-    }
-
-    pub fn array(&mut self, len: usize) {
-        self.head(0x90, 16, [0, 0xdc, 0xdd], len);
-    }
-
-    pub fn map(&mut self, len: usize) {
-        self.head(0x80, 16, [0, 0xde, 0xdf], len);
-    }
-
-    pub fn uint(&mut self, value: u64) {
-        match value {
-            0..=0x7f => self.message.bytes.push(value as u8),
-            0x80..=0xff => self.be(0xcc, &[value as u8]),
-            0x100..=0xffff => self.be(0xcd, &(value as u16).to_be_bytes()),
-            0x1_0000..=0xffff_ffff => self.be(0xce, &(value as u32).to_be_bytes()),
-            _ => self.be(0xcf, &value.to_be_bytes()),
-        }
-    }
-
-    pub fn int(&mut self, value: i64) {
-        match value {
-            0.. => self.uint(value as u64),
-            -32..=-1 => self.message.bytes.push(value as u8),
-            -0x80..=-33 => self.be(0xd0, &[value as u8]),
-            -0x8000..=-0x81 => self.be(0xd1, &(value as i16).to_be_bytes()),
-            -0x8000_0000..=-0x8001 => self.be(0xd2, &(value as i32).to_be_bytes()),
-            _ => self.be(0xd3, &value.to_be_bytes()),
-        }
-    }
-
-    pub fn str(&mut self, text: &str) {
-        self.head(0xa0, 32, [0xd9, 0xda, 0xdb], text.len());
-        self.message.bytes.extend_from_slice(text.as_bytes());
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        if bytes.len() > INLINE_BYTES && self.message.fds.len() < MOST_DESCRIPTORS {
-            self.large += bytes.len();
-            if self.large > LARGEST {
-                return Err(TooLarge("more than 64 MiB of bytes"));
-            }
-            let fd = memfd::sealed(&[bytes])?;
-            let mut inner = Writer::message(4);
-            inner.uint(self.message.fds.len() as u64);
-            inner.uint(0);
-            inner.uint(bytes.len() as u64);
-            inner.bool(false);
-            self.message.fds.push(Arc::new(fd));
-            self.ext(20, &inner.message.bytes)
-        } else {
-            u32::try_from(bytes.len()).map_err(|_| TooLarge("bytes beyond 4 GiB"))?;
-            self.head(0, 0, [0xc4, 0xc5, 0xc6], bytes.len());
-            self.message.bytes.extend_from_slice(bytes);
-            Ok(())
-        }
-    }
-
-    fn ext(&mut self, kind: i8, data: &[u8]) -> Result<(), WireError> {
-        u32::try_from(data.len()).map_err(|_| TooLarge("an extension beyond 4 GiB"))?;
-        match data.len() {
-            1 | 2 | 4 | 8 | 16 => self.message.bytes.push(0xd4 + data.len().trailing_zeros() as u8),
-            _ => self.head(0, 0, [0xc7, 0xc8, 0xc9], data.len()),
-        }
-        self.message.bytes.push(kind as u8);
-        self.message.bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    /// An extension whose data is itself a value; descriptors in it are the message's.
-    fn nested(&mut self, kind: i8, fill: impl FnOnce(&mut Writer) -> Result<(), WireError>) -> Result<(), WireError> {
-        let before = std::mem::take(&mut self.message.bytes);
-        let filled = fill(self);
-        let data = std::mem::replace(&mut self.message.bytes, before);
-        filled?;
-        self.ext(kind, &data)
-    }
-
-    fn all(&mut self, items: &[Value], depth: usize) -> Result<(), WireError> {
-        u32::try_from(items.len()).map_err(|_| TooLarge("too many values"))?;
-        self.array(items.len());
-        items.iter().try_for_each(|item| self.at(item, depth))
-    }
-
-    /// An element of the message.
-    pub fn value(&mut self, value: &Value) -> Result<(), WireError> {
-        self.at(value, 1)
-    }
-
-    /// An element of an array or map in the message.
-    pub fn value_in(&mut self, value: &Value) -> Result<(), WireError> {
-        self.at(value, 2)
-    }
-
-    fn at(&mut self, value: &Value, depth: usize) -> Result<(), WireError> {
-        // A container lies one deeper than what holds it, and an extension's inner array one deeper still.
-        let inner = match value {
-            Value::Array(_) | Value::Map(_) | Value::Other(..) | Value::Fd(_) => depth + 1,
-            Value::Tuple(_) | Value::Set(_) | Value::FrozenSet(_) => depth + 2,
-            Value::Member(_) => depth + 1,
-            _ => depth,
-        };
-        if inner > DEEPEST {
-            return Err(TooLarge("nested too deep"));
-        }
-        match value {
-            Value::Nil => self.nil(),
-            Value::Bool(v) => self.bool(*v),
-            Value::Int(v) => self.int(*v),
-            Value::UInt(v) => self.uint(*v),
-            Value::Float(v) => self.be(0xcb, &v.to_be_bytes()),
-            Value::Str(v) => self.str(v),
-            Value::Bytes(v) => self.bytes(v)?,
-            Value::Array(items) => self.all(items, inner)?,
-            Value::Map(entries) => {
-                self.map(entries.len());
-                for (key, value) in entries {
-                    self.at(key, inner)?;
-                    self.at(value, inner)?;
-                }
-            }
-            Value::Tuple(items) => self.nested(2, |w| w.all(items, inner))?,
-            Value::Set(items) => self.nested(3, |w| w.all(items, inner))?,
-            Value::FrozenSet(items) => self.nested(4, |w| w.all(items, inner))?,
-            Value::Member(member) => self.nested(12, |w| w.at(member, inner))?,
-            Value::Fd(fd) => {
-                if self.message.fds.len() >= MOST_DESCRIPTORS {
-                    return Err(TooLarge("more than 16 descriptors"));
-                }
-                let at = self.message.fds.len() as u64;
-                self.message.fds.push(fd.0.clone());
-                self.nested(21, |w| {
-                    w.array(1);
-                    w.uint(at);
-                    Ok(())
-                })?;
-            }
-            Value::Other(kind, data) => self.ext(*kind, data)?,
-        }
-        Ok(())
-    }
-}
-
-/// Reads a message: an array, and nothing before or after it. `area` is what the peer keeps with this end.
-pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, area: &mut Option<Area>) -> Result<Vec<Value>, WireError> {
+/// Reads a message: an array, and nothing before or after it. `kept` is what the peer keeps with this end.
+pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
     let mut reader = Reader {
         rest: bytes,
         values: 0,
         large: 0,
         fds: fds.into_iter().map(Some).collect(),
-        area,
+        area: kept,
+        used: false,
     };
     let Value::Array(elements) = reader.value(0)? else {
         return Err(Bad("not an array"));
@@ -270,6 +93,7 @@ pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, area: &mut Option<Area>) -> Result<
     if reader.fds.iter().any(Option::is_some) {
         return Err(Bad("a descriptor that nothing names"));
     }
+    reader.area.read += u64::from(reader.used);
     Ok(elements)
 }
 
@@ -278,7 +102,8 @@ struct Reader<'a> {
     values: usize,
     large: usize,
     fds: Vec<Option<OwnedFd>>,
-    area: &'a mut Option<Area>,
+    area: &'a mut Kept,
+    used: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -464,13 +289,19 @@ impl<'a> Reader<'a> {
             return Err(Bad("more than 64 MiB of bytes"));
         }
         if *at == -1 {
-            let area = self.area.as_ref().ok_or(Bad("bytes in an area that was never sent"))?;
+            self.used = true;
+            let area = self
+                .area
+                .area
+                .as_ref()
+                .ok_or(Bad("bytes in an area that was never sent"))?;
             return Ok(Value::Bytes(area.read(offset, len)?));
         }
         let area = Area::check(self.fd(*at)?)?;
         let bytes = area.read(offset, len)?;
         if *keep {
-            *self.area = Some(area);
+            self.used = true;
+            self.area.area = Some(area);
         }
         Ok(Value::Bytes(bytes))
     }
@@ -490,9 +321,9 @@ fn distinct<'v>(values: impl ExactSizeIterator<Item = &'v Value> + Clone) -> Res
     }
     let mut seen = std::collections::HashSet::with_capacity(values.len());
     for value in values {
-        let mut writer = Writer::default();
+        let mut writer = Writer::bare();
         writer.value(value)?;
-        if !seen.insert(writer.message.bytes) {
+        if !seen.insert(writer.finish().bytes) {
             return Err(twice);
         }
     }
