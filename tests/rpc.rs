@@ -3,9 +3,10 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode, binary, need_root};
+use harness::{App, Ended, Mode, binary, need_root};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// The interpreter that services find, too.
 const PYTHON: &str = "/usr/bin/python3";
@@ -14,18 +15,67 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs one file of the Python package's tests.
-fn python(file: &str) {
+/// The Python package with its compiled core in it, built once.
+fn with_core() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let build = repository().join("target/python-core");
+        let out = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--locked",
+                "--manifest-path",
+                "python/core/Cargo.toml",
+                "--target-dir",
+            ])
+            .arg(&build)
+            .current_dir(repository())
+            // The program is linked statically; an extension of Python's cannot be.
+            .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .output()
+            .expect("install `cargo`");
+        Ended::from(out).ok();
+        let library = files(&build)
+            .into_iter()
+            .find(|file| file.ends_with("debug/lib_core.so"))
+            .expect("the core was built");
+        let package = build.join("package");
+        let _ = std::fs::remove_dir_all(&package);
+        let source = repository().join("python/src");
+        for file in files(&source) {
+            let target = package.join(file.strip_prefix(&source).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(&file, target).unwrap();
+        }
+        std::fs::copy(library, package.join("pysecure_rpc/_core.abi3.so")).unwrap();
+        package
+    })
+}
+
+/// Runs one file of the Python package's tests, with the compiled core or in plain Python.
+fn python_with(file: &str, core: bool) {
+    python_by(Path::new(PYTHON), file, core);
+}
+
+fn python_by(interpreter: &Path, file: &str, core: bool) {
     need_root();
     let tests = repository().join("python/tests");
-    let out = Command::new(PYTHON)
+    let mut command = Command::new(interpreter);
+    command
         .args(["-B", "-m", "unittest", file])
         .current_dir(&tests)
-        .env("PYSECURE_BINARY", binary())
-        .output()
-        .expect("install `python3`");
-    let ended = Ended::from(out);
-    assert_eq!(ended.code, 0, "{file}:\n{}\n{}", ended.out, ended.err);
+        .env("PYSECURE_BINARY", binary());
+    match core {
+        true => command.env("PYSECURE_RPC_PACKAGE", with_core()),
+        false => command.env("PYSECURE_RPC_PURE", "1"),
+    };
+    let ended = Ended::from(command.output().expect("install `python3`"));
+    assert_eq!(ended.code, 0, "{file}, core {core}:\n{}\n{}", ended.out, ended.err);
+}
+
+fn python(file: &str) {
+    python_with(file, false);
 }
 
 #[test]
@@ -34,8 +84,23 @@ fn values_cross_and_a_million_hostile_messages_do_no_harm() {
 }
 
 #[test]
+fn values_cross_and_a_million_hostile_messages_do_no_harm_to_the_core() {
+    python_with("test_wire", true);
+}
+
+#[test]
+fn the_core_s_codec_and_the_plain_one_are_the_same() {
+    python_with("test_both", true);
+}
+
+#[test]
 fn calls_mean_what_they_say() {
     python("test_calls");
+}
+
+#[test]
+fn calls_mean_what_they_say_with_the_core() {
+    python_with("test_calls", true);
 }
 
 #[test]
@@ -44,8 +109,18 @@ fn what_is_seen_of_calls_from_outside() {
 }
 
 #[test]
+fn what_is_seen_of_calls_from_outside_with_the_core() {
+    python_with("test_observed", true);
+}
+
+#[test]
 fn bad_luck_and_bad_company() {
     python("test_luck");
+}
+
+#[test]
+fn bad_luck_and_bad_company_with_the_core() {
+    python_with("test_luck", true);
 }
 
 #[test]
@@ -54,21 +129,29 @@ fn callers_in_gunicorn_and_gevent() {
 }
 
 #[test]
-fn opentelemetry_s_context_goes_along() {
-    need_root();
-    // Debian 12 has no package of it.
-    let python = repository().join("target/telemetry/bin/python");
+fn callers_in_gunicorn_and_gevent_with_the_core() {
+    python_with("test_hosts", true);
+}
+
+/// Debian 12 has no package of OpenTelemetry.
+fn with_telemetry(core: bool) {
+    let interpreter = repository().join("target/telemetry/bin/python");
     assert!(
-        python.exists(),
+        interpreter.exists(),
         "make the environment that tests/run makes: python3 -m venv target/telemetry && \
          target/telemetry/bin/pip install opentelemetry-api==1.45.2"
     );
-    let out = Command::new(python)
-        .args(["-B", "-m", "unittest", "test_telemetry"])
-        .current_dir(repository().join("python/tests"))
-        .output()
-        .unwrap();
-    Ended::from(out).ok();
+    python_by(&interpreter, "test_telemetry", core);
+}
+
+#[test]
+fn opentelemetry_s_context_goes_along() {
+    with_telemetry(false);
+}
+
+#[test]
+fn opentelemetry_s_context_goes_along_with_the_core() {
+    with_telemetry(true);
 }
 
 #[test]
@@ -98,26 +181,48 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// `examples/rpc-hello`, with the RPC package beside it as its one command puts it there.
-fn rpc_hello(mode: Mode) -> App {
-    let from = repository().join("examples/rpc-hello");
-    let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
-    for (source, target) in [(from.join("app"), "app"), (repository().join("python/src"), "lib")] {
-        for file in files(&source)
-            .iter()
-            .filter(|f| !f.to_str().unwrap().contains("__pycache__"))
-        {
-            let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
-            app.write(&format!("{target}/{inside}"), std::fs::read(file).unwrap());
+/// Both modes, in plain Python and with the compiled core.
+const EACH: [(Mode, bool); 4] = [
+    (Mode::Root, false),
+    (Mode::Rootless, false),
+    (Mode::Root, true),
+    (Mode::Rootless, true),
+];
+
+/// Puts a folder's files into an app.
+fn put(app: &App, source: &Path, target: &str) {
+    for file in files(source) {
+        let inside = file.strip_prefix(source).unwrap().to_str().unwrap();
+        if !inside.contains("__pycache__") {
+            app.write(&format!("{target}/{inside}"), std::fs::read(&file).unwrap());
         }
     }
+}
+
+/// Puts the Python package into an app. A core that somebody built into the source tree is left out.
+fn put_package(app: &App, core: bool) {
+    match core {
+        true => put(app, with_core(), "lib"),
+        false => {
+            put(app, &repository().join("python/src"), "lib");
+            let _ = std::fs::remove_file(app.folder.join("lib/pysecure_rpc/_core.abi3.so"));
+        }
+    }
+}
+
+/// `examples/rpc-hello`, with the RPC package beside it as its one command puts it there.
+fn rpc_hello((mode, core): (Mode, bool)) -> App {
+    let from = repository().join("examples/rpc-hello");
+    let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
+    put(&app, &from.join("app"), "app");
+    put_package(&app, core);
     app
 }
 
 #[test]
 fn services_call_each_other_and_attacks_come_to_nothing() {
-    for mode in BOTH {
-        let app = rpc_hello(mode);
+    for (mode, core) in EACH {
+        let app = rpc_hello((mode, core));
         app.ok(&["up", "-d"]);
         let web = app.wait_for_log("web", "that was all");
         for line in [
@@ -140,6 +245,13 @@ fn services_call_each_other_and_attacks_come_to_nothing() {
         assert!(auth.contains("check_token for bank"), "{auth}");
         assert!(auth.contains("auth refused 'check_token' to web, 1 so far"), "{auth}");
         assert!(app.logs("bank").contains("bank refused 'print_money' to web, 1 so far"));
+        // With the core, it is what services load in their jails.
+        let codec = app.sh(
+            "auth",
+            "cd /opt/pysecure && python3 -Bc 'from pysecure_rpc import _codec; print(_codec.COMPILED)'",
+        );
+        let compiled = if core { "True" } else { "False" };
+        assert_eq!(codec.ok().out.trim(), compiled, "{mode:?}");
         app.ok(&["down"]);
     }
 }
@@ -188,8 +300,8 @@ for attempt in (
 
 #[test]
 fn a_service_cannot_be_another() {
-    for mode in BOTH {
-        let app = rpc_hello(mode);
+    for (mode, core) in EACH {
+        let app = rpc_hello((mode, core));
         // `web` stays up, so that one can act in its place.
         app.write("app/web.py", "import time\ntime.sleep(1e9)\n");
         app.write("app/liar.py", LIAR);
@@ -233,8 +345,8 @@ fn a_service_cannot_be_another() {
 
 #[test]
 fn a_service_restarts_and_callers_notice_no_more_than_a_wait() {
-    for mode in BOTH {
-        let app = rpc_hello(mode);
+    for (mode, core) in EACH {
+        let app = rpc_hello((mode, core));
         app.write(
             "app/web.py",
             "import time, auth\nauth.register('a', 'b')\n\
@@ -253,8 +365,8 @@ fn a_service_restarts_and_callers_notice_no_more_than_a_wait() {
 /// The protocol's page suffices to write a client: this one is in C.
 #[test]
 fn a_client_in_c_speaks_the_protocol() {
-    for mode in BOTH {
-        let app = rpc_hello(mode);
+    for (mode, core) in EACH {
+        let app = rpc_hello((mode, core));
         app.write(
             "app/web.py",
             "import time, auth\nauth.register('a', 'b')\nprint('registered')\ntime.sleep(1e9)\n",
@@ -304,8 +416,8 @@ fn a_client_in_c_speaks_the_protocol() {
 
 #[test]
 fn functions_are_called_from_the_command_line() {
-    for mode in BOTH {
-        let app = rpc_hello(mode);
+    for (mode, core) in EACH {
+        let app = rpc_hello((mode, core));
         let down = app.run(&["call", "--as", "web", "auth", "login", "a", "b"]);
         assert!(down.code == 1 && down.err.contains("is not up"), "{down:?}");
         app.ok(&["up", "-d"]);
@@ -348,7 +460,7 @@ fn functions_are_called_from_the_command_line() {
 }
 
 /// The services of the package's own tests, as an app: `one` with functions of all kinds, and `web`, which may call them.
-fn functions(mode: Mode) -> App {
+fn functions((mode, core): (Mode, bool)) -> App {
     let manifest = r#"
         [app]
         name = "NAME"
@@ -370,16 +482,8 @@ fn functions(mode: Mode) -> App {
         mode,
         &manifest.replace("NAME", &format!("functions-{mode:?}").to_lowercase()),
     );
-    for (source, target) in [("python/tests", "app"), ("python/src", "lib")] {
-        let source = repository().join(source);
-        for file in files(&source)
-            .iter()
-            .filter(|f| f.extension().is_some_and(|e| e == "py"))
-        {
-            let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
-            app.write(&format!("{target}/{inside}"), std::fs::read(file).unwrap());
-        }
-    }
+    put(&app, &repository().join("python/tests"), "app");
+    put_package(&app, core);
     app
 }
 
@@ -410,8 +514,8 @@ rest: list[str] = one.rest(1, 2, 3, key="value")
 
 #[test]
 fn stubs_and_a_description_are_made_of_a_service() {
-    for mode in BOTH {
-        let app = functions(mode);
+    for (mode, core) in EACH {
+        let app = functions((mode, core));
         app.ok(&["up", "-d"]);
         app.ok(&["rpc", "stubs", "one", "-o", "one.pyi"]);
         let stub = std::fs::read_to_string(app.folder.join("one.pyi")).unwrap();
@@ -468,8 +572,8 @@ fn stubs_and_a_description_are_made_of_a_service() {
 /// The manifest says whether exceptions show the service's code; here it does.
 #[test]
 fn tracebacks_cross_where_the_manifest_asks_for_them() {
-    for mode in BOTH {
-        let app = functions(mode);
+    for (mode, core) in EACH {
+        let app = functions((mode, core));
         app.ok(&["up", "-d"]);
         let ask = "import sys\nsys.path[:0] = ['/app', '/opt/pysecure']\nimport functions as f\n\
                    try:\n    f.fail('value')\nexcept ValueError as e:\n    print(repr(e), e.__cause__)\n";

@@ -17,8 +17,14 @@ import unittest
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
-SRC = HERE.parent / "src"
+#: The package, which has the compiled core in it or not.
+SRC = pathlib.Path(os.environ.get("PYSECURE_RPC_PACKAGE") or HERE.parent / "src")
 sys.path[:0] = [str(HERE), str(SRC)]
+
+from pysecure_rpc import _codec  # noqa: E402
+
+if "PYSECURE_RPC_PACKAGE" in os.environ:
+    assert _codec.COMPILED, f"{SRC} has no compiled core that can be loaded"
 
 
 def until(ask: Any) -> Any:

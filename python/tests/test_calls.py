@@ -17,7 +17,7 @@ import functions as f  # isort: skip
 from support import WithServices, until
 
 import pysecure_rpc
-from pysecure_rpc import _wire
+from pysecure_rpc import _codec as _wire
 
 
 class Calls(unittest.TestCase):

@@ -197,6 +197,75 @@ class Luck(WithServices):
 
         until(well)
 
+    def test_one_that_calls_alone_holds_up_nothing(self) -> None:
+        # The core waits for the messages of who calls again and again, and alone, and for nothing else in that thread.
+        for threads in ("threads=1", "threads=8"):
+            self.supervisor.start("one", {"web": "*"}, threads)
+            process = self.supervisor.running["one"]
+            alone, other = self.supervisor.raw("web", "one"), self.supervisor.raw("web", "one")
+            numbers = {alone: 0, other: 0}
+
+            def send(sock: socket.socket, function: str, *args: Any) -> int:
+                numbers[sock] += 1
+                sock.send(_wire.pack([2, numbers[sock], function, list(args), {}, 60_000]))
+                return numbers[sock]
+
+            def answer(sock: socket.socket, number: int) -> Any:
+                kind, found, value, *_ = _wire.unpack(sock.recv(65536))
+                self.assertEqual((kind, found), (3, number))
+                return value
+
+            def calls(sock: socket.socket, many: int) -> None:
+                for _ in range(many):
+                    self.assertEqual(answer(sock, send(sock, "login", "a", "b")), "a/b/False/None")
+
+            for sock in (alone, other):
+                self.assertEqual(_wire.unpack(sock.recv(65536))[0], 1)
+            for times in range(3):
+                calls(alone, 100)
+                calls(other, 100)  # now this one
+                calls(alone, 100)
+                # What was quick and lasts now.
+                for _ in range(100):
+                    self.assertEqual(answer(alone, send(alone, "slow", 0.0, "quick")), "quick")
+                long = send(alone, "slow", 1000.0, f"alone{times}")
+                calls(other, 1 if threads == "threads=8" else 0)
+                alone.send(_wire.pack([8, long]))
+                self.assertEqual(answer(alone, long), f"alone{times}")
+                self.assertIn(f"alone{times}", answer(alone, send(alone, "what_closed")))
+            calls(alone, 100)
+            # Several at once, a stream, nonsense in values, and what is no function.
+            several = [send(alone, "login", "a", "b") for _ in range(50)]
+            self.assertEqual([answer(alone, n) for n in several], ["a/b/False/None"] * 50)
+            calls(alone, 100)
+            stream = send(alone, "count", 3)
+            alone.send(_wire.pack([7, stream, 10]))
+            self.assertEqual([_wire.unpack(alone.recv(65536))[0] for _ in range(4)], [5, 5, 5, 6])
+            calls(alone, 100)
+            for function, args in (("login", [1, 2]), ("none", [])):
+                number = send(alone, function, *args)
+                self.assertEqual(_wire.unpack(alone.recv(65536))[:2], [4, number])
+                calls(alone, 100)
+            # It goes, and leaves nothing; and so does one whose message is none.
+            open_before = len(os.listdir(f"/proc/{process.pid}/fd"))
+            alone.close()
+            until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) == open_before - 1)
+            calls(other, 100)
+            other.send(b"\xc1")
+            self.assertEqual(_wire.unpack(other.recv(65536))[2], "pysecure.BadMessage")
+            self.assertEqual(other.recv(65536), b"")
+            other.close()
+            until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) == open_before - 2)
+            # The service ends while it waits for one.
+            last = self.supervisor.raw("web", "one")
+            numbers[last] = 0
+            last.recv(65536)
+            calls(last, 100)
+            self.assertEqual(self.supervisor.stop("one"), 0)
+            self.assertEqual(_wire.unpack(last.recv(65536))[0], 9)
+            self.assertEqual(last.recv(65536), b"")
+            last.close()
+
     def test_a_queue_is_bounded_and_busy_comes_at_once(self) -> None:
         self.supervisor.start("one", {"web": "*"}, "threads=1", "queue=1")
         self.supervisor.act_as("web")

@@ -8,22 +8,20 @@ import resource
 import struct
 import unittest
 
-import support  # noqa: F401
+import support
 from functions import KINDS
 
-from pysecure_rpc import ProtocolError, TooLarge, _hints, _wire
+from pysecure_rpc import ProtocolError, TooLarge, _hints
+from pysecure_rpc import _codec as _wire
 
 
 def there_and_back(hint: object, value: object) -> object:
     kind = _hints.compile_hint(hint)
-    to = _wire.Outgoing(_wire.Area())
-    data = _wire.pack([3, 1, kind.dump(value)], to)
-    given = _wire.Incoming([os.dup(fd) for fd in to.fds], [])
-    to.close()
-    result = kind.load(_wire.message(data, given)[2])
-    for fd in given.area:
-        os.close(fd)
-    return result
+    area = _wire.Area()
+    message = _wire.seal([3, 1, kind.dump(value)], area)
+    fds = [os.dup(fd) for fd in message.fds]
+    message.close()
+    return kind.load(_wire.open_message(message.data, fds, _wire.Kept())[2])
 
 
 class Values(unittest.TestCase):
@@ -65,7 +63,7 @@ class Values(unittest.TestCase):
 
         signature = _hints.Signature(login, "login", False)
         self.assertEqual(signature.text, "login(user:str,password:str,remember:bool=)->bool")
-        document = (support.SRC.parent.parent / "docs" / "rpc-protocol.md").read_text()
+        document = (support.HERE.parent.parent / "docs" / "rpc-protocol.md").read_text()
         self.assertIn(f"`{signature.text}` hashes to `{signature.hash}`", document)
 
 
@@ -92,7 +90,7 @@ class Hostile(unittest.TestCase):
 
     def test_every_beginning_of_a_message(self) -> None:
         for hint, values in KINDS.values():
-            data = _wire.pack([2, 1, "f", [_hints.compile_hint(hint).dump(values[-1])], {}], None)[:3000]
+            data = _wire.pack([2, 1, "f", [_hints.compile_hint(hint).dump(values[-1])], {}])[:3000]
             for end in range(len(data) - 1):
                 self.refuse(data[:end])
 
@@ -107,6 +105,7 @@ class Hostile(unittest.TestCase):
         ]
         interesting = bytes(range(0xC0, 0x100)) + b"\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\x01\x02\x14\x15"
         outcomes = {True: 0, False: 0}
+        kept = _wire.Kept()
 
         def one() -> None:
             pick = chance.random()
@@ -123,9 +122,8 @@ class Hostile(unittest.TestCase):
                     else:
                         del changed[at : at + chance.randrange(1, 6)]
                 data = bytes(changed)
-            given = _wire.Incoming([], [])
             try:
-                _wire.message(data, given)
+                _wire.open_message(data, [], kept)
                 outcomes[True] += 1
             except ProtocolError:
                 outcomes[False] += 1
@@ -145,10 +143,8 @@ class Hostile(unittest.TestCase):
             ours, other = make()
             before = len(os.listdir("/proc/self/fd"))
             for fd in (ours, other):
-                given = _wire.Incoming([os.dup(fd)], [])
                 with self.assertRaises(ProtocolError):
-                    _wire.message(b"\x93\x03\x01\xc7\x05\x14\x94\x00\x00\x01\xc2", given)
-                given.close()
+                    _wire.open_message(b"\x93\x03\x01\xc7\x05\x14\x94\x00\x00\x01\xc2", [os.dup(fd)], _wire.Kept())
             self.assertEqual(len(os.listdir("/proc/self/fd")), before)
             os.close(ours)
             os.close(other)

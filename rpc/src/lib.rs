@@ -44,7 +44,7 @@ pub use encode::to_value;
 pub use error::{Error, Result};
 #[cfg(feature = "service")]
 pub use function::{Arguments, Function, Parameter};
-pub use memfd::{Kept, Outgoing};
+pub use memfd::{Area, Kept, Outgoing};
 #[cfg(feature = "service")]
 pub use pysecure_rpc_macros::{Typed, rpc};
 #[cfg(feature = "service")]

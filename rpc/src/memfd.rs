@@ -146,16 +146,13 @@ impl Area {
             Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
             _ => return Err(bad),
         }
-        let len = rustix::fs::fstat(&fd).map_err(|_| bad)?.st_size as u64;
+        let len = size(&fd)?;
         Ok(Area { fd, len })
     }
 
     /// Copies out, once.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, WireError> {
-        // It may have grown since; never does it shrink.
-        if offset.checked_add(len as u64).is_none_or(|end| end > self.len) {
-            return Err(WireError::Bad("bytes beyond the end of their memfd"));
-        }
+        self.holds(offset, len)?;
         let mut out: Vec<u8> = Vec::with_capacity(len);
         while out.len() < len {
             let at = offset + out.len() as u64;
@@ -164,11 +161,41 @@ impl Area {
                 other => other?,
             };
             if read == 0 {
-                return Err(WireError::Bad("bytes beyond the end of their memfd"));
+                return Err(BEYOND);
             }
         }
         // An allocation may be larger than what was asked for.
         out.truncate(len);
         Ok(out)
     }
+
+    /// Are there so many bytes? To be asked before memory is taken for them.
+    pub fn holds(&self, offset: u64, len: usize) -> Result<(), WireError> {
+        let end = offset.checked_add(len as u64).ok_or(BEYOND)?;
+        // A kept one may have grown since; never does it shrink.
+        if end > self.len && end > size(&self.fd)? {
+            return Err(BEYOND);
+        }
+        Ok(())
+    }
+
+    /// Copies out what `holds` said is there.
+    pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), WireError> {
+        let mut done = 0;
+        while done < out.len() {
+            let at = offset + done as u64;
+            let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], at))?;
+            if read == 0 {
+                return Err(BEYOND);
+            }
+            done += read;
+        }
+        Ok(())
+    }
+}
+
+const BEYOND: WireError = WireError::Bad("bytes beyond the end of their memfd");
+
+fn size(fd: &OwnedFd) -> Result<u64, WireError> {
+    Ok(rustix::fs::fstat(fd)?.st_size as u64)
 }

@@ -74,39 +74,147 @@ pub enum WireError {
 
 use WireError::Bad;
 
+/// What values become when they are read: `Plain` makes them a `Value`, the Python package objects of Python's.
+pub trait Build {
+    type Node;
+    type Error: From<WireError>;
+
+    fn nil(&mut self) -> Self::Node;
+    fn bool(&mut self, value: bool) -> Self::Node;
+    fn int(&mut self, value: i64) -> Result<Self::Node, Self::Error>;
+    /// Only what is above `i64::MAX`.
+    fn uint(&mut self, value: u64) -> Result<Self::Node, Self::Error>;
+    fn float(&mut self, value: f64) -> Result<Self::Node, Self::Error>;
+    fn str(&mut self, text: &str) -> Result<Self::Node, Self::Error>;
+    fn bytes(&mut self, bytes: &[u8]) -> Result<Self::Node, Self::Error>;
+    fn array(&mut self, items: Vec<Self::Node>) -> Result<Self::Node, Self::Error>;
+    /// Refuses a key twice, and one that cannot be a key.
+    fn map(&mut self, entries: Vec<(Self::Node, Self::Node)>) -> Result<Self::Node, Self::Error>;
+    /// Extensions 1, 9, 10, 11 and 13.
+    fn raw(&mut self, kind: i8, data: &[u8]) -> Result<Self::Node, Self::Error>;
+    /// Extensions 2 to 8 and 12, with the value that they hold, and the same as it stands in the message.
+    fn holding(&mut self, kind: i8, inner: Self::Node, data: &[u8]) -> Result<Self::Node, Self::Error>;
+    fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Self::Node, Self::Error>;
+    fn descriptor(&mut self, fd: OwnedFd) -> Result<Self::Node, Self::Error>;
+}
+
 /// Reads a message: an array, and nothing before or after it. `kept` is what the peer keeps with this end.
 pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
-    let mut reader = Reader {
-        rest: bytes,
-        values: 0,
-        large: 0,
-        fds: fds.into_iter().map(Some).collect(),
-        area: kept,
-        used: false,
-    };
-    let Value::Array(elements) = reader.value(0)? else {
+    let mut given = Given::new(fds);
+    let Value::Array(elements) = Reader::new(bytes, &mut given, &mut kept.area).whole(&mut Plain)? else {
         return Err(Bad("not an array"));
     };
-    if !reader.rest.is_empty() {
-        return Err(Bad("something follows the array"));
-    }
-    if reader.fds.iter().any(Option::is_some) {
-        return Err(Bad("a descriptor that nothing names"));
-    }
-    reader.area.read += u64::from(reader.used);
+    given.all_named()?;
+    kept.read += u64::from(given.from_area);
     Ok(elements)
 }
 
-struct Reader<'a> {
+/// The descriptors that came with a message.
+#[derive(Debug, Default)]
+pub struct Given {
+    fds: Vec<Option<OwnedFd>>,
+    large: usize,
+    /// Did anything lie in the area that is kept?
+    pub from_area: bool,
+}
+
+impl Given {
+    pub fn new(fds: Vec<OwnedFd>) -> Given {
+        Given {
+            fds: fds.into_iter().map(Some).collect(),
+            ..Given::default()
+        }
+    }
+
+    pub fn all_named(&self) -> Result<(), WireError> {
+        match self.fds.iter().any(Option::is_some) {
+            true => Err(Bad("a descriptor that nothing names")),
+            false => Ok(()),
+        }
+    }
+
+    /// The message that LARGE stands for, which lies in the last descriptor.
+    pub fn long(&mut self, len: usize) -> Result<Vec<u8>, WireError> {
+        self.add_large(len)?;
+        let fd = self.fds.pop().flatten().ok_or(Bad("LARGE without a descriptor"))?;
+        Area::check(fd)?.read(0, len)
+    }
+
+    fn add_large(&mut self, len: usize) -> Result<(), WireError> {
+        self.large = self.large.saturating_add(len);
+        if self.large > LARGEST {
+            return Err(Bad("more than 64 MiB of bytes"));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, at: i64) -> Result<OwnedFd, WireError> {
+        let slot = usize::try_from(at).ok().and_then(|at| self.fds.get_mut(at));
+        slot.and_then(Option::take)
+            .ok_or(Bad("a descriptor that did not come, or is named twice"))
+    }
+}
+
+/// Reads one message, from its beginning to its end.
+pub struct Reader<'a> {
     rest: &'a [u8],
     values: usize,
-    large: usize,
-    fds: Vec<Option<OwnedFd>>,
-    area: &'a mut Kept,
-    used: bool,
+    given: &'a mut Given,
+    area: &'a mut Option<Area>,
 }
 
 impl<'a> Reader<'a> {
+    pub fn new(bytes: &'a [u8], given: &'a mut Given, area: &'a mut Option<Area>) -> Reader<'a> {
+        Reader {
+            rest: bytes,
+            values: 0,
+            given,
+            area,
+        }
+    }
+
+    /// The one value that these bytes are.
+    pub fn whole<B: Build>(&mut self, build: &mut B) -> Result<B::Node, B::Error> {
+        let value = self.value(build, 0)?;
+        self.end()?;
+        Ok(value)
+    }
+
+    /// Nothing may follow.
+    pub fn end(&self) -> Result<(), WireError> {
+        match self.rest {
+            [] => Ok(()),
+            _ => Err(Bad("something follows the value")),
+        }
+    }
+
+    /// The head of an array in as many others: how many elements follow. None, and nothing read, if it is something else.
+    pub fn array(&mut self, depth: usize) -> Result<Option<usize>, WireError> {
+        let len = match self.rest {
+            [marker @ 0x90..=0x9f, rest @ ..] => {
+                self.rest = rest;
+                usize::from(marker & 0x0f)
+            }
+            _ => return Ok(None),
+        };
+        self.values += 1;
+        self.room(len, depth)?;
+        Ok(Some(len))
+    }
+
+    /// Text of up to 31 bytes. None, and nothing read, if it is something else.
+    pub fn short_str(&mut self) -> Result<Option<&'a str>, WireError> {
+        let [marker @ 0xa0..=0xbf, rest @ ..] = self.rest else {
+            return Ok(None);
+        };
+        self.rest = rest;
+        self.values += 1;
+        let text = self.take(usize::from(marker & 0x1f))?;
+        Ok(Some(
+            std::str::from_utf8(text).map_err(|_| Bad("text that is not UTF-8"))?,
+        ))
+    }
+
     fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or(Bad("it ends too soon"))?;
         self.rest = rest;
@@ -127,62 +235,66 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn value(&mut self, depth: usize) -> Result<Value, WireError> {
+    /// One value, which lies in as many containers as `depth` says.
+    pub fn value<B: Build>(&mut self, build: &mut B, depth: usize) -> Result<B::Node, B::Error> {
         self.values += 1;
         if self.values > MOST_VALUES {
-            return Err(Bad("too many values"));
+            return Err(Bad("too many values").into());
         }
         let marker = self.number::<1>()?[0];
-        Ok(match marker {
-            0x00..=0x7f => Value::Int(i64::from(marker)),
-            0x80..=0x8f => self.map(usize::from(marker & 0x0f), depth)?,
-            0x90..=0x9f => Value::Array(self.items(usize::from(marker & 0x0f), depth)?),
-            0xa0..=0xbf => self.str(usize::from(marker & 0x1f))?,
-            0xc0 => Value::Nil,
-            0xc1 => return Err(Bad("the byte 0xc1")),
-            0xc2 => Value::Bool(false),
-            0xc3 => Value::Bool(true),
+        match marker {
+            0x00..=0x7f => build.int(i64::from(marker)),
+            0x80..=0x8f => self.map(build, usize::from(marker & 0x0f), depth),
+            0x90..=0x9f => self.items(build, usize::from(marker & 0x0f), depth),
+            0xa0..=0xbf => self.str(build, usize::from(marker & 0x1f)),
+            0xc0 => Ok(build.nil()),
+            0xc1 => Err(Bad("the byte 0xc1").into()),
+            0xc2 => Ok(build.bool(false)),
+            0xc3 => Ok(build.bool(true)),
             0xc4..=0xc6 => {
                 let len = self.len(marker - 0xc4)?;
-                Value::Bytes(self.take(len)?.to_vec())
+                build.bytes(self.take(len)?)
             }
             0xc7..=0xc9 => {
                 let len = self.len(marker - 0xc7)?;
-                self.ext(len, depth)?
+                self.ext(build, len, depth)
             }
-            0xca => Value::Float(f64::from(f32::from_be_bytes(self.number()?))),
-            0xcb => Value::Float(f64::from_be_bytes(self.number()?)),
-            0xcc => Value::Int(i64::from(self.number::<1>()?[0])),
-            0xcd => Value::Int(i64::from(u16::from_be_bytes(self.number()?))),
-            0xce => Value::Int(i64::from(u32::from_be_bytes(self.number()?))),
+            0xca => build.float(f64::from(f32::from_be_bytes(self.number()?))),
+            0xcb => build.float(f64::from_be_bytes(self.number()?)),
+            0xcc => build.int(i64::from(self.number::<1>()?[0])),
+            0xcd => build.int(i64::from(u16::from_be_bytes(self.number()?))),
+            0xce => build.int(i64::from(u32::from_be_bytes(self.number()?))),
             0xcf => {
                 let wide = u64::from_be_bytes(self.number()?);
-                i64::try_from(wide).map_or(Value::UInt(wide), Value::Int)
+                match i64::try_from(wide) {
+                    Ok(narrow) => build.int(narrow),
+                    Err(_) => build.uint(wide),
+                }
             }
-            0xd0 => Value::Int(i64::from(i8::from_be_bytes(self.number()?))),
-            0xd1 => Value::Int(i64::from(i16::from_be_bytes(self.number()?))),
-            0xd2 => Value::Int(i64::from(i32::from_be_bytes(self.number()?))),
-            0xd3 => Value::Int(i64::from_be_bytes(self.number()?)),
-            0xd4..=0xd8 => self.ext(1 << (marker - 0xd4), depth)?,
+            0xd0 => build.int(i64::from(i8::from_be_bytes(self.number()?))),
+            0xd1 => build.int(i64::from(i16::from_be_bytes(self.number()?))),
+            0xd2 => build.int(i64::from(i32::from_be_bytes(self.number()?))),
+            0xd3 => build.int(i64::from_be_bytes(self.number()?)),
+            0xd4..=0xd8 => self.ext(build, 1 << (marker - 0xd4), depth),
             0xd9..=0xdb => {
                 let len = self.len(marker - 0xd9)?;
-                self.str(len)?
+                self.str(build, len)
             }
             0xdc | 0xdd => {
                 let len = self.len(marker - 0xdc + 1)?;
-                Value::Array(self.items(len, depth)?)
+                self.items(build, len, depth)
             }
             0xde | 0xdf => {
                 let len = self.len(marker - 0xde + 1)?;
-                self.map(len, depth)?
+                self.map(build, len, depth)
             }
-            0xe0..=0xff => Value::Int(i64::from(marker as i8)),
-        })
+            0xe0..=0xff => build.int(i64::from(marker as i8)),
+        }
     }
 
-    fn str(&mut self, len: usize) -> Result<Value, WireError> {
+    fn str<B: Build>(&mut self, build: &mut B, len: usize) -> Result<B::Node, B::Error> {
         let text = std::str::from_utf8(self.take(len)?).map_err(|_| Bad("text that is not UTF-8"))?;
-        Ok(Value::Str(text.to_owned()))
+        build.str(text)
     }
 
     /// What is to come takes a byte each at the least.
@@ -199,50 +311,157 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn items(&mut self, len: usize, depth: usize) -> Result<Vec<Value>, WireError> {
+    fn items<B: Build>(&mut self, build: &mut B, len: usize, depth: usize) -> Result<B::Node, B::Error> {
+        let items = self.elements(build, len, depth)?;
+        build.array(items)
+    }
+
+    /// The elements of an array whose head has been read.
+    pub fn elements<B: Build>(&mut self, build: &mut B, len: usize, depth: usize) -> Result<Vec<B::Node>, B::Error> {
         self.room(len, depth)?;
         let mut items = Vec::with_capacity(len);
         for _ in 0..len {
-            items.push(self.value(depth + 1)?);
+            items.push(self.value(build, depth + 1)?);
         }
         Ok(items)
     }
 
-    fn map(&mut self, len: usize, depth: usize) -> Result<Value, WireError> {
+    fn map<B: Build>(&mut self, build: &mut B, len: usize, depth: usize) -> Result<B::Node, B::Error> {
         self.room(len.saturating_mul(2), depth)?;
         let mut entries = Vec::with_capacity(len);
         for _ in 0..len {
-            let key = self.value(depth + 1)?;
-            if matches!(key, Value::Array(_) | Value::Map(_) | Value::Fd(_)) {
-                return Err(Bad("a key that is no plain value"));
+            let key = self.value(build, depth + 1)?;
+            entries.push((key, self.value(build, depth + 1)?));
+        }
+        build.map(entries)
+    }
+
+    fn ext<B: Build>(&mut self, build: &mut B, len: usize, depth: usize) -> Result<B::Node, B::Error> {
+        if depth >= DEEPEST {
+            return Err(Bad("nested too deep").into());
+        }
+        let kind = self.number::<1>()?[0] as i8;
+        let data = self.take(len)?;
+        match kind {
+            1 | 9 | 10 | 11 | 13 => return build.raw(kind, data),
+            2..=8 | 12 | 20 | 21 => {}
+            _ => return Err(Bad("an unknown extension").into()),
+        }
+        let after = std::mem::replace(&mut self.rest, data);
+        if kind >= 20 {
+            let inner = self.value(&mut Plain, depth + 1)?;
+            self.end()?;
+            self.rest = after;
+            let Value::Array(parts) = inner else {
+                return Err(Bad("an extension with a value of another kind").into());
+            };
+            if kind == 20 {
+                return self.memfd(build, &parts);
             }
-            entries.push((key, self.value(depth + 1)?));
+            return match parts.as_slice() {
+                [Value::Int(at), ..] => build.descriptor(self.given.take(*at)?),
+                _ => Err(Bad("a descriptor that is none").into()),
+            };
+        }
+        let inner = self.value(build, depth + 1)?;
+        self.end()?;
+        self.rest = after;
+        build.holding(kind, inner, data)
+    }
+
+    fn memfd<B: Build>(&mut self, build: &mut B, parts: &[Value]) -> Result<B::Node, B::Error> {
+        let [
+            Value::Int(at),
+            Value::Int(offset),
+            Value::Int(len),
+            Value::Bool(keep),
+            ..,
+        ] = parts
+        else {
+            return Err(Bad("bytes in a memfd that are none").into());
+        };
+        let (Ok(offset), Ok(len)) = (u64::try_from(*offset), usize::try_from(*len)) else {
+            return Err(Bad("bytes in a memfd that are none").into());
+        };
+        self.given.add_large(len)?;
+        if *at == -1 {
+            let area = self.area.as_ref().filter(|_| !keep);
+            let area = area.ok_or(Bad("bytes in an area that was never sent"))?;
+            self.given.from_area = true;
+            return build.large(area, offset, len);
+        }
+        let area = Area::check(self.given.take(*at)?)?;
+        let value = build.large(&area, offset, len)?;
+        if *keep {
+            *self.area = Some(area);
+            self.given.from_area = true;
+        }
+        Ok(value)
+    }
+}
+
+/// Makes a `Value` of what is read.
+pub struct Plain;
+
+impl Build for Plain {
+    type Node = Value;
+    type Error = WireError;
+
+    fn nil(&mut self) -> Value {
+        Value::Nil
+    }
+
+    fn bool(&mut self, value: bool) -> Value {
+        Value::Bool(value)
+    }
+
+    fn int(&mut self, value: i64) -> Result<Value, WireError> {
+        Ok(Value::Int(value))
+    }
+
+    fn uint(&mut self, value: u64) -> Result<Value, WireError> {
+        Ok(Value::UInt(value))
+    }
+
+    fn float(&mut self, value: f64) -> Result<Value, WireError> {
+        Ok(Value::Float(value))
+    }
+
+    fn str(&mut self, text: &str) -> Result<Value, WireError> {
+        Ok(Value::Str(text.to_owned()))
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<Value, WireError> {
+        Ok(Value::Bytes(bytes.to_vec()))
+    }
+
+    fn array(&mut self, items: Vec<Value>) -> Result<Value, WireError> {
+        Ok(Value::Array(items))
+    }
+
+    fn map(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, WireError> {
+        if entries
+            .iter()
+            .any(|(key, _)| matches!(key, Value::Array(_) | Value::Map(_) | Value::Fd(_)))
+        {
+            return Err(Bad("a key that is no plain value"));
         }
         distinct(entries.iter().map(|(key, _)| key))?;
         Ok(Value::Map(entries))
     }
 
-    fn ext(&mut self, len: usize, depth: usize) -> Result<Value, WireError> {
-        if depth >= DEEPEST {
-            return Err(Bad("nested too deep"));
-        }
-        let kind = self.number::<1>()?[0] as i8;
-        let data = self.take(len)?;
+    fn raw(&mut self, kind: i8, data: &[u8]) -> Result<Value, WireError> {
         match kind {
-            2..=8 | 12 | 20 | 21 => {}
-            1 if !data.is_empty() => return Ok(Value::Other(kind, data.to_vec())),
-            9 if data.is_ascii() && !data.is_empty() => return Ok(Value::Other(kind, data.to_vec())),
-            10 | 11 if data.len() == 16 => return Ok(Value::Other(kind, data.to_vec())),
-            13 => return Ok(Value::Other(kind, data.to_vec())),
-            _ => return Err(Bad("an unknown or broken extension")),
+            1 if !data.is_empty() => {}
+            9 if data.is_ascii() && !data.is_empty() => {}
+            10 | 11 if data.len() == 16 => {}
+            13 => {}
+            _ => return Err(Bad("a broken extension")),
         }
-        let after = std::mem::replace(&mut self.rest, data);
-        let inner = self.value(depth + 1);
-        let left = std::mem::replace(&mut self.rest, after);
-        let inner = inner?;
-        if !left.is_empty() {
-            return Err(Bad("something follows an extension's value"));
-        }
+        Ok(Value::Other(kind, data.to_vec()))
+    }
+
+    fn holding(&mut self, kind: i8, inner: Value, data: &[u8]) -> Result<Value, WireError> {
         Ok(match (kind, inner) {
             (2, Value::Array(items)) => Value::Tuple(items),
             (3, Value::Array(items)) => {
@@ -262,48 +481,16 @@ impl<'a> Reader<'a> {
                 Value::Other(kind, data.to_vec())
             }
             (12, member @ (Value::Str(_) | Value::Int(_) | Value::UInt(_))) => Value::Member(Box::new(member)),
-            (20, Value::Array(parts)) => self.memfd(&parts)?,
-            (21, Value::Array(parts)) => match parts.as_slice() {
-                [Value::Int(at)] => Value::Fd(Descriptor(Arc::new(self.fd(*at)?))),
-                _ => return Err(Bad("a descriptor that is none")),
-            },
             _ => return Err(Bad("an extension with a value of another kind")),
         })
     }
 
-    fn fd(&mut self, at: i64) -> Result<OwnedFd, WireError> {
-        let slot = usize::try_from(at).ok().and_then(|at| self.fds.get_mut(at));
-        slot.and_then(Option::take)
-            .ok_or(Bad("a descriptor that did not come, or is named twice"))
+    fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Value, WireError> {
+        Ok(Value::Bytes(area.read(offset, len)?))
     }
 
-    fn memfd(&mut self, parts: &[Value]) -> Result<Value, WireError> {
-        let [Value::Int(at), Value::Int(offset), Value::Int(len), Value::Bool(keep)] = parts else {
-            return Err(Bad("bytes in a memfd that are none"));
-        };
-        let (Ok(offset), Ok(len)) = (u64::try_from(*offset), usize::try_from(*len)) else {
-            return Err(Bad("bytes in a memfd that are none"));
-        };
-        self.large = self.large.saturating_add(len);
-        if self.large > LARGEST {
-            return Err(Bad("more than 64 MiB of bytes"));
-        }
-        if *at == -1 {
-            self.used = true;
-            let area = self
-                .area
-                .area
-                .as_ref()
-                .ok_or(Bad("bytes in an area that was never sent"))?;
-            return Ok(Value::Bytes(area.read(offset, len)?));
-        }
-        let area = Area::check(self.fd(*at)?)?;
-        let bytes = area.read(offset, len)?;
-        if *keep {
-            self.used = true;
-            self.area.area = Some(area);
-        }
-        Ok(Value::Bytes(bytes))
+    fn descriptor(&mut self, fd: OwnedFd) -> Result<Value, WireError> {
+        Ok(Value::Fd(Descriptor(Arc::new(fd))))
     }
 }
 

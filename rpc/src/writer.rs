@@ -27,7 +27,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// No message, but what stands in one.
-    pub(crate) fn bare() -> Writer<'a> {
+    pub fn bare() -> Writer<'a> {
         Writer {
             message: Message::default(),
             large: 0,
@@ -51,8 +51,62 @@ impl<'a> Writer<'a> {
         writer
     }
 
+    /// A message that is written into this buffer, so that it need not be allocated anew.
+    pub fn over(mut buffer: Vec<u8>) -> Writer<'a> {
+        buffer.clear();
+        let mut writer = Writer::bare();
+        writer.message.bytes = buffer;
+        writer
+    }
+
     pub fn finish(self) -> Message {
         self.message
+    }
+
+    /// How many bytes there are so far.
+    pub fn len(&self) -> usize {
+        self.message.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.message.bytes.is_empty()
+    }
+
+    /// Bytes that are MessagePack already.
+    pub fn raw(&mut self, encoded: &[u8]) {
+        self.message.bytes.extend_from_slice(encoded);
+    }
+
+    /// A descriptor that goes along: its number in the message.
+    pub fn descriptor(&mut self, fd: Arc<OwnedFd>) -> Result<u64, WireError> {
+        if self.message.fds.len() >= MOST_DESCRIPTORS {
+            return Err(TooLarge("more than 16 descriptors"));
+        }
+        self.message.fds.push(fd);
+        Ok(self.message.fds.len() as u64 - 1)
+    }
+
+    pub fn descriptors(&self) -> usize {
+        self.message.fds.len()
+    }
+
+    /// Counts what goes by memfd, for there is a bound for all of a message.
+    pub fn add_large(&mut self, len: usize) -> Result<(), WireError> {
+        self.large = self.large.saturating_add(len);
+        if self.large > LARGEST {
+            return Err(TooLarge("more than 64 MiB in one message"));
+        }
+        Ok(())
+    }
+
+    /// Bytes within the message.
+    pub fn bin(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        if bytes.len() > LARGEST {
+            return Err(TooLarge("more than 64 MiB in one message"));
+        }
+        self.head(0, 0, [0xc4, 0xc5, 0xc6], bytes.len());
+        self.message.bytes.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn be(&mut self, marker: u8, bytes: &[u8]) {
@@ -107,7 +161,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    pub(crate) fn float(&mut self, value: f64) {
+    pub fn float(&mut self, value: f64) {
         self.be(0xcb, &value.to_be_bytes());
     }
 
@@ -117,12 +171,11 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let fits = self.message.fds.len() < MOST_DESCRIPTORS;
-        if let Some(area) = self.area.as_mut().filter(|_| bytes.len() > INLINE_BYTES && fits) {
-            self.large += bytes.len();
-            if self.large > LARGEST {
-                return Err(TooLarge("more than 64 MiB of bytes"));
-            }
+        let large = bytes.len() > INLINE_BYTES && self.message.fds.len() < MOST_DESCRIPTORS;
+        if large && self.area.is_some() {
+            self.add_large(bytes.len())?;
+        }
+        if let Some(area) = self.area.as_mut().filter(|_| large) {
             let place = area.put(bytes)?;
             let mut inner = Writer::message(4);
             match place.fd {
@@ -137,14 +190,11 @@ impl<'a> Writer<'a> {
             inner.bool(place.keep);
             self.ext(20, &inner.message.bytes)
         } else {
-            u32::try_from(bytes.len()).map_err(|_| TooLarge("bytes beyond 4 GiB"))?;
-            self.head(0, 0, [0xc4, 0xc5, 0xc6], bytes.len());
-            self.message.bytes.extend_from_slice(bytes);
-            Ok(())
+            self.bin(bytes)
         }
     }
 
-    pub(crate) fn ext(&mut self, kind: i8, data: &[u8]) -> Result<(), WireError> {
+    pub fn ext(&mut self, kind: i8, data: &[u8]) -> Result<(), WireError> {
         u32::try_from(data.len()).map_err(|_| TooLarge("an extension beyond 4 GiB"))?;
         match data.len() {
             1 | 2 | 4 | 8 | 16 => self.message.bytes.push(0xd4 + data.len().trailing_zeros() as u8),
@@ -156,10 +206,16 @@ impl<'a> Writer<'a> {
     }
 
     /// An extension whose data is itself a value; descriptors in it are the message's.
-    fn nested(&mut self, kind: i8, fill: impl FnOnce(&mut Self) -> Result<(), WireError>) -> Result<(), WireError> {
+    pub fn nested<E: From<WireError>>(
+        &mut self,
+        kind: i8,
+        fill: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
         let before = self.open();
-        fill(self)?;
-        self.close(kind, before)
+        let filled = fill(self);
+        let closed = self.close(kind, before);
+        filled?;
+        Ok(closed?)
     }
 
     /// Begins an extension's value; what it gives back is what [`Writer::close`] takes.
@@ -181,6 +237,11 @@ impl<'a> Writer<'a> {
     /// An element of the message.
     pub fn value(&mut self, value: &Value) -> Result<(), WireError> {
         self.at(value, 1)
+    }
+
+    /// An element of an array or map in the message.
+    pub fn value_in(&mut self, value: &Value) -> Result<(), WireError> {
+        self.at(value, 2)
     }
 
     /// At a depth, of which the message's elements have 1.
@@ -216,15 +277,11 @@ impl<'a> Writer<'a> {
             Value::FrozenSet(items) => self.nested(4, |w| w.all(items, inner))?,
             Value::Member(member) => self.nested(12, |w| w.at(member, inner))?,
             Value::Fd(fd) => {
-                if self.message.fds.len() >= MOST_DESCRIPTORS {
-                    return Err(TooLarge("more than 16 descriptors"));
-                }
-                let at = self.message.fds.len() as u64;
-                self.message.fds.push(fd.0.clone());
+                let at = self.descriptor(fd.0.clone())?;
                 self.nested(21, |w| {
                     w.array(1);
                     w.uint(at);
-                    Ok(())
+                    Ok::<(), WireError>(())
                 })?;
             }
             Value::Other(kind, data) => self.ext(*kind, data)?,

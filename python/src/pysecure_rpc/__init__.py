@@ -38,7 +38,7 @@ from ._errors import (
     register_error,
 )
 from ._function import caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
-from ._wire import Fd
+from ._values import Fd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,6 +17,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from . import _function
+from ._codec import BLOB, COMPILED, MAX_MESSAGE, Kept, Link, Quick, open_message, pack, seal, seal_call
 from ._errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -28,7 +29,6 @@ from ._errors import (
     revive,
 )
 from ._function import Function
-from ._wire import BLOB, MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, pack_array_items, pack_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
@@ -75,33 +75,26 @@ class _NotSent(Exception):
     """The connection had ended before the call was sent."""
 
 
-class Connection:
+class Connection(Link):
     """A connection to one service."""
 
-    __slots__ = ("sock", "service", "functions", "caller", "next_id", "out_area", "in_area", "read", "limit",
-                 "cooperative")  # fmt: skip
+    __slots__ = ("sock", "service", "caller", "cooperative")
 
     def __init__(self, service: str, sock: socket.socket) -> None:
+        super().__init__()
         self.service = service
         self.sock = sock
-        self.functions: dict[str, int] = {}
         self.caller: str | None = None
-        self.next_id = 1
-        self.out_area = Area()
-        self.in_area: list[int] = []
-        #: Messages read that used the service's area.
-        self.read = 0
-        #: What SO_RCVTIMEO is set to.
-        self.limit = 0.0
         #: Is it gevent's, that waits by itself and lets others run meanwhile?
         self.cooperative = not isinstance(sock, _socket.socket)
+        if not self.cooperative:
+            self.fd = sock.fileno()
 
     def close(self) -> None:
+        self.fd = -1
         self.sock.close()
         self.out_area.close()
-        for fd in self.in_area:
-            os.close(fd)
-        self.in_area = []
+        self.kept.close()
 
     def __del__(self) -> None:
         try:
@@ -147,14 +140,7 @@ class Connection:
     def decode(self, data: bytes, fds: list[int]) -> list[Any]:
         if not data:
             raise ConnectionLost(f"{self.service} ended the connection")
-        given = Incoming(fds, self.in_area)
-        try:
-            reply = message(data, given)
-        finally:
-            given.close()
-        if given.from_area:
-            self.read += 1
-        return reply
+        return open_message(data, fds, self.kept)
 
     def hello(self, reply: list[Any]) -> None:
         if reply[0] == 4 and len(reply) >= 7:
@@ -179,23 +165,14 @@ class Connection:
         if not name:
             name = function.packed = pack(function.name)
         left = None if deadline is None else max(0, int((deadline - monotonic()) * 1000))
-        to = Outgoing(self.out_area)
-        out = bytearray(b"\x99\x02")
+        trace = _function.traceparent()
+        message = seal_call(identity, name, args, kwargs, left, trace, self.kept.read, credit, self.out_area)
         try:
-            pack_into(out, identity, 1, to)
-            out += name
-            pack_into(out, args, 1, to)
-            if kwargs:
-                pack_into(out, kwargs, 1, to)
-            else:
-                out.append(0x80)
-            pack_array_items(out, (left, _function.traceparent(), self.read, credit), to)
-            data = bytes(out) if len(out) <= MAX_MESSAGE else to.large(out)
-            transmit(self.sock, data, to.fds)
+            transmit(self.sock, message.data, message.fds)
         except OSError as error:
             raise _NotSent(f"{self.service} is gone ({error.strerror})") from None
         finally:
-            to.close()
+            message.close()
         return identity
 
 
@@ -313,10 +290,7 @@ def _keep(connection: Connection) -> None:
 def _result(function: Function, reply: list[Any], identity: int) -> Any:
     if len(reply) >= 3 and reply[1] == identity:
         if reply[0] == 3:
-            try:
-                return function.signature.result.load(reply[2])
-            except TypeError as error:
-                raise ProtocolError(f"the result of {function.name}: {error}") from None
+            return _load(function, reply[2])
         if reply[0] == 4 and len(reply) >= 7:
             raise _error(reply)
     if reply[0] == 9:
@@ -326,8 +300,20 @@ def _result(function: Function, reply: list[Any], identity: int) -> Any:
     raise ProtocolError(f"{function.service} answered what was not asked")
 
 
+#: What a quick way returns when it did nothing, or nothing that counts.
+_NOT_DONE = object()
+
+
 def call(function: Function, args: Any, kwargs: Any) -> Any:
     """Calls a function that runs elsewhere."""
+    if not kwargs:
+        quick = function.quick
+        if quick is None:
+            quick = function.quick = _quick(function)
+        if quick:
+            result = quick(_pool.idle, args)
+            if result is not _NOT_DONE:
+                return result
     name = _function.local_caller.get()
     if name is not None:
         return _locally(function, args, kwargs, name[0])
@@ -348,8 +334,7 @@ def call(function: Function, args: Any, kwargs: Any) -> Any:
                     continue
                 raise ConnectionLost(str(error)) from None
             except (SignatureMismatch, TypeError, ValueError):
-                # Nothing was sent; but the area may hold what nobody will read.
-                usable = connection.out_area.free
+                usable = True  # nothing was sent
                 raise
             try:
                 reply = connection.receive(deadline)
@@ -374,6 +359,73 @@ def call(function: Function, args: Any, kwargs: Any) -> Any:
             else:
                 connection.close()
         return _result(function, reply, identity)
+
+
+# The quick way's other ends.
+
+
+def _quick(function: Function) -> Any:
+    plans = function.signature.plans() if COMPILED else None
+    if plans is None:
+        return False
+    signature = function.signature
+    ways = (_function.local_caller, _function.context, _function.deadline_here, _function.traceparent_here)
+    traces = (sys.modules, _function.traceparent)
+    return Quick(
+        function,
+        function.service,
+        function.name,
+        signature.hash,
+        plans[0],
+        plans[1],
+        signature.result.plan,
+        function.timeout,
+        (*ways, *traces, _NOT_DONE, _other, _lost, _late, _load),
+    )
+
+
+def _other(function: Function, connection: Connection, identity: int, deadline: float | None, reply: list[Any]) -> Any:
+    """The service answered, and not with a result."""
+    usable = False
+    try:
+        try:
+            while reply[0] == 9:
+                reply = connection.receive(deadline)
+        except ConnectionLost:
+            return _lost(function)
+        except DeadlineExceeded:
+            return _late(function)
+        if _not_taken(reply):
+            return _NOT_DONE
+        connection.out_area.free = True
+        usable = len(reply) > 1 and reply[1] == identity
+    finally:
+        if usable:
+            _keep(connection)
+        else:
+            connection.close()
+    return _result(function, reply, identity)
+
+
+def _lost(function: Function) -> Any:
+    if function.idempotent:
+        return _NOT_DONE
+    error = ConnectionLost(f"{function.service} ended the connection")
+    error.may_have_run = True
+    raise error
+
+
+def _late(function: Function) -> Any:
+    error = DeadlineExceeded(f"{function.service} did not answer in time")
+    error.may_have_run = True
+    raise error
+
+
+def _load(function: Function, value: Any) -> Any:
+    try:
+        return function.signature.result.load(value)
+    except TypeError as error:
+        raise ProtocolError(f"the result of {function.name}: {error}") from None
 
 
 def stream(function: Function, args: Any, kwargs: Any) -> Any:
@@ -430,7 +482,7 @@ def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, 
             had += 1
             if had == _WINDOW // 2:
                 try:
-                    connection.sock.send(pack([7, identity, had, connection.read]))
+                    connection.sock.send(pack([7, identity, had, connection.kept.read]))
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # the next receive says what is the matter
                 had = 0
@@ -530,8 +582,7 @@ async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
                     continue
                 raise ConnectionLost(str(error)) from None
             except (SignatureMismatch, TypeError, ValueError):
-                # Nothing was sent; but the area may hold what nobody will read.
-                usable = connection.out_area.free
+                usable = True  # nothing was sent
                 raise
             try:
                 reply = await _receive_async(connection, deadline)
@@ -582,7 +633,7 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
             had += 1
             if had == _WINDOW // 2:
                 try:
-                    connection.sock.send(pack([7, identity, had, connection.read]))
+                    connection.sock.send(pack([7, identity, had, connection.kept.read]))
                 except (BrokenPipeError, ConnectionResetError):
                     pass
                 had = 0
@@ -598,14 +649,11 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
 
 def _through(value: Any) -> Any:
     """There and back over the wire, so that a test finds what could not cross."""
-    from ._wire import unpack
-
-    to = Outgoing(None)
+    message = seal([0x7F, value])
     try:
-        data = pack(value, to)
-        return unpack(data, Incoming([os.dup(fd) for fd in to.fds], []))
+        return open_message(message.data, [os.dup(fd) for fd in message.fds], Kept())[1]
     finally:
-        to.close()
+        message.close()
 
 
 def _arrived(function: Function, args: Any, kwargs: Any, name: str | None) -> tuple[Any, Any, Any]:

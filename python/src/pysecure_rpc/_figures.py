@@ -6,23 +6,21 @@ The layout is that of docs/rpc-protocol.md, "Figures". To count is a few additio
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import socket
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from ._codec import Slots
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SIZE = 65_536
+#: In bytes: what comes before the slots, a slot, and its name with the NUL behind it.
+_HEAD, _SLOT, _NAME = 16, 320, 64
 #: Room for so many functions, and for what is none.
-SLOTS = (SIZE - 16) // 320
-BUCKETS = 28
-_NAME = 64
-#: In words of 8 bytes: what comes before the slots, and a slot.
-_HEAD, _SLOT = 2, 40
-_CALLS, _ERRORS, _DENIED, _TIME, _BUCKETS = 8, 9, 10, 11, 12
+SLOTS = (SIZE - _HEAD) // _SLOT
 #: F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW: whoever reads it need not fear that it ends.
 _SEALS = 1 | 2 | 4
 
@@ -34,50 +32,44 @@ class Page:
         self.fd = os.memfd_create("rpc-figures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, SIZE)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._map = mmap.mmap(self.fd, SIZE)
-        #: Words of the machine, whose order is little-endian wherever PySecure runs.
-        self._words = memoryview(self._map).cast("Q")
-        self._map[:8] = b"PSRPCFG1"
-        #: Where each name's slot begins, in words. The empty name is for names that are no function.
-        self._at: dict[str, int] = {}
+        #: Each name's slot; the same in all pages with these names. The empty name is for names that are no function.
+        self._slots: dict[str, int] = {}
         for number, name in enumerate(["", *names][:SLOTS]):
-            at = _HEAD + number * _SLOT
             text = name.encode()[: _NAME - 1].decode("utf-8", "ignore").encode()
-            self._map[at * 8 : at * 8 + len(text)] = text
-            self._at[name] = at
-        self._words[1] = len(self._at)
+            os.pwrite(self.fd, text, _HEAD + number * _SLOT)
+            self._slots[name] = number
+        os.pwrite(self.fd, b"PSRPCFG1" + len(self._slots).to_bytes(4, "little"), 0)
+        #: Its numbers.
+        self.numbers = Slots(self.fd)
+
+    def slot(self, name: str) -> int | None:
+        """The number of a function's slot, if there is room for it."""
+        return self._slots.get(name)
 
     def ended(self, name: str, seconds: float, failed: bool) -> None:
         """A call has ended."""
-        at = self._at.get(name)
-        if at is None:
-            return
-        words = self._words
-        words[at + _CALLS] += 1
-        if failed:
-            words[at + _ERRORS] += 1
-        words[at + _TIME] += int(seconds * 1e9)
-        bucket = int(seconds * 1e6).bit_length()
-        words[at + _BUCKETS + (bucket if bucket < BUCKETS else BUCKETS - 1)] += 1
+        slot = self._slots.get(name)
+        if slot is not None:
+            self.numbers.ended(slot, seconds, failed)
 
     def denied(self, name: str) -> None:
         """A caller was refused a function that it has no grant for, or a name that is none (`""`)."""
-        at = self._at.get(name)
-        if at is not None:
-            self._words[at + _DENIED] += 1
+        slot = self._slots.get(name)
+        if slot is not None:
+            self.numbers.denied(slot)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """All that was counted, by function."""
         result = {}
-        for name, at in self._at.items():
+        for name, slot in self._slots.items():
             if name:
-                words = self._words[at : at + _SLOT]
+                count, errors, denied, spent, *buckets = self.numbers.read(slot)
                 result[name] = {
-                    "count": words[_CALLS],
-                    "errors": words[_ERRORS],
-                    "denied": words[_DENIED],
-                    "seconds": words[_TIME] / 1e9,
-                    "buckets": list(words[_BUCKETS:]),
+                    "count": count,
+                    "errors": errors,
+                    "denied": denied,
+                    "seconds": spent / 1e9,
+                    "buckets": buckets,
                 }
         return result
 

@@ -49,7 +49,7 @@ class Function:
     """A function that is called across services."""
 
     __slots__ = ("run", "service", "name", "idempotent", "timeout", "callers", "is_async", "is_stream", "_signature",
-                 "packed", "doc")  # fmt: skip
+                 "packed", "doc", "slow", "slowness", "quick")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +72,12 @@ class Function:
         self._signature: Signature | None = None
         self.packed = b""
         self.doc = run.__doc__
+        #: So many calls more are taken to be slow; what nobody has measured is.
+        self.slow = 1
+        #: So many were, when it last was found to be.
+        self.slowness = 0
+        #: The core's way of calling it, made at first use; False where there is none.
+        self.quick: Any = None
 
     @property
     def signature(self) -> Signature:
@@ -217,7 +223,8 @@ def traceparent() -> str | None:
 
 
 def enter(call: Context) -> tuple[Any, Any]:
-    """What runs from now on answers this call: for `caller()` and the like, and for OpenTelemetry if that is loaded."""
+    """What runs from now on answers this call: for `caller()` and the like, and for OpenTelemetry if that is loaded. (The
+    core does the same by itself for a call without a trace context: it sets `context`, and resets it.)"""
     token = context.set(call)
     telemetry = sys.modules.get("opentelemetry.trace")
     if telemetry is None or call.traceparent is None:

@@ -14,7 +14,7 @@ from collections import abc
 from typing import Any, Callable
 
 from ._errors import InvalidArguments
-from ._wire import Fd, Member
+from ._values import Fd, Member
 
 Convert = Callable[[Any], Any]
 
@@ -24,21 +24,23 @@ class Mismatch(TypeError):
 
 
 class Type:
-    """One hint. `plain` says that values are the same on both sides of it, so that only their type is looked at."""
+    """One hint. `plan` is how a value is seen that stays what it is, as a tuple that begins with a word (core/src/check.rs
+    has them all); None if only `dump` and `load` can tell."""
 
-    __slots__ = ("text", "dump", "load")
+    __slots__ = ("text", "dump", "load", "plan")
 
-    def __init__(self, text: str, dump: Convert, load: Convert) -> None:
+    def __init__(self, text: str, dump: Convert, load: Convert, plan: tuple[Any, ...] | None = None) -> None:
         self.text = text
         self.dump = dump
         self.load = load
+        self.plan = plan
 
 
 def _same(value: Any) -> Any:
     return value
 
 
-ANY = Type("any", _same, _same)
+ANY = Type("any", _same, _same, ("any",))
 
 
 def _short(value: Any) -> str:
@@ -69,7 +71,7 @@ def _scalar(text: str, *classes: type) -> Type:
             return exact(value)
         raise _wrong(text, value)
 
-    return Type(text, dump, load)
+    return Type(text, dump, load, ("types", *classes))
 
 
 def _exact(text: str, cls: Any) -> Type:
@@ -78,7 +80,7 @@ def _exact(text: str, cls: Any) -> Type:
             return value
         raise _wrong(text, value)
 
-    return Type(text, convert, convert)
+    return Type(text, convert, convert, ("types", cls))
 
 
 def _bytes_like(text: str, cls: Any) -> Type:
@@ -113,7 +115,8 @@ def _sequence(text: str, cls: Any, item: Type) -> Type:
 
         return each
 
-    return Type(text, converter(item.dump), converter(item.load))
+    plan = None if item.plan is None else ("each", cls, item.plan)
+    return Type(text, converter(item.dump), converter(item.load), plan)
 
 
 def _mapping(text: str, key: Type, item: Type) -> Type:
@@ -125,7 +128,8 @@ def _mapping(text: str, key: Type, item: Type) -> Type:
 
         return each
 
-    return Type(text, converter(key.dump, item.dump), converter(key.load, item.load))
+    plan = None if key.plan is None or item.plan is None else ("map", key.plan, item.plan)
+    return Type(text, converter(key.dump, item.dump), converter(key.load, item.load), plan)
 
 
 def _fixed_tuple(items: list[Type]) -> Type:
@@ -140,7 +144,8 @@ def _fixed_tuple(items: list[Type]) -> Type:
 
         return convert
 
-    return Type(text, converter([i.dump for i in items]), converter([i.load for i in items]))
+    plan = ("tuple", *(i.plan for i in items))
+    return Type(text, converter([i.dump for i in items]), converter([i.load for i in items]), plan)
 
 
 def _union(options: list[Type]) -> Type:
@@ -157,7 +162,8 @@ def _union(options: list[Type]) -> Type:
 
         return convert
 
-    return Type(text, converter([o.dump for o in options]), converter([o.load for o in options]))
+    plan = ("union", *(o.plan for o in options))
+    return Type(text, converter([o.dump for o in options]), converter([o.load for o in options]), plan)
 
 
 def _enumeration(cls: Any) -> Type:
@@ -304,7 +310,7 @@ def _named_tuple(cls: Any, inside: dict[Any, Type]) -> Type:
     return _record(cls, fields, inside, lambda found: cls(**found), take)
 
 
-_FLOAT = Type("float", _same, _same)
+_FLOAT = Type("float", _same, _same, ("types", float, int))
 
 
 def _float(value: Any) -> Any:
@@ -543,6 +549,12 @@ class Signature:
             return result, named
         except Mismatch as error:
             raise InvalidArguments(f"{self.name}({at}): {error}") from None
+
+    def plans(self) -> tuple[tuple[Any, ...], int] | None:
+        """Those of what can be given by position, and how many have to be; None if something has to be given by name."""
+        if len(self._required) > self._needed:
+            return None
+        return tuple(hint.plan for _, hint in self._positional), self._needed
 
     def _missing(self, many: int, kwargs: dict[str, Any]) -> None:
         given = {name for name, _ in self._positional[:many]}

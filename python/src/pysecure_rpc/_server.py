@@ -1,8 +1,9 @@
 """The service's side: which sockets it has, who may call what on them, and threads that serve them.
 
-All threads wait on one epoll set; whichever is woken runs the call itself, so that a quick call costs no hand-over. There
-is one thread more than calls may run at once: while all run, it reads on, lets calls wait, refuses what is too much, and
-sees callers cancel and go. Nothing ever waits for a caller to read.
+One thread leads: it waits on an epoll set and runs what comes by itself, so that a quick call costs no hand-over; before a
+slow one it has another thread lead (`Lead`). There is one thread more than calls may run at once: while all run, it reads on,
+lets calls wait, refuses what is too much, and sees callers cancel and go. Nothing ever waits for a caller to read. Only who
+leads closes a connection's descriptor: others shut it down, and the leader hears of it.
 """
 
 from __future__ import annotations
@@ -21,80 +22,76 @@ from typing import Any, Callable
 
 from . import _errors, _function
 from ._client import DONTWAIT, receive, transmit
+from ._codec import (
+    COMPILED,
+    MAX_MESSAGE,
+    Area,
+    Call,
+    Gate,
+    Lead,
+    Message,
+    Peer,
+    Served,
+    Table,
+    open_message,
+    pack,
+    seal,
+    unpack,
+)
 from ._errors import InvalidArguments, ProtocolError, TooLarge
 from ._figures import Page
-from ._function import Context, Function, State
-from ._wire import MAX_MESSAGE, Area, Incoming, Outgoing, message, pack, unpack
+from ._function import Function, State
 
-_IN = select.EPOLLIN | select.EPOLLONESHOT | select.EPOLLRDHUP
-_OUT = select.EPOLLOUT | select.EPOLLONESHOT | select.EPOLLRDHUP
+_IN = select.EPOLLIN | select.EPOLLRDHUP
+_OUT = select.EPOLLOUT | select.EPOLLRDHUP
 _FIRST_FD = 3
 #: What may wait to be sent to a caller that does not read.
 _BACKLOG_BYTES, _BACKLOG_MESSAGES = 1 << 20, 256
 #: Calls that one connection may have open.
 _OPEN_CALLS = 256
+#: A function that took longer has the lead given away before it runs the next time, or times: twice as many each time
+#: that it is slow again, up to so many. That it lost its CPU for a moment does not make it slow.
+SLOW, SLOW_TURNS = 0.0005, 64
 
 
 class ServiceError(Exception):
     """The service cannot start; the message says what to do."""
 
 
-class _Call(Context):
-    __slots__ = ("id", "function", "args", "kwargs", "connection", "stream", "credit", "pumping", "begun", "task",
-                 "wake", "answered")  # fmt: skip
-
-    def __init__(
-        self,
-        connection: _Connection,
-        identity: int,
-        function: Function,
-        deadline: float | None,
-        trace: str | None,
-        credit: int,
-    ) -> None:
-        super().__init__(connection.caller, deadline, trace)
-        self.connection = connection
-        self.id = identity
-        self.function = function
-        self.args: Any = ()
-        self.kwargs: Any = {}
-        self.stream: Any = None
-        self.credit = credit
-        self.pumping = False
-        self.begun = 0.0
-        self.task: Any = None
-        self.wake: Any = None
-        self.answered = False
-
-
-class _Connection:
-    __slots__ = ("sock", "caller", "table", "lock", "calls", "backlog", "pending", "out_area", "used", "in_area",
-                 "closed", "leaving")  # fmt: skip
+class _Connection(Peer):
+    __slots__ = ("sock", "table", "lock", "pending", "used")
 
     def __init__(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
+        super().__init__()
         self.sock = sock
+        self.fd = sock.fileno()
         self.caller = caller
         self.table = table
+        self.quick = table.quick
         self.lock = threading.Lock()
-        self.calls: dict[int, _Call] = {}
-        self.backlog: deque[tuple[bytes, Outgoing | None, list[int]]] | None = None
+        #: Bytes that wait until the caller reads.
         self.pending = 0
-        self.out_area: Area | None = None
         #: Messages sent that used the area.
         self.used = 0
-        self.in_area: list[int] = []
-        self.closed = False
-        self.leaving = False
 
 
 class _Table:
     """What one caller may call, as it is told."""
 
-    __slots__ = ("functions", "hello", "connections")
+    __slots__ = ("functions", "hello", "connections", "quick")
 
-    def __init__(self, service: str, caller: str | None, functions: dict[str, Function]) -> None:
+    def __init__(self, service: str, caller: str | None, functions: dict[str, Function], figures: Page) -> None:
         self.functions = functions
         self.connections = 0
+        #: Those that the core can serve by itself.
+        self.quick = None
+        if COMPILED:
+            ways = {
+                name: Served(function, function.run, plans[0], plans[1], function.signature.result.plan, figures.slot(name))
+                for name, function in functions.items()
+                if not function.is_stream and not function.is_async and (plans := function.signature.plans())
+            }
+            self.quick = Table(ways)
         self.hello = pack([1, 1, service, caller, {n: f.signature.hash for n, f in functions.items()}])
 
 
@@ -122,18 +119,17 @@ class Server:
         self.drain = drain
         self.functions = State.functions.get(name, {})
         self._check_functions()
+        self.gate = Gate(threads, queue)
+        self._lead = Lead()
         self.listeners: list[tuple[socket.socket, str | None, _Table]] = []
         self._bound: list[str] = []
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
-        self._running = 0
-        self._queue: deque[tuple[_Call, Callable[[_Call], None]]] = deque()
         self._connections: dict[int, _Connection] = {}
         self._workers: list[threading.Thread] = []
-        self._epoll: select.epoll
+        self.epoll: select.epoll
         self._stop_fd = self._stop_end = -1
         self._stopping = False
-        self._ended = False
         self._loop: Any = None
         #: Made anew in each process that serves.
         self._figures = Page(self.functions)
@@ -197,7 +193,9 @@ class Server:
                 f"{self.name}: it was handed no sockets (is it started by pysecure, and does its manifest name "
                 "`callers`?). Outside of pysecure, set PYSECURE_RPC_DIR to a folder for sockets"
             )
-        table = _Table(self.name, None, {n: f for n, f in self.functions.items() if f.callers is None})
+        table = _Table(
+            self.name, None, {n: f for n, f in self.functions.items() if f.callers is None}, self._figures
+        )
         self.listeners.append((self._bind(folder), None, table))
 
     def _granted(self, handed: list[tuple[socket.socket, str]], policy: str) -> None:
@@ -224,7 +222,7 @@ class Server:
                 for name, function in self.functions.items()
                 if (granted == "*" or name in granted) and (function.callers is None or caller in function.callers)
             }
-            self.listeners.append((sock, caller, _Table(self.name, caller, functions)))
+            self.listeners.append((sock, caller, _Table(self.name, caller, functions, self._figures)))
 
     def _bind(self, folder: str) -> socket.socket:
         path = os.path.join(folder, self.name + ".sock")
@@ -260,16 +258,19 @@ class Server:
         if self._told_at:
             self._figures.hand_over(self._told_at)
         self._figures.close()
-        self._epoll = select.epoll()
+        self.epoll = select.epoll()
         # Readable for ever once its other end is closed.
         self._stop_fd, self._stop_end = os.pipe()
-        self._epoll.register(self._stop_fd, select.EPOLLIN)
+        self.epoll.register(self._stop_fd, select.EPOLLIN)
         for sock, _, _ in self.listeners:
             sock.setblocking(False)
         for number in range(self.threads + 1):
             worker = threading.Thread(target=self._work, name=f"pysecure-rpc-{number}", daemon=True)
             worker.start()
             self._workers.append(worker)
+        watch = threading.Thread(target=self._lead.watch, name="pysecure-rpc-watch", daemon=True)
+        watch.start()
+        self._workers.append(watch)
         acceptor = threading.Thread(target=self._accept, name="pysecure-rpc-accept", daemon=True)
         acceptor.start()
         self._workers.append(acceptor)
@@ -280,8 +281,7 @@ class Server:
             if self._stopping:
                 return
             self._stopping = True
-            waiting = list(self._queue)
-            self._queue.clear()
+            waiting = self.gate.stop()
             connections = list(self._connections.values())
         for call, _ in waiting:
             self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
@@ -290,16 +290,16 @@ class Server:
             self._send(connection, [9, "the service ends"])
         end = monotonic() + self.drain
         with self._idle:
-            while (self._running or any(c.calls for c in connections)) and monotonic() < end:
+            while (self.gate.running or any(c.calls for c in connections)) and monotonic() < end:
                 self._idle.wait(max(0.0, min(0.05, end - monotonic())))
-        self._ended = True
+        self._lead.end()
         os.close(self._stop_end)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(1.0)
         for connection in connections:
             self._turn_away(connection)
-            self._drop(connection)
+            self._drop(connection, owner=True)
         for sock, _, _ in self.listeners:
             sock.close()
         for path in self._bound:
@@ -323,7 +323,7 @@ class Server:
                     os.close(fd)
                 if not data:
                     return
-                parts = unpack(data, None)
+                parts = unpack(data)
                 if type(parts) is list and len(parts) > 1 and parts[0] == 2 and type(parts[1]) is int:
                     self._refuse(connection, parts[1], "pysecure.GoingAway", f"{self.name} ends")
         except (OSError, ProtocolError, ValueError):
@@ -346,8 +346,8 @@ class Server:
                     for (caller, name), count in self._denied.items()
                 ],
                 "connections": len(self._connections),
-                "running": self._running,
-                "waiting": len(self._queue),
+                "running": self.gate.running,
+                "waiting": self.gate.waiting,
             }
 
     def _accept(self) -> None:
@@ -392,10 +392,10 @@ class Server:
             if len(table.hello) <= MAX_MESSAGE:
                 transmit(sock, table.hello, [], DONTWAIT)
             else:
-                to = Outgoing(None)
-                transmit(sock, to.large(table.hello), to.fds, DONTWAIT)
-                to.close()
-            self._epoll.register(sock.fileno(), _IN)
+                hello = seal(unpack(table.hello))
+                transmit(sock, hello.data, hello.fds, DONTWAIT)
+                hello.close()
+            self.epoll.register(sock.fileno(), _IN)
         except OSError:
             if full:
                 sock.close()
@@ -403,22 +403,12 @@ class Server:
                 self._drop(connection, owner=True)
 
     def _work(self) -> None:
-        poll = self._epoll.poll
-        connections = self._connections
-        while not self._ended:
-            try:
-                events = poll(-1, 1)
-            except InterruptedError:
-                continue
-            for fd, event in events:
-                connection = connections.get(fd)
-                if connection is None:
-                    continue  # the descriptor that says stop, or one that is gone
-                try:
-                    self._event(connection, event)
-                except Exception as error:  # a defect here must not take a thread away
-                    print(f"pysecure_rpc: {self.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                    self._drop(connection, owner=True)
+        self._lead.run(self, self.epoll.fileno())
+
+    def _defect(self, connection: _Connection, error: Exception) -> None:
+        # It must not take a thread away.
+        print(f"pysecure_rpc: {self.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        self._drop(connection, owner=self._lead.leading)
 
     # Connections.
 
@@ -430,14 +420,14 @@ class Server:
             streams = self._flush(connection)
             if streams is None:
                 return
-            self._arm(connection)
             for call in streams:
                 self._resume(call)
             return
+        if event & select.EPOLLOUT:
+            self._want(connection, _IN)
         try:
             data, fds = receive(connection.sock, DONTWAIT)
         except BlockingIOError:
-            self._arm(connection)
             return
         except ProtocolError as error:
             self._malformed(connection, error)
@@ -448,18 +438,18 @@ class Server:
         if not data:
             self._drop(connection, owner=True)
             return
-        given = Incoming(fds, connection.in_area)
+        self._arrived(connection, data, fds)
+
+    def _arrived(self, connection: _Connection, data: bytes, fds: list[int]) -> None:
+        """Does what a message asks for."""
         try:
-            work = self._message(connection, message(data, given))
+            work = self._message(connection, open_message(data, fds, connection.kept))
         except ProtocolError as error:
             self._malformed(connection, error)
             return
         except (RecursionError, MemoryError) as error:
             self._malformed(connection, ProtocolError(type(error).__name__))
             return
-        finally:
-            given.close()
-        self._arm(connection)
         if work is not None:
             self._admit(*work)
 
@@ -467,24 +457,16 @@ class Server:
         self._send(connection, [4, 0, "pysecure.BadMessage", str(error), [], None, False])
         self._drop(connection, owner=True)
 
-    def _arm(self, connection: _Connection) -> None:
-        """Has the connection heard of again. What waits to be sent comes before what might be asked next."""
-        with connection.lock:
-            try:
-                self._epoll.modify(connection.sock.fileno(), _OUT if connection.backlog else _IN)
-            except (OSError, ValueError):
-                pass
-
     def _drop(self, connection: _Connection, owner: bool = False) -> None:
-        """Ends a connection and all its calls. Only the thread that has its event closes the descriptor."""
+        """Ends a connection and all its calls. Only the thread that leads closes the descriptor."""
         with connection.lock:
             first = not connection.closed
             connection.closed = True
             calls = list(connection.calls.values())
             connection.calls.clear()
             if connection.backlog:
-                for _, to, fds in connection.backlog:
-                    _release(to, fds)
+                for each in connection.backlog:
+                    each.close()
                 connection.backlog = None
             if first and not owner:
                 try:
@@ -496,37 +478,39 @@ class Server:
         if not owner:
             return
         with self._lock:
-            fd = connection.sock.fileno()
+            fd = connection.fd
             if fd < 0:
                 return
+            connection.fd = -1
             if self._connections.pop(fd, None) is not None:
                 connection.table.connections -= 1
             connection.sock.close()
         with connection.lock:
-            if connection.out_area is not None:
-                connection.out_area.close()
-            for each in connection.in_area:
-                os.close(each)
-            connection.in_area = []
+            connection.forget()
 
-    def _flush(self, connection: _Connection) -> list[_Call] | None:
+    def _flush(self, connection: _Connection) -> list[Call] | None:
         """Sends what waits. The streams that may go on, or None if the connection is gone."""
         lost = False
         with connection.lock:
             backlog = connection.backlog
             while backlog:
-                data, to, fds = backlog[0]
+                message = backlog[0]
                 try:
-                    transmit(connection.sock, data, to.fds if to is not None else [], DONTWAIT)
+                    transmit(connection.sock, message.data, message.fds, DONTWAIT)
                 except BlockingIOError:
                     break
                 except OSError:
                     lost = True
                     break
                 backlog.popleft()
-                connection.pending -= len(data)
-                _release(to, fds)
-            streams = [] if backlog else [c for c in connection.calls.values() if c.stream is not None]
+                connection.pending -= len(message.data)
+                message.close()
+            streams: list[Call] = []
+            if not lost and not backlog:
+                # What waited to be sent came before what might be asked next.
+                connection.backlog = None
+                self._want(connection, _IN)
+                streams = [c for c in connection.calls.values() if c.stream is not None]
         if lost:
             self._drop(connection, owner=True)
             return None
@@ -534,57 +518,56 @@ class Server:
 
     def _send(self, connection: _Connection, reply: list[Any]) -> None:
         """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all."""
-        full = False
         with connection.lock:
             if connection.closed:
                 return
             area = connection.out_area
             if area is None:
                 area = connection.out_area = Area()
-            to = Outgoing(area)
-            try:
-                data = pack(reply, to)
-                if len(data) > MAX_MESSAGE:
-                    data = to.large(data)
-            except BaseException:
-                to.close()
-                if to.blobs and connection.out_area is not None:
-                    # Part of it lies in the area, which the caller may not even know: begin another.
-                    connection.out_area.close()
-                    connection.out_area = None
-                raise
-            if to.blobs:
-                connection.used += 1
-            if not connection.backlog:
-                try:
-                    transmit(connection.sock, data, to.fds, DONTWAIT)
-                    to.close()
-                    return
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    to.close()
-                    full = True
-            if not full:
-                if connection.backlog is None:
-                    connection.backlog = deque()
-                # Its descriptors may be closed before it is sent.
-                copies = [os.dup(fd) for fd in to.fds]
-                to.close()
-                to.fds = copies
-                connection.backlog.append((data, to, copies))
-                connection.pending += len(data)
-                full = connection.pending > _BACKLOG_BYTES or len(connection.backlog) > _BACKLOG_MESSAGES
-                try:
-                    self._epoll.modify(connection.sock.fileno(), _OUT)
-                except (OSError, ValueError):
-                    pass
+            message = seal(reply, area)
+            connection.used += message.in_area
+            full = self._put_locked(connection, message)
         if full:
             self._drop(connection)
 
+    def _put(self, connection: _Connection, data: bytes) -> None:
+        """Sends what is a message already."""
+        with connection.lock:
+            if connection.closed:
+                return
+            full = self._put_locked(connection, _Ready(data))
+        if full:
+            self._drop(connection)
+
+    def _put_locked(self, connection: _Connection, message: Message | _Ready) -> bool:
+        """Is it too much, or is nobody there?"""
+        if not connection.backlog:
+            try:
+                transmit(connection.sock, message.data, message.fds, DONTWAIT)
+                message.close()
+                return False
+            except BlockingIOError:
+                pass
+            except OSError:
+                message.close()
+                return True
+        if connection.backlog is None:
+            connection.backlog = deque()
+            self._want(connection, _OUT)
+        message.keep()
+        connection.backlog.append(message)
+        connection.pending += len(message.data)
+        return connection.pending > _BACKLOG_BYTES or len(connection.backlog) > _BACKLOG_MESSAGES
+
+    def _want(self, connection: _Connection, events: int) -> None:
+        try:
+            self.epoll.modify(connection.sock.fileno(), events)
+        except (OSError, ValueError):
+            pass  # it is closed
+
     # Messages.
 
-    def _message(self, connection: _Connection, parts: list[Any]) -> tuple[_Call, Callable[[_Call], None]] | None:
+    def _message(self, connection: _Connection, parts: list[Any]) -> tuple[Call, Callable[[Call], None]] | None:
         kind = parts[0]
         if kind == 2:
             return self._call(connection, parts)
@@ -622,7 +605,7 @@ class Server:
             if connection.out_area is not None and read == connection.used:
                 connection.out_area.free = True
 
-    def _call(self, connection: _Connection, parts: list[Any]) -> tuple[_Call, Callable[[_Call], None]] | None:
+    def _call(self, connection: _Connection, parts: list[Any]) -> tuple[Call, Callable[[Call], None]] | None:
         if len(parts) < 5:
             raise ProtocolError("a CALL of less than five values")
         if len(parts) < 9:
@@ -651,7 +634,7 @@ class Server:
             self._other(connection, identity, name)
             return None
         deadline = None if left is None else monotonic() + left / 1000
-        call = _Call(connection, identity, function, deadline, trace, 1 if credit is None else credit)
+        call = Call(connection, identity, function, deadline, trace, 1 if credit is None else credit)
         try:
             call.args, call.kwargs = function.signature.convert(args, kwargs, True)
         except InvalidArguments as error:
@@ -688,47 +671,51 @@ class Server:
     def _refuse(self, connection: _Connection, identity: int, name: str, text: str) -> None:
         self._send(connection, [4, identity, name, text[:2000], [], None, False])
 
-    def _admit(self, call: _Call, work: Callable[[_Call], None]) -> None:
+    def _admit(self, call: Call, work: Callable[[Call], None]) -> None:
         """Runs a call in this thread, or lets it wait, or refuses it."""
         if call.stream is not None:
             self._resume(call)  # it was admitted long ago
             return
-        with self._lock:
-            stopping = self._stopping
-            if self._running < self.threads and not stopping:
-                self._running += 1
-                verdict = "run"
-            elif len(self._queue) < self.queue_limit and not stopping:
-                self._queue.append((call, work))
-                return
-            else:
-                verdict = "refuse"
-        if verdict == "refuse":
-            if stopping:
-                self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
-            else:
-                self._fail(call, "pysecure.Busy", f"{self.name} is busy: {self.queue_limit} calls wait", False)
-            return
-        self._work_through(call, work)
+        verdict = self.gate.enter(call, work, False)
+        if verdict == "run":
+            self._work_through(call, work)
+        elif verdict == "stopping":
+            self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
+        elif verdict == "busy":
+            self._fail(call, "pysecure.Busy", f"{self.name} is busy: {self.queue_limit} calls wait", False)
 
-    def _work_through(self, call: _Call, work: Callable[[_Call], None]) -> None:
+    def _work_through(self, call: Call, work: Callable[[Call], None]) -> None:
+        """Runs a call, and then those that waited for it."""
+        lead = self._lead
         while True:
+            function = call.function
+            slow = function.slow
+            if slow:
+                function.slow = slow - 1
+            run = lead.begin(slow > 0)
+            start = monotonic()
             try:
                 work(call)
             finally:
-                with self._lock:
-                    following = self._queue.popleft() if self._queue else None
-                    if following is None:
-                        self._running -= 1
-                        if self._stopping:
-                            self._idle.notify_all()
+                if monotonic() - start > SLOW:
+                    function.slow = function.slowness = min(2 * function.slowness or 1, SLOW_TURNS)
+                else:
+                    function.slowness >>= 1
+                lead.done(run)
+                following = self.gate.leave()
+                if following is None and self._stopping:
+                    self._at_rest()
             if following is None:
                 return
             call, work = following
 
+    def _at_rest(self) -> None:
+        with self._idle:
+            self._idle.notify_all()
+
     # Running.
 
-    def _begin(self, call: _Call) -> bool:
+    def _begin(self, call: Call) -> bool:
         if call.cancelled or call.answered:
             self._fail(call, "pysecure.Cancelled", "cancelled before it began", False)
             return False
@@ -738,7 +725,7 @@ class Server:
             return False
         return True
 
-    def _run(self, call: _Call) -> None:
+    def _run(self, call: Call) -> None:
         if not self._begin(call):
             return
         function = call.function
@@ -758,13 +745,13 @@ class Server:
         else:
             self._returned(call, result)
 
-    def _returned(self, call: _Call, result: Any) -> None:
+    def _returned(self, call: Call, result: Any) -> None:
         if call.deadline is not None and monotonic() > call.deadline:
             self._fail(call, "pysecure.DeadlineExceeded", "it took longer than it had time", True)
             return
         self._answer(call, 3, call.function.signature.result, result)
 
-    def _answer(self, call: _Call, kind: int, hint: Any, value: Any) -> None:
+    def _answer(self, call: Call, kind: int, hint: Any, value: Any) -> None:
         """The last message of a call, which has a value."""
         try:
             plain = hint.dump(value)
@@ -781,14 +768,19 @@ class Server:
             text = f"{call.function.name}() returned: {error}"[:2000]
             self._send(call.connection, [4, call.id, "pysecure.InvalidResult", text, [], None, True])
 
-    def _finish(self, call: _Call, failed: bool) -> bool:
+    def _finish(self, call: Call, failed: bool) -> bool:
         """Marks a call as answered. False if it was, or if nobody waits."""
         connection = call.connection
         with connection.lock:
             if call.answered:
                 return False
+            # Whoever takes it out of the open calls answers it.
+            found = connection.calls.pop(call.id, None)
+            if found is not call:
+                if found is not None:
+                    connection.calls[call.id] = found
+                return False
             call.answered = True
-            connection.calls.pop(call.id, None)
         self._count(call.function.name, monotonic() - call.begun if call.begun else 0.0, failed)
         return True
 
@@ -796,11 +788,11 @@ class Server:
         with self._lock:
             self._figures.ended(name, seconds, failed)
 
-    def _fail(self, call: _Call, name: str, text: str, ran: bool) -> None:
+    def _fail(self, call: Call, name: str, text: str, ran: bool) -> None:
         if self._finish(call, True):
             self._send(call.connection, [4, call.id, name, text[:2000], [], None, ran])
 
-    def _raised(self, call: _Call, error: BaseException) -> None:
+    def _raised(self, call: Call, error: BaseException) -> None:
         if not isinstance(error, Exception) and not _is_cancelled(error):
             # SystemExit and the like end the call, not the service.
             error = RuntimeError(f"{type(error).__name__}: {error}")
@@ -826,7 +818,7 @@ class Server:
             reply[4] = [_text(error)]
         self._send(call.connection, reply)
 
-    def _cancel(self, call: _Call) -> None:
+    def _cancel(self, call: Call) -> None:
         call.cancelled = True
         task = call.task
         if task is not None:
@@ -840,7 +832,7 @@ class Server:
 
     # Streams: a generator is run on when there is credit, by whichever thread hears of it, and holds none in between.
 
-    def _resume(self, call: _Call) -> None:
+    def _resume(self, call: Call) -> None:
         if call.function.is_async:
             if call.wake is not None:
                 self._loop.call_soon_threadsafe(call.wake.set)
@@ -848,15 +840,11 @@ class Server:
         if call.stream is not None and not call.pumping:
             self._admit_resume(call)
 
-    def _admit_resume(self, call: _Call) -> None:
-        with self._lock:
-            if self._running >= self.threads:
-                self._queue.append((call, self._pump))  # at most one for each open call, which are bounded
-                return
-            self._running += 1
-        self._work_through(call, self._pump)
+    def _admit_resume(self, call: Call) -> None:
+        if self.gate.enter(call, self._pump, True) == "run":  # at most one waits for each open call, which are bounded
+            self._work_through(call, self._pump)
 
-    def _pump(self, call: _Call) -> None:
+    def _pump(self, call: Call) -> None:
         connection = call.connection
         with connection.lock:
             if call.pumping or call.answered:
@@ -895,7 +883,7 @@ class Server:
 
     # Coroutines: one event loop, in a thread of its own.
 
-    def _run_async(self, call: _Call) -> None:
+    def _run_async(self, call: Call) -> None:
         if not self._begin(call):
             return
         with self._lock:
@@ -906,12 +894,12 @@ class Server:
                 threading.Thread(target=self._loop.run_forever, name="pysecure-rpc-asyncio", daemon=True).start()
         self._loop.call_soon_threadsafe(self._begin_task, call)
 
-    def _begin_task(self, call: _Call) -> None:
+    def _begin_task(self, call: Call) -> None:
         call.task = self._loop.create_task(self._stream_task(call) if call.function.is_stream else self._task(call))
         if call.cancelled:
             call.task.cancel()
 
-    async def _task(self, call: _Call) -> None:
+    async def _task(self, call: Call) -> None:
         import asyncio
 
         _function.enter(call)
@@ -932,7 +920,7 @@ class Server:
             return
         self._returned(call, result)
 
-    async def _stream_task(self, call: _Call) -> None:
+    async def _stream_task(self, call: Call) -> None:
         import asyncio
 
         _function.enter(call)
@@ -986,9 +974,19 @@ def _close(stream: Any) -> None:
             print(f"pysecure_rpc: a generator failed while it was closed: {error}", file=sys.stderr, flush=True)
 
 
-def _release(to: Outgoing | None, fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+class _Ready:
+    """A message that has no descriptors."""
+
+    __slots__ = ("data", "fds")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.fds: list[int] = []
+
+    def keep(self) -> None:
+        pass
+
+    close = keep
 
 
 def _raise_limit() -> None:

@@ -1,4 +1,5 @@
-"""MessagePack as docs/rpc-protocol.md has it: plain values to bytes and back, and bytes that lie in a memfd.
+"""MessagePack as docs/rpc-protocol.md has it: plain values to bytes and back, and bytes that lie in a memfd. This is the
+wire in plain Python, for where the compiled core is not; `_codec.py` says which it is.
 
 Nothing here knows of functions or hints, and nothing here can make anything but plain values. Every length is held
 against what is there before memory is taken for it.
@@ -13,6 +14,7 @@ import sys
 from typing import Any, Callable
 
 from ._errors import ProtocolError, TooLarge
+from ._values import Fd, Member
 
 MAX_MESSAGE = 65_536
 MAX_LARGE = 64 * 1024 * 1024
@@ -29,64 +31,6 @@ DECIMAL, UUID, COMPLEX, MEMBER, SURROGATES, MEMFD, DESCRIPTOR = 9, 10, 11, 12, 1
 
 F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE = 1, 2, 4, 8
-
-
-class Fd:
-    """A descriptor that is handed to a service or back. What arrives is the receiver's: it is closed with this object."""
-
-    __slots__ = ("_fd", "_owned", "__weakref__")
-
-    def __init__(self, file: Any, owned: bool = False) -> None:
-        self._fd: int = file if isinstance(file, int) else file.fileno()
-        self._owned = owned
-
-    def fileno(self) -> int:
-        if self._fd < 0:
-            raise ValueError("the descriptor is closed")
-        return self._fd
-
-    def detach(self) -> int:
-        """The number, which is the caller's to close from now on."""
-        fd, self._fd = self.fileno(), -1
-        return fd
-
-    def close(self) -> None:
-        if self._owned and self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except (OSError, AttributeError):
-            pass
-
-    def __enter__(self) -> Fd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"Fd({self._fd})"
-
-
-class Member:
-    """A member of an enumeration of which only the name is known, or the value of a combination of flags."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str | int) -> None:
-        self.name = name
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Member) and other.name == self.name
-
-    def __hash__(self) -> int:
-        return hash(("pysecure_rpc.Member", self.name))
-
-    def __repr__(self) -> str:
-        return f"Member({self.name!r})"
 
 
 class Area:
@@ -116,8 +60,33 @@ class Area:
             self.map = mmap.mmap(self.fd, self.size)
 
     def close(self) -> None:
+        """The next use begins another."""
         if self.fd >= 0:
             self.map = None
+            os.close(self.fd)
+            self.fd = -1
+        self.size = 0
+        self.sent = False
+        self.free = True
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except (OSError, AttributeError):
+            pass
+
+
+class Kept:
+    """The area of the peer's that lies at this end, and how many messages used it."""
+
+    __slots__ = ("fd", "read")
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.read = 0
+
+    def close(self) -> None:
+        if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
@@ -126,6 +95,30 @@ class Area:
             self.close()
         except (OSError, AttributeError):
             pass
+
+
+class Message:
+    """One message as it is sent: its bytes, and the descriptors that go along."""
+
+    __slots__ = ("data", "fds", "in_area", "made")
+
+    def __init__(self, data: bytes, fds: list[int], in_area: bool, made: list[int]) -> None:
+        self.data = data
+        self.fds = fds
+        #: Does any of it lie in the area?
+        self.in_area = in_area
+        self.made = made
+
+    def keep(self) -> None:
+        """It is not sent at once, and its descriptors may be closed before."""
+        copies = [os.dup(fd) for fd in self.fds]
+        self.close()
+        self.fds = self.made = copies
+
+    def close(self) -> None:
+        for fd in self.made:
+            os.close(fd)
+        self.made = []
 
 
 class Outgoing:
@@ -177,7 +170,7 @@ class Outgoing:
             return
         else:
             body = pack([self.add(self.memfd(data)), 0, size, False])
-        _ext(out, MEMFD, body)
+        _ext(out, MEMFD, body, 0)
 
     def large(self, message: bytes | bytearray) -> bytes:
         """Puts a whole message that is too long into a memfd."""
@@ -214,7 +207,7 @@ def _pack_bool(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> Non
     out.append(0xC3 if v else 0xC2)
 
 
-def _pack_int(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
+def _pack_int(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
     if 0 <= v < 0x80:
         out.append(v)
     elif v >= 0:
@@ -227,7 +220,7 @@ def _pack_int(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None
         elif v < 0x1_0000_0000_0000_0000:
             out += _u64.pack(0xCF, v)
         else:
-            _ext(out, BIG_INT, v.to_bytes(v.bit_length() // 8 + 1, "big", signed=True))
+            _ext(out, BIG_INT, v.to_bytes(v.bit_length() // 8 + 1, "big", signed=True), depth)
     elif v >= -0x20:
         out.append(v + 0x100)
     elif v >= -0x80:
@@ -239,18 +232,18 @@ def _pack_int(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None
     elif v >= -0x8000_0000_0000_0000:
         out += _i64.pack(0xD3, v)
     else:
-        _ext(out, BIG_INT, v.to_bytes((v + 1).bit_length() // 8 + 1, "big", signed=True))
+        _ext(out, BIG_INT, v.to_bytes((v + 1).bit_length() // 8 + 1, "big", signed=True), depth)
 
 
 def _pack_float(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
     out += _f64.pack(0xCB, v)
 
 
-def _pack_str(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
+def _pack_str(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
     try:
         data = v.encode()
     except UnicodeEncodeError:
-        _ext(out, SURROGATES, v.encode("utf-8", "surrogatepass"))
+        _ext(out, SURROGATES, v.encode("utf-8", "surrogatepass"), depth)
         return
     size = len(data)
     if size < 32:
@@ -265,8 +258,9 @@ def _pack_str(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None
     out += data
 
 
-def _pack_bytes(out: bytearray, v: Any, _depth: int, to: Outgoing | None) -> None:
-    if len(v) > BLOB and to is not None:
+def _pack_bytes(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
+    # A reference to a memfd is an extension with an array in it.
+    if len(v) > BLOB and to is not None and depth + 1 < MAX_DEPTH:
         to.blob(out, v)
     else:
         _pack_bin(out, v)
@@ -330,12 +324,14 @@ def _nested(kind: int) -> _Packer:
     def pack_nested(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
         body = bytearray()
         _pack_array(body, v, depth + 1, to)
-        _ext(out, kind, body)
+        _ext(out, kind, body, depth)
 
     return pack_nested
 
 
-def _ext(out: bytearray, kind: int, data: Any) -> None:
+def _ext(out: bytearray, kind: int, data: Any, depth: int) -> None:
+    if depth >= MAX_DEPTH:
+        raise TooLarge(f"values nested more than {MAX_DEPTH} deep")
     size = len(data)
     if size == 1:
         out += bytes((0xD4, kind))
@@ -359,18 +355,18 @@ def _ext(out: bytearray, kind: int, data: Any) -> None:
     out += data
 
 
-def _pack_complex(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, COMPLEX, struct.pack(">dd", v.real, v.imag))
+def _pack_complex(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, COMPLEX, struct.pack(">dd", v.real, v.imag), depth)
 
 
-def _pack_member(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, MEMBER, pack(v.name))
+def _pack_member(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, MEMBER, pack(v.name), depth)
 
 
-def _pack_fd(out: bytearray, v: Any, _depth: int, to: Outgoing | None) -> None:
+def _pack_fd(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
     if to is None:
         raise TypeError("a descriptor cannot cross here")
-    _ext(out, DESCRIPTOR, pack([to.add(v.fileno())]))
+    _ext(out, DESCRIPTOR, pack([to.add(v.fileno())]), depth + 1)
 
 
 def _offset(v: Any) -> int | None:
@@ -380,29 +376,29 @@ def _offset(v: Any) -> int | None:
     return (offset.days * 86_400 + offset.seconds) * 1_000_000 + offset.microseconds  # type: ignore[no-any-return]
 
 
-def _pack_datetime(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
+def _pack_datetime(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
     parts = [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]
-    _ext(out, DATETIME, pack(parts))
+    _ext(out, DATETIME, pack(parts), depth + 1)
 
 
-def _pack_date(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, DATE, pack([v.year, v.month, v.day]))
+def _pack_date(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, DATE, pack([v.year, v.month, v.day]), depth + 1)
 
 
-def _pack_time(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, TIME, pack([v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]))
+def _pack_time(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, TIME, pack([v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]), depth + 1)
 
 
-def _pack_timedelta(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, TIMEDELTA, pack([v.days, v.seconds, v.microseconds]))
+def _pack_timedelta(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, TIMEDELTA, pack([v.days, v.seconds, v.microseconds]), depth + 1)
 
 
-def _pack_decimal(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, DECIMAL, str(v).encode())
+def _pack_decimal(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, DECIMAL, str(v).encode(), depth)
 
 
-def _pack_uuid(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
-    _ext(out, UUID, v.bytes)
+def _pack_uuid(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, UUID, v.bytes, depth)
 
 
 _PACKERS: dict[type, _Packer] = {
@@ -462,17 +458,61 @@ def pack(value: Any, to: Outgoing | None = None) -> bytes:
     return bytes(out)
 
 
-def pack_into(out: bytearray, value: Any, depth: int, to: Outgoing | None) -> None:
-    (_PACKERS.get(type(value)) or _packer(value))(out, value, depth, to)
+def seal(elements: Any, area: Area | None = None) -> Message:
+    """A message with these elements, whose large bytes go to the area if that is free."""
+    to = Outgoing(area)
+    try:
+        out = bytearray()
+        _pack_array(out, elements, 0, to)
+        return _sealed(out, to)
+    except BaseException:
+        _unsent(to)
+        raise
 
 
-def pack_array_items(out: bytearray, items: Any, to: Outgoing | None) -> None:
-    """Values one after the other, as of an array whose header is there already."""
-    for item in items:
-        if item is None:
-            out.append(0xC0)
+def seal_call(
+    identity: int,
+    name: bytes,
+    args: Any,
+    kwargs: Any,
+    left: int | None,
+    trace: str | None,
+    read: int,
+    credit: int | None,
+    area: Area,
+) -> Message:
+    """A CALL. `name` is the function's, as MessagePack."""
+    to = Outgoing(area)
+    try:
+        out = bytearray(b"\x99\x02")
+        _pack_int(out, identity, 1, to)
+        out += name
+        _pack_array(out, args, 1, to)
+        if kwargs:
+            _pack_map(out, kwargs, 1, to)
         else:
-            (_PACKERS.get(type(item)) or _packer(item))(out, item, 1, to)
+            out.append(0x80)
+        for item in (left, trace, read, credit):
+            if item is None:
+                out.append(0xC0)
+            else:
+                _PACKERS[type(item)](out, item, 1, to)
+        return _sealed(out, to)
+    except BaseException:
+        _unsent(to)
+        raise
+
+
+def _sealed(out: bytearray, to: Outgoing) -> Message:
+    data = bytes(out) if len(out) <= MAX_MESSAGE else to.large(out)
+    return Message(data, to.fds, to.blobs, to.made)
+
+
+def _unsent(to: Outgoing) -> None:
+    to.close()
+    if to.blobs and to.area is not None:
+        # Part of it lies there, which the peer may not even know: begin another.
+        to.area.close()
 
 
 # Reading messages.
@@ -481,13 +521,12 @@ def pack_array_items(out: bytearray, items: Any, to: Outgoing | None) -> None:
 class Incoming:
     """The descriptors that came with one message."""
 
-    __slots__ = ("fds", "used", "area", "total", "from_area")
+    __slots__ = ("fds", "used", "kept", "total", "from_area")
 
-    def __init__(self, fds: list[int], area: list[int]) -> None:
+    def __init__(self, fds: list[int], kept: Kept) -> None:
         self.fds = fds
         self.used: list[bool] = [False] * len(fds)
-        #: The area that is kept, as a list of none or one.
-        self.area = area
+        self.kept = kept
         self.total = 0
         self.from_area = False
 
@@ -507,19 +546,18 @@ class Incoming:
         if self.total > MAX_LARGE:
             raise ProtocolError(f"more than {MAX_LARGE} bytes in memfds")
         if type(index) is int and index == -1:
-            if not self.area or keep:
+            if self.kept.fd < 0 or keep:
                 raise ProtocolError("no area has been sent before")
             self.from_area = True
-            return read_memfd(self.area[0], offset, length)
+            return read_memfd(self.kept.fd, offset, length)
         fd = self.take(index)
         data = read_memfd(fd, offset, length)
         if keep:
-            old, self.area[:] = self.area[:], [os.dup(fd)]
-            os.set_inheritable(self.area[0], False)
-            for each in old:
-                os.close(each)
+            self.kept.close()
+            self.kept.fd = fd
             self.from_area = True
-        os.close(fd)
+        else:
+            os.close(fd)
         self.fds[index] = -1
         return data
 
@@ -589,7 +627,8 @@ class Reader:
         self.buf = buf
         self.pos = 0
         self.end = len(buf)
-        self.left = MAX_VALUES
+        #: The message itself is one.
+        self.left = MAX_VALUES - 1
         self.given = given
 
     def value(self, depth: int) -> Any:
@@ -720,6 +759,8 @@ class Reader:
         kind = self.buf[pos]
         self.pos = pos + 1
         if kind in _RAW:
+            if depth >= MAX_DEPTH:
+                raise ProtocolError(f"nested more than {MAX_DEPTH} deep")
             self.pos = end
             try:
                 return _RAW[kind](self.buf[pos + 1 : end])
@@ -781,7 +822,7 @@ def _built_datetime(value: Any) -> Any:
     from datetime import datetime
 
     parts = _array(value, 9)
-    numbers, fold = _ints(parts[:7], 7), parts[8]
+    numbers, fold = _ints(parts[:7], 7), _ints(parts[8:], 1)[0]
     return datetime(*numbers, tzinfo=_zone(parts[7]), fold=fold)  # type: ignore[misc, arg-type]
 
 
@@ -795,7 +836,7 @@ def _built_time(value: Any) -> Any:
     from datetime import time
 
     parts = _array(value, 6)
-    numbers, fold = _ints(parts[:4], 4), parts[5]
+    numbers, fold = _ints(parts[:4], 4), _ints(parts[5:], 1)[0]
     return time(*numbers, tzinfo=_zone(parts[4]), fold=fold)  # type: ignore[misc, arg-type]
 
 
@@ -866,20 +907,29 @@ def unpack(data: bytes, given: Incoming | None = None) -> Any:
     return value
 
 
-def message(data: bytes, given: Incoming) -> list[Any]:
-    """The array that a message is; with LARGE, that which lies in its memfd. All its descriptors are accounted for."""
-    value = unpack(data, given)
-    if type(value) is list and len(value) >= 2 and value[0] == 0 and type(value[0]) is int:
-        length = value[1]
-        if type(length) is not int or not 0 < length <= MAX_LARGE or not given.fds:
-            raise ProtocolError("LARGE without its length or its memfd")
-        given.total += length
-        value = unpack(read_memfd(given.fds[-1], 0, length), given)
-        given.take(len(given.fds) - 1)
-        if type(value) is list and value and value[0] == 0:
-            raise ProtocolError("LARGE within LARGE")
-    if type(value) is not list or not value or type(value[0]) is not int:
-        raise ProtocolError("a message is not an array that begins with its kind")
-    if not all(given.used):
-        raise ProtocolError("a descriptor came that nothing names")
-    return value
+def open_message(data: bytes, fds: list[int], kept: Kept) -> list[Any]:
+    """The elements of a message that came with these descriptors, which are closed if nothing in it takes them; with LARGE,
+    of that which lies in its memfd."""
+    given = Incoming(fds, kept)
+    try:
+        value = unpack(data, given)
+        if type(value) is list and value and value[0] == 0 and type(value[0]) is int:
+            length = value[1] if len(value) > 1 else None
+            if type(length) is not int or not 0 < length <= MAX_LARGE or not given.fds:
+                raise ProtocolError("LARGE without its length or its memfd")
+            given.total += length
+            if given.total > MAX_LARGE:
+                raise ProtocolError(f"more than {MAX_LARGE} bytes in memfds")
+            last = given.take(len(given.fds) - 1)
+            value = unpack(read_memfd(last, 0, length), given)
+            if type(value) is list and value and value[0] == 0:
+                raise ProtocolError("LARGE within LARGE")
+        if type(value) is not list or not value or type(value[0]) is not int:
+            raise ProtocolError("a message is not an array that begins with its kind")
+        if not all(given.used):
+            raise ProtocolError("a descriptor came that nothing names")
+        if given.from_area:
+            kept.read += 1
+        return value
+    finally:
+        given.close()

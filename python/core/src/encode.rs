@@ -1,0 +1,406 @@
+//! Objects of Python's as they stand on the wire.
+
+use crate::area::{Area, KEEP};
+use crate::names::{self, Late};
+use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
+};
+use pysecure_rpc::Writer;
+use pysecure_rpc::value::{MOST_DESCRIPTORS, WireError};
+use rustix::fs::{MemfdFlags, SealFlags};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+pub const MAX_DEPTH: usize = 64;
+/// More bytes than this go through a memfd.
+const BLOB: usize = 16 << 10;
+
+/// Where large bytes of one message go.
+pub enum Large<'a> {
+    /// They stand in the message: there are no descriptors.
+    Inline,
+    /// There are none to be: who meets some gives up, and does it another way.
+    Refused,
+    Memfds(Placing<'a>),
+}
+
+pub struct Placing<'a> {
+    /// The area, if it may be written to. It stays so for the whole message.
+    area: Option<&'a mut Area>,
+    offset: usize,
+    /// Does anything lie in the area?
+    pub used: bool,
+}
+
+impl<'a> Placing<'a> {
+    pub fn new(area: Option<&'a mut Area>) -> Placing<'a> {
+        Placing {
+            area: area.filter(|a| a.free),
+            offset: 0,
+            used: false,
+        }
+    }
+}
+
+/// `Large::Refused` met large bytes or a descriptor.
+#[derive(Debug)]
+pub enum Unable {
+    Python(PyErr),
+    Wire(WireError),
+    Large,
+}
+
+impl From<PyErr> for Unable {
+    fn from(error: PyErr) -> Unable {
+        Unable::Python(error)
+    }
+}
+
+impl From<WireError> for Unable {
+    fn from(error: WireError) -> Unable {
+        Unable::Wire(error)
+    }
+}
+
+impl Unable {
+    pub fn raise(self, py: Python<'_>) -> PyErr {
+        match self {
+            Unable::Python(error) => error,
+            Unable::Wire(WireError::Memfd(errno)) => std::io::Error::from(errno).into(),
+            Unable::Wire(error) => names::too_large(py, error.to_string()),
+            Unable::Large => names::too_large(py, "large bytes where there can be none"),
+        }
+    }
+}
+
+type Put = Result<(), Unable>;
+
+fn deep(depth: usize) -> Put {
+    match depth >= MAX_DEPTH {
+        true => Err(WireError::TooLarge("values nested more than 64 deep").into()),
+        false => Ok(()),
+    }
+}
+
+fn room(w: &Writer, more: usize) -> Put {
+    match w.len() + more > pysecure_rpc::value::LARGEST {
+        true => Err(WireError::TooLarge("a message of more than 64 MiB").into()),
+        false => Ok(()),
+    }
+}
+
+/// Writes one value, which lies in as many containers as `depth` says.
+pub fn put(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+    if let Ok(text) = value.cast_exact::<PyString>() {
+        return put_str(w, text, depth);
+    }
+    if value.is_none() {
+        w.nil();
+        return Ok(());
+    }
+    if let Ok(flag) = value.cast_exact::<PyBool>() {
+        w.bool(flag.is_true());
+        return Ok(());
+    }
+    if let Ok(number) = value.cast_exact::<PyInt>() {
+        return put_int(w, number, depth);
+    }
+    if let Ok(number) = value.cast_exact::<PyFloat>() {
+        w.float(number.value());
+        return Ok(());
+    }
+    if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+        return put_bytes(w, bytes.as_bytes(), depth, large);
+    }
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        return put_items(w, list.len(), list.iter(), depth, large);
+    }
+    if let Ok(dict) = value.cast_exact::<PyDict>() {
+        return put_map(w, dict, depth, large);
+    }
+    if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+        deep(depth)?;
+        return w.nested(2, |w| put_items(w, tuple.len(), tuple.iter(), depth + 1, large));
+    }
+    if let Ok(set) = value.cast_exact::<PySet>() {
+        deep(depth)?;
+        return w.nested(3, |w| put_items(w, set.len(), set.iter(), depth + 1, large));
+    }
+    if let Ok(set) = value.cast_exact::<PyFrozenSet>() {
+        deep(depth)?;
+        return w.nested(4, |w| put_items(w, set.len(), set.iter(), depth + 1, large));
+    }
+    put_rare(w, value, depth, large)
+}
+
+fn put_str(w: &mut Writer, text: &Bound<'_, PyString>, depth: usize) -> Put {
+    match text.to_str() {
+        Ok(text) => {
+            room(w, text.len())?;
+            w.str(text);
+            Ok(())
+        }
+        Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(text.py()) => {
+            deep(depth)?;
+            let encoded = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
+            let encoded = encoded.cast_into::<PyBytes>().map_err(PyErr::from)?;
+            Ok(w.ext(13, encoded.as_bytes())?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[allow(unsafe_code)]
+fn put_int(w: &mut Writer, number: &Bound<'_, PyInt>, depth: usize) -> Put {
+    let mut beyond = 0;
+    // SAFETY: an int, as its type says, which lives as long as the reference.
+    let small = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &mut beyond) };
+    if beyond == 0 {
+        w.int(small);
+        return Ok(());
+    }
+    if let (1, Ok(large)) = (beyond, number.extract::<u64>()) {
+        w.uint(large);
+        return Ok(());
+    }
+    deep(depth)?;
+    // As many bits as it has, and its sign.
+    let bits = match beyond {
+        1 => number.call_method0("bit_length")?,
+        _ => number.add(1)?.call_method0("bit_length")?,
+    };
+    let bytes = bits.extract::<usize>()? / 8 + 1;
+    let signed = PyDict::new(number.py());
+    signed.set_item("signed", true)?;
+    let data = number.call_method("to_bytes", (bytes, "big"), Some(&signed))?;
+    let data = data.cast_into::<PyBytes>().map_err(PyErr::from)?;
+    Ok(w.ext(1, data.as_bytes())?)
+}
+
+fn put_items<'py>(
+    w: &mut Writer,
+    len: usize,
+    items: impl Iterator<Item = Bound<'py, PyAny>>,
+    depth: usize,
+    large: &mut Large<'_>,
+) -> Put {
+    deep(depth)?;
+    room(w, len)?;
+    w.array(len);
+    let mut many = 0;
+    for item in items {
+        many += 1;
+        put(w, &item, depth + 1, large)?;
+    }
+    same(many, len)
+}
+
+/// Another thread may have changed it while it was read.
+fn same(many: usize, len: usize) -> Put {
+    match many == len {
+        true => Ok(()),
+        false => Err(PyTypeError::new_err("a container changed while it was sent").into()),
+    }
+}
+
+fn put_map(w: &mut Writer, dict: &Bound<'_, PyDict>, depth: usize, large: &mut Large<'_>) -> Put {
+    deep(depth)?;
+    let len = dict.len();
+    room(w, 2 * len)?;
+    w.map(len);
+    let mut many = 0;
+    for (key, value) in dict.iter() {
+        many += 1;
+        // A key is never in a memfd: two of them could be equal without looking so.
+        put(w, &key, depth + 1, &mut Large::Inline)?;
+        put(w, &value, depth + 1, large)?;
+    }
+    same(many, len)
+}
+
+fn sealed(bytes: &[u8]) -> Result<Arc<OwnedFd>, WireError> {
+    let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&fd, seals)?;
+    Ok(Arc::new(fd))
+}
+
+fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) -> Put {
+    let placing = match large {
+        // Its reference is an extension with an array in it.
+        Large::Memfds(placing) if bytes.len() > BLOB && depth + 1 < MAX_DEPTH => placing,
+        Large::Refused if bytes.len() > BLOB => return Err(Unable::Large),
+        _ => {
+            room(w, bytes.len())?;
+            return Ok(w.bin(bytes)?);
+        }
+    };
+    w.add_large(bytes.len())?;
+    let (at, offset, keep) = match &mut placing.area {
+        Some(area) if placing.offset + bytes.len() <= KEEP && w.descriptors() < MOST_DESCRIPTORS - 1 => {
+            let offset = placing.offset;
+            let memfd = area.put(offset, bytes)?;
+            placing.used = true;
+            placing.offset = (offset + bytes.len() + 4095) & !4095;
+            match memfd {
+                Some(memfd) => (w.descriptor(memfd)? as i64, offset, true),
+                None => (-1, offset, false),
+            }
+        }
+        // No descriptor is left for it: it stands in the message, which goes by LARGE.
+        _ if w.descriptors() >= MOST_DESCRIPTORS - 1 => return Ok(w.bin(bytes)?),
+        _ => (w.descriptor(sealed(bytes)?)? as i64, 0, false),
+    };
+    w.nested(20, |w| {
+        w.array(4);
+        w.int(at);
+        w.uint(offset as u64);
+        w.uint(bytes.len() as u64);
+        w.bool(keep);
+        Ok(())
+    })
+}
+
+/// What is longer than a message may be on the socket: the message that stands for it.
+pub fn long(w: Writer) -> Result<Writer<'static>, Unable> {
+    let pysecure_rpc::Message { bytes, fds } = w.finish();
+    let mut outer = Writer::message(2);
+    outer.uint(0);
+    outer.uint(bytes.len() as u64);
+    outer.add_large(bytes.len())?;
+    for fd in fds {
+        outer.descriptor(fd)?;
+    }
+    outer.descriptor(sealed(&bytes)?)?;
+    Ok(outer)
+}
+
+fn numbers(w: &mut Writer, kind: i8, depth: usize, value: &Bound<'_, PyAny>, parts: &[&str], timed: bool) -> Put {
+    deep(depth + 1)?;
+    w.nested(kind, |w| {
+        w.array(parts.len() + if timed { 2 } else { 0 });
+        for part in parts {
+            w.int(value.getattr(*part)?.extract()?);
+        }
+        if timed {
+            let offset = value.call_method0("utcoffset")?;
+            if offset.is_none() {
+                w.nil();
+            } else {
+                let part = |name: &str| offset.getattr(name)?.extract::<i64>();
+                w.int((part("days")? * 86_400 + part("seconds")?) * 1_000_000 + part("microseconds")?);
+            }
+            w.int(value.getattr("fold")?.extract()?);
+        }
+        Ok(())
+    })
+}
+
+fn put_rare(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+    let py = value.py();
+    let class = value.get_type();
+    if let Ok(bytes) = value.cast_exact::<PyByteArray>() {
+        return put_bytes(w, &bytes.to_vec(), depth, large);
+    }
+    if let Ok(number) = value.cast_exact::<PyComplex>() {
+        deep(depth)?;
+        let mut data = [0; 16];
+        let (real, imaginary) = (
+            value.getattr("real")?.extract::<f64>()?,
+            number.getattr("imag")?.extract::<f64>()?,
+        );
+        data[..8].copy_from_slice(&real.to_be_bytes());
+        data[8..].copy_from_slice(&imaginary.to_be_bytes());
+        return Ok(w.ext(11, &data)?);
+    }
+    if class.is(names::member(py)?) {
+        deep(depth)?;
+        let name = value.getattr("name")?;
+        return w.nested(12, |w| put(w, &name, 0, &mut Large::Inline));
+    }
+    if class.is(names::descriptor(py)?) {
+        return put_descriptor(w, value, depth, large);
+    }
+    let day = ["year", "month", "day"];
+    let time = ["hour", "minute", "second", "microsecond"];
+    match Late::of(&class)? {
+        Some(Late::DateTime) => return numbers(w, 5, depth, value, &[&day[..], &time[..]].concat(), true),
+        Some(Late::Date) => return numbers(w, 6, depth, value, &day, false),
+        Some(Late::Time) => return numbers(w, 7, depth, value, &time, true),
+        Some(Late::TimeDelta) => return numbers(w, 8, depth, value, &["days", "seconds", "microseconds"], false),
+        Some(Late::Decimal) => {
+            deep(depth)?;
+            return Ok(w.ext(9, value.str()?.to_str()?.as_bytes())?);
+        }
+        Some(Late::Uuid) => {
+            deep(depth)?;
+            let bytes = value.getattr("bytes")?.cast_into::<PyBytes>().map_err(PyErr::from)?;
+            return Ok(w.ext(10, bytes.as_bytes())?);
+        }
+        None => {}
+    }
+    if class.hasattr("__members__")? {
+        if let Ok(number) = value.cast::<PyInt>() {
+            let plain = py.get_type::<PyInt>().call1((number,))?;
+            return put(w, &plain, depth, large);
+        }
+        let text = format!(
+            "{} needs a hint: a member of an enumeration crosses by the function's hints",
+            value.repr()?
+        );
+        return Err(PyTypeError::new_err(text).into());
+    }
+    if class.hasattr("__dataclass_fields__")? {
+        let name = names::name_of(&class);
+        let text = format!("{name} needs a hint: a dataclass crosses by the function's hints");
+        return Err(PyTypeError::new_err(text).into());
+    }
+    // A subclass of a plain type crosses as what it is at heart, such as a template engine's "safe" string.
+    for base in [
+        py.get_type::<PyString>(),
+        py.get_type::<PyInt>(),
+        py.get_type::<PyFloat>(),
+        py.get_type::<PyBytes>(),
+    ] {
+        if value.is_instance(&base)? {
+            let plain = base.call1((value,))?;
+            if !plain.get_type().is(&base) {
+                break;
+            }
+            return put(w, &plain, depth, large);
+        }
+    }
+    Err(names::cannot_cross(&class).into())
+}
+
+#[allow(unsafe_code)]
+fn put_descriptor(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+    match large {
+        Large::Inline => return Err(PyTypeError::new_err("a descriptor cannot cross here").into()),
+        Large::Refused => return Err(Unable::Large),
+        Large::Memfds(_) => {}
+    }
+    deep(depth + 1)?;
+    let number: i32 = value.call_method0("fileno")?.extract()?;
+    if number < 0 {
+        return Err(PyTypeError::new_err("a descriptor that is closed cannot cross").into());
+    }
+    // SAFETY: the object has it open, and lives as long as this function runs. If the program closed it behind the
+    // object's back, the call fails, or copies another of this process's own.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 3).map_err(|e| PyErr::from(std::io::Error::from(e)))?;
+    let at = w.descriptor(Arc::new(copy))?;
+    w.nested(21, |w| {
+        w.array(1);
+        w.uint(at);
+        Ok(())
+    })
+}

@@ -1,0 +1,43 @@
+//! The compiled core under the Python package `pysecure_rpc`: docs/rpc-protocol.md's wire straight to and from objects of
+//! Python's, and the quick way of a call that is like most. Whatever is out of the ordinary (a stream, a coroutine, an
+//! error, a caller that does not read) is left to the Python files beside it, which do all of it without this core, too.
+//!
+//! Nothing here makes anything of what came over the wire but plain values, and nothing is looked up by a name from it
+//! but in the table of functions that this caller was granted.
+#![deny(unsafe_code)]
+
+mod area;
+mod check;
+mod client;
+mod decode;
+mod encode;
+mod figures;
+mod lead;
+mod message;
+mod names;
+mod server;
+mod socket;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<area::Area>()?;
+    module.add_class::<area::Kept>()?;
+    module.add_class::<figures::Slots>()?;
+    module.add_class::<message::Message>()?;
+    module.add_class::<client::Link>()?;
+    module.add_class::<client::Quick>()?;
+    module.add_class::<lead::Lead>()?;
+    module.add_class::<server::Call>()?;
+    module.add_class::<server::Gate>()?;
+    module.add_class::<server::Peer>()?;
+    module.add_class::<server::Served>()?;
+    module.add_class::<server::Table>()?;
+    module.add_function(wrap_pyfunction!(message::pack, module)?)?;
+    module.add_function(wrap_pyfunction!(message::unpack, module)?)?;
+    module.add_function(wrap_pyfunction!(message::seal, module)?)?;
+    module.add_function(wrap_pyfunction!(message::seal_call, module)?)?;
+    module.add_function(wrap_pyfunction!(message::open_message, module)?)?;
+    Ok(())
+}

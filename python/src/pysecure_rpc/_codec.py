@@ -1,0 +1,64 @@
+"""Which codec it is: the compiled core, or the same in plain Python where the core is not built or `PYSECURE_RPC_PURE=1` is set."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+COMPILED = False
+
+if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
+    try:
+        from ._core import (
+            Area,
+            Call,
+            Gate,
+            Kept,
+            Lead,
+            Link,
+            Message,
+            Peer,
+            Quick,
+            Served,
+            Slots,
+            Table,
+            open_message,
+            pack,
+            seal,
+            seal_call,
+            unpack,
+        )
+
+        COMPILED = True
+    except ImportError:  # not built, or for another machine
+        pass
+
+if TYPE_CHECKING or not COMPILED:
+    from ._plain import Call, Gate, Lead, Link, Peer, Quick, Served, Slots, Table
+    from ._wire import Area, Kept, Message, open_message, pack, seal, seal_call, unpack
+
+#: The longest message on the socket, and more bytes than which go through a memfd.
+MAX_MESSAGE, BLOB = 65_536, 16 * 1024
+
+__all__ = [
+    "BLOB",
+    "COMPILED",
+    "MAX_MESSAGE",
+    "Area",
+    "Call",
+    "Gate",
+    "Kept",
+    "Lead",
+    "Link",
+    "Message",
+    "Peer",
+    "Quick",
+    "Served",
+    "Slots",
+    "Table",
+    "open_message",
+    "pack",
+    "seal",
+    "seal_call",
+    "unpack",
+]

@@ -1,0 +1,289 @@
+"""What the compiled core has beside the wire, in plain Python: calls that are open and those that wait, who of a
+service's threads leads, and the fields of a connection. Both have the same names and the same meaning; see core/src.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import deque
+from time import sleep
+from typing import Any, Callable
+
+from ._function import Context, Function
+from ._wire import Area, Kept
+
+get_ident = threading.get_ident
+
+#: How often the watch looks, and after how many times of nothing it sleeps.
+_TICK, _QUIET_TICKS = 0.005, 20
+#: The page of figures, in words of 8 bytes: what comes before the slots, and a slot; in a slot.
+_HEAD, _SLOT = 2, 40
+_CALLS, _ERRORS, _DENIED, _TIME, _BUCKETS = 8, 9, 10, 11, 12
+_LAST_BUCKET = _SLOT - _BUCKETS - 1
+
+
+class Link:
+    """What of a caller's connection the quick way needs."""
+
+    __slots__ = ("fd", "next_id", "limit", "functions", "out_area", "kept")
+    fd: int
+    next_id: int
+    limit: float
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.next_id = 1
+        #: What SO_RCVTIMEO is set to; 0 is no end.
+        self.limit = 0.0
+        self.functions: dict[str, int] = {}
+        self.out_area = Area()
+        self.kept = Kept()
+
+
+class Call(Context):
+    """A call that is open, and what the running function can ask of it."""
+
+    __slots__ = ("id", "function", "args", "kwargs", "connection", "stream", "credit", "pumping", "begun", "task",
+                 "wake", "answered")  # fmt: skip
+
+    def __init__(
+        self,
+        connection: Any,
+        identity: int,
+        function: Function,
+        deadline: float | None,
+        trace: str | None,
+        credit: int,
+    ) -> None:
+        self.caller = connection.caller
+        self.deadline = deadline
+        self.traceparent = trace
+        self.cancelled = False
+        self.connection = connection
+        self.id = identity
+        self.function = function
+        self.args: Any = None
+        self.kwargs: Any = None
+        self.stream: Any = None
+        self.credit = credit
+        self.pumping = False
+        self.begun = 0.0
+        self.task: Any = None
+        self.wake: Any = None
+        self.answered = False
+
+
+class Slots:
+    """The numbers of the page of figures (docs/rpc-protocol.md, "Figures"), which is a memfd. Whoever counts holds a lock."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, fd: int) -> None:
+        # Words of the machine, whose order is little-endian wherever PySecure runs.
+        self._words = memoryview(mmap.mmap(fd, 0)).cast("Q")
+
+    def ended(self, slot: int, seconds: float, failed: bool) -> None:
+        """A call has ended."""
+        at = _HEAD + slot * _SLOT
+        words = self._words
+        words[at + _CALLS] += 1
+        if failed:
+            words[at + _ERRORS] += 1
+        words[at + _TIME] += int(seconds * 1e9)
+        bucket = int(seconds * 1e6).bit_length()
+        words[at + _BUCKETS + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+
+    def denied(self, slot: int) -> None:
+        """A caller was refused it."""
+        self._words[_HEAD + slot * _SLOT + _DENIED] += 1
+
+    def read(self, slot: int) -> list[int]:
+        """Calls, errors, refusals, nanoseconds, and the buckets."""
+        at = _HEAD + slot * _SLOT
+        return list(self._words[at + _CALLS : at + _SLOT])
+
+
+class Gate:
+    """How many calls run, and those that wait because as many run as may."""
+
+    __slots__ = ("running", "stopping", "_limit", "_waits", "_queue", "_lock")
+
+    def __init__(self, limit: int, waits: int) -> None:
+        self.running = 0
+        self.stopping = False
+        self._limit = limit
+        self._waits = waits
+        self._queue: deque[tuple[Call, Callable[[Call], None]]] = deque()
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def enter(self, call: Call, work: Callable[[Call], None], always: bool) -> str:
+        """"run", "wait", or why not: "stopping", "busy". `always`: it was admitted before, and waits whatever waits."""
+        with self._lock:
+            if self.stopping and not always:
+                return "stopping"
+            if self.running < self._limit:
+                self.running += 1
+                return "run"
+            if always or len(self._queue) < self._waits:
+                self._queue.append((call, work))
+                return "wait"
+            return "busy"
+
+    def leave(self) -> tuple[Call, Callable[[Call], None]] | None:
+        """A call has ended: the one that runs in its place."""
+        with self._lock:
+            if self._queue:
+                return self._queue.popleft()
+            self.running -= 1
+            return None
+
+    def stop(self) -> list[tuple[Call, Callable[[Call], None]]]:
+        """No more: what waited."""
+        with self._lock:
+            self.stopping = True
+            waited = list(self._queue)
+            self._queue.clear()
+            return waited
+
+
+class Peer:
+    """What of a service's connection the quick way needs."""
+
+    __slots__ = ("fd", "closed", "leaving", "caller", "calls", "backlog", "quick", "out_area", "_kept")
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self.closed = False
+        self.leaving = False
+        self.caller: str | None = None
+        #: The open calls, by number.
+        self.calls: dict[int, Call] = {}
+        #: What waits until the caller reads.
+        self.backlog: Any = None
+        self.quick: Any = None
+        self.out_area: Area | None = None
+        self._kept: Kept | None = None
+
+    @property
+    def kept(self) -> Kept:
+        # Made when it is first needed: most connections send no large bytes.
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = Kept()
+        return kept
+
+    def forget(self) -> None:
+        """Closes what the caller keeps here."""
+        for each in (self._kept, self.out_area):
+            if each is not None:
+                each.close()
+        self._kept = self.out_area = None
+
+
+class Lead:
+    """Who waits for events. Of a service's threads one leads: it waits on the epoll set and runs what comes by itself,
+    which costs no hand-over. While a function runs, the lead lies on the table: if it takes long, the watch takes it from
+    there and wakes another thread to lead. A function that was slow lately has the lead given away before it runs.
+    """
+
+    def __init__(self) -> None:
+        self._vacant = threading.Lock()
+        self._leader = 0
+        self._table: dict[int, bool] = {}
+        self._runs = 0
+        self._watching = False
+        self._awake = threading.Event()
+        self._ended = False
+
+    def begin(self, slow: bool) -> int:
+        """Before a function runs. What it returns is for `done`."""
+        if self._leader != get_ident():
+            return 0
+        self._leader = 0
+        if slow:
+            self._vacant.release()
+            return 0
+        run = self._runs = self._runs + 1
+        self._table[run] = True
+        if not self._watching:
+            self._watching = True
+            self._awake.set()
+        return run
+
+    def done(self, run: int) -> None:
+        """After it ran."""
+        if run and self._table.pop(run, False):
+            self._leader = get_ident()
+
+    @property
+    def leading(self) -> bool:
+        """May this thread close what an event was for?"""
+        return self._leader == get_ident()
+
+    def end(self) -> None:
+        """No more."""
+        self._ended = True
+        self._awake.set()
+
+    def watch(self) -> None:
+        """The watch; runs in a thread of its own."""
+        seen = quiet = 0
+        while True:
+            self._awake.wait()
+            if self._ended:
+                return
+            sleep(_TICK)
+            run = next(iter(list(self._table)), 0)
+            if run and run == seen:
+                if self._table.pop(run, False):
+                    self._vacant.release()
+            elif not run and self._runs == seen:
+                quiet += 1
+                if quiet >= _QUIET_TICKS:
+                    quiet = 0
+                    self._watching = False
+                    self._awake.clear()
+                    # A run that begins now sees that nobody watches, or is seen here.
+                    if self._table or self._watching or self._ended:
+                        self._watching = True
+                        self._awake.set()
+                continue
+            quiet = 0
+            seen = run or self._runs
+
+    def run(self, server: Any, _epoll: int) -> None:
+        """Leads, again and again, until the end."""
+        me = get_ident()
+        poll = server.epoll.poll
+        connections = server._connections
+        while True:
+            self._vacant.acquire()
+            if self._ended:
+                self._vacant.release()
+                return
+            self._leader = me
+            while self._leader == me and not self._ended:
+                for fd, event in poll(-1, 16):
+                    connection = connections.get(fd)
+                    if connection is None:
+                        continue  # the descriptor that says stop, or one that is gone
+                    try:
+                        server._event(connection, event)
+                    except Exception as error:
+                        server._defect(connection, error)
+                    if self._leader != me:
+                        break  # whoever leads now is told of the others again
+            if self._leader == me:
+                self._leader = 0
+                self._vacant.release()
+
+
+#: The quick ways are the core's alone.
+Quick: Any = None
+Served: Any = None
+Table: Any = None
