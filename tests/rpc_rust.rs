@@ -17,7 +17,16 @@ fn vault() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "pysecure-rpc", "--example", "vault"])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "pysecure-rpc",
+                "--features",
+                "tokio",
+                "--example",
+                "vault",
+            ])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(repository())
             .output()
@@ -45,7 +54,7 @@ code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
 command = ["/app/vault"]
 directory = "/app"
 ready = "notify"
-callers = { front = ["keep", "add", "reverse", "linger"], py = ["keep", "add", "secret"], operator = ["add", "keep"], DYNAMIC }
+callers = { front = ["keep", "add", "reverse", "linger", "count", "doze"], py = ["keep", "add", "secret", "count"], operator = ["add", "keep"], DYNAMIC }
 
 [services.other]
 command = ["/app/vault"]
@@ -72,6 +81,7 @@ environment = { PYTHONPATH = "/opt/pysecure" }
 
 /// What calls the Rust service: its functions stand here again, as Python has them.
 const PY: &str = r#"
+from collections.abc import Iterator
 import pysecure_rpc
 from pysecure_rpc import rpc
 
@@ -82,10 +92,15 @@ def add(a: int, b: int) -> int: ...
 def secret() -> str: ...
 
 @rpc(run_as="vault")
+def count(to: int) -> Iterator[int]:
+    yield 0
+
+@rpc(run_as="vault")
 def reverse(data: bytes) -> bytes: ...
 
 print("add", add(2, b=40))
 print("secret", secret())
+print("counted", sum(count(1000)))
 try:
     add(2**63 - 1, 1)
 except OverflowError as e:
@@ -173,6 +188,10 @@ fn rust_calls_rust_and_python_calls_rust() {
                 "a million bytes turned around: true",
                 "linger: pysecure.DeadlineExceeded",
                 "add after a deadline: 2",
+                "counted: 499500",
+                "some: [0, 1, 2]",
+                "dozed: \"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\"",
+                "dozes: pysecure.DeadlineExceeded",
                 "secret: pysecure.NoSuchFunction",
                 "of another: PermissionError: call `other`: not granted",
             ],
@@ -181,11 +200,32 @@ fn rust_calls_rust_and_python_calls_rust() {
         let py = app.wait_for_log("py", "that was all");
         holds(
             &py,
-            &["add 42", "secret the secret", "OverflowError too large", "reverse: "],
+            &[
+                "add 42",
+                "counted 499500",
+                "secret the secret",
+                "OverflowError too large",
+                "reverse: ",
+            ],
             "py",
         );
         assert!(!py.contains("BROKEN"), "{py}");
+        // Both have ended in the service: the one that was done, and the one that nobody waits for.
+        harness::wait_until(|| (app.logs("vault").matches("woken").count() == 2).then_some(()));
         app.wait_for_log("vault", "vault refused \"secret\" to front, 1 so far");
+        // A call is counted when it has been answered, which its caller may see first.
+        let of = |kind: &str, function: &str, count: u32| {
+            format!("pysecure_rpc_{kind}_total{{app=\"rpcrust\",service=\"vault\",function=\"{function}\"}} {count}\n")
+        };
+        for line in [
+            of("denied", "secret", 1),
+            of("calls", "add", 5),
+            of("errors", "add", 2),
+            of("calls", "count", 3),
+            of("errors", "doze", 1),
+        ] {
+            harness::wait_until(|| app.ok(&["metrics"]).out.contains(&line).then_some(()));
+        }
         app.ok(&["down"]);
     }
 }
@@ -252,6 +292,22 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
         assert_eq!(call(&["vault", "add", "2", "40"]).ok().out.trim(), "42");
         app.ok(&["down"]);
         assert_eq!(call(&["vault", "add", "2", "40"]).code, 1);
+    }
+}
+
+#[test]
+fn a_program_without_a_function_that_callers_name_says_so() {
+    for mode in BOTH {
+        let app = app(mode);
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write(
+            "pysecure.toml",
+            manifest.replace("operator = [\"add\",", "operator = [\"ad\","),
+        );
+        assert_ne!(app.run(&["up", "-d"]).code, 0);
+        let says = "`callers` let operator call `ad`, which this program does not have";
+        app.wait_for_log("vault", says);
+        let _ = app.run(&["down"]);
     }
 }
 

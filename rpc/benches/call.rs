@@ -1,5 +1,5 @@
-//! A small call, beside the same bytes on a bare SOCK_SEQPACKET socket; and a mebibyte there and back, beside a bare stream.
-//! Both ends are pinned to one CPU (a wake-up across CPUs hides all else), and the two take turns in one run.
+//! A small call, beside the same bytes on a bare stream and on a bare SOCK_SEQPACKET socket; and a mebibyte there and back,
+//! beside a bare stream. Both ends are pinned to one CPU (a wake-up across CPUs hides all else), and the two take turns in one run.
 //!
 //!     cargo bench -p pysecure-rpc
 
@@ -33,12 +33,13 @@ const ANSWERED: &[u8] = b"\x93\x03\x01\xc3";
 fn main() {
     let serves = std::env::args()
         .nth(1)
-        .filter(|a| ["rpc", "raw", "stream"].contains(&a.as_str()));
+        .filter(|a| ["rpc", "raw", "stream", "short"].contains(&a.as_str()));
     let folder = std::env::var("PYSECURE_RPC_DIR").unwrap_or_default();
     match serves.as_deref() {
         Some("rpc") => return pysecure_rpc::start_service("bench").unwrap(),
         Some("raw") => return raw(Path::new(&folder)),
-        Some("stream") => return stream(Path::new(&folder)),
+        Some("stream") => return stream(&Path::new(&folder).join("stream.sock"), LARGE, None),
+        Some("short") => return stream(&Path::new(&folder).join("short.sock"), ASKED.len(), Some(ANSWERED)),
         _ => {}
     }
     let folder = tempfile::tempdir().unwrap();
@@ -56,21 +57,28 @@ fn main() {
     }
     let folder = std::env::var("PYSECURE_RPC_DIR").unwrap();
     let folder = Path::new(&folder);
-    let mut servers: Vec<_> = ["rpc", "raw", "stream"]
-        .map(|k| Command::new(&program).arg(k).spawn().unwrap())
-        .into();
-    for name in ["bench.sock", "raw.sock", "stream.sock"] {
+    let _servers = ["rpc", "raw", "stream", "short"].map(|k| Server(Command::new(&program).arg(k).spawn().unwrap()));
+    for name in ["bench.sock", "raw.sock", "stream.sock", "short.sock"] {
         while UnixStream::connect(folder.join(name)).is_err_and(|e| e.raw_os_error() != Some(91)) {
             std::thread::yield_now();
         }
     }
     let socket = seqpacket();
-    rustix::net::connect(&socket, &SocketAddrUnix::new(folder.join("raw.sock")).unwrap()).unwrap();
+    // Between its bind and its listen it refuses.
+    while rustix::net::connect(&socket, &SocketAddrUnix::new(folder.join("raw.sock")).unwrap()).is_err() {
+        std::thread::yield_now();
+    }
     let mut plain = UnixStream::connect(folder.join("stream.sock")).unwrap();
     let data = vec![7_u8; LARGE];
     let mut back = vec![0; LARGE];
-    let [mut bare, mut called, mut streamed, mut handed] = [const { Vec::new() }; 4];
+    let mut owned = data.clone();
+    let mut lines = UnixStream::connect(folder.join("short.sock")).unwrap();
+    let [mut bare, mut short, mut called, mut streamed, mut handed] = [const { Vec::new() }; 5];
     for _ in 0..ROUNDS {
+        short.push(time(CALLS, || {
+            lines.write_all(ASKED).unwrap();
+            lines.read_exact(&mut [0; ANSWERED.len()]).unwrap();
+        }));
         bare.push(time(CALLS, || {
             rustix::net::send(&socket, ASKED, SendFlags::NOSIGNAL).unwrap();
             let mut buffer = [0; 64];
@@ -85,23 +93,30 @@ fn main() {
             plain.read_exact(&mut back).unwrap();
         }));
         handed.push(time(LARGE_CALLS, || {
-            assert_eq!(echo(Bytes(data.clone())).unwrap().0.len(), LARGE)
+            owned = echo(Bytes(std::mem::take(&mut owned))).unwrap().0;
+            assert_eq!(owned.len(), LARGE)
         }));
     }
-    for server in &mut servers {
-        server.kill().unwrap();
-        server.wait().unwrap();
-    }
-    let (bare, called) = (median(bare), median(called));
+    let (bare, short, called) = (median(bare), median(short), median(called));
     println!(
-        "small call, µs: bare SOCK_SEQPACKET {bare:.2}, pysecure-rpc {called:.2}, ratio {:.2}",
-        called / bare
+        "small call, µs: bare stream {short:.2}, bare SOCK_SEQPACKET {bare:.2}, pysecure-rpc {called:.2}, ratio to the stream {:.2}",
+        called / short
     );
     let (streamed, handed) = (median(streamed), median(handed));
     println!(
         "1 MiB there and back, µs: bare stream {streamed:.0}, pysecure-rpc {handed:.0}, ratio {:.2}",
         handed / streamed
     );
+}
+
+/// Ends with the benchmark, however that ends.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn time(calls: u32, mut call: impl FnMut()) -> f64 {
@@ -132,13 +147,14 @@ fn raw(folder: &Path) {
     }
 }
 
-fn stream(folder: &Path) {
-    let listener = UnixListener::bind(folder.join("stream.sock")).unwrap();
-    let mut buffer = vec![0; LARGE];
+/// Reads so many bytes, and answers with them or with others.
+fn stream(path: &Path, asked: usize, answer: Option<&[u8]>) {
+    let listener = UnixListener::bind(path).unwrap();
+    let mut buffer = vec![0; asked];
     for one in listener.incoming() {
         let mut one = one.unwrap();
         while one.read_exact(&mut buffer).is_ok() {
-            one.write_all(&buffer).unwrap();
+            one.write_all(answer.unwrap_or(&buffer)).unwrap();
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `#[rpc]` stands on the functions once; where they run is the only difference.
 
-use pysecure_rpc::{Bytes, Error, Result, Typed, rpc};
+use pysecure_rpc::{Bytes, Error, Result, Stream, Typed, rpc};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -41,6 +41,26 @@ pub fn linger(milliseconds: u64) -> Result<()> {
     Ok(())
 }
 
+/// One number after another, as fast as the caller takes them.
+#[rpc(run_as = "vault")]
+pub fn count(to: u64) -> Result<Stream<u64>> {
+    Ok(Stream::of(0..to))
+}
+
+/// As `linger`, but ends when nobody waits for it.
+#[rpc(run_as = "vault")]
+pub async fn doze(milliseconds: u64) -> Result<String> {
+    struct Ends;
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            println!("woken");
+        }
+    }
+    let _ends = Ends;
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    Ok(pysecure_rpc::traceparent().unwrap_or_default())
+}
+
 #[rpc(run_as = "vault")]
 pub fn secret() -> Result<String> {
     Ok("the secret".into())
@@ -68,8 +88,20 @@ fn main() -> Result<()> {
         pysecure_rpc::within(Duration::from_millis(20), || linger(1_000)),
     );
     say("add after a deadline", add(1, 1));
+    say("counted", count(1_000).and_then(|all| all.sum::<Result<u64>>()));
+    say(
+        "some",
+        count(u64::MAX).and_then(|all| all.take(3).collect::<Result<Vec<_>>>()),
+    );
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::raise("OSError", e.to_string()))?;
+    say("dozed", pysecure_rpc::traced(trace, || runtime.block_on(doze(1))));
+    say(
+        "dozes",
+        pysecure_rpc::within(Duration::from_millis(20), || runtime.block_on(doze(u32::MAX.into()))),
+    );
     say("secret", secret());
-    say("of another", pysecure_rpc::call_known("other", "anything", &[], None));
+    say("of another", pysecure_rpc::call("other", "anything", &[]));
     println!("that was all");
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! The caller's side: one connection for each thread and callee, made at the first call and again when the service
-//! restarts. A call is repeated only if it certainly did not run.
+//! restarts. A call is repeated only if it certainly did not run, or if its function is marked idempotent.
 
 use crate::error::Error;
+use crate::memfd::Outgoing;
+use crate::process;
 use crate::socket::{self, Incoming, SocketError};
-use crate::value::{Message, Value, Writer};
-use rustix::event::{PollFd, PollFlags};
+use crate::value::Value;
+use crate::writer::Writer;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,27 +20,75 @@ const FOLDER: &str = "/run/pysecure/rpc";
 #[cfg(feature = "service")]
 pub(crate) const RESERVED: &str = "pysecure.";
 
+/// How often an idempotent call is made again because the service went away.
+const REPEATS: u32 = 3;
+
 thread_local! {
-    static CONNECTIONS: RefCell<HashMap<String, Connection>> = RefCell::new(HashMap::new());
-    static DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// A program has few callees, and most often the last one: a list is found in sooner than a map.
+    #[expect(clippy::vec_box, reason = "each call takes one out and puts it back")]
+    static CONNECTIONS: RefCell<Vec<Box<Connection>>> = const { RefCell::new(Vec::new()) };
+    static CONTEXT: RefCell<Context> = const { RefCell::new(Context { deadline: None, traceparent: None }) };
+}
+
+/// What nested calls inherit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    pub deadline: Option<Instant>,
+    pub traceparent: Option<String>,
+}
+
+impl Context {
+    pub fn current() -> Context {
+        CONTEXT.with_borrow(Clone::clone)
+    }
+
+    /// Has it be this thread's while `body` runs.
+    pub fn within<T>(self, body: impl FnOnce() -> T) -> T {
+        struct Back(Context);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                CONTEXT.set(std::mem::take(&mut self.0));
+            }
+        }
+        let _back = Back(CONTEXT.replace(self));
+        body()
+    }
+}
+
+/// The W3C trace context of the call that runs in this thread, or that calls from it are to carry.
+pub fn traceparent() -> Option<String> {
+    CONTEXT.with_borrow(|c| c.traceparent.clone())
+}
+
+/// Has the calls that `body` makes in this thread carry a W3C trace context.
+pub fn traced<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T {
+    let context = Context {
+        traceparent: Some(traceparent.into()),
+        ..Context::current()
+    };
+    context.within(body)
 }
 
 /// Has the calls that `body` makes in this thread end within `time`; a nearer deadline stays.
 pub fn within<T>(time: Duration, body: impl FnOnce() -> T) -> T {
+    let mut context = Context::current();
     let ours = Instant::now().checked_add(time);
-    let outer = DEADLINE.get();
-    until([ours, outer].into_iter().flatten().min(), body)
+    context.deadline = [ours, context.deadline].into_iter().flatten().min();
+    context.within(body)
 }
 
-pub(crate) fn until<T>(deadline: Option<Instant>, body: impl FnOnce() -> T) -> T {
-    struct Back(Option<Instant>);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            DEADLINE.set(self.0);
-        }
-    }
-    let _back = Back(DEADLINE.replace(deadline));
-    body()
+/// What a call brings, written into its message: an array of the positional arguments and a map of the named ones.
+pub type Fill<'a> = &'a dyn Fn(&mut Writer<'_>) -> Result<(), Error>;
+
+/// A part of what a call comes to.
+#[derive(Debug)]
+pub enum Answer {
+    /// The result, and the last that comes.
+    Whole(Value),
+    /// An item of a stream.
+    Item(Value),
+    /// The end of a stream, with what the generator returned.
+    End(Value),
 }
 
 /// A connection to one service, as one caller.
@@ -48,7 +98,10 @@ pub struct Connection {
     /// It belongs to who made it: after fork(2), the other process's messages are not to be mixed in.
     process: u32,
     incoming: Incoming,
+    outgoing: Outgoing,
     next: u64,
+    /// The deadline of the call that was made last.
+    deadline: Option<Instant>,
     /// The functions that this caller has, and their signatures' hashes.
     pub functions: HashMap<String, u64>,
     /// Who this is to the service.
@@ -82,9 +135,11 @@ impl Connection {
         let mut connection = Connection {
             callee: callee.to_owned(),
             socket,
-            process: std::process::id(),
+            process: process::id(),
             incoming: Incoming::new(),
+            outgoing: Outgoing::default(),
             next: 0,
+            deadline: Context::current().deadline,
             functions: HashMap::new(),
             caller: None,
         };
@@ -93,7 +148,7 @@ impl Connection {
     }
 
     fn hello(&mut self) -> Result<(), Error> {
-        self.wait(DEADLINE.get(), false)?;
+        self.wait(false)?;
         let message = self.receive(false)?;
         let mut elements = message.into_iter();
         match elements.next() {
@@ -134,69 +189,74 @@ impl Connection {
     }
 
     /// Waits for a message, if there is a deadline.
-    fn wait(&self, deadline: Option<Instant>, ran: bool) -> Result<(), Error> {
-        let Some(deadline) = deadline else {
-            return Ok(());
-        };
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = rustix::event::Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
-            match rustix::event::poll(&mut ready, Some(&timeout)) {
-                Ok(0) => {
-                    return Err(Error::Deadline {
-                        callee: self.callee.clone(),
-                    });
-                }
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(Error::socket(&self.callee, SocketError::Io(errno), ran)),
-            }
+    fn wait(&self, ran: bool) -> Result<(), Error> {
+        match socket::readable(self.socket.as_fd(), self.deadline) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Deadline {
+                callee: self.callee.clone(),
+            }),
+            Err(errno) => Err(Error::socket(&self.callee, SocketError::Io(errno), ran)),
         }
     }
 
-    /// Calls a function. A stream is read to its end, and comes back as a list.
-    pub fn call(&mut self, function: &str, args: &[Value], kwargs: &[(Value, Value)]) -> Result<Value, Error> {
+    /// Asks for a function, when what was asked before has been answered whole; [`Connection::answer`] has what comes of it.
+    pub fn begin(&mut self, function: &str, arguments: Fill<'_>) -> Result<(), Error> {
+        let context = Context::current();
         self.next += 1;
-        let id = self.next;
-        let deadline = DEADLINE.get();
-        let message = call(id, function, args, kwargs, deadline).map_err(|cause| Error::Wire {
-            callee: self.callee.clone(),
-            cause,
-        })?;
+        self.deadline = context.deadline;
+        // One call at a time: what the one before had in the area has been read.
+        self.outgoing.begin(true);
+        let mut writer = Writer::with(&mut self.outgoing, 9);
+        writer.uint(2);
+        writer.uint(self.next);
+        writer.str(function);
+        arguments(&mut writer)?;
+        match context.deadline {
+            Some(deadline) => writer.uint(deadline.saturating_duration_since(Instant::now()).as_millis() as u64),
+            None => writer.nil(),
+        }
+        match &context.traceparent {
+            Some(text) => writer.str(text),
+            None => writer.nil(),
+        }
+        writer.uint(self.incoming.kept.read);
+        writer.uint(1);
+        let message = writer.finish();
         let sent = socket::send(self.socket.as_fd(), message);
         sent.map_err(|e| Error::socket(&self.callee, e, false))?;
-        let mut items = Vec::new();
+        self.outgoing.sent();
+        Ok(())
+    }
+
+    /// Waits for the next part of what the last call comes to.
+    pub fn answer(&mut self) -> Result<Answer, Error> {
         loop {
-            if let Err(passed) = self.wait(deadline, true) {
+            if let Err(passed) = self.wait(true) {
                 // The answer is nobody's now; the connection is given up with it.
-                let mut cancel = Writer::message(2);
-                cancel.uint(8);
-                cancel.uint(id);
-                let _ = socket::send(self.socket.as_fd(), cancel.finish());
+                self.cancel();
                 return Err(passed);
             }
             let mut elements = self.receive(true)?.into_iter();
             let (kind, answered) = (elements.next(), elements.next());
-            let ours = answered == Some(Value::Int(id as i64));
+            let ours = answered == Some(Value::Int(self.next as i64));
+            let mut value = || elements.next().unwrap_or(Value::Nil);
             match kind {
-                Some(Value::Int(3)) if ours => return Ok(elements.next().unwrap_or(Value::Nil)),
+                Some(Value::Int(3)) if ours => return Ok(Answer::Whole(value())),
                 Some(Value::Int(4)) if ours || answered == Some(Value::Int(0)) => {
                     return Err(failure(&self.callee, elements));
                 }
                 Some(Value::Int(5)) if ours => {
-                    items.push(elements.next().unwrap_or(Value::Nil));
-                    let mut credit = Writer::message(3);
+                    let item = value();
+                    let mut credit = Writer::message(4);
                     credit.uint(7);
-                    credit.uint(id);
+                    credit.uint(self.next);
                     credit.uint(1);
+                    credit.uint(self.incoming.kept.read);
                     let sent = socket::send(self.socket.as_fd(), credit.finish());
                     sent.map_err(|e| Error::socket(&self.callee, e, true))?;
+                    return Ok(Answer::Item(item));
                 }
-                Some(Value::Int(6)) if ours => return Ok(Value::Array(items)),
+                Some(Value::Int(6)) if ours => return Ok(Answer::End(value())),
                 // It ends, but answers what it has; a call that crossed comes back as GoingAway.
                 Some(Value::Int(9)) => self.process = 0,
                 _ => return Err(self.bad("an answer to nothing that was asked")),
@@ -204,44 +264,26 @@ impl Connection {
         }
     }
 
-    /// Can it carry another call?
-    fn usable(&self) -> bool {
-        if self.process != std::process::id() {
-            return false;
-        }
-        // Between calls nothing comes but GOAWAY and the end.
-        let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];
-        matches!(
-            rustix::event::poll(&mut ready, Some(&rustix::event::Timespec::default())),
-            Ok(0)
-        )
+    /// Says that nobody wants the last call's answer any more.
+    fn cancel(&mut self) {
+        let mut cancel = Writer::message(2);
+        cancel.uint(8);
+        cancel.uint(self.next);
+        let _ = socket::send(self.socket.as_fd(), cancel.finish());
     }
-}
 
-fn call(
-    id: u64,
-    function: &str,
-    args: &[Value],
-    kwargs: &[(Value, Value)],
-    deadline: Option<Instant>,
-) -> Result<Message, crate::value::WireError> {
-    let mut writer = Writer::message(if deadline.is_some() { 6 } else { 5 });
-    writer.uint(2);
-    writer.uint(id);
-    writer.str(function);
-    writer.array(args.len());
-    for arg in args {
-        writer.value_in(arg)?;
+    /// Calls a function. A stream is read to its end, and comes back as a list.
+    pub fn call(&mut self, function: &str, arguments: Fill<'_>) -> Result<Value, Error> {
+        self.begin(function, arguments)?;
+        let mut items = Vec::new();
+        loop {
+            match self.answer()? {
+                Answer::Whole(value) => return Ok(value),
+                Answer::Item(item) => items.push(item),
+                Answer::End(_) => return Ok(Value::Array(items)),
+            }
+        }
     }
-    writer.map(kwargs.len());
-    for (key, value) in kwargs {
-        writer.value_in(key)?;
-        writer.value_in(value)?;
-    }
-    if let Some(deadline) = deadline {
-        writer.uint(deadline.saturating_duration_since(Instant::now()).as_millis() as u64);
-    }
-    Ok(writer.finish())
 }
 
 /// What stands in ERR after its id.
@@ -275,36 +317,147 @@ fn path(callee: &str) -> PathBuf {
     folder.join(format!("{callee}.sock"))
 }
 
-/// A call over this thread's connection. `known` is the hash of the signature that this program has, and its text.
-pub fn call_known(callee: &str, function: &str, args: &[Value], known: Option<(u64, &str)>) -> Result<Value, Error> {
-    loop {
-        let held = CONNECTIONS
-            .with_borrow_mut(|all| all.remove(callee))
-            .filter(Connection::usable);
-        let reused = held.is_some();
-        let mut connection = match held {
-            Some(connection) => connection,
-            None => Connection::open(callee, &path(callee))?,
-        };
-        if let (Some((hash, here)), Some(there)) = (known, connection.functions.get(function))
-            && *there != hash
-        {
-            return Err(Error::Version {
-                function: function.to_owned(),
-                here: here.to_owned(),
+/// What a program knows of a function that it calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The signature, and its hash.
+    pub signature: &'a str,
+    pub hash: u64,
+    /// May it be called again when nobody knows whether it ran?
+    pub idempotent: bool,
+}
+
+/// Values as [`Fill`], by position alone.
+pub(crate) fn positional(writer: &mut Writer<'_>, args: &[Value]) -> Result<(), Error> {
+    writer.array(args.len());
+    args.iter().try_for_each(|arg| writer.at(arg, 2))?;
+    writer.map(0);
+    Ok(())
+}
+
+/// A call by name over this thread's connection, for a program that has not the function's text.
+pub fn call(callee: &str, function: &str, args: &[Value]) -> Result<Value, Error> {
+    let arguments = |writer: &mut Writer<'_>| positional(writer, args);
+    let mut items = Vec::new();
+    let mut pending = match Pending::begin(callee, function, &arguments, None)? {
+        (Answer::Whole(value), _) => return Ok(value),
+        (Answer::End(_), _) => return Ok(Value::Array(items)),
+        (Answer::Item(first), pending) => {
+            items.push(first);
+            pending
+        }
+    };
+    while let Some(item) = pending.next()? {
+        items.push(item);
+    }
+    Ok(Value::Array(items))
+}
+
+/// A stream that has begun. It has its connection for itself until it ends.
+pub(crate) struct Pending {
+    connection: Option<Box<Connection>>,
+}
+
+impl Pending {
+    /// Makes a call, and waits for the first that comes of it.
+    pub fn begin(
+        callee: &str,
+        function: &str,
+        arguments: Fill<'_>,
+        known: Option<Known<'_>>,
+    ) -> Result<(Answer, Pending), Error> {
+        let mut repeats = 0;
+        loop {
+            let held = CONNECTIONS.with_borrow_mut(|all| {
+                let at = all.iter().rposition(|c| c.callee == callee)?;
+                Some(all.swap_remove(at))
             });
-        }
-        match connection.call(function, args, &[]) {
-            // It ended between the last call and this one.
-            Err(Error::Lost { ran: false, .. }) if reused => continue,
-            Err(Error::Remote { class, ran: false, .. }) if class == "pysecure.GoingAway" => continue,
-            Err(error @ (Error::Lost { .. } | Error::Deadline { .. } | Error::Io { .. } | Error::Wire { .. })) => {
-                return Err(error);
+            let held = held.filter(|c| process::is(c.process));
+            let reused = held.is_some();
+            let mut connection = match held {
+                Some(connection) => connection,
+                None => Box::new(Connection::open(callee, &path(callee))?),
+            };
+            if let (Some(known), Some(there)) = (known, connection.functions.get(function))
+                && *there != known.hash
+            {
+                return Err(Error::Version {
+                    function: function.to_owned(),
+                    here: known.signature.to_owned(),
+                });
             }
-            result => {
-                CONNECTIONS.with_borrow_mut(|all| all.insert(callee.to_owned(), connection));
-                return result;
+            let began = connection.begin(function, arguments);
+            let error = match began.and_then(|()| connection.answer()) {
+                Ok(item @ Answer::Item(_)) => {
+                    let pending = Pending {
+                        connection: Some(connection),
+                    };
+                    return Ok((item, pending));
+                }
+                Ok(answer) => {
+                    keep(connection);
+                    return Ok((answer, Pending { connection: None }));
+                }
+                Err(error) => error,
+            };
+            match &error {
+                // It ended between the last call and this one.
+                Error::Lost { ran: false, .. } if reused => {}
+                Error::Remote { class, ran: false, .. } if class == "pysecure.GoingAway" => {}
+                Error::Lost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => repeats += 1,
+                // What it answered, it answered whole.
+                Error::Remote { .. } => {
+                    keep(connection);
+                    return Err(error);
+                }
+                _ => return Err(error),
             }
         }
+    }
+
+    /// The next item; `None` at the end.
+    pub fn next(&mut self) -> Result<Option<Value>, Error> {
+        let Some(mut connection) = self.connection.take() else {
+            return Ok(None);
+        };
+        match connection.answer() {
+            Ok(Answer::Item(item)) => {
+                self.connection = Some(connection);
+                Ok(Some(item))
+            }
+            Ok(_) => {
+                keep(connection);
+                Ok(None)
+            }
+            Err(error) => {
+                if matches!(error, Error::Remote { .. }) {
+                    keep(connection);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Closing the connection says so as well, but only once its descriptor is nobody else's.
+        if let Some(connection) = &mut self.connection {
+            connection.cancel();
+        }
+    }
+}
+
+fn keep(connection: Box<Connection>) {
+    // One that is going away is made anew for the next call.
+    if process::is(connection.process) {
+        // During the thread's end there is nothing to keep it in.
+        let _ = CONNECTIONS.try_with(|all| {
+            let mut all = all.borrow_mut();
+            // A stream that had its own connection gives way to the one that was made meanwhile.
+            if all.iter().all(|c| c.callee != connection.callee) {
+                all.push(connection);
+            }
+        });
     }
 }

@@ -32,6 +32,9 @@ pub enum Error {
     Wire { callee: String, cause: WireError },
     #[error("a value of another type: {0}")]
     Type(String),
+    /// A value that cannot cross.
+    #[error(transparent)]
+    Value(#[from] WireError),
     #[error("serve `{service}`: {problem}")]
     Serve { service: String, problem: String },
 }

@@ -1,8 +1,13 @@
 //! A function that can be called from elsewhere, as `#[rpc]` records it.
 
+use crate::client;
 use crate::error::Error;
+use crate::returned::Returned;
+use crate::server::Reply;
 use crate::types;
 use crate::value::Value;
+use crate::writer::Writer;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::OnceLock;
 
@@ -19,7 +24,8 @@ pub struct Function {
     pub idempotent: bool,
     pub parameters: &'static [Parameter],
     pub returns: fn(&mut Vec<&'static str>) -> String,
-    pub serve: fn(Arguments) -> Result<Value, Error>,
+    pub stream: bool,
+    pub serve: fn(Arguments, &mut Reply<'_>) -> Result<(), Error>,
 }
 
 inventory::collect!(Function);
@@ -64,7 +70,7 @@ impl Function {
                 },
             ),
             ("idempotent", Value::Bool(self.idempotent)),
-            ("stream", Value::Bool(false)),
+            ("stream", Value::Bool(self.stream)),
             ("parameters", Value::Array(parameters.collect())),
             ("returns", text(&(self.returns)(&mut Vec::new()))),
         ])
@@ -122,15 +128,25 @@ impl Arguments {
 
 /// The caller's half of a function.
 #[doc(hidden)]
-pub fn call<T: DeserializeOwned>(
+pub fn call<T: Returned>(
     function: &'static Function,
     known: &'static OnceLock<(u64, String)>,
-    args: Result<Vec<Value>, Error>,
+    arguments: client::Fill<'_>,
 ) -> Result<T, Error> {
-    let (hash, text) = known.get_or_init(|| {
+    let (hash, signature) = known.get_or_init(|| {
         let text = function.signature();
         (types::hash(&text), text)
     });
-    let value = crate::client::call_known(function.service, function.name, &args?, Some((*hash, text)))?;
-    crate::from_value(value)
+    let known = client::Known {
+        signature,
+        hash: *hash,
+        idempotent: function.idempotent,
+    };
+    T::call(function.service, function.name, arguments, known)
+}
+
+/// Writes an argument.
+#[doc(hidden)]
+pub fn argument<T: Serialize>(writer: &mut Writer<'_>, value: &T) -> Result<(), Error> {
+    crate::encode::put(writer, value, 2)
 }

@@ -22,32 +22,45 @@ mod decode;
 mod encode;
 mod error;
 #[cfg(feature = "service")]
+mod figures;
+#[cfg(feature = "service")]
 mod function;
 mod memfd;
+mod process;
+#[cfg(feature = "service")]
+mod returned;
+#[cfg(feature = "tokio")]
+mod runtime;
 #[cfg(feature = "service")]
 mod server;
 mod socket;
 mod types;
 pub mod value;
+mod writer;
 
-pub use client::{Connection, call_known, within};
+pub use client::{Answer, Connection, Fill, Known, call, traced, traceparent, within};
 pub use decode::from_value;
 pub use encode::to_value;
 pub use error::{Error, Result};
 #[cfg(feature = "service")]
 pub use function::{Arguments, Function, Parameter};
-pub use memfd::Area;
+pub use memfd::{Area, Kept, Outgoing};
 #[cfg(feature = "service")]
 pub use pysecure_rpc_macros::{Typed, rpc};
 #[cfg(feature = "service")]
-pub use server::{caller, runs_here, start_service};
+pub use returned::{Returned, Stream};
+#[cfg(feature = "service")]
+pub use server::{Reply, caller, runs_here, start_service};
 pub use types::{Bytes, Outcome, Typed, hash};
 pub use value::Value;
+pub use writer::{Message, Writer};
 
 /// What `#[rpc]` writes needs.
 #[cfg(feature = "service")]
 #[doc(hidden)]
 pub mod private {
-    pub use crate::function::call;
+    pub use crate::function::{argument, call};
+    #[cfg(feature = "tokio")]
+    pub use crate::runtime::elsewhere;
     pub use inventory;
 }

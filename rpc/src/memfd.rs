@@ -2,25 +2,134 @@
 //! reader is neither made to wait nor cut short.
 
 use crate::value::WireError;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// A memfd that holds these, one after another, sealed.
 pub(crate) fn sealed(parts: &[&[u8]]) -> Result<OwnedFd, Errno> {
     let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut at = 0;
     for part in parts {
-        let mut rest = *part;
-        while !rest.is_empty() {
-            let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
-            rest = &rest[written..];
-        }
+        write(&fd, part, at)?;
+        at += part.len() as u64;
     }
     rustix::fs::fcntl_add_seals(
         &fd,
         SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
     )?;
     Ok(fd)
+}
+
+/// Bytes as they stand in a message: in a memfd that comes with it, or in the area, which the peer has.
+pub(crate) struct Place {
+    pub fd: Option<Arc<OwnedFd>>,
+    pub offset: u64,
+    pub keep: bool,
+}
+
+/// The least and the most that an area is made for. What is larger has a memfd of its own: an area stays as long as
+/// its connection.
+const AREA: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
+
+/// This end's area: the memfd that it writes large bytes into, message after message. Making, filling and freeing the
+/// pages of a new one is most of what large bytes cost.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    area: Option<(Arc<OwnedFd>, MmapRaw)>,
+    /// Was it made for the message that is being written?
+    fresh: bool,
+    /// How far that message has filled it.
+    end: u64,
+    /// May it be written to: has the peer read all that was sent in it?
+    free: bool,
+}
+
+impl Outgoing {
+    /// A message begins. `free`: all that was sent in the area has been read.
+    pub fn begin(&mut self, free: bool) {
+        if std::mem::take(&mut self.fresh) {
+            // The message that was to bring it was not sent.
+            self.area = None;
+        }
+        self.end = 0;
+        self.free = free;
+    }
+
+    /// The message was sent. Says whether it used the area.
+    pub fn sent(&mut self) -> bool {
+        self.fresh = false;
+        self.end > 0
+    }
+
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<Place, Errno> {
+        let len = bytes.len() as u64;
+        let room = |area: &Option<(Arc<OwnedFd>, MmapRaw)>, from: u64| {
+            area.as_ref().is_some_and(|(_, map)| from + len <= map.len() as u64)
+        };
+        if !self.free || len > *AREA.end() || (self.end > 0 && !room(&self.area, self.end)) {
+            return Ok(Place {
+                fd: Some(Arc::new(sealed(&[bytes])?)),
+                offset: 0,
+                keep: false,
+            });
+        }
+        let fd = match &self.area {
+            Some((_, map)) if room(&self.area, self.end) => {
+                fill(map, self.end as usize, bytes);
+                None
+            }
+            _ => {
+                let all = len.next_power_of_two().clamp(*AREA.start(), *AREA.end());
+                let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+                rustix::fs::ftruncate(&fd, all)?;
+                rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+                let map = MmapOptions::new().len(all as usize).map_raw(&fd);
+                let map = map.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM))?;
+                fill(&map, 0, bytes);
+                let fd = Arc::new(fd);
+                self.area = Some((fd.clone(), map));
+                self.fresh = true;
+                Some(fd)
+            }
+        };
+        let place = Place {
+            keep: fd.is_some(),
+            fd,
+            offset: self.end,
+        };
+        self.end += len;
+        Ok(place)
+    }
+}
+
+/// Into this end's own mapping: a write(2) into a memfd looks up each page again. What the peer sent is never mapped: a hole in it, or
+/// huge pages that there are not, would be memory or a SIGBUS of this process.
+fn fill(map: &MmapRaw, at: usize, bytes: &[u8]) {
+    assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= map.len()));
+    // SAFETY: within the mapping, of a memfd that its seal keeps from shrinking; nothing in this process reads it, and `bytes` is not in it.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), map.as_mut_ptr().add(at), bytes.len());
+    }
+}
+
+fn write(fd: &OwnedFd, bytes: &[u8], at: u64) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, &bytes[done..], at + done as u64))?;
+    }
+    Ok(())
+}
+
+/// What the peer has given this end to keep, and how many messages referred to it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub(crate) area: Option<Area>,
+    pub(crate) read: u64,
 }
 
 /// A memfd of the peer's, checked.
@@ -44,32 +153,40 @@ impl Area {
     /// Copies out, once.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, WireError> {
         self.holds(offset, len)?;
-        let mut out = vec![0; len];
-        self.read_into(offset, &mut out)?;
+        let mut out: Vec<u8> = Vec::with_capacity(len);
+        while out.len() < len {
+            let at = offset + out.len() as u64;
+            let read = match rustix::io::pread(&self.fd, spare_capacity(&mut out), at) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if read == 0 {
+                return Err(BEYOND);
+            }
+        }
+        // An allocation may be larger than what was asked for.
+        out.truncate(len);
         Ok(out)
     }
 
     /// Are there so many bytes? To be asked before memory is taken for them.
     pub fn holds(&self, offset: u64, len: usize) -> Result<(), WireError> {
+        let end = offset.checked_add(len as u64).ok_or(BEYOND)?;
         // A kept one may have grown since; never does it shrink.
-
-        let end = offset.checked_add(len as u64);
-        let end = end.ok_or(WireError::Bad("bytes beyond the end of their memfd"))?;
         if end > self.len && end > size(&self.fd)? {
-            return Err(WireError::Bad("bytes beyond the end of their memfd"));
+            return Err(BEYOND);
         }
         Ok(())
     }
 
     /// Copies out what `holds` said is there.
     pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), WireError> {
-        let len = out.len();
         let mut done = 0;
-        while done < len {
-            let read =
-                rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], offset + done as u64))?;
+        while done < out.len() {
+            let at = offset + done as u64;
+            let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], at))?;
             if read == 0 {
-                return Err(WireError::Bad("bytes beyond the end of their memfd"));
+                return Err(BEYOND);
             }
             done += read;
         }
@@ -77,7 +194,8 @@ impl Area {
     }
 }
 
+const BEYOND: WireError = WireError::Bad("bytes beyond the end of their memfd");
+
 fn size(fd: &OwnedFd) -> Result<u64, WireError> {
-    let stat = rustix::fs::fstat(fd).map_err(|_| WireError::Bad("a descriptor for bytes that is no sealed memfd"))?;
-    Ok(stat.st_size as u64)
+    Ok(rustix::fs::fstat(fd)?.st_size as u64)
 }

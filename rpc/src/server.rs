@@ -2,16 +2,21 @@
 //! them. Who calls is the name of the socket; what that caller may call is looked up before anything else, and a function
 //! outside its list is answered as one that there is not.
 
-use crate::client::{self, RESERVED};
+use crate::client::{Context, RESERVED};
 use crate::error::Error;
+use crate::figures::Figures;
 use crate::function::{Arguments, Function};
+use crate::memfd::Outgoing;
 use crate::socket::{self, Incoming, SocketError};
-use crate::value::{Value, Writer};
+use crate::value::{Value, WireError};
+use crate::writer::{Message, Writer};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +31,8 @@ const LISTEN: &str = "listen";
 const MOST_CONNECTIONS: usize = 256;
 /// How long a caller may not read what it is sent.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
+/// The most streams of one connection that wait for credit, each within the one before.
+const MOST_STREAMS: usize = 32;
 const STACK: usize = 2 << 20;
 
 static SERVES: OnceLock<String> = OnceLock::new();
@@ -77,6 +84,7 @@ struct Service {
     open: Mutex<Vec<(u64, Arc<OwnedFd>)>>,
     all_closed: Condvar,
     ends: AtomicBool,
+    figures: Option<Figures>,
 }
 
 /// A panic in a function leaves what it held as it was; counts and lists are whole at any time.
@@ -106,12 +114,14 @@ pub fn start_service(name: &str) -> Result<(), Error> {
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);
     term.thread_block().map_err(|e| wrong(format!("block SIGTERM: {e}")))?;
+    let figures = Figures::under_pysecure(functions.keys().copied());
     let service = Arc::new(Service {
         name: name.to_owned(),
         functions,
         open: Mutex::default(),
         all_closed: Condvar::new(),
         ends: AtomicBool::new(false),
+        figures,
     });
     let doors: Vec<Arc<Door>> = doors.into_iter().map(Arc::new).collect();
     // A thread waits for the signal, and ends the accepting by a pipe that closes.
@@ -176,9 +186,10 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
         let mut connections = held(&door.connections);
         if *connections >= MOST_CONNECTIONS {
             drop(connections);
-            let busy = error_message(0, "pysecure.Busy", "too many connections of this caller", false);
+            let busy = error("pysecure.Busy", "too many connections of this caller", false);
+            let busy = write_error(Writer::message(7), 0, &busy);
             let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
-            let _ = rustix::net::send(&socket, &busy.finish().bytes, flags);
+            let _ = rustix::net::send(&socket, &busy.bytes, flags);
             return;
         }
         *connections += 1;
@@ -190,16 +201,60 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
         door: door.clone(),
         socket,
         number,
+        incoming: Incoming::new(),
+        outgoing: Outgoing::default(),
+        used: 0,
+        read: None,
+        last: 0,
+        streams: Vec::new(),
     };
     // If there is no thread for it, it is dropped here, which closes it.
     let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || one.serve());
 }
 
+/// One connection, served by a thread of its own.
 struct Session {
     service: Arc<Service>,
     door: Arc<Door>,
     socket: Arc<OwnedFd>,
     number: u64,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// Messages sent that used the area, and how many of those the caller has read; `None` if it does not say.
+    used: u64,
+    read: Option<u64>,
+    /// The number of the last call.
+    last: u64,
+    /// Streams that run, the innermost last: while one waits for credit, calls that come are answered.
+    streams: Vec<Credit>,
+}
+
+struct Credit {
+    id: u64,
+    left: u64,
+    wanted: bool,
+}
+
+/// Why a connection is served no longer.
+enum Stop {
+    Closed,
+    /// Its messages are none.
+    Refused(String),
+}
+
+impl From<SocketError> for Stop {
+    fn from(error: SocketError) -> Stop {
+        match error {
+            SocketError::Wire(error) => Stop::Refused(error.to_string()),
+            _ => Stop::Closed,
+        }
+    }
+}
+
+impl From<&str> for Stop {
+    fn from(problem: &str) -> Stop {
+        Stop::Refused(problem.to_owned())
+    }
 }
 
 impl Drop for Session {
@@ -210,158 +265,229 @@ impl Drop for Session {
     }
 }
 
-fn error_message(id: u64, class: &str, message: &str, ran: bool) -> Writer {
-    error_with(id, class, message, &[], ran)
-}
-
-fn error_with(id: u64, class: &str, message: &str, args: &[Value], ran: bool) -> Writer {
-    let mut writer = Writer::message(7);
-    let head = |writer: &mut Writer| {
-        writer.uint(4);
-        writer.uint(id);
-        writer.str(class);
-        writer.str(message);
+/// What ERR says of an error.
+fn write_error(mut writer: Writer<'_>, id: u64, error: &Error) -> Message {
+    let (class, message, args, ran) = match error {
+        Error::Remote {
+            class,
+            message,
+            args,
+            ran,
+        } => (class.as_str(), message.clone(), args.as_slice(), *ran),
+        other => (other.class(), other.to_string(), &[][..], true),
     };
-    head(&mut writer);
-    writer.array(args.len());
-    if args.iter().any(|arg| writer.value_in(arg).is_err()) {
-        writer = Writer::message(7);
-        head(&mut writer);
-        writer.array(0);
+    writer.uint(4);
+    writer.uint(id);
+    writer.str(class);
+    writer.str(&message);
+    // Values that cannot cross are left out; the text says the same.
+    let mut inside = Writer::bare();
+    let crosses = args.iter().all(|arg| inside.at(arg, 2).is_ok());
+    writer.array(if crosses { args.len() } else { 0 });
+    for arg in args.iter().filter(|_| crosses) {
+        let _ = writer.at(arg, 2);
     }
     writer.nil();
     writer.bool(ran);
-    writer
+    writer.finish()
+}
+
+fn error(class: &str, message: impl Into<String>, ran: bool) -> Error {
+    Error::Remote {
+        class: class.to_owned(),
+        message: message.into(),
+        args: Vec::new(),
+        ran,
+    }
 }
 
 impl Session {
-    fn serve(self) {
-        let socket = self.socket.as_fd();
-        if rustix::net::send(socket, &self.door.hello, rustix::net::SendFlags::NOSIGNAL).is_err() {
+    fn serve(mut self) {
+        if rustix::net::send(&self.socket, &self.door.hello, rustix::net::SendFlags::NOSIGNAL).is_err() {
             return;
         }
         CALLER.set(self.door.caller.clone());
-        let mut incoming = Incoming::new();
-        let mut last = 0;
         loop {
-            let message = match incoming.receive(socket) {
-                Ok(message) => message,
-                Err(SocketError::Wire(error)) => return self.refuse(&error.to_string()),
-                Err(_) => return,
-            };
-            let mut elements = message.into_iter();
-            match elements.next() {
-                Some(Value::Int(2)) => {
-                    let answer = match self.answer(elements, &mut last) {
-                        Ok(answer) => answer,
-                        Err(problem) => return self.refuse(problem),
-                    };
-                    if self.send(answer).is_err() {
-                        return;
-                    }
+            match self.next() {
+                Ok(()) => {}
+                Err(Stop::Closed) => return,
+                Err(Stop::Refused(problem)) => {
+                    let refused = error("pysecure.BadMessage", problem, false);
+                    let _ = self.fail(0, &refused);
+                    return;
                 }
-                // Calls run one after another here, so what is cancelled has ended; no stream asks for credit.
-                Some(Value::Int(7 | 8)) => match elements.next() {
-                    Some(Value::Int(1..)) => {}
-                    _ => return self.refuse("no number of a call"),
-                },
-                _ => return self.refuse("a message of unknown kind"),
             }
         }
     }
 
-    fn send(&self, answer: (u64, Writer)) -> Result<(), SocketError> {
-        let (id, writer) = answer;
-        match socket::send(self.socket.as_fd(), writer.finish()) {
-            Err(SocketError::Wire(error)) => {
-                let instead = error_message(id, "pysecure.TooLarge", &error.to_string(), true);
-                socket::send(self.socket.as_fd(), instead.finish())
-            }
-            other => other,
+    /// Waits for a message, and does what it says.
+    fn next(&mut self) -> Result<(), Stop> {
+        let message = self.incoming.receive(self.socket.as_fd())?;
+        let mut elements = message.into_iter();
+        let kind = elements.next();
+        if kind == Some(Value::Int(2)) {
+            return self.call(elements);
         }
+        let Some(Value::Int(id @ 1..)) = elements.next() else {
+            return Err("no number of a call".into());
+        };
+        // What is not known has ended meanwhile.
+        let of = self.streams.iter_mut().find(|s| s.id == id as u64);
+        match kind {
+            Some(Value::Int(7)) => {
+                let (Some(Value::Int(more @ 1..=0x8000_0000)), read) = (elements.next(), elements.next()) else {
+                    return Err("credit that is none".into());
+                };
+                if let Some(of) = of {
+                    of.left = of.left.saturating_add(more as u64);
+                }
+                self.has_read(read)?;
+            }
+            Some(Value::Int(8)) => {
+                if let Some(of) = of {
+                    of.wanted = false;
+                }
+            }
+            _ => return Err("a message of unknown kind".into()),
+        }
+        Ok(())
     }
 
-    fn refuse(&self, problem: &str) {
-        let writer = error_message(0, "pysecure.BadMessage", problem, false);
-        let _ = socket::send(self.socket.as_fd(), writer.finish());
+    fn has_read(&mut self, read: Option<Value>) -> Result<(), Stop> {
+        self.read = match read {
+            None | Some(Value::Nil) => None,
+            Some(Value::Int(read @ 0..)) => Some(read as u64),
+            _ => return Err("a number of messages that is none".into()),
+        };
+        Ok(())
     }
 
-    fn answer(&self, mut elements: std::vec::IntoIter<Value>, last: &mut u64) -> Result<(u64, Writer), &'static str> {
+    fn call(&mut self, mut elements: std::vec::IntoIter<Value>) -> Result<(), Stop> {
         let (id, function, args, kwargs) = (elements.next(), elements.next(), elements.next(), elements.next());
-        let deadline = elements.next();
+        let (deadline, traceparent) = (elements.next(), elements.next());
         let (Some(Value::Int(id @ 1..)), Some(Value::Str(name)), Some(Value::Array(args)), Some(Value::Map(kwargs))) =
             (id, function, args, kwargs)
         else {
-            return Err("a CALL that is none");
+            return Err("a CALL that is none".into());
         };
         let id = id as u64;
-        if id > 1 << 53 || id <= *last {
-            return Err("a call's number that was used before");
+        if id > 1 << 53 || id <= self.last {
+            return Err("a call's number that was used before".into());
         }
-        *last = id;
+        self.last = id;
         let deadline = match deadline {
             None | Some(Value::Nil) => None,
             Some(Value::Int(left @ 0..)) => Some(left as u64),
-            _ => return Err("a deadline that is none"),
+            _ => return Err("a deadline that is none".into()),
         };
         // What ends after the sun has set has no deadline.
         let deadline = deadline.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
-        let passed = || deadline.is_some_and(|at| at <= Instant::now());
-        if self.service.ends.load(Ordering::SeqCst) {
-            return Ok((id, error_message(id, "pysecure.GoingAway", "the service ends", false)));
-        }
-        if passed() {
-            return Ok((
-                id,
-                error_message(id, "pysecure.DeadlineExceeded", "the deadline has passed", false),
-            ));
-        }
-        let result = match name.strip_prefix(RESERVED) {
-            Some("ping") => Ok(Value::Nil),
-            Some("describe") => Ok(self.describe()),
-            _ => match self.function(&name) {
-                Some(function) => {
-                    let arguments = Arguments::new(args, kwargs);
-                    let run = || client::until(deadline, || (function.serve)(arguments));
-                    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-                        Ok(result) => result,
-                        Err(_) => Err(Error::raise("RuntimeError", format!("`{name}` panicked"))),
-                    }
-                }
-                None => {
-                    self.count(&name);
-                    let message = format!("there is no function `{name}`");
-                    return Ok((id, error_message(id, "pysecure.NoSuchFunction", &message, false)));
-                }
-            },
+        let traceparent = match traceparent {
+            None | Some(Value::Nil) => None,
+            Some(Value::Str(text)) => Some(text),
+            _ => return Err("a trace that is none".into()),
         };
-        if passed() {
-            return Ok((
-                id,
-                error_message(id, "pysecure.DeadlineExceeded", "the deadline has passed", true),
-            ));
+        self.has_read(elements.next())?;
+        let credit = match elements.next() {
+            None | Some(Value::Nil) => 1,
+            Some(Value::Int(credit @ 0..)) => credit as u64,
+            _ => return Err("credit that is none".into()),
+        };
+        if self.service.ends.load(Ordering::SeqCst) {
+            return self.fail(id, &error("pysecure.GoingAway", "the service ends", false));
         }
-        Ok((
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            return self.fail(id, &late(false));
+        }
+        if self.streams.len() >= MOST_STREAMS {
+            return self.fail(
+                id,
+                &error("pysecure.Busy", "too many streams of this connection wait", false),
+            );
+        }
+        match name.strip_prefix(RESERVED) {
+            Some("ping") => {
+                return self.reply(id, |writer| {
+                    writer.nil();
+                    Ok(())
+                });
+            }
+            Some("describe") => {
+                let described = self.describe();
+                return self.reply(id, |writer| Ok(writer.value(&described)?));
+            }
+            _ => {}
+        }
+        let Some(function) = self.function(&name) else {
+            self.refused(&name);
+            let none = format!("there is no function `{name}`");
+            return self.fail(id, &error("pysecure.NoSuchFunction", none, false));
+        };
+        let begun = Instant::now();
+        self.streams.push(Credit {
             id,
-            match result {
-                Ok(value) => {
-                    let mut writer = Writer::message(3);
-                    writer.uint(3);
-                    writer.uint(id);
-                    match writer.value(&value) {
-                        Ok(()) => writer,
-                        Err(error) => error_message(id, "pysecure.InvalidResult", &error.to_string(), true),
-                    }
-                }
-                Err(Error::Remote {
-                    class,
-                    message,
-                    args,
-                    ran,
-                }) => error_with(id, &class, &message, &args, ran),
-                Err(error) => error_message(id, error.class(), &error.to_string(), true),
-            },
-        ))
+            left: credit,
+            wanted: true,
+        });
+        let context = Context { deadline, traceparent };
+        let mut reply = Reply {
+            session: self,
+            id,
+            deadline,
+            stop: None,
+            answered: false,
+        };
+        let arguments = Arguments::new(args, kwargs);
+        let run = || context.within(|| (function.serve)(arguments, &mut reply));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(Error::raise("RuntimeError", format!("`{name}` panicked"))));
+        let (stop, answered) = (reply.stop.take(), reply.answered);
+        self.streams.pop();
+        if let Some(figures) = &self.service.figures {
+            figures.ended(function.name, begun.elapsed(), result.is_err());
+        }
+        match (stop, result) {
+            (Some(stop), _) => Err(stop),
+            (None, Err(error)) if !answered => self.fail(id, &error),
+            (None, Ok(())) if !answered => self.fail(id, &error("pysecure.InvalidResult", "nothing", true)),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// A message of one call that may use the area.
+    fn reply(&mut self, id: u64, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Stop> {
+        match self.say(3, id, fill) {
+            Ok(()) => Ok(()),
+            Err(Said::Stop(stop)) => Err(stop),
+            Err(Said::Error(error)) => self.fail(id, &error),
+        }
+    }
+
+    fn say(&mut self, kind: u64, id: u64, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Said> {
+        self.outgoing.begin(self.read == Some(self.used));
+        let mut writer = Writer::with(&mut self.outgoing, 3);
+        writer.uint(kind);
+        writer.uint(id);
+        fill(&mut writer).map_err(|e| match e {
+            Error::Value(WireError::TooLarge(what)) => error("pysecure.TooLarge", what, true),
+            e => error("pysecure.InvalidResult", e.to_string(), true),
+        })?;
+        let message = writer.finish();
+        match socket::send(self.socket.as_fd(), message) {
+            Ok(()) => {
+                self.used += u64::from(self.outgoing.sent());
+                Ok(())
+            }
+            Err(SocketError::Wire(e)) => Err(Said::Error(error("pysecure.TooLarge", e.to_string(), true))),
+            Err(e) => Err(Said::Stop(e.into())),
+        }
+    }
+
+    fn fail(&mut self, id: u64, error: &Error) -> Result<(), Stop> {
+        Ok(socket::send(
+            self.socket.as_fd(),
+            write_error(Writer::message(7), id, error),
+        )?)
     }
 
     fn function(&self, name: &str) -> Option<&'static Function> {
@@ -370,7 +496,10 @@ impl Session {
     }
 
     /// Refusals are counted, and said the first, second, fourth … time, so that no caller fills a log.
-    fn count(&self, name: &str) {
+    fn refused(&self, name: &str) {
+        if let Some(figures) = &self.service.figures {
+            figures.denied(name);
+        }
         let mut refused = held(&self.door.refused);
         // What names there are is the caller's choice: a bound on how many are told apart.
         let key = if refused.len() < 1000 || refused.contains_key(name) {
@@ -394,6 +523,109 @@ impl Session {
                 .map(|f| f.describe())
                 .collect(),
         )
+    }
+}
+
+/// What becomes of a message that is to be sent.
+enum Said {
+    Stop(Stop),
+    Error(Error),
+}
+
+impl From<Error> for Said {
+    fn from(error: Error) -> Said {
+        Said::Error(error)
+    }
+}
+
+fn late(ran: bool) -> Error {
+    error("pysecure.DeadlineExceeded", "the deadline has passed", ran)
+}
+
+/// How a call is answered by the function that it runs.
+pub struct Reply<'a> {
+    session: &'a mut Session,
+    id: u64,
+    deadline: Option<Instant>,
+    /// The connection is served no longer.
+    stop: Option<Stop>,
+    /// Was the last message of this call sent?
+    answered: bool,
+}
+
+impl Reply<'_> {
+    fn passed(&self) -> bool {
+        self.deadline.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn send<T: Serialize + ?Sized>(&mut self, kind: u64, value: &T) -> Result<(), Error> {
+        if self.passed() {
+            return Err(late(true));
+        }
+        match self
+            .session
+            .say(kind, self.id, |writer| crate::encode::put(writer, value, 1))
+        {
+            Ok(()) => Ok(()),
+            Err(Said::Error(error)) => Err(error),
+            Err(Said::Stop(stop)) => Err(self.stopped(stop)),
+        }
+    }
+
+    /// The error that ends the function is nobody's to read.
+    fn stopped(&mut self, stop: Stop) -> Error {
+        self.stop = Some(stop);
+        error("pysecure.Cancelled", "the caller is gone", true)
+    }
+
+    pub(crate) fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.send(3, value)?;
+        self.answered = true;
+        Ok(())
+    }
+
+    /// Sends an item when the caller wants another one.
+    pub(crate) fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        loop {
+            // The streams that began after this one have ended.
+            let Some(credit) = self.session.streams.last_mut() else {
+                return Err(error("pysecure.Cancelled", "the stream has ended", true));
+            };
+            if !credit.wanted {
+                return Err(error("pysecure.Cancelled", "the caller wants no more", true));
+            }
+            if credit.left > 0 {
+                credit.left -= 1;
+                return self.send(5, value);
+            }
+            match socket::readable(self.session.socket.as_fd(), self.deadline) {
+                Ok(true) => {}
+                Ok(false) => return Err(late(true)),
+                Err(errno) => return Err(self.stopped(SocketError::Io(errno).into())),
+            }
+            if let Err(stop) = self.session.next() {
+                return Err(self.stopped(stop));
+            }
+        }
+    }
+
+    pub(crate) fn end(&mut self) -> Result<(), Error> {
+        self.send(6, &())?;
+        self.answered = true;
+        Ok(())
+    }
+
+    /// Runs an `async` function.
+    #[cfg(feature = "tokio")]
+    #[doc(hidden)]
+    pub fn run<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Error> {
+        use crate::runtime::{Run, run};
+        match run(self.session.socket.as_fd(), self.id, future) {
+            Ok(Run::Done(out)) => Ok(out),
+            Ok(Run::Late) => Err(late(true)),
+            Ok(Run::Unwanted) => Err(error("pysecure.Cancelled", "the caller wants no answer", true)),
+            Err(e) => Err(error("RuntimeError", format!("start the runtime: {e}"), false)),
+        }
     }
 }
 
@@ -514,7 +746,7 @@ fn raw(number: RawFd) -> BorrowedFd<'static> {
 fn bind(path: &Path) -> Result<OwnedFd, std::io::Error> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
@@ -523,10 +755,13 @@ fn bind(path: &Path) -> Result<OwnedFd, std::io::Error> {
     Ok(socket)
 }
 
-/// sd_notify(3), if somebody wants to know.
+/// sd_notify(3), if somebody wants to know: where the socket that is named is not there, nobody does.
 fn ready() -> std::io::Result<()> {
-    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
-        std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path)?;
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    match std::os::unix::net::UnixDatagram::unbound()?.send_to(b"READY=1", path) {
+        Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Err(e),
+        _ => Ok(()),
     }
-    Ok(())
 }

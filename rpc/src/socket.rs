@@ -1,7 +1,9 @@
 //! One end of a connection: whole messages, with their descriptors.
 
-use crate::memfd::{self, Area};
-use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Message, Value, WireError, Writer};
+use crate::memfd::{self, Area, Kept};
+use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Value, WireError};
+use crate::writer::{Message, Writer};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -9,6 +11,7 @@ use rustix::net::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 /// The longest message on the socket.
 const LONGEST: usize = 65_536;
@@ -61,14 +64,14 @@ fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) ->
 /// What the peer sends, and what it keeps here.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    area: Option<Area>,
+    pub kept: Kept,
     buffer: Vec<u8>,
 }
 
 impl Incoming {
     pub(crate) fn new() -> Incoming {
         Incoming {
-            area: None,
+            kept: Kept::default(),
             buffer: vec![0; LONGEST],
         }
     }
@@ -82,7 +85,7 @@ impl Incoming {
         let bytes = &self.buffer[..len];
         // LARGE: [0, length], with the memfd as the last descriptor.
         if bytes.get(..2) == Some(&[0x92, 0]) {
-            let header = value::read(bytes, Vec::new(), &mut None)?;
+            let header = value::read(bytes, Vec::new(), &mut Kept::default())?;
             let [_, Value::Int(length)] = header.as_slice() else {
                 return Err(WireError::Bad("LARGE without a length").into());
             };
@@ -90,13 +93,31 @@ impl Incoming {
             let length = length.ok_or(WireError::Bad("LARGE beyond 64 MiB"))?;
             let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
             let long = Area::check(memfd)?.read(0, length)?;
-            let message = value::read(&long, fds, &mut self.area)?;
+            let message = value::read(&long, fds, &mut self.kept)?;
             if message.first() == Some(&Value::Int(0)) {
                 return Err(WireError::Bad("LARGE in LARGE").into());
             }
             return Ok(message);
         }
-        Ok(value::read(bytes, fds, &mut self.area)?)
+        Ok(value::read(bytes, fds, &mut self.kept)?)
+    }
+}
+
+/// Waits for a message or the end; `false` if the deadline passes before.
+pub(crate) fn readable(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Errno> {
+    let Some(deadline) = deadline else { return Ok(true) };
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut ready = [PollFd::new(&socket, PollFlags::IN)];
+        match rustix::event::poll(&mut ready, Some(&timeout)) {
+            Ok(came) => return Ok(came > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
 }
 

@@ -1,23 +1,28 @@
 //! The wire: what is written is read back the same, and whatever else comes is an error, never more.
 
 use proptest::prelude::*;
-use pysecure_rpc::value::{self, Descriptor, Value, Writer};
+use pysecure_rpc::value::{self, Descriptor, Value};
+use pysecure_rpc::{Kept, Message, Outgoing, Writer};
 use pysecure_rpc::{Typed, from_value, hash, to_value};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
-fn written(value: &Value) -> value::Message {
-    let mut writer = Writer::message(1);
+fn written(value: &Value) -> Message {
+    written_into(&mut Outgoing::default(), value)
+}
+
+fn written_into(area: &mut Outgoing, value: &Value) -> Message {
+    let mut writer = Writer::with(area, 1);
     writer.value(value).unwrap();
     writer.finish()
 }
 
-fn descriptors(message: &value::Message) -> Vec<OwnedFd> {
+fn descriptors(message: &Message) -> Vec<OwnedFd> {
     message.fds.iter().map(|fd| fd.try_clone().unwrap()).collect()
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<Value>, value::WireError> {
-    value::read(bytes, Vec::new(), &mut None)
+    value::read(bytes, Vec::new(), &mut Kept::default())
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -58,16 +63,16 @@ proptest! {
         writer.value(&value).unwrap();
         let message = writer.finish();
         let fds = descriptors(&message);
-        prop_assert_eq!(value::read(&message.bytes, fds, &mut None).unwrap(), [value]);
+        prop_assert_eq!(value::read(&message.bytes, fds, &mut Kept::default()).unwrap(), [value]);
     }
 
     #[test]
     fn a_message_cut_short_or_continued_is_an_error(value in any_value(), at in any::<prop::sample::Index>()) {
         let message = written(&value);
         let cut = at.index(message.bytes.len());
-        prop_assert!(value::read(&message.bytes[..cut], descriptors(&message), &mut None).is_err());
+        prop_assert!(value::read(&message.bytes[..cut], descriptors(&message), &mut Kept::default()).is_err());
         let longer = [&message.bytes[..], &[0xc0]].concat();
-        prop_assert!(value::read(&longer, descriptors(&message), &mut None).is_err());
+        prop_assert!(value::read(&longer, descriptors(&message), &mut Kept::default()).is_err());
     }
 
     #[test]
@@ -82,7 +87,7 @@ proptest! {
         let at = at.index(message.bytes.len());
         message.bytes[at] = byte;
         let fds = descriptors(&message);
-        let _ = value::read(&message.bytes, fds, &mut None);
+        let _ = value::read(&message.bytes, fds, &mut Kept::default());
     }
 }
 
@@ -134,16 +139,22 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let one = written(&Value::Fd(Descriptor(open().into())));
     assert!(matches!(
-        value::read(&one.bytes, vec![open()], &mut None).unwrap()[..],
+        value::read(&one.bytes, vec![open()], &mut Kept::default()).unwrap()[..],
         [Value::Fd(_)]
     ));
     assert!(
-        value::read(&one.bytes, vec![open(), open()], &mut None).is_err(),
+        value::read(&one.bytes, vec![open(), open()], &mut Kept::default()).is_err(),
         "one too many"
     );
-    assert!(value::read(&[0x90], vec![open()], &mut None).is_err(), "not named");
+    assert!(
+        value::read(&[0x90], vec![open()], &mut Kept::default()).is_err(),
+        "not named"
+    );
     let twice = [&[0x92][..], &one.bytes[1..], &one.bytes[1..]].concat();
-    assert!(value::read(&twice, vec![open()], &mut None).is_err(), "named twice");
+    assert!(
+        value::read(&twice, vec![open()], &mut Kept::default()).is_err(),
+        "named twice"
+    );
     let large = written(&Value::Bytes(vec![1; 100_000]));
     assert_eq!(large.fds.len(), 1);
     for wrong in [
@@ -151,11 +162,39 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
         OwnedFd::from(std::io::pipe().unwrap().0),
         OwnedFd::from(tempfile::tempfile().unwrap()),
     ] {
-        assert!(value::read(&large.bytes, vec![wrong], &mut None).is_err());
+        assert!(value::read(&large.bytes, vec![wrong], &mut Kept::default()).is_err());
     }
     // Beyond its end.
     let small = written(&Value::Bytes(vec![1; 20_000]));
-    assert!(value::read(&large.bytes, descriptors(&small), &mut None).is_err());
+    assert!(value::read(&large.bytes, descriptors(&small), &mut Kept::default()).is_err());
+}
+
+#[test]
+fn an_area_is_sent_once_and_written_to_only_when_it_was_read() {
+    let value = |byte: u8, len: usize| Value::Bytes(vec![byte; len]);
+    let (mut outgoing, mut kept) = (Outgoing::default(), Kept::default());
+    let mut cross = |free: bool, sent: bool, value: &Value| {
+        outgoing.begin(free);
+        let message = written_into(&mut outgoing, value);
+        let fds = message.fds.len();
+        if sent {
+            outgoing.sent();
+            let read = value::read(&message.bytes, descriptors(&message), &mut kept).unwrap();
+            assert_eq!(read, std::slice::from_ref(value));
+        }
+        fds
+    };
+    // One that was not sent after all is made again.
+    assert_eq!(cross(true, false, &value(1, 20_000)), 1);
+    assert_eq!(cross(true, true, &value(2, 20_000)), 1);
+    assert_eq!(cross(true, true, &value(3, 1 << 20)), 0);
+    let two = Value::Array(vec![value(4, 500_000), value(5, 500_000), value(6, 500_000)]);
+    assert_eq!(cross(true, true, &two), 1, "what finds no room comes by itself");
+    assert_eq!(cross(false, true, &value(7, 20_000)), 1, "not over what is unread");
+    assert_eq!(cross(true, true, &value(8, 3 << 20)), 1, "a larger one takes its place");
+    assert_eq!(cross(true, true, &value(9, 4 << 20)), 0);
+    assert_eq!(cross(true, true, &value(10, 9 << 20)), 1, "too large to be kept");
+    assert_eq!(cross(true, true, &value(11, 4 << 20)), 0);
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]

@@ -14,7 +14,6 @@ use crate::launch::join::{Copy, Way, told};
 use crate::launch::transfer::{self, Modes, TransferError};
 use crate::launch::{LaunchError, Launcher, Report, Request as Start};
 use crate::manifest::types::Network;
-use crate::model::Life;
 use crate::plan::Dirs;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::Request;
@@ -154,7 +153,7 @@ fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
     service.publish.clear();
     service.egress = false;
     service.callees.clear();
-    service.life = Life::default();
+    service.stand_alone();
     let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !bundle.layers.is_empty() {

@@ -62,11 +62,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             args.service
         );
     }
-    // Nobody listens to what this one says of itself.
-    service.life = crate::model::Life::default();
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
-        service.environment.remove(variable);
-    }
+    service.stand_alone();
     let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !service.callees.is_empty() || !bundle.layers.is_empty() {

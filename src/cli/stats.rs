@@ -4,6 +4,7 @@ use super::args::{Cli, Stats};
 use super::load::Loaded;
 use super::{Done, Failure, terminal};
 use crate::supervise::client::Client;
+use crate::supervise::figures::FunctionUsage;
 use crate::supervise::usage::ServiceUsage;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -27,7 +28,10 @@ pub(super) fn run(cli: &Cli, args: &Stats) -> Done {
             println!("{}", serde_json::to_string_pretty(&rows).map_err(Failure::failed)?);
             return Ok(0);
         }
-        let text = table(&rows);
+        let mut text = table(&rows);
+        if rows.iter().any(|row| row.usage.functions.iter().any(is_told)) {
+            text += &format!("\n\n{}", functions(&rows));
+        }
         if !live {
             println!("{text}");
             return Ok(0);
@@ -96,6 +100,49 @@ fn table(rows: &[Row]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// What is no function is of interest once it was asked for.
+fn is_told(of: &FunctionUsage) -> bool {
+    !of.function.is_empty() || of.denied > 0
+}
+
+fn functions(rows: &[Row]) -> String {
+    let mut table = terminal::table(["SERVICE", "FUNCTION", "CALLS", "ERRORS", "DENIED", "MEAN", "P50", "P99"]);
+    for row in rows {
+        for of in row.usage.functions.iter().filter(|f| is_told(f)) {
+            let name = match of.function.as_str() {
+                "" => "(no such)",
+                name => name,
+            };
+            table.add_row([
+                row.usage.service.clone(),
+                name.to_owned(),
+                of.calls.to_string(),
+                of.errors.to_string(),
+                of.denied.to_string(),
+                time(of.mean_seconds),
+                time(of.p50_seconds),
+                time(of.p99_seconds),
+            ]);
+        }
+    }
+    table.to_string()
+}
+
+/// A time that may be short, three digits of it.
+fn time(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else { return "-".into() };
+    let (value, unit) = match seconds {
+        s if s >= 1.0 => (s, "s"),
+        s if s >= 1e-3 => (s * 1e3, "ms"),
+        s => (s * 1e6, "µs"),
+    };
+    match value {
+        v if v >= 100.0 => format!("{v:.0} {unit}"),
+        v if v >= 10.0 => format!("{v:.1} {unit}"),
+        v => format!("{v:.2} {unit}"),
+    }
 }
 
 /// As people read it: three digits and a unit of 1,024.

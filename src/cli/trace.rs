@@ -10,7 +10,6 @@ use crate::jail::recipe::Recipe;
 use crate::launch::trace::{Opened, follow};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::manifest::types::Network;
-use crate::model::Life;
 use crate::plan::{Plan, Service};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -47,11 +46,8 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
     service.publish.clear();
     service.egress = false;
     service.callees.clear();
-    service.life = Life::default();
     service.limits = crate::model::Limits::default();
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
-        service.environment.remove(variable);
-    }
+    service.stand_alone();
     let (opened, code) = traced(&plan, &service)?;
     remember(&plan, &service, &opened)?;
     let text = recipe(&service, &opened)?;

@@ -87,7 +87,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
             false,
         ));
     }
-    if service.life.notifies() {
+    if service.notifies() {
         root.directory(Path::new(crate::plan::NOTIFY_FOLDER));
         mounts.push(bind(
             Path::new(crate::plan::NOTIFY_FOLDER),

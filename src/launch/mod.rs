@@ -26,6 +26,7 @@ mod writable;
 
 pub use error::LaunchError;
 pub use prepare::raise_limit;
+pub use sys::receive;
 
 use crate::compile::RootEntry;
 use child::report;

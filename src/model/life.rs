@@ -75,7 +75,7 @@ impl Restarts {
 }
 
 impl Life {
-    /// Does the service speak sd_notify(3) to its supervisor?
+    /// Has the service to speak sd_notify(3) to its supervisor?
     pub fn notifies(&self) -> bool {
         self.ready == Ready::Notify || self.watchdog.is_some()
     }

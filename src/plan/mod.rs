@@ -79,6 +79,22 @@ pub struct Service {
     pub logs: Logs,
 }
 
+impl Service {
+    /// Has it a socket to speak sd_notify(3) on? Services that are called hand over their figures there.
+    pub fn notifies(&self) -> bool {
+        self.life.notifies() || !self.callers.is_empty()
+    }
+
+    /// Makes of it what is run beside the app, without a supervisor: nobody calls it, or hears what it says of itself.
+    pub fn stand_alone(&mut self) {
+        self.life = Life::default();
+        self.callers.clear();
+        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC"] {
+            self.environment.remove(variable);
+        }
+    }
+}
+
 /// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is
 /// its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -356,7 +372,8 @@ fn environment(
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
     out.extend(template.iter().flat_map(|t| t.environment.clone()));
-    if service.life.notifies() {
+    // As [`Service::notifies`].
+    if service.life.notifies() || !service.callers.is_empty() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }
     if let Some(time) = service.life.watchdog {

@@ -212,24 +212,32 @@ pub struct App {
     pub(super) denied_in_all: u64,
     /// What the app's resources were planned to be, in short.
     pub(super) storage: u64,
+    /// Descriptors that nothing else needs: so many pages of figures may be held.
+    pub(super) spare_descriptors: usize,
 }
 
 impl App {
     /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
     pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
-        raise_descriptors(&plan.services)?;
+        let spare = raise_descriptors(&plan.services)?;
         let launcher = Launcher::new()?;
         let lock = take_lock(&plan)?;
         // A second descriptor of it, so that nobody comes in between before all is cleared away.
         let held = lock.try_clone().map_err(system("keep the lock"))?;
         let dirs = plan.dirs.clone();
-        let made = App::make(plan, options, launcher, lock).inspect_err(|_| clear_away(&dirs));
+        let made = App::make(plan, options, launcher, lock, spare).inspect_err(|_| clear_away(&dirs));
         drop(held);
         made
     }
 
     /// What [`App::new`] does under the lock.
-    fn make(mut plan: Plan, options: Options, launcher: Launcher, lock: File) -> Result<App, SuperviseError> {
+    fn make(
+        mut plan: Plan,
+        options: Options,
+        launcher: Launcher,
+        lock: File,
+        spare_descriptors: usize,
+    ) -> Result<App, SuperviseError> {
         crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
@@ -329,6 +337,7 @@ impl App {
             unwell: false,
             denied_in_all: 0,
             storage,
+            spare_descriptors,
         };
         for service in planned {
             let id = app.add(service);
@@ -565,7 +574,7 @@ impl App {
             return;
         }
         let interest = match pending {
-            true if connection.is_behind() => EpollFlags::EPOLLOUT,
+            true if !connection.is_heard() => EpollFlags::EPOLLOUT,
             true => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
             false => EpollFlags::EPOLLIN,
         };
@@ -785,12 +794,11 @@ pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
         .then(|| file.into()))
 }
 
-/// As many open files as the services need, up to the hard limit.
-pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), SuperviseError> {
+/// As many open files as the services need, up to the hard limit; how many are left then.
+pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<usize, SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
-    let each =
-        |s: &plan::Service| 5 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.life.notifies());
+    let each = |s: &plan::Service| 5 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.notifies());
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
         return Err(SuperviseError::Descriptors {
@@ -802,5 +810,5 @@ pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<(), Superv
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(system("raise the limit of open files"))?;
     }
-    Ok(())
+    Ok(usize::try_from(hard - needed).unwrap_or(usize::MAX))
 }

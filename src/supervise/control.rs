@@ -110,9 +110,9 @@ impl Connection {
         !self.scrapes && self.incoming.contains(&b'\n')
     }
 
-    /// Has it left so much unread that it is not to be heard for now?
-    pub(super) fn is_behind(&self) -> bool {
-        self.unsent() > MOST_UNSENT
+    /// Not while it leaves so much unread, and not when its last answer is on the way.
+    pub(super) fn is_heard(&self) -> bool {
+        !self.closes && self.unsent() <= MOST_UNSENT
     }
 
     fn read(&mut self) -> Result<usize, Errno> {

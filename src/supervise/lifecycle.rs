@@ -17,7 +17,7 @@ use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use rustix::process::Signal;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Messages of one service that are read in one turn of the loop: one that never stops speaking holds up nobody.
@@ -253,7 +253,7 @@ impl App {
         bundle
             .write_layers(&folder)
             .map_err(|e| LaunchError::system_text("write layers of the root to", folder.display(), e))?;
-        let notify = match planned.life.notifies() {
+        let notify = match planned.notifies() {
             true => Some(notify::bind(&self.plan.dirs, planned)?),
             false => None,
         };
@@ -405,6 +405,7 @@ impl App {
             let _ = self.epoll.delete(&running.reports);
         }
         service.notify = None;
+        service.figures.end();
         self.networks.end(id);
         let asking = service.asking.take();
         let held = std::mem::take(&mut service.held);
@@ -913,7 +914,13 @@ impl App {
             let Some(service) = self.services.get_mut(&id) else {
                 return;
             };
-            let Some(said) = service.notify.as_ref().and_then(notify::hear) else {
+            let Some((said, handed)) = service.notify.as_ref().and_then(notify::hear) else {
+                return;
+            };
+            if let Some((page, sender)) = handed {
+                self.take_figures(id, page, sender);
+            }
+            let Some(service) = self.services.get_mut(&id) else {
                 return;
             };
             if let Some(status) = said.status {
@@ -940,6 +947,16 @@ impl App {
                 (Some(Watchdog::Trigger), Some(_)) => self.fault(id, "asked for it by WATCHDOG=trigger"),
                 _ => {}
             }
+        }
+    }
+
+    /// A process of a service hands over where it counts calls. Of one that nobody may call there is nothing to count.
+    fn take_figures(&mut self, id: u32, page: OwnedFd, process: i32) {
+        let others = self.services.iter().filter(|(other, _)| **other != id);
+        let held: usize = others.map(|(_, s)| s.figures.pages()).sum();
+        let room = self.spare_descriptors.saturating_sub(held);
+        if let Some(service) = self.services.get_mut(&id).filter(|s| !s.plan.callers.is_empty()) {
+            service.figures.take(&service.plan.name, page, process, room);
         }
     }
 

@@ -11,6 +11,7 @@ pub mod client;
 pub mod console;
 mod control;
 pub mod events;
+pub mod figures;
 pub mod history;
 mod lifecycle;
 mod limits;

@@ -89,7 +89,7 @@ impl App {
                 None => return Err(format!("service `{name}` is not known, and came without a plan")),
             }
         }
-        super::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
+        let spare = super::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
         let networks = self
             .networks
             .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
@@ -97,6 +97,7 @@ impl App {
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
+        self.spare_descriptors = spare;
         self.networks.take_on(networks);
         self.watch_app_network().map_err(|e| e.to_string())?;
         let templates = apply.templates;

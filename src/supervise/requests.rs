@@ -21,7 +21,7 @@ impl App {
     pub(super) fn converse(&mut self, number: u32) {
         self.flush(number);
         // What it has said at once is answered at once: nothing would wake the loop for what was read already.
-        while let Some(connection) = self.connections.get_mut(&number).filter(|c| !c.is_behind()) {
+        while let Some(connection) = self.connections.get_mut(&number).filter(|c| c.is_heard()) {
             let more = match connection.hear() {
                 Heard::Nothing => false,
                 Heard::Gone => {
@@ -322,14 +322,14 @@ impl App {
         }
     }
 
-    fn usage(&self) -> Vec<ServiceUsage> {
-        let services = self.order.iter().filter_map(|id| self.services.get(id));
-        services
-            .map(|service| {
+    fn usage(&mut self) -> Vec<ServiceUsage> {
+        let mut of = |id: &u32| {
+            self.services.get_mut(id).map(|service| {
                 let mut used = ServiceUsage {
                     service: service.plan.name.clone(),
                     state: service.state.word().to_owned(),
                     restarts: service.restarts_in_all,
+                    functions: service.figures.read(),
                     ..ServiceUsage::default()
                 };
                 if let Some(pid) = service.pid() {
@@ -341,7 +341,8 @@ impl App {
                 }
                 used
             })
-            .collect()
+        };
+        self.order.iter().filter_map(&mut of).collect()
     }
 
     /// Hands a connection over to a helper, which holds a copy of it; from here on that is the one to speak.

@@ -1,5 +1,6 @@
 //! One service under supervision: where it stands, and all that is kept of it.
 
+use super::figures::Figures;
 use super::protocol::ServiceStatus;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
@@ -113,6 +114,8 @@ pub(super) struct Service {
     pub says: Option<String>,
     pub reloading: bool,
     pub notify: Option<OwnedFd>,
+    /// Of its functions, since the app is up.
+    pub figures: Figures,
 }
 
 impl Service {
@@ -143,6 +146,7 @@ impl Service {
             says: None,
             reloading: false,
             notify: None,
+            figures: Figures::default(),
         }
     }
 

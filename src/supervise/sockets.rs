@@ -173,7 +173,7 @@ pub fn folders(dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
     if !service.callees.is_empty() {
         make_passable(&dirs.rpc(&service.name))?;
     }
-    if service.life.notifies() {
+    if service.notifies() {
         make_passable(&dirs.notify(&service.name))?;
     }
     Ok(())

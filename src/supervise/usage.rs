@@ -24,6 +24,9 @@ pub struct ServiceUsage {
     /// How often the kernel killed a process of it for lack of memory, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
+    /// What came of calls of its functions, since the app is up, if it counts them.
+    #[serde(default)]
+    pub functions: Vec<super::figures::FunctionUsage>,
 }
 
 impl ServiceUsage {

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
 };
-use pysecure_rpc::value::{MOST_DESCRIPTORS, WireError, Writer};
+use pysecure_rpc::Writer;
+use pysecure_rpc::value::{MOST_DESCRIPTORS, WireError};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -269,8 +270,8 @@ fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) 
 }
 
 /// What is longer than a message may be on the socket: the message that stands for it.
-pub fn long(w: Writer) -> Result<Writer, Unable> {
-    let pysecure_rpc::value::Message { bytes, fds } = w.finish();
+pub fn long(w: Writer) -> Result<Writer<'static>, Unable> {
+    let pysecure_rpc::Message { bytes, fds } = w.finish();
     let mut outer = Writer::message(2);
     outer.uint(0);
     outer.uint(bytes.len() as u64);

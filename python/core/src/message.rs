@@ -6,7 +6,8 @@ use crate::encode::{self, Large, Placing, Unable};
 use crate::names;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence};
-use pysecure_rpc::value::{Given, LARGEST, Reader, WireError, Writer};
+use pysecure_rpc::Writer;
+use pysecure_rpc::value::{Given, LARGEST, Reader, WireError};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ impl Message {
     fn close(&self) {}
 }
 
-pub fn pack_value(value: &Bound<'_, PyAny>) -> Result<Writer, Unable> {
-    let mut w = Writer::default();
+pub fn pack_value(value: &Bound<'_, PyAny>) -> Result<Writer<'static>, Unable> {
+    let mut w = Writer::bare();
     encode::put(&mut w, value, 0, &mut Large::Inline)?;
     Ok(w)
 }
@@ -66,7 +67,7 @@ pub fn fill(
     area: Option<&Bound<'_, Area>>,
     buffer: Vec<u8>,
     fill: impl FnOnce(&mut Writer, &mut Large<'_>) -> Result<(), Unable>,
-) -> PyResult<(Writer, bool)> {
+) -> PyResult<(Writer<'static>, bool)> {
     let mut area = area.map(|a| a.try_borrow_mut()).transpose()?;
     let mut w = Writer::over(buffer);
     let mut large = Large::Memfds(Placing::new(area.as_deref_mut()));
@@ -77,7 +78,7 @@ pub fn fill(
             Ok(long) => return Ok((long, used)),
             Err(error) => {
                 filled = Err(error);
-                w = Writer::default();
+                w = Writer::bare();
             }
         }
     }
@@ -94,7 +95,7 @@ pub fn fill(
 }
 
 fn message(py: Python<'_>, (w, in_area): (Writer, bool)) -> Message {
-    let pysecure_rpc::value::Message { bytes, fds } = w.finish();
+    let pysecure_rpc::Message { bytes, fds } = w.finish();
     Message {
         data: PyBytes::new(py, &bytes).unbind(),
         descriptors: fds,

@@ -6,7 +6,7 @@ use syn::{Data, DeriveInput, Fields, FnArg, ItemFn, LitStr, Pat, ReturnType, par
 
 /// Has a function run in the service that it names: `#[rpc(run_as = "authsvc")]`, or with `, idempotent` if it may be called
 /// again when nobody knows whether it ran. It takes owned values, and returns a `Result` whose error is
-/// `pysecure_rpc::Error`, or can be made from and into it.
+/// `pysecure_rpc::Error`, or can be made from and into it. An `async fn` takes the crate's feature `tokio`.
 #[proc_macro_attribute]
 pub fn rpc(attributes: TokenStream, item: TokenStream) -> TokenStream {
     let function = parse_macro_input!(item as ItemFn);
@@ -35,9 +35,6 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
     let Some(service) = service else {
         return wrong("say who runs it: #[rpc(run_as = \"service\")]");
     };
-    if signature.asyncness.is_some() {
-        return wrong("`async` functions cannot be called from elsewhere");
-    }
     if !signature.generics.params.is_empty() {
         return wrong("a generic function cannot be called from elsewhere; write out its types");
     }
@@ -74,17 +71,40 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
     let doc = documentation(attributes);
     let ident = &signature.ident;
     let output = quote!(<#returns as ::pysecure_rpc::Outcome>);
+    let returned = quote!(<#output::Value as ::pysecure_rpc::Returned>);
+    let count = names.len();
+    let asyncness = &signature.asyncness;
+    let (here, run) = match asyncness {
+        None => (quote!(__body(#(#names),*)), quote!(__body(#(#values),*))),
+        Some(_) => (
+            quote!(__body(#(#names),*).await),
+            quote!(__reply.run(__body(#(#values),*))?),
+        ),
+    };
+    let call = quote! {
+        ::pysecure_rpc::private::call(&__CALLED, &__KNOWN, &|__writer| {
+            __writer.array(#count);
+            #(::pysecure_rpc::private::argument(__writer, &#names)?;)*
+            __writer.map(0);
+            ::core::result::Result::Ok(())
+        })
+    };
+    let called = match asyncness {
+        None => call,
+        Some(_) => quote!(::pysecure_rpc::private::elsewhere(move || #call).await),
+    };
     Ok(quote! {
         #(#attributes)*
-        #visibility fn #ident(#inputs) -> #returns {
-            fn __body(#inputs) -> #returns #block
+        #visibility #asyncness fn #ident(#inputs) -> #returns {
+            #asyncness fn __body(#inputs) -> #returns #block
             fn __serve(
                 mut __arguments: ::pysecure_rpc::Arguments,
-            ) -> ::core::result::Result<::pysecure_rpc::Value, ::pysecure_rpc::Error> {
+                __reply: &mut ::pysecure_rpc::Reply<'_>,
+            ) -> ::core::result::Result<(), ::pysecure_rpc::Error> {
                 #(let #values: #kinds = __arguments.take(#texts)?;)*
                 __arguments.finish()?;
-                let __result = #output::into_call(__body(#(#values),*))?;
-                ::pysecure_rpc::to_value(&__result)
+                let __result = #output::into_call(#run)?;
+                #returned::serve(__result, __reply)
             }
             const __FUNCTION: ::pysecure_rpc::Function = ::pysecure_rpc::Function {
                 service: #service,
@@ -95,20 +115,17 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
                     name: #texts,
                     text: <#kinds as ::pysecure_rpc::Typed>::text,
                 }),*],
-                returns: <#output::Value as ::pysecure_rpc::Typed>::text,
+                returns: #returned::text,
+                stream: #returned::STREAM,
                 serve: __serve,
             };
             ::pysecure_rpc::private::inventory::submit! { __FUNCTION }
             if ::pysecure_rpc::runs_here(#service) {
-                return __body(#(#names),*);
+                return #here;
             }
             static __CALLED: ::pysecure_rpc::Function = __FUNCTION;
             static __KNOWN: ::std::sync::OnceLock<(u64, ::std::string::String)> = ::std::sync::OnceLock::new();
-            #output::from_call(::pysecure_rpc::private::call(
-                &__CALLED,
-                &__KNOWN,
-                (|| ::core::result::Result::Ok(::std::vec![#(::pysecure_rpc::to_value(&#names)?),*]))(),
-            ))
+            #output::from_call(#called)
         }
     })
 }

@@ -1,0 +1,291 @@
+//! Messages as they are written (docs/rpc-protocol.md). Bounds are the sender's to keep: what breaks one is an error here, and is
+//! never sent.
+
+use crate::memfd::Outgoing;
+use crate::value::{DEEPEST, LARGEST, MOST_DESCRIPTORS, Value, WireError};
+use WireError::TooLarge;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Bytes beyond this go into a memfd.
+const INLINE_BYTES: usize = 16 << 10;
+
+/// A message as it is sent.
+#[derive(Debug, Default)]
+pub struct Message {
+    pub bytes: Vec<u8>,
+    pub fds: Vec<Arc<OwnedFd>>,
+}
+
+/// Writes one message.
+pub struct Writer<'a> {
+    message: Message,
+    large: usize,
+    /// Where large bytes go; without it they stay in the message.
+    area: Option<&'a mut Outgoing>,
+}
+
+impl<'a> Writer<'a> {
+    /// No message, but what stands in one.
+    pub fn bare() -> Writer<'a> {
+        Writer {
+            message: Message::default(),
+            large: 0,
+            area: None,
+        }
+    }
+
+    /// A message of `len` elements, which are to be put, with large bytes among them as they are.
+    pub fn message(len: usize) -> Writer<'a> {
+        let mut writer = Writer::bare();
+        // Most fit into it.
+        writer.message.bytes.reserve(256);
+        writer.array(len);
+        writer
+    }
+
+    /// A message whose large bytes go into memfds.
+    pub fn with(area: &'a mut Outgoing, len: usize) -> Writer<'a> {
+        let mut writer = Writer::message(len);
+        writer.area = Some(area);
+        writer
+    }
+
+    /// A message that is written into this buffer, so that it need not be allocated anew.
+    pub fn over(mut buffer: Vec<u8>) -> Writer<'a> {
+        buffer.clear();
+        let mut writer = Writer::bare();
+        writer.message.bytes = buffer;
+        writer
+    }
+
+    pub fn finish(self) -> Message {
+        self.message
+    }
+
+    /// How many bytes there are so far.
+    pub fn len(&self) -> usize {
+        self.message.bytes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.message.bytes.is_empty()
+    }
+
+    /// Bytes that are MessagePack already.
+    pub fn raw(&mut self, encoded: &[u8]) {
+        self.message.bytes.extend_from_slice(encoded);
+    }
+
+    /// A descriptor that goes along: its number in the message.
+    pub fn descriptor(&mut self, fd: Arc<OwnedFd>) -> Result<u64, WireError> {
+        if self.message.fds.len() >= MOST_DESCRIPTORS {
+            return Err(TooLarge("more than 16 descriptors"));
+        }
+        self.message.fds.push(fd);
+        Ok(self.message.fds.len() as u64 - 1)
+    }
+
+    pub fn descriptors(&self) -> usize {
+        self.message.fds.len()
+    }
+
+    /// Counts what goes by memfd, for there is a bound for all of a message.
+    pub fn add_large(&mut self, len: usize) -> Result<(), WireError> {
+        self.large = self.large.saturating_add(len);
+        if self.large > LARGEST {
+            return Err(TooLarge("more than 64 MiB in one message"));
+        }
+        Ok(())
+    }
+
+    /// Bytes within the message.
+    pub fn bin(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        if bytes.len() > LARGEST {
+            return Err(TooLarge("more than 64 MiB in one message"));
+        }
+        self.head(0, 0, [0xc4, 0xc5, 0xc6], bytes.len());
+        self.message.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn be(&mut self, marker: u8, bytes: &[u8]) {
+        self.message.bytes.push(marker);
+        self.message.bytes.extend_from_slice(bytes);
+    }
+
+    /// The head of what has a length. `fix` holds lengths below `below`; no 8-bit form is 0.
+    fn head(&mut self, fix: u8, below: usize, wide: [u8; 3], len: usize) {
+        match len {
+            _ if len < below => self.message.bytes.push(fix | len as u8),
+            0..=0xff if wide[0] != 0 => self.be(wide[0], &[len as u8]),
+            0..=0xffff => self.be(wide[1], &(len as u16).to_be_bytes()),
+            _ => self.be(wide[2], &(len as u32).to_be_bytes()),
+        }
+    }
+
+    pub fn nil(&mut self) {
+        self.message.bytes.push(0xc0);
+    }
+
+    pub fn bool(&mut self, value: bool) {
+        self.message.bytes.push(0xc2 | u8::from(value));
+    }
+
+    pub fn array(&mut self, len: usize) {
+        self.head(0x90, 16, [0, 0xdc, 0xdd], len);
+    }
+
+    pub fn map(&mut self, len: usize) {
+        self.head(0x80, 16, [0, 0xde, 0xdf], len);
+    }
+
+    pub fn uint(&mut self, value: u64) {
+        match value {
+            0..=0x7f => self.message.bytes.push(value as u8),
+            0x80..=0xff => self.be(0xcc, &[value as u8]),
+            0x100..=0xffff => self.be(0xcd, &(value as u16).to_be_bytes()),
+            0x1_0000..=0xffff_ffff => self.be(0xce, &(value as u32).to_be_bytes()),
+            _ => self.be(0xcf, &value.to_be_bytes()),
+        }
+    }
+
+    pub fn int(&mut self, value: i64) {
+        match value {
+            0.. => self.uint(value as u64),
+            -32..=-1 => self.message.bytes.push(value as u8),
+            -0x80..=-33 => self.be(0xd0, &[value as u8]),
+            -0x8000..=-0x81 => self.be(0xd1, &(value as i16).to_be_bytes()),
+            -0x8000_0000..=-0x8001 => self.be(0xd2, &(value as i32).to_be_bytes()),
+            _ => self.be(0xd3, &value.to_be_bytes()),
+        }
+    }
+
+    pub fn float(&mut self, value: f64) {
+        self.be(0xcb, &value.to_be_bytes());
+    }
+
+    pub fn str(&mut self, text: &str) {
+        self.head(0xa0, 32, [0xd9, 0xda, 0xdb], text.len());
+        self.message.bytes.extend_from_slice(text.as_bytes());
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let large = bytes.len() > INLINE_BYTES && self.message.fds.len() < MOST_DESCRIPTORS;
+        if large && self.area.is_some() {
+            self.add_large(bytes.len())?;
+        }
+        if let Some(area) = self.area.as_mut().filter(|_| large) {
+            let place = area.put(bytes)?;
+            let mut inner = Writer::message(4);
+            match place.fd {
+                Some(fd) => {
+                    inner.uint(self.message.fds.len() as u64);
+                    self.message.fds.push(fd);
+                }
+                None => inner.int(-1),
+            }
+            inner.uint(place.offset);
+            inner.uint(bytes.len() as u64);
+            inner.bool(place.keep);
+            self.ext(20, &inner.message.bytes)
+        } else {
+            self.bin(bytes)
+        }
+    }
+
+    pub fn ext(&mut self, kind: i8, data: &[u8]) -> Result<(), WireError> {
+        u32::try_from(data.len()).map_err(|_| TooLarge("an extension beyond 4 GiB"))?;
+        match data.len() {
+            1 | 2 | 4 | 8 | 16 => self.message.bytes.push(0xd4 + data.len().trailing_zeros() as u8),
+            _ => self.head(0, 0, [0xc7, 0xc8, 0xc9], data.len()),
+        }
+        self.message.bytes.push(kind as u8);
+        self.message.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// An extension whose data is itself a value; descriptors in it are the message's.
+    pub fn nested<E: From<WireError>>(
+        &mut self,
+        kind: i8,
+        fill: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.open();
+        let filled = fill(self);
+        let closed = self.close(kind, before);
+        filled?;
+        Ok(closed?)
+    }
+
+    /// Begins an extension's value; what it gives back is what [`Writer::close`] takes.
+    pub(crate) fn open(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.message.bytes)
+    }
+
+    pub(crate) fn close(&mut self, kind: i8, before: Vec<u8>) -> Result<(), WireError> {
+        let data = std::mem::replace(&mut self.message.bytes, before);
+        self.ext(kind, &data)
+    }
+
+    fn all(&mut self, items: &[Value], depth: usize) -> Result<(), WireError> {
+        u32::try_from(items.len()).map_err(|_| TooLarge("too many values"))?;
+        self.array(items.len());
+        items.iter().try_for_each(|item| self.at(item, depth))
+    }
+
+    /// An element of the message.
+    pub fn value(&mut self, value: &Value) -> Result<(), WireError> {
+        self.at(value, 1)
+    }
+
+    /// An element of an array or map in the message.
+    pub fn value_in(&mut self, value: &Value) -> Result<(), WireError> {
+        self.at(value, 2)
+    }
+
+    /// At a depth, of which the message's elements have 1.
+    pub(crate) fn at(&mut self, value: &Value, depth: usize) -> Result<(), WireError> {
+        // A container lies one deeper than what holds it, and an extension's inner array one deeper still.
+        let inner = match value {
+            Value::Array(_) | Value::Map(_) | Value::Other(..) | Value::Fd(_) => depth + 1,
+            Value::Tuple(_) | Value::Set(_) | Value::FrozenSet(_) => depth + 2,
+            Value::Member(_) => depth + 1,
+            _ => depth,
+        };
+        if inner > DEEPEST {
+            return Err(TooLarge("nested too deep"));
+        }
+        match value {
+            Value::Nil => self.nil(),
+            Value::Bool(v) => self.bool(*v),
+            Value::Int(v) => self.int(*v),
+            Value::UInt(v) => self.uint(*v),
+            Value::Float(v) => self.float(*v),
+            Value::Str(v) => self.str(v),
+            Value::Bytes(v) => self.bytes(v)?,
+            Value::Array(items) => self.all(items, inner)?,
+            Value::Map(entries) => {
+                self.map(entries.len());
+                for (key, value) in entries {
+                    self.at(key, inner)?;
+                    self.at(value, inner)?;
+                }
+            }
+            Value::Tuple(items) => self.nested(2, |w| w.all(items, inner))?,
+            Value::Set(items) => self.nested(3, |w| w.all(items, inner))?,
+            Value::FrozenSet(items) => self.nested(4, |w| w.all(items, inner))?,
+            Value::Member(member) => self.nested(12, |w| w.at(member, inner))?,
+            Value::Fd(fd) => {
+                let at = self.descriptor(fd.0.clone())?;
+                self.nested(21, |w| {
+                    w.array(1);
+                    w.uint(at);
+                    Ok::<(), WireError>(())
+                })?;
+            }
+            Value::Other(kind, data) => self.ext(*kind, data)?,
+        }
+        Ok(())
+    }
+}
