@@ -1,6 +1,7 @@
 //! One end of a connection: whole messages, with their descriptors.
 
 use crate::memfd::{self, Area, Kept};
+use crate::spin::Spin;
 use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Value, WireError};
 use crate::writer::{Message, Writer};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -66,6 +67,7 @@ fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) ->
 pub(crate) struct Incoming {
     pub kept: Kept,
     buffer: Vec<u8>,
+    spin: Spin,
 }
 
 impl Incoming {
@@ -73,12 +75,38 @@ impl Incoming {
         Incoming {
             kept: Kept::default(),
             buffer: vec![0; LONGEST],
+            spin: Spin::default(),
         }
     }
 
-    /// Waits for the next message. `Errno::AGAIN` is the socket's time limit.
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Vec<Value>, SocketError> {
-        let (len, mut fds) = get(socket, &mut self.buffer)?;
+    /// Waits for the next message; `None` if the deadline passes before.
+    pub(crate) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Vec<Value>>, SocketError> {
+        // Both closures write into it, but never at the same time.
+        let buffer = std::cell::RefCell::new(&mut self.buffer);
+        let got = self.spin.turn(
+            || get(socket, &mut buffer.borrow_mut(), RecvFlags::DONTWAIT),
+            || match readable(socket, deadline)? {
+                true => get(socket, &mut buffer.borrow_mut(), RecvFlags::empty()),
+                false => Err(Errno::TIMEDOUT),
+            },
+        );
+        let (len, fds, cut) = match got {
+            Ok(got) => got,
+            Err(Errno::TIMEDOUT) => return Ok(None),
+            Err(Errno::CONNRESET) => return Err(SocketError::Ended),
+            Err(errno) => return Err(SocketError::Io(errno)),
+        };
+        if cut {
+            return Err(WireError::Bad("a message or its descriptors were cut short").into());
+        }
+        self.open(len, fds).map(Some)
+    }
+
+    fn open(&mut self, len: usize, mut fds: Vec<OwnedFd>) -> Result<Vec<Value>, SocketError> {
         if len == 0 {
             return Err(SocketError::Ended);
         }
@@ -121,12 +149,13 @@ pub(crate) fn readable(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Res
     }
 }
 
-fn get(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), SocketError> {
+/// How long the message is, what came with it, and was it cut short?
+fn get(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: RecvFlags) -> Result<(usize, Vec<OwnedFd>, bool), Errno> {
     loop {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let into = &mut [IoSliceMut::new(bytes)];
-        match rustix::net::recvmsg(socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        match rustix::net::recvmsg(socket, into, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC) {
             Ok(got) => {
                 let mut fds = Vec::new();
                 for message in ancillary.drain() {
@@ -134,14 +163,11 @@ fn get(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)
                         fds.extend(passed);
                     }
                 }
-                if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                    return Err(WireError::Bad("a message or its descriptors were cut short").into());
-                }
-                return Ok((got.bytes, fds));
+                let cut = got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+                return Ok((got.bytes, fds, cut));
             }
             Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Err(SocketError::Ended),
-            Err(errno) => return Err(SocketError::Io(errno)),
+            Err(errno) => return Err(errno),
         }
     }
 }
