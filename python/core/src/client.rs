@@ -12,59 +12,17 @@ use crate::socket::{self, Got};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pysecure_rpc::spin::Spin;
 use pysecure_rpc::value::{Given, Plain, Reader, Value};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
-
-/// How long an answer is asked for again and again before this waits for it.
-const SPIN: Duration = Duration::from_micros(20);
-/// So many turns at the most are without that where it did not pay: to have asked in vain is nothing beside so many.
-const LEFT_OUT: u32 = 4096;
+use std::time::Duration;
 
 /// This process's monotonic clock, as Python has it.
 pub fn monotonic() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
-
-/// Does it pay to ask again and again? Where it did not, it is left out for twice as many turns as before: the CPU may be
-/// the only one, or others need it more. Once that it pays halves them, for it can be by chance.
-#[derive(Default)]
-pub struct Spin {
-    skip: u32,
-    last: u32,
-}
-
-impl Spin {
-    pub fn wanted(&mut self) -> bool {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-
-    pub fn paid(&mut self, paid: bool) {
-        if paid {
-            self.last /= 2;
-        } else {
-            self.last = (2 * self.last).clamp(8, LEFT_OUT);
-            self.skip = self.last;
-        }
-    }
-}
-
-/// Asks until there is an answer or the time is over.
-pub fn spin<T>(mut ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    let start = Instant::now();
-    loop {
-        match ask() {
-            Err(Errno::AGAIN) if start.elapsed() < SPIN => std::hint::spin_loop(),
-            other => return other,
-        }
-    }
 }
 
 /// What of a connection the quick way needs; `_client.Connection` is one.
