@@ -2,7 +2,7 @@
 
 use crate::memfd::{self, Area, Kept};
 use crate::spin::Spin;
-use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Value, WireError};
+use crate::value::{self, MOST_DESCRIPTORS, Value, WireError};
 use crate::writer::{Message, Writer};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -33,8 +33,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: Message) -> Result<(), Socke
     if bytes.len() <= LONGEST {
         return put(socket, &bytes, &fds);
     }
-    if bytes.len() > LARGEST || fds.len() >= MOST_DESCRIPTORS {
-        return Err(WireError::TooLarge("a message beyond 64 MiB, or with too many descriptors").into());
+    if bytes.len() > value::largest() || fds.len() >= MOST_DESCRIPTORS {
+        return Err(
+            WireError::TooLarge("a message of more bytes than it may have, or with too many descriptors").into(),
+        );
     }
     let mut large = Writer::message(2);
     large.uint(0);
@@ -117,8 +119,8 @@ impl Incoming {
             let [_, Value::Int(length)] = header.as_slice() else {
                 return Err(WireError::Bad("LARGE without a length").into());
             };
-            let length = usize::try_from(*length).ok().filter(|l| *l <= LARGEST);
-            let length = length.ok_or(WireError::Bad("LARGE beyond 64 MiB"))?;
+            let length = usize::try_from(*length).ok().filter(|l| *l <= value::largest());
+            let length = length.ok_or(WireError::Bad("LARGE of more bytes than a message may have"))?;
             let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
             let long = Area::check(memfd)?.read(0, length)?;
             let message = value::read(&long, fds, &mut self.kept)?;
