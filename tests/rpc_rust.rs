@@ -46,6 +46,7 @@ fn vault() -> &'static Path {
 const MANIFEST: &str = r#"
 [app]
 name = "rpcrust"
+rpc_largest = "2M"
 dynamic_svc_uid = 33
 dynamic_svc_gid = 33
 code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
@@ -186,6 +187,7 @@ fn rust_calls_rust_and_python_calls_rust() {
                 "add: 42",
                 "overflow: OverflowError: OverflowError: too large",
                 "a million bytes turned around: true",
+                "three million: RuntimeError: too large: more bytes than a message may have",
                 "linger: pysecure.DeadlineExceeded",
                 "add after a deadline: 2",
                 "counted: 499500",
@@ -292,6 +294,22 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
         assert_eq!(call(&["vault", "add", "2", "40"]).ok().out.trim(), "42");
         app.ok(&["down"]);
         assert_eq!(call(&["vault", "add", "2", "40"]).code, 1);
+    }
+}
+
+#[test]
+fn a_program_without_a_function_that_callers_name_says_so() {
+    for mode in BOTH {
+        let app = app(mode);
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write(
+            "pysecure.toml",
+            manifest.replace("operator = [\"add\",", "operator = [\"ad\","),
+        );
+        assert_ne!(app.run(&["up", "-d"]).code, 0);
+        let says = "`callers` let operator call `ad`, which this program does not have";
+        app.wait_for_log("vault", says);
+        let _ = app.run(&["down"]);
     }
 }
 

@@ -5,10 +5,13 @@ use super::args::{Call, Cli};
 use super::load::{Loaded, with_privilege};
 use super::{Done, Failure};
 use crate::model::{OPERATOR, Subject};
-use crate::rpc::{Answer, Caller, RpcError, from_json, to_json};
+use crate::rpc::{from_json, line, to_json};
 use crate::supervise::client::Client;
+use crate::supervise::console::shown;
+use pysecure_rpc::{Answer, Connection, Value, Writer};
 use serde_json::Value as Json;
 use std::io::Write;
+use std::time::Duration;
 
 pub(super) fn run(cli: &Cli, args: &Call) -> Done {
     // The sockets belong to the callers' ids.
@@ -22,41 +25,86 @@ pub(super) fn run(cli: &Cli, args: &Call) -> Done {
     let Some(function) = &args.function else {
         return Err(Failure::new(2, "name a function, or see them with --list"));
     };
-    let values = args.args.iter().map(|text| from_json(&value(text))).collect();
+    let values: Vec<Value> = args.args.iter().map(|text| from_json(&value(text))).collect();
     let mut named = Vec::new();
     for pair in &args.keyword {
         let (name, text) = pair
             .split_once('=')
             .ok_or_else(|| Failure::new(2, format!("-k {pair}: write NAME=VALUE")))?;
-        named.push((rmpv::Value::from(name), from_json(&value(text))));
+        named.push((name, from_json(&value(text))));
     }
-    service.call(function, values, named, args.timeout.map(super::args::seconds))?;
+    begin(
+        &mut service,
+        function,
+        &values,
+        &named,
+        args.timeout.map(super::args::seconds),
+    )?;
     loop {
-        match service.answer()? {
+        match service.answer().map_err(failure)? {
             Answer::Whole(value) => {
                 show(&to_json(&value))?;
                 return Ok(0);
             }
             Answer::Item(value) => show(&to_json(&value))?,
-            Answer::End => return Ok(0),
+            Answer::End(_) => return Ok(0),
         }
     }
 }
 
+fn begin(
+    service: &mut Connection,
+    function: &str,
+    args: &[Value],
+    named: &[(&str, Value)],
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let fill = |writer: &mut Writer<'_>| {
+        writer.array(args.len());
+        args.iter().try_for_each(|arg| writer.value_in(arg))?;
+        writer.map(named.len());
+        for (name, value) in named {
+            writer.str(name);
+            writer.value_in(value)?;
+        }
+        Ok(())
+    };
+    let begun = match timeout {
+        Some(time) => pysecure_rpc::within(time, || service.begin(function, &fill)),
+        None => service.begin(function, &fill),
+    };
+    begun.map_err(failure)
+}
+
+/// A service's words come from a side that may be hostile, so they are made harmless for the terminal.
+fn failure(error: pysecure_rpc::Error) -> Failure {
+    Failure::failed(shown(error.to_string().as_bytes()))
+}
+
 /// A connection to a service of an app that is up, and in whose name it is.
-pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<(Caller, String), Failure> {
+pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<(Connection, String), Failure> {
     let loaded = Loaded::read(cli)?;
     let dirs = loaded.dirs(cli)?;
     let caller = caller(&loaded, service, wanted)?;
     // Is it up at all? That is the first thing to say.
     Client::connect(&dirs, &loaded.model.app)?;
+    if let Some(bytes) = loaded.model.rpc_largest {
+        pysecure_rpc::value::set_largest(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
     let path = dirs.rpc(&caller).join(format!("{service}.sock"));
-    Ok((Caller::connect(&path)?, caller))
+    match Connection::open(service, &path) {
+        // The manifest grants it, as was seen before.
+        Err(pysecure_rpc::Error::NotGranted(_)) => Err(Failure::failed(format!(
+            "connect to {}: there is no such socket; apply the manifest's change with `pysecure up`",
+            path.display()
+        ))),
+        other => Ok((other.map_err(failure)?, caller)),
+    }
 }
 
 fn show(value: &Json) -> Result<(), Failure> {
     let mut out = std::io::stdout();
-    Ok(writeln!(out, "{value}").and_then(|()| out.flush())?)
+    Ok(writeln!(out, "{}", line(value)).and_then(|()| out.flush())?)
 }
 
 /// JSON where it is, text where it is not: `5`, `true`, `[1]`, `alice`.
@@ -102,11 +150,13 @@ fn caller(loaded: &Loaded, service: &str, wanted: Option<&str>) -> Result<String
 }
 
 /// What a service says of the functions that this caller may call.
-pub(super) fn described(service: &mut Caller) -> Result<Json, Failure> {
-    service.call("pysecure.describe", Vec::new(), Vec::new(), None)?;
-    match service.answer()? {
+pub(super) fn described(service: &mut Connection) -> Result<Json, Failure> {
+    begin(service, "pysecure.describe", &[], &[], None)?;
+    match service.answer().map_err(failure)? {
         Answer::Whole(value) => Ok(to_json(&value)),
-        _ => Err(RpcError::Protocol("it describes nothing".into()).into()),
+        _ => Err(Failure::failed(
+            "the service does not keep to the protocol: it describes nothing",
+        )),
     }
 }
 
@@ -116,9 +166,9 @@ pub(super) fn show_list(described: &Json, name: &str) -> Done {
         let text = |key: &str| function[key].as_str().unwrap_or_default();
         let signature = text("signature");
         let line = if signature.is_empty() { text("name") } else { signature };
-        println!("{name}.{}", crate::supervise::console::shown(line.as_bytes()));
+        println!("{name}.{}", shown(line.as_bytes()));
         for line in text("doc").lines() {
-            println!("    {}", crate::supervise::console::shown(line.trim().as_bytes()));
+            println!("    {}", shown(line.trim().as_bytes()));
         }
     }
     Ok(0)

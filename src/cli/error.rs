@@ -72,7 +72,6 @@ failed!(
     crate::supervise::network::NetworkError,
     crate::compile::CompileError,
     crate::jail::JailError,
-    crate::rpc::RpcError,
     std::io::Error
 );
 

@@ -107,8 +107,8 @@ pub(super) fn notes(model: &Model, privilege: &Privilege) -> Vec<String> {
     }
     if *privilege != Privilege::Root && (model.dynamic_uid.is_some() || model.dynamic_gid.is_some()) {
         notes.push(
-            "the dynamic service's ids are the host's, which an ordinary user cannot give files to: it will not reach \
-             its resources; run as root for that"
+            "the dynamic service's ids are the host's, which an ordinary user cannot give files to: it will reach \
+             neither its resources nor the services that it may call; run as root for that"
                 .to_owned(),
         );
     }

@@ -1,29 +1,28 @@
 //! Values of the wire as JSON and back, for people and scripts. JSON has fewer kinds of value: what it lacks becomes text
 //! that says what it is (`2026-01-02`, `1.50`), or an array; bytes become `{"bytes": "hexadecimal"}`.
 
-use rmpv::Value;
+use pysecure_rpc::Value;
 use serde_json::Value as Json;
 use std::fmt::Write;
 
-/// Extensions of docs/rpc-protocol.md.
-pub(super) const LARGE_BYTES: i8 = 20;
-pub(super) const SEQUENCES: std::ops::RangeInclusive<i8> = 2..=4;
+/// Numbers of more bytes are shown in hexadecimal: their digits would take time that grows with the square.
+const LONGEST_DECIMAL: usize = 1_786;
 
 pub fn from_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::Nil,
-        Json::Bool(b) => Value::Boolean(*b),
+        Json::Bool(b) => Value::Bool(*b),
         Json::Number(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(n), _) => Value::from(n),
-            (None, Some(n)) => Value::from(n),
-            _ => Value::F64(n.as_f64().unwrap_or(f64::NAN)),
+            (Some(n), _) => Value::Int(n),
+            (None, Some(n)) => Value::UInt(n),
+            _ => Value::Float(n.as_f64().unwrap_or(f64::NAN)),
         },
-        Json::String(text) => Value::from(text.as_str()),
+        Json::String(text) => Value::Str(text.clone()),
         Json::Array(items) => Value::Array(items.iter().map(from_json).collect()),
         Json::Object(pairs) => {
             let pairs = pairs
                 .iter()
-                .map(|(key, value)| (Value::from(key.as_str()), from_json(value)));
+                .map(|(key, value)| (Value::Str(key.clone()), from_json(value)));
             Value::Map(pairs.collect())
         }
     }
@@ -33,17 +32,15 @@ pub fn from_json(json: &Json) -> Value {
 pub fn to_json(value: &Value) -> Json {
     match value {
         Value::Nil => Json::Null,
-        Value::Boolean(b) => Json::Bool(*b),
-        Value::Integer(n) => match (n.as_i64(), n.as_u64()) {
-            (Some(n), _) => n.into(),
-            (None, Some(n)) => n.into(),
-            _ => Json::Null,
-        },
-        Value::F32(n) => Json::from(f64::from(*n)),
-        Value::F64(n) => serde_json::Number::from_f64(*n).map_or_else(|| n.to_string().into(), Json::Number),
-        Value::String(text) => String::from_utf8_lossy(text.as_bytes()).into_owned().into(),
-        Value::Binary(bytes) => serde_json::json!({ "bytes": hexadecimal(bytes) }),
-        Value::Array(items) => items.iter().map(to_json).collect(),
+        Value::Bool(b) => Json::Bool(*b),
+        Value::Int(n) => Json::from(*n),
+        Value::UInt(n) => Json::from(*n),
+        Value::Float(n) => serde_json::Number::from_f64(*n).map_or_else(|| n.to_string().into(), Json::Number),
+        Value::Str(text) => text.as_str().into(),
+        Value::Bytes(bytes) => serde_json::json!({ "bytes": hexadecimal(bytes) }),
+        Value::Array(items) | Value::Tuple(items) | Value::Set(items) | Value::FrozenSet(items) => {
+            items.iter().map(to_json).collect()
+        }
         Value::Map(pairs) => {
             let pairs = pairs.iter().map(|(key, value)| {
                 let key = match to_json(key) {
@@ -54,22 +51,35 @@ pub fn to_json(value: &Value) -> Json {
             });
             Json::Object(pairs.collect())
         }
-        Value::Ext(kind, data) => extension(*kind, data)
+        Value::Member(member) => to_json(member),
+        Value::Fd(_) => serde_json::json!({ "descriptor": null }),
+        Value::Other(kind, data) => extension(*kind, data, value.parts())
             .unwrap_or_else(|| serde_json::json!({ "extension": kind, "bytes": hexadecimal(data) })),
     }
 }
 
-/// `None` for what is not as the protocol has it.
-fn extension(kind: i8, data: &[u8]) -> Option<Json> {
-    let inner = || super::decode(data).ok();
-    let numbers = || -> Option<Vec<Option<i64>>> {
-        let Value::Array(items) = inner()? else { return None };
-        Some(items.iter().map(Value::as_i64).collect())
-    };
-    Some(match kind {
-        1 => decimal(data).into(),
-        _ if SEQUENCES.contains(&kind) => to_json(&inner()?),
-        5 => match numbers()?.as_slice() {
+/// As one line of output. JSON lets stand what a terminal might obey, so it is escaped.
+pub fn line(json: &Json) -> String {
+    let text = json.to_string();
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c {
+            '\u{7f}'..='\u{9f}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            _ => out.push(c),
+        }
+        out
+    })
+}
+
+/// `None` for what is not as the protocol has it. `parts`: the numbers that it is made of.
+fn extension(kind: i8, data: &[u8], parts: Option<Vec<Option<i64>>>) -> Option<Json> {
+    let parts = parts.unwrap_or_default();
+    Some(match (kind, parts.as_slice()) {
+        (1, _) if data.len() > LONGEST_DECIMAL => serde_json::json!({ "int": hexadecimal(data) }),
+        (1, _) => decimal(data).into(),
+        (
+            5,
             [
                 Some(y),
                 Some(mo),
@@ -80,36 +90,22 @@ fn extension(kind: i8, data: &[u8]) -> Option<Json> {
                 Some(us),
                 offset,
                 _,
-            ] => format!("{y:04}-{mo:02}-{d:02}T{}", time(*h, *mi, *s, *us, *offset)).into(),
-            _ => return None,
-        },
-        6 => match numbers()?.as_slice() {
-            [Some(y), Some(m), Some(d)] => format!("{y:04}-{m:02}-{d:02}").into(),
-            _ => return None,
-        },
-        7 => match numbers()?.as_slice() {
-            [Some(h), Some(m), Some(s), Some(us), offset, _] => time(*h, *m, *s, *us, *offset).into(),
-            _ => return None,
-        },
-        8 => match numbers()?.as_slice() {
-            // In seconds: a number that adds up.
-            [Some(days), Some(seconds), Some(us)] => {
-                Json::from(*days as f64 * 86_400.0 + *seconds as f64 + *us as f64 / 1e6)
-            }
-            _ => return None,
-        },
-        9 => std::str::from_utf8(data).ok()?.into(),
-        10 => {
+            ],
+        ) => format!("{y:04}-{mo:02}-{d:02}T{}", time(*h, *mi, *s, *us, *offset)).into(),
+        (6, [Some(y), Some(m), Some(d)]) => format!("{y:04}-{m:02}-{d:02}").into(),
+        (7, [Some(h), Some(m), Some(s), Some(us), offset, _]) => time(*h, *m, *s, *us, *offset).into(),
+        // In seconds: a number that adds up.
+        (8, [Some(days), Some(seconds), Some(us)]) => {
+            Json::from(*days as f64 * 86_400.0 + *seconds as f64 + *us as f64 / 1e6)
+        }
+        (9, _) => std::str::from_utf8(data).ok()?.into(),
+        (10, _) => {
             let hex = hexadecimal(data);
             let part = |from: usize, to: usize| hex.get(from..to);
             let parts = [part(0, 8)?, part(8, 12)?, part(12, 16)?, part(16, 20)?, part(20, 32)?];
             parts.join("-").into()
         }
-        12 => match inner()? {
-            member @ (Value::String(_) | Value::Integer(_)) => to_json(&member),
-            _ => return None,
-        },
-        13 => String::from_utf8_lossy(data).into_owned().into(),
+        (13, _) => String::from_utf8_lossy(data).into_owned().into(),
         _ => return None,
     })
 }
@@ -189,31 +185,45 @@ mod tests {
             let json: Json = serde_json::from_str(text).unwrap();
             assert_eq!(to_json(&from_json(&json)), json);
         }
-        let ext = |kind, value: Value| {
-            let mut bytes = Vec::new();
-            rmpv::encode::write_value(&mut bytes, &value).unwrap();
-            to_json(&Value::Ext(kind, bytes))
+        let ext = |kind, numbers: &[i64]| {
+            let mut writer = pysecure_rpc::Writer::bare();
+            writer.array(numbers.len());
+            numbers.iter().for_each(|n| writer.int(*n));
+            to_json(&Value::Other(kind, writer.finish().bytes))
         };
-        let numbers = |all: &[i64]| Value::Array(all.iter().map(|n| Value::from(*n)).collect());
-        assert_eq!(ext(6, numbers(&[2026, 1, 2])), "2026-01-02");
+        assert_eq!(ext(6, &[2026, 1, 2]), "2026-01-02");
         assert_eq!(
-            ext(5, numbers(&[2026, 1, 2, 3, 4, 5, 6, -3_600_000_000, 0])),
+            ext(5, &[2026, 1, 2, 3, 4, 5, 6, -3_600_000_000, 0]),
             "2026-01-02T03:04:05.000006-01:00"
         );
-        assert_eq!(ext(8, numbers(&[1, 1, 500_000])), 86_401.5);
-        assert_eq!(to_json(&Value::Ext(9, b"1.50".to_vec())), "1.50");
+        assert_eq!(ext(8, &[1, 1, 500_000]), 86_401.5);
+        assert_eq!(to_json(&Value::Other(9, b"1.50".to_vec())), "1.50");
         assert_eq!(
-            to_json(&Value::Ext(10, (0..16).collect())),
+            to_json(&Value::Other(10, (0..16).collect())),
             "00010203-0405-0607-0809-0a0b0c0d0e0f"
         );
+    }
+
+    #[test]
+    fn numbers_beyond_reason_are_shown_as_they_came() {
+        let all = vec![0x7f; 8 << 20];
+        let shown = to_json(&Value::Other(1, all.clone()));
+        assert_eq!(shown["int"].as_str().map(str::len), Some(2 * all.len()));
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_would_obey() {
+        let json = Json::from("\u{9b}2J\u{1b}ä");
+        assert_eq!(line(&json), "\"\\u009b2J\\u001bä\"");
+        assert_eq!(serde_json::from_str::<Json>(&line(&json)).unwrap(), json);
     }
 
     proptest::proptest! {
         #[test]
         fn anything_is_shown(kind: i8, data: Vec<u8>) {
-            to_json(&Value::Ext(kind, data.clone()));
-            if let Ok(value) = super::super::decode(&data) {
-                to_json(&value);
+            to_json(&Value::Other(kind, data.clone()));
+            if let Ok(values) = pysecure_rpc::value::read(&data, Vec::new(), &mut pysecure_rpc::Kept::default()) {
+                values.iter().for_each(|value| drop(to_json(value)));
             }
         }
     }
