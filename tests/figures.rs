@@ -7,12 +7,7 @@ use harness::{App, BOTH, Ended, Mode, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// `many` does not say `ready = "notify"`: whoever is called has a place to hand its figures to.
 const MANIFEST: &str = r#"
