@@ -63,6 +63,23 @@ fn main() {
     copy("examples/zoobar", "zoobar");
     copy("python/src/pysecure_rpc", "zoobar/lib/");
     let (zoobar, code) = (folder.join("zoobar"), folder.join("zoobar/zoobar"));
+    // As the wheel has it. `PYSECURE_RPC_PURE=1`: as a plain copy of the package has it.
+    let core = zoobar.join("lib/pysecure_rpc/_core.abi3.so");
+    match std::env::var_os("PYSECURE_RPC_PURE") {
+        Some(_) => drop(std::fs::remove_file(core)),
+        None => {
+            let target = repository.join("target/python-core");
+            must(
+                Command::new(env!("CARGO"))
+                    .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
+                    .arg(&target)
+                    .current_dir(repository.join("python/core")),
+            );
+            let built = std::fs::read_dir(&target).unwrap().map(|e| e.unwrap().path());
+            let built = built.map(|folder| folder.join("release/lib_core.so"));
+            std::fs::copy(built.filter(|file| file.exists()).next_back().unwrap(), core).unwrap();
+        }
+    }
     std::fs::write(code.join("direct.py"), DIRECT).unwrap();
     let manifest = std::fs::read_to_string(zoobar.join("pysecure.toml")).unwrap();
     std::fs::write(
