@@ -67,6 +67,23 @@ fn files_that_are_no_manifest() {
 }
 
 #[test]
+fn a_bound_of_messages_is_one_that_both_ends_can_keep() {
+    let app = App::new(Mode::Root, "");
+    for (size, code) in [("\"63K\"", 2), ("0", 2), ("\"2G\"", 2), ("\"64K\"", 0), ("\"1G\"", 0)] {
+        let manifest = minimal("bound", "").replace("[app]\n", &format!("[app]\nrpc_largest = {size}\n"));
+        app.write("pysecure.toml", manifest);
+        match code {
+            0 => drop(app.ok(&["check"])),
+            code => refused(
+                app.run(&["check"]),
+                code,
+                &["pysecure.toml:2", "rpc_largest", "write a size from \"64K\" to \"1G\""],
+            ),
+        }
+    }
+}
+
+#[test]
 fn all_errors_are_shown_at_once_in_the_order_of_their_lines() {
     let manifest = r#"
 [app]

@@ -91,6 +91,31 @@ fn the_script_runs_once_and_its_files_become_their_owners() {
 }
 
 #[test]
+fn of_several_that_start_the_app_at_once_one_runs_it() {
+    for mode in BOTH {
+        let app = app(mode, "initatonce", SCRIPT);
+        let all: Vec<_> = (0..3)
+            .map(|_| {
+                let mut command = app.command(&["up", "-d"]);
+                command
+                    .stdout(std::process::Stdio::null())
+                    .stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        let ended: Vec<_> = all
+            .into_iter()
+            .map(|child| harness::Ended::from(child.wait_with_output().unwrap()))
+            .collect();
+        assert!(ended.iter().any(|e| e.code == 0), "{ended:?}");
+        for late in ended.iter().filter(|e| e.code != 0) {
+            assert!(late.err.contains("is up, or being started by another"), "{}", late.err);
+        }
+        assert_eq!(app.sh("web", "cat /srv/board/runs").ok().out, "once\n");
+    }
+}
+
+#[test]
 fn a_script_that_fails_leaves_no_half_made_data() {
     for mode in BOTH {
         let app = app(mode, "initfails", "echo half > /bank-db/cred/cred.db\nexit 7\n");

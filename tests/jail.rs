@@ -3,6 +3,8 @@
 mod harness;
 
 use harness::{App, BOTH, Ended, Mode};
+use sha2::Digest;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,11 @@ fn with(mode: Mode, name: &str, recipes: &[(&str, &str)]) -> App {
         app.write(&format!("rootfs-templates/{recipe}.toml"), text);
     }
     app
+}
+
+/// A recipe of one path.
+fn paths(path: &Path) -> String {
+    format!("paths = [\"{}\"]\n", path.display())
 }
 
 fn trees(app: &App) -> Vec<PathBuf> {
@@ -133,6 +140,11 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
         assert!(again.contains("(0 B new)"), "{again}");
         let hash = |line: &str| line.split([' ', ',']).nth(1).unwrap().to_owned();
         assert_eq!(hash(&first), hash(&again));
+        // What is in it is written down again, should that be lost.
+        let lists = app.state().join("jails/lists");
+        std::fs::remove_dir_all(&lists).unwrap();
+        app.ok(&["jail", "build", "python"]);
+        assert!(app.ok(&["jail", "list"]).out.contains("no app has it"));
         // From nothing, and by two at once.
         std::fs::remove_dir_all(app.state().join("jails")).unwrap();
         let both: Vec<_> = (0..2)
@@ -194,14 +206,9 @@ fn a_build_that_was_killed_is_taken_up_again() {
 
 #[test]
 fn set_id_bits_and_devices_stay_out() {
-    let app = with(
-        Mode::Root,
-        "jailsetid",
-        &[("own", "paths = [\"/opt/pysecure-jail-test\"]\n")],
-    );
-    let folder = Path::new("/opt/pysecure-jail-test");
-    let _ = std::fs::remove_dir_all(folder);
-    std::fs::create_dir_all(folder).unwrap();
+    let folder = harness::folder_of_the_host();
+    let folder = folder.path();
+    let app = with(Mode::Root, "jailsetid", &[("own", &paths(folder))]);
     std::fs::copy("/bin/busybox", folder.join("suid")).unwrap();
     std::fs::set_permissions(folder.join("suid"), std::fs::Permissions::from_mode(0o6755)).unwrap();
     std::os::unix::fs::symlink("nowhere", folder.join("dangling")).unwrap();
@@ -215,9 +222,7 @@ fn set_id_bits_and_devices_stay_out() {
                 .success()
         );
     }
-    let built = app.run(&["jail", "build", "own"]);
-    std::fs::remove_dir_all(folder).unwrap();
-    built.ok();
+    app.ok(&["jail", "build", "own"]);
     let mut found = Vec::new();
     all_below(&trees(&app)[0], &mut found);
     let names: Vec<_> = found.iter().filter_map(|p| p.file_name()?.to_str()).collect();
@@ -235,6 +240,13 @@ fn set_id_bits_and_devices_stay_out() {
 
 #[test]
 fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
+    let folder = harness::folder_of_the_host();
+    let (broken, circle) = (folder.path().join("broken"), folder.path().join("circle"));
+    std::fs::write(&broken, b"\x7fELF\x02\x01\x01 and no more").unwrap();
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    let odd = folder.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join(std::ffi::OsStr::from_bytes(b"not\xff text")), "").unwrap();
     let app = with(
         Mode::Root,
         "jailwrong",
@@ -248,34 +260,31 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
             ("mixed", "extends = \"host\"\nbinaries = [\"true\"]\n"),
             ("unknown", "extends = \"nosuch\"\n"),
             ("key", "colour = \"red\"\n"),
-            ("broken", "paths = [\"/opt/pysecure-jail-broken\"]\n"),
-            ("loop", "paths = [\"/opt/pysecure-jail-loop\"]\n"),
+            ("reserved", "paths = [\"/tmp/x\"]\n"),
+            ("broken", &paths(&broken)),
+            ("loop", &paths(&circle)),
+            ("odd", &paths(&odd)),
         ],
     );
-    let broken = Path::new("/opt/pysecure-jail-broken");
-    std::fs::write(broken, b"\x7fELF\x02\x01\x01 and no more").unwrap();
-    let circle = Path::new("/opt/pysecure-jail-loop");
-    let _ = std::fs::remove_file(circle);
-    std::os::unix::fs::symlink(circle, circle).unwrap();
     for (name, wanted) in [
         ("one", "one → two → one"),
         ("nobinary", "install it"),
         ("nopath", "`optional`"),
         ("noglob", "nothing here matches"),
-        ("leaves", "without `..`"),
+        ("leaves", "holds `..`"),
+        ("reserved", "choose another path"),
         ("mixed", "not both"),
         ("unknown", "there is no such template"),
         ("key", "unknown field"),
         ("broken", "broken program"),
         ("loop", "lead in a circle"),
+        ("odd", "text is not UTF-8"),
         ("host", "nothing to build"),
     ] {
         let ended = app.run(&["jail", "build", name]);
         assert_eq!(ended.code, 2, "{name}: {}", ended.err);
         assert!(ended.err.contains(wanted), "{name}: {}", ended.err);
     }
-    std::fs::remove_file(broken).unwrap();
-    std::fs::remove_file(circle).unwrap();
     assert!(trees(&app).is_empty());
 }
 
@@ -289,11 +298,34 @@ fn a_list_of_the_original_is_read_as_it_is() {
     app.ok(&["jail", "build", "--from", "jail_resources.txt"]);
     let why = app.ok(&["jail", "why", "/usr/lib/x86_64-linux-gnu/libssl.so.3"]).out;
     assert!(why.contains("/usr/sbin/nginx needs it"), "{why}");
+    let by_link = app.ok(&["jail", "why", "/lib/x86_64-linux-gnu/libssl.so.3"]).out;
+    assert_eq!(by_link, why);
     assert_eq!(app.run(&["jail", "why", "/etc/shadow"]).code, 1);
     assert_eq!(app.run(&["jail", "diff", "minimal", "minimal"]).code, 0);
     let diff = app.run(&["jail", "diff", "minimal", "python"]);
     assert_eq!(diff.code, 1);
     assert!(diff.out.contains("+ /usr/bin/python3\n"));
+}
+
+#[test]
+fn jails_that_differ_in_a_byte_are_different() {
+    let folder = harness::folder_of_the_host();
+    let file = folder.path().join("file");
+    let app = with(Mode::Root, "jaildiff", &[("own", &paths(&file))]);
+    let built = |content: &str| {
+        std::fs::write(&file, content).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        std::fs::File::open(&file).unwrap().set_modified(time).unwrap();
+        let out = app.ok(&["jail", "build", "own"]).out;
+        out.split([' ', ',']).nth(1).unwrap().to_owned()
+    };
+    let (one, other) = (built("one"), built("two"));
+    let changed = format!("~ {}\n", file.display());
+    let diff = app.run(&["jail", "diff", &one, &other]);
+    assert_eq!((diff.code, &diff.out), (1, &changed), "{}", diff.err);
+    // And from what the recipe comes to now.
+    assert_eq!(app.run(&["jail", "diff", &one, "own"]).out, changed);
+    assert_eq!(app.run(&["jail", "diff", &other, "own"]).code, 0);
 }
 
 #[test]
@@ -382,7 +414,7 @@ rootfs = "minimal"
 }
 
 #[test]
-fn node_and_apache_run_in_their_jails() {
+fn node_nginx_and_apache_run_in_their_jails() {
     let manifest = r#"
 [app]
 name = "jailkinds"
@@ -390,6 +422,10 @@ code = { "/conf" = "./conf" }
 [services.node]
 command = ["node", "-e", "console.log('node', require('crypto').createHash('md5').update('x').digest('hex')); setInterval(() => 0, 1e6)"]
 rootfs = "node"
+[services.nginx]
+command = ["nginx", "-c", "/conf/nginx.conf", "-e", "stderr"]
+rootfs = "nginx"
+ready = { http = "http://127.0.0.1:8081/hello.txt" }
 [services.apache]
 command = ["apache2", "-X", "-f", "/conf/apache.conf"]
 rootfs = "apache"
@@ -403,6 +439,12 @@ ready = { http = "http://127.0.0.1:8080/hello.txt" }
              Include /etc/apache2/mods-available/mpm_event.load\nInclude /etc/apache2/mods-available/authz_core.load\n",
         );
         app.write("conf/hello.txt", "served\n");
+        app.write(
+            "conf/nginx.conf",
+            "daemon off;\npid /tmp/pid;\nworker_processes 1;\nevents {}\nhttp { access_log off; client_body_temp_path /tmp/b;\n\
+             proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;\n\
+             server { listen 127.0.0.1:8081; root /conf; } }\n",
+        );
         app.ok(&["up", "-d"]);
         app.wait_for_log("node", "node 9dd4e461268c8034f5c8564e155c67a6");
         assert_eq!(
@@ -411,7 +453,13 @@ ready = { http = "http://127.0.0.1:8080/hello.txt" }
                 .out,
             "served\n"
         );
-        assert_ne!(app.sh("apache", "ls /usr/bin/perl").code, 0);
+        assert_eq!(
+            app.sh("nginx", "wget -q -O - http://127.0.0.1:8081/hello.txt").ok().out,
+            "served\n"
+        );
+        for service in ["node", "nginx", "apache"] {
+            assert_ne!(app.sh(service, "ls /usr/bin/perl").code, 0, "{service}");
+        }
     }
 }
 
@@ -454,6 +502,13 @@ with zipfile.ZipFile("greeter-1.0-py3-none-any.whl", "w") as z:
         app.sh("snake", "ls /etc/mime.types").ok();
         let why = app.ok(&["jail", "why", "/etc/mime.types", "mine"]).out;
         assert!(why.contains("package media-types brings it"), "{why}");
+        // What pip has made stays while an app has the jail, and goes with it.
+        let made = || std::fs::read_dir(app.state().join("jails/made")).map_or(0, Iterator::count);
+        app.ok(&["jail", "prune"]);
+        assert_eq!(made(), 1);
+        app.ok(&["down", "--purge"]);
+        app.ok(&["jail", "prune"]);
+        assert_eq!(made(), 0);
         app.write("rootfs-templates/lacks.toml", "packages = [\"no-such-package\"]\n");
         let lacks = app.run(&["jail", "build", "lacks"]);
         assert!(
@@ -525,6 +580,15 @@ rootfs = "{rootfs}"
             "{}",
             never.out
         );
+        // What is named from where a program is, by a link, is there by that link.
+        let script = "import os; os.chdir('/usr/share/zoneinfo'); print(len(open('UTC').read()), \
+                      len(open('../zoneinfo/UTC').read()), os.stat('Zulu').st_size)";
+        app.write("pysecure.toml", manifest("host"));
+        let trace = ["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"];
+        let traced = app.ok(&[&trace[..], &["--", "python3", "-c", script]].concat());
+        app.write("pysecure.toml", manifest("least"));
+        let ran = app.ok(&["run", "-T", "snake", "--", "python3", "-c", script]);
+        assert!(traced.err.ends_with(&ran.out), "{} {}", ran.out, traced.err);
         // A program's own end is the command's; one that is not there is said to be.
         let code = app
             .run(&["jail", "trace", "snake", "--", "python3", "-c", "raise SystemExit(7)"])
@@ -543,8 +607,9 @@ fn cc(args: &[&str], folder: &Path) {
 
 #[test]
 fn libraries_are_found_as_the_dynamic_linker_finds_them() {
-    let folder = Path::new("/opt/pysecure-jail-elf");
-    let _ = std::fs::remove_dir_all(folder);
+    let folder = harness::folder_of_the_host();
+    let folder = folder.path();
+    let at = folder.display();
     for name in ["bin", "lib/glibc-hwcaps/x86-64-v3", "old", "far"] {
         std::fs::create_dir_all(folder.join(name)).unwrap();
     }
@@ -562,10 +627,10 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
     made("far/libc3.so", &[&shared[..], &["c.c"]].concat());
     // An old RPATH, which whoever is loaded by it inherits.
     made("old/libb.so", &[&shared[..], &["b.c", "-Lfar", "-lc3"]].concat());
-    let runpath = "-Wl,--enable-new-dtags,-rpath,/opt/pysecure-jail-elf/far:$ORIGIN/../old:$ORIGIN/../../../old";
+    let runpath = format!("-Wl,--enable-new-dtags,-rpath,{at}/far:$ORIGIN/../old:$ORIGIN/../../../old");
     made(
         "lib/liba.so",
-        &[&shared[..], &["a.c", "-Lold", "-lb", "-Lfar", "-lc3", runpath]].concat(),
+        &[&shared[..], &["a.c", "-Lold", "-lb", "-Lfar", "-lc3", &runpath]].concat(),
     );
     std::fs::copy(
         folder.join("lib/liba.so"),
@@ -573,8 +638,8 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
     )
     .unwrap();
     let unresolved = "-Wl,--allow-shlib-undefined,--unresolved-symbols=ignore-in-shared-libs";
-    let rpath = "-Wl,--disable-new-dtags,-rpath,$ORIGIN/../old,-rpath,/opt/pysecure-jail-elf/far";
-    made("bin/two", &["two.c", "-Lold", "-lb", unresolved, rpath]);
+    let rpath = format!("-Wl,--disable-new-dtags,-rpath,$ORIGIN/../old,-rpath,{at}/far");
+    made("bin/two", &["two.c", "-Lold", "-lb", unresolved, &rpath]);
     made(
         "bin/one",
         &[
@@ -586,10 +651,10 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
         ],
     );
     std::os::unix::fs::symlink("one", folder.join("bin/link")).unwrap();
-    std::fs::write(folder.join("bin/script"), "#!/opt/pysecure-jail-elf/bin/two\n").unwrap();
+    std::fs::write(folder.join("bin/script"), format!("#!{at}/bin/two\n")).unwrap();
     std::fs::set_permissions(folder.join("bin/script"), PermissionsExt::from_mode(0o755)).unwrap();
     let service = |name: &str, program: &str| {
-        format!("[services.{name}]\ncommand = \"/opt/pysecure-jail-elf/bin/{program}\"\nrootfs = \"{name}\"\n")
+        format!("[services.{name}]\ncommand = \"{at}/bin/{program}\"\nrootfs = \"{name}\"\n")
     };
     let manifest = format!(
         "[app]\nname = \"jailelf\"\n{}{}",
@@ -598,9 +663,9 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
     );
     let app = App::new(Mode::Root, &manifest);
     for (name, text) in [
-        ("two", "binaries = [\"/opt/pysecure-jail-elf/bin/two\"]\n"),
-        ("script", "paths = [\"/opt/pysecure-jail-elf/bin/script\"]\n"),
-        ("one", "paths = [\"/opt/pysecure-jail-elf/bin/link\"]\n"),
+        ("two", format!("binaries = [\"{at}/bin/two\"]\n")),
+        ("script", paths(&folder.join("bin/script"))),
+        ("one", paths(&folder.join("bin/link"))),
     ] {
         app.write(&format!("rootfs-templates/{name}.toml"), text);
     }
@@ -618,7 +683,6 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
         "{}",
         lacks.err
     );
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -690,16 +754,11 @@ fn builds_and_prunes_at_once_do_not_harm_each_other() {
 #[test]
 fn a_file_that_changes_while_it_is_copied_is_an_error_and_never_half_of_each() {
     use std::sync::atomic::{AtomicBool, Ordering};
-    let folder = Path::new("/opt/pysecure-jail-changes");
-    let _ = std::fs::remove_dir_all(folder);
-    std::fs::create_dir_all(folder).unwrap();
+    let folder = harness::folder_of_the_host();
+    let folder = folder.path();
     let file = folder.join("file");
     std::fs::write(&file, vec![b'a'; 4 << 20]).unwrap();
-    let app = with(
-        Mode::Root,
-        "jailchanges",
-        &[("own", "paths = [\"/opt/pysecure-jail-changes\"]\n")],
-    );
+    let app = with(Mode::Root, "jailchanges", &[("own", &paths(folder))]);
     let over = AtomicBool::new(false);
     let err = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -717,7 +776,6 @@ fn a_file_that_changes_while_it_is_copied_is_an_error_and_never_half_of_each() {
     assert!(app.run(&["jail", "list"]).code == 0);
     app.ok(&["jail", "build", "own"]);
     app.ok(&["jail", "list", "--json"]);
-    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]
@@ -762,4 +820,311 @@ fn what_is_listed_is_listed_for_programs_too() {
     let mut shown = app.on_terminal(&["jail", "build", "python"], 24, 80);
     let (code, text) = shown.ended();
     assert!(code == 0 && text.contains("building a jail: "), "{text}");
+}
+
+/// What programs open by name: a library that glibc wants when a thread is cancelled, the locale, the time zone; and a
+/// library whose name only a note tells.
+const BY_NAME: &str = r#"
+#include <dlfcn.h>
+#include <locale.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+static void *wait(void *none) { for (;;) pause(); return none; }
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, wait, 0);
+    pthread_cancel(thread);
+    pthread_join(thread, 0);
+    void *plug = dlopen("libplug.so", RTLD_NOW);
+    int (*number)(void) = plug ? (int (*)(void))dlsym(plug, "number") : 0;
+    printf("%s %d %d\n", setlocale(LC_ALL, "C.UTF-8"), access("/etc/localtime", R_OK), number ? number() : -1);
+}
+__asm__(".pushsection .note.dlopen, \"a\", @note\n"
+        ".balign 4\n.long 4, 2f - 1f, 0x407c0c0a\n.asciz \"FDO\"\n"
+        "1: .asciz \"[{\\\"feature\\\":\\\"plug\\\",\\\"soname\\\":[\\\"libplug.so\\\",\\\"libabsent.so\\\"]}]\"\n"
+        "2: .balign 4\n.popsection");
+"#;
+
+#[test]
+fn what_is_opened_by_name_comes_along_and_is_said_to() {
+    let folder = harness::folder_of_the_host();
+    let folder = folder.path();
+    let at = folder.display();
+    std::fs::create_dir(folder.join("lib")).unwrap();
+    std::fs::write(folder.join("plug.c"), "int number(void) { return 7; }").unwrap();
+    std::fs::write(folder.join("main.c"), BY_NAME).unwrap();
+    cc(&["-shared", "-fPIC", "-o", "lib/libplug.so", "plug.c"], folder);
+    cc(
+        &["-o", "main", "main.c", "-Wl,--enable-new-dtags,-rpath,$ORIGIN/lib"],
+        folder,
+    );
+    let manifest = format!(
+        "[app]\nname = \"jailbyname\"\n[services.a]\ncommand = \"{at}/main\"\nrootfs = \"own\"\n\
+         [services.b]\ncommand = \"{at}/main\"\nrootfs = \"without\"\n"
+    );
+    for mode in BOTH {
+        let app = App::new(mode, &manifest);
+        let recipe = format!("binaries = [\"{at}/main\"]\n");
+        app.write("rootfs-templates/own.toml", &recipe);
+        app.write(
+            "rootfs-templates/without.toml",
+            recipe + "exclude = [\"/usr/lib/*/libgcc_s.so.1\"]\n",
+        );
+        assert_eq!(app.ok(&["run", "-T", "a"]).out, "C.UTF-8 0 7\n");
+        let without = app.run(&["run", "-T", "b"]);
+        assert!(
+            without.code == 134 && without.err.contains("libgcc_s.so.1 must be installed"),
+            "{without:?}"
+        );
+        let why = app.ok(&["jail", "why", &format!("{at}/lib/libplug.so"), "own"]).out;
+        let told = format!("{at}/main opens it by name\n  {at}/main: recipe own names it");
+        assert!(why.contains(&told), "{why}");
+        let libgcc = "/usr/lib/x86_64-linux-gnu/libgcc_s.so.1";
+        let why = app.ok(&["jail", "why", libgcc, "own"]).out;
+        assert!(why.contains("/libc.so.6 opens it by name\n"), "{why}");
+        assert_eq!(app.run(&["jail", "why", libgcc, "without"]).code, 1);
+        // Whom to trust comes with what asks that, and nothing of it without.
+        assert_eq!(
+            app.run(&["jail", "why", "/etc/ssl/certs/ca-certificates.crt", "own"])
+                .code,
+            1
+        );
+        app.write("rootfs-templates/curl.toml", "binaries = [\"curl\"]\n");
+        let why = app
+            .ok(&["jail", "why", "/etc/ssl/certs/ca-certificates.crt", "curl"])
+            .out;
+        assert!(
+            why.contains("/libssl.so.3 opens it by name") && why.contains("recipe curl names it"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn the_linker_s_origin_is_where_a_library_is_named() {
+    let folder = harness::folder_of_the_host();
+    let folder = folder.path();
+    for name in ["bin", "lib", "real", "other"] {
+        std::fs::create_dir(folder.join(name)).unwrap();
+    }
+    for (file, text) in [
+        ("b.c", "int b(void) { return 3; }"),
+        ("a.c", "int b(void); int a(void) { return b(); }"),
+        (
+            "main.c",
+            "int a(void); int c(void); int main(void) { return a() + c() - 3; }",
+        ),
+        ("c.c", "int c(void) { return 0; }"),
+    ] {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    // liba is a link: what it needs lies beside the link, not beside the file. libc4 is needed by a path.
+    let shared = ["-shared", "-fPIC", "-Wl,--no-as-needed"];
+    let made = |out: &str, rest: &[&str]| cc(&[&["-o", out], rest].concat(), folder);
+    made("lib/libb.so", &[&shared[..], &["b.c"]].concat());
+    made(
+        "real/liba.so",
+        &[
+            &shared[..],
+            &["a.c", "-Llib", "-lb", "-Wl,--enable-new-dtags,-rpath,$ORIGIN"],
+        ]
+        .concat(),
+    );
+    std::os::unix::fs::symlink("../real/liba.so", folder.join("lib/liba.so")).unwrap();
+    made(
+        "other/libc4.so",
+        &[&shared[..], &["c.c", "-Wl,-soname,$ORIGIN/../other/libc4.so"]].concat(),
+    );
+    made(
+        "bin/main",
+        &[
+            "main.c",
+            "-Llib",
+            "-la",
+            "other/libc4.so",
+            "-Wl,-rpath-link,lib",
+            "-Wl,--enable-new-dtags,-rpath,$ORIGIN/../lib",
+        ],
+    );
+    let at = folder.display();
+    let app = App::new(
+        Mode::Root,
+        &format!("[app]\nname = \"jailorigin\"\n[services.a]\ncommand = \"{at}/bin/main\"\nrootfs = \"own\"\n"),
+    );
+    app.write("rootfs-templates/own.toml", format!("binaries = [\"{at}/bin/main\"]\n"));
+    app.ok(&["run", "-T", "a"]);
+}
+
+#[test]
+fn links_up_and_across_are_kept_and_bring_nothing_twice() {
+    let folder = harness::folder_of_the_host();
+    let tree = folder.path().join("tree");
+    std::fs::create_dir_all(tree.join("a")).unwrap();
+    std::fs::create_dir_all(tree.join("b")).unwrap();
+    std::fs::create_dir_all(folder.path().join("beside")).unwrap();
+    std::fs::write(folder.path().join("beside/file"), "x").unwrap();
+    for (place, target) in [
+        ("self", "."),
+        ("up", ".."),
+        ("a/top", ".."),
+        ("a/b", "../b"),
+        ("b/a", "../a"),
+        ("circle", "circle"),
+    ] {
+        std::os::unix::fs::symlink(target, tree.join(place)).unwrap();
+    }
+    for mode in BOTH {
+        let app = with(mode, "jailup", &[("own", &paths(&tree))]);
+        let built = app.ok(&["jail", "build", "own"]);
+        assert!(built.out.contains(" 0 files"), "{}", built.out);
+        assert!(built.err.contains("tree/circle lead in a circle"), "{}", built.err);
+        let shown = app.ok(&["jail", "show", "own"]).out;
+        for link in [
+            "tree/self -> .",
+            "tree/up -> ..",
+            "tree/a/top -> ..",
+            "tree/a/b -> ../b",
+            "tree/b/a -> ../a",
+        ] {
+            assert!(shown.contains(link), "{link}: {shown}");
+        }
+        assert!(!shown.contains("beside"), "{shown}");
+    }
+}
+
+#[test]
+fn packages_bring_what_they_depend_on_if_that_is_asked_for() {
+    for mode in BOTH {
+        let app = with(
+            mode,
+            "jaildepends",
+            &[
+                ("alone", "packages = [\"nginx-light\"]\n"),
+                ("all", "extends = \"alone\"\ndepends = true\n"),
+            ],
+        );
+        app.ok(&["jail", "build", "alone", "all"]);
+        assert_eq!(app.run(&["jail", "why", "/usr/sbin/nginx", "alone"]).code, 1);
+        let why = app.ok(&["jail", "why", "/usr/sbin/nginx", "all"]).out;
+        assert!(
+            why.contains("package nginx brings it, which package nginx-light needs"),
+            "{why}"
+        );
+        // That these have files below /lib, which is a link here, does not bring all that lies there.
+        let shown = app.ok(&["jail", "show", "all"]).out;
+        assert!(
+            !shown.contains("/usr/lib/gcc/") && !shown.contains("/usr/lib/chromium/"),
+            "{shown}"
+        );
+        let tree = trees(&app)
+            .into_iter()
+            .find(|t| t.join("usr/sbin/nginx").exists())
+            .unwrap();
+        let version = std::process::Command::new("chroot")
+            .arg(&tree)
+            .args(["/usr/sbin/nginx", "-v"])
+            .output();
+        Ended::from(version.unwrap()).ok();
+    }
+}
+
+/// What lies in a tree: path, mode, time, and content or target, in their order.
+fn contents(tree: &Path) -> Vec<(PathBuf, u32, i64, Vec<u8>)> {
+    let mut all = Vec::new();
+    all_below(tree, &mut all);
+    all.sort();
+    let each = all.iter().map(|path| {
+        let found = path.symlink_metadata().unwrap();
+        let inside = path.strip_prefix(tree).unwrap().to_owned();
+        match (found.is_file(), found.is_symlink()) {
+            (true, _) => (inside, found.mode(), found.mtime(), std::fs::read(path).unwrap()),
+            (_, true) => {
+                let target = std::fs::read_link(path).unwrap();
+                (inside, found.mode(), 0, target.as_os_str().as_bytes().to_vec())
+            }
+            _ => (inside, found.mode(), 0, Vec::new()),
+        }
+    });
+    each.collect()
+}
+
+#[test]
+fn the_same_and_different_recipes_are_built_at_once() {
+    let recipes = ["python", "nginx", "minimal", "nginx", "python"];
+    for mode in BOTH {
+        let (alone, together) = (with(mode, "jailalone", &[]), with(mode, "jailtogether", &[]));
+        for recipe in &recipes[..3] {
+            alone.ok(&["jail", "build", recipe]);
+        }
+        let started = recipes.map(|recipe| {
+            let mut command = together.command(&["jail", "build", recipe]);
+            command
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        });
+        let hash = |ended: &Ended| ended.out.split([' ', ',']).nth(1).unwrap().to_owned();
+        for (recipe, child) in recipes.iter().zip(started) {
+            let ended = Ended::from(child.wait_with_output().unwrap()).ok();
+            assert_eq!(hash(&ended), hash(&alone.ok(&["jail", "build", recipe])), "{recipe}");
+        }
+        // Each is what one build alone makes, to the byte; and the store is whole.
+        assert_eq!(trees(&together).len(), 3);
+        for tree in trees(&together) {
+            let other = alone.state().join("jails/trees").join(tree.file_name().unwrap());
+            assert!(contents(&tree) == contents(&other), "{}", tree.display());
+        }
+        let store = together.state().join("jails");
+        assert!(!store.join("making").exists());
+        let mut blobs = Vec::new();
+        all_below(&store.join("blobs"), &mut blobs);
+        for blob in blobs.iter().filter(|b| b.is_file()) {
+            let content = sha2::Sha256::digest(std::fs::read(blob).unwrap());
+            let name: String = content.iter().map(|b| format!("{b:02x}")).collect();
+            assert!(
+                blob.file_name().unwrap().to_str().unwrap().starts_with(&name),
+                "{}",
+                blob.display()
+            );
+            assert!(blob.metadata().unwrap().nlink() > 1, "{} is in no tree", blob.display());
+        }
+        for recipe in &recipes[..3] {
+            assert!(together.ok(&["jail", "build", recipe]).out.contains("(0 B new)"));
+        }
+    }
+}
+
+#[test]
+fn where_there_can_be_no_links_files_are_copied() {
+    let app = with(Mode::Root, "jailcopies", &[]);
+    // To another mount there are none, be it the same disk.
+    let script = r#"
+        "$0" jail build nginx
+        mount --bind "$1/jails/blobs" "$1/jails/blobs" || exit 99
+        "$0" jail build python
+        "$0" jail build python | grep -c '(0 B new)'
+        for tree in "$1"/jails/trees/*; do test -e "$tree/usr/bin/python3" || continue
+            find "$tree" -type f -links +1
+            chroot "$tree" /usr/bin/python3 -c 'import ssl, json; print("runs")'
+        done
+        "$0" jail prune
+    "#;
+    let state = app.state();
+    let binary = harness::binary().to_str().unwrap();
+    let inner = [
+        "-m",
+        "--propagation",
+        "private",
+        "sh",
+        "-c",
+        script,
+        binary,
+        state.to_str().unwrap(),
+    ];
+    let ended = Ended::from(app.shell_free("unshare", &inner).output().unwrap()).ok();
+    let (_, rest) = ended.out.split_once("MB new)\n").unwrap();
+    let rest: Vec<&str> = rest.lines().collect();
+    assert_eq!(rest[1..3], ["1", "runs"], "{} {}", ended.out, ended.err);
+    assert!(trees(&app).is_empty());
 }

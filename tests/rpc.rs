@@ -145,25 +145,30 @@ fn the_benchmark_beside_peers_works() {
     Ended::from(out).ok();
 }
 
-/// Debian 12 has no package of OpenTelemetry.
-fn with_telemetry(core: bool) {
-    let interpreter = repository().join("target/telemetry/bin/python");
+/// An interpreter that has what Debian 12 has no packages of.
+fn with_pypi() -> PathBuf {
+    let interpreter = repository().join("target/pypi/bin/python");
     assert!(
         interpreter.exists(),
-        "make the environment that tests/run makes: python3 -m venv target/telemetry && \
-         target/telemetry/bin/pip install opentelemetry-api==1.45.2"
+        "make the environment that tests/run makes: python3 -m venv target/pypi && \
+         target/pypi/bin/pip install opentelemetry-api==1.45.2 msgspec==0.22.0"
     );
-    python_by(&interpreter, "test_telemetry", core);
+    interpreter
 }
 
 #[test]
 fn opentelemetry_s_context_goes_along() {
-    with_telemetry(false);
+    python_by(&with_pypi(), "test_telemetry", false);
 }
 
 #[test]
 fn opentelemetry_s_context_goes_along_with_the_core() {
-    with_telemetry(true);
+    python_by(&with_pypi(), "test_telemetry", true);
+}
+
+#[test]
+fn both_codecs_and_msgspec_are_of_one_mind() {
+    python_by(&with_pypi(), "test_msgspec", true);
 }
 
 #[test]

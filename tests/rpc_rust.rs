@@ -46,6 +46,7 @@ fn vault() -> &'static Path {
 const MANIFEST: &str = r#"
 [app]
 name = "rpcrust"
+rpc_largest = "2M"
 dynamic_svc_uid = 33
 dynamic_svc_gid = 33
 code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
@@ -186,6 +187,7 @@ fn rust_calls_rust_and_python_calls_rust() {
                 "add: 42",
                 "overflow: OverflowError: OverflowError: too large",
                 "a million bytes turned around: true",
+                "three million: RuntimeError: too large: more bytes than a message may have",
                 "linger: pysecure.DeadlineExceeded",
                 "add after a deadline: 2",
                 "counted: 499500",

@@ -630,7 +630,8 @@ class Lives(WithServices):
             def answers() -> bool:
                 try:
                     return f.login("a", "b") == "a/b/False/None" and f.who() is None
-                except pysecure_rpc.ConnectionLost:
+                except (pysecure_rpc.ConnectionLost, pysecure_rpc.NotGranted):
+                    # What the first left is there until the second takes it away, and then nothing for a moment.
                     return False
 
             until(answers)

@@ -6,6 +6,8 @@ import os
 import random
 import resource
 import struct
+import subprocess
+import sys
 import unittest
 
 import support
@@ -93,6 +95,27 @@ class Hostile(unittest.TestCase):
             data = _wire.pack([2, 1, "f", [_hints.compile_hint(hint).dump(values[-1])], {}])[:3000]
             for end in range(len(data) - 1):
                 self.refuse(data[:end])
+
+    def test_a_bound_that_the_manifest_sets(self) -> None:
+        probe = (
+            "import support, pysecure_rpc\n"
+            "from pysecure_rpc import _codec\n"
+            "def seal(size):\n"
+            "    try:\n"
+            "        made = _codec.seal([3, 1, 'x' * size], None)\n"
+            "        return 'ok'\n"
+            "    except pysecure_rpc.TooLarge:\n"
+            "        return 'too large'\n"
+            "print(seal(900_000), seal(1_100_000), seal(80 << 20), sep=', ')\n"
+        )
+        for bound, expected in (
+            ("1000000", "ok, too large, too large"),
+            ("", "ok, ok, too large"),
+            (str(1 << 30), "ok, ok, ok"),
+        ):
+            environment = {**os.environ, "PYSECURE_RPC_LARGEST": bound}
+            said = subprocess.run([sys.executable, "-c", probe], env=environment, text=True, capture_output=True)
+            self.assertEqual(said.stdout.strip(), expected, said.stderr)
 
     def test_a_million_and_no_growth_in_memory(self) -> None:
         many = int(os.environ.get("PYSECURE_RPC_FRAMES", "1000000"))

@@ -1,5 +1,5 @@
 //! A small call, beside the same bytes on a bare stream and on a bare SOCK_SEQPACKET socket; and a mebibyte there and back,
-//! beside a bare stream. Both ends are pinned to one CPU (a wake-up across CPUs hides all else), and the two take turns in one run.
+//! beside a bare stream. Both ends are pinned, to one CPU and then to one each, and all take turns in one run.
 //!
 //!     cargo bench -p pysecure-rpc
 
@@ -26,6 +26,9 @@ const CALLS: u32 = 1_000;
 const LARGE: usize = 1 << 20;
 const LARGE_CALLS: u32 = 20;
 
+/// Where this process has told its copy, which is pinned, where the ends are.
+const PLACED: &str = "PYSECURE_BENCH_PLACED";
+
 /// About what a call of `login` and its answer are.
 const ASKED: &[u8] = b"\x95\x02\x01\xa5login\x92\xa5alice\xa6secret\x80";
 const ANSWERED: &[u8] = b"\x93\x03\x01\xc3";
@@ -42,22 +45,29 @@ fn main() {
         Some("short") => return stream(&Path::new(&folder).join("short.sock"), ASKED.len(), Some(ANSWERED)),
         _ => {}
     }
-    let folder = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap();
-    if std::env::var_os("PINNED").is_none() {
-        // Children are pinned with it.
-        let status = Command::new("taskset")
-            .args(["-c", "0"])
-            .arg(program)
-            .env("PINNED", "1")
-            .env("PYSECURE_RPC_DIR", folder.path())
-            .status()
-            .expect("install `util-linux`: both ends are pinned by taskset(1)");
-        std::process::exit(status.code().unwrap_or(1));
-    }
+    let Ok(placed) = std::env::var(PLACED) else {
+        for placed in ["both ends on one CPU", "each end on a CPU of its own"] {
+            let folder = tempfile::tempdir().unwrap();
+            let status = Command::new("taskset")
+                .args(["-c", "0"])
+                .arg(&program)
+                .env(PLACED, placed)
+                .env("PYSECURE_RPC_DIR", folder.path())
+                .status()
+                .expect("install `util-linux`: both ends are pinned by taskset(1)");
+            assert!(status.success(), "{status}");
+        }
+        return;
+    };
+    println!("{placed}:");
+    let cpu = if placed.contains("one CPU") { "0" } else { "1" };
     let folder = std::env::var("PYSECURE_RPC_DIR").unwrap();
     let folder = Path::new(&folder);
-    let _servers = ["rpc", "raw", "stream", "short"].map(|k| Server(Command::new(&program).arg(k).spawn().unwrap()));
+    let _servers = ["rpc", "raw", "stream", "short"].map(|kind| {
+        let mut server = Command::new("taskset");
+        Server(server.args(["-c", cpu]).arg(&program).arg(kind).spawn().unwrap())
+    });
     for name in ["bench.sock", "raw.sock", "stream.sock", "short.sock"] {
         while UnixStream::connect(folder.join(name)).is_err_and(|e| e.raw_os_error() != Some(91)) {
             std::thread::yield_now();
@@ -99,12 +109,12 @@ fn main() {
     }
     let (bare, short, called) = (median(bare), median(short), median(called));
     println!(
-        "small call, µs: bare stream {short:.2}, bare SOCK_SEQPACKET {bare:.2}, pysecure-rpc {called:.2}, ratio to the stream {:.2}",
+        "  small call, µs: bare stream {short:.2}, bare SOCK_SEQPACKET {bare:.2}, pysecure-rpc {called:.2}, ratio to the stream {:.2}",
         called / short
     );
     let (streamed, handed) = (median(streamed), median(handed));
     println!(
-        "1 MiB there and back, µs: bare stream {streamed:.0}, pysecure-rpc {handed:.0}, ratio {:.2}",
+        "  1 MiB there and back, µs: bare stream {streamed:.0}, pysecure-rpc {handed:.0}, ratio {:.2}",
         handed / streamed
     );
 }

@@ -83,6 +83,8 @@ fn main() -> Result<()> {
     let long: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
     let turned = reverse(Bytes(long.clone())).map(|t| t.0.iter().rev().eq(long.iter()));
     say("a million bytes turned around", turned);
+    let longer = reverse(Bytes(vec![0; 3_000_000])).map(|t| t.0.len());
+    say("three million", longer);
     say(
         "linger",
         pysecure_rpc::within(Duration::from_millis(20), || linger(1_000)),

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::memfd::Outgoing;
 use crate::process;
-use crate::socket::{self, Incoming, SocketError};
+use crate::socket::{self, Incoming};
 use crate::value::Value;
 use crate::writer::Writer;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -148,7 +148,6 @@ impl Connection {
     }
 
     fn hello(&mut self) -> Result<(), Error> {
-        self.wait(false)?;
         let message = self.receive(false)?;
         let mut elements = message.into_iter();
         match elements.next() {
@@ -184,18 +183,12 @@ impl Connection {
     }
 
     fn receive(&mut self, ran: bool) -> Result<Vec<Value>, Error> {
-        let received = self.incoming.receive(self.socket.as_fd());
-        received.map_err(|e| Error::socket(&self.callee, e, ran))
-    }
-
-    /// Waits for a message, if there is a deadline.
-    fn wait(&self, ran: bool) -> Result<(), Error> {
-        match socket::readable(self.socket.as_fd(), self.deadline) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Error::Deadline {
+        match self.incoming.receive(self.socket.as_fd(), self.deadline) {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(Error::Deadline {
                 callee: self.callee.clone(),
             }),
-            Err(errno) => Err(Error::socket(&self.callee, SocketError::Io(errno), ran)),
+            Err(e) => Err(Error::socket(&self.callee, e, ran)),
         }
     }
 
@@ -231,12 +224,13 @@ impl Connection {
     /// Waits for the next part of what the last call comes to.
     pub fn answer(&mut self) -> Result<Answer, Error> {
         loop {
-            if let Err(passed) = self.wait(true) {
+            let message = self.receive(true).inspect_err(|error| {
                 // The answer is nobody's now; the connection is given up with it.
-                self.cancel();
-                return Err(passed);
-            }
-            let mut elements = self.receive(true)?.into_iter();
+                if matches!(error, Error::Deadline { .. }) {
+                    self.cancel();
+                }
+            });
+            let mut elements = message?.into_iter();
             let (kind, answered) = (elements.next(), elements.next());
             let ours = answered == Some(Value::Int(self.next as i64));
             let mut value = || elements.next().unwrap_or(Value::Nil);

@@ -34,6 +34,7 @@ mod runtime;
 #[cfg(feature = "service")]
 mod server;
 mod socket;
+pub mod spin;
 mod types;
 pub mod value;
 mod writer;

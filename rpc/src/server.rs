@@ -322,7 +322,10 @@ impl Session {
 
     /// Waits for a message, and does what it says.
     fn next(&mut self) -> Result<(), Stop> {
-        let message = self.incoming.receive(self.socket.as_fd())?;
+        // There is none without a deadline.
+        let Some(message) = self.incoming.receive(self.socket.as_fd(), None)? else {
+            return Ok(());
+        };
         let mut elements = message.into_iter();
         let kind = elements.next();
         if kind == Some(Value::Int(2)) {

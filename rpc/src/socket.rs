@@ -1,7 +1,8 @@
 //! One end of a connection: whole messages, with their descriptors.
 
 use crate::memfd::{self, Area, Kept};
-use crate::value::{self, LARGEST, MOST_DESCRIPTORS, Value, WireError};
+use crate::spin::Spin;
+use crate::value::{self, MOST_DESCRIPTORS, Value, WireError};
 use crate::writer::{Message, Writer};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
@@ -32,8 +33,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: Message) -> Result<(), Socke
     if bytes.len() <= LONGEST {
         return put(socket, &bytes, &fds);
     }
-    if bytes.len() > LARGEST || fds.len() >= MOST_DESCRIPTORS {
-        return Err(WireError::TooLarge("a message beyond 64 MiB, or with too many descriptors").into());
+    if bytes.len() > value::largest() || fds.len() >= MOST_DESCRIPTORS {
+        return Err(
+            WireError::TooLarge("a message of more bytes than it may have, or with too many descriptors").into(),
+        );
     }
     let mut large = Writer::message(2);
     large.uint(0);
@@ -66,6 +69,7 @@ fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) ->
 pub(crate) struct Incoming {
     pub kept: Kept,
     buffer: Vec<u8>,
+    spin: Spin,
 }
 
 impl Incoming {
@@ -73,12 +77,38 @@ impl Incoming {
         Incoming {
             kept: Kept::default(),
             buffer: vec![0; LONGEST],
+            spin: Spin::default(),
         }
     }
 
-    /// Waits for the next message. `Errno::AGAIN` is the socket's time limit.
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Vec<Value>, SocketError> {
-        let (len, mut fds) = get(socket, &mut self.buffer)?;
+    /// Waits for the next message; `None` if the deadline passes before.
+    pub(crate) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Vec<Value>>, SocketError> {
+        // Both closures write into it, but never at the same time.
+        let buffer = std::cell::RefCell::new(&mut self.buffer);
+        let got = self.spin.turn(
+            || get(socket, &mut buffer.borrow_mut(), RecvFlags::DONTWAIT),
+            || match readable(socket, deadline)? {
+                true => get(socket, &mut buffer.borrow_mut(), RecvFlags::empty()),
+                false => Err(Errno::TIMEDOUT),
+            },
+        );
+        let (len, fds, cut) = match got {
+            Ok(got) => got,
+            Err(Errno::TIMEDOUT) => return Ok(None),
+            Err(Errno::CONNRESET) => return Err(SocketError::Ended),
+            Err(errno) => return Err(SocketError::Io(errno)),
+        };
+        if cut {
+            return Err(WireError::Bad("a message or its descriptors were cut short").into());
+        }
+        self.open(len, fds).map(Some)
+    }
+
+    fn open(&mut self, len: usize, mut fds: Vec<OwnedFd>) -> Result<Vec<Value>, SocketError> {
         if len == 0 {
             return Err(SocketError::Ended);
         }
@@ -89,8 +119,8 @@ impl Incoming {
             let [_, Value::Int(length)] = header.as_slice() else {
                 return Err(WireError::Bad("LARGE without a length").into());
             };
-            let length = usize::try_from(*length).ok().filter(|l| *l <= LARGEST);
-            let length = length.ok_or(WireError::Bad("LARGE beyond 64 MiB"))?;
+            let length = usize::try_from(*length).ok().filter(|l| *l <= value::largest());
+            let length = length.ok_or(WireError::Bad("LARGE of more bytes than a message may have"))?;
             let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
             let long = Area::check(memfd)?.read(0, length)?;
             let message = value::read(&long, fds, &mut self.kept)?;
@@ -121,12 +151,13 @@ pub(crate) fn readable(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Res
     }
 }
 
-fn get(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), SocketError> {
+/// How long the message is, what came with it, and was it cut short?
+fn get(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: RecvFlags) -> Result<(usize, Vec<OwnedFd>, bool), Errno> {
     loop {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let into = &mut [IoSliceMut::new(bytes)];
-        match rustix::net::recvmsg(socket, into, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        match rustix::net::recvmsg(socket, into, &mut ancillary, flags | RecvFlags::CMSG_CLOEXEC) {
             Ok(got) => {
                 let mut fds = Vec::new();
                 for message in ancillary.drain() {
@@ -134,14 +165,11 @@ fn get(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)
                         fds.extend(passed);
                     }
                 }
-                if got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
-                    return Err(WireError::Bad("a message or its descriptors were cut short").into());
-                }
-                return Ok((got.bytes, fds));
+                let cut = got.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+                return Ok((got.bytes, fds, cut));
             }
             Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Err(SocketError::Ended),
-            Err(errno) => return Err(SocketError::Io(errno)),
+            Err(errno) => return Err(errno),
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::memfd::{Area, Kept};
 use crate::writer::Writer;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The most containers and extensions in each other, the message itself being the first.
 pub(crate) const DEEPEST: usize = 64;
@@ -12,8 +12,21 @@ pub(crate) const DEEPEST: usize = 64;
 const MOST_VALUES: usize = 1_000_000;
 /// The most descriptors with one message.
 pub const MOST_DESCRIPTORS: usize = 16;
-/// All large values of a message together, and a message by LARGE.
-pub const LARGEST: usize = 64 << 20;
+/// The most bytes of a message: all large values together, and a message by LARGE. It is as the app's manifest says, in
+/// `PYSECURE_RPC_LARGEST`, or 64 MiB.
+pub fn largest() -> usize {
+    *LARGEST.get_or_init(|| {
+        let said = std::env::var("PYSECURE_RPC_LARGEST").ok();
+        said.and_then(|bytes| bytes.parse().ok()).unwrap_or(64 << 20)
+    })
+}
+
+/// Says what `largest` is, before the first message.
+pub fn set_largest(bytes: usize) {
+    let _ = LARGEST.set(bytes);
+}
+
+static LARGEST: OnceLock<usize> = OnceLock::new();
 
 /// What can cross.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,8 +155,8 @@ impl Given {
 
     fn add_large(&mut self, len: usize) -> Result<(), WireError> {
         self.large = self.large.saturating_add(len);
-        if self.large > LARGEST {
-            return Err(Bad("more than 64 MiB of bytes"));
+        if self.large > largest() {
+            return Err(Bad("more bytes than a message may have"));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! never sent.
 
 use crate::memfd::Outgoing;
-use crate::value::{DEEPEST, LARGEST, MOST_DESCRIPTORS, Value, WireError};
+use crate::value::{DEEPEST, MOST_DESCRIPTORS, Value, WireError, largest};
 use WireError::TooLarge;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -93,16 +93,16 @@ impl<'a> Writer<'a> {
     /// Counts what goes by memfd, for there is a bound for all of a message.
     pub fn add_large(&mut self, len: usize) -> Result<(), WireError> {
         self.large = self.large.saturating_add(len);
-        if self.large > LARGEST {
-            return Err(TooLarge("more than 64 MiB in one message"));
+        if self.large > largest() {
+            return Err(TooLarge("more bytes than a message may have"));
         }
         Ok(())
     }
 
     /// Bytes within the message.
     pub fn bin(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        if bytes.len() > LARGEST {
-            return Err(TooLarge("more than 64 MiB in one message"));
+        if bytes.len() > largest() {
+            return Err(TooLarge("more bytes than a message may have"));
         }
         self.head(0, 0, [0xc4, 0xc5, 0xc6], bytes.len());
         self.message.bytes.extend_from_slice(bytes);

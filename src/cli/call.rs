@@ -88,6 +88,9 @@ pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<
     let caller = caller(&loaded, service, wanted)?;
     // Is it up at all? That is the first thing to say.
     Client::connect(&dirs, &loaded.model.app)?;
+    if let Some(bytes) = loaded.model.rpc_largest {
+        pysecure_rpc::value::set_largest(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
     let path = dirs.rpc(&caller).join(format!("{service}.sock"));
     match Connection::open(service, &path) {
         // The manifest grants it, as was seen before.

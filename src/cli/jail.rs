@@ -7,7 +7,7 @@ use super::{Done, Failure};
 use crate::jail;
 use crate::jail::collect::{Item, Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::{Count, Store, Tell};
+use crate::jail::store::{Count, Store, Tell, content};
 use crate::launch::outer;
 use crate::plan::{Dirs, Privilege};
 use serde_json::json;
@@ -188,6 +188,7 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
     };
     let mut all = Vec::new();
     for (name, listing) in &listings {
+        let path = &listing.place(path);
         let Some(item) = listing.items.get(path) else { continue };
         let mut chain = vec![json!({ "path": path.display().to_string(), "why": item.why })];
         if !json {
@@ -198,6 +199,8 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
         for _ in 0..listing.items.len() {
             let of = reason
                 .strip_suffix(" needs it")
+                .or_else(|| reason.strip_suffix(" opens it by name"))
+                .or_else(|| reason.strip_suffix(" leads to it"))
                 .or_else(|| reason.strip_prefix("it lies in "));
             let Some((by, above)) = of.and_then(|of| Some((of, listing.items.get(Path::new(of))?))) else {
                 break;
@@ -223,16 +226,20 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
 fn diff(place: &Place, json: bool, one: &str, other: &str) -> Done {
     let (one, other) = (place.find(one)?, place.find(other)?);
     let all: std::collections::BTreeSet<&PathBuf> = one.items.keys().chain(other.items.keys()).collect();
-    let changed = all.into_iter().filter_map(|path| {
-        let sign = match (one.items.get(path), other.items.get(path)) {
-            (Some(a), Some(b)) if a.kind == b.kind => return None,
-            (Some(_), Some(_)) => '~',
-            (Some(_), None) => '-',
-            _ => '+',
-        };
-        Some((sign, path))
-    });
-    differences(json, changed.collect())
+    let mut changed = Vec::new();
+    for path in all {
+        match (one.items.get(path), other.items.get(path)) {
+            (Some(a), Some(b)) => {
+                let is_file = matches!(a.kind, Kind::File { .. });
+                if a.kind != b.kind || is_file && content(path, a)? != content(path, b)? {
+                    changed.push(('~', path));
+                }
+            }
+            (Some(_), None) => changed.push(('-', path)),
+            _ => changed.push(('+', path)),
+        }
+    }
+    differences(json, changed)
 }
 
 /// The same, of what is there and what was opened of it.

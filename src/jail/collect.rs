@@ -4,6 +4,8 @@
 //! Set-id bits and device nodes, pipes and sockets do not get onto the list.
 
 use super::image::Image;
+use super::opened::{self, Opens};
+use super::packages::Installed;
 use super::recipe::Recipe;
 use super::{JailError, elf};
 use serde::{Deserialize, Serialize};
@@ -93,19 +95,70 @@ pub struct Listing {
     pub image: Option<Arc<Image>>,
 }
 
+impl Listing {
+    /// Where a path leads here, itself not followed if it is a link.
+    pub fn place(&self, path: &Path) -> PathBuf {
+        let mut left = parts(path);
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            match self.items.get(&next).map(|i| &i.kind) {
+                Some(Kind::Link(target)) if !left.is_empty() && links < MOST_LINKS => {
+                    links += 1;
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    left.extend(parts(target));
+                }
+                _ => at = next,
+            }
+        }
+        at
+    }
+}
+
 struct Collector {
     out: Listing,
     exclude: Vec<glob::Pattern>,
     cache: Option<Vec<(String, PathBuf)>>,
     /// Paths that were seen to be directories, and no links.
     directories: HashSet<PathBuf>,
+    /// Directories that are on the list with all that is in them.
+    walked: HashSet<PathBuf>,
     /// The tree that is to be elsewhere in the jail.
     grafted: PathBuf,
-    /// Files whose needs are still to be looked at; is a lack an error, and where do those that load it say (RPATH) that
-    /// libraries are?
-    queue: Vec<(PathBuf, bool, Vec<PathBuf>)>,
+    /// Files whose needs are still to be looked at.
+    queue: Vec<Pending>,
+    /// What was in the queue already, by the file and the folder in which its loader sees it.
+    queued: HashSet<(PathBuf, PathBuf)>,
+    /// Libraries of which it is known what they open by name.
+    openers: HashSet<String>,
     /// That of what is looked at now, for what it brings along.
     loaders: Vec<PathBuf>,
+}
+
+struct Pending {
+    path: PathBuf,
+    /// As whoever loads it names it: the linker's $ORIGIN does not follow a library's links.
+    named: PathBuf,
+    /// Is a lack an error?
+    needed: bool,
+    /// Where those that load it say (RPATH) that libraries are.
+    loaders: Vec<PathBuf>,
+}
+
+/// A library, where the linker finds it.
+struct Found {
+    file: PathBuf,
+    /// Others beside it for some processors: which is taken is decided where the jail runs, so all of them go in.
+    variants: Vec<PathBuf>,
+    /// Does the linker know its place from ld.so.cache alone?
+    by_cache: bool,
 }
 
 pub fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
@@ -135,8 +188,11 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
         exclude,
         cache: None,
         directories: HashSet::new(),
+        walked: HashSet::new(),
         grafted: venv.map_or_else(|| PathBuf::from("/nowhere"), Path::to_owned),
         queue: Vec::new(),
+        queued: HashSet::new(),
+        openers: HashSet::new(),
         loaders: Vec::new(),
     };
     let named = format!("recipe {name} names it");
@@ -163,8 +219,15 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
             }
         }
     }
-    for package in &recipe.packages {
-        it.package(package)?;
+    if recipe.depends == Some(true) {
+        for (package, by) in Installed::read()?.with_what_they_need(&recipe.packages)? {
+            let by = by.map_or_else(String::new, |by| format!(", which package {by} needs"));
+            it.package(&package, &format!("package {package} brings it{by}"))?;
+        }
+    } else {
+        for package in &recipe.packages {
+            it.package(package, &format!("package {package} brings it"))?;
+        }
     }
     if let Some(venv) = venv {
         it.graft(venv, Path::new(super::made::VENV))?;
@@ -182,13 +245,22 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
         let place = it.resolve(&checked(&directory.to_string_lossy())?, &named)?;
         it.parents(&place.join("x"));
     }
-    Ok(it.out)
+    let text = |path: &Path| path.to_str().is_some();
+    let is_text =
+        |(path, item): &(&PathBuf, &Item)| text(path) && !matches!(&item.kind, Kind::Link(target) if !text(target));
+    match it.out.items.iter().find(|entry| !is_text(entry)) {
+        Some((path, _)) => Err(JailError::NotText(path.to_owned())),
+        None => Ok(it.out),
+    }
 }
 
 fn checked(text: &str) -> Result<PathBuf, JailError> {
     crate::model::path::normal(text)
         .map(PathBuf::from)
-        .map_err(|_| JailError::Leaves(text.to_owned()))
+        .map_err(|cause| JailError::Leaves {
+            path: text.to_owned(),
+            cause,
+        })
 }
 
 fn find_program(name: &str) -> Result<Option<PathBuf>, JailError> {
@@ -268,10 +340,16 @@ impl Collector {
     /// Puts a path and what lies below it on the list: `false` if it is not there. What is `needed` may lack
     /// nothing itself.
     fn add(&mut self, path: &Path, why: &str, needed: bool) -> Result<bool, JailError> {
+        self.add_as(path, None, why, needed)
+    }
+
+    /// `named`: by which name a library is loaded.
+    fn add_as(&mut self, path: &Path, named: Option<&Path>, why: &str, needed: bool) -> Result<bool, JailError> {
         let place = self.resolve(path, why)?;
         let reserved = ["/proc", "/sys", "/dev", "/run", "/tmp"];
         if reserved.iter().any(|r| place.starts_with(r)) {
-            return Ok(false);
+            // A link to it is one here too, and leads to what every service has of its own.
+            return Ok(place != path);
         }
         let found = match std::fs::symlink_metadata(&place) {
             Ok(found) => found,
@@ -287,11 +365,26 @@ impl Collector {
                 modified: found.mtime(),
             };
             let print = (found.ino(), found.ctime(), found.ctime_nsec());
-            if self.insert(place.clone(), kind, why, print) {
-                self.queue.push((place, needed, self.loaders.clone()));
+            let fresh = self.insert(place.clone(), kind, why, print);
+            let named = named.unwrap_or(&place);
+            let seen_in = named.parent().unwrap_or(Path::new("/")).to_owned();
+            if fresh || named != place && !self.queued.contains(&(place.clone(), seen_in.clone())) {
+                self.queued.insert((place.clone(), seen_in));
+                self.queue.push(Pending {
+                    named: named.to_owned(),
+                    path: place,
+                    needed,
+                    loaders: self.loaders.clone(),
+                });
             }
         } else if found.is_dir() {
             self.insert(place.clone(), Kind::Directory, why, (0, 0, 0));
+            // A link up to a directory that it lies in itself stays such a link, and brings nothing of that directory.
+            let lies_in = self.resolve(path.parent().unwrap_or(Path::new("/")), why)?;
+            let leads_up = place != path && lies_in.starts_with(&place);
+            if leads_up || !self.walked.insert(place.clone()) {
+                return Ok(true);
+            }
             let inside = format!("it lies in {}", place.display());
             let mut names = std::fs::read_dir(&place)
                 .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
@@ -316,7 +409,7 @@ impl Collector {
     }
 
     /// All files of a Debian package but its documentation, as dpkg has recorded them.
-    fn package(&mut self, name: &str) -> Result<(), JailError> {
+    fn package(&mut self, name: &str, why: &str) -> Result<(), JailError> {
         let right = |b: u8| b.is_ascii_alphanumeric() || b"+-.:".contains(&b);
         let lacks = || JailError::NoPackage(name.to_owned());
         if name.is_empty() || !name.bytes().all(right) {
@@ -324,12 +417,12 @@ impl Collector {
         }
         let records = Path::new("/var/lib/dpkg/info");
         let whole = format!("{name}.list");
-        let of_machine = format!("{name}:{}.list", super::image::archive::architecture());
+        let of_machine = format!("{name}:{}.list", super::packages::architecture());
         let text = [whole, of_machine]
             .iter()
             .find_map(|file| std::fs::read_to_string(records.join(file)).ok())
             .ok_or_else(lacks)?;
-        let why = format!("package {name} brings it");
+        let filled: HashSet<&Path> = text.lines().filter_map(|l| Path::new(l).parent()).collect();
         for line in text.lines() {
             let path = Path::new(line);
             let described = DOCUMENTATION.iter().any(|d| path.starts_with(d));
@@ -337,12 +430,14 @@ impl Collector {
                 continue;
             }
             let is_directory = std::fs::metadata(path).is_ok_and(|m| m.is_dir());
-            if is_directory && !std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) {
+            // What the package knows as a directory may be a link of this host, as /lib is.
+            let is_link = || std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink()) && !filled.contains(path);
+            if is_directory && !is_link() {
                 // Of what lies in it, other packages have a part.
-                let place = self.resolve(path, &why)?;
+                let place = self.resolve(path, why)?;
                 self.parents(&place.join("x"));
             } else {
-                self.add(path, &why, false)?;
+                self.add(path, why, false)?;
             }
         }
         Ok(())
@@ -362,7 +457,10 @@ impl Collector {
             }
         } else if found.is_symlink() {
             let target = std::fs::read_link(tree).map_err(|e| JailError::io("read the link", tree, e))?;
-            self.insert(place.to_owned(), Kind::Link(target), why, (0, 0, 0));
+            self.insert(place.to_owned(), Kind::Link(target.clone()), why, (0, 0, 0));
+            if target.is_absolute() && !target.starts_with(&self.grafted) {
+                self.add(&target, &format!("{} leads to it", place.display()), false)?;
+            }
         } else if found.is_file() {
             let kind = Kind::File {
                 executable: found.permissions().mode() & 0o111 != 0,
@@ -376,19 +474,24 @@ impl Collector {
             };
             self.out.items.insert(place.to_owned(), item);
             // For what it needs of the host: what it brings itself is there.
-            self.queue.push((tree.to_owned(), false, Vec::new()));
+            self.queue.push(Pending {
+                path: tree.to_owned(),
+                named: tree.to_owned(),
+                needed: false,
+                loaders: Vec::new(),
+            });
         }
         Ok(())
     }
 
     /// Follows what is on the list to what that needs, until nothing is new.
     fn follow(&mut self) -> Result<(), JailError> {
-        while let Some((path, needed, loaders)) = self.queue.pop() {
-            self.loaders = loaders;
-            match self.needs_of(&path, needed) {
+        while let Some(mut next) = self.queue.pop() {
+            self.loaders = std::mem::take(&mut next.loaders);
+            match self.needs_of(&next) {
                 Err(
                     e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
-                ) if !needed => {
+                ) if !next.needed => {
                     self.out.notes.push(e.to_string());
                 }
                 other => other?,
@@ -406,8 +509,12 @@ impl Collector {
         known && !self.out.items.get(path).is_some_and(runs)
     }
 
-    fn needs_of(&mut self, path: &Path, needed: bool) -> Result<(), JailError> {
+    fn needs_of(&mut self, pending: &Pending) -> Result<(), JailError> {
         use std::io::{Read, Seek};
+        let Pending {
+            path, named, needed, ..
+        } = pending;
+        let needed = *needed;
         if self.is_text(path) {
             return Ok(());
         }
@@ -455,47 +562,109 @@ impl Collector {
         // Where a RUNPATH stands, no RPATH counts; else its own and those of whoever loads it, ld.so(8).
         let mut inherited = std::mem::take(&mut self.loaders);
         if needs.runpath.is_empty() {
-            inherited.splice(0..0, elf::expand(&needs.rpath, path));
+            inherited.splice(0..0, elf::expand(&needs.rpath, named, needs.kind));
         }
         self.loaders = inherited;
         for library in &needs.libraries {
-            self.library(path, &needs, library, &why, needed)?;
+            let Some(found) = self.search(named, &needs, library)? else {
+                continue;
+            };
+            self.bring(&found, &why, needed)?;
+            self.opened_by(library, &found, needs.kind)?;
+        }
+        let why = format!("{} opens it by name", path.display());
+        for library in &needs.opened {
+            self.opened(named, &needs, library, &why)?;
         }
         self.loaders = Vec::new();
         Ok(())
     }
 
-    fn library(
-        &mut self,
-        path: &Path,
-        needs: &elf::Needs,
-        name: &str,
-        why: &str,
-        needed: bool,
-    ) -> Result<(), JailError> {
+    fn bring(&mut self, found: &Found, why: &str, needed: bool) -> Result<(), JailError> {
+        for variant in &found.variants {
+            self.add_as(variant, Some(variant), why, needed)?;
+        }
+        if found.by_cache {
+            let because = format!("it says where {} is", found.file.display());
+            self.add(Path::new("/etc/ld.so.cache"), &because, needed)?;
+        }
+        self.add_as(&found.file, Some(&found.file), why, needed).map(drop)
+    }
+
+    /// What a library opens by name, as far as that is known; what of it is not here, is not there either.
+    fn opened_by(&mut self, library: &str, found: &Found, kind: (u8, u16)) -> Result<(), JailError> {
+        let opens = opened::by(library);
+        if opens.is_empty() || !self.openers.insert(library.to_owned()) {
+            return Ok(());
+        }
+        let place = self.resolve(&found.file, "")?;
+        let why = format!("{} opens it by name", place.display());
+        let loaders = std::mem::take(&mut self.loaders);
+        let needs = elf::Needs {
+            kind,
+            ..elf::Needs::default()
+        };
+        for what in opens {
+            match what {
+                Opens::Library(name) => self.opened(&found.file, &needs, name, &why)?,
+                Opens::Path(pattern) => {
+                    for path in glob::glob(pattern).into_iter().flatten().flatten() {
+                        if self.excluded(&path) {
+                            continue;
+                        }
+                        // It may be so odd that it cannot be there; a recipe that names it is told so.
+                        if let Err(e) = self.add(&path, &why, false) {
+                            self.out.notes.push(e.to_string());
+                        }
+                    }
+                }
+            }
+        }
+        self.loaders = loaders;
+        Ok(())
+    }
+
+    fn opened(&mut self, by: &Path, needs: &elf::Needs, name: &str, why: &str) -> Result<(), JailError> {
+        match self.search(by, needs, name) {
+            Ok(Some(found)) if !self.excluded(&found.file) => self.bring(&found, why, false),
+            Ok(_) | Err(JailError::NoLibrary { .. }) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// By the name that it is found by, or by its place.
+    fn excluded(&self, path: &Path) -> bool {
+        let real = std::fs::canonicalize(path).unwrap_or_default();
+        self.exclude
+            .iter()
+            .any(|g| g.matches_path(path) || g.matches_path(&real))
+    }
+
+    /// Where the linker finds a library; none if it need not look, for it is there.
+    fn search(&mut self, path: &Path, needs: &elf::Needs, name: &str) -> Result<Option<Found>, JailError> {
         let own: Vec<PathBuf> = if name.contains('/') {
-            vec![PathBuf::from(name)]
+            elf::expand(&[name.to_owned()], path, needs.kind)
         } else {
             let folders = match needs.runpath.is_empty() {
                 true => self.loaders.clone(),
-                false => elf::expand(&needs.runpath, path),
+                false => elf::expand(&needs.runpath, path, needs.kind),
             };
             folders.iter().map(|f| f.join(name)).collect()
         };
         let fits = |p: &Path| fits(p, needs.kind);
-        if let Some(found) = own.iter().find(|p| fits(p)) {
+        if let Some(found) = own.into_iter().find(|p| fits(p)) {
             if path.starts_with(&self.grafted) && found.starts_with(&self.grafted) {
-                return Ok(());
+                return Ok(None);
             }
-            // Beside it may lie others for some processors, and which is taken is decided where the jail runs.
             let beside = found.parent().unwrap_or(Path::new("/")).join("glibc-hwcaps");
             let kinds = std::fs::read_dir(beside).into_iter().flatten().flatten();
             let mut variants: Vec<_> = kinds.map(|k| k.path().join(name)).filter(|p| fits(p)).collect();
             variants.sort();
-            for variant in &variants {
-                self.add(variant, why, needed)?;
-            }
-            return self.add(found, why, needed).map(drop);
+            return Ok(Some(Found {
+                file: found,
+                variants,
+                by_cache: false,
+            }));
         }
         let folders = elf::default_folders(needs.kind);
         let cache = self.cache.get_or_insert_with(|| {
@@ -508,29 +677,25 @@ impl Collector {
             .map(|(_, p)| p.clone())
             .collect();
         let is_variant = |p: &Path| p.components().any(|c| c.as_os_str() == "glibc-hwcaps");
-        // Which variant for a processor is taken is decided where the jail runs: all of them go in.
-        let (variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
+        let (mut variants, plain): (Vec<_>, Vec<_>) = cached.into_iter().partition(|p| is_variant(p));
+        variants.retain(|p| fits(p));
         let usual = folders.iter().map(|f| f.join(name));
-        let Some(found) = plain.into_iter().chain(usual).find(|p| fits(p)) else {
+        let Some(file) = plain.into_iter().chain(usual).find(|p| fits(p)) else {
             // The linker takes one of that name that somebody else has loaded, from wherever.
             let named = |p: &PathBuf| p.file_name().is_some_and(|n| n == name);
             if self.out.items.keys().any(|p| named(p) && fits(p)) {
-                return Ok(());
+                return Ok(None);
             }
             return Err(JailError::NoLibrary {
                 program: path.to_owned(),
                 library: name.to_owned(),
             });
         };
-        for variant in variants.iter().filter(|p| fits(p)) {
-            self.add(variant, why, needed)?;
-        }
-        if !found.parent().is_some_and(|p| folders.iter().any(|f| f == p)) {
-            // Not where the linker looks by itself.
-            let because = format!("it says where {} is", found.display());
-            self.add(Path::new("/etc/ld.so.cache"), &because, needed)?;
-        }
-        self.add(&found, why, needed).map(drop)
+        Ok(Some(Found {
+            by_cache: !file.parent().is_some_and(|p| folders.iter().any(|f| f == p)),
+            file,
+            variants,
+        }))
     }
 
     fn script(&mut self, path: &Path, line: &[u8], why: &str, needed: bool) -> Result<(), JailError> {

@@ -14,7 +14,14 @@ pub struct Needs {
     pub libraries: Vec<String>,
     pub rpath: Vec<String>,
     pub runpath: Vec<String>,
+    /// Libraries that it opens by name when it wants them, as far as it says so itself: a note that the dlopen metadata
+    /// of systemd's ELF_DLOPEN_METADATA define.
+    pub opened: Vec<String>,
 }
+
+/// Of that note: who defines it, and its number.
+const NOTE_OF: &[u8] = b"FDO";
+const NOTE_DLOPEN: u32 = 0x407c_0c0a;
 
 pub fn is_elf(data: &[u8]) -> bool {
     data.starts_with(b"\x7fELF")
@@ -44,6 +51,14 @@ fn read<H: FileHeader<Endian = Endianness>>(data: &[u8], class: u8) -> Result<Op
     for segment in segments {
         if let Some(name) = segment.interpreter(endian, data).map_err(wrong)? {
             needs.interpreter = Some(PathBuf::from(String::from_utf8_lossy(name).into_owned()));
+        }
+        // A note that cannot be read takes nothing from the program.
+        if let Ok(Some(mut notes)) = segment.notes(endian, data) {
+            while let Ok(Some(note)) = notes.next() {
+                if note.name() == NOTE_OF && note.n_type(endian).0 == NOTE_DLOPEN {
+                    needs.opened.extend(dlopen_note(note.desc()));
+                }
+            }
         }
         let Some(entries) = segment.dynamic(endian, data).map_err(wrong)? else {
             continue;
@@ -86,19 +101,58 @@ fn read<H: FileHeader<Endian = Endianness>>(data: &[u8], class: u8) -> Result<Op
     Ok(Some(needs))
 }
 
-/// The folders of a search path, for an object at `object`.
-pub fn expand(paths: &[String], object: &Path) -> Vec<PathBuf> {
+/// Names that are files' own: nothing that leads to a folder.
+fn dlopen_note(text: &[u8]) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Feature {
+        #[serde(default)]
+        soname: Vec<String>,
+    }
+    let text = text.split(|b| *b == 0).next().unwrap_or_default();
+    let features: Vec<Feature> = serde_json::from_slice(text).unwrap_or_default();
+    let names = features.into_iter().flat_map(|f| f.soname);
+    names.filter(|n| !n.contains('/')).collect()
+}
+
+/// The folders of a search path, for an object at `object`, as its loader names it.
+pub fn expand(paths: &[String], object: &Path, kind: (u8, u16)) -> Vec<PathBuf> {
     let origin = object.parent().unwrap_or(Path::new("/")).to_string_lossy().into_owned();
-    let lib = "lib";
-    paths
-        .iter()
-        .filter(|p| !p.is_empty())
-        .map(|p| {
-            let p = p.replace("${ORIGIN}", &origin).replace("$ORIGIN", &origin);
-            PathBuf::from(p.replace("${LIB}", lib).replace("$LIB", lib))
-        })
-        .filter(|p| p.is_absolute())
-        .collect()
+    let (triplet, platform) = names_of(kind);
+    // Debian's linker has `lib/x86_64-linux-gnu` there, others' have `lib64`, or plain `lib`.
+    let debian = format!("lib/{triplet}");
+    let libs: &[&str] = match (triplet, kind.0) {
+        ("", _) => &["lib"],
+        (_, 2) => &[&debian, "lib64", "lib"],
+        _ => &[&debian, "lib"],
+    };
+    let put = |path: &str, name: &str, value: &str| {
+        let braced = path.replace(&format!("${{{name}}}"), value);
+        braced.replace(&format!("${name}"), value)
+    };
+    let mut out = Vec::new();
+    for path in paths.iter().filter(|p| !p.is_empty()) {
+        let path = put(&put(path, "ORIGIN", &origin), "PLATFORM", platform);
+        let each = libs.iter().map(|lib| PathBuf::from(put(&path, "LIB", lib)));
+        // Without $LIB they are one and the same.
+        for folder in each.filter(|p| p.is_absolute()) {
+            if !out.contains(&folder) {
+                out.push(folder);
+            }
+        }
+    }
+    out
+}
+
+/// Debian's name for a kind of machine, and the linker's.
+fn names_of(kind: (u8, u16)) -> (&'static str, &'static str) {
+    match elf::Machine(kind.1) {
+        elf::EM_X86_64 if kind.0 == 2 => ("x86_64-linux-gnu", "x86_64"),
+        elf::EM_386 => ("i386-linux-gnu", "i686"),
+        elf::EM_AARCH64 => ("aarch64-linux-gnu", "aarch64"),
+        elf::EM_ARM => ("arm-linux-gnueabihf", "v7l"),
+        elf::EM_RISCV => ("riscv64-linux-gnu", "riscv64"),
+        _ => ("", ""),
+    }
 }
 
 /// Names and paths of ld.so.cache; of one that cannot be read, none.
@@ -129,14 +183,7 @@ pub fn cache(data: &[u8]) -> Vec<(String, PathBuf)> {
 
 /// Where the linker looks without being told: Debian's and the others' defaults.
 pub fn default_folders(kind: (u8, u16)) -> Vec<PathBuf> {
-    let triplet = match elf::Machine(kind.1) {
-        elf::EM_X86_64 if kind.0 == 2 => "x86_64-linux-gnu",
-        elf::EM_386 => "i386-linux-gnu",
-        elf::EM_AARCH64 => "aarch64-linux-gnu",
-        elf::EM_ARM => "arm-linux-gnueabihf",
-        elf::EM_RISCV => "riscv64-linux-gnu",
-        _ => "",
-    };
+    let (triplet, _) = names_of(kind);
     let mut out = Vec::new();
     if !triplet.is_empty() {
         out.extend([format!("/lib/{triplet}"), format!("/usr/lib/{triplet}")]);

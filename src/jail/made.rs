@@ -50,6 +50,19 @@ pub fn make(store: &Store, recipe: &Recipe, fresh: bool) -> Result<(), JailError
     Ok(())
 }
 
+/// What of it a recipe is made of, by its name in the store.
+pub fn names(store: &Store, recipe: &Recipe) -> Result<Vec<String>, JailError> {
+    let mut places = Vec::new();
+    if let Some(list) = &recipe.requirements {
+        places.push(venv_place(store, list)?);
+    }
+    if let Some(debian) = &recipe.debian {
+        places.push(debian_place(store, debian));
+    }
+    let name = |place: &PathBuf| Some(place.file_name()?.to_str()?.to_owned());
+    Ok(places.iter().filter_map(name).collect())
+}
+
 fn venv_place(store: &Store, list: &Path) -> Result<PathBuf, JailError> {
     let text = std::fs::read(list).map_err(|e| JailError::io("read", list, e))?;
     let python = std::fs::read_link("/usr/bin/python3").unwrap_or_default();

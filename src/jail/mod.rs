@@ -1,13 +1,15 @@
 //! Jails: read-only roots put together from a recipe, with all that its programs need, and kept in a store.
 //!
-//! [`recipe`] reads what is named, [`collect`] finds what that needs ([`elf`] for programs and libraries), [`image`] does
-//! so for images, [`store`] keeps it. All but the last only read the host, so a plan may use them; no program of the host
+//! [`recipe`] reads what is named, [`collect`] finds what that needs ([`elf`] and [`opened`] for programs and libraries,
+//! [`packages`] for Debian's packages), [`image`] does so for images, [`store`] keeps it. All but the last only read the host, so a plan may use them; no program of the host
 //! is run, but by [`made`], and only when somebody says `jail build`.
 
 pub mod collect;
 pub mod elf;
 pub mod image;
 pub mod made;
+pub mod opened;
+pub mod packages;
 pub mod recipe;
 pub mod store;
 
@@ -55,8 +57,12 @@ pub enum JailError {
         deed: &'static str,
         cause: String,
     },
-    #[error("{0} cannot be part of a root; write an absolute path without `..`")]
-    Leaves(String),
+    #[error("{path} cannot be part of a root: it {cause}")]
+    Leaves { path: String, cause: String },
+    #[error("the name {} is not UTF-8, or it leads to such a name; rename it, or `exclude` the directory it is in", .0.display())]
+    NotText(PathBuf),
+    #[error("{0:?} need more than {1} packages; take out what brings them, or `depends`")]
+    TooMany(Vec<String>, usize),
     #[error("there is no program {0} here; install it, or take it out of `binaries`")]
     NoBinary(String),
     #[error("{} is not here; install it, take it out of `paths`, or write it in `optional`", .0.display())]
@@ -108,10 +114,14 @@ impl JailError {
     }
 
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> JailError {
+        let mut cause = cause.to_string();
+        if operation.starts_with("read") && cause.starts_with("Permission denied") {
+            cause += "; make it readable for whoever builds the jail, or leave it out";
+        }
         JailError::Io {
             operation,
             path: path.into(),
-            cause: cause.to_string(),
+            cause,
         }
     }
 }

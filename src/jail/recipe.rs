@@ -32,6 +32,8 @@ pub struct Recipe {
     pub globs: Vec<String>,
     /// Debian packages that are installed here: all their files but documentation.
     pub packages: Vec<String>,
+    /// The same of those that these depend on.
+    pub depends: Option<bool>,
     /// Python packages for a virtual environment, /venv: a file as pip reads it, beside the manifest.
     pub requirements: Option<PathBuf>,
     /// An image on disk, which is all of the root.
@@ -112,6 +114,7 @@ impl Recipe {
             binaries: join(base.binaries, self.binaries),
             globs: join(base.globs, self.globs),
             packages: join(base.packages, self.packages),
+            depends: self.depends.or(base.depends),
             requirements: self.requirements.or(base.requirements),
             image: self.image.or(base.image),
             tag: self.tag.or(base.tag),

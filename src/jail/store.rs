@@ -6,6 +6,7 @@
 //! STATE/jails/owned/…        copies of them that belong to a service which may write, by hash and ids
 //! STATE/jails/lists/HASH     what is in them, and why
 //! STATE/jails/made           what other programs have made for jails: virtual environments, Debians
+//! STATE/jails/makings/HASH   which of these a tree was made of
 //! STATE/jails/known/PRINT    the hash of a listing whose files are as they were
 //! STATE/jails/users/APP      the jails that an app has
 //! STATE/jails/making         what a build that was killed has left; the next one clears it away
@@ -103,16 +104,20 @@ impl Store {
         if let Some(known) = self.as_it_was(listing) {
             return Ok(known);
         }
-        tree_hash(listing, |path, item| match (&item.content, &item.origin) {
-            (Some(known), _) => Ok(known.clone()),
-            (None, Some(Origin::Host(from))) => hash_file(from),
-            (None, _) => hash_file(path),
-        })
+        tree_hash(listing, |path, item| content(path, item))
     }
 
     /// Makes the tree of a listing, if it is not there.
     pub fn build(&self, listing: &Listing, recipe: &Recipe) -> Result<(String, Count), JailError> {
         let built = self.make(listing)?;
+        let made = super::made::names(self, recipe)?;
+        if !made.is_empty() {
+            let _lock = self.lock()?;
+            let mut all: BTreeSet<String> = made.into_iter().collect();
+            all.extend(lines(&self.folder.join("makings").join(&built.0)));
+            let all: Vec<String> = all.into_iter().collect();
+            self.write("makings", &built.0, all.join("\n").as_bytes())?;
+        }
         if let Some(image) = &listing.image {
             self.remember_image(image, recipe, &built.0)?;
         }
@@ -162,7 +167,11 @@ impl Store {
             }
         }
         let hash = tree_hash(listing, |path, _| contents.get(path).cloned().ok_or(JailError::Changed))?;
-        let list = serde_json::to_vec(listing).map_err(|e| JailError::io("write", &self.folder, e))?;
+        let mut kept = listing.clone();
+        for (path, item) in &mut kept.items {
+            item.content = contents.get(path).cloned();
+        }
+        let list = serde_json::to_vec(&kept).map_err(|e| JailError::io("write", &self.folder, e))?;
         self.write("lists", &hash, &list)?;
         let tree = self.tree(&hash);
         directory(tree.parent().unwrap_or(&self.folder))?;
@@ -177,7 +186,7 @@ impl Store {
     /// The tree of a listing whose files are as they were when it was made.
     fn as_it_was(&self, listing: &Listing) -> Option<String> {
         let known = std::fs::read_to_string(self.folder.join("known").join(print(listing))).ok()?;
-        self.has(&known).then_some(known)
+        (self.has(&known) && self.known(&known)).then_some(known)
     }
 
     /// Puts a file of the host in its place in a tree, and into the store if its content is not there; the hash of that.
@@ -210,9 +219,11 @@ impl Store {
         } else {
             if small {
                 let mut target = create(place)?;
-                target
-                    .write_all(&content)
-                    .map_err(|e| JailError::io("write", place, e))?;
+                if !cloned(&source, &target, place, &content)? {
+                    target
+                        .write_all(&content)
+                        .map_err(|e| JailError::io("write", place, e))?;
+                }
                 finish(&target, place, executable, modified)?;
             } else {
                 copy(from, place, executable, modified)?;
@@ -359,7 +370,7 @@ impl Store {
         Ok((whole, listing))
     }
 
-    /// Removes jails that no app has (`apps`: those that are there), and files that no jail has.
+    /// Removes jails that no app has (`apps`: those that are there), and what no jail has or was made of.
     pub fn prune(&self, apps: &Path) -> Result<Count, JailError> {
         if !self.folder.exists() {
             return Ok(Count::default());
@@ -392,6 +403,21 @@ impl Store {
             }
         }
         let mut freed = Count::default();
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
+        for hash in names(&self.folder.join("makings")) {
+            let path = self.folder.join("makings").join(&hash);
+            match self.has(&hash) {
+                true => wanted.extend(lines(&path)),
+                false => remove(&path)?,
+            }
+        }
+        for name in names(&self.made()) {
+            if !wanted.contains(&name) {
+                let path = self.made().join(name);
+                weigh(&path, &mut freed)?;
+                remove(&path)?;
+            }
+        }
         let blobs = self.folder.join("blobs");
         for shelf in names(&blobs) {
             for name in names(&blobs.join(&shelf)) {
@@ -424,7 +450,7 @@ impl Store {
         }
         .or_else(|e| match e.raw_os_error() {
             // A disk without hard links: each tree has its own files then.
-            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK) => Ok(()),
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK | libc::EXDEV) => Ok(()),
             _ => Err(JailError::io("put in place", blob, e)),
         })
     }
@@ -499,6 +525,15 @@ fn tree_hash(
     Ok(hex(&hasher.finalize()))
 }
 
+/// The hash of what a file of a listing holds; read, if it is not known.
+pub fn content(path: &Path, item: &Item) -> Result<String, JailError> {
+    match (&item.content, &item.origin) {
+        (Some(known), _) => Ok(known.clone()),
+        (None, Some(Origin::Host(from))) => hash_file(from),
+        (None, _) => hash_file(path),
+    }
+}
+
 fn open(path: &Path) -> Result<File, JailError> {
     std::fs::OpenOptions::new()
         .read(true)
@@ -522,6 +557,23 @@ fn hash_file(path: &Path) -> Result<String, JailError> {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Makes an empty file share its blocks with what was read, where the disk can, if that still is what was read.
+fn cloned(source: &File, target: &File, place: &Path, content: &[u8]) -> Result<bool, JailError> {
+    if rustix::fs::ioctl_ficlone(target, source).is_err() {
+        return Ok(false);
+    }
+    let mut shared = Vec::with_capacity(content.len() + 1);
+    open(place)?
+        .take(AT_ONCE + 1)
+        .read_to_end(&mut shared)
+        .map_err(|e| JailError::io("read", place, e))?;
+    if shared == content {
+        return Ok(true);
+    }
+    target.set_len(0).map_err(|e| JailError::io("write", place, e))?;
+    Ok(false)
 }
 
 /// A reflink, or a copy (copy_file_range(2)); without set-id bits, whatever the umask.
@@ -618,6 +670,20 @@ fn remove(path: &Path) -> Result<(), JailError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(JailError::io("remove", path, e)),
         _ => Ok(()),
     }
+}
+
+/// Adds what lies at a path.
+fn weigh(path: &Path, sum: &mut Count) -> Result<(), JailError> {
+    let found = std::fs::symlink_metadata(path).map_err(|e| JailError::io("look at", path, e))?;
+    if found.is_dir() {
+        for name in names(path) {
+            weigh(&path.join(name), sum)?;
+        }
+    } else if found.is_file() {
+        sum.files += 1;
+        sum.bytes += found.len();
+    }
+    Ok(())
 }
 
 fn names(folder: &Path) -> Vec<String> {

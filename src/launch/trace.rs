@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// As long as the kernel's paths may be.
 const LONGEST_PATH: usize = 4096;
@@ -181,7 +181,7 @@ fn names_first(number: i64) -> bool {
     number == libc::SYS_execve
 }
 
-/// The path that a call names, if it is absolute.
+/// The path that a call names, as it is named: a link on it may be what has to be there.
 fn named(pid: Pid, call: Call) -> Option<PathBuf> {
     let address = call.arguments[usize::from(!names_first(call.number))];
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
@@ -194,13 +194,41 @@ fn named(pid: Pid, call: Call) -> Option<PathBuf> {
         match piece[..got].iter().position(|b| *b == 0) {
             Some(end) => {
                 text.extend_from_slice(&piece[..end]);
-                let path = PathBuf::from(String::from_utf8(text).ok()?);
-                return path.is_absolute().then_some(path);
+                return absolute(pid, call, Path::new(&String::from_utf8(text).ok()?));
             }
             None => text.extend_from_slice(&piece[..got]),
         }
     }
     None
+}
+
+/// A relative path begins where the process is, or at a directory that the call names by its number.
+fn absolute(pid: Pid, call: Call, path: &Path) -> Option<PathBuf> {
+    if path.is_absolute() || path.as_os_str().is_empty() {
+        return path.is_absolute().then(|| path.to_owned());
+    }
+    let number = call.arguments[0] as i32;
+    let from = match names_first(call.number) || number == libc::AT_FDCWD {
+        true => format!("/proc/{pid}/cwd"),
+        false => format!("/proc/{pid}/fd/{number}"),
+    };
+    let mut at = std::fs::read_link(from).ok().filter(|p| p.is_absolute())?;
+    let mut below = false;
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => {
+                at.push(name);
+                below = true;
+            }
+            // Behind a name that may be a link it leads who knows where.
+            Component::ParentDir if below => return None,
+            Component::ParentDir => {
+                at.pop();
+            }
+            _ => {}
+        }
+    }
+    Some(at)
 }
 
 /// A program has been put in place of another: it, and what the kernel has brought in for it.

@@ -68,6 +68,8 @@ table! {
         pub initialize: Option<At<String>> = optional { "initialize": HostPath };
         /// The rootfs template that the script runs in; `host` if left out.
         pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
+        /// The most bytes of one call's arguments or result, from `"64K"` to `"1G"`; `"64M"` if left out.
+        pub rpc_largest: Option<At<u64>> = optional { "rpc_largest": Size };
     }
 }
 

@@ -27,6 +27,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     };
     resources(&mut model, manifest, base, &mut found);
     model.initialize = initialize(&manifest.app, base, &mut found);
+    model.rpc_largest = largest(&manifest.app, &mut found);
     services(&mut model, manifest, &names, &mut found);
     bundles(&mut model, manifest, &names, &mut found);
     owners(&mut model, manifest, &names, &mut found);
@@ -257,6 +258,16 @@ fn initialize(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Opt
             span: at.span.clone(),
         }),
     }
+}
+
+/// Less could not hold what goes without a memfd, and more would be the memory of a whole service.
+fn largest(app: &types::App, found: &mut Vec<Diagnostic>) -> Option<u64> {
+    let at = app.rpc_largest.as_ref().filter(|at| !reported(at))?;
+    if !(64 << 10..=1 << 30).contains(&at.value) {
+        let text = format!("`rpc_largest` is {} bytes", at.value);
+        found.push(Diagnostic::error(at.span.clone(), text).help("write a size from \"64K\" to \"1G\""));
+    }
+    Some(at.value)
 }
 
 /// Without a source, the path's shape tells: `/data/` and `/data` are directories, `/a.db` a file.

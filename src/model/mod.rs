@@ -52,6 +52,8 @@ pub struct Model {
     pub services: Vec<Service>,
     /// What makes the first content of the resources.
     pub initialize: Option<Initialize>,
+    /// The most bytes of one message of RPC, where the manifest says it.
+    pub rpc_largest: Option<u64>,
     pub places: Places,
     /// Resources that any service may touch in some way, in the order of their declaration.
     everyone: Vec<ResourceId>,

@@ -380,6 +380,9 @@ fn environment(
         out.insert("WATCHDOG_USEC".into(), time.as_micros().to_string());
     }
     out.extend(service.environment.iter().cloned());
+    if let Some(bytes) = model.rpc_largest {
+        out.insert("PYSECURE_RPC_LARGEST".to_owned(), bytes.to_string());
+    }
     if !service.callers.is_empty() {
         out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(model, service));
         out.insert(

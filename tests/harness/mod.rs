@@ -409,6 +409,13 @@ pub fn fresh_folder() -> PathBuf {
     folder
 }
 
+/// The same below /opt, for what a jail is made of: of /tmp nothing gets into one. Gone with the value.
+pub fn folder_of_the_host() -> tempfile::TempDir {
+    let folder = tempfile::Builder::new().prefix("pysecure-").tempdir_in("/opt").unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
 pub fn need_root() {
     let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
     assert_eq!(

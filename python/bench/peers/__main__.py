@@ -1,6 +1,6 @@
 """Calls beside the peers' and beside bare sockets, in Python and in Rust, in one run and in turn.
 
-    python3 python/bench/peers [--rounds N] [--core PACKAGE] [--no-spin PACKAGE] [--rust PROGRAM] [--quick]
+    python3 python/bench/peers [--rounds N] [--core PACKAGE] [--rust PROGRAM] [--quick] …
 
 `benches/rpc` builds and installs all of it and runs this. Every round asks every side once. A figure is the median of the rounds',
 a ratio the median of the rounds' ratios. What cannot be measured is named at the end. `--quick` takes a moment and its figures mean
@@ -55,7 +55,8 @@ RUST = {
     "tarpc": "tarpc, bincode",
     "tonic": "tonic",
 }
-CORE, PLAIN, NO_SPIN, TWICE = "ours, compiled core", "ours, plain Python", "ours, core without its spin", "ours, core, 2 processes"
+CORE, PLAIN, TWICE = "ours, compiled core", "ours, plain Python", "ours, compiled core, 2 processes"
+STILL, RUST_STILL = "ours, compiled core, no spin", "ours, no spin"
 
 #: Seconds that a side is asked for, in a round.
 TURN = 0.1
@@ -78,18 +79,19 @@ class Run:
         self.add(Party(f"Python: {PLAIN}", "ours", options.core or SOURCE, plain=True))
         for label, side, package in (
             (CORE, "ours", options.core),
-            (NO_SPIN, "ours", options.no_spin),
+            (STILL, "ours", options.still_core),
             (TWICE, "ours-twice", options.core),
         ):
             if package:
                 self.add(Party(f"Python: {label}", side, package))
             elif not self.quick:
                 self.absent[f"Python: {label}"] = "it was not built"
-        for side, label in RUST.items():
-            if options.rust:
-                self.add(Party(f"Rust: {label}", side, program=options.rust))
+        programs = [(side, label, options.rust) for side, label in RUST.items()]
+        for side, label, program in [*programs, ("ours", RUST_STILL, options.still_rust)]:
+            if program:
+                self.add(Party(f"Rust: {label}", side, program=program))
             elif not self.quick:
-                self.absent[f"Rust: {label}"] = "rpc/peers was not built"
+                self.absent[f"Rust: {label}"] = "it was not built"
         self.small: Figures = {}
         self.large: Figures = {}
         self.unpinned: Figures = {}
@@ -202,7 +204,7 @@ class Run:
 
     def kinds(self) -> None:
         for label, party in self.parties.items():
-            if party.ours and party.language == "Python" and party.side == "ours" and label != f"Python: {NO_SPIN}":
+            if party.ours and party.language == "Python" and party.side == "ours" and not label.endswith(STILL):
                 server = Server(party, self.root, "*")
                 self.same[label.removeprefix("Python: ")] = self.ask_kinds("ours", party.environment(server.folder))
                 server.end()
@@ -315,9 +317,11 @@ def report(run: Run, clients: int) -> None:
     table.compared("Rust, small call, pinned", small, rust, rust_stream, us, "≤", 1)
     table.compared(f"Rust, {clients} clients", rate, rust, "Rust: tarpc, bincode", per_second, "≥", 2.5)
     table.compared("Python, one client, not pinned", run.unpinned, core, stream, us, "≤", 0.25)
-    table.compared("the same, server and caller each on its CPU", run.apart, core, stream, us, "≤", 0.25)
-    no_spin = f"Python: {NO_SPIN}"
-    table.compared(f"the spin's cost: Python, {clients} clients", rate, core, no_spin, per_second, "≥", 0.9)
+    table.compared("the same, Rust", run.unpinned, rust, rust_stream, us, "≤", 0.25)
+    table.compared("Python, one client, it and the server each on a CPU", run.apart, core, stream, us, "≤", 0.25)
+    table.compared("the same, Rust", run.apart, rust, rust_stream, us, "≤", 0.25)
+    table.compared(f"what the spin costs {clients} clients, Python", rate, core, f"Python: {STILL}", per_second, "≥", 0.9)
+    table.compared("the same, Rust", rate, rust, f"Rust: {RUST_STILL}", per_second, "≥", 0.9)
     imports = {f"x: {k}": v for k, v in run.imports.items()}
     table.compared("first import of `pysecure_rpc`", imports, "x: pysecure_rpc", "x: msgspec", ms, "≤", 0.25)
     for label, seen in run.same.items():
@@ -325,7 +329,7 @@ def report(run: Run, clients: int) -> None:
             others = ", ".join(f"{k} {count(v)}" for k, v in run.same.items() if k not in (CORE, PLAIN))
             table.row(f"{len(KINDS)} kinds of value come back identical, {label}", str(count(seen)), others, count(seen), "≥", len(KINDS))
     for label, seen in run.memory.items():
-        if run.parties[label].ours and label != no_spin:
+        if run.parties[label].ours and not label.endswith("no spin"):
             bare = run.memory.get(f"{run.parties[label].language}: raw SEQPACKET")
             peer = f"raw SEQPACKET: {bare / 1024:.1f} KiB" if bare is not None else ""
             table.row(f"memory per idle connection, {label}", f"{seen / 1024:.1f} KiB", peer, seen / 1024, "≤", 8, " KiB")  # fmt: skip
@@ -376,10 +380,11 @@ def machine() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--core", type=pathlib.Path, help="a folder with pysecure_rpc and its compiled core")
-    parser.add_argument("--no-spin", type=pathlib.Path, help="the same, with a core that never spins")
     parser.add_argument("--rust", type=pathlib.Path, help="the program that rpc/peers builds")
+    parser.add_argument("--still-core", type=pathlib.Path, help="as --core, without its spin")
+    parser.add_argument("--still-rust", type=pathlib.Path, help="as --rust, without its spin")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

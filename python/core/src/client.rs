@@ -12,57 +12,17 @@ use crate::socket::{self, Got};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
+use pysecure_rpc::spin::Spin;
 use pysecure_rpc::value::{Given, Plain, Reader, Value};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
-
-/// How long an answer is asked for again and again before this waits for it.
-const SPIN: Duration = Duration::from_micros(20);
+use std::time::Duration;
 
 /// This process's monotonic clock, as Python has it.
 pub fn monotonic() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
-
-/// Does it pay to ask again and again? Where it did not, it is left out for twice as many turns as before: the CPU may be
-/// the only one, or others need it more. Once that it pays halves them, for it can be by chance.
-#[derive(Default)]
-pub struct Spin {
-    skip: u32,
-    last: u32,
-}
-
-impl Spin {
-    pub fn wanted(&mut self) -> bool {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        true
-    }
-
-    pub fn paid(&mut self, paid: bool) {
-        if paid {
-            self.last /= 2;
-        } else {
-            self.last = (2 * self.last).clamp(8, 8192);
-            self.skip = self.last;
-        }
-    }
-}
-
-/// Asks until there is an answer or the time is over.
-pub fn spin<T>(mut ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    let start = Instant::now();
-    loop {
-        match ask() {
-            Err(Errno::AGAIN) if start.elapsed() < SPIN => std::hint::spin_loop(),
-            other => return other,
-        }
-    }
 }
 
 /// What of a connection the quick way needs; `_client.Connection` is one.
@@ -104,6 +64,7 @@ impl Link {
 
 /// Objects of `_client.py`'s that a call needs.
 struct Ways {
+    /// `get` of the context variables.
     local_caller: Py<PyAny>,
     context: Py<PyAny>,
     deadline_here: Py<PyAny>,
@@ -204,8 +165,7 @@ impl Quick {
         {
             return not_done();
         }
-        let get = intern!(py, "get");
-        if !self.ways.local_caller.bind(py).call_method0(get)?.is_none() {
+        if !self.ways.local_caller.bind(py).call0()?.is_none() {
             return not_done();
         }
         let Some(list) = idle.get_item(&self.service)? else {
@@ -250,7 +210,7 @@ impl Quick {
             }
         };
         let mut trace: Option<Py<PyAny>> = None;
-        let context = self.ways.context.bind(py).call_method0(get)?;
+        let context = self.ways.context.bind(py).call0()?;
         if let Ok(call) = context.cast_exact::<Call>() {
             let call = call.try_borrow()?;
             nearer(call.deadline);
@@ -259,11 +219,11 @@ impl Quick {
             nearer(context.getattr("deadline")?.extract()?);
             trace = Some(context.getattr("traceparent")?.unbind());
         }
-        let ours = self.ways.deadline_here.bind(py).call_method0(get)?;
+        let ours = self.ways.deadline_here.bind(py).call0()?;
         if !ours.is_none() {
             nearer(Some(ours.extract()?));
         }
-        let ours = self.ways.traceparent_here.bind(py).call_method0(get)?;
+        let ours = self.ways.traceparent_here.bind(py).call0()?;
         if !ours.is_none() {
             trace = Some(ours.unbind());
         } else if self
@@ -312,11 +272,13 @@ impl Quick {
         let fd = borrowed(fd);
         let mut buffer = socket::incoming();
 
+        let mut at_now = now;
         // Without waiting first: then the lock of the interpreter need not be given up for it.
         let mut sent = socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::DONTWAIT);
         while let Err(Errno::AGAIN | Errno::INTR) = sent {
             py.check_signals()?;
             sent = py.detach(|| socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::empty()));
+            at_now = monotonic();
         }
         socket::outgoing_done(std::mem::take(&mut outgoing.bytes));
         if sent.is_err() {
@@ -330,7 +292,7 @@ impl Quick {
                     set_limit(fd, limit);
                 }
                 Some(at) => {
-                    let wanted = at - monotonic();
+                    let wanted = at - at_now;
                     if wanted <= 0.0 {
                         return self.ways.late.bind(py).call1((&self.function,));
                     }
@@ -349,6 +311,7 @@ impl Quick {
                 Err(Errno::AGAIN) => {}
                 other => break other,
             }
+            at_now = monotonic();
         };
         connection.try_borrow_mut()?.limit = limit;
         let (len, fds) = match got {

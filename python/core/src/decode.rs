@@ -2,6 +2,7 @@
 
 use crate::names::{self, Late};
 use pyo3::exceptions::{PyArithmeticError, PyOverflowError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use pysecure_rpc::Area;
@@ -64,6 +65,14 @@ where
         true => Ok(()),
         false => Err(NONE),
     }
+}
+
+/// Bytes that have yet to be filled: to set them to zero first takes as long as to fill them.
+#[allow(unsafe_code)]
+fn unfilled(py: Python<'_>, len: usize) -> PyResult<Bound<'_, PyAny>> {
+    let size = isize::try_from(len).map_err(|_| PyOverflowError::new_err("bytes that are too long"))?;
+    // SAFETY: without a source it makes a new object of that size, or none, and sets an exception.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size)) }
 }
 
 impl<'py> Objects<'py> {
@@ -225,20 +234,15 @@ impl<'py> Build for Objects<'py> {
         }
     }
 
+    #[allow(unsafe_code)]
     fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Self::Node, Failed> {
         // Before memory is taken for them.
         area.holds(offset, len)?;
-        let mut broken = None;
-        let made = PyBytes::new_with(self.0, len, |out| {
-            if let Err(error) = area.read_into(offset, out) {
-                broken = Some(error);
-            }
-            Ok(())
-        })?;
-        match broken {
-            Some(error) => Err(error.into()),
-            None => Ok(made.into_any()),
-        }
+        let made = unfilled(self.0, len)?;
+        // SAFETY: nobody else has the object yet, and it is of this length. What lies there is not read before it is filled.
+        let out = unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(made.as_ptr()).cast::<u8>(), len) };
+        area.read_into(offset, out)?;
+        Ok(made)
     }
 
     fn descriptor(&mut self, fd: OwnedFd) -> Result<Self::Node, Failed> {

@@ -86,8 +86,8 @@ fn deep(depth: usize) -> Put {
 }
 
 fn room(w: &Writer, more: usize) -> Put {
-    match w.len() + more > pysecure_rpc::value::LARGEST {
-        true => Err(WireError::TooLarge("a message of more than 64 MiB").into()),
+    match w.len() + more > pysecure_rpc::value::largest() {
+        true => Err(WireError::TooLarge("more bytes than a message may have").into()),
         false => Ok(()),
     }
 }

@@ -7,7 +7,7 @@
 //! call, when nothing comes for a moment, and when a call does not end at once.
 
 use crate::check::Check;
-use crate::client::{Spin, borrowed, monotonic, spin};
+use crate::client::{borrowed, monotonic};
 use crate::decode::{Failed, Objects};
 use crate::encode::{self, Large};
 use crate::figures::Slots;
@@ -18,6 +18,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pysecure_rpc::Writer;
+use pysecure_rpc::spin::{self, Spin};
 use pysecure_rpc::value::{Given, Plain, Reader, Value};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventFlags};
@@ -336,7 +337,7 @@ impl<'py> Round<'py> {
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             let mut many = Err(Errno::AGAIN);
             if spinning.wanted() {
-                many = spin(|| match epoll::wait(epoll, &mut events[..], Some(&zero)) {
+                many = spin::again(|| match epoll::wait(epoll, &mut events[..], Some(&zero)) {
                     Ok(0) => Err(Errno::AGAIN),
                     other => other,
                 });
@@ -572,7 +573,11 @@ impl<'py> Round<'py> {
         asked: Asked<'py, '_>,
         begun: f64,
     ) -> PyResult<f64> {
-        if let Some(read) = asked.read {
+        // Only if there is something that it can free.
+        if let Some(read) = asked.read
+            && let Some(area) = &peer.try_borrow()?.out_area.as_ref().map(|area| area.clone_ref(py))
+            && !area.try_borrow(py).is_ok_and(|area| area.free)
+        {
             self.server.call_method1(intern!(py, "_have_read"), (peer, read))?;
         }
         let traced = asked.trace.is_some();

@@ -7,7 +7,7 @@ use crate::names;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence};
 use pysecure_rpc::Writer;
-use pysecure_rpc::value::{Given, LARGEST, Reader, WireError};
+use pysecure_rpc::value::{Given, Reader, WireError, largest};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -190,7 +190,7 @@ pub fn open<'py>(
         let bad = Failed::Wire(WireError::Bad("LARGE without its length"));
         let length = value.get_item(1).ok().and_then(|l| l.cast_into_exact::<PyInt>().ok());
         let length = length.and_then(|l| l.extract::<usize>().ok());
-        let length = length.filter(|l| (1..=LARGEST).contains(l)).ok_or(bad)?;
+        let length = length.filter(|l| (1..=largest()).contains(l)).ok_or(bad)?;
         let long = given.long(length)?;
         value = Reader::new(&long, &mut given, &mut kept.area).whole(build)?;
         if kind(&value) == Some(0) {

@@ -79,7 +79,7 @@ pub fn wait(fd: BorrowedFd<'_>, buffer: &mut [u8], spin: bool) -> (Result<Got, E
     if !matches!(first, Err(Errno::AGAIN)) {
         return (first, None); // it was there already
     }
-    let got = crate::client::spin(|| receive(fd, buffer, RecvFlags::DONTWAIT));
+    let got = pysecure_rpc::spin::again(|| receive(fd, buffer, RecvFlags::DONTWAIT));
     if !matches!(got, Err(Errno::AGAIN)) {
         return (got, Some(true));
     }

@@ -369,7 +369,8 @@ def _quick(function: Function) -> Any:
     if plans is None:
         return False
     signature = function.signature
-    ways = (_function.local_caller, _function.context, _function.deadline_here, _function.traceparent_here)
+    here = (_function.deadline_here, _function.traceparent_here)
+    variables: tuple[Any, ...] = (_function.local_caller, _function.context, *here)
     traces = (sys.modules, _function.traceparent)
     return Quick(
         function,
@@ -380,7 +381,7 @@ def _quick(function: Function) -> Any:
         plans[1],
         signature.result.plan,
         function.timeout,
-        (*ways, *traces, _NOT_DONE, _other, _lost, _late, _load),
+        (*(each.get for each in variables), *traces, _NOT_DONE, _other, _lost, _late, _load),
     )
 
 

@@ -516,10 +516,11 @@ class Server:
             return None
         return streams
 
-    def _send(self, connection: _Connection, reply: list[Any]) -> None:
-        """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all."""
+    def _send(self, connection: _Connection, reply: list[Any], of: Call | None = None) -> None:
+        """Sends a message, or lets it wait if the caller does not read. Raises for what cannot be sent at all. `of`: not if
+        this call has been answered, for nothing may follow that."""
         with connection.lock:
-            if connection.closed:
+            if connection.closed or (of is not None and of.answered):
                 return
             area = connection.out_area
             if area is None:
@@ -872,7 +873,7 @@ class Server:
                     self._raised(call, error)
                     return
                 try:
-                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)])
+                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)], call)
                 except Exception as error:
                     self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
                     break
@@ -943,7 +944,7 @@ class Server:
                     self._answer(call, 6, call.function.signature.result, None)
                     return
                 try:
-                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)])
+                    self._send(connection, [5, call.id, call.function.signature.item.dump(value)], call)
                 except Exception as error:
                     self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
                     return

@@ -17,7 +17,8 @@ from ._errors import ProtocolError, TooLarge
 from ._values import Fd, Member
 
 MAX_MESSAGE = 65_536
-MAX_LARGE = 64 * 1024 * 1024
+#: The most bytes of a message, as the app's manifest says.
+MAX_LARGE = int(os.environ.get("PYSECURE_RPC_LARGEST") or 64 * 1024 * 1024)
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000
 MAX_DESCRIPTORS = 16

@@ -23,7 +23,14 @@ impl Guard {
     pub(super) fn start(paths: &[PathBuf]) -> Result<Guard, LaunchError> {
         let (theirs, ours) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(LaunchError::system("make", "a pipe"))?;
-        match crate::launch::fork()? {
+        // It has its name from its first moment on, by which it is told from the supervisor.
+        let name = rustix::thread::name().map_err(LaunchError::system("read", "the process's name"))?;
+        let _ = rustix::thread::set_name(c"pysecure-guard");
+        let forked = crate::launch::fork();
+        if !matches!(forked, Ok(None)) {
+            let _ = rustix::thread::set_name(&name);
+        }
+        match forked? {
             None => {
                 drop(ours);
                 watch(&theirs, paths)
@@ -42,7 +49,6 @@ impl Drop for Guard {
 
 fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
     sys::set_signal_mask(u64::MAX);
-    let _ = rustix::thread::set_name(c"pysecure-guard");
     let _ = rustix::process::setsid();
     let _ = rustix::process::chdir(c"/");
     // What it removes is its own user's, but may lie in a directory that nobody may write to: cgroupfs's root.
