@@ -11,8 +11,13 @@ use std::time::{Duration, Instant};
 
 /// An app of one service, `web`.
 fn one(mode: Mode, name: &str, script: &str) -> App {
+    with_patience(mode, name, script, "10s")
+}
+
+/// `stop_timeout`: when SIGKILL follows SIGTERM.
+fn with_patience(mode: Mode, name: &str, script: &str, stop_timeout: &str) -> App {
     let manifest = format!(
-        "[app]\nname = \"{name}\"\n[services.web]\ncommand = [\"sh\", \"-c\", {}]\n",
+        "[app]\nname = \"{name}\"\n[services.web]\nstop_timeout = \"{stop_timeout}\"\ncommand = [\"sh\", \"-c\", {}]\n",
         serde_json::to_string(script).unwrap()
     );
     App::new(mode, &manifest)
@@ -308,21 +313,14 @@ fn down_tells_grandchildren_too() {
             "{logs}"
         );
         // And a shell that does not care: SIGTERM to the shell alone would leave the sleep.
-        let app = one(mode, "careless", "sleep 70004 & sleep 70004 & echo ready; wait");
+        // SIGTERM alone ends it: no SIGKILL comes before tomorrow.
+        let app = with_patience(mode, "careless", "sleep 70004 & sleep 70004 & echo ready; wait", "24h");
         app.ok(&["up", "-d"]);
         app.wait_for_log("web", "ready");
-        let start = Instant::now();
         app.ok(&["down"]);
-        assert!(
-            start.elapsed() < STOP_TIMEOUT,
-            "SIGTERM alone ends it, before any SIGKILL is sent"
-        );
         assert!(!running("70004"));
     }
 }
-
-/// When SIGKILL follows SIGTERM.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn who_ignores_sigterm_is_killed_in_the_end() {
@@ -376,22 +374,18 @@ fn one_ctrl_c_stops_all_and_kills_none() {
 #[test]
 fn a_second_ctrl_c_kills() {
     for mode in BOTH {
-        let app = one(
+        let app = with_patience(
             mode,
             "impatient",
             "trap '' TERM; echo ready; while :; do sleep 70006; done",
+            "24h",
         );
         let mut terminal = app.on_terminal(&["up"], 24, 80);
         terminal.until("ready");
-        let start = Instant::now();
         terminal.type_in("\x03");
         terminal.until("once more to kill");
         terminal.type_in("\x03");
-        let (_, shown) = terminal.ended();
-        assert!(
-            start.elapsed() < STOP_TIMEOUT,
-            "it waited for the end of the time: {shown}"
-        );
+        terminal.ended();
         assert!(!running("70006"));
         assert!(!app.state().join("run").exists());
     }
