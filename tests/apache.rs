@@ -3,20 +3,13 @@
 
 mod harness;
 
+use harness::python::files;
 use harness::{App, BOTH, Ended, Mode, binary};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .filter(|path| !path.to_str().unwrap().contains("__pycache__"))
-        .collect()
 }
 
 /// A clone, as the mode's user's, in a folder of the harness's.

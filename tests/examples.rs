@@ -2,8 +2,9 @@
 
 mod harness;
 
+use harness::python::files;
 use harness::{App, BOTH, wait_until};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A copy of an example's folder, which belongs to the mode's user.
 fn example(mode: harness::Mode, name: &str) -> App {
@@ -16,13 +17,6 @@ fn example(mode: harness::Mode, name: &str) -> App {
         }
     }
     app
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
 }
 
 #[test]

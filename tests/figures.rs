@@ -7,12 +7,7 @@ use harness::{App, BOTH, Ended, Mode, wait_until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// `many` does not say `ready = "notify"`: whoever is called has a place to hand its figures to.
 const MANIFEST: &str = r#"
@@ -129,14 +124,7 @@ except ConnectionLost:
 fn app(mode: Mode) -> App {
     let name = format!("figures-{mode:?}").to_lowercase();
     let app = App::new(mode, &MANIFEST.replace("NAME", &name));
-    let package = repository().join("python/src/pysecure_rpc");
-    for entry in std::fs::read_dir(&package).unwrap() {
-        let path: PathBuf = entry.unwrap().path();
-        if path.is_file() {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            app.write(&format!("lib/pysecure_rpc/{name}"), std::fs::read(&path).unwrap());
-        }
-    }
+    harness::python::package(&app, false, "lib");
     app.write("app/functions.py", FUNCTIONS);
     app
 }

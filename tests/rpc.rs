@@ -3,54 +3,16 @@
 
 mod harness;
 
+use harness::python::{package, put, with_core};
 use harness::{App, Ended, Mode, binary, need_root};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 /// The interpreter that services find, too.
 const PYTHON: &str = "/usr/bin/python3";
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The Python package with its compiled core in it, built once.
-fn with_core() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let build = repository().join("target/python-core");
-        let out = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--locked",
-                "--manifest-path",
-                "python/core/Cargo.toml",
-                "--target-dir",
-            ])
-            .arg(&build)
-            .current_dir(repository())
-            // The program is linked statically; an extension of Python's cannot be.
-            .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .output()
-            .expect("install `cargo`");
-        Ended::from(out).ok();
-        let library = files(&build)
-            .into_iter()
-            .find(|file| file.ends_with("debug/lib_core.so"))
-            .expect("the core was built");
-        let package = build.join("package");
-        let _ = std::fs::remove_dir_all(&package);
-        let source = repository().join("python/src");
-        for file in files(&source) {
-            let target = package.join(file.strip_prefix(&source).unwrap());
-            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
-            std::fs::copy(&file, target).unwrap();
-        }
-        std::fs::copy(library, package.join("pysecure_rpc/_core.abi3.so")).unwrap();
-        package
-    })
 }
 
 /// Runs one file of the Python package's tests, with the compiled core or in plain Python.
@@ -191,13 +153,6 @@ fn the_documentation_s_python() {
     python("test_docs");
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
-}
-
 /// Both modes, in plain Python and with the compiled core.
 const EACH: [(Mode, bool); 4] = [
     (Mode::Root, false),
@@ -206,33 +161,12 @@ const EACH: [(Mode, bool); 4] = [
     (Mode::Rootless, true),
 ];
 
-/// Puts a folder's files into an app.
-fn put(app: &App, source: &Path, target: &str) {
-    for file in files(source) {
-        let inside = file.strip_prefix(source).unwrap().to_str().unwrap();
-        if !inside.contains("__pycache__") {
-            app.write(&format!("{target}/{inside}"), std::fs::read(&file).unwrap());
-        }
-    }
-}
-
-/// Puts the Python package into an app. A core that somebody built into the source tree is left out.
-fn put_package(app: &App, core: bool) {
-    match core {
-        true => put(app, with_core(), "lib"),
-        false => {
-            put(app, &repository().join("python/src"), "lib");
-            let _ = std::fs::remove_file(app.folder.join("lib/pysecure_rpc/_core.abi3.so"));
-        }
-    }
-}
-
 /// `examples/rpc-hello`, with the RPC package beside it as its one command puts it there.
 fn rpc_hello((mode, core): (Mode, bool)) -> App {
     let from = repository().join("examples/rpc-hello");
     let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
     put(&app, &from.join("app"), "app");
-    put_package(&app, core);
+    package(&app, core, "lib");
     app
 }
 
@@ -500,7 +434,7 @@ fn functions((mode, core): (Mode, bool)) -> App {
         &manifest.replace("NAME", &format!("functions-{mode:?}").to_lowercase()),
     );
     put(&app, &repository().join("python/tests"), "app");
-    put_package(&app, core);
+    package(&app, core, "lib");
     app
 }
 

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode};
+use harness::{App, BOTH, Ended, Mode, python};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -49,13 +49,13 @@ name = "rpcrust"
 rpc_largest = "2M"
 dynamic_svc_uid = 33
 dynamic_svc_gid = 33
-code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
+code = { "/app" = "./app", "/opt/pysecure" = "./lib", "/opt/core" = "./core" }
 
 [services.vault]
 command = ["/app/vault"]
 directory = "/app"
 ready = "notify"
-callers = { front = ["keep", "add", "reverse", "linger", "count", "doze"], py = ["keep", "add", "secret", "count"], operator = ["add", "keep"], DYNAMIC }
+callers = { front = ["keep", "add", "reverse", "linger", "count", "doze"], py = ["keep", "add", "secret", "count"], compiled = ["add", "secret", "count"], operator = ["add", "keep"], DYNAMIC }
 
 [services.other]
 command = ["/app/vault"]
@@ -78,13 +78,22 @@ command = ["python3", "py.py"]
 directory = "/app"
 depends_on = { vault = "ready" }
 environment = { PYTHONPATH = "/opt/pysecure" }
+
+[services.compiled]
+command = ["python3", "py.py"]
+directory = "/app"
+depends_on = { vault = "ready" }
+environment = { PYTHONPATH = "/opt/core" }
 "#;
 
 /// What calls the Rust service: its functions stand here again, as Python has them.
 const PY: &str = r#"
 from collections.abc import Iterator
+import os
 import pysecure_rpc
-from pysecure_rpc import rpc
+from pysecure_rpc import _codec, rpc
+
+assert _codec.COMPILED == (os.environ["PYTHONPATH"] == "/opt/core")
 
 @rpc(run_as="vault")
 def add(a: int, b: int) -> int: ...
@@ -135,13 +144,6 @@ def count(to: int):
 pysecure_rpc.start_service("pyvault")
 "#;
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
-}
-
 fn app(mode: Mode) -> App {
     use std::os::unix::fs::PermissionsExt;
     // An ordinary user can give the dynamic service nothing.
@@ -156,14 +158,8 @@ fn app(mode: Mode) -> App {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     app.write("app/py.py", PY);
     app.write("app/pyvault.py", PYVAULT);
-    let source = repository().join("python/src");
-    for file in files(&source)
-        .iter()
-        .filter(|f| !f.to_str().unwrap().contains("__pycache__"))
-    {
-        let inside = file.strip_prefix(&source).unwrap().to_str().unwrap();
-        app.write(&format!("lib/{inside}"), std::fs::read(file).unwrap());
-    }
+    python::package(&app, false, "lib");
+    python::package(&app, true, "core");
     app
 }
 
@@ -199,19 +195,18 @@ fn rust_calls_rust_and_python_calls_rust() {
             ],
             &format!("{mode:?}"),
         );
-        let py = app.wait_for_log("py", "that was all");
-        holds(
-            &py,
-            &[
+        for caller in ["py", "compiled"] {
+            let said = app.wait_for_log(caller, "that was all");
+            let lines = [
                 "add 42",
                 "counted 499500",
                 "secret the secret",
                 "OverflowError too large",
                 "reverse: ",
-            ],
-            "py",
-        );
-        assert!(!py.contains("BROKEN"), "{py}");
+            ];
+            holds(&said, &lines, caller);
+            assert!(!said.contains("BROKEN"), "{said}");
+        }
         // Both have ended in the service: the one that was done, and the one that nobody waits for.
         harness::wait_until(|| (app.logs("vault").matches("woken").count() == 2).then_some(()));
         app.wait_for_log("vault", "vault refused \"secret\" to front, 1 so far");
@@ -221,9 +216,9 @@ fn rust_calls_rust_and_python_calls_rust() {
         };
         for line in [
             of("denied", "secret", 1),
-            of("calls", "add", 5),
-            of("errors", "add", 2),
-            of("calls", "count", 3),
+            of("calls", "add", 7),
+            of("errors", "add", 3),
+            of("calls", "count", 4),
             of("errors", "doze", 1),
         ] {
             harness::wait_until(|| app.ok(&["metrics"]).out.contains(&line).then_some(()));

@@ -3,20 +3,13 @@
 
 mod harness;
 
+use harness::python::files;
 use harness::{App, BOTH, Ended, Mode, binary, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .filter(|path| !path.to_str().unwrap().contains("__pycache__"))
-        .collect()
 }
 
 /// What a clone has of zoobar, with this port, and the manifest once more where the harness looks for it.

@@ -186,11 +186,13 @@ class Run(Folder):
         config = PySecureConfig("app", (61000, 61999), (61000, 61999))
         path, binary = os.environ["PATH"], os.environ.pop("PYSECURE_BINARY")
         os.environ["PATH"] = "/nowhere"
+        python, sys.executable = sys.executable, "/nowhere/python"
         try:
             with self.assertRaisesRegex(FileNotFoundError, "set PYSECURE_BINARY"):
                 PySecure.run_with_config(config)
         finally:
             os.environ["PATH"], os.environ["PYSECURE_BINARY"] = path, binary
+            sys.executable = python
 
 
 if __name__ == "__main__":

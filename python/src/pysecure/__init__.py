@@ -9,6 +9,8 @@
 
 Nothing is decided here: a config becomes a manifest (`to_json`), and `pysecure` checks and runs it.
 """
+# What begins with _ is this module's, not its class's.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -63,7 +65,9 @@ class PySecureResource:
             ("bundle", bundle_permissions),
             ("global", global_permissions),
         ):
-            if not isinstance(permissions, str) or set(permissions) - set("rwx"):
+            # Whoever has no type checker learns it here.
+            is_text = isinstance(permissions, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not is_text or set(permissions) - set("rwx"):
                 raise ValueError(f"{path}: {label} permissions are any of 'r', 'w' and 'x', not {permissions!r}")
         self.path = path
         self.owner_permissions = owner_permissions
@@ -82,7 +86,7 @@ class PySecureBundle:
     def __init__(
         self, resources: Iterable[PySecureResource], used_by_dynamic_svc: bool = False, *, name: str | None = None
     ) -> None:
-        self.resources = list(resources)
+        self.resources: list[PySecureResource] = list(resources)
         self.used_by_dynamic_svc = used_by_dynamic_svc
         self.name = name
         self._made = _place()
@@ -114,11 +118,11 @@ class PySecureService:
         self.service_name = service_name
         self.directory = directory
         self.command = command
-        self.owner_resources = list(owner_resources)
+        self.owner_resources: list[PySecureResource] = list(owner_resources)
         self.bundle = bundle
         self.runs_with_root = runs_with_root
         self.callers = callers
-        self.environment = dict(environment or {})
+        self.environment: dict[str, str] = dict(environment or {})
         self.more = more
         self._made = _place()
 
@@ -144,23 +148,26 @@ class PySecureConfig:
         self.dynamic_svc_uid = dynamic_svc_uid
         self.dynamic_svc_gid = dynamic_svc_gid
         self.code = code
-        self.never = list(never)
+        self.never: list[str] = list(never)
         self.initialize = initialize
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
         file = sys._getframe(1).f_globals.get("__file__")
         #: Where relative paths begin: the folder of the file that made this object.
-        self.folder = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
+        self.folder: str = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
         self._made = _place()
 
     def register_resources(self, resources: Iterable[PySecureResource]) -> None:
+        """Those that services and bundles name are known without it."""
         _extend(self.resources, resources)
 
     def register_bundles(self, bundles: Iterable[PySecureBundle]) -> None:
+        """Those that services name are known without it."""
         _extend(self.bundles, bundles)
 
     def register_services(self, services: Iterable[PySecureService]) -> None:
+        """What the application consists of."""
         _extend(self.services, services)
 
     def to_dict(self) -> dict[str, Any]:
@@ -312,7 +319,11 @@ class PySecure:
                 file=sys.stderr,
                 flush=True,
             )
-        program = os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure")
+        # The wheel puts it beside this interpreter, whose environment need not be active.
+        beside = os.path.dirname(sys.executable)
+        program = (
+            os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure") or shutil.which("pysecure", path=beside)
+        )
         if program is None:
             raise FileNotFoundError("there is no `pysecure` in PATH: install it, or set PYSECURE_BINARY to where it is")
         path = _write(os.path.join(config.folder, f"{config.app_name}.pysecure.json"), text)
@@ -354,7 +365,7 @@ def _extend(known: list[Any], more: Iterable[Any]) -> None:
 def _names(wanted: list[tuple[Any, str]]) -> dict[int, str]:
     """A name for each object, by its id: what was wanted, with a number where two want the same."""
     taken: set[str] = set()
-    result = {}
+    result: dict[int, str] = {}
     for thing, name in wanted:
         unique, number = name, 1
         while unique in taken:

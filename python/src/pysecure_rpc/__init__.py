@@ -41,7 +41,7 @@ from ._function import caller, cancelled, deadline, deadline_here, local_caller,
 from ._values import Fd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from ._server import Server, ServiceError
 
@@ -86,7 +86,7 @@ def start_service(service_name: str, **options: Any) -> None:
 
 
 @contextmanager
-def timeout(seconds: float) -> Iterator[None]:
+def timeout(seconds: float) -> Generator[None, None, None]:
     """All calls made in this block together have so long."""
     from time import monotonic
 
@@ -100,7 +100,7 @@ def timeout(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def trace(parent: str) -> Iterator[None]:
+def trace(parent: str) -> Generator[None, None, None]:
     """Calls made in this block carry this W3C trace context."""
     token = traceparent_here.set(parent)
     try:
@@ -110,7 +110,7 @@ def trace(parent: str) -> Iterator[None]:
 
 
 @contextmanager
-def local(caller: str | None = None) -> Iterator[None]:
+def local(caller: str | None = None) -> Generator[None, None, None]:
     """All calls made in this block run in this process, as if `caller` made them: for tests."""
     token = local_caller.set((caller,))
     try:

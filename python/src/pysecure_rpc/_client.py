@@ -3,6 +3,8 @@
 A connection carries one call at a time and belongs to one thread; what is open during it gets another. Whatever goes
 wrong in the middle of a call ends its connection, which is what cancels the call at the service.
 """
+# What begins with _ is private to this package.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -86,7 +88,7 @@ class Connection(Link):
         self.sock = sock
         self.caller: str | None = None
         #: Is it gevent's, that waits by itself and lets others run meanwhile?
-        self.cooperative = not isinstance(sock, _socket.socket)
+        self.cooperative = not isinstance(sock, _socket.socket)  # pyright: ignore[reportUnnecessaryIsInstance]
         if not self.cooperative:
             self.fd = sock.fileno()
 
@@ -261,7 +263,8 @@ def _error(reply: list[Any]) -> Exception:
     name, text, args, traceback, ran = reply[2:7]
     if type(name) is not str or type(text) is not str or type(args) is not list or type(ran) is not bool:
         return ProtocolError("an error of wrong types")
-    return revive(name, text, args, traceback if type(traceback) is str else None, ran)
+    shown = traceback if type(traceback) is str else None
+    return revive(name, text, args, shown, ran)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _until(function: Function) -> float | None:

@@ -60,7 +60,7 @@ class Page:
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """All that was counted, by function."""
-        result = {}
+        result: dict[str, dict[str, Any]] = {}
         for name, slot in self._slots.items():
             if name:
                 count, errors, denied, spent, *buckets = self.numbers.read(slot)

@@ -111,7 +111,8 @@ def rpc(
     `timeout`: seconds for a call; None for no end. A caller's own deadline may be shorter.
     `callers`: the only services that may call it, of those that the manifest grants it to.
     """
-    if run_as is not None and not isinstance(run_as, str):
+    # `@rpc` without parentheses, for whoever has no type checker.
+    if run_as is not None and not isinstance(run_as, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError("write @rpc(run_as='SERVICE'), with the service's name")
 
     def decorate(run: Callable[P, R]) -> Callable[P, R]:

@@ -3,6 +3,9 @@
 `dump` turns a value into a plain one that can cross, `load` turns a plain one that came into what the hint says; both
 refuse what is not of the type. The text of a signature and its hash are docs/rpc-protocol.md's.
 """
+# Values are of no known type here until they have been looked at, and what a list or dict holds not even then.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 
 from __future__ import annotations
 
@@ -259,10 +262,34 @@ def _record(cls: Any, fields: list[tuple[str, Any, bool]], inside: dict[Any, Typ
     return Type(text, dump, load)
 
 
+def _hints_of(of: Any, extras: bool = False) -> dict[str, Any]:
+    hints = typing.get_type_hints(of, include_extras=extras)
+    if sys.version_info < (3, 11):
+        names: dict[str, Any] = getattr(of, "__globals__", None) or vars(sys.modules[of.__module__])
+        hints = {name: _resolved(hint, names) for name, hint in hints.items()}
+    return hints
+
+
+if sys.version_info < (3, 11):
+
+    def _resolved(hint: Any, names: dict[str, Any]) -> Any:
+        """Python 3.10 leaves names that are text within `list[...]` and the like."""
+        if isinstance(hint, str):
+            stand_in = types.SimpleNamespace(__annotations__={"of": hint})
+            return _resolved(typing.get_type_hints(stand_in, names)["of"], names)
+        args = typing.get_args(hint)
+        origin: Any = typing.get_origin(hint)
+        if isinstance(hint, types.GenericAlias):
+            return types.GenericAlias(origin, tuple(_resolved(a, names) for a in args))
+        if origin is typing.Union or origin is types.UnionType:
+            return typing.Union[tuple(_resolved(a, names) for a in args)]
+        return hint
+
+
 def _dataclass(cls: Any, inside: dict[Any, Type]) -> Type:
     import dataclasses
 
-    hints = typing.get_type_hints(cls, include_extras=False)
+    hints = _hints_of(cls)
     missing = dataclasses.MISSING
     fields = [
         (f.name, hints[f.name], f.default is not missing or f.default_factory is not missing)
@@ -280,7 +307,7 @@ def _dataclass(cls: Any, inside: dict[Any, Type]) -> Type:
 
 
 def _typed_dict(cls: Any, inside: dict[Any, Type]) -> Type:
-    hints = {n: _unqualified(h) for n, h in typing.get_type_hints(cls, include_extras=True).items()}
+    hints = {n: _unqualified(h) for n, h in _hints_of(cls, True).items()}
     fields = [(n, h, n in cls.__optional_keys__) for n, h in hints.items()]
 
     def take(value: Any) -> Any:
@@ -299,7 +326,7 @@ def _unqualified(hint: Any) -> Any:
 
 
 def _named_tuple(cls: Any, inside: dict[Any, Type]) -> Type:
-    hints = typing.get_type_hints(cls)
+    hints = _hints_of(cls)
     fields = [(n, hints.get(n, Any), n in cls._field_defaults) for n in cls._fields]
 
     def take(value: Any) -> Any:
@@ -448,7 +475,7 @@ class Signature:
     def __init__(self, function: Callable[..., Any], name: str, stream: bool) -> None:
         found = inspect.signature(function)
         try:
-            hints = typing.get_type_hints(function)
+            hints = _hints_of(function)
         except NameError as error:
             raise TypeError(f"{name}: a hint names what is not there: {error}") from None
         self.name = name

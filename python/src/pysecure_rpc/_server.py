@@ -5,6 +5,8 @@ slow one it has another thread lead (`Lead`). There is one thread more than call
 lets calls wait, refuses what is too much, and sees callers cancel and go. Nothing ever waits for a caller to read. Only who
 leads closes a connection's descriptor: others shut it down, and the leader hears of it.
 """
+# What begins with _ is private to this package.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ import sys
 import threading
 from collections import deque
 from time import monotonic, sleep
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
 from . import _errors, _function
 from ._client import DONTWAIT, receive, transmit
@@ -115,11 +117,11 @@ class Server:
         self.queue_limit = queue
         self.connection_limit = connections
         # Under PySecure it is the manifest that says so.
-        self.tracebacks = os.environ.get("PYSECURE_RPC_TRACEBACKS", "1" if tracebacks else "0") == "1"
+        self.tracebacks: bool = os.environ.get("PYSECURE_RPC_TRACEBACKS", "1" if tracebacks else "0") == "1"
         self.drain = drain
-        self.functions = State.functions.get(name, {})
+        self.functions: dict[str, Function] = State.functions.get(name, {})
         self._check_functions()
-        self.gate = Gate(threads, queue)
+        self.gate: Gate = Gate(threads, queue)
         self._lead = Lead()
         self.listeners: list[tuple[socket.socket, str | None, _Table]] = []
         self._bound: list[str] = []
@@ -200,15 +202,18 @@ class Server:
 
     def _granted(self, handed: list[tuple[socket.socket, str]], policy: str) -> None:
         try:
-            callers = json.loads(policy)
-            if not isinstance(callers, dict):
+            found = json.loads(policy)
+            if not isinstance(found, dict):
                 raise ValueError("not an object")
         except ValueError as error:
             raise ServiceError(f"{self.name}: PYSECURE_RPC_CALLERS is not the JSON it should be: {error}") from None
+        callers = cast("dict[str, Any]", found)
         for caller, granted in callers.items():
-            if granted != "*" and not (isinstance(granted, list) and all(isinstance(g, str) for g in granted)):
+            names: list[Any] = [] if granted == "*" else granted
+            is_list = isinstance(names, list)  # pyright: ignore[reportUnnecessaryIsInstance]
+            if not is_list or not all(isinstance(name, str) for name in names):
                 raise ServiceError(f"{self.name}: PYSECURE_RPC_CALLERS: {caller} has neither \"*\" nor a list of names")
-            forgotten = [] if granted == "*" else sorted(set(granted) - set(self.functions))
+            forgotten = sorted(set(names) - set(self.functions))
             if forgotten:
                 raise ServiceError(
                     f"{self.name}: its `callers` grant {', '.join(forgotten)} to {caller}, but no function of that name "
@@ -324,8 +329,9 @@ class Server:
                 if not data:
                     return
                 parts = unpack(data)
-                if type(parts) is list and len(parts) > 1 and parts[0] == 2 and type(parts[1]) is int:
-                    self._refuse(connection, parts[1], "pysecure.GoingAway", f"{self.name} ends")
+                call: list[Any] = [*parts] if type(parts) is list else []
+                if len(call) > 1 and call[0] == 2 and type(call[1]) is int:
+                    self._refuse(connection, call[1], "pysecure.GoingAway", f"{self.name} ends")
         except (OSError, ProtocolError, ValueError):
             return  # it is gone already, or speaks something else
 
@@ -352,7 +358,7 @@ class Server:
 
     def _accept(self) -> None:
         poll = select.poll()
-        by_fd = {}
+        by_fd: dict[int, tuple[socket.socket, str | None, _Table]] = {}
         for listener in self.listeners:
             by_fd[listener[0].fileno()] = listener
             poll.register(listener[0], select.POLLIN)
@@ -623,8 +629,8 @@ class Server:
             or (credit is not None and (type(credit) is not int or not 0 <= credit <= 1 << 31))
         ):
             raise ProtocolError("a CALL of wrong types")
-        for key in kwargs:
-            if type(key) is not str:
+        for key in kwargs:  # pyright: ignore[reportUnknownVariableType]
+            if type(key) is not str:  # pyright: ignore[reportUnknownArgumentType]
                 raise ProtocolError("a keyword argument whose name is no text")
         if read:  # nothing has been read, or nothing is said of it
             self._have_read(connection, read)
@@ -1078,9 +1084,13 @@ def _serve(server: Server, ready: Callable[[], None]) -> None:
     asked = threading.Event()
     main = threading.current_thread() is threading.main_thread()
     before: dict[int, Any] = {}
+
+    def stop(*_: Any) -> None:
+        asked.set()
+
     if main:
         for each in (signal.SIGTERM, signal.SIGINT):
-            before[int(each)] = signal.signal(each, lambda *_: asked.set())
+            before[int(each)] = signal.signal(each, stop)
     server.start()
     ready()
     try:

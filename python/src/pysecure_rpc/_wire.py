@@ -4,6 +4,9 @@ wire in plain Python, for where the compiled core is not; `_codec.py` says which
 Nothing here knows of functions or hints, and nothing here can make anything but plain values. Every length is held
 against what is there before memory is taken for it.
 """
+# Values are of no known type here until they have been looked at, and what a list or dict holds not even then.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 
 from __future__ import annotations
 
