@@ -95,6 +95,18 @@ fn callers_in_gunicorn_and_gevent_with_the_core() {
     python_with("test_hosts", true);
 }
 
+/// Its figures mean nothing here; that it runs does.
+#[test]
+fn the_benchmark_beside_peers_works() {
+    let out = Command::new(PYTHON)
+        .args(["-B", "python/bench/peers", "--quick", "--core"])
+        .arg(with_core())
+        .current_dir(repository())
+        .output()
+        .expect("install `python3`");
+    Ended::from(out).ok();
+}
+
 /// An interpreter that has what Debian 12 has no packages of.
 fn with_pypi() -> PathBuf {
     let interpreter = repository().join("target/pypi/bin/python");
