@@ -76,8 +76,8 @@ fn main() {
                     .current_dir(repository.join("python/core")),
             );
             let built = std::fs::read_dir(&target).unwrap().map(|e| e.unwrap().path());
-            let built = built.map(|folder| folder.join("release/lib_core.so"));
-            std::fs::copy(built.filter(|file| file.exists()).next_back().unwrap(), core).unwrap();
+            let mut built = built.map(|folder| folder.join("release/lib_core.so"));
+            std::fs::copy(built.find(|file| file.exists()).unwrap(), core).unwrap();
         }
     }
     std::fs::write(code.join("direct.py"), DIRECT).unwrap();

@@ -292,6 +292,88 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
     }
 }
 
+/// Ends with the test, however that ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn connections_that_rest_take_no_threads_and_are_served_when_they_speak() {
+    use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+    use std::os::fd::{AsRawFd, OwnedFd};
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(vault());
+    command
+        .env("PYSECURE_RPC_DIR", folder.path())
+        .env_remove("NOTIFY_SOCKET");
+    let mut service = Running(command.spawn().unwrap());
+    let path = folder.path().join("vault.sock");
+    let connect = || -> OwnedFd {
+        let fd = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        let address = UnixAddr::new(&path).unwrap();
+        // Until it listens.
+        harness::wait_until(|| socket::connect(fd.as_raw_fd(), &address).ok());
+        fd
+    };
+    let receive = |fd: &OwnedFd| {
+        let mut bytes = vec![0; 65_536];
+        let len = socket::recv(fd.as_raw_fd(), &mut bytes, MsgFlags::empty()).unwrap();
+        bytes.truncate(len);
+        bytes
+    };
+    let add = |id: u8| [0x95, 2, id, 0xa3, b'a', b'd', b'd', 0x92, 2, 40, 0x80];
+    let status = |of: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/{of}", service.0.id())).unwrap();
+        let (key, text) = match of {
+            "status" => ("Threads:", text),
+            _ => ("Pss:", text),
+        };
+        let line = text.lines().find_map(|l| l.strip_prefix(key)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let speak = |fd: &OwnedFd, id: u8| {
+        socket::send(fd.as_raw_fd(), &add(id), MsgFlags::empty()).unwrap();
+        assert_eq!(receive(fd), [0x93, 3, id, 42]);
+    };
+    let first = connect();
+    assert_eq!(receive(&first)[1], 1, "HELLO");
+    speak(&first, 1);
+    harness::wait_until(|| (status("status") <= 2).then_some(()));
+    let before = status("smaps_rollup");
+    let others: Vec<OwnedFd> = (0..1_000).map(|_| connect()).collect();
+    for fd in &others {
+        receive(fd);
+        speak(fd, 1);
+    }
+    harness::wait_until(|| (status("status") <= 2).then_some(()));
+    let each = (status("smaps_rollup") - before) as f64 / 1_000.0;
+    println!("{each} KiB for each of a thousand connections");
+    assert!(each < 8.0, "{each} KiB");
+    // More at once than there are threads.
+    for fd in &others {
+        socket::send(fd.as_raw_fd(), &add(2), MsgFlags::empty()).unwrap();
+    }
+    for fd in &others {
+        assert_eq!(receive(fd), [0x93, 3, 2, 42]);
+    }
+    // It is told to end: each hears of it, and it does.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(service.0.id() as i32),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    for fd in &others {
+        assert_eq!(receive(fd)[..2], [0x92, 9], "GOAWAY");
+        assert!(receive(fd).is_empty(), "the end");
+    }
+    assert!(service.0.wait().unwrap().success());
+}
+
 #[test]
 fn a_program_without_a_function_that_callers_name_says_so() {
     for mode in BOTH {

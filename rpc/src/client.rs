@@ -136,7 +136,7 @@ impl Connection {
             callee: callee.to_owned(),
             socket,
             process: process::id(),
-            incoming: Incoming::new(),
+            incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             next: 0,
             deadline: Context::current().deadline,

@@ -25,6 +25,8 @@ mod error;
 mod figures;
 #[cfg(feature = "service")]
 mod function;
+#[cfg(feature = "service")]
+mod lobby;
 mod memfd;
 mod process;
 #[cfg(feature = "service")]

@@ -6,12 +6,13 @@ use crate::client::{Context, RESERVED};
 use crate::error::Error;
 use crate::figures::Figures;
 use crate::function::{Arguments, Function};
+use crate::lobby::Lobby;
 use crate::memfd::Outgoing;
 use crate::socket::{self, Incoming, SocketError};
 use crate::value::{Value, WireError};
 use crate::writer::{Message, Writer};
 use nix::sys::signal::{SigSet, Signal};
-use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use std::cell::RefCell;
@@ -27,13 +28,14 @@ use std::time::{Duration, Instant};
 const FIRST: RawFd = 3;
 /// Name of sockets that are not RPC's.
 const LISTEN: &str = "listen";
-/// The most connections of one caller; each is a thread.
-const MOST_CONNECTIONS: usize = 256;
+/// The most connections of one caller.
+const MOST_CONNECTIONS: usize = 1024;
+/// How long nothing comes before a connection gives up its thread.
+const RESTLESS: Duration = Duration::from_millis(50);
 /// How long a caller may not read what it is sent.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
 /// The most streams of one connection that wait for credit, each within the one before.
 const MOST_STREAMS: usize = 32;
-const STACK: usize = 2 << 20;
 
 static SERVES: OnceLock<String> = OnceLock::new();
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -85,6 +87,7 @@ struct Service {
     all_closed: Condvar,
     ends: AtomicBool,
     figures: Option<Figures>,
+    lobby: Arc<Lobby>,
 }
 
 /// A panic in a function leaves what it held as it was; counts and lists are whole at any time.
@@ -122,6 +125,7 @@ pub fn start_service(name: &str) -> Result<(), Error> {
         all_closed: Condvar::new(),
         ends: AtomicBool::new(false),
         figures,
+        lobby: Arc::new(Lobby::new().map_err(|e| wrong(format!("make an epoll: {e}")))?),
     });
     let doors: Vec<Arc<Door>> = doors.into_iter().map(Arc::new).collect();
     // A thread waits for the signal, and ends the accepting by a pipe that closes.
@@ -132,22 +136,27 @@ pub fn start_service(name: &str) -> Result<(), Error> {
     });
     waiting.map_err(|e| wrong(format!("start a thread: {e}")))?;
     ready().map_err(|e| wrong(format!("say that it is ready: {e}")))?;
-    let mut number = 0;
-    loop {
-        let mut polled: Vec<PollFd<'_>> = doors.iter().map(|d| PollFd::new(&d.socket, PollFlags::IN)).collect();
-        polled.push(PollFd::new(&ended, PollFlags::IN));
-        match rustix::event::poll(&mut polled, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => return Err(wrong(format!("wait for callers: {errno}"))),
-            Ok(_) => {}
-        }
-        let came: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
-        if came.last() == Some(&true) {
-            break;
-        }
-        for (door, _) in doors.iter().zip(came).filter(|(_, came)| *came) {
-            number += 1;
-            accept(&service, door, number);
+    // The doors are watched by their numbers, the pipe by the next one, and connections by all that follow.
+    let lobby = &service.lobby;
+    let watched = doors
+        .iter()
+        .zip(0..)
+        .try_for_each(|(door, n)| lobby.watch(&door.socket, n));
+    let end = doors.len() as u64;
+    let watched = watched.and_then(|()| lobby.watch(&ended, end));
+    watched.map_err(|errno| wrong(format!("watch for callers: {errno}")))?;
+    let mut number = end;
+    'serves: loop {
+        let came = lobby.wait();
+        for one in came.map_err(|errno| wrong(format!("wait for callers: {errno}")))? {
+            match doors.get(one as usize) {
+                Some(door) => {
+                    number += 1;
+                    accept(&service, door, number);
+                }
+                None if one == end => break 'serves,
+                None => lobby.wake(one),
+            }
         }
     }
     drain(&service);
@@ -157,7 +166,7 @@ pub fn start_service(name: &str) -> Result<(), Error> {
 /// No new calls; those that run are answered.
 fn drain(service: &Service) {
     service.ends.store(true, Ordering::SeqCst);
-    let mut open = held(&service.open);
+    let open = held(&service.open);
     for (_, socket) in open.iter() {
         let mut goaway = Writer::message(2);
         goaway.uint(9);
@@ -167,6 +176,9 @@ fn drain(service: &Service) {
         let _ = rustix::net::send(socket, &bytes, flags);
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
     }
+    drop(open);
+    service.lobby.close();
+    let mut open = held(&service.open);
     while !open.is_empty() {
         open = service.all_closed.wait(open).unwrap_or_else(PoisonError::into_inner);
     }
@@ -194,26 +206,30 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
         }
         *connections += 1;
     }
-    let _ = rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Send, Some(LONGEST_WRITE));
+    for (which, time) in [(Timeout::Send, LONGEST_WRITE), (Timeout::Recv, RESTLESS)] {
+        let _ = rustix::net::sockopt::set_socket_timeout(&socket, which, Some(time));
+    }
     held(&service.open).push((number, socket.clone()));
     let one = Session {
         service: service.clone(),
         door: door.clone(),
         socket,
         number,
-        incoming: Incoming::new(),
+        incoming: Incoming::default(),
         outgoing: Outgoing::default(),
         used: 0,
         read: None,
         last: 0,
         streams: Vec::new(),
     };
-    // If there is no thread for it, it is dropped here, which closes it.
-    let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || one.serve());
+    // The socket is new and holds a message, so this waits for nobody.
+    if rustix::net::send(&one.socket, &one.door.hello, rustix::net::SendFlags::NOSIGNAL).is_ok() {
+        service.lobby.rest(one, true);
+    }
 }
 
-/// One connection, served by a thread of its own.
-struct Session {
+/// One connection.
+pub(crate) struct Session {
     service: Arc<Service>,
     door: Arc<Door>,
     socket: Arc<OwnedFd>,
@@ -302,30 +318,43 @@ fn error(class: &str, message: impl Into<String>, ran: bool) -> Error {
 }
 
 impl Session {
-    fn serve(mut self) {
-        if rustix::net::send(&self.socket, &self.door.hello, rustix::net::SendFlags::NOSIGNAL).is_err() {
-            return;
-        }
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn socket(&self) -> Arc<OwnedFd> {
+        self.socket.clone()
+    }
+
+    /// Serves until nothing comes for a while; then it is given back. Gone if the connection has ended.
+    pub(crate) fn serve(mut self) -> Option<Session> {
         CALLER.set(self.door.caller.clone());
         loop {
             match self.next() {
-                Ok(()) => {}
-                Err(Stop::Closed) => return,
+                Ok(true) => {}
+                Ok(false) => {
+                    self.incoming.rest();
+                    return Some(self);
+                }
+                Err(Stop::Closed) => return None,
                 Err(Stop::Refused(problem)) => {
                     let refused = error("pysecure.BadMessage", problem, false);
                     let _ = self.fail(0, &refused);
-                    return;
+                    return None;
                 }
             }
         }
     }
 
-    /// Waits for a message, and does what it says.
-    fn next(&mut self) -> Result<(), Stop> {
-        // There is none without a deadline.
-        let Some(message) = self.incoming.receive(self.socket.as_fd(), None)? else {
-            return Ok(());
-        };
+    /// Waits for a message, and does what it says; `false` if none came for a while.
+    fn next(&mut self) -> Result<bool, Stop> {
+        match self.incoming.receive(self.socket.as_fd(), None)? {
+            Some(message) => self.take(message).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn take(&mut self, message: Vec<Value>) -> Result<(), Stop> {
         let mut elements = message.into_iter();
         let kind = elements.next();
         if kind == Some(Value::Int(2)) {

@@ -4,6 +4,7 @@ use crate::memfd::{self, Area, Kept};
 use crate::spin::Spin;
 use crate::value::{self, MOST_DESCRIPTORS, Value, WireError};
 use crate::writer::{Message, Writer};
+use memmap2::MmapMut;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
@@ -65,85 +66,89 @@ fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) ->
 }
 
 /// What the peer sends, and what it keeps here.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Incoming {
     pub kept: Kept,
-    buffer: Vec<u8>,
+    /// A mapping of its own, which goes back to the kernel whole.
+    buffer: Option<MmapMut>,
     spin: Spin,
 }
 
 impl Incoming {
-    pub(crate) fn new() -> Incoming {
-        Incoming {
-            kept: Kept::default(),
-            buffer: vec![0; LONGEST],
-            spin: Spin::default(),
-        }
+    /// Gives up the memory that only messages need.
+    #[cfg(feature = "service")]
+    pub(crate) fn rest(&mut self) {
+        self.buffer = None;
     }
 
-    /// Waits for the next message; `None` if the deadline passes before.
+    /// Waits for the next message; `None` if the deadline passes before, or the socket's own limit.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         deadline: Option<Instant>,
     ) -> Result<Option<Vec<Value>>, SocketError> {
+        let Incoming { kept, buffer, spin } = self;
+        let bytes = match buffer {
+            Some(bytes) => bytes,
+            none => none.insert(MmapMut::map_anon(LONGEST).map_err(|_| SocketError::Io(Errno::NOMEM))?),
+        };
         // Both closures write into it, but never at the same time.
-        let buffer = std::cell::RefCell::new(&mut self.buffer);
-        let got = self.spin.turn(
+        let buffer = std::cell::RefCell::new(bytes);
+        let got = spin.turn(
             || get(socket, &mut buffer.borrow_mut(), RecvFlags::DONTWAIT),
-            || match readable(socket, deadline)? {
+            || match deadline.is_none() || readable(socket, deadline)? {
                 true => get(socket, &mut buffer.borrow_mut(), RecvFlags::empty()),
                 false => Err(Errno::TIMEDOUT),
             },
         );
         let (len, fds, cut) = match got {
             Ok(got) => got,
-            Err(Errno::TIMEDOUT) => return Ok(None),
+            Err(Errno::TIMEDOUT | Errno::AGAIN) => return Ok(None),
             Err(Errno::CONNRESET) => return Err(SocketError::Ended),
             Err(errno) => return Err(SocketError::Io(errno)),
         };
         if cut {
             return Err(WireError::Bad("a message or its descriptors were cut short").into());
         }
-        self.open(len, fds).map(Some)
-    }
-
-    fn open(&mut self, len: usize, mut fds: Vec<OwnedFd>) -> Result<Vec<Value>, SocketError> {
         if len == 0 {
             return Err(SocketError::Ended);
         }
-        let bytes = &self.buffer[..len];
-        // LARGE: [0, length], with the memfd as the last descriptor.
-        if bytes.get(..2) == Some(&[0x92, 0]) {
-            let header = value::read(bytes, Vec::new(), &mut Kept::default())?;
-            let [_, Value::Int(length)] = header.as_slice() else {
-                return Err(WireError::Bad("LARGE without a length").into());
-            };
-            let length = usize::try_from(*length).ok().filter(|l| *l <= value::largest());
-            let length = length.ok_or(WireError::Bad("LARGE of more bytes than a message may have"))?;
-            let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
-            let long = Area::check(memfd)?.read(0, length)?;
-            let message = value::read(&long, fds, &mut self.kept)?;
-            if message.first() == Some(&Value::Int(0)) {
-                return Err(WireError::Bad("LARGE in LARGE").into());
-            }
-            return Ok(message);
-        }
-        Ok(value::read(bytes, fds, &mut self.kept)?)
+        open(&buffer.into_inner()[..len], fds, kept).map(Some)
     }
+}
+
+fn open(bytes: &[u8], mut fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, SocketError> {
+    // LARGE: [0, length], with the memfd as the last descriptor.
+    if bytes.get(..2) == Some(&[0x92, 0]) {
+        let header = value::read(bytes, Vec::new(), &mut Kept::default())?;
+        let [_, Value::Int(length)] = header.as_slice() else {
+            return Err(WireError::Bad("LARGE without a length").into());
+        };
+        let length = usize::try_from(*length).ok().filter(|l| *l <= value::largest());
+        let length = length.ok_or(WireError::Bad("LARGE of more bytes than a message may have"))?;
+        let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
+        let long = Area::check(memfd)?.read(0, length)?;
+        let message = value::read(&long, fds, kept)?;
+        if message.first() == Some(&Value::Int(0)) {
+            return Err(WireError::Bad("LARGE in LARGE").into());
+        }
+        return Ok(message);
+    }
+    Ok(value::read(bytes, fds, kept)?)
 }
 
 /// Waits for a message or the end; `false` if the deadline passes before.
 pub(crate) fn readable(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Errno> {
-    let Some(deadline) = deadline else { return Ok(true) };
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let timeout = deadline.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            }
+        });
         let mut ready = [PollFd::new(&socket, PollFlags::IN)];
-        match rustix::event::poll(&mut ready, Some(&timeout)) {
+        match rustix::event::poll(&mut ready, timeout.as_ref()) {
             Ok(came) => return Ok(came > 0),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

@@ -17,7 +17,6 @@ comes in on: see docs/rpc.md.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from ._errors import (
     Busy,
@@ -40,8 +39,11 @@ from ._errors import (
 from ._function import caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
 from ._values import Fd
 
+# What `typing` is for is read by type checkers alone, and it is half of what this package takes to import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from typing import Any
 
     from ._server import Server, ServiceError
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 import builtins
 import os
 import sys
-from typing import Any, TypeVar
+
+# What `typing` is for is read by type checkers alone, and it is half of what this package takes to import.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    E = TypeVar("E", bound=type[Exception])
 
 
 class RpcError(Exception):
@@ -116,8 +122,6 @@ _known.update(
     for name, value in list(globals().items())
     if isinstance(value, type) and issubclass(value, RpcError)
 )
-
-E = TypeVar("E", bound=type[Exception])
 
 
 def register_error(cls: E) -> E:

@@ -9,17 +9,17 @@ from __future__ import annotations
 import sys
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Callable, Collection, TypeVar
 
 from ._errors import main_name
 
+TYPE_CHECKING = False  # as in `_errors`
 if TYPE_CHECKING:
-    from typing import ParamSpec
+    from typing import Any, Callable, Collection, ParamSpec, TypeVar
 
     from ._hints import Signature
 
     P = ParamSpec("P")
-R = TypeVar("R")
+    R = TypeVar("R")
 
 _RESERVED = ("pysecure.ping", "pysecure.describe")
 

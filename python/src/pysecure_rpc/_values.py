@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+
+TYPE_CHECKING = False  # as in `_errors`
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Fd:
