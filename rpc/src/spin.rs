@@ -4,32 +4,45 @@
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-/// How long is asked again and again.
-const MOMENT: Duration = Duration::from_micros(20);
+/// An answer that comes in less is worth having asked for: it is from another CPU, on which the other end asks as well.
+const SOON: Duration = Duration::from_micros(20);
+/// How long is asked where the last answer did not come so soon: longer than it takes to wake the other end on its CPU. For if both
+/// give up before that, neither ever finds the other asking.
+const PROBE: Duration = Duration::from_micros(100);
+/// So many answers in a row may come in more than the one and less than the other.
+const MOST_LATE: u8 = 8;
 /// So many turns at the most are without that where it did not pay: to have asked in vain is nothing beside so many.
 const LEFT_OUT: u32 = 4096;
 
 /// Does it pay? Where it did not, it is left out for twice as many turns as before: the CPU may be the only one, or others
 /// need it more. Once that it pays halves them, for it can be by chance.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Spin {
     skip: u32,
     last: u32,
+    /// Did the last answer come soon?
+    soon: bool,
+    late: u8,
 }
 
 impl Spin {
-    pub fn wanted(&mut self) -> bool {
+    /// For how long to ask in this turn, if at all.
+    pub fn wanted(&mut self) -> Option<Duration> {
         if self.skip > 0 {
             self.skip -= 1;
-            return false;
+            return None;
         }
-        true
+        Some(if self.soon { SOON } else { PROBE })
     }
 
-    pub fn paid(&mut self, paid: bool) {
-        if paid {
+    /// How long it took until there was an answer, if one came.
+    pub fn took(&mut self, time: Option<Duration>) {
+        self.soon = time.is_some_and(|time| time <= SOON);
+        self.late = if self.soon { 0 } else { self.late + 1 };
+        if self.soon {
             self.last /= 2;
-        } else {
+        } else if time.is_none() || self.late > MOST_LATE {
+            self.late = 0;
             self.last = (2 * self.last).clamp(8, LEFT_OUT);
             self.skip = self.last;
         }
@@ -41,16 +54,16 @@ impl Spin {
         mut ask: impl FnMut() -> Result<T, Errno>,
         wait: impl FnOnce() -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        if !self.wanted() {
+        let Some(moment) = self.wanted() else {
             return wait();
-        }
+        };
         match ask() {
             Err(Errno::AGAIN) => {}
             // It was there already: that says nothing of either.
             other => return other,
         }
-        let got = again(ask);
-        self.paid(!matches!(got, Err(Errno::AGAIN)));
+        let (got, took) = again(ask, moment);
+        self.took(took);
         match got {
             Err(Errno::AGAIN) => wait(),
             other => other,
@@ -58,13 +71,14 @@ impl Spin {
     }
 }
 
-/// Asks until there is an answer or the moment is over.
-pub fn again<T>(mut ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+/// Asks until there is an answer or the moment is over; and how long it took, if there was one.
+pub fn again<T>(mut ask: impl FnMut() -> Result<T, Errno>, moment: Duration) -> (Result<T, Errno>, Option<Duration>) {
     let start = Instant::now();
     loop {
         match ask() {
-            Err(Errno::AGAIN) if start.elapsed() < MOMENT => std::hint::spin_loop(),
-            other => return other,
+            Err(Errno::AGAIN) if start.elapsed() < moment => std::hint::spin_loop(),
+            Err(Errno::AGAIN) => return (Err(Errno::AGAIN), None),
+            other => return (other, Some(start.elapsed())),
         }
     }
 }

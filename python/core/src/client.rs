@@ -176,7 +176,7 @@ impl Quick {
             return not_done();
         };
         let connection = list.get_item(last)?.cast_into::<Link>()?;
-        let (fd, identity, mut limit, area, kept, spin) = {
+        let (fd, identity, mut limit, area, kept, mut spin) = {
             let mut link = connection.try_borrow_mut()?;
             let known = link.functions.bind(py).get_item(&self.name)?;
             let same = match known {
@@ -188,14 +188,13 @@ impl Quick {
             }
             let identity = link.next_id;
             link.next_id += 1;
-            let spin = link.spin.wanted();
             (
                 link.fd,
                 identity,
                 link.limit,
                 link.out_area.clone_ref(py),
                 link.kept.clone_ref(py),
-                spin,
+                link.spin,
             )
         };
         let area = area.into_bound(py);
@@ -302,10 +301,8 @@ impl Quick {
                     }
                 }
             }
-            let (got, paid) = py.detach(|| socket::wait(fd, &mut buffer, spin));
-            if let Some(paid) = paid {
-                connection.try_borrow_mut()?.spin.paid(paid);
-            }
+            let got = py.detach(|| socket::wait(fd, &mut buffer, &mut spin));
+            connection.try_borrow_mut()?.spin = spin;
             match got {
                 Err(Errno::INTR) => py.check_signals()?,
                 Err(Errno::AGAIN) => {}

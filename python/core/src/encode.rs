@@ -228,7 +228,7 @@ fn sealed(bytes: &[u8]) -> Result<Arc<OwnedFd>, WireError> {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
         rest = rest.get(written..).unwrap_or_default();
     }
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL; // as `memfd.rs` of the crate
     rustix::fs::fcntl_add_seals(&fd, seals)?;
     Ok(Arc::new(fd))
 }

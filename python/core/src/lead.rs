@@ -18,13 +18,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use pysecure_rpc::Writer;
-use pysecure_rpc::spin::{self, Spin};
+use pysecure_rpc::spin::Spin;
 use pysecure_rpc::value::{Given, Plain, Reader, Value};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -335,17 +335,14 @@ impl<'py> Round<'py> {
                 data: epoll::EventData::new_u64(0),
             }; EVENTS];
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let mut many = Err(Errno::AGAIN);
-            if spinning.wanted() {
-                many = spin::again(|| match epoll::wait(epoll, &mut events[..], Some(&zero)) {
+            let into = RefCell::new(&mut events);
+            let many = spinning.turn(
+                || match epoll::wait(epoll, &mut into.borrow_mut()[..], Some(&zero)) {
                     Ok(0) => Err(Errno::AGAIN),
                     other => other,
-                });
-                spinning.paid(many.is_ok());
-            }
-            if matches!(many, Err(Errno::AGAIN)) {
-                many = epoll::wait(epoll, &mut events[..], None);
-            }
+                },
+                || epoll::wait(epoll, &mut into.borrow_mut()[..], None),
+            );
             (many, events.map(|e| (e.data.u64() as i32, e.flags)))
         });
         let many = match many {
@@ -423,11 +420,7 @@ impl<'py> Round<'py> {
         let socket = borrowed(peer.try_borrow()?.fd);
         loop {
             let mut buffer = socket::incoming();
-            let wanted = spinning.wanted();
-            let (got, paid) = py.detach(|| socket::wait(socket, &mut buffer, wanted));
-            if let Some(paid) = paid {
-                spinning.paid(paid);
-            }
+            let got = py.detach(|| socket::wait(socket, &mut buffer, spinning));
             let nothing = matches!(got, Err(Errno::AGAIN));
             let outcome = self.came(py, lead, connection, peer, got, &buffer);
             socket::incoming_done(buffer);

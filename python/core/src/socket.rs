@@ -1,11 +1,12 @@
 //! One message on a socket, there or back.
 
+use pysecure_rpc::spin::Spin;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -70,20 +71,12 @@ pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> Resul
     Ok(Got::Message(got.bytes, fds))
 }
 
-/// Waits for a message; after asking again and again for a moment, if that is wanted. And whether that paid.
-pub fn wait(fd: BorrowedFd<'_>, buffer: &mut [u8], spin: bool) -> (Result<Got, Errno>, Option<bool>) {
-    if !spin {
-        return (receive(fd, buffer, RecvFlags::empty()), None);
-    }
-    let first = receive(fd, buffer, RecvFlags::DONTWAIT);
-    if !matches!(first, Err(Errno::AGAIN)) {
-        return (first, None); // it was there already
-    }
-    let got = pysecure_rpc::spin::again(|| receive(fd, buffer, RecvFlags::DONTWAIT));
-    if !matches!(got, Err(Errno::AGAIN)) {
-        return (got, Some(true));
-    }
-    (receive(fd, buffer, RecvFlags::empty()), Some(false))
+/// Waits for a message; after asking again and again for a moment, where that pays.
+pub fn wait(fd: BorrowedFd<'_>, buffer: &mut [u8], spin: &mut Spin) -> Result<Got, Errno> {
+    // Both ways write into it, but never at the same time.
+    let buffer = RefCell::new(buffer);
+    let get = |flags| receive(fd, &mut buffer.borrow_mut(), flags);
+    spin.turn(|| get(RecvFlags::DONTWAIT), || get(RecvFlags::empty()))
 }
 
 /// How long a receive waits. False if that cannot be said.

@@ -123,16 +123,9 @@ def local(caller: str | None = None) -> Generator[None, None, None]:
 
 def describe(service: str) -> list[dict[str, Any]]:
     """The functions of a service that this one may call: names, signatures, documentation."""
-    from ._client import call
-    from ._function import Function
+    from ._client import describe as ask
 
-    def pysecure_describe() -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    function = Function(pysecure_describe, service, True, 60.0, None)
-    function.name = "pysecure.describe"
-    answer: list[dict[str, Any]] = call(function, (), {})
-    return answer
+    return ask(service)
 
 
 def __getattr__(name: str) -> Any:

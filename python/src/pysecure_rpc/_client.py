@@ -692,3 +692,15 @@ async def _locally_async(function: Function, args: Any, kwargs: Any, name: str |
 
 
 __all__ = ["BLOB", "call", "call_async", "close_connections", "connect", "path_of", "receive", "stream", "transmit"]
+
+
+def describe(service: str) -> list[dict[str, Any]]:
+    """What every service answers of its functions."""
+
+    def pysecure_describe() -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    function = Function(pysecure_describe, service, True, 60.0, None)
+    function.name = "pysecure.describe"
+    answer: list[dict[str, Any]] = call(function, (), {})
+    return answer
