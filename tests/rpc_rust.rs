@@ -55,7 +55,7 @@ code = { "/app" = "./app", "/opt/pysecure" = "./lib", "/opt/core" = "./core" }
 command = ["/app/vault"]
 directory = "/app"
 ready = "notify"
-callers = { front = ["keep", "add", "reverse", "linger", "count", "doze"], py = ["keep", "add", "secret", "count"], compiled = ["add", "secret", "count"], operator = ["add", "keep"], DYNAMIC }
+callers = { front = ["keep", "add", "reverse", "linger", "count", "doze", "kinds", "read"], py = ["keep", "add", "secret", "count", "kinds", "read"], compiled = ["add", "secret", "count", "kinds", "read"], operator = ["add", "keep"], DYNAMIC }
 
 [services.other]
 command = ["/app/vault"]
@@ -89,7 +89,10 @@ environment = { PYTHONPATH = "/opt/core" }
 /// What calls the Rust service: its functions stand here again, as Python has them.
 const PY: &str = r#"
 from collections.abc import Iterator
+import datetime
+import decimal
 import os
+import uuid
 import pysecure_rpc
 from pysecure_rpc import _codec, rpc
 
@@ -107,6 +110,30 @@ def count(to: int) -> Iterator[int]:
 
 @rpc(run_as="vault")
 def reverse(data: bytes) -> bytes: ...
+
+@rpc(run_as="vault")
+def kinds(
+    at: datetime.datetime, day: datetime.date, time: datetime.time, span: datetime.timedelta, id: uuid.UUID,
+    amount: decimal.Decimal, numbers: set[int],
+) -> tuple[datetime.datetime, datetime.date, datetime.time, datetime.timedelta, uuid.UUID, decimal.Decimal, set[int]]: ...
+
+@rpc(run_as="vault")
+def read(file: pysecure_rpc.Fd) -> str: ...
+
+zone = datetime.timezone(datetime.timedelta(hours=-1))
+every = (
+    datetime.datetime(2026, 2, 28, 23, 59, 0, 1, zone, fold=1), datetime.date(1, 1, 1), datetime.time(1, 2, 3),
+    datetime.timedelta(-1, 5, 7), uuid.UUID(int=2**127 + 5), decimal.Decimal("1E+400"), {1, -(2**63)},
+)
+back = kinds(*every)
+print("kinds", back == every and [type(b) for b in back] == [type(e) for e in every] and back[0].fold == 1)
+try:
+    kinds(*every[:6], {2**63})
+    print("BROKEN")
+except pysecure_rpc.InvalidArguments as e:
+    print("no i64:", e)
+with open("/etc/passwd") as file:
+    print("read", read(pysecure_rpc.Fd(file)).startswith("root:"))
 
 print("add", add(2, b=40))
 print("secret", secret())
@@ -190,6 +217,8 @@ fn rust_calls_rust_and_python_calls_rust() {
                 "some: [0, 1, 2]",
                 "dozed: \"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\"",
                 "dozes: pysecure.DeadlineExceeded",
+                "kinds come back: true",
+                "read: \"from a pipe\"",
                 "secret: pysecure.NoSuchFunction",
                 "of another: PermissionError: call `other`: not granted",
             ],
@@ -198,6 +227,9 @@ fn rust_calls_rust_and_python_calls_rust() {
         for caller in ["py", "compiled"] {
             let said = app.wait_for_log(caller, "that was all");
             let lines = [
+                "kinds True",
+                "no i64: ",
+                "read True",
                 "add 42",
                 "counted 499500",
                 "secret the secret",

@@ -2,6 +2,7 @@
 //!
 //! `#[rpc]` stands on the functions once; where they run is the only difference.
 
+use pysecure_rpc::kinds::{Date, DateTime, Decimal, Fd, Set, Time, TimeDelta, Uuid};
 use pysecure_rpc::{Bytes, Error, Result, Stream, Typed, rpc};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -61,6 +62,31 @@ pub async fn doze(milliseconds: u64) -> Result<String> {
     Ok(pysecure_rpc::traceparent().unwrap_or_default())
 }
 
+pub type Kinds = (DateTime, Date, Time, TimeDelta, Uuid, Decimal, Set<i64>);
+
+/// What serde has no words for, there and back.
+#[rpc(run_as = "vault")]
+pub fn kinds(
+    at: DateTime,
+    day: Date,
+    time: Time,
+    span: TimeDelta,
+    id: Uuid,
+    amount: Decimal,
+    numbers: Set<i64>,
+) -> Result<Kinds> {
+    Ok((at, day, time, span, id, amount, numbers))
+}
+
+/// What a file holds that the caller has open.
+#[rpc(run_as = "vault")]
+pub fn read(file: Fd) -> Result<String> {
+    let file = file
+        .into_owned()
+        .ok_or_else(|| Error::raise("OSError", "it is in use"))?;
+    std::io::read_to_string(std::fs::File::from(file)).map_err(|e| Error::raise("OSError", e.to_string()))
+}
+
 #[rpc(run_as = "vault")]
 pub fn secret() -> Result<String> {
     Ok("the secret".into())
@@ -102,6 +128,41 @@ fn main() -> Result<()> {
         "dozes",
         pysecure_rpc::within(Duration::from_millis(20), || runtime.block_on(doze(u32::MAX.into()))),
     );
+    let time = Time {
+        hour: 23,
+        minute: 59,
+        second: 0,
+        microsecond: 1,
+        offset: Some(-3_600_000_000),
+        fold: true,
+    };
+    let date = Date {
+        year: 2026,
+        month: 2,
+        day: 28,
+    };
+    let span = TimeDelta {
+        days: -1,
+        seconds: 5,
+        microseconds: 0,
+    };
+    let numbers = Set([i64::MIN, 7].into());
+    let all: Kinds = (
+        DateTime { date, time },
+        date,
+        time,
+        span,
+        Uuid([7; 16]),
+        Decimal("-1.50".into()),
+        numbers,
+    );
+    let (at, day, time, span, id, amount, numbers) = all.clone();
+    let back = kinds(at, day, time, span, id, amount, numbers);
+    say("kinds come back", back.map(|back| back == all));
+    let (end, mut other) = std::io::pipe().map_err(|e| Error::raise("OSError", e.to_string()))?;
+    std::io::Write::write_all(&mut other, b"from a pipe").map_err(|e| Error::raise("OSError", e.to_string()))?;
+    drop(other);
+    say("read", read(std::os::fd::OwnedFd::from(end).into()));
     say("secret", secret());
     say("of another", pysecure_rpc::call("other", "anything", &[]));
     println!("that was all");

@@ -1,6 +1,7 @@
 //! [`Value`]s as Rust's values, by serde. A value of another type is an error, never converted.
 
 use crate::error::Error;
+use crate::kinds;
 use crate::value::Value;
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 
@@ -91,7 +92,11 @@ impl<'de> de::Deserializer<'de> for Decoder {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+        if name == kinds::BESIDE {
+            kinds::hand(self.0);
+            return visitor.visit_unit();
+        }
         visitor.visit_newtype_struct(self)
     }
 

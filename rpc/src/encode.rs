@@ -2,6 +2,7 @@
 //! without data a member by its name.
 
 use crate::error::Error;
+use crate::kinds;
 use crate::memfd::Kept;
 use crate::value::{self, DEEPEST, Value, WireError};
 use crate::writer::Writer;
@@ -238,7 +239,12 @@ impl<'w, 'a> ser::Serializer for Encoder<'w, 'a> {
         inner.writer.str(variant);
         Ok(inner.writer.close(12, before)?)
     }
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Error> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<(), Error> {
+        if name == kinds::BESIDE
+            && let Some(value) = kinds::handed()
+        {
+            return Ok(self.writer.at(&value, self.depth)?);
+        }
         value.serialize(self)
     }
     fn serialize_newtype_variant<T: Serialize + ?Sized>(

@@ -25,6 +25,7 @@ mod error;
 mod figures;
 #[cfg(feature = "service")]
 mod function;
+pub mod kinds;
 #[cfg(feature = "service")]
 mod lobby;
 mod memfd;

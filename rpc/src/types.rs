@@ -67,7 +67,7 @@ macro_rules! tuples {
         }
     )* };
 }
-tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; }
+tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H; }
 
 /// Bytes: serde would have a `Vec<u8>` cross as a list of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

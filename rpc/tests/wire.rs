@@ -1,10 +1,12 @@
 //! The wire: what is written is read back the same, and whatever else comes is an error, never more.
 
 use proptest::prelude::*;
+use pysecure_rpc::kinds::{Date, DateTime, Decimal, Set, Time, TimeDelta, Uuid};
 use pysecure_rpc::value::{self, Descriptor, Value};
 use pysecure_rpc::{Kept, Message, Outgoing, Writer};
 use pysecure_rpc::{Typed, from_value, hash, to_value};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 fn written(value: &Value) -> Message {
@@ -237,6 +239,58 @@ fn rust_s_values_come_back_and_no_other_type_is_taken() {
     assert!(from_value::<i64>(Value::Bool(true)).is_err());
     assert!(from_value::<u8>(Value::Int(256)).is_err());
     assert!(from_value::<bool>(Value::Nil).is_err());
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
+struct Rare {
+    ids: Vec<Uuid>,
+    when: Option<DateTime>,
+    sets: BTreeMap<String, Set<String>>,
+    day: Date,
+    span: TimeDelta,
+    amount: Decimal,
+}
+
+#[test]
+fn kinds_that_serde_has_not_come_back_within_others() {
+    let day = Date {
+        year: 1,
+        month: 12,
+        day: 31,
+    };
+    let time = Time {
+        hour: 0,
+        minute: 0,
+        second: 0,
+        microsecond: 999_999,
+        offset: None,
+        fold: false,
+    };
+    let rare = Rare {
+        ids: vec![Uuid([0; 16]), Uuid([255; 16])],
+        when: Some(DateTime { date: day, time }),
+        sets: [("a".to_owned(), Set(["x".to_owned(), String::new()].into()))].into(),
+        day,
+        span: TimeDelta {
+            days: -999_999_999,
+            seconds: 86_399,
+            microseconds: 1,
+        },
+        amount: Decimal("NaN".into()),
+    };
+    let message = written(&to_value(&rare).unwrap());
+    let back = read(&message.bytes).unwrap().remove(0);
+    assert_eq!(from_value::<Rare>(back).unwrap(), rare);
+    let text = "{ids:list[uuid],when:datetime|nil,sets:map[str,set[str]],day:date,span:timedelta,amount:decimal}";
+    assert_eq!(Rare::text(&mut Vec::new()), text);
+    // Nothing is taken for another, and no other format for one of these.
+    let uuid = || to_value(&Uuid([1; 16])).unwrap();
+    assert!(from_value::<Decimal>(uuid()).is_err());
+    assert!(from_value::<String>(uuid()).is_err());
+    assert!(from_value::<Set<i64>>(Value::Array(vec![Value::Int(1)])).is_err());
+    assert!(from_value::<Date>(Value::Other(6, vec![0x93, 1, 0xcd, 1, 0, 1])).is_err());
+    assert!(serde_json::to_string(&Uuid([1; 16])).is_err());
+    assert!(serde_json::from_str::<Uuid>("null").is_err());
 }
 
 #[test]
