@@ -407,6 +407,41 @@ fn connections_that_rest_take_no_threads_and_are_served_when_they_speak() {
 }
 
 #[test]
+fn a_caller_that_takes_all_its_threads_leaves_the_others_theirs() {
+    use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+    use std::os::fd::{AsRawFd, OwnedFd};
+    let app = app(Mode::Root);
+    let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+    let patient = "[services.vault]\nstop_timeout = \"1s\"\n";
+    app.write("pysecure.toml", manifest.replace("[services.vault]\n", patient));
+    app.ok(&["up", "-d"]);
+    let path = app.state().join("run/rpcrust/rpc/front/vault.sock");
+    assert!(path.exists(), "{}", path.display());
+    // A path of any length: sockaddr_un holds 108 bytes.
+    let folder = std::fs::File::open(path.parent().unwrap()).unwrap();
+    let short = format!("/proc/self/fd/{}/vault.sock", folder.as_raw_fd());
+    let address = UnixAddr::new(short.as_str()).unwrap();
+    let linger = [
+        &[0x95, 2, 1, 0xa6][..],
+        b"linger",
+        &[0x91, 0xce, 0x7f, 0xff, 0xff, 0xff, 0x80],
+    ]
+    .concat();
+    let held: Vec<OwnedFd> = (0..300)
+        .map(|_| {
+            let fd = socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            socket::connect(fd.as_raw_fd(), &address).unwrap();
+            socket::send(fd.as_raw_fd(), &linger, MsgFlags::empty()).unwrap();
+            fd
+        })
+        .collect();
+    let called = app.ok(&["call", "--as", "operator", "vault", "add", "2", "40"]);
+    assert_eq!(called.out.trim(), "42");
+    drop(held);
+    app.ok(&["down"]);
+}
+
+#[test]
 fn a_program_without_a_function_that_callers_name_says_so() {
     for mode in BOTH {
         let app = app(mode);

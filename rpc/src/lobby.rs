@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The most threads; connections beyond them wait for one.
+/// The most threads of one caller, so that none takes them all; its connections beyond them wait for one.
 const MOST_THREADS: usize = 256;
 const STACK: usize = 2 << 20;
 
@@ -20,10 +20,16 @@ pub(crate) struct Lobby {
 #[derive(Default)]
 struct Inner {
     resting: HashMap<u64, Session>,
+    /// By the numbers of their doors.
+    callers: HashMap<u64, Caller>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Caller {
+    threads: usize,
     /// Something came, and there was no thread for it.
     waiting: VecDeque<Session>,
-    threads: usize,
-    closed: bool,
 }
 
 impl Lobby {
@@ -83,34 +89,41 @@ impl Lobby {
         let Some(session) = inner.resting.remove(&number) else {
             return;
         };
-        if inner.threads >= MOST_THREADS {
-            inner.waiting.push_back(session);
+        let door = session.door();
+        let caller = inner.callers.entry(door).or_default();
+        if caller.threads >= MOST_THREADS {
+            caller.waiting.push_back(session);
             return;
         }
-        inner.threads += 1;
+        caller.threads += 1;
         drop(inner);
         let lobby = self.clone();
         let thread = std::thread::Builder::new().stack_size(STACK);
         // Where there can be no thread the session is dropped with the closure, which closes its connection.
-        if thread.spawn(move || lobby.serve(session)).is_err() {
-            self.inner().threads -= 1;
+        if thread.spawn(move || lobby.serve(session, door)).is_err() {
+            self.inner().callers.entry(door).or_default().threads -= 1;
         }
     }
 
-    fn serve(&self, mut session: Session) {
-        loop {
+    fn serve(&self, session: Session, door: u64) {
+        let mut next = Some(session);
+        while let Some(session) = next {
             if let Some(idle) = session.serve() {
                 self.rest(idle, false);
             }
-            let mut inner = self.inner();
-            match inner.waiting.pop_front() {
-                Some(next) => session = next,
-                None => {
-                    inner.threads -= 1;
-                    return;
-                }
-            }
+            next = self.next_of(door);
         }
+    }
+
+    /// Who waits for the thread that this was; without one there is a thread less.
+    fn next_of(&self, door: u64) -> Option<Session> {
+        let mut inner = self.inner();
+        let caller = inner.callers.get_mut(&door)?;
+        let next = caller.waiting.pop_front();
+        if next.is_none() {
+            caller.threads -= 1;
+        }
+        next
     }
 
     /// Nobody rests any more. What came and was not looked at is answered.

@@ -71,6 +71,8 @@ impl Granted {
 
 /// A listening socket, and all that is the same for each connection to it.
 struct Door {
+    /// In the order of the sockets, from 0.
+    number: u64,
     /// As the socket is called; `None` outside PySecure.
     caller: Option<String>,
     socket: OwnedFd,
@@ -318,6 +320,10 @@ fn error(class: &str, message: impl Into<String>, ran: bool) -> Error {
 }
 
 impl Session {
+    pub(crate) fn door(&self) -> u64 {
+        self.door.number
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -664,12 +670,13 @@ impl Reply<'_> {
 /// The sockets that this service has, and for whom each is.
 fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> Result<Vec<Door>, String> {
     let sockets = handed()?;
-    let door = |caller: Option<String>, socket: OwnedFd, granted: Granted| {
+    let door = |number: usize, caller: Option<String>, socket: OwnedFd, granted: Granted| {
         let hello = hello(name, caller.as_deref(), &granted, functions);
         if hello.len() > 65_536 {
             return Err("more functions than fit into a message".to_owned());
         }
         Ok(Door {
+            number: number as u64,
             caller,
             socket,
             granted,
@@ -683,7 +690,7 @@ fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> R
             .ok_or("it has no sockets: start it under pysecure, or set PYSECURE_RPC_DIR to a folder for them")?;
         let path = Path::new(&folder).join(format!("{name}.sock"));
         let socket = bind(&path).map_err(|e| format!("make the socket {}: {e}", path.display()))?;
-        return Ok(vec![door(None, socket, Granted::All)?]);
+        return Ok(vec![door(0, None, socket, Granted::All)?]);
     }
     let policy = std::env::var("PYSECURE_RPC_CALLERS");
     let mut policy: HashMap<String, serde_json::Value> = match policy {
@@ -708,7 +715,7 @@ fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> R
                 "`callers` let {caller} call `{lacks}`, which this program does not have"
             ));
         }
-        out.push(door(Some(caller), socket, granted)?);
+        out.push(door(out.len(), Some(caller), socket, granted)?);
     }
     Ok(out)
 }
