@@ -284,6 +284,10 @@ impl<'a> Writer<'a> {
                     Ok::<(), WireError>(())
                 })?;
             }
+            // Sent, it would end the connection.
+            Value::Other(9, text) if text.is_empty() || !text.is_ascii() => {
+                return Err(WireError::Bad("a decimal that is no number"));
+            }
             Value::Other(kind, data) => self.ext(*kind, data)?,
         }
         Ok(())

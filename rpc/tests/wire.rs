@@ -283,6 +283,7 @@ fn kinds_that_serde_has_not_come_back_within_others() {
     assert_eq!(from_value::<Rare>(back).unwrap(), rare);
     let text = "{ids:list[uuid],when:datetime|nil,sets:map[str,set[str]],day:date,span:timedelta,amount:decimal}";
     assert_eq!(Rare::text(&mut Vec::new()), text);
+    assert!(to_value(&Decimal("½".into())).is_err() && to_value(&Decimal(String::new())).is_err());
     // Nothing is taken for another, and no other format for one of these.
     let uuid = || to_value(&Uuid([1; 16])).unwrap();
     assert!(from_value::<Decimal>(uuid()).is_err());
