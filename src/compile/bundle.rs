@@ -1,5 +1,5 @@
 //! An OCI bundle: `config.json`, the skeleton of the root that it mounts things on, and the layers that
-//! supply mount points which a read-only source lacks.
+//! supply mount points which a read-only source lacks and hide what it should not show.
 
 use oci_spec::runtime::Spec;
 use std::fs;
@@ -15,7 +15,7 @@ pub struct Bundle {
     pub spec: Spec,
     /// What the root holds before anything is mounted; parents before children.
     pub root: Vec<RootEntry>,
-    /// Trees of empty mount points, and of what is generated for a root that the service may write to.
+    /// Trees of empty mount points and of whiteouts, and of what is generated for a root that the service may write to.
     pub layers: Vec<Layer>,
 }
 
@@ -34,12 +34,17 @@ pub enum RootEntry {
     Directory(PathBuf),
     File(PathBuf, String),
     Link(PathBuf, PathBuf),
+    /// In a layer: nothing is to be seen here of what the layers below hold (overlayfs.rst, "whiteouts").
+    Whiteout(PathBuf),
 }
 
 impl RootEntry {
     pub fn path(&self) -> &Path {
         match self {
-            RootEntry::Directory(path) | RootEntry::File(path, _) | RootEntry::Link(path, _) => path,
+            RootEntry::Directory(path)
+            | RootEntry::File(path, _)
+            | RootEntry::Link(path, _)
+            | RootEntry::Whiteout(path) => path,
         }
     }
 }
@@ -131,6 +136,7 @@ fn create(root: &Path, entries: &[RootEntry]) -> io::Result<()> {
         match entry {
             RootEntry::Directory(_) => directory.create(at)?,
             RootEntry::Link(_, target) => symlink(target, at)?,
+            RootEntry::Whiteout(_) => whiteout(&at)?,
             RootEntry::File(_, content) => {
                 let mut file = fs::File::options().write(true).create_new(true).mode(0o644).open(at)?;
                 io::Write::write_all(&mut file, content.as_bytes())?;
@@ -138,4 +144,10 @@ fn create(root: &Path, entries: &[RootEntry]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A device that is none; making it takes no right (mknod(2), since Linux 5.8).
+fn whiteout(at: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    Ok(mknodat(CWD, at, FileType::CharacterDevice, Mode::empty(), 0)?)
 }

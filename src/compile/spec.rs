@@ -106,7 +106,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         if !inside_another && !inside_template {
             root.mount_point(Path::new(&mount.target), mount.directory);
         }
-        mounts.push(if mount.missing.is_empty() {
+        mounts.push(if mount.missing.is_empty() && mount.hidden.is_empty() {
             resource(mount)
         } else {
             layered(service, mount, folder, &mut layers)?
@@ -324,7 +324,8 @@ pub(super) fn fit_for_options(service: &Service, path: &Path) -> Result<(), Comp
     }
 }
 
-/// The source under a layer of empty mount points: an overlay without an upper, so nothing can be written.
+/// The source under a layer of empty mount points, and of whiteouts for what it is not to show: an overlay without an
+/// upper, so nothing can be written. By name, so it holds whatever is put in the place of what is hidden.
 fn layered(
     service: &Service,
     planned: &PlannedMount,
@@ -339,6 +340,9 @@ fn layered(
     let mut tree = Tree::new();
     for MountPoint { path, directory } in &planned.missing {
         tree.mount_point(Path::new(path), *directory);
+    }
+    for path in &planned.hidden {
+        tree.insert(Path::new(path), RootEntry::Whiteout);
     }
     layers.push(Layer {
         name,
@@ -440,6 +444,7 @@ impl Tree {
                     RootEntry::Directory(_) => RootEntry::Directory(inside),
                     RootEntry::File(_, content) => RootEntry::File(inside, content),
                     RootEntry::Link(_, target) => RootEntry::Link(inside, target),
+                    RootEntry::Whiteout(_) => RootEntry::Whiteout(inside),
                 });
             }
         }

@@ -358,6 +358,8 @@ fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchErro
                 rustix::fs::mkdirat(&root, path, Mode::from_raw_mode(0o755)).map_err(wrong)?
             }
             RootEntry::Link(path, target) => rustix::fs::symlinkat(target, &root, path).map_err(wrong)?,
+            // Nothing lies below this root that it could hide.
+            RootEntry::Whiteout(_) => return Err(wrong(Errno::INVAL)),
             RootEntry::File(path, content) => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(&root, path, flags, Mode::from_raw_mode(0o644)).map_err(wrong)?;

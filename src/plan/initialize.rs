@@ -81,6 +81,7 @@ pub(super) fn plan(
         executable: true,
         idmap: None,
         missing: Vec::new(),
+        hidden: Vec::new(),
     });
     let identity = Identity {
         uid: own.uid,

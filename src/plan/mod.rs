@@ -133,6 +133,9 @@ pub struct Mount {
     pub idmap: Option<IdMap>,
     /// Mount points, relative to `target`, that `source` lacks and that a layer of ours supplies.
     pub missing: Vec<MountPoint>,
+    /// What `source` holds and the service is not to see, relative to `target`.
+    #[serde(default)]
+    pub hidden: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

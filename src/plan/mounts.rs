@@ -44,6 +44,7 @@ pub(super) fn lay(
             executable: perms.exec,
             idmap: place.idmap.filter(|m| m.disk != m.seen),
             missing: Vec::new(),
+            hidden: Vec::new(),
         };
         let refuse = |cause: String| PlanError::Resource {
             name: resource.name.clone(),

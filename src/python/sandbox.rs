@@ -173,6 +173,7 @@ fn seen(folder: &Path) -> Mount {
         executable: true,
         idmap: None,
         missing: Vec::new(),
+        hidden: Vec::new(),
     }
 }
 
