@@ -41,6 +41,30 @@ pub(super) fn in_scope(cli: &Cli) {
 
 /// Says what of the limits cannot be held here, each once; an error if one of them is required, or all are by `strict`.
 pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
+    let (refused, notes) = lacking(services, strict);
+    for note in notes {
+        eprintln!("note: {note}");
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let mut failure = Failure::failed("");
+    failure.messages = refused;
+    Err(failure)
+}
+
+/// The same for a start that is yet to come: what would be refused, and what would be said.
+pub(super) fn foreseen(services: &[Service]) -> (Vec<String>, Vec<String>) {
+    let outside = matches!(outer::privilege(), None | Some(Privilege::Root));
+    if outside && scope::helps() {
+        // What systemd will give is known only when it is asked.
+        return (Vec::new(), Vec::new());
+    }
+    lacking(services, false)
+}
+
+/// What is refused, and what is only said.
+fn lacking(services: &[Service], strict: bool) -> (Vec<String>, Vec<String>) {
     type Affected<'s> = (BTreeSet<&'static str>, BTreeSet<&'s str>);
     let mut lacking: BTreeMap<(bool, Refusal), Affected<'_>> = BTreeMap::new();
     let mut offer = None;
@@ -74,7 +98,7 @@ pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
             }
         }
     }
-    let mut refused = Vec::new();
+    let (mut refused, mut notes) = (Vec::new(), Vec::new());
     for ((required, Refusal { why, remedy }), (keys, services)) in lacking {
         let keys: Vec<&str> = keys.into_iter().collect();
         let quoted: Vec<String> = services.iter().take(10).map(|s| format!("`{s}`")).collect();
@@ -91,13 +115,10 @@ pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
                 "limits of {services}{more} are required but cannot be held here ({keys}): {why}; {remedy}"
             ));
         } else {
-            eprintln!("note: limits of {services}{more} cannot be held here ({keys}): {why}; {remedy}");
+            notes.push(format!(
+                "limits of {services}{more} cannot be held here ({keys}): {why}; {remedy}"
+            ));
         }
     }
-    if refused.is_empty() {
-        return Ok(());
-    }
-    let mut failure = Failure::failed("");
-    failure.messages = refused;
-    Err(failure)
+    (refused, notes)
 }

@@ -11,6 +11,7 @@ mod check;
 mod compile;
 mod cp;
 mod down;
+mod dry_run;
 mod error;
 mod events;
 mod exec;

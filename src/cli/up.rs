@@ -139,6 +139,7 @@ pub(super) fn reconcile(
         println!("  start    {name}");
     }
     if args.dry_run {
+        super::dry_run::say(loaded, &plan)?;
         return Ok(0);
     }
     let plan = if same {
@@ -190,6 +191,7 @@ fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
     for service in &plan.services {
         println!("{}", in_words(&service.name, Change::Add));
     }
+    super::dry_run::say(loaded, &plan)?;
     Ok(0)
 }
 

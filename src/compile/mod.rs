@@ -16,4 +16,4 @@ mod writable;
 
 pub use bundle::{Bundle, RootEntry};
 pub use limits::{resources, rlimits};
-pub use spec::{CompileError, LOWEST_PORT, MEMORY_ANNOTATION, app_network, compile, seccomp};
+pub use spec::{CompileError, LOWEST_PORT, MEMORY_ANNOTATION, app_network, compile, id_map, seccomp};

@@ -25,8 +25,15 @@ pub enum CompileError {
         path: PathBuf,
         character: char,
     },
-    #[error("service `{service}` is in {groups} bundles, but a user namespace maps at most 338; merge some")]
-    Groups { service: String, groups: usize },
+    #[error(
+        "service `{service}` is in {groups} bundles, whose GIDs are {ranges} ranges: more than the kernel takes for one user \
+         namespace; merge bundles that have the same members"
+    )]
+    Groups {
+        service: String,
+        groups: usize,
+        ranges: usize,
+    },
     #[error("service `{service}`: no rootfs template \"{name}\" was loaded")]
     Template { service: String, name: String },
 }
@@ -133,10 +140,11 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         limits::replace(process, &service.limits);
     }
     let (uids, gids) = mappings(&service.identity);
-    if gids.len() > 340 {
+    if gids.len() > MOST_RANGES || id_map(&gids).len() >= LONGEST_ID_MAP {
         return Err(CompileError::Groups {
             service: service.name.clone(),
             groups: service.identity.groups.len(),
+            ranges: gids.len(),
         });
     }
     if let Some(linux) = spec.linux_mut() {
@@ -230,21 +238,46 @@ fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
         ),
     };
     gids.extend(groups.iter().map(|(gid, _)| (*gid, *gid)));
-    let lines = |map: &mut BTreeMap<u32, u32>| {
-        std::mem::take(map)
-            .into_iter()
-            .map(|(inside, outside)| mapping(inside, outside))
-            .collect()
-    };
-    (lines(&mut uids), lines(&mut gids))
+    (ranges(&mut uids), ranges(&mut gids))
+}
+
+/// Neighbours become one range: the kernel takes few of them, and they are written at once.
+fn ranges(map: &mut BTreeMap<u32, u32>) -> Vec<LinuxIdMapping> {
+    let mut out: Vec<[u32; 3]> = Vec::new();
+    for (inside, outside) in std::mem::take(map) {
+        match out.last_mut() {
+            Some([i, o, size]) if i.checked_add(*size) == Some(inside) && o.checked_add(*size) == Some(outside) => {
+                *size += 1;
+            }
+            _ => out.push([inside, outside, 1]),
+        }
+    }
+    out.into_iter().map(|[i, o, size]| range(i, o, size)).collect()
+}
+
+/// The most lines of a map of ids; user_namespaces(7).
+const MOST_RANGES: usize = 340;
+/// A map is one write(2) of less than a page; user_namespaces(7).
+const LONGEST_ID_MAP: usize = 4096;
+
+/// A map as uid_map and gid_map take it; user_namespaces(7).
+pub fn id_map(lines: &[LinuxIdMapping]) -> String {
+    lines
+        .iter()
+        .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
+        .collect()
 }
 
 fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
+    range(inside, outside, 1)
+}
+
+fn range(inside: u32, outside: u32, size: u32) -> LinuxIdMapping {
     // All three fields are set, so the builder cannot fail.
     LinuxIdMappingBuilder::default()
         .container_id(inside)
         .host_id(outside)
-        .size(1u32)
+        .size(size)
         .build()
         .unwrap_or_default()
 }

@@ -72,7 +72,7 @@ pub(super) fn errno_name(errno: Errno) -> String {
 /// What to do about it, where that can be said.
 fn remedy(errno: Errno, operation: &str) -> String {
     let text = match errno {
-        Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP if operation.contains("idmap") => {
+        Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL if operation.contains("idmap") => {
             "this file system cannot show files under other ids; write adopt = true for the resource, or leave `source` out"
         }
         Errno::PERM | Errno::ACCESS | Errno::NOSYS => "run `pysecure doctor` to see what this host lacks",

@@ -8,6 +8,7 @@ pub mod ask;
 pub mod cgroup;
 mod child;
 pub mod companion;
+pub mod dry_run;
 mod error;
 mod forward;
 pub mod join;
@@ -243,11 +244,7 @@ impl Launcher {
         if lines.is_empty() {
             return Ok(());
         }
-        let text: String = lines
-            .iter()
-            .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
-            .collect();
-        self.write_map(pid, file, &text)
+        self.write_map(pid, file, &crate::compile::id_map(lines))
     }
 
     fn write_map(&self, pid: Pid, file: &str, text: &str) -> Result<(), LaunchError> {

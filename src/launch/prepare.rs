@@ -153,8 +153,9 @@ fn uppers(spec: &Spec, linux: &oci_spec::runtime::Linux) -> Result<Vec<OwnedFd>,
         .map(|p| p.user())
         .ok_or_else(|| LaunchError::Spec("has no `process`".into()))?;
     let outside = |map: &Option<Vec<LinuxIdMapping>>, id: u32| {
-        let line = map.iter().flatten().find(|l| l.container_id() == id);
-        line.map_or(id, LinuxIdMapping::host_id)
+        let inside = |l: &&LinuxIdMapping| id.checked_sub(l.container_id()).is_some_and(|n| n < l.size());
+        let line = map.iter().flatten().find(inside);
+        line.map_or(id, |l| l.host_id() + (id - l.container_id()))
     };
     let owner = (
         outside(linux.uid_mappings(), user.uid()),
@@ -312,6 +313,12 @@ pub(super) fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
         .map_err(LaunchError::system("open", path.display().to_string()))
 }
 
+/// Makes an idmapped mount, and lets it go.
+pub(super) fn idmapped(path: &Path, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), LaunchError> {
+    let map = id_map_namespace(uids, gids)?;
+    detached(path, 0, Some(map.as_fd())).map(drop)
+}
+
 /// A copy of the mount tree at `path`, attached nowhere.
 fn detached(path: &Path, attributes: u64, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, LaunchError> {
     clone_of(open_without_links(path)?.as_fd(), path, attributes, idmap)
@@ -436,12 +443,11 @@ fn id_map_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<
     drop(theirs);
     let made = (|| {
         for (file, lines) in [("uid_map", uids), ("gid_map", gids)] {
-            let text: String = lines
-                .iter()
-                .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
-                .collect();
-            std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), text)
-                .map_err(|e| wrong()(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+            std::fs::write(
+                format!("/proc/{}/{file}", pid.as_raw_nonzero()),
+                crate::compile::id_map(lines),
+            )
+            .map_err(|e| wrong()(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         }
         let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(wrong())

@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service, Subject, assert,
-    life, limits, logs, nesting, network, path,
+    Bundle, ClassPerms, DYNAMIC, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service, ServicePlaces,
+    Subject, assert, life, limits, logs, nesting, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -44,7 +44,10 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
 fn places(app: &types::App) -> Places {
     let name = app.name.span.clone();
     let of = |range: &Option<At<[u32; 2]>>| range.as_ref().map_or_else(|| name.clone(), |r| r.span.clone());
+    let id = |id: &Option<At<u32>>| id.as_ref().map_or_else(|| name.clone(), |id| id.span.clone());
     Places {
+        dynamic_uid: id(&app.dynamic_svc_uid),
+        dynamic_gid: id(&app.dynamic_svc_gid),
         uid_range: of(&app.uid_range),
         gid_range: of(&app.gid_range),
         app: name.clone(),
@@ -167,6 +170,10 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 parent: None,
                 with_directory: false,
                 span: name.span.clone(),
+                source_at: table
+                    .source
+                    .as_ref()
+                    .map_or_else(|| name.span.clone(), |s| s.span.clone()),
             },
         ));
     }
@@ -194,6 +201,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 parent: None,
                 with_directory: false,
                 span: path.span.clone(),
+                source_at: source.span.clone(),
             },
         ));
     }
@@ -392,6 +400,13 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
             limits: limits::read(name, table, found),
             logs: logs::read(table, found),
             span: name.span.clone(),
+            places: ServicePlaces {
+                command: table.command.span.clone(),
+                directory: table
+                    .directory
+                    .as_ref()
+                    .map_or_else(|| name.span.clone(), |d| d.span.clone()),
+            },
         });
     }
 }

@@ -65,6 +65,8 @@ pub struct Places {
     pub app: Range<usize>,
     pub uid_range: Range<usize>,
     pub gid_range: Range<usize>,
+    pub dynamic_uid: Range<usize>,
+    pub dynamic_gid: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +89,8 @@ pub struct Resource {
     pub with_directory: bool,
     /// Where the manifest declares it.
     pub span: Range<usize>,
+    /// Where it names the source; else as `span`.
+    pub source_at: Range<usize>,
 }
 
 /// What each access class may do.
@@ -139,6 +143,14 @@ pub struct Service {
     pub limits: Limits,
     pub logs: Logs,
     pub span: Range<usize>,
+    pub places: ServicePlaces,
+}
+
+/// Where a service's keys stand; its name where one is left out.
+#[derive(Clone, Debug, Default)]
+pub struct ServicePlaces {
+    pub command: Range<usize>,
+    pub directory: Range<usize>,
 }
 
 impl Resource {

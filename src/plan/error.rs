@@ -77,12 +77,11 @@ pub enum PlanError {
 impl PlanError {
     /// The same as a diagnostic at the line of the manifest that it is about, if it is about one.
     pub fn located(&self, model: &Model) -> Option<Diagnostic> {
-        let range = |key: &str| {
-            if key == "uid_range" {
-                &model.places.uid_range
-            } else {
-                &model.places.gid_range
-            }
+        let range = |key: &str| match key {
+            "uid_range" => &model.places.uid_range,
+            "gid_range" => &model.places.gid_range,
+            "dynamic_svc_uid" => &model.places.dynamic_uid,
+            _ => &model.places.dynamic_gid,
         };
         let span = match self {
             PlanError::Io { .. } | PlanError::Ledger { .. } => return None,

@@ -22,7 +22,7 @@ struct Claim {
 }
 
 /// Ranges that meet accounts of the host, other users' subordinate ids, or ids that do not exist here.
-pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanError> {
+pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Option<u32>; 2]) -> Vec<PlanError> {
     let mut errors = Vec::new();
     let sides = [
         (
@@ -32,6 +32,7 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
             "/etc/passwd",
             "/etc/subuid",
             "account",
+            ("dynamic_svc_uid", dynamic[0]),
         ),
         (
             "gid_range",
@@ -40,17 +41,30 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
             "/etc/group",
             "/etc/subgid",
             "group",
+            ("dynamic_svc_gid", dynamic[1]),
         ),
     ];
-    for (key, range, map, accounts, subordinate, what) in sides {
+    for (key, range, map, accounts, subordinate, what, (dynamic_key, dynamic)) in sides {
         if *privilege == Privilege::OneId {
             continue;
         }
+        let own_map = read(map);
         let map = match privilege {
-            Privilege::SubordinateIds if !rustix::process::geteuid().is_root() => map_to_come(&read(subordinate)),
-            _ => read(map),
+            Privilege::SubordinateIds if !rustix::process::geteuid().is_root() => {
+                let own = own_subordinate(&read(subordinate));
+                errors.extend(out_of_reach(subordinate, &own, &own_map));
+                let count: u64 = own.iter().map(|r| u64::from(r.count)).sum();
+                // The outer namespace as it will be: 0 is the user, the subordinate ids follow.
+                format!("0 0 {}\n", count + 1)
+            }
+            _ => own_map,
         };
-        if let Some(last) = first_unmapped(&map, range) {
+        // What belongs to the dynamic service is given to its id as well.
+        let wanted = [(key, Some(range)), (dynamic_key, dynamic.map(|id| [id, id]))];
+        for (key, range) in wanted.into_iter().filter_map(|(key, range)| Some((key, range?))) {
+            let Some(last) = first_unmapped(&map, range) else {
+                continue;
+            };
             let remedy = match privilege {
                 Privilege::SubordinateIds => {
                     "widen your subordinate ids (`pysecure doctor` shows them), or write a lower range".to_owned()
@@ -82,17 +96,26 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege) -> Vec<PlanErro
     errors
 }
 
-/// The map of the outer namespace before it exists, for `check`: 0 is the user, the subordinate ids follow.
-fn map_to_come(subordinate: &str) -> String {
+/// The subordinate ids of whoever runs this.
+fn own_subordinate(subordinate: &str) -> Vec<subid::Range> {
     let uid = rustix::process::geteuid().as_raw();
     let accounts = subid::Accounts::parse(&read("/etc/passwd"));
     let parsed = subid::parse(subordinate);
-    let count: u64 = parsed
-        .of(accounts.name_of(uid).unwrap_or_default(), uid)
-        .iter()
-        .map(|r| u64::from(r.count))
-        .sum();
-    format!("0 0 {}\n", count + 1)
+    let own = parsed.of(accounts.name_of(uid).unwrap_or_default(), uid);
+    own.into_iter().cloned().collect()
+}
+
+/// Ids that the file gives, and this user namespace does not have: newuidmap(1) fails of them. So it is in a container.
+fn out_of_reach(file: &str, own: &[subid::Range], map: &str) -> Option<PlanError> {
+    let lacking = |r: &&subid::Range| first_unmapped(map, [r.start, r.last()]).is_some();
+    let range = own.iter().find(lacking)?;
+    let cause = format!(
+        "{}-{} are beyond the ids of this user namespace ({}); give lower ones there, or more to what this runs in",
+        range.start,
+        range.last(),
+        map.split_whitespace().collect::<Vec<_>>().join(" ")
+    );
+    Some(PlanError::io("use the subordinate ids of", file, cause))
 }
 
 /// Things that hold less on this host than the manifest's author may think.
@@ -189,6 +212,13 @@ mod tests {
         assert_eq!(first_unmapped(podman, [61000, 61999]), None);
         assert_eq!(first_unmapped(podman, [65000, 66000]), Some(65536));
         assert_eq!(first_unmapped("0 0 4294967295\n", [61000, 61999]), None);
+        // In a container with as many ids as there usually are.
+        let own = subid::parse("ann:1000:64000\nann:100000:65536\n").ranges;
+        let error = out_of_reach("/etc/subuid", &own, "0 100000 65536\n")
+            .unwrap()
+            .to_string();
+        assert!(error.contains("100000-165535 are beyond"), "{error}");
+        assert_eq!(out_of_reach("/etc/subuid", &own, "0 0 4294967295\n"), None);
     }
 
     #[test]

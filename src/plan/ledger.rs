@@ -265,7 +265,7 @@ impl Ledger {
                 .iter()
                 .any(|s| overlap(s.uid_range, *range) || overlap(s.gid_range, *range))
                 && !dynamic.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
-                && super::host::collisions(&probe, privilege).is_empty()
+                && super::host::collisions(&probe, privilege, [None; 2]).is_empty()
         });
         match free {
             Some(range) if size <= 1_000 => Ok((model.uid_range.unwrap_or(range), model.gid_range.unwrap_or(range))),

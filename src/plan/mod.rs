@@ -166,7 +166,11 @@ pub fn draw(
     });
     errors.extend(ledger.allocate(model, &siblings, privilege));
     if errors.is_empty() {
-        errors.extend(host::collisions(ledger, privilege));
+        errors.extend(host::collisions(
+            ledger,
+            privilege,
+            [model.dynamic_uid, model.dynamic_gid],
+        ));
     }
     if !errors.is_empty() {
         return Err(errors);

@@ -98,6 +98,23 @@ fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), St
 
 /// A resource may not hide what the root brings, nor lie in a part of it that has no place for it.
 fn covered(template: &Template, mount: &Mount) -> Option<String> {
+    let through = template.links().find_map(|(place, target)| {
+        let link = place.to_str()?;
+        if link != mount.target && !path::is_below(&mount.target, link) {
+            return None;
+        }
+        let inside = mount.target.strip_prefix(link)?;
+        Some(format!(
+            "its path {} goes through {link}, which is a link to {} in rootfs \"{}\"; choose another, such as /srv/{}{inside}",
+            mount.target,
+            target.display(),
+            template.name,
+            path::base(link),
+        ))
+    });
+    if through.is_some() {
+        return through;
+    }
     template.binds().find_map(|(place, source)| {
         let bound = place.to_str()?;
         if bound == mount.target || path::is_below(bound, &mount.target) {

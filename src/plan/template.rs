@@ -89,6 +89,16 @@ impl Library {
         })
     }
 
+    /// What is in the jail of a template, built or not.
+    pub fn listing(&self, name: &str) -> Result<Listing, PlanError> {
+        let bad = |e: crate::jail::JailError| PlanError::Template {
+            name: name.to_owned(),
+            cause: e.to_string(),
+        };
+        let recipe = recipe::load(&self.folder, name).map_err(bad)?;
+        jail::work_out(&Store::new(&self.state), name, &recipe).map_err(bad)
+    }
+
     /// Has the jail of a template made, if it is one and is not there.
     pub fn make(&self, template: &Template, tell: Option<Tell>) -> Result<(), PlanError> {
         let Some(hash) = &template.jail else { return Ok(()) };
@@ -244,6 +254,14 @@ fn tops(listing: &Listing) -> Vec<Entry> {
 }
 
 impl Template {
+    /// Where a link stands, and where it leads.
+    pub fn links(&self) -> impl Iterator<Item = (&Path, &Path)> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Link { path, target } => Some((path.as_path(), target.as_path())),
+            _ => None,
+        })
+    }
+
     /// Where something is mounted, and what.
     pub fn binds(&self) -> impl Iterator<Item = (&Path, &Path)> {
         self.entries.iter().filter_map(|entry| match entry {

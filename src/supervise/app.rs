@@ -794,10 +794,10 @@ pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
         .then(|| file.into()))
 }
 
-/// As many open files as the services need, up to the hard limit; how many are left then.
-pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<usize, SuperviseError> {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
+/// May this process have as many open files as these services need? How many are left then.
+pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseError> {
+    use nix::sys::resource::{Resource, getrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     let each = |s: &plan::Service| 5 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.notifies());
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
@@ -807,8 +807,16 @@ pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<usize, Sup
             limit: hard,
         });
     }
+    Ok(hard - needed)
+}
+
+/// As many open files as the services need, up to the hard limit; how many are left then.
+pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<usize, SuperviseError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let left = enough_descriptors(services)?;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(system("raise the limit of open files"))?;
     }
-    Ok(usize::try_from(hard - needed).unwrap_or(usize::MAX))
+    Ok(usize::try_from(left).unwrap_or(usize::MAX))
 }

@@ -31,6 +31,6 @@ mod systemd;
 mod timers;
 pub mod usage;
 
-pub use app::{App, Options, Outcome, SuperviseError, lock};
+pub use app::{App, Options, Outcome, SuperviseError, enough_descriptors, lock};
 pub use service::{State, exit_code};
-pub use sockets::folders;
+pub use sockets::{cannot_bind, folders};

@@ -5,7 +5,7 @@
 //! there only the callees that name it.
 
 use crate::model::{DYNAMIC, OPERATOR};
-use crate::plan::{self, Dirs, Identity, PlanError, make_passable, make_private};
+use crate::plan::{self, Dirs, Identity, PlanError, Privilege, make_passable, make_private};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -157,6 +157,21 @@ pub(super) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
     let listener = std::net::TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener.into())
+}
+
+/// What will keep an address from being listened on, whoever listens where now.
+pub fn cannot_bind(address: SocketAddr, privilege: &Privilege) -> Option<String> {
+    // Any port will do to see whether the address is one of this host's.
+    let there = std::net::TcpListener::bind(SocketAddr::new(address.ip(), 0));
+    if let Err(error) = there.map(drop)
+        && error.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+    {
+        return Some(explain(error));
+    }
+    let lowest = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let lowest: u16 = lowest.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+    (*privilege != Privilege::Root && address.port() < lowest)
+        .then(|| explain(std::io::Error::from_raw_os_error(libc::EACCES)))
 }
 
 pub(super) fn explain(error: std::io::Error) -> String {

@@ -1,0 +1,532 @@
+//! What a start would fail for, found without one: programs, scripts and directories are looked for where the service
+//! would see them, and mounts are tried and let go.
+//!
+//! Works on what [`crate::compile`] makes, as a start does, and changes nothing. What cannot be known (a service's own
+//! data may gain files before the program runs, and an ordinary user cannot look into all of it) counts as there.
+
+use super::error::{LaunchError, errno_name};
+use super::prepare;
+use crate::compile::{Bundle, RootEntry};
+use crate::jail::collect::{self, Listing};
+use crate::jail::elf;
+use oci_spec::runtime::Mount;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io::Read;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+/// What is wrong with a command, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    pub message: String,
+    pub help: String,
+    /// Would the start fail, or only what is started?
+    pub fatal: bool,
+}
+
+/// What a bundle's root will be, as far as this host's files tell.
+pub struct View<'b> {
+    mounts: Vec<Mounted>,
+    root: BTreeMap<PathBuf, &'b RootEntry>,
+    coming: &'b BTreeMap<PathBuf, Listing>,
+    /// Below these lies what PySecure keeps, or has been given.
+    kept: &'b [PathBuf],
+}
+
+struct Mounted {
+    target: PathBuf,
+    /// Upper ones first.
+    layers: Vec<Layer>,
+    executable: bool,
+    /// Do the modes on disk say what the service may do? Not where ids are shown as others.
+    as_on_disk: bool,
+}
+
+enum Layer {
+    Host(PathBuf),
+    /// Made with the bundle: these paths, and nothing in them.
+    Places(Vec<PathBuf>),
+    Empty,
+    Unknown,
+}
+
+/// What a path is for a service.
+enum Seen {
+    Is(Node),
+    Missing,
+    /// Something on the way is no directory, or closed to the service.
+    Barred(PathBuf, &'static str),
+    Unknown,
+}
+
+struct Node {
+    kind: Kind,
+    /// The path in the service's root, free of links.
+    path: PathBuf,
+    /// Where it lies on the host, if it can be read there.
+    host: Option<PathBuf>,
+    /// Are the service's rights those of everybody else?
+    mode: Option<u32>,
+    executable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    File,
+    Link(PathBuf),
+    Other,
+}
+
+/// As the kernel has it; path_resolution(7).
+const MOST_LINKS: usize = 40;
+/// How often a script may run with a script; execve(2).
+const MOST_INTERPRETERS: usize = 5;
+/// The longest argument or variable that execve(2) takes, its end included.
+const LONGEST_STRING: usize = 32 * 4096;
+
+impl<'b> View<'b> {
+    /// `folder`: where the bundle would lie. `kept`: where files are owned as the manifest says. `coming`: trees that a
+    /// start would make first. `others`: are services others than those whose files lie on this host?
+    pub fn new(
+        bundle: &'b Bundle,
+        folder: &Path,
+        kept: &'b [PathBuf],
+        coming: &'b BTreeMap<PathBuf, Listing>,
+        others: bool,
+    ) -> View<'b> {
+        let layers = folder.join("layers");
+        let places = |name: &str| -> Vec<PathBuf> {
+            let of = bundle.layers.iter().filter(|l| l.name == name);
+            of.flat_map(|l| l.entries.iter().map(|e| e.path().to_owned())).collect()
+        };
+        let lower = |path: &str| match Path::new(path).strip_prefix(&layers) {
+            Ok(name) => Layer::Places(places(&name.to_string_lossy())),
+            Err(_) => Layer::Host(path.into()),
+        };
+        let mounts = bundle.spec.mounts().iter().flatten().map(|mount| {
+            let options = mount.options().as_deref().unwrap_or_default();
+            let option = |key: &str| options.iter().find_map(|o| o.strip_prefix(key)?.strip_prefix('='));
+            Mounted {
+                target: mount.destination().clone(),
+                layers: match mount.typ().as_deref().unwrap_or("bind") {
+                    "bind" | "none" => mount.source().iter().map(|s| Layer::Host(s.clone())).collect(),
+                    "overlay" => {
+                        let upper = option("upperdir").map(|u| Layer::Host(u.into()));
+                        let lowers = option("lowerdir").unwrap_or_default().split(':').map(lower);
+                        upper.into_iter().chain(lowers).collect()
+                    }
+                    "tmpfs" if mount.destination() != Path::new("/dev") => vec![Layer::Empty],
+                    _ => vec![Layer::Unknown],
+                },
+                executable: !options.iter().any(|o| o == "noexec" || o == "rnoexec"),
+                as_on_disk: others && mount.uid_mappings().is_none(),
+            }
+        });
+        View {
+            mounts: mounts.collect(),
+            root: bundle.root.iter().map(|e| (e.path().to_owned(), e)).collect(),
+            coming,
+            kept,
+        }
+    }
+
+    /// What is at a path of the service's, links followed.
+    fn resolve(&self, path: &Path) -> Seen {
+        let mut left: VecDeque<OsString> = parts(path);
+        let mut at = PathBuf::from("/");
+        let mut links = 0;
+        let mut found = Node {
+            kind: Kind::Directory,
+            path: at.clone(),
+            host: None,
+            mode: None,
+            executable: true,
+        };
+        while let Some(part) = left.pop_front() {
+            if found.kind != Kind::Directory {
+                return Seen::Barred(found.path, "is no directory");
+            }
+            if found.mode.is_some_and(|mode| mode & 0o001 == 0) {
+                return Seen::Barred(found.path, "may not be searched by other users");
+            }
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&part);
+            let node = match self.node(&next) {
+                Seen::Is(node) => node,
+                other => return other,
+            };
+            match &node.kind {
+                Kind::Link(target) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Seen::Barred(next, "is a link in a circle");
+                    }
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    for part in parts(target).into_iter().rev() {
+                        left.push_front(part);
+                    }
+                }
+                _ => {
+                    at = next;
+                    found = node;
+                }
+            }
+        }
+        Seen::Is(found)
+    }
+
+    /// What is at a path all of whose parents are directories.
+    fn node(&self, path: &Path) -> Seen {
+        let plain = |kind, executable| {
+            Seen::Is(Node {
+                kind,
+                path: path.to_owned(),
+                host: None,
+                mode: None,
+                executable,
+            })
+        };
+        let Some(mount) = self
+            .mounts
+            .iter()
+            .filter(|m| path.starts_with(&m.target))
+            .max_by_key(|m| m.target.components().count())
+        else {
+            return match self.root.get(path.strip_prefix("/").unwrap_or(path)) {
+                Some(RootEntry::Directory(_)) => plain(Kind::Directory, true),
+                Some(RootEntry::File(..)) => plain(Kind::File, true),
+                Some(RootEntry::Link(_, target)) => plain(Kind::Link(target.clone()), true),
+                None => Seen::Missing,
+            };
+        };
+        let inside = path.strip_prefix(&mount.target).unwrap_or(path);
+        let top = inside.as_os_str().is_empty();
+        let mut unknown = false;
+        for layer in &mount.layers {
+            match layer {
+                Layer::Unknown => return Seen::Unknown,
+                Layer::Empty if top => return plain(Kind::Directory, mount.executable),
+                Layer::Places(_) if top => {}
+                Layer::Empty => {}
+                Layer::Places(places) => {
+                    if places.iter().any(|p| p == inside) {
+                        return plain(Kind::Directory, mount.executable);
+                    }
+                }
+                Layer::Host(source) => {
+                    let kept = self.kept.iter().any(|kept| source.starts_with(kept));
+                    let host = if top { source.clone() } else { source.join(inside) };
+                    match std::fs::symlink_metadata(&host) {
+                        Ok(found) => {
+                            let whiteout = found.file_type().is_char_device();
+                            if whiteout {
+                                return Seen::Unknown;
+                            }
+                            return Seen::Is(Node {
+                                kind: kind_of(&found, &host),
+                                path: path.to_owned(),
+                                mode: (mount.as_on_disk && !kept).then(|| found.permissions().mode()),
+                                host: Some(host),
+                                executable: mount.executable,
+                            });
+                        }
+                        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Seen::Unknown,
+                        Err(_) => match self.to_come(&host) {
+                            Some(Seen::Is(node)) => {
+                                return Seen::Is(Node {
+                                    path: path.to_owned(),
+                                    executable: mount.executable,
+                                    ..node
+                                });
+                            }
+                            Some(_) => {}
+                            None => unknown |= kept,
+                        },
+                    }
+                }
+            }
+        }
+        if unknown { Seen::Unknown } else { Seen::Missing }
+    }
+
+    /// What will be at a host's path, if it is in a tree that is yet to be made.
+    fn to_come(&self, host: &Path) -> Option<Seen> {
+        let (tree, listing) = self.coming.iter().find(|(tree, _)| host.starts_with(tree))?;
+        let inside = Path::new("/").join(host.strip_prefix(tree).ok()?);
+        let (kind, mode) = match listing.items.get(&inside).map(|i| &i.kind) {
+            Some(collect::Kind::Directory) => (Kind::Directory, None),
+            Some(collect::Kind::Link(target)) => (Kind::Link(target.clone()), None),
+            Some(collect::Kind::File { executable, .. }) => (Kind::File, Some(if *executable { 0o755 } else { 0o644 })),
+            None if inside == Path::new("/") => (Kind::Directory, None),
+            None => return Some(Seen::Missing),
+        };
+        Some(Seen::Is(Node {
+            kind,
+            path: inside,
+            host: None,
+            mode,
+            executable: true,
+        }))
+    }
+
+    /// What is wrong with the folder that a command starts in.
+    pub fn directory(&self, directory: &Path) -> Option<Trouble> {
+        let shown = directory.display();
+        let says = |message: String| {
+            Some(Trouble {
+                message,
+                help: "correct `directory`, or grant what holds it: as a resource, or in `code`".into(),
+                fatal: true,
+            })
+        };
+        match self.resolve(directory) {
+            Seen::Unknown => None,
+            Seen::Missing => says(format!("the directory {shown} does not exist in the service's root")),
+            Seen::Barred(at, why) => says(format!(
+                "the directory {shown} cannot be entered: {} {why}",
+                at.display()
+            )),
+            Seen::Is(node) if node.kind != Kind::Directory => says(format!("{shown} is no directory")),
+            Seen::Is(node) if node.mode.is_some_and(|mode| mode & 0o001 == 0) => {
+                let host = node.host.unwrap_or(node.path);
+                Some(Trouble {
+                    message: format!(
+                        "the directory {shown} may not be searched by other users, of which the service is one"
+                    ),
+                    help: format!("`chmod o+x {}`", host.display()),
+                    fatal: true,
+                })
+            }
+            Seen::Is(_) => None,
+        }
+    }
+
+    /// What is wrong with a command that is started in this directory with these variables.
+    pub fn command(
+        &self,
+        command: &[String],
+        directory: &Path,
+        environment: &BTreeMap<String, String>,
+    ) -> Option<Trouble> {
+        let program = command.first()?;
+        let long = command
+            .iter()
+            .map(String::len)
+            .chain(environment.iter().map(|(k, v)| k.len() + v.len() + 1))
+            .find(|length| *length >= LONGEST_STRING);
+        if let Some(length) = long {
+            return Some(Trouble {
+                message: format!(
+                    "an argument or variable has {length} bytes, and a program takes less than {LONGEST_STRING}"
+                ),
+                help: "put it into a file that the service may read".into(),
+                fatal: true,
+            });
+        }
+        let path = environment.get("PATH").map_or("/usr/bin:/bin", String::as_str);
+        let candidates: Vec<PathBuf> = if program.contains('/') {
+            vec![directory.join(program)]
+        } else {
+            let folders = path.split(':').filter(|f| !f.is_empty());
+            folders.map(|folder| directory.join(folder).join(program)).collect()
+        };
+        let mut trouble: Option<Trouble> = None;
+        for candidate in &candidates {
+            match self.runs(candidate, 0) {
+                Ok(()) => return self.script(command, directory),
+                Err(None) => {}
+                // As execvp(3) has it: what is there, and may not be run, is told rather than what is not there.
+                Err(found) => trouble = trouble.or(found),
+            }
+        }
+        Some(trouble.unwrap_or_else(|| Trouble {
+            message: if program.contains('/') {
+                format!("the program {program} does not exist in the service's root")
+            } else {
+                format!("no program is called {program} in the service's PATH ({path})")
+            },
+            help: "correct `command`, install it, or grant the path that it lies in: as a resource with `x`, or in `code`"
+                .into(),
+            fatal: true,
+        }))
+    }
+
+    /// `Err(None)`: it is not there.
+    fn runs(&self, program: &Path, depth: usize) -> Result<(), Option<Trouble>> {
+        let shown = program.display();
+        let wrong = |message: String, help: String| {
+            Err(Some(Trouble {
+                message,
+                help,
+                fatal: true,
+            }))
+        };
+        let node = match self.resolve(program) {
+            Seen::Unknown => return Ok(()),
+            Seen::Missing => return Err(None),
+            Seen::Barred(at, why) if why.starts_with("may not") => {
+                return wrong(
+                    format!(
+                        "the program {shown} cannot be reached: {} {why}, of which the service is one",
+                        at.display()
+                    ),
+                    "`chmod o+x` that directory".into(),
+                );
+            }
+            Seen::Barred(..) => return Err(None),
+            Seen::Is(node) => node,
+        };
+        if node.kind != Kind::File {
+            return wrong(
+                format!("{shown} is no program but a directory"),
+                "name a program as `command`".into(),
+            );
+        }
+        let host = node.host.as_deref().unwrap_or(&node.path);
+        if node.mode.is_some_and(|mode| mode & 0o001 == 0) {
+            return wrong(
+                format!("the program {shown} is not executable for the service"),
+                format!("`chmod a+x {}`, or name the program that runs it", host.display()),
+            );
+        }
+        if !node.executable {
+            return wrong(
+                format!("the program {shown} lies in a resource that the service may not execute"),
+                "grant `x` on that resource".into(),
+            );
+        }
+        let Some(host) = &node.host else { return Ok(()) };
+        let Some(head) = head(host) else { return Ok(()) };
+        let interpreter = if elf::is_elf(&head) {
+            match elf::needs(&head) {
+                Ok(Some(needs)) => needs.interpreter,
+                // Its tables may stand behind what was read.
+                _ => None,
+            }
+        } else if let Some(line) = head.strip_prefix(b"#!") {
+            let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
+            let line = String::from_utf8_lossy(line);
+            line.split_ascii_whitespace().next().map(PathBuf::from)
+        } else {
+            return wrong(
+                format!("{shown} is neither a program for this machine nor a script with a `#!` line"),
+                format!(
+                    "begin {} with a line such as `#!/bin/sh`, or name the program that runs it",
+                    host.display()
+                ),
+            );
+        };
+        let Some(interpreter) = interpreter.filter(|_| depth < MOST_INTERPRETERS) else {
+            return Ok(());
+        };
+        match self.runs(&interpreter, depth + 1) {
+            Err(None) => wrong(
+                format!(
+                    "{shown} runs with {}, which does not exist in the service's root",
+                    interpreter.display()
+                ),
+                "install it, correct the script's first line, or give the service a rootfs that has it".into(),
+            ),
+            other => other,
+        }
+    }
+
+    /// A script that an interpreter is told to run, if it is plain that one is named.
+    fn script(&self, command: &[String], directory: &Path) -> Option<Trouble> {
+        const INTERPRETERS: [&str; 12] = [
+            "python", "pypy", "sh", "bash", "dash", "zsh", "node", "perl", "ruby", "php", "lua", "Rscript",
+        ];
+        let name = Path::new(command.first()?).file_name()?.to_str()?;
+        let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+        if !INTERPRETERS.contains(&name) {
+            return None;
+        }
+        // What stands behind an option may be its value, so only a first argument is sure to be a script.
+        let script = command.get(1).filter(|a| !a.starts_with('-') && !a.is_empty())?;
+        let path = directory.join(script);
+        let says = |message: String, help: &str| {
+            Some(Trouble {
+                message,
+                help: help.into(),
+                fatal: false,
+            })
+        };
+        match self.resolve(&path) {
+            Seen::Missing | Seen::Barred(..) => says(
+                format!("the script {} does not exist in the service's root", path.display()),
+                "correct `command` or `directory`, or grant the path that it lies in, such as in `code`",
+            ),
+            Seen::Is(node) if node.kind == Kind::File && node.mode.is_some_and(|mode| mode & 0o004 == 0) => says(
+                format!(
+                    "the script {} may not be read by other users, of which the service is one",
+                    path.display()
+                ),
+                "`chmod o+r` it",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// A program's beginning; all of it if it is short.
+fn head(host: &Path) -> Option<Vec<u8>> {
+    const ENOUGH: u64 = 64 << 10;
+    let mut options = std::fs::File::options();
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(host)
+        .ok()?;
+    let mut head = Vec::new();
+    file.take(ENOUGH).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+fn parts(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|c| match c {
+            Component::Normal(part) => Some(part.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn kind_of(found: &Metadata, host: &Path) -> Kind {
+    let kind = found.file_type();
+    if kind.is_symlink() {
+        std::fs::read_link(host).map_or(Kind::Other, Kind::Link)
+    } else if kind.is_dir() {
+        Kind::Directory
+    } else if kind.is_file() {
+        Kind::File
+    } else {
+        Kind::Other
+    }
+}
+
+/// Tries an idmapped mount as a start makes it, and lets it go again; why it cannot be had. What is not made yet is not
+/// tried.
+pub fn mount(mount: &Mount) -> Option<String> {
+    let source = mount.source().as_ref().filter(|source| source.exists())?;
+    let (uids, gids) = (mount.uid_mappings().as_ref()?, mount.gid_mappings().as_ref()?);
+    match prepare::idmapped(source, uids, gids).err()? {
+        LaunchError::System { object, errno, .. } => Some(match errno {
+            Errno::INVAL | Errno::OPNOTSUPP | Errno::PERM | Errno::NOSYS => format!(
+                "the file system of {object} cannot show files under other ids ({}: no idmapped mount)",
+                errno_name(errno)
+            ),
+            _ => format!("{object} cannot be mounted: {}", errno_name(errno)),
+        }),
+        other => Some(other.to_string()),
+    }
+}
