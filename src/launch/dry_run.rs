@@ -47,8 +47,8 @@ struct Mounted {
 
 enum Layer {
     Host(PathBuf),
-    /// Made with the bundle: these paths, and nothing in them.
-    Places(Vec<PathBuf>),
+    /// Made with the bundle: these paths and nothing in them, and those that layers below do not show.
+    Places(Vec<PathBuf>, Vec<PathBuf>),
     Empty,
     Unknown,
 }
@@ -99,12 +99,15 @@ impl<'b> View<'b> {
         others: bool,
     ) -> View<'b> {
         let layers = folder.join("layers");
-        let places = |name: &str| -> Vec<PathBuf> {
+        let places = |name: &str| {
             let of = bundle.layers.iter().filter(|l| l.name == name);
-            of.flat_map(|l| l.entries.iter().map(|e| e.path().to_owned())).collect()
+            let all = of.flat_map(|l| &l.entries);
+            let (hidden, there): (Vec<&RootEntry>, _) = all.partition(|e| matches!(e, RootEntry::Whiteout(_)));
+            let paths = |of: Vec<&RootEntry>| of.into_iter().map(|e| e.path().to_owned()).collect();
+            Layer::Places(paths(there), paths(hidden))
         };
         let lower = |path: &str| match Path::new(path).strip_prefix(&layers) {
-            Ok(name) => Layer::Places(places(&name.to_string_lossy())),
+            Ok(name) => places(&name.to_string_lossy()),
             Err(_) => Layer::Host(path.into()),
         };
         let mounts = bundle.spec.mounts().iter().flatten().map(|mount| {
@@ -205,7 +208,7 @@ impl<'b> View<'b> {
                 Some(RootEntry::Directory(_)) => plain(Kind::Directory, true),
                 Some(RootEntry::File(..)) => plain(Kind::File, true),
                 Some(RootEntry::Link(_, target)) => plain(Kind::Link(target.clone()), true),
-                None => Seen::Missing,
+                Some(RootEntry::Whiteout(_)) | None => Seen::Missing,
             };
         };
         let inside = path.strip_prefix(&mount.target).unwrap_or(path);
@@ -215,9 +218,13 @@ impl<'b> View<'b> {
             match layer {
                 Layer::Unknown => return Seen::Unknown,
                 Layer::Empty if top => return plain(Kind::Directory, mount.executable),
-                Layer::Places(_) if top => {}
+                Layer::Places(..) if top => {}
                 Layer::Empty => {}
-                Layer::Places(places) => {
+                Layer::Places(places, hidden) => {
+                    if hidden.iter().any(|p| inside.starts_with(p)) {
+                        return Seen::Missing;
+                    }
+                    // A directory that layers below may fill; of what is in it, they say the rest.
                     if places.iter().any(|p| p == inside) {
                         return plain(Kind::Directory, mount.executable);
                     }
