@@ -2,6 +2,7 @@
 //!
 //! Data flows one way: [`manifest`] → [`model`] → [`plan`] → [`compile`] → [`launch`] → [`supervise`].
 
+pub mod beneath;
 pub mod cli;
 pub mod compile;
 pub mod doctor;

@@ -230,11 +230,7 @@ fn neighbouring_ids_are_one_range_of_a_map() {
         // And where they are no neighbours, it is known before.
         let app = App::new(mode, &bundles(700, 2));
         for command in [&["check"][..], &["run", "-T", "one"]] {
-            says(
-                &app.run(command),
-                if command.len() == 1 { 2 } else { 1 },
-                &["`one` is in 350 bundles", "merge bundles"],
-            );
+            says(&app.run(command), 2, &["`one` is in 350 bundles", "merge bundles"]);
         }
     }
 }

@@ -6,7 +6,7 @@ use flate2::{Compression, write::GzEncoder};
 use harness::{App, BOTH, Mode};
 use sha2::{Digest, Sha256};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tar::{EntryType, Header};
 
 enum Entry<'a> {
@@ -355,5 +355,249 @@ fn an_image_that_is_made_to_do_harm_is_refused() {
         assert_eq!(std::fs::read_dir(outside).unwrap().count(), 1);
         let shown = app.ok(&["jail", "show", "oci"]).out;
         assert!(shown.contains(&format!("{}/theirs  4 B", outside.display())), "{shown}");
+    }
+}
+
+/// All that could be seen of a change below a folder: names, kinds, modes, owners, times, contents.
+fn state(folder: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut out = Vec::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(path) = left.pop() {
+        let m = path.symlink_metadata().unwrap();
+        let content = std::fs::read(&path).ok();
+        out.push(format!(
+            "{} {:o} {}:{} {}.{} {content:?}",
+            path.display(),
+            m.mode(),
+            m.uid(),
+            m.gid(),
+            m.ctime(),
+            m.ctime_nsec()
+        ));
+        if m.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+    }
+    out.sort();
+    out
+}
+
+/// A folder of the host's with a directory for each of these names, which everybody may change.
+fn canary(names: &[&str]) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = harness::folder_of_the_host();
+    for name in names {
+        let place = folder.path().join(name);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join("theirs"), "theirs").unwrap();
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    folder
+}
+
+/// Directories in which something is made for a service, be it generated or a place for a mount…
+const MADE_IN: [&str; 6] = ["etc", "var", "opt", "srv", "opt/deep", "srv/code"];
+/// …what stands in their place never gets into a jail…
+const LEFT_OUT: [&str; 5] = ["run", "tmp", "dev", "proc", "sys"];
+/// …and what may be a link, for nothing is made in it.
+const FREE: [&str; 4] = ["usr", "bin", "home", "root"];
+
+fn linked(name: &str) -> String {
+    format!(
+        r#"
+[app]
+name = "{name}"
+code = {{ "/srv/code" = "./app" }}
+[resources]
+data = {{ path = "/opt/deep/data", owner = "rw" }}
+file = {{ path = "/srv/file", kind = "file", owner = "rw" }}
+[services.main]
+command = ["/app/busybox", "echo", "it runs"]
+owner_resources = ["data", "file"]
+rootfs = "oci"
+"#
+    )
+}
+
+/// What can stand where a directory should be. `away`: the host's folder that a link is to lead to.
+fn obstacles<'a>(top: &'a str, away: &'a str, dots: &'a str, missing: &'a str) -> [(&'static str, Vec<Entry<'a>>); 5] {
+    [
+        ("absolute", vec![Entry::Link(top, away)]),
+        ("relative", vec![Entry::Link(top, dots)]),
+        ("dangling", vec![Entry::Link(top, missing)]),
+        (
+            "chain",
+            vec![Entry::Link(top, "/app/hop"), Entry::Link("app/hop", away)],
+        ),
+        ("file", vec![Entry::File(top, b"x", 0o777)]),
+    ]
+}
+
+#[test]
+fn links_of_an_image_lead_nowhere_on_the_host() {
+    let busybox = std::fs::read("/bin/busybox").expect("install busybox-static");
+    let all: Vec<&str> = [&MADE_IN[..], &LEFT_OUT, &FREE].concat();
+    // The attack is one: by path, what an image calls /opt/deep is the host's folder.
+    let victim = canary(&["opt/deep"]);
+    let naive = harness::fresh_folder();
+    std::fs::create_dir(naive.join("opt")).unwrap();
+    std::os::unix::fs::symlink(victim.path().join("opt/deep"), naive.join("opt/deep")).unwrap();
+    let before = state(victim.path());
+    std::fs::create_dir_all(naive.join("opt/deep/data")).unwrap();
+    assert_ne!(state(victim.path()), before);
+    std::fs::remove_dir_all(naive).unwrap();
+
+    for mode in BOTH {
+        let victim = canary(&all);
+        let before = state(victim.path());
+        let app = App::new(mode, &linked("imagelinks"));
+        app.write("app/x", "x");
+        for top in &all {
+            let away = victim.path().join(top).display().to_string();
+            let dots = format!("../../../../../../../../../..{away}");
+            let missing = format!("{away}/missing");
+            // Of links in which nothing is made, one is like the other.
+            let kinds = match (MADE_IN.contains(top), mode) {
+                (true, Mode::Root) => 5,
+                (true, _) => 2,
+                _ => 1,
+            };
+            for (kind, entries) in obstacles(top, &away, &dots, &missing).into_iter().take(kinds) {
+                let name = format!("{mode:?} {top} {kind}");
+                let _ = std::fs::remove_dir_all(app.folder.join("image"));
+                let mut whole = vec![Entry::File("app/busybox", &busybox, 0o755)];
+                whole.extend(entries);
+                let layers = [layer(&whole)];
+                layout(&app, "image", &layers, &layers);
+                app.ok(&["jail", "build", "oci"]);
+                assert_eq!(state(victim.path()), before, "{name}: jail build");
+                let bundle = app.folder.join("bundle").display().to_string();
+                let file = app.write("file", "x").display().to_string();
+                let mut commands = vec![vec!["compile", "-o", &bundle], vec!["run", "main"]];
+                if kind == "absolute" {
+                    commands.push(vec!["cp", &file, "main:/tmp/file"]);
+                    commands.push(vec!["up", "-d"]);
+                    commands.push(vec!["down"]);
+                    commands.push(vec!["check"]);
+                }
+                for args in commands {
+                    let ended = app.run(&args);
+                    assert_eq!(state(victim.path()), before, "{name}: {args:?}: {}", ended.err);
+                    if args[0] == "down" {
+                        continue;
+                    }
+                    if MADE_IN.contains(top) {
+                        assert_eq!(ended.code, 2, "{name}: {args:?}: {}{}", ended.out, ended.err);
+                        let wanted = format!("exclude = [\"/{top}\"]");
+                        // What the manifest names, and not PySecure, has words of its own.
+                        let said = ended.err.contains(&wanted) || ended.err.contains("its path");
+                        assert!(said, "{name}: {args:?}: {}", ended.err);
+                    } else {
+                        assert_eq!(ended.code, 0, "{name}: {args:?}: {}{}", ended.out, ended.err);
+                        assert!(args[0] != "run" || ended.out == "it runs\n", "{name}: {}", ended.out);
+                    }
+                }
+                let _ = std::fs::remove_dir_all(&bundle);
+            }
+        }
+        // What the error says helps.
+        let away = victim.path().join("etc").display().to_string();
+        let layers = [layer(&[
+            Entry::File("app/busybox", &busybox, 0o755),
+            Entry::Link("etc", &away),
+        ])];
+        let _ = std::fs::remove_dir_all(app.folder.join("image"));
+        layout(&app, "image", &layers, &layers);
+        app.write("rootfs-templates/oci.toml", "image = \"image\"\nexclude = [\"/etc\"]\n");
+        assert_eq!(app.ok(&["run", "main"]).out, "it runs\n");
+        assert_eq!(state(victim.path()), before);
+    }
+}
+
+#[test]
+fn what_lies_below_a_link_of_a_jail_is_made_in_the_jail_or_not_at_all() {
+    for mode in BOTH {
+        let victim = canary(&["opt", "dir", "mode"]);
+        let away = |name: &str| victim.path().join(name).display().to_string();
+        let (opt, mode_dir) = (away("opt"), away("mode"));
+        let before = state(victim.path());
+        let app = App::new(mode, &manifest("imagebelow"));
+        // A layer puts a file into a directory of the layer below, and then a link in that directory's place.
+        let layers = [
+            layer(&[Entry::Dir("srv"), Entry::File("srv/old", b"old", 0o644)]),
+            layer(&[
+                Entry::File("srv/made", b"made", 0o644),
+                Entry::Dir("srv/deep"),
+                Entry::Link("srv", &opt),
+                // And through it, which is a place in the image.
+                Entry::File("srv/through", b"through", 0o644),
+            ]),
+        ];
+        layout(&app, "image", &layers, &layers);
+        app.ok(&["jail", "build", "oci"]);
+        let shown = app.ok(&["jail", "show", "oci"]).out;
+        assert!(shown.contains(&format!("/srv -> {opt}\n")), "{shown}");
+        assert!(shown.contains(&format!("{opt}/through")), "{shown}");
+        assert!(!shown.contains("/srv/made") && !shown.contains("/srv/old"), "{shown}");
+        // A recipe's own directories and links, below a link.
+        let layers = [layer(&[Entry::Link("srv", &mode_dir), Entry::File("a", b"a", 0o644)])];
+        layout(&app, "linked", &layers, &layers);
+        for (name, recipe, wanted) in [
+            (
+                "directories",
+                "image = \"linked\"\ndirectories = [\"/srv\", \"/srv/made/deep\"]\n".to_owned(),
+                "",
+            ),
+            (
+                "infile",
+                "image = \"linked\"\ndirectories = [\"/a/b\"]\n".to_owned(),
+                "no directory in the jail",
+            ),
+            (
+                "links",
+                format!("[links]\n\"/srv/a\" = \"{mode_dir}\"\n\"/srv/a/made\" = \"x\"\n"),
+                "no directory in the jail",
+            ),
+            (
+                "both",
+                format!("directories = [\"/srv/a/made\"]\n[links]\n\"/srv/a\" = \"{mode_dir}\"\n"),
+                "no directory in the jail",
+            ),
+        ] {
+            app.write(&format!("rootfs-templates/{name}.toml"), recipe);
+            let ended = app.run(&["jail", "build", name]);
+            match wanted {
+                "" => drop(ended.ok()),
+                _ => assert!(ended.code == 2 && ended.err.contains(wanted), "{name}: {}", ended.err),
+            }
+            assert_eq!(state(victim.path()), before, "{mode:?} {name}");
+        }
+        let shown = app.ok(&["jail", "show", "directories"]).out;
+        assert!(shown.contains(&format!("{mode_dir}/made/deep/\n")), "{shown}");
+        // A bundle's own folder, swapped for a link, and with links in it.
+        let bundles = app.folder.join("bundles");
+        std::fs::create_dir(&bundles).unwrap();
+        let of = |path: &Path| std::os::unix::fs::symlink(victim.path().join("dir"), path).unwrap();
+        app.write("rootfs-templates/oci.toml", "image = \"runs\"\n");
+        let busybox = std::fs::read("/bin/busybox").expect("install busybox-static");
+        let layers = [layer(&[Entry::File("app/run", &busybox, 0o755)])];
+        layout(&app, "runs", &layers, &layers);
+        of(&bundles.join("main"));
+        app.write("bundles/x", "");
+        let compile = || app.run(&["compile", "-o", bundles.to_str().unwrap()]);
+        assert_ne!(compile().code, 0);
+        assert_eq!(state(victim.path()), before, "{mode:?}");
+        std::fs::remove_file(bundles.join("main")).unwrap();
+        compile().ok();
+        std::fs::remove_dir_all(bundles.join("main/rootfs")).unwrap();
+        std::fs::remove_file(bundles.join("main/config.json")).unwrap();
+        of(&bundles.join("main/rootfs"));
+        of(&bundles.join("main/layers"));
+        of(&bundles.join("main/config.json"));
+        compile().ok();
+        assert_eq!(state(victim.path()), before, "{mode:?}");
+        assert!(bundles.join("main/rootfs/etc").is_dir());
     }
 }

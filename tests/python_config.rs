@@ -300,3 +300,189 @@ fn what_is_missing_is_said() {
         "{ended:?}"
     );
 }
+
+/// Says who it is on the host, and tries what is root's or a group's to read.
+const WHO: &str = r#"
+import os
+def ids(kind):
+    return int(open("/proc/self/%s_map" % kind).read().split()[1])
+print("uid", ids("uid"), "gid", ids("gid"), "groups", os.getgroups())
+for name in ["/etc/shadow", "/etc/ssl", "/etc/ssl/private", "FOLDER/secret", "FOLDER/group", "FOLDER/own", "FOLDER/lib/outside"]:
+    try:
+        os.listdir(name) if os.path.isdir(name) else open(name).read()
+        print("reads", name)
+    except OSError as e:
+        pass
+try:
+    from pysecure import *
+except ImportError:
+    raise SystemExit("plain")
+config = PySecureConfig("who", (61000, 61999), (61000, 61999))
+config.register_services([PySecureService("a", "/", "true")])
+"#;
+
+/// The folder of an app with such a configuration, files that root, its group and this user alone may read, and the
+/// configuration theirs.
+fn who(uid: u32, gid: u32) -> App {
+    use std::os::unix::fs::PermissionsExt;
+    let app = app(Mode::Root, "");
+    let text = WHO.replace("FOLDER", app.folder.to_str().unwrap());
+    let config = app.write("pysecure_config.py", text);
+    for (name, mode, owner) in [("secret", 0o600, 0), ("group", 0o640, 0), ("own", 0o600, uid)] {
+        let path = app.write(name, name);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(&path, Some(owner), Some(owner)).unwrap();
+    }
+    std::os::unix::fs::chown(&config, Some(uid), Some(gid)).unwrap();
+    app
+}
+
+fn host_uid(said: &str) -> u32 {
+    let number = said.split("uid ").nth(1).and_then(|rest| rest.split(' ').next());
+    number
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| panic!("no uid in {said}"))
+}
+
+#[test]
+fn as_root_a_configuration_is_its_owners_or_nobodys() {
+    let (user, group) = harness::user();
+    for (uid, gid) in [(0, 0), (user, group), (user, 0)] {
+        let app = who(uid, gid);
+        // Without the sandbox, root's Python reads all of it.
+        let plain = app
+            .shell_free("/usr/bin/python3", &["-B", "-S", "pysecure_config.py"])
+            .output()
+            .unwrap();
+        let plain = Ended::from(plain);
+        for name in ["/etc/shadow", "/secret", "/group", "/own"] {
+            assert!(plain.out.contains(&format!("{name}\n")), "{plain:?}");
+        }
+        let said = check(&app).ok().err;
+        let seen = host_uid(&said);
+        let own = format!("reads {}/own", app.folder.display());
+        if uid == 0 {
+            assert!(![0, 65_534, user].contains(&seen), "{said}");
+            assert!(!said.contains("reads"), "{said}");
+            let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+            assert!(!passwd.contains(&format!(":{seen}:")), "{seen} is an account's");
+        } else {
+            assert_eq!(seen, user, "{said}");
+            assert!(said.contains(&own) && said.matches("reads").count() == 1, "{said}");
+        }
+        // Of groups it has its owner's own at most, whatever its file's group.
+        let wanted = if uid == 0 {
+            String::from("gid 2147483001 ")
+        } else {
+            format!("gid {group} ")
+        };
+        assert!(said.contains(&wanted), "{said}");
+    }
+}
+
+/// Ends the thread that watches it, however the test ends.
+struct Ending<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_configuration_that_is_swapped_in_time_is_never_root() {
+    let (user, group) = harness::user();
+    let app = who(user, group);
+    std::os::unix::fs::chown(&app.folder, Some(user), Some(group)).unwrap();
+    let config = app.folder.join("pysecure_config.py");
+    // A user cannot make a file of root's, but a link to one.
+    let link = app.folder.join("link.py");
+    std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = Ending(&ended);
+        scope.spawn(|| {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, &config, rustix::fs::CWD, &link, flags).unwrap();
+            }
+        });
+        // What would happen if the text were read by its path, and the owner by that again.
+        let naive = (0..100_000).any(|_| {
+            use std::os::unix::fs::MetadataExt;
+            let text = std::fs::read_to_string(&config).unwrap();
+            text.contains("def ids") && std::fs::metadata(&config).unwrap().uid() == 0
+        });
+        assert!(naive, "nothing was swapped in time, so this shows nothing");
+        let (mut ran, mut other) = (0, 0);
+        while ran < 100 {
+            let ended = check(&app);
+            if ended.err.contains("uid ") {
+                assert_eq!(host_uid(&ended.err), user, "{}", ended.err);
+                assert_eq!(ended.err.matches("reads").count(), 1, "{}", ended.err);
+                ran += 1;
+            } else {
+                other += 1;
+            }
+            assert!(other < 10_000, "{}", ended.err);
+        }
+        println!("{ran} ran as UID {user}, {other} found the link's target, which is no configuration");
+    });
+}
+
+#[test]
+fn nothing_is_shown_by_a_link_and_nobody_else_decides() {
+    use std::os::unix::fs::PermissionsExt;
+    let (user, group) = harness::user();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    // `lib` as a link, to a folder that its owner has no way to.
+    let linked = who(user, group);
+    let hidden = harness::fresh_folder();
+    std::fs::rename(linked.folder.join("lib"), hidden.join("lib")).unwrap();
+    std::fs::write(hidden.join("lib/outside"), "outside").unwrap();
+    set(&hidden, 0o700);
+    std::os::unix::fs::symlink(hidden.join("lib"), linked.folder.join("lib")).unwrap();
+    let ended = check(&linked);
+    assert!(!ended.err.contains("outside"), "{}", ended.err);
+    assert!(
+        ended.err.contains("there is no Python package `pysecure` for it"),
+        "{}",
+        ended.err
+    );
+    std::fs::remove_dir_all(&hidden).unwrap();
+    for mode in BOTH {
+        let app = app(mode, &WHO.replace("FOLDER", "/nowhere"));
+        let config = app.folder.join("pysecure_config.py");
+        check(&app).ok();
+        // A folder as /tmp is: anybody puts `lib` there, or `json.py`.
+        for bits in [0o1777, 0o777] {
+            set(&app.folder, bits);
+            let ended = check(&app);
+            let says = "everybody may write to its folder";
+            assert!(ended.code == 2 && ended.err.contains(says), "{mode:?}: {ended:?}");
+        }
+        set(&app.folder, 0o755);
+        set(&config, 0o666);
+        let ended = check(&app);
+        assert!(
+            ended.code == 2 && ended.err.contains("everybody may write to it,"),
+            "{mode:?}: {ended:?}"
+        );
+        set(&config, 0o644);
+        check(&app).ok();
+        if mode == Mode::Root {
+            // Root's configuration in a user's folder, who could put modules beside it.
+            std::os::unix::fs::chown(&app.folder, Some(user), Some(group)).unwrap();
+            let ended = check(&app);
+            assert!(
+                ended.code == 2 && ended.err.contains("put other modules beside it"),
+                "{ended:?}"
+            );
+            std::os::unix::fs::chown(&app.folder, Some(0), Some(0)).unwrap();
+            // A folder that is not for nobody: what it may not read, it is told.
+            set(&app.folder, 0o700);
+            let ended = check(&app);
+            assert!(ended.err.contains("runs as no user"), "{ended:?}");
+        }
+    }
+}

@@ -105,7 +105,11 @@ pub enum Command {
     Man { folder: PathBuf },
     /// Be the sandbox of a configuration in Python, which is on standard input
     #[command(hide = true, name = crate::python::sandbox::COMMAND)]
-    ReadPython { configuration: PathBuf },
+    ReadPython {
+        #[arg(long)]
+        owner: u32,
+        configuration: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -150,7 +150,7 @@ fn diagnostic(trouble: Trouble, service: &str, at: &Range<usize>) -> Diagnostic 
 }
 
 /// What stands behind the semicolon is the remedy.
-fn split(text: String, at: &Range<usize>) -> Diagnostic {
+pub(super) fn split(text: String, at: &Range<usize>) -> Diagnostic {
     match text.split_once("; ") {
         Some((message, help)) => Diagnostic::error(at.clone(), message).help(help),
         None => Diagnostic::error(at.clone(), text),

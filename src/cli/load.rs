@@ -2,6 +2,7 @@
 
 use super::args::Cli;
 use super::{Failure, initialize, terminal};
+use crate::compile;
 use crate::launch::outer;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
@@ -113,6 +114,25 @@ impl Loaded {
         let library = self.library(dirs);
         plan::draw(&self.model, &privilege, dirs, &library, ledger).map_err(|errors| self.refused(errors))
     }
+
+    /// What a root cannot hold is said before anything is made, at the service's line.
+    fn compiles(&self, plan: &Plan) -> Result<(), Failure> {
+        let initializer = plan.initializer.iter().map(|i| &i.service);
+        let mut failure = Failure::silent(2);
+        for service in plan.services.iter().chain(initializer) {
+            if let Err(error) = compile::compile(plan, service, &plan.dirs.bundle(&service.name)) {
+                let span = match self.model.service(&service.name) {
+                    Some(id) => &self.model.services[id].span,
+                    None => &self.model.places.app,
+                };
+                failure.located.push(super::dry_run::split(error.to_string(), span));
+            }
+        }
+        match failure.located.is_empty() {
+            true => Ok(()),
+            false => Err(failure),
+        }
+    }
 }
 
 impl Loaded {
@@ -159,12 +179,12 @@ fn say_printed(printed: &str) {
 }
 
 /// `read-python`: the sandbox that [`python::read`] waits for.
-pub(super) fn read_python(configuration: &Path) -> super::Done {
+pub(super) fn read_python(configuration: &Path, owner: u32) -> super::Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
     let privilege = outer::expected();
-    python::sandbox::run(configuration, &privilege).map_err(Failure::failed)
+    python::sandbox::run(configuration, owner, &privilege).map_err(Failure::failed)
 }
 
 /// Gets privileges if they are needed: `Some` is the exit code of the same command, run where it has them.
@@ -208,6 +228,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
         return Err(loaded.tell(loaded.refused(vec![claimed])));
     }
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
     ledger.manifest = manifest;
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {

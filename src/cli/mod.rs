@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { folder } => generate::man(folder),
-        Command::ReadPython { configuration } => load::read_python(configuration),
+        Command::ReadPython { owner, configuration } => load::read_python(configuration, *owner),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -1,10 +1,12 @@
 //! An OCI bundle: `config.json`, the skeleton of the root that it mounts things on, and the layers that
 //! supply mount points which a read-only source lacks and hide what it should not show.
 
+use crate::beneath::Root;
 use oci_spec::runtime::Spec;
+use rustix::io::Errno;
 use std::fs;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Below a bundle's folder: where what a service writes to its root goes, if it is not kept.
@@ -58,38 +60,46 @@ impl Bundle {
     }
 
     /// Writes the bundle to `folder`, in place of one that is there already.
-    /// `folder` must be the caller's alone: entries are made by path.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        clear(folder)?;
-        let mut directory = fs::DirBuilder::new();
-        // 0755, not 0700: id 0 of the service's namespace is not the host's, and another runtime has to
-        // pass here as that.
-        directory.mode(0o755).recursive(true);
-        directory.create(folder)?;
-        create(&folder.join("rootfs"), &self.root)?;
+        let root = open(folder)?;
+        clear(&root)?;
+        create(&root, Path::new("rootfs"), &self.root)?;
         // runc 1.1 gives a tmpfs the mode of the directory that it is mounted on, whatever its options say.
-        let shared = folder.join("rootfs/tmp");
-        if shared.is_dir() {
-            fs::set_permissions(shared, fs::Permissions::from_mode(0o1777))?;
+        let tmp = RootEntry::Directory("tmp".into());
+        if self.root.contains(&tmp) {
+            root.set_directory_mode(Path::new("rootfs/tmp"), 0o1777)?;
         }
-        self.write_layers(folder)?;
+        self.layers_in(&root)?;
         let config = self.config().map_err(io::Error::other)?;
-        fs::write(folder.join("config.json"), config)
+        root.file(Path::new("config.json"), 0o644)?.write_all(config.as_bytes())
     }
 
     /// Writes only what the launcher reads from disk: the layers, of which most services have none.
     pub fn write_layers(&self, folder: &Path) -> io::Result<()> {
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        self.layers_in(&open(folder)?)
+    }
+
+    fn layers_in(&self, root: &Root) -> io::Result<()> {
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        let all = Path::new("layers");
+        match root.directory(all, 0o755) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
         for layer in &self.layers {
-            let place = folder.join("layers").join(&layer.name);
+            let place = all.join(&layer.name);
             // Of an earlier start, whose overlay is gone or keeps what it needs.
-            match fs::remove_dir_all(&place) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => create(&place, &layer.entries)?,
-            }
-            if let Some((uid, gid)) = layer.owner {
-                let inside = layer.entries.iter().map(|e| place.join(e.path()));
-                for path in inside.chain([place.clone()]) {
-                    lchown(path, Some(uid), Some(gid))?;
+            root.remove(&place)?;
+            create(root, &place, &layer.entries)?;
+            if let Some(ids) = layer.owner {
+                let layer_root = root.below(&place)?;
+                for path in layer.entries.iter().map(RootEntry::path).chain([Path::new("")]) {
+                    layer_root.own(path, ids)?;
                 }
             }
         }
@@ -97,57 +107,43 @@ impl Bundle {
     }
 }
 
+/// 0755, not 0700: id 0 of the service's namespace is not the host's, and another runtime has to pass here as that.
+fn open(folder: &Path) -> io::Result<Root> {
+    fs::DirBuilder::new().mode(0o755).recursive(true).create(folder)?;
+    Ok(Root::open(folder)?)
+}
+
 /// Removes an earlier bundle; refuses to remove anything else.
-fn clear(folder: &Path) -> io::Result<()> {
-    match fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(e),
-        Ok(mut entries) => {
-            if entries.next().is_none() {
-                return Ok(());
-            }
-        }
+fn clear(root: &Root) -> io::Result<()> {
+    let names = root.names()?;
+    if names.is_empty() {
+        return Ok(());
     }
-    if !folder.join("config.json").is_file() && !folder.join("rootfs").is_dir() {
+    if !["config.json", "rootfs"]
+        .iter()
+        .any(|part| names.iter().any(|n| n == part))
+    {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             "it holds something that is not an OCI bundle; name an empty folder",
         ));
     }
-    for part in ["rootfs", "layers"] {
-        match fs::remove_dir_all(folder.join(part)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    match fs::remove_file(folder.join("config.json")) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn create(root: &Path, entries: &[RootEntry]) -> io::Result<()> {
-    let mut directory = fs::DirBuilder::new();
-    directory.mode(0o755).recursive(true);
-    directory.create(root)?;
-    directory.recursive(false);
-    for entry in entries {
-        let at = root.join(entry.path());
-        match entry {
-            RootEntry::Directory(_) => directory.create(at)?,
-            RootEntry::Link(_, target) => symlink(target, at)?,
-            RootEntry::Whiteout(_) => whiteout(&at)?,
-            RootEntry::File(_, content) => {
-                let mut file = fs::File::options().write(true).create_new(true).mode(0o644).open(at)?;
-                io::Write::write_all(&mut file, content.as_bytes())?;
-            }
-        }
+    for part in ["rootfs", "layers", "config.json"] {
+        root.remove(Path::new(part))?;
     }
     Ok(())
 }
 
-/// A device that is none; making it takes no right (mknod(2), since Linux 5.8).
-fn whiteout(at: &Path) -> io::Result<()> {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-    Ok(mknodat(CWD, at, FileType::CharacterDevice, Mode::empty(), 0)?)
+fn create(root: &Root, place: &Path, entries: &[RootEntry]) -> io::Result<()> {
+    root.directory(place, 0o755)?;
+    let root = root.below(place)?;
+    for entry in entries {
+        match entry {
+            RootEntry::Directory(path) => root.directory(path, 0o755)?,
+            RootEntry::Link(path, target) => root.link(path, target)?,
+            RootEntry::Whiteout(path) => root.whiteout(path)?,
+            RootEntry::File(path, content) => root.file(path, 0o644)?.write_all(content.as_bytes())?,
+        }
+    }
+    Ok(())
 }

@@ -34,6 +34,17 @@ pub enum CompileError {
         groups: usize,
         ranges: usize,
     },
+    #[error(
+        "service `{service}`: {} is to be made in its root, but rootfs \"{rootfs}\" brings {} as {kind}, and nothing is made \
+         through one; write `exclude = [\"{}\"]` in the recipe to leave that out", path.display(), by.display(), by.display()
+    )]
+    Blocked {
+        service: String,
+        rootfs: String,
+        path: PathBuf,
+        by: PathBuf,
+        kind: &'static str,
+    },
     #[error("service `{service}`: no rootfs template \"{name}\" was loaded")]
     Template { service: String, name: String },
 }
@@ -121,6 +132,15 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
         targets.push(mount);
     }
     etc(service, &mut root);
+    if let Some((path, by, kind)) = root.blocked.take() {
+        return Err(CompileError::Blocked {
+            service: service.name.clone(),
+            rootfs: service.rootfs.clone(),
+            path: Path::new("/").join(path),
+            by: Path::new("/").join(by),
+            kind,
+        });
+    }
     if let Some(upper) = &service.writable {
         let made = writable::Overlays::make(plan, service, upper, folder, &mut root, &mut layers)?;
         mounts.splice(overlays_at..overlays_at, made.mounts);
@@ -412,25 +432,49 @@ fn etc(service: &Service, root: &mut Tree) {
 /// A tree of empty places, in which the first entry for a path stays and parents come by themselves.
 pub(super) struct Tree {
     entries: BTreeMap<PathBuf, RootEntry>,
+    /// What could not be made, for what the root brings stands in its way: its path, that one's, and what that is.
+    blocked: Option<(PathBuf, PathBuf, &'static str)>,
 }
 
 impl Tree {
     pub(super) fn new() -> Tree {
         Tree {
             entries: BTreeMap::new(),
+            blocked: None,
         }
     }
 
-    fn insert(&mut self, path: &Path, make: impl FnOnce(PathBuf) -> RootEntry) {
+    fn insert(&mut self, path: &Path, entry: impl FnOnce(PathBuf) -> RootEntry) {
         let path = path.strip_prefix("/").unwrap_or(path);
         for parent in path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
-            self.entries
+            let there = self
+                .entries
                 .entry(parent.to_owned())
                 .or_insert_with(|| RootEntry::Directory(parent.to_owned()));
+            let kind = match there {
+                RootEntry::Directory(_) => continue,
+                RootEntry::Link(..) => "a link",
+                RootEntry::File(..) => "a file",
+                RootEntry::Whiteout(_) => "nothing",
+            };
+            self.blocked.get_or_insert((path.to_owned(), parent.to_owned(), kind));
         }
-        self.entries
-            .entry(path.to_owned())
-            .or_insert_with(|| make(path.to_owned()));
+        let wanted = entry(path.to_owned());
+        let kind = match (self.entries.get(path), &wanted) {
+            (None, _) => {
+                self.entries.insert(path.to_owned(), wanted);
+                return;
+            }
+            // A link is there for who finds nothing else.
+            (_, RootEntry::Link(..) | RootEntry::Whiteout(_)) => return,
+            (Some(RootEntry::Directory(_)), RootEntry::Directory(_)) => return,
+            (Some(RootEntry::File(..)), RootEntry::File(..)) => return,
+            (Some(RootEntry::Directory(_)), _) => "a directory",
+            (Some(RootEntry::Link(..)), _) => "a link",
+            (Some(RootEntry::File(..)), _) => "a file",
+            (Some(RootEntry::Whiteout(_)), _) => "nothing",
+        };
+        self.blocked.get_or_insert((path.to_owned(), path.to_owned(), kind));
     }
 
     pub(super) fn directory(&mut self, path: &Path) {

@@ -96,6 +96,22 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// Is it a tree: does everything lie in a directory, and nothing below a link or a file?
+    pub fn check(&self) -> Result<(), JailError> {
+        for path in self.items.keys() {
+            let parent = path.parent().filter(|p| *p != Path::new("/"));
+            let in_directory = |p: &Path| self.items.get(p).is_some_and(|i| i.kind == Kind::Directory);
+            let leads_out = !path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
+            if leads_out || parent.is_some_and(|p| !in_directory(p)) {
+                return Err(JailError::Below {
+                    path: path.to_owned(),
+                    by: parent.unwrap_or(Path::new("/")).to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Where a path leads here, itself not followed if it is a link.
     pub fn place(&self, path: &Path) -> PathBuf {
         let mut left = parts(path);
@@ -169,7 +185,10 @@ pub fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
 /// Directories that are to be there, be it with something in them or not.
 pub fn add_directories(listing: &mut Listing, directories: &[PathBuf], why: &str) -> Result<(), JailError> {
     for directory in directories {
-        let place = checked(&directory.to_string_lossy())?;
+        // By the image's own links, within its root: what lies below a link would be made elsewhere.
+        let named = checked(&directory.to_string_lossy())?;
+        let place = listing.place(&named.join("x"));
+        let place = place.parent().unwrap_or(Path::new("/"));
         for path in place.ancestors().filter(|p| *p != Path::new("/")) {
             listing
                 .items

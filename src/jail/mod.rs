@@ -59,6 +59,8 @@ pub enum JailError {
     },
     #[error("{path} cannot be part of a root: it {cause}")]
     Leaves { path: String, cause: String },
+    #[error("{} would lie below {}, which is no directory in the jail but a link or a file; name the path that it leads to", path.display(), by.display())]
+    Below { path: PathBuf, by: PathBuf },
     #[error("the name {} is not UTF-8, or it leads to such a name; rename it, or `exclude` the directory it is in", .0.display())]
     NotText(PathBuf),
     #[error("{0:?} need more than {1} packages; take out what brings them, or `depends`")]
@@ -85,6 +87,12 @@ pub enum JailError {
 
 /// What a recipe comes to now.
 pub fn work_out(store: &Store, name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
+    let listing = listing(store, name, recipe)?;
+    listing.check()?;
+    Ok(listing)
+}
+
+fn listing(store: &Store, name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
     let image = match (&recipe.image, &recipe.debian) {
         (Some(path), _) => image::Image::open(path, recipe.tag.as_deref())?,
         (None, Some(debian)) => image::Image::of_tar(&made::debian(store, name, debian)?)?,

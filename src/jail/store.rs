@@ -19,7 +19,9 @@ use super::JailError;
 use super::collect::{Item, Kind, Listing, Origin};
 use super::image::Image;
 use super::recipe::Recipe;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Timespec, Timestamps};
+use crate::beneath::Root;
+use rustix::fs::{FlockOperation, Mode, Timespec, Timestamps};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -84,7 +86,9 @@ impl Store {
         remove(&making)?;
         directory(&making)?;
         let fresh = making.join("owned");
-        own_copy(&self.tree(hash), &fresh, ids)?;
+        directory(&fresh)?;
+        let root = Root::open(&fresh).map_err(|e| JailError::io("open", &fresh, e))?;
+        own_copy(&self.tree(hash), &root, Path::new(""), ids)?;
         directory(place.parent().unwrap_or(&self.folder))?;
         std::fs::rename(&fresh, &place).map_err(|e| JailError::io("put in place", &place, e))?;
         remove(&making)
@@ -135,8 +139,10 @@ impl Store {
         let making = self.folder.join("making");
         remove(&making)?;
         directory(&making)?;
-        let root = making.join("tree");
-        directory(&root)?;
+        let tree = making.join("tree");
+        directory(&tree)?;
+        // Places are chosen by an image: no link of its own leads out.
+        let root = Root::open(&tree).map_err(|e| JailError::io("open", &tree, e))?;
         let mut made = Count::default();
         self.take_from_image(listing, &mut made)?;
         let mut contents = BTreeMap::new();
@@ -144,24 +150,21 @@ impl Store {
             if let Some(tell) = self.tell {
                 tell(number + 1, listing.items.len());
             }
-            let place = root.join(path.strip_prefix("/").unwrap_or(path));
+            let wrong = |e| JailError::io("make in the jail", path, e);
+            let place = path.strip_prefix("/").unwrap_or(path);
             match &item.kind {
-                Kind::Directory => directory(&place)?,
-                Kind::Link(target) => {
-                    std::os::unix::fs::symlink(target, &place).map_err(|e| JailError::io("make the link", &place, e))?
-                }
+                Kind::Directory => root.directory(place, 0o755).map_err(wrong)?,
+                Kind::Link(target) => root.link(place, target).map_err(wrong)?,
                 Kind::File {
                     executable, modified, ..
                 } => {
                     let content = match (&item.content, &item.origin) {
                         (Some(known), _) => known.clone(),
-                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &place, &mut made)?,
-                        (None, _) => self.take_in(path, item, &place, &mut made)?,
+                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &mut made)?,
+                        (None, _) => self.take_in(path, item, &mut made)?,
                     };
-                    if item.content.is_some() {
-                        let blob = self.blob(&content, *executable, *modified);
-                        link_or_copy(&blob, &place, *executable, *modified)?;
-                    }
+                    let blob = self.blob(&content, *executable, *modified);
+                    link_or_copy(&blob, &root, place, *executable, *modified)?;
                     contents.insert(path, content);
                 }
             }
@@ -173,10 +176,10 @@ impl Store {
         }
         let list = serde_json::to_vec(&kept).map_err(|e| JailError::io("write", &self.folder, e))?;
         self.write("lists", &hash, &list)?;
-        let tree = self.tree(&hash);
-        directory(tree.parent().unwrap_or(&self.folder))?;
+        let place = self.tree(&hash);
+        directory(place.parent().unwrap_or(&self.folder))?;
         if !self.has(&hash) {
-            std::fs::rename(&root, &tree).map_err(|e| JailError::io("put in place", &tree, e))?;
+            std::fs::rename(&tree, &place).map_err(|e| JailError::io("put in place", &place, e))?;
         }
         remove(&making)?;
         self.remember(listing, &hash)?;
@@ -189,9 +192,9 @@ impl Store {
         (self.has(&known) && self.known(&known)).then_some(known)
     }
 
-    /// Puts a file of the host in its place in a tree, and into the store if its content is not there; the hash of that.
-    /// Read once: what is hashed is what is written.
-    fn take_in(&self, from: &Path, item: &Item, place: &Path, made: &mut Count) -> Result<String, JailError> {
+    /// Puts a file of the host into the store if its content is not there; the hash of that. Read once: what is hashed is
+    /// what is written.
+    fn take_in(&self, from: &Path, item: &Item, made: &mut Count) -> Result<String, JailError> {
         let Kind::File {
             executable,
             size,
@@ -214,25 +217,23 @@ impl Store {
             hash_file(from)?
         };
         let blob = self.blob(&hash, executable, modified);
-        if blob.exists() {
-            link_or_copy(&blob, place, executable, modified)?;
-        } else {
+        if !blob.exists() {
+            let fresh = self.fresh()?;
             if small {
-                let mut target = create(place)?;
-                if !cloned(&source, &target, place, &content)? {
+                let mut target = create(&fresh)?;
+                if !cloned(&source, &target, &fresh, &content)? {
                     target
                         .write_all(&content)
-                        .map_err(|e| JailError::io("write", place, e))?;
+                        .map_err(|e| JailError::io("write", &fresh, e))?;
                 }
-                finish(&target, place, executable, modified)?;
+                finish(&target, &fresh, executable, modified)?;
             } else {
-                copy(from, place, executable, modified)?;
-                if hash_file(place)? != hash {
+                copy(from, &fresh, executable, modified)?;
+                if hash_file(&fresh)? != hash {
                     return Err(JailError::Changed);
                 }
             }
-            // Whole as soon as it has its name.
-            self.shelve(place, &blob)?;
+            self.shelve(&fresh, &blob, executable, modified)?;
             made.files += 1;
             made.bytes += size;
         }
@@ -272,8 +273,7 @@ impl Store {
             let Some((blob, hash, executable, modified)) = wanted.get(&origin) else {
                 return Ok(());
             };
-            let fresh = self.folder.join("making").join("blob");
-            remove(&fresh)?;
+            let fresh = self.fresh()?;
             let mut file = create(&fresh)?;
             let wrong = |e| JailError::io("write", &fresh, e);
             made.bytes += std::io::copy(content, &mut file).map_err(wrong)?;
@@ -282,9 +282,15 @@ impl Store {
             if hash_file(&fresh)? != **hash {
                 return Err(JailError::Changed);
             }
-            directory(blob.parent().unwrap_or(&self.folder))?;
-            std::fs::rename(&fresh, blob).map_err(|e| JailError::io("put in place", blob, e))
+            self.shelve(&fresh, blob, *executable, *modified)
         })
+    }
+
+    /// Where a blob is made.
+    fn fresh(&self) -> Result<PathBuf, JailError> {
+        let fresh = self.folder.join("making").join("blob");
+        remove(&fresh)?;
+        Ok(fresh)
     }
 
     /// What an image came to when a jail was made of it, if that is still there.
@@ -440,19 +446,19 @@ impl Store {
     }
 
     /// Gives a file that is whole its name in the store.
-    fn shelve(&self, file: &Path, blob: &Path) -> Result<(), JailError> {
-        match std::fs::hard_link(file, blob) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                directory(blob.parent().unwrap_or(&self.folder))?;
-                std::fs::hard_link(file, blob)
+    fn shelve(&self, fresh: &Path, blob: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+        directory(blob.parent().unwrap_or(&self.folder))?;
+        let placed = match std::fs::rename(fresh, blob) {
+            // The blobs may be a mount of their own.
+            Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
+                let aside = blob.with_extension("fresh");
+                remove(&aside)?;
+                copy(fresh, &aside, executable, modified)?;
+                std::fs::rename(aside, blob)
             }
             other => other,
-        }
-        .or_else(|e| match e.raw_os_error() {
-            // A disk without hard links: each tree has its own files then.
-            Some(libc::EPERM | libc::EOPNOTSUPP | libc::EMLINK | libc::EXDEV) => Ok(()),
-            _ => Err(JailError::io("put in place", blob, e)),
-        })
+        };
+        placed.map_err(|e| JailError::io("put in place", blob, e))
     }
 
     fn write(&self, folder: &str, name: &str, content: &[u8]) -> Result<(), JailError> {
@@ -578,14 +584,16 @@ fn cloned(source: &File, target: &File, place: &Path, content: &[u8]) -> Result<
 
 /// A reflink, or a copy (copy_file_range(2)); without set-id bits, whatever the umask.
 fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
-    let wrong = |e| JailError::io("copy to", to, e);
-    let mut source = File::open(from).map_err(|e| JailError::io("read", from, e))?;
     let mut target = create(to)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
-        std::io::copy(&mut source, &mut target).map_err(wrong)?;
-    }
-    target.flush().map_err(wrong)?;
+    fill(&mut open(from)?, &mut target, to)?;
     finish(&target, to, executable, modified)
+}
+
+fn fill(source: &mut File, target: &mut File, shown: &Path) -> Result<(), JailError> {
+    if rustix::fs::ioctl_ficlone(&*target, &*source).is_err() {
+        std::io::copy(source, target).map_err(|e| JailError::io("copy to", shown, e))?;
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File, JailError> {
@@ -595,12 +603,10 @@ fn create(path: &Path) -> Result<File, JailError> {
 }
 
 /// Sets mode and time of a file that is whole.
-fn finish(target: &File, to: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
-    let wrong = |e| JailError::io("set mode and time of", to, e);
+fn finish(target: &File, shown: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    let wrong = |e: rustix::io::Errno| JailError::io("set mode and time of", shown, e);
     let mode = if executable { 0o555 } else { 0o444 };
-    target
-        .set_permissions(std::fs::Permissions::from_mode(mode))
-        .map_err(wrong)?;
+    rustix::fs::fchmod(target, Mode::from_raw_mode(mode)).map_err(wrong)?;
     let time = Timespec {
         tv_sec: modified,
         tv_nsec: 0,
@@ -609,41 +615,44 @@ fn finish(target: &File, to: &Path, executable: bool, modified: i64) -> Result<(
         last_access: time,
         last_modification: time,
     };
-    rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| wrong(e.into()))
+    rustix::fs::futimens(target, &times).map_err(wrong)
 }
 
-/// The tree once more, as somebody's own, who may write to it.
-fn own_copy(from: &Path, to: &Path, (uid, gid): (u32, u32)) -> Result<(), JailError> {
-    let wrong = |e| JailError::io("copy to", to, e);
+/// What is at `from` once more at `inside` of `root`, as somebody's own, who may write to it. An empty `inside` is the
+/// root itself, which is there.
+fn own_copy(from: &Path, root: &Root, inside: &Path, ids: (u32, u32)) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("make in the copy of a jail", Path::new("/").join(inside), e);
     let found = std::fs::symlink_metadata(from).map_err(|e| JailError::io("look at", from, e))?;
     if found.is_dir() {
-        directory(to)?;
+        if !inside.as_os_str().is_empty() {
+            root.directory(inside, 0o755).map_err(wrong)?;
+        }
         for name in names(from) {
-            own_copy(&from.join(&name), &to.join(&name), (uid, gid))?;
+            own_copy(&from.join(&name), root, &inside.join(&name), ids)?;
         }
     } else if found.is_symlink() {
         let target = std::fs::read_link(from).map_err(|e| JailError::io("read the link", from, e))?;
-        std::os::unix::fs::symlink(target, to).map_err(wrong)?;
+        root.link(inside, &target).map_err(wrong)?;
     } else {
-        copy(from, to, found.mode() & 0o111 != 0, found.mtime())?;
-        std::fs::set_permissions(to, std::fs::Permissions::from_mode(found.mode() & 0o777 | 0o200)).map_err(wrong)?;
+        let mut target = root.file(inside, 0o600).map_err(wrong)?;
+        fill(&mut open(from)?, &mut target, from)?;
+        finish(&target, from, found.mode() & 0o111 != 0, found.mtime())?;
+        let mode = if found.mode() & 0o111 != 0 { 0o755 } else { 0o644 };
+        rustix::fs::fchmod(&target, Mode::from_raw_mode(mode)).map_err(wrong)?;
     }
-    std::os::unix::fs::lchown(to, Some(uid), Some(gid)).map_err(wrong)
+    root.own(inside, ids).map_err(wrong)
 }
 
-fn link_or_copy(blob: &Path, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
-    match std::fs::hard_link(blob, place) {
-        Ok(()) => Ok(()),
+fn link_or_copy(blob: &Path, root: &Root, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
+    let wrong = |e| JailError::io("make in the jail", Path::new("/").join(place), e);
+    match root.hard_link(place, blob) {
         // Some disks have no hard links, and the others not endless many for a file.
-        Err(e)
-            if matches!(
-                e.raw_os_error(),
-                Some(libc::EMLINK | libc::EPERM | libc::EOPNOTSUPP | libc::EXDEV)
-            ) =>
-        {
-            copy(blob, place, executable, modified)
+        Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP | Errno::XDEV) => {
+            let mut target = root.file(place, 0o600).map_err(wrong)?;
+            fill(&mut open(blob)?, &mut target, place)?;
+            finish(&target, place, executable, modified)
         }
-        Err(e) => Err(JailError::io("make", place, e)),
+        other => other.map_err(wrong),
     }
 }
 

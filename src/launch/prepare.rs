@@ -357,25 +357,25 @@ fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchErro
     rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("make"))?;
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, safe).map_err(wrong("make"))?;
+    // What an image brings lies among these: its links are the service's to follow, and not the launcher's.
+    let root = crate::beneath::Root::of(root);
     for entry in entries {
         let wrong =
             |errno| LaunchError::system("make in the service's root", entry.path().display().to_string())(errno);
         match entry {
-            RootEntry::Directory(path) => {
-                rustix::fs::mkdirat(&root, path, Mode::from_raw_mode(0o755)).map_err(wrong)?
-            }
-            RootEntry::Link(path, target) => rustix::fs::symlinkat(target, &root, path).map_err(wrong)?,
+            RootEntry::Directory(path) => root.directory(path, 0o755).map_err(wrong)?,
+            RootEntry::Link(path, target) => root.link(path, target).map_err(wrong)?,
             // Nothing lies below this root that it could hide.
             RootEntry::Whiteout(_) => return Err(wrong(Errno::INVAL)),
             RootEntry::File(path, content) => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&root, path, flags, Mode::from_raw_mode(0o644)).map_err(wrong)?;
+                let file = root.file(path, 0o644).map_err(wrong)?;
                 if !content.is_empty() {
                     rustix::io::write(&file, content.as_bytes()).map_err(wrong)?;
                 }
             }
         }
     }
+    let root = root.into_inner();
     let attributes = if readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
     sys::mount_setattr(
         root.as_fd(),

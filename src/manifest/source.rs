@@ -3,7 +3,7 @@
 //! The only part of the manifest's code that touches the file system. A path given by a user may lead to
 //! anything, so nothing is read before it is known to be a regular file of reasonable size.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -110,12 +110,21 @@ pub fn locate(given: Option<&Path>) -> Result<PathBuf, LoadError> {
 impl Source {
     pub fn read(path: impl AsRef<Path>) -> Result<Source, LoadError> {
         let path = path.as_ref();
+        Source::of(path, Source::open(path, path)?)
+    }
+
+    /// The file at this path, opened for reading; `shown` is how it was named.
+    pub fn open(path: &Path, shown: &Path) -> Result<File, LoadError> {
         // Without O_NONBLOCK, opening a fifo waits for a writer. The standard library adds O_CLOEXEC.
-        let file = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path)
-            .map_err(|cause| LoadError::open(path, cause))?;
+            .map_err(|cause| LoadError::open(shown, cause))
+    }
+
+    /// What an opened file holds; `path` is how it was named.
+    pub fn of(path: &Path, file: File) -> Result<Source, LoadError> {
         let read_error = |cause| LoadError::Read {
             path: path.to_owned(),
             cause,

@@ -22,6 +22,11 @@ def begin(path, text):
     except ModuleNotFoundError as error:
         if error.name != "pysecure":
             raise
+        if not os.access(os.path.dirname(path), os.R_OK | os.X_OK):
+            fail(
+                "there is no Python package `pysecure` that it may read: a configuration of root's runs as no user, and its "
+                "folder is not for everybody; `chmod o+rx` it, or give both to a user who is not root"
+            )
         fail(
             "there is no Python package `pysecure` for it: put it beside it as `lib/pysecure`, name its folder in "
             "PYTHONPATH, or install it for " + sys.executable

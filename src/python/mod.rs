@@ -10,11 +10,14 @@ pub mod sandbox;
 use crate::manifest::{Diagnostic, Format, LoadError, Source};
 use jsonc_parser::ast;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +38,13 @@ pub enum PythonError {
         operation: &'static str,
         cause: std::io::Error,
     },
+    #[error("{}: everybody may write to {what}, and so say what this configuration is; `chmod o-w`, or move it to a folder of its own", .path.display())]
+    Open { path: PathBuf, what: &'static str },
+    #[error(
+        "{}: it belongs to UID {file}, but its folder to UID {folder}, who may put other modules beside it; move it to a folder of its owner's",
+        .path.display()
+    )]
+    Strange { path: PathBuf, folder: u32, file: u32 },
     #[error("{}{}: {message}", .path.display(), .line.map(|n| format!(":{n}")).unwrap_or_default())]
     Failed {
         path: PathBuf,
@@ -78,8 +88,9 @@ pub fn is_python(path: &Path) -> bool {
 
 /// Runs the configuration; the manifest that it comes to, as JSON under the file's own name.
 pub fn read(path: &Path) -> Result<(Source, Python), PythonError> {
-    let shown = Source::read(path)?;
-    let (output, status) = run(path, &shown.text)?;
+    let place = Place::of(path)?;
+    let shown = Source::of(path, place.file.try_clone().map_err(io(path, "read it"))?)?;
+    let (output, status) = run(path, &place, &shown.text)?;
     let printed = String::from_utf8_lossy(&output.printed).into_owned();
     let failed = |line, message: String, printed| PythonError::Failed {
         path: path.to_owned(),
@@ -119,14 +130,64 @@ struct Output {
     excess: Option<String>,
 }
 
-fn run(path: &Path, text: &str) -> Result<(Output, ExitStatus), PythonError> {
-    let wrong = |operation: &'static str| {
-        move |cause: std::io::Error| PythonError::Io {
-            path: path.to_owned(),
-            operation,
-            cause,
+/// Where a configuration lies and whose it is, by the descriptor that it is read from: its folder may be another user's,
+/// who puts another file there at any time.
+struct Place {
+    file: File,
+    /// The folder that it was opened in, free of links.
+    folder: PathBuf,
+    uid: u32,
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Place, PythonError> {
+        let parent = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(parent, flags, Mode::empty());
+        let opened = opened.map_err(|e| io(path, "open its folder")(e.into()))?;
+        let inside = Path::new("/proc/self/fd").join(opened.as_raw_fd().to_string());
+        let folder = std::fs::read_link(&inside).map_err(io(path, "find its folder"))?;
+        let file = match path.file_name() {
+            Some(name) => Source::open(&inside.join(name), path)?,
+            None => return Err(io(path, "open it")(std::io::ErrorKind::IsADirectory.into())),
+        };
+        let found = file.metadata().map_err(io(path, "look at it"))?;
+        let around = rustix::fs::fstat(&opened).map_err(|e| io(path, "look at its folder")(e.into()))?;
+        // Whoever may write either decides what runs here.
+        let everybody = [(found.mode(), "it"), (around.st_mode, "its folder")];
+        for (mode, what) in everybody {
+            if mode & 0o002 != 0 {
+                let path = path.to_owned();
+                return Err(PythonError::Open { path, what });
+            }
         }
-    };
+        // In a user's namespace, others' folders and root's look alike.
+        let own = [0, found.uid(), rustix::process::geteuid().as_raw()].contains(&around.st_uid);
+        if !own && !crate::launch::outer::inside() {
+            return Err(PythonError::Strange {
+                path: path.to_owned(),
+                folder: around.st_uid,
+                file: found.uid(),
+            });
+        }
+        Ok(Place {
+            folder,
+            uid: found.uid(),
+            file,
+        })
+    }
+}
+
+fn io(path: &Path, operation: &'static str) -> impl FnOnce(std::io::Error) -> PythonError {
+    let path = path.to_owned();
+    move |cause| PythonError::Io { path, operation, cause }
+}
+
+fn run(path: &Path, place: &Place, text: &str) -> Result<(Output, ExitStatus), PythonError> {
+    let wrong = |operation| io(path, operation);
     // What is run is what was read, and is shown if it is wrong, even if the file changes meanwhile.
     let memory = rustix::fs::memfd_create(c"configuration", rustix::fs::MemfdFlags::CLOEXEC);
     let mut memory = File::from(memory.map_err(|e| wrong("make a memfd")(e.into()))?);
@@ -134,7 +195,9 @@ fn run(path: &Path, text: &str) -> Result<(Output, ExitStatus), PythonError> {
     memory.rewind().map_err(wrong("fill a memfd"))?;
     let child = Command::new("/proc/self/exe")
         .arg(sandbox::COMMAND)
-        .arg(path)
+        .arg(format!("--owner={}", place.uid))
+        .arg("--")
+        .arg(place.folder.join(path.file_name().unwrap_or_default()))
         .stdin(Stdio::from(memory))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

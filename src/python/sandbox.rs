@@ -9,7 +9,7 @@ use crate::compile::{self, Bundle, RootEntry};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::manifest::types::Network;
 use crate::model::{Life, Limits, Logs};
-use crate::plan::template::{Library, Template};
+use crate::plan::template::{Entry, Library, Template};
 use crate::plan::{Dirs, Identity, Mount, Plan, PlanError, Privilege, Service};
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxSyscall, Mount as SpecMount, PosixRlimit, PosixRlimitBuilder,
@@ -46,20 +46,14 @@ pub enum SandboxError {
     Unprotected(&'static str),
 }
 
-/// Runs the configuration in the sandbox; its exit code.
-pub fn run(file: &Path, privilege: &Privilege) -> Result<u8, SandboxError> {
+/// Runs the configuration in the sandbox; its exit code. `file` is where it lies, free of links, and `owner` whose it is.
+pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, SandboxError> {
     let wrong = |operation: &'static str| {
         let path = file.to_owned();
         move |cause: std::io::Error| PythonError::Io { path, operation, cause }
     };
-    let parent = match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let folder = parent.canonicalize().map_err(wrong("find its folder"))?;
-    let owner = file.metadata().map_err(wrong("look at it"))?;
-    let name = file.file_name().unwrap_or_default();
-    let (Some(shown), Some(path)) = (folder.to_str(), folder.join(name).to_str().map(str::to_owned)) else {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let (Some(shown), Some(path)) = (folder.to_str(), file.to_str().map(str::to_owned)) else {
         return Err(SandboxError::Place(format!(
             "{}: its path is not UTF-8; rename it",
             file.display()
@@ -71,16 +65,33 @@ pub fn run(file: &Path, privilege: &Privilege) -> Result<u8, SandboxError> {
             file.display()
         )));
     }
-    let template = Library::new(Path::new("/usr/share/pysecure/none"), Path::new("/")).load("host")?;
+    let ids = match privilege {
+        Privilege::Root => Some(ids(owner)?),
+        _ => None,
+    };
+    let mut template = Library::new(Path::new("/usr/share/pysecure/none"), Path::new("/")).load("host")?;
+    // Python needs no more of it, and of /etc/ssl some is for root's eyes and a group's.
+    template.entries.retain(|entry| match entry {
+        Entry::Bind { path, .. } | Entry::Link { path, .. } => {
+            !path.starts_with("/etc")
+                || ["/etc/ld.so.cache", "/etc/localtime"]
+                    .iter()
+                    .any(|p| path == Path::new(p))
+        }
+        Entry::Directory { .. } => true,
+    });
     let python = interpreter(&template);
-    let packages = packages(&folder);
-    let mut service = service(vec![python, "-c".into(), BOOT.into(), path], shown);
+    let packages = packages(folder);
+    let around = folder.metadata().map_err(wrong("look at its folder"))?;
+    let passes = ids.is_none_or(|(uid, _)| uid == around.uid() || around.mode() & 0o001 != 0);
+    let directory = if passes { shown } else { "/" };
+    let mut service = service(vec![python, "-c".into(), BOOT.into(), path], directory);
     let search: Vec<&str> = packages.iter().filter_map(|p| p.to_str()).collect();
     if !search.is_empty() {
         service.environment.insert("PYTHONPATH".into(), search.join(":"));
     }
-    service.mounts.push(seen(&folder));
-    for package in packages.iter().filter(|p| !p.starts_with(&folder)) {
+    service.mounts.push(seen(folder));
+    for package in packages.iter().filter(|p| !p.starts_with(folder)) {
         // One that lies around the folder would hide it.
         let place = if folder.starts_with(package) {
             0
@@ -94,7 +105,7 @@ pub fn run(file: &Path, privilege: &Privilege) -> Result<u8, SandboxError> {
         .retain(|m| !template.binds().any(|(bind, _)| Path::new(&m.target).starts_with(bind)));
     let plan = plan(template, privilege);
     let mut bundle = compile::compile(&plan, &service, Path::new("/"))?;
-    narrow(&mut bundle, *privilege == Privilege::Root, (owner.uid(), owner.gid()))?;
+    narrow(&mut bundle, ids)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut launcher = Launcher::new()?;
     let running = launcher.start(&Request {
@@ -149,8 +160,9 @@ fn packages(folder: &Path) -> Vec<PathBuf> {
                 .filter(|site| site.join("pysecure").is_dir()),
         );
     }
+    // Of the folder itself: a link would show what lies elsewhere to whoever made it.
     let beside = folder.join("lib");
-    if beside.join("pysecure").is_dir() {
+    if beside.canonicalize().is_ok_and(|real| real == beside) && beside.join("pysecure").is_dir() {
         wanted.push(beside);
     }
     let mut found: Vec<PathBuf> = Vec::new();
@@ -234,8 +246,43 @@ fn plan(template: Template, privilege: &Privilege) -> Plan {
     }
 }
 
-/// Takes from the spec what a service has and a configuration has not.
-fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) -> Result<(), SandboxError> {
+/// Who a configuration is on the host, if root reads it: whoever wrote it, so that it reads what he lets himself read,
+/// with his own group and no other; nobody at all for a file of root's.
+fn ids(owner: u32) -> Result<(u32, u32), SandboxError> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let lacks = || SandboxError::Unprotected("an id to run as that is not root's");
+    let nobody = nobodys(&read("/proc/self/uid_map")).ok_or_else(lacks)?;
+    let no_group = nobodys(&read("/proc/self/gid_map")).ok_or_else(lacks)?;
+    let uid = if [0, OVERFLOW].contains(&owner) { nobody } else { owner };
+    let accounts = read("/etc/passwd");
+    let of_owner = |line: &str| {
+        let mut numbers = line.split(':').skip(2).map(str::parse::<u32>);
+        let (of, gid) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        (of == uid && ![0, OVERFLOW].contains(&gid)).then_some(gid)
+    };
+    Ok((uid, accounts.lines().find_map(of_owner).unwrap_or(no_group)))
+}
+
+/// Whose is what is nobody's here, and processes of the host's have it too.
+const OVERFLOW: u32 = 65_534;
+
+/// An id of which no account, no file and no process is: systemd's list of ids (UIDS-GIDS.md) has no use for the first,
+/// and the second is the last that a small user namespace has. `map` is a uid_map; user_namespaces(7).
+fn nobodys(map: &str) -> Option<u32> {
+    let mapped = |id: u32| {
+        map.lines().any(|line| {
+            let mut fields = line.split_whitespace().map(str::parse::<u32>);
+            let (first, count) = (fields.next().and_then(Result::ok), fields.nth(1).and_then(Result::ok));
+            first
+                .zip(count)
+                .is_some_and(|(first, count)| id.checked_sub(first).is_some_and(|n| n < count))
+        })
+    };
+    [2_147_483_001, 65_533].into_iter().find(|id| mapped(*id))
+}
+
+/// Takes from the spec what a service has and a configuration has not. `ids`: who it is to be, if not as compiled.
+fn narrow(bundle: &mut Bundle, ids: Option<(u32, u32)>) -> Result<(), SandboxError> {
     let lacks = SandboxError::Unprotected;
     let spec = &mut bundle.spec;
     // Nowhere to write: neither /tmp nor /dev.
@@ -258,8 +305,7 @@ fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) -> Result<(), Sand
     let process = spec.process_mut().as_mut().ok_or(lacks("limits"))?;
     process.set_rlimits(Some(limits()));
     let linux = spec.linux_mut().as_mut().ok_or(lacks("namespaces"))?;
-    if root {
-        // As who wrote it, so that it reads what he lets itself read, and root's rights are not at stake.
+    if let Some((uid, gid)) = ids {
         let to = |host: u32, mapping: &Option<Vec<LinuxIdMapping>>| {
             let line = |l: &LinuxIdMapping| {
                 let own = LinuxIdMappingBuilder::default().container_id(l.container_id());
@@ -267,7 +313,7 @@ fn narrow(bundle: &mut Bundle, root: bool, owner: (u32, u32)) -> Result<(), Sand
             };
             Some(mapping.iter().flatten().filter_map(line).collect())
         };
-        let (uids, gids) = (to(owner.0, linux.uid_mappings()), to(owner.1, linux.gid_mappings()));
+        let (uids, gids) = (to(uid, linux.uid_mappings()), to(gid, linux.gid_mappings()));
         linux.set_uid_mappings(uids);
         linux.set_gid_mappings(gids);
     }
@@ -304,4 +350,27 @@ fn limits() -> Vec<PosixRlimit> {
             .ok()
     })
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_an_id_that_exists_and_is_nobodys() {
+        let map = |text| nobodys(text);
+        assert_eq!(map("         0          0 4294967295\n"), Some(2_147_483_001));
+        assert_eq!(map("0 1000 1\n1 100000 65536\n"), Some(65_533));
+        assert_eq!(map("0 1000 1\n"), None);
+        assert_eq!(map(""), None);
+    }
+
+    #[test]
+    fn a_configuration_is_never_root() {
+        for owner in [0, OVERFLOW] {
+            let (uid, gid) = ids(owner).unwrap();
+            assert!(![0, OVERFLOW].contains(&uid) && ![0, OVERFLOW].contains(&gid));
+        }
+        assert_eq!(ids(4_242).unwrap().0, 4_242);
+    }
 }

@@ -410,7 +410,8 @@ impl Merge<'_> {
             let directory = Item::new(Kind::Directory, "something lies in it");
             self.fresh.insert(parent.to_owned(), directory);
         }
-        if item.kind != Kind::Directory && self.fresh.get(&path).is_some_and(|i| i.kind == Kind::Directory) {
+        // What this layer has put into a directory of a layer below goes with that, too.
+        if item.kind != Kind::Directory {
             remove_below(&mut self.fresh, &path);
         }
         self.fresh.insert(path, item);

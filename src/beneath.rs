@@ -1,0 +1,250 @@
+//! Making things below a root that holds what others have chosen: a service's root with an image's links in it, a jail's
+//! tree, a bundle.
+//!
+//! Everything is named relative to the root's descriptor and reached through no link (openat2(2), RESOLVE_BENEATH,
+//! RESOLVE_NO_SYMLINKS). A link on the way is an error, ELOOP, and not a way out of the root: an image's `/etc` may lead
+//! to a folder of the host's. Nothing that is there already is opened for writing, and nothing is replaced.
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const DIRECTORY: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// A directory below which things are made. Paths are relative to it, without `..`.
+pub struct Root {
+    fd: OwnedFd,
+}
+
+/// The directory that something lies in.
+enum Parent<'r> {
+    Root(BorrowedFd<'r>),
+    Inside(OwnedFd),
+}
+
+impl AsFd for Parent<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Parent::Root(fd) => *fd,
+            Parent::Inside(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Root {
+    /// The directory at `path`, which is no link itself; those on the way to it are whoever's who named it.
+    pub fn open(path: &Path) -> Result<Root, Errno> {
+        rustix::fs::open(path, DIRECTORY, Mode::empty()).map(Root::of)
+    }
+
+    pub fn of(fd: OwnedFd) -> Root {
+        Root { fd }
+    }
+
+    pub fn into_inner(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// A directory below, as a root of its own.
+    pub fn below(&self, path: &Path) -> Result<Root, Errno> {
+        openat2(self.fd.as_fd(), path, DIRECTORY).map(Root::of)
+    }
+
+    /// What lies in the root itself.
+    pub fn names(&self) -> Result<Vec<OsString>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&self.fd, ".", flags, Mode::empty())?;
+        let mut out = Vec::new();
+        for entry in Dir::new(opened)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                out.push(name);
+            }
+        }
+        Ok(out)
+    }
+
+    /// mkdir(2), with the process' umask; an error if something is there.
+    pub fn directory(&self, path: &Path, mode: u32) -> Result<(), Errno> {
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode))
+    }
+
+    /// An empty file to write to; an error if something is there.
+    pub fn file(&self, path: &Path, mode: u32) -> Result<File, Errno> {
+        let (parent, name) = self.parent(path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode)).map(File::from)
+    }
+
+    pub fn link(&self, path: &Path, target: &Path) -> Result<(), Errno> {
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::symlinkat(target, parent, name)
+    }
+
+    /// A device that is none, which hides what lies below it in an overlay; making it takes no right (mknod(2), since
+    /// Linux 5.8).
+    pub fn whiteout(&self, path: &Path) -> Result<(), Errno> {
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)
+    }
+
+    /// One more name for the file `of`, a path of this program's own choosing.
+    pub fn hard_link(&self, path: &Path, of: &Path) -> Result<(), Errno> {
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::linkat(CWD, of, parent, name, AtFlags::empty())
+    }
+
+    /// chmod(2) of a directory, whatever the umask.
+    pub fn set_directory_mode(&self, path: &Path, mode: u32) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::fchmod(openat2(self.fd.as_fd(), path, flags)?, Mode::from_raw_mode(mode))
+    }
+
+    /// lchown(2); the root itself by an empty path.
+    pub fn own(&self, path: &Path, (uid, gid): (u32, u32)) -> Result<(), Errno> {
+        let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        if path.as_os_str().is_empty() {
+            return rustix::fs::chownat(&self.fd, "", ids.0, ids.1, AtFlags::EMPTY_PATH);
+        }
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::chownat(parent, name, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Removes what is there, with all that is in it.
+    pub fn remove(&self, path: &Path) -> std::io::Result<()> {
+        let (parent, name) = match self.parent(path) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        };
+        // The standard library goes by descriptor below a directory, but wants a path to it.
+        let place = Path::new("/proc/self/fd")
+            .join(parent.as_fd().as_raw_fd().to_string())
+            .join(name);
+        let gone = match std::fs::symlink_metadata(&place) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&place),
+            Ok(_) => std::fs::remove_file(&place),
+            Err(e) => Err(e),
+        };
+        match gone {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    fn parent<'p>(&self, path: &'p Path) -> Result<(Parent<'_>, &'p OsStr), Errno> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => {
+                Parent::Inside(openat2(self.fd.as_fd(), parent, DIRECTORY)?)
+            }
+            _ => Parent::Root(self.fd.as_fd()),
+        };
+        Ok((parent, name))
+    }
+}
+
+fn openat2(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
+            // A rename elsewhere on the host while `..` was looked at; openat2(2).
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    /// What could be seen of a change: names, kinds, modes, owners, times and contents.
+    fn state(folder: &Path) -> Vec<String> {
+        let mut out = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+            let m = entry.symlink_metadata().unwrap();
+            out.push(format!(
+                "{entry:?} {:o} {} {:?}",
+                m.mode(),
+                m.ctime_nsec(),
+                std::fs::read(&entry).ok()
+            ));
+        }
+        let own = folder.symlink_metadata().unwrap();
+        out.push(format!("{:o} {} {}", own.mode(), own.ctime(), own.ctime_nsec()));
+        out.sort();
+        out
+    }
+
+    #[test]
+    fn nothing_is_made_or_changed_through_a_link() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let away = outside.path().join("away");
+        std::fs::create_dir(&away).unwrap();
+        std::fs::write(away.join("theirs"), "theirs").unwrap();
+        std::fs::create_dir(inside.path().join("real")).unwrap();
+        let dots = format!("../../../../../..{}", away.display());
+        for (name, target) in [
+            ("absolute", away.to_str().unwrap()),
+            ("dots", &dots),
+            ("chain", "absolute"),
+        ] {
+            symlink(target, inside.path().join(name)).unwrap();
+            symlink(format!("../{name}"), inside.path().join("real").join(name)).unwrap();
+        }
+        let before = state(&away);
+        let root = Root::open(inside.path()).unwrap();
+        let blob = inside.path().join("blob");
+        std::fs::write(&blob, "x").unwrap();
+        for way in ["absolute", "dots", "chain", "real/absolute", "real/dots", "real/chain"] {
+            // By path, every one of these would do what it says: the links do lead there.
+            assert_eq!(
+                std::fs::read_to_string(inside.path().join(way).join("theirs")).unwrap(),
+                "theirs"
+            );
+            let made = Path::new(way).join("made");
+            let theirs = Path::new(way).join("theirs");
+            assert_eq!(root.directory(&made, 0o755), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.file(&made, 0o644).map(drop), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.link(&made, Path::new("x")), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.whiteout(&made), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.hard_link(&made, &blob), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.own(&theirs, (1, 1)), Err(Errno::LOOP), "{way}");
+            assert!(root.set_directory_mode(Path::new(way), 0o700).is_err(), "{way}");
+            assert!(root.below(Path::new(way)).is_err(), "{way}");
+            assert!(root.remove(&theirs).is_err(), "{way}");
+            assert_eq!(root.directory(Path::new(way), 0o755), Err(Errno::EXIST), "{way}");
+            assert_eq!(root.file(Path::new(way), 0o644).map(drop), Err(Errno::EXIST), "{way}");
+        }
+        for out in ["../made", "real/../../made", "/tmp/made"] {
+            assert_eq!(root.directory(Path::new(out), 0o755), Err(Errno::XDEV), "{out}");
+        }
+        assert!(Root::open(&inside.path().join("absolute")).is_err());
+        assert_eq!(state(&away), before);
+        // And what is no way out is made.
+        root.directory(Path::new("real/a"), 0o755).unwrap();
+        root.file(Path::new("real/a/f"), 0o600).unwrap();
+        root.link(Path::new("real/a/l"), &away).unwrap();
+        root.hard_link(Path::new("real/a/h"), &blob).unwrap();
+        root.set_directory_mode(Path::new("real/a"), 0o1777).unwrap();
+        let mode = std::fs::metadata(inside.path().join("real/a"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o1777);
+        for gone in ["real", "absolute", "nothing", "no/where"] {
+            root.remove(Path::new(gone)).unwrap();
+            assert!(inside.path().join(gone).symlink_metadata().is_err());
+        }
+        assert_eq!(state(&away), before);
+    }
+}
