@@ -10,7 +10,7 @@ use pysecure::manifest::types::{App as AppTable, At, Bundle, Kind, Manifest, Per
 use pysecure::model::source::Base;
 use pysecure::model::{self, Model, Subject};
 use pysecure::plan::template::Library;
-use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage};
+use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage, Who};
 use std::collections::BTreeMap;
 
 fn at<T>(value: T) -> At<T> {
@@ -122,29 +122,37 @@ fn manifest(drawn: &Drawn) -> Manifest {
     }
 }
 
-/// What the kernel would allow on the host: the bits of the class that the ids fall into, as path_resolution(7) and
-/// inode(7) have it.
-fn by_mode(service: &plan::Service, storage: &Storage) -> Perms {
+/// What the kernel would allow: the bits of the class that the ids fall into, as path_resolution(7) and acl(5) have it,
+/// of the file as the service's mount shows it; and of that, what the mount leaves.
+fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> Perms {
     let of = &storage.ownership;
-    let groups: Vec<u32> = service
-        .identity
-        .groups
+    let ids: Vec<u32> = service.identity.groups.iter().map(|g| g.0).collect();
+    let (uid, gid) = match mount.idmap {
+        Some(map) => {
+            assert_eq!((map.disk.uid, map.disk.gid), (of.uid, of.gid));
+            (map.seen.uid, map.seen.gid)
+        }
+        None => (of.uid, of.gid),
+    };
+    let is = |id: u32| ids.contains(&id) || service.identity.gid == id;
+    let named = |wanted: Who| of.named.iter().find(|(who, _)| *who == wanted).map(|(_, bits)| *bits);
+    let group = of
+        .named
         .iter()
-        .map(|g| g.0)
-        .chain([service.identity.gid])
-        .collect();
-    let mode = of.file_mode();
-    let bits = if service.identity.uid == of.uid {
-        mode >> 6
-    } else if groups.contains(&of.gid) {
-        mode >> 3
+        .filter(|(who, _)| matches!(who, Who::Group(gid) if is(*gid)));
+    let bits = if service.identity.uid == uid {
+        of.owner
+    } else if let Some(bits) = named(Who::User(service.identity.uid)) {
+        bits
+    } else if is(gid) || group.clone().next().is_some() {
+        group.fold(if is(gid) { of.bundle } else { 0 }, |all, (_, bits)| all | bits)
     } else {
-        mode
+        of.global
     };
     Perms {
         read: bits & 4 != 0,
-        write: bits & 2 != 0,
-        exec: bits & 1 != 0,
+        write: bits & 2 != 0 && mount.writable,
+        exec: bits & 1 != 0 && mount.executable,
     }
 }
 
@@ -154,7 +162,13 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
             let resource = &model.resources[number];
             prop_assert_eq!(storage.keeping, Keeping::Ours);
             let wanted = model.access(Subject::Service(id), number).perms;
-            let real = by_mode(service, storage);
+            let mounted = |m: &&plan::Mount| m.target == resource.mount_path() && m.source == storage.path;
+            let mount = service.mounts.iter().find(mounted);
+            prop_assert_eq!(
+                mount.map(|m| (m.writable, m.executable)),
+                (wanted != Perms::default()).then_some((wanted.write, wanted.exec))
+            );
+            let real = mount.map(|m| by_mode(service, storage, m)).unwrap_or_default();
             prop_assert_eq!(
                 wanted,
                 real,
@@ -163,13 +177,21 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                 storage.resource,
                 storage.ownership
             );
-            // The mounts hold the same once more, where a mount can.
-            let mounted = |m: &&plan::Mount| m.target == resource.mount_path() && m.source == storage.path;
-            let mount = service.mounts.iter().find(mounted);
-            prop_assert_eq!(
-                mount.map(|m| (m.writable, m.executable)),
-                (wanted != Perms::default()).then_some((wanted.write, wanted.exec))
-            );
+            // Who is not granted it has no right on disk either.
+            if mount.is_none() {
+                let disk = plan::Mount {
+                    target: String::new(),
+                    source: storage.path.clone(),
+                    directory: storage.directory,
+                    foreign: true,
+                    writable: true,
+                    executable: true,
+                    idmap: None,
+                    missing: Vec::new(),
+                    hidden: Vec::new(),
+                };
+                prop_assert_eq!(by_mode(service, storage, &disk), Perms::default());
+            }
             // A directory is searched by whoever has any right in it, and by nobody else.
             let directory = storage.ownership.directory_mode();
             for class in [6, 3, 0] {

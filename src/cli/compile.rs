@@ -57,6 +57,13 @@ fn beyond_the_bundle(service: &crate::plan::Service, folder: &std::path::Path) -
             path.display()
         ));
     }
+    if service.mounts.iter().any(|m| m.idmap.is_some()) {
+        parts.push(
+            "it sees what it shares by idmapped mounts, so its runtime must know `uidMappings` of mounts, as crun 1.8 and \
+             runc 1.2 do; under another it finds the shared resources closed"
+                .to_owned(),
+        );
+    }
     if !lacking.is_empty() {
         parts.push(format!(
             "`{}` are carried out by `pysecure up` alone",

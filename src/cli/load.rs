@@ -230,6 +230,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
     ledger.manifest = manifest;
+    crate::launch::storage::forget_changing(&plan, &mut ledger);
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {
         ledger.write(dirs, &lock)?;

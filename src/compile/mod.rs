@@ -5,8 +5,8 @@
 //! a bundle on disk.
 //!
 //! Follows the OCI runtime specification 1.2 (config.md, config-linux.md). A spec calls itself
-//! 1.1.0, which brought the recursive mount options, and 1.2.0 only if it has idmapped mounts: crun 1.8 (Debian 12)
-//! refuses numbers above 1.1.
+//! 1.1.0, which brought the recursive mount options and the id maps of mounts: crun 1.8 (Debian 12) refuses numbers
+//! above that.
 
 mod accounts;
 pub mod bundle;

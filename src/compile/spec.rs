@@ -148,10 +148,6 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
             spec.set_annotations(Some([(MEMORY_ANNOTATION.to_owned(), memory)].into()));
         }
     }
-    if service.mounts.iter().any(|m| m.idmap.is_some()) {
-        // The one thing that 1.2 brought. A runtime that does not know it must refuse the spec.
-        spec.set_version("1.2.0".into());
-    }
 
     *spec.mounts_mut() = Some(mounts);
     spec.set_hostname(Some(service.name.clone()));
@@ -225,6 +221,7 @@ fn set_process(process: &mut Process, service: &Service) {
     let mut user = process.user().clone();
     user.set_uid(if root_inside { 0 } else { uid });
     user.set_gid(if root_inside { 0 } else { gid });
+    user.set_umask(Some(service.umask));
     user.set_additional_gids((!groups.is_empty()).then(|| groups.iter().map(|g| g.0).collect()));
     process.set_user(user);
     process.set_args(Some(service.command.clone()));
@@ -356,13 +353,31 @@ fn resource(planned: &PlannedMount) -> Mount {
         planned.executable,
     );
     if let Some(map) = planned.idmap {
-        let mut options = options(recursive, planned.writable, planned.executable);
-        options.push("idmap".into());
-        mount.set_options(Some(options));
-        mount.set_uid_mappings(Some(vec![mapping(map.disk.uid, map.seen.uid)]));
-        mount.set_gid_mappings(Some(vec![mapping(map.disk.gid, map.seen.gid)]));
+        // Without the option `idmap`, which is of 1.2: crun 1.8 takes no higher number than 1.1, which knows the maps.
+        mount.set_uid_mappings(Some(swapped(map.disk.uid, map.seen.uid)));
+        mount.set_gid_mappings(Some(swapped(map.disk.gid, map.seen.gid)));
     }
     mount
+}
+
+/// A mount's map that shows each of two ids as the other, and every other one as itself: whoever makes a file has an
+/// id that is mapped (EOVERFLOW else), and files of third parties stay what their modes say.
+fn swapped(one: u32, other: u32) -> Vec<LinuxIdMapping> {
+    let (low, high) = (one.min(other), one.max(other));
+    if low == high {
+        return vec![range(0, 0, u32::MAX)];
+    }
+    let lines = [
+        (0, 0, low),
+        (low, high, 1),
+        (low + 1, low + 1, high - low - 1),
+        (high, low, 1),
+        (high + 1, high + 1, u32::MAX - high - 1),
+    ];
+    let there = lines.into_iter().filter(|(_, _, size)| *size > 0);
+    there
+        .map(|(inside, outside, size)| range(inside, outside, size))
+        .collect()
 }
 
 /// Commas and colons part an overlay's options.

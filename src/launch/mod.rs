@@ -11,6 +11,7 @@ pub mod companion;
 pub mod dry_run;
 mod error;
 mod forward;
+pub mod idmap;
 pub mod join;
 mod landlock;
 pub mod network;
@@ -142,7 +143,8 @@ impl Launcher {
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let group = self.group(request.spec)?;
         let birthplace = group.as_ref().map_or(Ok(None), |group| group.birthplace())?;
-        let steps = prepare::steps(self, request, group.as_ref())?;
+        let mut idmaps = idmap::IdMaps::default();
+        let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;
         let mut flags = 0;
         let mut joined = None;
         for namespace in linux.namespaces().iter().flatten() {

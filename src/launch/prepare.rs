@@ -6,6 +6,7 @@
 
 use super::cgroup::Group;
 use super::error::LaunchError;
+use super::idmap::IdMaps;
 use super::step::{Entry, Step, Strings, c_path};
 use super::writable::Overlay;
 use super::{Launcher, Request, landlock, sys};
@@ -41,6 +42,7 @@ pub(super) fn steps(
     launcher: &Launcher,
     request: &Request<'_>,
     group: Option<&Group>,
+    idmaps: &mut IdMaps,
 ) -> Result<Vec<Step>, LaunchError> {
     let spec = request.spec;
     let linux = spec
@@ -77,7 +79,7 @@ pub(super) fn steps(
             });
             awaited = true;
         }
-        mount_steps(mount, kind, &mut uppers, &mut steps)?;
+        mount_steps(mount, kind, &mut uppers, idmaps, &mut steps)?;
     }
     if !awaited {
         steps.push(Step::AwaitIds {
@@ -169,6 +171,7 @@ fn mount_steps(
     mount: &Mount,
     kind: &str,
     uppers: &mut impl Iterator<Item = OwnedFd>,
+    idmaps: &mut IdMaps,
     steps: &mut Vec<Step>,
 ) -> Result<(), LaunchError> {
     let target = terminated(mount.destination())?;
@@ -182,11 +185,11 @@ fn mount_steps(
                 .as_ref()
                 .ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))?;
             let idmap = match (mount.uid_mappings(), mount.gid_mappings()) {
-                (Some(uids), Some(gids)) => Some(id_map_namespace(uids, gids)?),
+                (Some(uids), Some(gids)) => Some(idmaps.namespace(uids, gids)?),
                 _ => None,
             };
             steps.push(Step::Attach {
-                tree: detached(source, attributes, idmap.as_ref().map(|fd| fd.as_fd()))?,
+                tree: detached(source, attributes, idmap)?,
                 target,
                 place,
             });
@@ -315,8 +318,8 @@ pub(super) fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
 
 /// Makes an idmapped mount, and lets it go.
 pub(super) fn idmapped(path: &Path, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), LaunchError> {
-    let map = id_map_namespace(uids, gids)?;
-    detached(path, 0, Some(map.as_fd())).map(drop)
+    let mut idmaps = IdMaps::default();
+    detached(path, 0, Some(idmaps.namespace(uids, gids)?)).map(drop)
 }
 
 /// A copy of the mount tree at `path`, attached nowhere.
@@ -419,42 +422,6 @@ fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, 
         MountAttrFlags::from_bits_retain(attributes as u32),
     )
     .map_err(wrong("mount"))
-}
-
-/// A user namespace that exists only as the map of an idmapped mount; mount_setattr(2), MOUNT_ATTR_IDMAP.
-fn id_map_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd, LaunchError> {
-    let wrong = || LaunchError::system("make an id map for", "a mount (idmap)");
-    let (ours, theirs) = super::socketpair()?;
-    // SAFETY: the child does nothing but wait for its end.
-    #[allow(unsafe_code)]
-    let pid = match unsafe { sys::clone3(libc::CLONE_NEWUSER as u64) }.map_err(wrong())? {
-        0 => {
-            // Both ends are open here, so close the launcher's: its closing is what ends this process.
-            let _ = sys::duplicate_to(theirs.as_raw_fd(), 0);
-            let _ = sys::close_from(1);
-            // SAFETY: descriptor 0 is the socket.
-            #[allow(unsafe_code)]
-            let end = unsafe { BorrowedFd::borrow_raw(0) };
-            let _ = rustix::io::read(end, &mut [0u8; 1]);
-            super::child::exit(0)
-        }
-        pid => rustix::process::Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
-    };
-    drop(theirs);
-    let made = (|| {
-        for (file, lines) in [("uid_map", uids), ("gid_map", gids)] {
-            std::fs::write(
-                format!("/proc/{}/{file}", pid.as_raw_nonzero()),
-                crate::compile::id_map(lines),
-            )
-            .map_err(|e| wrong()(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        }
-        let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(wrong())
-    })();
-    drop(ours);
-    let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    made
 }
 
 /// The way from inside the namespaces to the program.

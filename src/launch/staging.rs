@@ -24,7 +24,7 @@ pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), Sto
         copy_tree(&from, &initializer.dirs.resources(), 0)
             .map_err(|(path, e)| crate::plan::PlanError::io("copy the app's data at", path, e))?;
     }
-    storage::make(&initializer.dirs, &initializer.storage, false, &mut BTreeMap::new())?;
+    storage::make(&initializer.dirs, &initializer.storage, &mut BTreeMap::new())?;
     let shown = initializer.script.display().to_string();
     copy_script(initializer).map_err(|errno| {
         let source = LaunchError::system("copy the script", shown)(errno);

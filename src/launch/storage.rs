@@ -5,7 +5,7 @@
 //! `source` of the user's is changed only if the manifest says `adopt`.
 
 use super::LaunchError;
-use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Privilege, Storage};
+use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Storage};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -30,24 +30,32 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
     if plan.storage.is_empty() {
         return Ok(());
     }
-    let with_acl = plan.privilege != Privilege::OneId;
-    make(&plan.dirs, &plan.storage, with_acl, &mut ledger.applied)
+    make(&plan.dirs, &plan.storage, &mut ledger.applied)
+}
+
+/// Takes off the record how those resources are owned that are about to be owned otherwise: if that is interrupted, it is
+/// done again, whatever the manifest says by then.
+pub fn forget_changing(plan: &Plan, ledger: &mut Ledger) {
+    for storage in &plan.storage {
+        if ledger.applied.get(&storage.resource) != Some(&storage.ownership) {
+            ledger.applied.remove(&storage.resource);
+        }
+    }
 }
 
 /// `applied`: how the files of each resource are owned, as far as that is known; brought up to date.
 pub(super) fn make(
     dirs: &Dirs,
     storages: &[Storage],
-    with_acl: bool,
     applied: &mut BTreeMap<String, Ownership>,
 ) -> Result<(), StorageError> {
     let resources = dirs.resources();
     crate::plan::make_private(&dirs.app)?;
     crate::plan::make_private(&resources)?;
     for storage in storages {
-        let before = applied.get(&storage.resource).copied();
+        let before = applied.get(&storage.resource).cloned();
         tracing::debug!(resource = storage.resource, path = %storage.path.display(), keeping = ?storage.keeping, "storage");
-        let done = one(&resources, storage, with_acl, before).map_err(|e| match e {
+        let done = one(&resources, storage, before.as_ref()).map_err(|e| match e {
             Trouble::Launch(source) => StorageError::Resource {
                 resource: storage.resource.clone(),
                 source,
@@ -58,7 +66,7 @@ pub(super) fn make(
             },
         })?;
         if done && storage.keeping != Keeping::Theirs {
-            applied.insert(storage.resource.clone(), storage.ownership);
+            applied.insert(storage.resource.clone(), storage.ownership.clone());
         }
     }
     Ok(())
@@ -76,7 +84,7 @@ impl From<LaunchError> for Trouble {
 }
 
 /// Says whether the ownership was set.
-fn one(resources: &Path, storage: &Storage, with_acl: bool, before: Option<Ownership>) -> Result<bool, Trouble> {
+fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Result<bool, Trouble> {
     let shown = storage.path.display().to_string();
     let wrong = |operation: &'static str| LaunchError::system(operation, shown.clone());
     if storage.keeping == Keeping::Theirs {
@@ -99,12 +107,9 @@ fn one(resources: &Path, storage: &Storage, with_acl: bool, before: Option<Owner
         };
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let top = rustix::fs::openat2(CWD, &storage.path, flags, Mode::empty(), resolve).map_err(wrong("open"))?;
-    let changed = fresh || before != Some(storage.ownership);
+    let changed = fresh || before != Some(&storage.ownership);
     if changed {
-        let apply = Apply {
-            of: storage.ownership,
-            acl: with_acl,
-        };
+        let apply = Apply { of: &storage.ownership };
         if storage.directory {
             apply.tree(top.as_fd(), &storage.path, 0)?;
         } else {
@@ -145,10 +150,11 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
             rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(wrong())?;
             return Ok(());
         }
-        match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o711)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let made = match rustix::fs::mkdirat(&at, part, Mode::from_raw_mode(0o711)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(errno) => return Err(wrong()(errno)),
-        }
+        };
         at = rustix::fs::openat(
             &at,
             part,
@@ -156,19 +162,28 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
             Mode::empty(),
         )
         .map_err(wrong())?;
+        if made {
+            // Whatever the resource's own ACL made of it: whoever gets so far may pass.
+            for acl in [DEFAULT_ACL, ACCESS_ACL] {
+                let _ = rustix::fs::removexattr(through_proc(at.as_fd()), acl);
+            }
+            rustix::fs::chmod(through_proc(at.as_fd()), Mode::from_raw_mode(0o711)).map_err(wrong())?;
+        }
     }
     Ok(())
 }
 
-struct Apply {
-    of: Ownership,
-    acl: bool,
+struct Apply<'a> {
+    of: &'a Ownership,
 }
+
+const DEFAULT_ACL: &std::ffi::CStr = c"system.posix_acl_default";
+const ACCESS_ACL: &std::ffi::CStr = c"system.posix_acl_access";
 
 /// Deeper than any program makes them; a bound on descriptors and stack.
 const DEEPEST: usize = 200;
 
-impl Apply {
+impl Apply<'_> {
     /// A directory and all below it. Other file systems mounted in it are not entered.
     fn tree(&self, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Trouble> {
         let wrong = |operation: &'static str, name: &str| {
@@ -216,17 +231,23 @@ impl Apply {
 
     fn directory(&self, directory: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), Trouble> {
         self.own(directory, found, shown)?;
+        let _ = rustix::fs::removexattr(through_proc(directory), ACCESS_ACL);
         self.mode(directory, self.of.directory_mode(), shown)?;
-        if self.acl && self.shared() {
-            self.xattr(directory, c"system.posix_acl_default", &self.of.default_acl(), shown)?;
-            // The ACL's group class is a mask, which is where a mode's group bits go.
-            self.xattr(directory, c"system.posix_acl_access", &self.of.access_acl(), shown)?;
+        if self.of.inherited {
+            self.xattr(directory, DEFAULT_ACL, &self.of.default_acl(), shown)?;
         } else {
-            for name in [c"system.posix_acl_default", c"system.posix_acl_access"] {
-                let _ = rustix::fs::removexattr(through_proc(directory), name);
-            }
+            let _ = rustix::fs::removexattr(through_proc(directory), DEFAULT_ACL);
         }
-        Ok(())
+        self.access(directory, &self.of.directory_acl(), shown)
+    }
+
+    /// The ACL's group class is a mask, which is where a mode's group bits go: so it is set, or taken off, after
+    /// the mode.
+    fn access(&self, fd: BorrowedFd<'_>, acl: &[u8], shown: &Path) -> Result<(), Trouble> {
+        if self.of.named.is_empty() {
+            return Ok(());
+        }
+        self.xattr(fd, ACCESS_ACL, acl, shown)
     }
 
     /// A file keeps `x` only where it had any; set-id bits it loses, and the ACL that it took on when it was made.
@@ -234,9 +255,10 @@ impl Apply {
         let found = rustix::fs::fstat(file).map_err(LaunchError::system("look at", shown.display().to_string()))?;
         self.own(file, &found, shown)?;
         // With an ACL, a mode's group bits would be but its mask.
-        let _ = rustix::fs::removexattr(through_proc(file), c"system.posix_acl_access");
-        let runs = if found.st_mode & 0o111 == 0 { 0o666 } else { 0o777 };
-        self.mode(file, self.of.file_mode() & runs, shown)
+        let _ = rustix::fs::removexattr(through_proc(file), ACCESS_ACL);
+        let runs = found.st_mode & 0o111 != 0;
+        self.mode(file, self.of.file_mode() & if runs { 0o777 } else { 0o666 }, shown)?;
+        self.access(file, &self.of.file_acl(runs), shown)
     }
 
     /// All of a resource becomes its owner's, whoever made it: as a file's UNIX owner a former owner or member
@@ -266,11 +288,6 @@ impl Apply {
             Err(Errno::OPNOTSUPP) => Err(Trouble::NoAcl),
             Err(errno) => Err(LaunchError::system("set the ACL of", shown.display().to_string())(errno).into()),
         }
-    }
-
-    /// Does anyone but the owner have a right?
-    fn shared(&self) -> bool {
-        self.of.bundle | self.of.global != 0
     }
 }
 

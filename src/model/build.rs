@@ -519,7 +519,8 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
         .map(|r| r.bundles.as_slice())
         .filter(|b| b.len() > 1)
         .collect();
-    let services = model.services.len() as u64 + 1 + u64::from(model.initialize.is_some());
+    let others = u64::from(model.initialize.is_some()) + u64::from(model.has_unowned());
+    let services = model.services.len() as u64 + 1 + others;
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
 }
 

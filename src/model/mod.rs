@@ -39,6 +39,8 @@ pub const DYNAMIC: &str = "dynamic";
 pub const OPERATOR: &str = "operator";
 /// The name under which the script of `initialize` runs, and has ids.
 pub const INITIALIZE: &str = "initialize";
+/// The name under which the app has ids for what no service owns; a dot begins no service's name.
+pub const UNOWNED: &str = ".unowned";
 
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -153,6 +155,12 @@ pub struct ServicePlaces {
     pub directory: Range<usize>,
 }
 
+impl ClassPerms {
+    pub fn all(&self) -> [Perms; 3] {
+        [self.owner, self.bundle, self.global]
+    }
+}
+
 impl Resource {
     /// The path that is mounted: the resource's own, or its directory's.
     pub fn mount_path(&self) -> &str {
@@ -161,6 +169,11 @@ impl Resource {
         } else {
             &self.path
         }
+    }
+
+    /// Has it an owner, and may that read it?
+    pub fn owner_reads(&self) -> bool {
+        self.owner.is_some() && self.perms.owner.read
     }
 
     /// May any class at all write?
@@ -176,6 +189,13 @@ impl Model {
 
     pub fn resource(&self, name: &str) -> Option<ResourceId> {
         self.resources.iter().position(|r| r.name == name)
+    }
+
+    /// Is there something to share, some of it written, whose owner is nobody or may not read it?
+    pub fn has_unowned(&self) -> bool {
+        let shared = |r: &Resource| r.perms.bundle.any() || r.perms.global.any();
+        let mut all = self.resources.iter();
+        all.any(|r| !r.owner_reads() && r.writable() && shared(r))
     }
 
     pub fn subject_name(&self, subject: Subject) -> &str {

@@ -2,6 +2,9 @@
 
 use super::{Ledger, PlanError, subid};
 use crate::model::Model;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// With what ids services are kept apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +119,27 @@ fn out_of_reach(file: &str, own: &[subid::Range], map: &str) -> Option<PlanError
         map.split_whitespace().collect::<Vec<_>>().join(" ")
     );
     Some(PlanError::io("use the subordinate ids of", file, cause))
+}
+
+/// Where files can be shown under other ids, by an idmapped mount: tried once a file system.
+#[derive(Default)]
+pub(super) struct IdmapTrials {
+    known: BTreeMap<u64, Result<(), Errno>>,
+}
+
+impl IdmapTrials {
+    /// At `path`, or where it will be made.
+    pub(super) fn works_at(&mut self, path: &Path) -> Result<(), Errno> {
+        let there = path
+            .ancestors()
+            .find_map(|p| Some((p, std::fs::symlink_metadata(p).ok()?)));
+        let (place, found) = there.ok_or(Errno::NOENT)?;
+        let dev = std::os::unix::fs::MetadataExt::dev(&found);
+        *self
+            .known
+            .entry(dev)
+            .or_insert_with(|| crate::launch::idmap::works_at(place))
+    }
 }
 
 /// Things that hold less on this host than the manifest's author may think.

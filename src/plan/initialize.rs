@@ -7,7 +7,9 @@
 
 use super::ledger::Ids;
 use super::template::Template;
-use super::{Dirs, IdMap, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts};
+use super::{
+    Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts,
+};
 use crate::manifest::types::{Network, Perms};
 use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model};
 use std::path::PathBuf;
@@ -63,6 +65,7 @@ pub(super) fn plan(
     let mut mounts = mounts::lay(
         model,
         everything.filter(|(_, perms)| perms.any()).collect(),
+        on_disk,
         &|_| false,
         &storage,
         template,
@@ -104,6 +107,7 @@ pub(super) fn plan(
             vec!["sh".to_owned(), target]
         },
         directory: "/".to_owned(),
+        umask: super::private(),
         rootfs: initialize.rootfs.clone(),
         writable: None,
         mounts,
@@ -135,17 +139,12 @@ fn place_aside(storage: &Storage, own: Ids, dirs: &Dirs, aside: &Dirs) -> Storag
             if let Ok(inside) = storage.path.strip_prefix(dirs.resources()) {
                 out.path = aside.resources().join(inside);
             }
-            out.ownership = Ownership {
-                uid: own.uid,
-                gid: own.gid,
-                owner: 0o7,
-                bundle: 0,
-                global: 0,
-            };
+            out.ownership = Ownership::of_one(own, 0o7);
+            out.holding = Holding::Classes;
+            out.disk = own;
         }
         Keeping::Adopted | Keeping::Theirs => {}
     }
-    out.idmap = storage.idmap.map(|map| IdMap { seen: own, ..map });
     out
 }
 

@@ -203,7 +203,14 @@ impl Ledger {
             };
         }
         let initialize = model.initialize.as_ref().map(|_| INITIALIZE);
-        for name in model.services.iter().map(|s| s.name.as_str()).chain(initialize) {
+        let unowned = model.has_unowned().then_some(crate::model::UNOWNED);
+        for name in model
+            .services
+            .iter()
+            .map(|s| s.name.as_str())
+            .chain(initialize)
+            .chain(unowned)
+        {
             if !self.services.contains_key(name) {
                 let ids = Ids {
                     uid: uids.take(live)?,

@@ -19,7 +19,7 @@ pub use error::PlanError;
 pub use host::Privilege;
 pub use initialize::Initializer;
 pub use ledger::Ledger;
-pub use storage::{Keeping, Ownership, Storage};
+pub use storage::{Holding, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
 use crate::manifest::types::{Callable, Network, Writable};
@@ -52,6 +52,9 @@ pub struct Service {
     pub directory: String,
     /// Sorted by key. `LISTEN_*` are the launcher's to add.
     pub environment: BTreeMap<String, String>,
+    /// umask(2).
+    #[serde(default = "private")]
+    pub umask: u32,
     pub rootfs: String,
     /// How it can write to its root, if it may.
     #[serde(default)]
@@ -129,7 +132,7 @@ pub struct Mount {
     pub foreign: bool,
     pub writable: bool,
     pub executable: bool,
-    /// Owner on disk → owner as services see it, for a `source` that is not ours to chown.
+    /// Owner on disk ↔ owner as the service sees it. Each is shown as the other, and every other id as itself.
     pub idmap: Option<IdMap>,
     /// Mount points, relative to `target`, that `source` lacks and that a layer of ours supplies.
     pub missing: Vec<MountPoint>,
@@ -186,12 +189,16 @@ pub fn draw(
             }
         }
     }
-    let storage = storage::plan(model, ledger, privilege, dirs, &mut errors);
+    let storage = storage::plan(model, ledger, privilege, dirs, &mut notes, &mut errors);
     let mut services = Vec::with_capacity(model.services.len());
     let callees = callees(model);
     for (id, service) in model.services.iter().enumerate() {
         let identity = identity(model, id, ledger, privilege);
-        let mounts = mounts::plan(model, id, &storage, used.get(&service.rootfs), &mut errors);
+        let own = Ids {
+            uid: identity.uid,
+            gid: identity.gid,
+        };
+        let mounts = mounts::plan(model, id, own, &storage, used.get(&service.rootfs), &mut errors);
         let writable = used
             .get(&service.rootfs)
             .and_then(|template| {
@@ -204,6 +211,7 @@ pub fn draw(
             name: service.name.clone(),
             environment: environment(model, service, &identity, used.get(&service.rootfs)),
             identity,
+            umask: umask(&mounts, &storage),
             command: service.command.clone(),
             directory: service.directory.clone(),
             rootfs: service.rootfs.clone(),
@@ -316,6 +324,31 @@ fn rpc_callers(model: &Model, service: &crate::model::Service) -> String {
         (model.subject_name(*caller).to_owned(), granted)
     });
     serde_json::Value::Object(callers.collect()).to_string()
+}
+
+/// The umask of a service that shares nothing by mode.
+pub(crate) const fn private() -> u32 {
+    0o077
+}
+
+/// A default ACL decides in place of the umask, but not for sockets: bind(2) takes the umask off first. So what a
+/// service shares with others by mode, its umask leaves to the ACL.
+fn umask(mounts: &[Mount], storage: &[Storage]) -> u32 {
+    let mut out = private();
+    for mount in mounts.iter().filter(|m| m.writable) {
+        let shared = storage
+            .iter()
+            .filter(|s| s.path == mount.source && s.ownership.inherited);
+        for of in shared.map(|s| &s.ownership) {
+            if of.bundle != 0 || !of.named.is_empty() {
+                out &= !0o070;
+            }
+            if of.global != 0 {
+                out &= !0o007;
+            }
+        }
+    }
+    out
 }
 
 /// The inverse of `callers`: whom each service may call.

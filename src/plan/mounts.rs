@@ -1,5 +1,6 @@
 //! A service's grants, as mounts: absent without a right, read-only without `w`, `noexec` without `x`.
 
+use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Storage};
@@ -10,6 +11,7 @@ use crate::model::{Model, Resource, ResourceId, ServiceId, Subject, path};
 pub(super) fn plan(
     model: &Model,
     service: ServiceId,
+    own: Ids,
     storage: &[Storage],
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
@@ -17,13 +19,14 @@ pub(super) fn plan(
     let grants = model.grants(service);
     let wanted = grants.iter().map(|grant| (grant.resource, grant.perms)).collect();
     let foreign = |resource: &Resource| !mapped(model, service, resource);
-    lay(model, wanted, &foreign, storage, template, errors)
+    lay(model, wanted, own, &foreign, storage, template, errors)
 }
 
-/// Mounts of resources with these rights. `foreign`: is a resource of our own keeping another's?
+/// Mounts of resources with these rights, for someone with these ids. `foreign`: is a resource of our own keeping another's?
 pub(super) fn lay(
     model: &Model,
     mut wanted: Vec<(ResourceId, Perms)>,
+    own: Ids,
     foreign: &dyn Fn(&Resource) -> bool,
     storage: &[Storage],
     template: Option<&Template>,
@@ -35,14 +38,15 @@ pub(super) fn lay(
     for (id, perms) in wanted {
         let resource = &model.resources[id];
         let place = &storage[id];
+        let idmap = place.idmap(perms, own);
         let mount = Mount {
             target: resource.mount_path().to_owned(),
             source: place.path.clone(),
             directory: resource.kind == Kind::Directory || resource.with_directory,
-            foreign: place.keeping == Keeping::Ours && foreign(resource),
+            foreign: place.keeping == Keeping::Ours && idmap.is_none() && place.disk != own && foreign(resource),
             writable: perms.write,
             executable: perms.exec,
-            idmap: place.idmap.filter(|m| m.disk != m.seen),
+            idmap,
             missing: Vec::new(),
             hidden: Vec::new(),
         };

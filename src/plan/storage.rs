@@ -1,13 +1,23 @@
-//! Where each resource lies on disk, and whose it is to be.
+//! Where each resource lies on disk, whose it is to be, and how a service comes to see it.
 //!
-//! The policy stands on the host as plain owner, group and mode bits, so it holds even where a
-//! namespace would not. New files take it on by a default ACL ([`Ownership::default_acl`]), since neither
-//! umask nor set-group-id alone gives the owner of shared data its right to a file that a member made.
+//! A grant holds for whatever file a program makes, whatever mode it asks for. There are two ways to that:
+//!
+//! - **One owner** ([`Holding::OneOwner`]), wherever the file system can be mounted with other ids: all of a resource
+//!   is its owner's on disk, and every service that may read it sees it, by an idmapped mount of its own, as its own.
+//!   What it makes is stored as the owner's, so mode bits never part those who hold a grant. What each may do, the
+//!   mount says: absent, read-only, noexec.
+//! - **By class** ([`Holding::Classes`]), elsewhere: the policy stands on disk as owner, group and mode, and new files
+//!   take it on by a default ACL, since neither umask nor set-group-id alone gives the owner of shared data its right
+//!   to a file that a member made.
+//!
+//! Even where there is one owner, two kinds of users see the files as they are on disk, and get their rights by name
+//! in an ACL: the dynamic service, which has no mounts of ours, and who has a right without `r`, for a mount can
+//! withhold writing and executing, but not reading.
 
-use super::ledger::owner_ids;
+use super::ledger::{Ids, owner_ids};
 use super::{Dirs, IdMap, Ledger, MountPoint, PlanError, Privilege};
-use crate::manifest::types::Kind;
-use crate::model::{Model, Resource, path};
+use crate::manifest::types::{Kind, Perms};
+use crate::model::{Model, Resource, Subject, path};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,8 +31,10 @@ pub struct Storage {
     /// Is `path` a directory?
     pub directory: bool,
     pub keeping: Keeping,
+    pub holding: Holding,
     pub ownership: Ownership,
-    pub idmap: Option<IdMap>,
+    /// Whose the files are on disk.
+    pub disk: Ids,
     /// Mount points of nested resources, relative to `path`, to be made in it.
     pub mount_points: Vec<MountPoint>,
 }
@@ -37,52 +49,94 @@ pub enum Keeping {
     Theirs,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    OneOwner,
+    Classes,
+}
+
 /// Owner, group and what each may do: `rwx` bits as in a mode, before a directory's search bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
     pub uid: u32,
     pub gid: u32,
     pub owner: u32,
     pub bundle: u32,
     pub global: u32,
+    /// Who else has rights, by name in an ACL. Sorted as the kernel wants: users before groups, by id.
+    #[serde(default)]
+    pub named: Vec<(Who, u32)>,
+    /// Do new files and directories follow an ACL, and become the group's?
+    #[serde(default)]
+    pub inherited: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Who {
+    User(u32),
+    Group(u32),
 }
 
 impl Ownership {
+    /// All for one: owner and group, and nobody else.
+    pub fn of_one(ids: Ids, owner: u32) -> Ownership {
+        Ownership {
+            uid: ids.uid,
+            gid: ids.gid,
+            owner,
+            ..Ownership::default()
+        }
+    }
+
+    /// A file's mode. With an ACL its group bits are the mask.
     pub fn file_mode(&self) -> u32 {
         self.owner << 6 | self.bundle << 3 | self.global
     }
 
-    /// With search for whoever has any right, and set-group-id so that new files stay the bundle's.
+    /// With search for whoever has any right, and set-group-id where new files are to stay the group's.
     pub fn directory_mode(&self) -> u32 {
-        let search = |bits: u32| bits | u32::from(bits != 0);
-        0o2000 | search(self.owner) << 6 | search(self.bundle) << 3 | search(self.global)
+        let setgid = if self.inherited && self.bundle != 0 { 0o2000 } else { 0 };
+        setgid | searched(self.owner) << 6 | searched(self.bundle) << 3 | searched(self.global)
     }
 
-    /// The value of `system.posix_acl_default` (acl(5); layout of linux/posix_acl_xattr.h) for
-    /// directories of this resource. A file's creator gets what any class may, for a member that makes
-    /// a file is its UNIX owner; the resource's owner keeps its right by name.
+    /// The value of `system.posix_acl_default` (acl(5); layout of linux/posix_acl_xattr.h) for directories of this
+    /// resource. A file's creator gets what any class may, for a member that makes a file is its UNIX owner; the
+    /// resource's owner keeps its right by name.
     pub fn default_acl(&self) -> Vec<u8> {
-        self.acl(self.owner | self.bundle | self.global)
+        let named = self.named.iter().fold(0, |all, (_, bits)| all | bits);
+        self.acl(self.owner | self.bundle | self.global | named, searched)
     }
 
     /// The value of `system.posix_acl_access` for the directories themselves.
-    pub fn access_acl(&self) -> Vec<u8> {
-        self.acl(self.owner)
+    pub fn directory_acl(&self) -> Vec<u8> {
+        self.acl(self.owner, searched)
     }
 
-    fn acl(&self, user: u32) -> Vec<u8> {
+    /// The same for a file; `runs`: may anyone execute it?
+    pub fn file_acl(&self, runs: bool) -> Vec<u8> {
+        self.acl(self.owner, |bits| if runs { bits } else { bits & 0o6 })
+    }
+
+    fn acl(&self, user: u32, of: impl Fn(u32) -> u32) -> Vec<u8> {
         const NOBODY_NAMED: u32 = u32::MAX;
         const VERSION: u32 = 2;
-        let search = |bits: u32| bits | u32::from(bits != 0);
-        let mask = search(self.owner | self.bundle);
-        // Kind, rights, and for a named user its id; in the order that the kernel wants.
-        let entries: [(u16, u32, u32); 5] = [
-            (0x01, search(user), NOBODY_NAMED),
-            (0x02, search(self.owner), self.uid),
-            (0x04, search(self.bundle), NOBODY_NAMED),
-            (0x10, mask, NOBODY_NAMED),
-            (0x20, search(self.global), NOBODY_NAMED),
-        ];
+        // Kind, rights, and for whoever is named its id; in the order that the kernel wants.
+        let mut entries: Vec<(u16, u32, u32)> = vec![(0x01, of(user), NOBODY_NAMED)];
+        let named = |who: &(Who, u32)| match *who {
+            (Who::User(id), bits) => (0x02, of(bits), id),
+            (Who::Group(id), bits) => (0x08, of(bits), id),
+        };
+        let users = self.named.iter().filter(|(who, _)| matches!(who, Who::User(_)));
+        let groups = self.named.iter().filter(|(who, _)| matches!(who, Who::Group(_)));
+        entries.extend(users.map(named));
+        entries.push((0x04, of(self.bundle), NOBODY_NAMED));
+        entries.extend(groups.map(named));
+        if !self.named.is_empty() {
+            let mask = self.named.iter().fold(self.bundle, |all, (_, bits)| all | bits);
+            entries.push((0x10, of(mask), NOBODY_NAMED));
+        }
+        entries.push((0x20, of(self.global), NOBODY_NAMED));
         let mut out = VERSION.to_le_bytes().to_vec();
         for (kind, bits, id) in entries {
             out.extend(kind.to_le_bytes());
@@ -93,51 +147,98 @@ impl Ownership {
     }
 }
 
+/// What a directory takes for these rights in it.
+fn searched(bits: u32) -> u32 {
+    bits | u32::from(bits != 0)
+}
+
+impl Storage {
+    /// The ids under which a service, with these of its own, sees the files.
+    pub(super) fn idmap(&self, perms: Perms, own: Ids) -> Option<IdMap> {
+        let seen = match self.holding {
+            Holding::Classes => return None,
+            Holding::OneOwner if perms.read => own,
+            // By class, as the modes of the user's own tree have it.
+            Holding::OneOwner if self.keeping == Keeping::Theirs => Ids {
+                uid: self.ownership.uid,
+                gid: self.ownership.gid,
+            },
+            Holding::OneOwner => return None,
+        };
+        (self.disk != seen).then_some(IdMap { disk: self.disk, seen })
+    }
+}
+
+/// What ACLs do not hold, as docs/rootless.md lists it.
+const NOT_HELD: &str = "a file that one service makes is another's, which may not change its mode or times";
+
 /// One entry a resource, in the model's order.
 pub(super) fn plan(
     model: &Model,
     ledger: &Ledger,
     privilege: &Privilege,
     dirs: &Dirs,
+    notes: &mut Vec<String>,
     errors: &mut Vec<PlanError>,
 ) -> Vec<Storage> {
-    let mut out: Vec<Storage> = model
-        .resources
-        .iter()
-        .map(|resource| {
-            let ownership = ownership(model, ledger, privilege, resource);
-            let (path, keeping) = match &resource.source {
-                Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
-                Some(source) => (source.clone(), Keeping::Theirs),
-                None => (kept_at(dirs, resource), Keeping::Ours),
-            };
-            let directory = resource.kind == Kind::Directory || resource.with_directory;
-            let blind = [resource.perms.owner, resource.perms.bundle, resource.perms.global].into_iter().any(|p| p.any() && !p.read);
-            if *privilege == Privilege::OneId && blind {
-                // Mounts can withhold writing and executing, but not reading.
-                let cause = "it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned();
-                errors.push(PlanError::Resource { name: resource.name.clone(), cause });
-            }
-            let mut storage = Storage {
-                resource: resource.name.clone(),
-                path,
-                directory,
-                keeping,
-                ownership,
-                idmap: None,
-                mount_points: Vec::new(),
-            };
-            if keeping == Keeping::Theirs
-                && let Err(cause) = theirs(resource, privilege, &mut storage)
-            {
-                errors.push(PlanError::Resource {
-                    name: resource.name.clone(),
-                    cause,
-                });
-            }
-            storage
-        })
-        .collect();
+    let mut by_acl: Vec<String> = Vec::new();
+    let mut trials = super::host::IdmapTrials::default();
+    let mut out: Vec<Storage> = Vec::with_capacity(model.resources.len());
+    for (id, resource) in model.resources.iter().enumerate() {
+        let (path, keeping) = match &resource.source {
+            Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
+            Some(source) => (source.clone(), Keeping::Theirs),
+            None => (kept_at(dirs, resource), Keeping::Ours),
+        };
+        if *privilege == Privilege::OneId && blind(resource.perms.all()) {
+            // Mounts can withhold writing and executing, but not reading.
+            let cause = "it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned();
+            errors.push(PlanError::Resource {
+                name: resource.name.clone(),
+                cause,
+            });
+        }
+        let wants_one_owner = *privilege == Privilege::Root && keeping != Keeping::Theirs && wants_one_owner(resource);
+        let one_owner = wants_one_owner && trials.works_at(&path).is_ok();
+        if wants_one_owner && !one_owner {
+            by_acl.push(format!("`{}`", resource.name));
+        }
+        let ownership = match privilege {
+            // One id stands for every service; what each may do, its mounts alone decide.
+            Privilege::OneId => Ownership::of_one(Ids::default(), union(resource.perms.all())),
+            _ if one_owner => owned_by_one(model, ledger, id),
+            _ => by_class(model, ledger, id),
+        };
+        let mut storage = Storage {
+            resource: resource.name.clone(),
+            path,
+            directory: resource.kind == Kind::Directory || resource.with_directory,
+            keeping,
+            holding: if one_owner { Holding::OneOwner } else { Holding::Classes },
+            disk: Ids {
+                uid: ownership.uid,
+                gid: ownership.gid,
+            },
+            ownership,
+            mount_points: Vec::new(),
+        };
+        if keeping == Keeping::Theirs
+            && let Err(cause) = theirs(model, id, privilege, &mut storage)
+        {
+            errors.push(PlanError::Resource {
+                name: resource.name.clone(),
+                cause,
+            });
+        }
+        out.push(storage);
+    }
+    if !by_acl.is_empty() {
+        notes.push(format!(
+            "the file system of {} cannot be mounted with other ids, so what is shared there is held by ACLs ({}): {NOT_HELD}",
+            dirs.resources().display(),
+            by_acl.join(", ")
+        ));
+    }
     for resource in &model.resources {
         let Some(parent) = resource.parent else { continue };
         let target = resource.mount_path();
@@ -156,6 +257,100 @@ pub(super) fn plan(
     out
 }
 
+/// Is there a right among these that is one without reading?
+fn blind(all: [Perms; 3]) -> bool {
+    all.into_iter().any(|p| p.any() && !p.read)
+}
+
+fn union(all: [Perms; 3]) -> u32 {
+    all.into_iter().fold(Perms::default(), Perms::union).file_bits()
+}
+
+/// Are there several who hold it, and may any of them make files in it or own what is there?
+fn wants_one_owner(resource: &Resource) -> bool {
+    let perms = resource.perms;
+    let shared = perms.bundle.any() || perms.global.any();
+    shared && (resource.owner_reads() || resource.writable())
+}
+
+/// Whose a resource is that several hold. What nobody owns, or not wholly, is an id's of the app's own that no service
+/// has. Never root's, whose set-id bits would be the host's.
+fn holder(model: &Model, ledger: &Ledger, resource: &Resource) -> Ids {
+    if resource.owner_reads() {
+        owner_ids(model, ledger, resource.owner)
+    } else {
+        ledger.service(crate::model::UNOWNED)
+    }
+}
+
+/// All is one id's; by name, those who see it as it is on disk.
+fn owned_by_one(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
+    let resource = &model.resources[id];
+    let perms = resource.perms;
+    let holder = holder(model, ledger, resource);
+    let seeing = |p: Perms| if p.read { p } else { Perms::default() };
+    let all = perms.all().map(seeing);
+    let mut out = Ownership::of_one(holder, union(all));
+    let mut guests_write = false;
+    if !perms.global.read {
+        guests_write |= perms.global.write;
+        out.global = perms.global.file_bits();
+    }
+    let others = out.global != 0 || perms.bundle.any() && !perms.bundle.read;
+    let mut name = |who: Who, perms: Perms| {
+        // Who has no right must not fall among the others who have one.
+        if perms.any() || others {
+            guests_write |= perms.write;
+            out.named.push((who, perms.file_bits()));
+        }
+    };
+    let owner = resource.owner.map(|owner| owner_ids(model, ledger, Some(owner)).uid);
+    if let Some(uid) = owner.filter(|_| !resource.owner_reads()) {
+        name(Who::User(uid), perms.owner);
+    }
+    if let Some(uid) = model.dynamic_uid.filter(|_| resource.owner != Some(Subject::Dynamic)) {
+        name(Who::User(uid), model.access(Subject::Dynamic, id).perms);
+    }
+    if !perms.bundle.read
+        && let Some(gid) = ledger.group(model, &resource.bundles)
+    {
+        name(Who::Group(gid), perms.bundle);
+    }
+    out.inherited = !out.named.is_empty() || out.global != 0;
+    if guests_write {
+        out.named.push((Who::User(holder.uid), out.owner));
+    }
+    out.named.sort_unstable();
+    out
+}
+
+/// By class, as UNIX has it.
+fn by_class(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
+    let resource = &model.resources[id];
+    let perms = resource.perms;
+    let owner = owner_ids(model, ledger, resource.owner);
+    let group = ledger.group(model, &resource.bundles);
+    let mut out = Ownership {
+        uid: owner.uid,
+        gid: group.unwrap_or(owner.gid),
+        owner: perms.owner.file_bits(),
+        bundle: perms.bundle.file_bits(),
+        global: perms.global.file_bits(),
+        named: Vec::new(),
+        inherited: perms.bundle.any() || perms.global.any(),
+    };
+    // A file that another makes is the other's: the owner's right, and the bundle's to a file that was given another
+    // group, stand by name. Where nobody else writes, the mask is left as narrow as the bundle's rights: a data
+    // folder that its owner shows to a bundle is 0750, as PostgreSQL wants it.
+    if (perms.bundle.write || perms.global.write) && out.owner != 0 {
+        out.named.push((Who::User(owner.uid), out.owner));
+    }
+    if let Some(gid) = group.filter(|_| out.bundle != 0) {
+        out.named.push((Who::Group(gid), out.bundle));
+    }
+    out
+}
+
 fn kept_at(dirs: &Dirs, resource: &Resource) -> PathBuf {
     let folder = dirs.resources().join(&resource.name);
     match resource.kind {
@@ -164,37 +359,15 @@ fn kept_at(dirs: &Dirs, resource: &Resource) -> PathBuf {
     }
 }
 
-fn ownership(model: &Model, ledger: &Ledger, privilege: &Privilege, resource: &Resource) -> Ownership {
-    let perms = resource.perms;
-    if *privilege == Privilege::OneId {
-        // One id stands for every service; what each may do, its mounts alone decide.
-        let owner = perms.owner.union(perms.bundle).union(perms.global).file_bits();
-        return Ownership {
-            uid: 0,
-            gid: 0,
-            owner,
-            bundle: 0,
-            global: 0,
-        };
-    }
-    let owner = owner_ids(model, ledger, resource.owner);
-    Ownership {
-        uid: owner.uid,
-        gid: ledger.group(model, &resource.bundles).unwrap_or(owner.gid),
-        owner: perms.owner.file_bits(),
-        bundle: perms.bundle.file_bits(),
-        global: perms.global.file_bits(),
-    }
-}
-
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is
 /// shown as the manifest's by an idmapped mount (mount_setattr(2)) where one is needed.
-fn theirs(resource: &Resource, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
+fn theirs(model: &Model, id: usize, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
+    let resource = &model.resources[id];
     let metadata =
         std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
     let perms = resource.perms;
     let for_all_alike = !resource.writable() && !perms.owner.any() && !perms.bundle.any();
-    let bits = |p: crate::manifest::types::Perms| {
+    let bits = |p: Perms| {
         if storage.directory {
             p.directory_bits()
         } else {
@@ -206,17 +379,14 @@ fn theirs(resource: &Resource, privilege: &Privilege, storage: &mut Storage) -> 
         // The `x` of code says that its programs may be run; which of its files are programs, their own modes say.
         bits(perms.global) & if storage.directory { 0o7 } else { 0o6 }
     } else if *privilege == Privilege::Root {
-        storage.idmap = Some(IdMap {
-            disk: super::ledger::Ids {
-                uid: metadata.uid(),
-                gid: metadata.gid(),
-            },
-            seen: super::ledger::Ids {
-                uid: storage.ownership.uid,
-                gid: storage.ownership.gid,
-            },
-        });
-        bits(perms.owner) << 6 | bits(perms.bundle) << 3 | bits(perms.global)
+        storage.holding = Holding::OneOwner;
+        storage.disk = Ids {
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        };
+        // Who reads it is shown it as the owner; others keep the class that the modes give them.
+        let class = |p: Perms, place: u32| if p.read { bits(p) << 6 } else { bits(p) << place };
+        class(perms.owner, 6) | class(perms.bundle, 3) | class(perms.global, 0)
     } else if resource.writable() {
         return Err(format!(
             "{} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {adopt}",

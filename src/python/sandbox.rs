@@ -209,6 +209,7 @@ fn service(command: Vec<String>, directory: &str) -> Service {
         command,
         directory: directory.to_owned(),
         environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        umask: crate::plan::private(),
         rootfs: "host".into(),
         writable: None,
         mounts: Vec::new(),
