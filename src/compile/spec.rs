@@ -285,10 +285,6 @@ pub fn id_map(lines: &[LinuxIdMapping]) -> String {
         .collect()
 }
 
-fn mapping(inside: u32, outside: u32) -> LinuxIdMapping {
-    range(inside, outside, 1)
-}
-
 fn range(inside: u32, outside: u32, size: u32) -> LinuxIdMapping {
     // All three fields are set, so the builder cannot fail.
     LinuxIdMappingBuilder::default()
