@@ -10,6 +10,7 @@ pub mod jail;
 pub mod launch;
 pub mod manifest;
 pub mod model;
+pub mod plain;
 pub mod plan;
 pub mod python;
 pub mod rpc;

@@ -133,7 +133,11 @@ mod tests {
             );
             let out = std::process::Command::new("python3").args(["-c", &script]).output();
             let out = out.expect("install python3: it knows Unicode's categories").stdout;
-            String::from_utf8(out).unwrap().lines().map(|l| l.parse().unwrap()).collect()
+            String::from_utf8(out)
+                .unwrap()
+                .lines()
+                .map(|l| l.parse().unwrap())
+                .collect()
         };
         for number in category("('Cc', 'Cf', 'Zl', 'Zp')") {
             let c = char::from_u32(number).unwrap();
@@ -150,7 +154,9 @@ mod tests {
             assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
         }
         // And what people write stays.
-        for number in category("('Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'Mn', 'Mc', 'Me', 'Nd', 'Nl', 'No', 'Pc', 'Pd', 'Ps', 'Pe', 'Pi', 'Pf', 'Po', 'Sm', 'Sc', 'Sk', 'So', 'Zs', 'Co')") {
+        for number in category(
+            "('Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'Mn', 'Mc', 'Me', 'Nd', 'Nl', 'No', 'Pc', 'Pd', 'Ps', 'Pe', 'Pi', 'Pf', 'Po', 'Sm', 'Sc', 'Sk', 'So', 'Zs', 'Co')",
+        ) {
             let Some(c) = char::from_u32(number) else { continue };
             if !(0xfff0..=0xfffb).contains(&number) && !(0xe0000..=0xe00ff).contains(&number) {
                 assert!(!is_hidden(c), "U+{number:04X}");

@@ -44,7 +44,10 @@ pub(super) fn run(cli: &Cli, args: &Access) -> Done {
                 })
             })
             .collect();
-        println!("{:#}", serde_json::Value::Array(list));
+        outln!(
+            "{}",
+            crate::plain::json(&format!("{:#}", serde_json::Value::Array(list)))
+        );
         return Ok(0);
     }
     let mut table = terminal::table(["SERVICE", "MAY", "RESOURCE", "AS", "PATH"]);
@@ -55,9 +58,9 @@ pub(super) fn run(cli: &Cli, args: &Access) -> Done {
             &grant.perms.to_string(),
             &resource.name,
             grant.class.name(),
-            &resource.path,
+            &crate::plain::line(&resource.path),
         ]);
     }
-    println!("{table}");
+    outln!("{table}");
     Ok(0)
 }

@@ -166,9 +166,9 @@ pub(super) fn show_list(described: &Json, name: &str) -> Done {
         let text = |key: &str| function[key].as_str().unwrap_or_default();
         let signature = text("signature");
         let line = if signature.is_empty() { text("name") } else { signature };
-        println!("{name}.{}", shown(line.as_bytes()));
+        outln!("{name}.{}", shown(line.as_bytes()));
         for line in text("doc").lines() {
-            println!("    {}", shown(line.trim().as_bytes()));
+            outln!("    {}", shown(line.trim().as_bytes()));
         }
     }
     Ok(0)

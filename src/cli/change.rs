@@ -54,7 +54,7 @@ fn ask(cli: &Cli, request: &Request) -> Done {
     let mut told = Told::new(1);
     Client::connect(&dirs, &loaded.model.app)?.change(request, |progress| {
         if let Progress::Settled { service, state } = &progress {
-            println!("{service}: {state}");
+            outln!("{service}: {state}");
         }
         told.hear(&progress);
     })?;

@@ -31,7 +31,7 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
         if let Some(list) = list.as_array_mut() {
             list.extend(more);
         }
-        println!("{list:#}");
+        outln!("{}", crate::plain::json(&format!("{list:#}")));
     } else if loaded.has_errors() {
         eprint!("{}", loaded.render(&loaded.found));
     } else {
@@ -40,12 +40,12 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
         }
         if let Ok(found) = &host {
             for note in &found.notes {
-                eprintln!("note: {note}");
+                errln!("note: {note}");
             }
         }
         if host.as_ref().is_ok_and(|found| found.refused.is_empty()) {
             let model = &loaded.model;
-            println!(
+            outln!(
                 "{}: {} services, {} resources, {} bundles: ok",
                 loaded.source.path.display(),
                 model.services.len(),

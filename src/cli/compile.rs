@@ -29,9 +29,9 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
         compile(&plan, service, &folder)?
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
-        println!("{}", folder.display());
+        outln!("{}", folder.display());
         if let Some(note) = beyond_the_bundle(service, &folder) {
-            eprintln!("note: service `{}`: {note}", service.name);
+            errln!("note: service `{}`: {note}", service.name);
         }
     }
     Ok(0)
@@ -80,7 +80,10 @@ fn print(plan: &Plan, names: &[String]) -> Done {
         let spec = serde_json::to_value(&bundle.spec).map_err(Failure::failed)?;
         all.insert(service.name.clone(), spec);
     }
-    println!("{:#}", serde_json::Value::Object(all));
+    outln!(
+        "{}",
+        crate::plain::json(&format!("{:#}", serde_json::Value::Object(all)))
+    );
     Ok(0)
 }
 

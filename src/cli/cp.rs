@@ -113,7 +113,7 @@ fn transfer_by(
             begin([read.as_fd(), null.as_fd(), stderr.as_fd()])?;
             drop(read);
             let output = BufWriter::with_capacity(64 << 10, File::from(write));
-            transfer::pack(&wanted.here, output, &mut |note| eprintln!("note: {note}"))
+            transfer::pack(&wanted.here, output, &mut |note| errln!("note: {note}"))
         }
         Way::Out => {
             begin([null.as_fd(), write.as_fd(), stderr.as_fd()])?;

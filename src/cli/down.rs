@@ -27,18 +27,18 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
     }
     let dirs = loaded.dirs(cli)?;
     match Client::connect(&dirs, app).and_then(|mut client| client.down(args.timeout.map(super::args::seconds))) {
-        Ok(()) => println!("`{app}` is down"),
+        Ok(()) => outln!("`{app}` is down"),
         // Or it was, and ended as it was asked.
         Err(ClientError::NotUp { .. }) => {
             clear_away(&dirs, app)?;
-            println!("`{app}` is not up");
+            outln!("`{app}` is not up");
         }
         Err(e) => return Err(e.into()),
     }
     if args.purge {
         let _lock = crate::plan::ledger::Lock::take(&dirs)?;
         remove(&dirs.app).map_err(|e| Failure::failed(format!("delete {}: {e}", dirs.app.display())))?;
-        println!("deleted {}", dirs.app.display());
+        outln!("deleted {}", dirs.app.display());
     }
     Ok(0)
 }

@@ -94,7 +94,7 @@ pub(super) fn say(loaded: &Loaded, plan: &Plan) -> Result<(), Failure> {
         eprint!("{}", loaded.render(&found.located));
     }
     for note in plan.notes.iter().chain(&found.notes) {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
     let wrong = found.located.iter().any(|d| d.severity == Severity::Error);
     if !wrong && found.refused.is_empty() {

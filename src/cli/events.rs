@@ -3,6 +3,7 @@
 use super::Done;
 use super::args::{Cli, Events};
 use super::load::Loaded;
+use crate::plain;
 use crate::supervise::client::Client;
 use std::io::Write;
 
@@ -12,12 +13,12 @@ pub(super) fn run(cli: &Cli, args: &Events) -> Done {
     let mut out = std::io::stdout();
     Client::connect(&dirs, &loaded.model.app)?.events(|event| {
         let line = if args.json {
-            serde_json::to_string(&event).unwrap_or_default()
+            plain::json(&serde_json::to_string(&event).unwrap_or_default()).into_owned()
         } else {
             let code = event.code.map(|c| format!(" ({c})")).unwrap_or_default();
             let detail = event.detail.map(|d| format!(": {d}")).unwrap_or_default();
             let line = format!("{} {} {}{code}{detail}", event.time, event.event.word(), event.service);
-            line.trim_end().to_owned()
+            plain::line(line.trim_end()).into_owned()
         };
         writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
     })?;

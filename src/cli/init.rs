@@ -21,6 +21,6 @@ pub(super) fn run(cli: &Cli, args: &Init) -> Done {
             _ => Failure::failed(format!("write {}: {e}", path.display())),
         })?;
     file.write_all(crate::manifest::INIT.as_bytes())?;
-    println!("wrote {}; start it with `pysecure up`", path.display());
+    outln!("wrote {}; start it with `pysecure up`", path.display());
     Ok(0)
 }

@@ -35,9 +35,9 @@ pub(super) fn run(cli: &Cli) -> Done {
     }
     let plan = ready_again(&loaded, &dirs)?;
     for note in &plan.notes {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
-    println!("the data of `{app}` is initialized");
+    outln!("the data of `{app}` is initialized");
     Ok(0)
 }
 

@@ -9,6 +9,7 @@ use crate::jail::collect::{Item, Kind, Listing};
 use crate::jail::recipe::{self, Recipe};
 use crate::jail::store::{Count, Store, Tell, content};
 use crate::launch::outer;
+use crate::plain;
 use crate::plan::{Dirs, Privilege};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -67,7 +68,7 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
         } => super::trace::run(cli, service, command, output.as_deref()),
         JailDeed::Prune => {
             let Count { files, bytes } = place.store.prune(&place.apps)?;
-            println!("removed {files} files, {}", size(bytes));
+            outln!("removed {files} files, {}", size(bytes));
             Ok(0)
         }
     }
@@ -105,7 +106,11 @@ fn list(place: &Place, json: bool) -> Done {
             Err(e) => (String::new(), Some(e.to_string())),
         };
         if !json {
-            println!("recipe {name}: {}", error.as_deref().unwrap_or(&description));
+            outln!(
+                "recipe {}: {}",
+                plain::line(&name),
+                plain::line(error.as_deref().unwrap_or(&description))
+            );
         }
         recipes.push(json!({ "name": name, "description": description, "error": error }));
     }
@@ -117,13 +122,16 @@ fn list(place: &Place, json: bool) -> Done {
                 true => "no app has it".to_owned(),
                 false => format!("of {}", users.join(", ")),
             };
-            println!("jail {}: {}, {users}", short(&hash), sum(&listing));
+            outln!("jail {}: {}, {users}", short(&hash), sum(&listing));
         }
         let (files, bytes) = total(&listing);
         jails.push(json!({ "hash": hash, "files": files, "bytes": bytes, "apps": users }));
     }
     if json {
-        println!("{:#}", json!({ "recipes": recipes, "jails": jails }));
+        outln!(
+            "{}",
+            crate::plain::json(&format!("{:#}", json!({ "recipes": recipes, "jails": jails })))
+        );
     }
     Ok(0)
 }
@@ -143,9 +151,9 @@ fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> D
         let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
         let (hash, new) = place.store.build(&listing, recipe).map_err(|e| named(name, e))?;
         for note in &listing.notes {
-            eprintln!("note: {note}");
+            errln!("note: {}", plain::line(note));
         }
-        println!("{name}: {}, {} ({} new)", short(&hash), sum(&listing), size(new.bytes));
+        outln!("{name}: {}, {} ({} new)", short(&hash), sum(&listing), size(new.bytes));
     }
     Ok(0)
 }
@@ -154,14 +162,17 @@ fn show(place: &Place, json: bool, name: &str) -> Done {
     let listing = place.find(name)?;
     if json {
         let all = listing.items.iter().map(|(path, item)| in_json(path, item));
-        println!("{:#}", serde_json::Value::Array(all.collect()));
+        outln!(
+            "{}",
+            crate::plain::json(&format!("{:#}", serde_json::Value::Array(all.collect())))
+        );
         return Ok(0);
     }
     for (path, item) in &listing.items {
         match &item.kind {
-            Kind::Directory => println!("{}/", path.display()),
-            Kind::Link(target) => println!("{} -> {}", path.display(), target.display()),
-            Kind::File { size: bytes, .. } => println!("{}  {}", path.display(), size(*bytes)),
+            Kind::Directory => outln!("{}/", one(path)),
+            Kind::Link(target) => outln!("{} -> {}", one(path), one(target)),
+            Kind::File { size: bytes, .. } => outln!("{}  {}", one(path), size(*bytes)),
         }
     }
     Ok(0)
@@ -192,7 +203,7 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
         let Some(item) = listing.items.get(path) else { continue };
         let mut chain = vec![json!({ "path": path.display().to_string(), "why": item.why })];
         if !json {
-            println!("{}: {}", short(name), item.why);
+            outln!("{}: {}", short(name), plain::line(&item.why));
         }
         // And why that which needs it is there, up to the recipe.
         let mut reason = item.why.as_str();
@@ -206,7 +217,7 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
                 break;
             };
             if !json {
-                println!("  {by}: {}", above.why);
+                outln!("  {}: {}", plain::line(by), plain::line(&above.why));
             }
             chain.push(json!({ "path": by, "why": above.why }));
             reason = &above.why;
@@ -214,7 +225,10 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
         all.push(json!({ "jail": name, "reasons": chain }));
     }
     if json {
-        println!("{:#}", serde_json::Value::Array(all.clone()));
+        outln!(
+            "{}",
+            crate::plain::json(&format!("{:#}", serde_json::Value::Array(all.clone())))
+        );
     }
     match all.is_empty() {
         true => Err(Failure::failed(format!("{} is in no such jail", path.display()))),
@@ -262,13 +276,21 @@ fn differences(json: bool, all: Vec<(char, &PathBuf)>) -> Done {
             };
             json!({ "path": path.display().to_string(), "how": word })
         });
-        println!("{:#}", serde_json::Value::Array(rows.collect()));
+        outln!(
+            "{}",
+            crate::plain::json(&format!("{:#}", serde_json::Value::Array(rows.collect())))
+        );
     } else {
         for (sign, path) in &all {
-            println!("{sign} {}", path.display());
+            outln!("{sign} {}", one(path));
         }
     }
     Ok(u8::from(!all.is_empty()))
+}
+
+/// A path on a line of its own, whatever an image has named it.
+fn one(path: &Path) -> String {
+    plain::line(&path.display().to_string()).into_owned()
 }
 
 /// As much of a hash as people need to tell jails apart.

@@ -36,14 +36,14 @@ pub(super) fn in_scope(cli: &Cli) {
         return;
     }
     let error = scope::enter(&loaded.model.app);
-    eprintln!("note: systemd gives no cgroup of our own: {error}");
+    errln!("note: systemd gives no cgroup of our own: {error}");
 }
 
 /// Says what of the limits cannot be held here, each once; an error if one of them is required, or all are by `strict`.
 pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
     let (refused, notes) = lacking(services, strict);
     for note in notes {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
     if refused.is_empty() {
         return Ok(());

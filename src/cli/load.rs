@@ -7,6 +7,7 @@ use crate::launch::outer;
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
+use crate::plain;
 use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
 use crate::python::{self, Python};
 use std::collections::BTreeSet;
@@ -63,12 +64,17 @@ impl Loaded {
     /// Diagnostics with the lines that they are about, for people.
     pub fn render(&self, found: &[Diagnostic]) -> String {
         let colour = terminal::colour_on_stderr();
-        match &self.python {
+        let text = match &self.python {
             None => manifest::render(&self.source, found, colour),
             Some(python) => {
                 let (shown, found) = python.at_its_lines(&self.source, found);
                 manifest::render(&shown, &found, colour)
             }
+        };
+        // The renderer makes what would be a style in the manifest's own text visible.
+        match colour {
+            true => plain::styled(&text),
+            false => plain::lines(&text).into_owned(),
         }
     }
 
@@ -174,7 +180,7 @@ fn unsuccessful(error: python::PythonError) -> Failure {
 /// What a configuration printed: it may be anything, so nothing of it may steer a terminal.
 fn say_printed(printed: &str) {
     for line in printed.lines() {
-        eprintln!("{}", crate::supervise::console::shown(line.as_bytes()));
+        errln!("{}", crate::supervise::console::shown(line.as_bytes()));
     }
 }
 

@@ -61,15 +61,15 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
         let app = &loaded.model.app;
         match service.logs.sink {
             Sink::File => {}
-            Sink::Journald => eprintln!(
+            Sink::Journald => errln!(
                 "note: lines of `{0}` are in the journal: journalctl PYSECURE_APP={app} PYSECURE_SERVICE={0}",
                 service.name
             ),
-            Sink::Syslog => eprintln!(
+            Sink::Syslog => errln!(
                 "note: lines of `{0}` are in the system's log, under {app}/{0}",
                 service.name
             ),
-            Sink::None => eprintln!("note: lines of `{}` are not kept; its sink is \"none\"", service.name),
+            Sink::None => errln!("note: lines of `{}` are not kept; its sink is \"none\"", service.name),
         }
         let path = dirs.log(&service.name);
         let unreadable = |e: std::io::Error| Failure::failed(format!("read {}: {e}", path.display()));
@@ -117,7 +117,7 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
             out.write_all(&text)?;
             if log.history.take_gap() {
                 out.flush()?;
-                eprintln!(
+                errln!(
                     "note: lines of `{}` may be missing here: files were put aside and deleted while it was read; \
                      raise max_files or max_size",
                     log.name
@@ -186,7 +186,8 @@ fn to_json(log: &Log, line: &Line, out: &mut Vec<u8>) -> Result<(), Failure> {
         stream: line.stream,
         line: &String::from_utf8_lossy(&line.text),
     };
-    serde_json::to_writer(&mut *out, &shown).map_err(std::io::Error::from)?;
+    let text = serde_json::to_string(&shown).map_err(std::io::Error::from)?;
+    out.extend_from_slice(crate::plain::json(&text).as_bytes());
     out.push(b'\n');
     Ok(())
 }

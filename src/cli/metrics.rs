@@ -11,7 +11,7 @@ pub(super) fn run(cli: &Cli, args: &Metrics) -> Done {
     let loaded = Loaded::read(cli)?;
     let dirs = loaded.dirs(cli)?;
     if args.socket {
-        println!("{}", dirs.metrics().display());
+        outln!("{}", dirs.metrics().display());
         return Ok(0);
     }
     let mut socket = UnixStream::from(client::metrics(&dirs, &loaded.model.app)?);
@@ -21,6 +21,6 @@ pub(super) fn run(cli: &Cli, args: &Metrics) -> Done {
     let Some((_, body)) = answer.split_once("\r\n\r\n") else {
         return Err(Failure::failed("the supervisor's answer is cut off"));
     };
-    print!("{body}");
+    print!("{}", crate::plain::lines(body));
     Ok(0)
 }

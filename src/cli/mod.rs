@@ -3,6 +3,16 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 bad usage or bad manifest; `exec` and `run` give the program's own.
 
+/// `println!`, with others' words in it: what a terminal would obey, or would mislead its reader, is made plain.
+macro_rules! outln {
+    ($($text:tt)*) => { println!("{}", crate::plain::lines(&format!($($text)*))) };
+}
+
+/// The same on standard error.
+macro_rules! errln {
+    ($($text:tt)*) => { eprintln!("{}", crate::plain::lines(&format!($($text)*))) };
+}
+
 mod access;
 mod args;
 mod call;
@@ -85,7 +95,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             for line in &failure.messages {
-                eprintln!("error: {line}");
+                errln!("error: {line}");
             }
             ExitCode::from(failure.code)
         }
@@ -117,7 +127,7 @@ fn trace(cli: &Cli) {
     };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(|| crate::plain::Plain(std::io::stderr()));
     if cli.log_format == args::LogFormat::Json {
         subscriber.json().init()
     } else {

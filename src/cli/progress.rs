@@ -31,6 +31,7 @@ impl Told {
     pub(super) fn hear(&mut self, progress: &Progress) {
         match progress {
             Progress::Settled { service, state } => {
+                let state = crate::plain::line(state);
                 self.settled += 1;
                 if self.on_terminal && self.of > 1 {
                     // Back to the start of the line, and whatever stood there away.
@@ -41,16 +42,16 @@ impl Told {
                     );
                     let _ = std::io::stderr().flush();
                 } else if self.last_line.elapsed() >= PAUSE {
-                    eprintln!("{} of {}: {service} {state}", self.settled, self.of.max(self.settled));
+                    errln!("{} of {}: {service} {state}", self.settled, self.of.max(self.settled));
                     self.last_line = Instant::now();
                 }
             }
             Progress::Failed { service, error, code } => {
                 self.clear();
                 if service.is_empty() {
-                    eprintln!("error: {error}");
+                    errln!("error: {error}");
                 } else {
-                    eprintln!("error: service `{service}`: {error}");
+                    errln!("error: service `{service}`: {error}");
                 }
                 self.failed.get_or_insert((*code).max(1));
             }

@@ -3,6 +3,7 @@
 use super::args::{Cli, Ps};
 use super::load::Loaded;
 use super::{Done, Failure, terminal};
+use crate::plain;
 use crate::supervise::client::Client;
 use crate::supervise::protocol::ServiceStatus;
 
@@ -11,14 +12,17 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
     let dirs = loaded.dirs(cli)?;
     let status = Client::connect(&dirs, &loaded.model.app)?.status()?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
+        outln!(
+            "{}",
+            crate::plain::json(&serde_json::to_string_pretty(&status).map_err(Failure::failed)?)
+        );
         return Ok(0);
     }
     let mut table = terminal::table(["SERVICE", "STATE", "HEALTH", "RESTARTS", "PID", "UID", "GID", "FOR"]);
     for service in &status.services {
         table.add_row([
             service.service.clone(),
-            state(service),
+            plain::line(&state(service)).into_owned(),
             service.health.clone().unwrap_or_else(|| "-".to_owned()),
             service.restarts.to_string(),
             service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
@@ -27,7 +31,7 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
             duration(service.seconds),
         ]);
     }
-    println!("{table}");
+    outln!("{table}");
     Ok(0)
 }
 

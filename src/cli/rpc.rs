@@ -18,12 +18,15 @@ pub(super) fn run(cli: &Cli, args: &Rpc) -> Done {
             match output {
                 Some(path) => std::fs::write(path, text)
                     .map_err(|e| Failure::failed(format!("write the stub {}: {e}", path.display())))?,
-                None => print!("{text}"),
+                None => print!("{}", crate::plain::lines(&text)),
             }
             Ok(0)
         }
         RpcDeed::Describe { json: true, .. } => {
-            println!("{:#}", interface::description(service, &caller, &described));
+            outln!(
+                "{}",
+                crate::plain::json(&format!("{:#}", interface::description(service, &caller, &described)))
+            );
             Ok(0)
         }
         RpcDeed::Describe { .. } => super::call::show_list(&described, service),

@@ -37,7 +37,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     }
     let plan = ready(&loaded, &dirs)?;
     for note in &plan.notes {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
     let Some(service) = plan.services.iter().find(|s| s.name == args.service) else {
         return Err(super::error::no_service(&args.service, &plan));
@@ -57,7 +57,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     if let Some(upper) = &mut service.writable
         && upper.kept.take().is_some()
     {
-        eprintln!(
+        errln!(
             "note: what this program writes to its root is not kept: only `{}` itself writes there",
             args.service
         );

@@ -3,6 +3,7 @@
 use super::args::{Cli, Stats};
 use super::load::Loaded;
 use super::{Done, Failure, terminal};
+use crate::plain;
 use crate::supervise::client::Client;
 use crate::supervise::figures::FunctionUsage;
 use crate::supervise::usage::ServiceUsage;
@@ -25,7 +26,10 @@ pub(super) fn run(cli: &Cli, args: &Stats) -> Done {
         let mut rows = sampler.next(client.stats()?);
         rows.retain(|row| wanted(&row.usage.service));
         if args.json {
-            println!("{}", serde_json::to_string_pretty(&rows).map_err(Failure::failed)?);
+            outln!(
+                "{}",
+                crate::plain::json(&serde_json::to_string_pretty(&rows).map_err(Failure::failed)?)
+            );
             return Ok(0);
         }
         let mut text = table(&rows);
@@ -33,11 +37,11 @@ pub(super) fn run(cli: &Cli, args: &Stats) -> Done {
             text += &format!("\n\n{}", functions(&rows));
         }
         if !live {
-            println!("{text}");
+            outln!("{text}");
             return Ok(0);
         }
         // Home, and each line overwritten, then the rest away: nothing flickers.
-        let text = text.replace('\n', "\x1b[K\n");
+        let text = plain::lines(&text).replace('\n', "\x1b[K\n");
         print!("\x1b[H{text}\x1b[K\n\x1b[J");
         std::io::stdout().flush()?;
     }
@@ -91,7 +95,7 @@ fn table(rows: &[Row]) -> String {
         let used = &row.usage;
         table.add_row([
             used.service.clone(),
-            used.state.clone(),
+            plain::line(&used.state).into_owned(),
             format!("{:.1}%", row.cpu_percent),
             bytes(used.memory_bytes),
             used.pids.to_string(),
@@ -117,7 +121,7 @@ fn functions(rows: &[Row]) -> String {
             };
             table.add_row([
                 row.usage.service.clone(),
-                name.to_owned(),
+                plain::line(name).into_owned(),
                 of.calls.to_string(),
                 of.errors.to_string(),
                 of.denied.to_string(),

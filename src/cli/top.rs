@@ -66,7 +66,7 @@ pub(super) fn run(cli: &Cli) -> Done {
     ratatui::restore();
     match ended? {
         // Its services went while they were looked at.
-        Shown::Down => println!("`{}` is down", loaded.model.app),
+        Shown::Down => outln!("`{}` is down", loaded.model.app),
         Shown::Left => {}
     }
     Ok(0)
@@ -93,7 +93,7 @@ impl Page {
                 }
                 match self.pressed(key.code) {
                     Err(ClientError::NotUp { .. }) => return Ok(Shown::Down),
-                    Err(e) => self.said = e.to_string(),
+                    Err(e) => self.said = shown(e.to_string().as_bytes()),
                     Ok(()) => {}
                 }
             }

@@ -55,7 +55,7 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
         Some(path) => {
             std::fs::write(path, text).map_err(|e| Failure::failed(format!("write {}: {e}", path.display())))?
         }
-        None => print!("{text}"),
+        None => print!("{}", crate::plain::lines(&text)),
     }
     Ok(code)
 }

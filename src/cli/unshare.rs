@@ -16,9 +16,9 @@ pub(super) fn run(args: &Unshare) -> Done {
     }
     match outer::privilege() {
         Some(Privilege::Root) => {
-            eprintln!("note: root needs no namespace to reach services' files; this runs as it is")
+            errln!("note: root needs no namespace to reach services' files; this runs as it is")
         }
-        Some(Privilege::OneId) => eprintln!("note: no subordinate ids: all files of services are your own"),
+        Some(Privilege::OneId) => errln!("note: no subordinate ids: all files of services are your own"),
         _ => {}
     }
     let shell = || std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());

@@ -48,7 +48,7 @@ pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
 pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan, Failure> {
     let plan = ready(loaded, dirs)?;
     for note in &plan.notes {
-        eprintln!("note: {note}");
+        errln!("note: {note}");
     }
     if strict && plan.privilege == Privilege::OneId {
         return Err(Failure::failed(
@@ -85,7 +85,7 @@ fn on_running(loaded: &Loaded, dirs: &Dirs, args: &Up) -> Result<Option<u8>, Fai
     let supervisor = status.supervisor_pid;
     let code = reconcile(loaded, dirs, client, &status, args)?;
     if !args.detach && !args.dry_run && code == 0 {
-        eprintln!("note: its supervisor is process {supervisor}; `pysecure logs -f` shows what its services print");
+        errln!("note: its supervisor is process {supervisor}; `pysecure logs -f` shows what its services print");
     }
     Ok(Some(code))
 }
@@ -125,7 +125,7 @@ pub(super) fn reconcile(
         .map(|s| s.service.as_str())
         .collect();
     if same && resting.is_empty() {
-        println!(
+        outln!(
             "`{app}` is up already: {} services, supervisor {}",
             status.services.len(),
             status.supervisor_pid
@@ -133,10 +133,10 @@ pub(super) fn reconcile(
         return Ok(0);
     }
     for (name, change) in &changes {
-        println!("{}", in_words(name, *change));
+        outln!("{}", in_words(name, *change));
     }
     for name in &resting {
-        println!("  start    {name}");
+        outln!("  start    {name}");
     }
     if args.dry_run {
         super::dry_run::say(loaded, &plan)?;
@@ -163,7 +163,7 @@ pub(super) fn reconcile(
     client.change(&Request::Apply(Box::new(apply)), |progress| told.hear(&progress))?;
     match told.end() {
         0 => {
-            println!("`{app}` is up: {count} services");
+            outln!("`{app}` is up: {count} services");
             Ok(0)
         }
         code => Ok(code),
@@ -189,7 +189,7 @@ fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     for service in &plan.services {
-        println!("{}", in_words(&service.name, Change::Add));
+        outln!("{}", in_words(&service.name, Change::Add));
     }
     super::dry_run::say(loaded, &plan)?;
     Ok(0)
@@ -221,7 +221,7 @@ pub(super) fn detach(plan: Plan) -> Done {
         let code = match outcome.and_then(|app| Ok(app.run()?)) {
             Ok(outcome) => code_of(&outcome),
             Err(failure) => {
-                failure.messages.iter().for_each(|m| eprintln!("error: {m}"));
+                failure.messages.iter().for_each(|m| errln!("error: {m}"));
                 failure.code
             }
         };
@@ -242,7 +242,7 @@ pub(super) fn detach(plan: Plan) -> Done {
     }
     match told.end() {
         0 if done => {
-            println!("`{app}` is up: {count} services");
+            outln!("`{app}` is up: {count} services");
             Ok(0)
         }
         0 => Err(Failure::failed(format!(

@@ -51,7 +51,7 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
                         let code = match up::attached(plan) {
                             Ok(code) => code,
                             Err(failure) => {
-                                failure.messages.iter().for_each(|m| eprintln!("error: {m}"));
+                                failure.messages.iter().for_each(|m| errln!("error: {m}"));
                                 failure.code
                             }
                         };
@@ -77,7 +77,7 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
     let manifest = std::fs::canonicalize(&loaded.source.path)?;
     let mut code = Code::of(loaded, dirs)?;
     watched.hold(&manifest, &code)?;
-    eprintln!("note: watching {} and the code of its services", manifest.display());
+    errln!("note: watching {} and the code of its services", manifest.display());
     loop {
         let mut ready = [
             PollFd::new(&signals, PollFlags::IN),
@@ -103,14 +103,14 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
                     watched.hold(&manifest, &code)?;
                 }
                 // Half-written, or wrong: what runs goes on.
-                Err(failure) => failure.messages.iter().for_each(|m| eprintln!("error: {m}")),
+                Err(failure) => failure.messages.iter().for_each(|m| errln!("error: {m}")),
             }
         }
         let services = code.seen_by(&paths);
         if !services.is_empty()
             && let Err(failure) = restart(loaded, dirs, services)
         {
-            failure.messages.iter().for_each(|m| eprintln!("error: {m}"));
+            failure.messages.iter().for_each(|m| errln!("error: {m}"));
         }
     }
 }
@@ -149,7 +149,7 @@ fn again(cli: &Cli, args: &Up, dirs: &Dirs) -> Result<Code, Failure> {
 
 fn restart(loaded: &Loaded, dirs: &Dirs, services: BTreeSet<&str>) -> Result<(), Failure> {
     let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
-    println!("  restart  {} (its code has changed)", services.join(", "));
+    outln!("  restart  {} (its code has changed)", services.join(", "));
     let (mut client, _) = up::connect(loaded, dirs)?;
     let mut told = Told::new(services.len());
     let request = Request::Restart {

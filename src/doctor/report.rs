@@ -128,7 +128,9 @@ fn newline(indent: usize) -> String {
 }
 
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars()
+        .map(|c| if crate::plain::is_hidden(c) { '?' } else { c })
+        .collect()
 }
 
 /// Breaks between words. A word longer than a line stays whole, for it is a path or a command.

@@ -36,10 +36,7 @@ pub enum TransferError {
 
 /// A path for a terminal, which a name that a service chose is not to steer.
 fn plain(path: &Path) -> String {
-    let text = path.display().to_string();
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    crate::plain::line(&path.display().to_string()).into_owned()
 }
 
 /// As people say it, without Rust's "(os error 13)".

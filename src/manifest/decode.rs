@@ -210,7 +210,7 @@ pub fn shown(text: &str) -> String {
 }
 
 fn escape(letter: char) -> impl Iterator<Item = char> {
-    let (as_is, escaped) = if letter.is_control() {
+    let (as_is, escaped) = if crate::plain::is_hidden(letter) {
         (None, Some(letter.escape_default()))
     } else {
         (Some(letter), None)

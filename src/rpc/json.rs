@@ -60,16 +60,7 @@ pub fn to_json(value: &Value) -> Json {
 
 /// As one line of output. JSON lets stand what a terminal might obey, so it is escaped.
 pub fn line(json: &Json) -> String {
-    let text = json.to_string();
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        match c {
-            '\u{7f}'..='\u{9f}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            _ => out.push(c),
-        }
-        out
-    })
+    crate::plain::json(&json.to_string()).into_owned()
 }
 
 /// `None` for what is not as the protocol has it. `parts`: the numbers that it is made of.
@@ -213,8 +204,8 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_would_obey() {
-        let json = Json::from("\u{9b}2J\u{1b}ä");
-        assert_eq!(line(&json), "\"\\u009b2J\\u001bä\"");
+        let json = Json::from("\u{9b}2J\u{1b}ä\u{7f}\u{202e}\u{e0041}");
+        assert_eq!(line(&json), "\"\\u009b2J\\u001bä\\u007f\\u202e\\udb40\\udc41\"");
         assert_eq!(serde_json::from_str::<Json>(&line(&json)).unwrap(), json);
     }
 

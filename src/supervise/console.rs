@@ -37,8 +37,8 @@ impl Lines {
         }
     }
 
-    /// Appends a line of the service that stands `number`th in the manifest. Control characters of a service
-    /// do not reach the terminal: they could do there whatever an escape sequence can.
+    /// Appends a line of the service that stands `number`th in the manifest. What a terminal would obey does not reach
+    /// it, nor what would mislead its reader ([`crate::plain`]).
     pub fn write(&self, number: usize, name: &str, time: Option<&str>, text: &[u8], out: &mut Vec<u8>) {
         let width = self.width;
         // Writing to memory does not fail.
@@ -71,7 +71,11 @@ fn printable(text: &[u8], out: &mut Vec<u8>) {
     }
     let mut bytes = [0; 4];
     for c in String::from_utf8_lossy(text).chars() {
-        let visible = if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+        let visible = if crate::plain::is_hidden(c) && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        };
         out.extend_from_slice(visible.encode_utf8(&mut bytes).as_bytes());
     }
 }
@@ -112,7 +116,7 @@ impl Console {
     /// Says something of the supervisor's own, on standard error.
     pub(super) fn say(&mut self, text: &str) {
         if self.err.waiting() < MOST_WAITING {
-            self.err.bytes.extend_from_slice(text.as_bytes());
+            self.err.bytes.extend_from_slice(crate::plain::lines(text).as_bytes());
             self.err.bytes.push(b'\n');
         }
         self.err.flush();
@@ -286,7 +290,10 @@ mod tests {
     fn nothing_that_a_terminal_would_obey() {
         assert_eq!(shown(b"plain\ttext\r"), "plain\ttext");
         assert_eq!(shown(b"\x1b[2Jx"), "\u{fffd}[2Jx");
-        assert_eq!(shown("käse\u{9b}".as_bytes()), "käse\u{fffd}");
+        assert_eq!(
+            shown("käse\u{9b}\u{202e}\u{2028}".as_bytes()),
+            "käse\u{fffd}\u{fffd}\u{fffd}"
+        );
         assert_eq!(shown(b"\xff"), "\u{fffd}");
     }
 
