@@ -13,10 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-const DIRECTORY: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A directory below which things are made. Paths are relative to it, without `..`.
 pub struct Root {
@@ -41,7 +38,7 @@ impl AsFd for Parent<'_> {
 impl Root {
     /// The directory at `path`, which is no link itself; those on the way to it are whoever's who named it.
     pub fn open(path: &Path) -> Result<Root, Errno> {
-        rustix::fs::open(path, DIRECTORY, Mode::empty()).map(Root::of)
+        rustix::fs::open(path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map(Root::of)
     }
 
     pub fn of(fd: OwnedFd) -> Root {
@@ -104,7 +101,7 @@ impl Root {
 
     /// chmod(2) of a directory, whatever the umask.
     pub fn set_directory_mode(&self, path: &Path, mode: u32) -> Result<(), Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::fchmod(openat2(self.fd.as_fd(), path, flags)?, Mode::from_raw_mode(mode))
     }
 
