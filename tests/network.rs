@@ -4,8 +4,8 @@
 mod harness;
 
 use harness::{App, BOTH, Ended, Mode, binary, wait_until};
-use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -510,4 +510,572 @@ fn companions_have_no_rights() {
         seen += 1;
     }
     assert_eq!(seen, 4);
+}
+
+/// What a service could try with a socket that it was handed, to get into the network that this is of. Of the first
+/// connection it is told which port only the host's loopback has, and says there how each trick went; each takes one
+/// connection of the others, and the last ones the listening socket.
+const TRICKS: &str = r#"
+import ctypes, fcntl, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+listener = socket.socket(fileno=3)
+listener.setblocking(True)
+said, _ = listener.accept()
+heard = said.makefile('r')
+to = ('127.0.0.1', int(heard.readline()))
+FASTOPEN, FASTOPEN_CONNECT = 0x20000000, 30
+
+def say(trick, how):
+    said.sendall(f'{trick}: {how}\n'.encode())
+    heard.readline()
+
+def reached(trick, does, on):
+    "Did it come to a connection to what only the loopback has?"
+    try:
+        if does is not None:
+            does(on)
+        on.settimeout(10)
+        say(trick, 'reached' if on.recv(9) == b'host' else 'something else')
+    except OSError as e:
+        say(trick, f'no ({e})')
+
+def listens(trick, does, on):
+    "Which port does it listen on now? Whoever reads this may try."
+    try:
+        does(on)
+        on.listen()
+        say(trick, f'listens {on.getsockname()[1]}')
+    except OSError as e:
+        say(trick, f'no ({e})')
+
+def disconnect(on):
+    if libc.connect(on.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16) != 0:
+        raise OSError(ctypes.get_errno(), 'AF_UNSPEC')
+
+class iovec(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_char_p), ('length', ctypes.c_size_t)]
+class mmsghdr(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_char_p), ('namelen', ctypes.c_uint), ('iov', ctypes.POINTER(iovec)),
+                ('iovlen', ctypes.c_size_t), ('control', ctypes.c_void_p), ('controllen', ctypes.c_size_t),
+                ('flags', ctypes.c_int), ('len', ctypes.c_uint)]
+def sendmmsg(on):
+    address = struct.pack('=H', socket.AF_INET) + struct.pack('>H', to[1]) + socket.inet_aton(to[0]) + bytes(8)
+    message = mmsghdr(address, 16, ctypes.pointer(iovec(b'x', 1)), 1)
+    if libc.sendmmsg(on.fileno(), ctypes.pointer(message), 1, FASTOPEN) != 1:
+        raise OSError(ctypes.get_errno(), 'sendmmsg')
+
+def late(on):
+    on.setsockopt(socket.IPPROTO_TCP, FASTOPEN_CONNECT, 1)
+    on.connect(to)
+    on.sendall(b'x')
+
+def device(on):
+    for name in interfaces(on) + ['lo']:
+        try:
+            on.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+        except OSError:
+            pass
+    on.connect(to)
+
+def interfaces(on):
+    names = ctypes.create_string_buffer(8192)
+    ask = struct.pack('iP', len(names), ctypes.addressof(names))
+    length = struct.unpack('iP', fcntl.ioctl(on, 0x8912, ask))[0]                  # SIOCGIFCONF
+    found = [names.raw[at:at + 16].rstrip(b'\0').split(b'\0')[0].decode() for at in range(0, length, 40)]
+    for index in range(1, 100):
+        try:
+            name = fcntl.ioctl(on, 0x8910, struct.pack('16si20x', b'', index))[:16]  # SIOCGIFNAME
+            found.append(name.split(b'\0')[0].decode())
+        except OSError:
+            pass
+    return sorted(set(found))
+
+def after(*steps):
+    def does(on):
+        for step in steps:
+            step(on)
+    return does
+accept = lambda: listener.accept()[0]
+both = lambda on: on.shutdown(socket.SHUT_RDWR)
+elsewhere = lambda on: on.bind(('0.0.0.0', 0))
+
+say('interfaces of a connection', interfaces(accept()))
+say('interfaces of a listener', interfaces(listener))
+reached('connect', after(disconnect, lambda on: on.connect(to)), accept())
+reached('shutdown, connect', after(both, disconnect, lambda on: on.connect(to)), accept())
+reached('sendto', after(disconnect, lambda on: on.sendto(b'x', FASTOPEN, to)), accept())
+reached('sendmsg', after(disconnect, lambda on: on.sendmsg([b'x'], [], FASTOPEN, to)), accept())
+reached('sendmmsg', after(disconnect, sendmmsg), accept())
+reached('TCP_FASTOPEN_CONNECT', after(disconnect, late), accept())
+reached('SO_BINDTODEVICE', after(disconnect, device), accept())
+listens('listen', disconnect, accept())
+listens('bind', after(disconnect, elsewhere), accept())
+copy = socket.socket(fileno=os.dup(3))
+listens('the listener, listen', both, copy)
+if os.fork() == 0:
+    reached('the listener, connect', after(both, disconnect, lambda on: on.connect(to)), listener)
+    os._exit(0)
+os.wait()
+try:
+    disconnect(listener)
+except OSError:
+    pass
+reached('the listener, sendto', lambda on: on.sendto(b'x', FASTOPEN, to), listener)
+listens('the listener, bind', after(both, disconnect, elsewhere), listener)
+said.sendall(b'end\n')
+"#;
+
+/// How the tricks went, by whoever plays them at `address`: the name of each, and whether it came to something.
+fn play(address: SocketAddr, secret: u16) -> BTreeMap<String, String> {
+    let mut said = TcpStream::connect(address).unwrap();
+    let others: Vec<TcpStream> = (0..12).map(|_| TcpStream::connect(address).unwrap()).collect();
+    writeln!(said, "{secret}").unwrap();
+    let mut went = BTreeMap::new();
+    for line in BufReader::new(said.try_clone().unwrap()).lines() {
+        let line = line.unwrap();
+        let Some((trick, how)) = line.split_once(": ") else {
+            break;
+        };
+        let how = match how.strip_prefix("listens ") {
+            // Whether that is a port of this network is what counts.
+            Some(port) => match TcpStream::connect(("127.0.0.1", port.parse().unwrap())) {
+                Ok(_) if port != address.port().to_string() => "reached".to_owned(),
+                other => format!("{other:?}"),
+            },
+            None => how.to_owned(),
+        };
+        went.insert(trick.to_owned(), how);
+        writeln!(said).unwrap();
+    }
+    drop(others);
+    went
+}
+
+/// A server that this host's loopback alone has, and its port.
+fn of_the_loopback() -> u16 {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = server.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let _ = stream.unwrap().write_all(b"host");
+        }
+    });
+    port
+}
+
+#[test]
+fn what_is_handed_over_leads_nowhere() {
+    let secret = of_the_loopback();
+    // Where the same is handed over by anybody else, all of it works.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut control = std::process::Command::new("/usr/bin/python3");
+    control.args(["-c", &format!("import os; os.dup2(0, 3)\n{TRICKS}")]);
+    let mut control = control.stdin(std::os::fd::OwnedFd::from(listener)).spawn().unwrap();
+    let outside = play(address, secret);
+    control.wait().unwrap();
+    assert_eq!(outside.len(), 15, "{outside:?}");
+    let interfaces = |went: &BTreeMap<String, String>| went["interfaces of a connection"].clone();
+    assert!(interfaces(&outside).contains("'lo'"), "{outside:?}");
+    let works = outside.values().filter(|how| *how == "reached").count();
+    for trick in [
+        "connect",
+        "sendto",
+        "sendmsg",
+        "sendmmsg",
+        "TCP_FASTOPEN_CONNECT",
+        "listen",
+        "bind",
+    ] {
+        assert_eq!(outside[trick], "reached", "{outside:?}");
+    }
+    assert!(works >= 10, "{outside:?}");
+    for mode in BOTH {
+        let (first, second, third) = (free_port(), free_port(), free_port());
+        let manifest = format!(
+            r#"
+[app]
+name = "handed"
+code = {{ "/tricks" = "./tricks" }}
+[services.alone]
+command = ["python3", "/tricks/tricks.py"]
+listen = ["127.0.0.1:{first}"]
+restart = "always"
+restart_delay = "1ms"
+[services.demand]
+command = ["python3", "/tricks/tricks.py"]
+listen = ["0.0.0.0:{second}"]
+start = "on-demand"
+[services.app]
+command = ["python3", "/tricks/tricks.py"]
+listen = ["[::]:{third}"]
+network = "app"
+publish = ["{}:80"]
+[services.other]
+command = "sleep infinity"
+"#,
+            free_port()
+        );
+        let app = App::new(mode, &manifest);
+        app.write("tricks/tricks.py", TRICKS);
+        app.ok(&["up", "-d"]);
+        // Twice: what one process did to what it was handed is not felt by the next.
+        for port in [first, second, third, first, second] {
+            let went = play(SocketAddr::from(([127, 0, 0, 1], port)), secret);
+            assert_eq!(went.len(), 15, "{mode:?} {port}: {went:?}\n{}", app.ok(&["logs"]).out);
+            for (trick, how) in &went {
+                if trick.starts_with("interfaces") {
+                    // The kernel puts its fallback devices of tunnels into each namespace, where they are loaded.
+                    let own = app.sh("other", "ls /proc/sys/net/ipv4/conf").ok().out;
+                    let foreign = how
+                        .split('\'')
+                        .skip(1)
+                        .step_by(2)
+                        .find(|n| !own.lines().any(|o| o == *n));
+                    assert_eq!(foreign, None, "{mode:?} {port} {trick}: {how}");
+                } else {
+                    assert_ne!(how, "reached", "{mode:?} {port} {trick}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn who_listens_sees_the_client_and_the_address_that_it_came_to() {
+    let server = r#"["python3", "-c", """
+import socket
+while True:
+    for number in NUMBERS:
+        listener = socket.socket(fileno=number)
+        connection, client = listener.accept()
+        listener.detach()
+        here = connection.getsockname()
+        connection.sendall(f'{client[0]} {client[1]} {here[0]} {here[1]}'.replace('::ffff:', '').encode())
+        connection.close()
+"""]"#;
+    let outer = outer_address();
+    for mode in BOTH {
+        let ports: [u16; 4] = std::array::from_fn(|_| free_port());
+        let app = App::new(
+            mode,
+            &format!(
+                "[app]\nname = \"seen\"\n[services.web]\ncommand = {}\nlisten = [\"127.0.0.1:{}\", \"{outer}:{}\", \"[::1]:{}\", \"[::]:{}\"]\n",
+                server.replace("NUMBERS", "(3, 4, 5, 6, 6, 6)"),
+                ports[0],
+                ports[1],
+                ports[2],
+                ports[3]
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let six = IpAddr::from(std::net::Ipv6Addr::LOCALHOST);
+        for _ in 0..2 {
+            for (ip, port) in [
+                (loopback, ports[0]),
+                (outer, ports[1]),
+                (six, ports[2]),
+                (loopback, ports[3]),
+                (outer, ports[3]),
+                (six, ports[3]),
+            ] {
+                let mut stream = TcpStream::connect((ip, port)).unwrap();
+                let (client, here) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+                let mut seen = String::new();
+                stream.read_to_string(&mut seen).unwrap();
+                assert_eq!(
+                    seen,
+                    format!("{} {} {} {}", client.ip(), client.port(), here.ip(), here.port())
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn servers_listen_as_they_do_elsewhere() {
+    let manifest = |ports: &[u16]| {
+        format!(
+            r#"
+[app]
+name = "servers"
+code = {{ "/code" = "./code" }}
+[services.plain]
+command = ["python3", "-c", """
+import http.server, socket
+server = http.server.ThreadingHTTPServer(('', 0), http.server.SimpleHTTPRequestHandler, bind_and_activate=False)
+server.socket = socket.socket(fileno=3)
+server.server_activate()
+server.serve_forever()
+"""]
+directory = "/code"
+listen = ["127.0.0.1:{}"]
+[services.loop]
+command = ["python3", "-c", """
+import asyncio, socket
+async def answer(reader, writer):
+    while (await reader.readuntil(b'\\r\\n\\r\\n')):
+        writer.write(b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\nhello')
+async def main():
+    server = await asyncio.start_server(answer, sock=socket.socket(fileno=3))
+    await server.serve_forever()
+asyncio.run(main())
+"""]
+listen = ["127.0.0.1:{}"]
+[services.gunicorn]
+command = ["gunicorn", "--chdir", "/code", "--workers", "2", "--worker-tmp-dir", "/dev/shm", "app:app"]
+listen = ["127.0.0.1:{}"]
+[services.node]
+command = ["node", "-e", "require('http').createServer((q, a) => a.end('hello')).listen({{fd: 3}})"]
+listen = ["127.0.0.1:{}"]
+[services.nginx]
+command = ["nginx", "-c", "/code/nginx.conf"]
+environment = {{ NGINX = "3;" }}
+listen = ["127.0.0.1:{}"]
+"#,
+            ports[0], ports[1], ports[2], ports[3], ports[4]
+        )
+    };
+    for program in ["/usr/bin/gunicorn", "/usr/bin/node", "/usr/sbin/nginx"] {
+        assert!(
+            Path::new(program).exists(),
+            "install `gunicorn`, `nodejs` and `nginx-light`: {program}"
+        );
+    }
+    for mode in BOTH {
+        let ports: Vec<u16> = (0..5).map(|_| free_port()).collect();
+        let app = App::new(mode, &manifest(&ports));
+        app.write("code/index.html", "hello");
+        app.write(
+            "code/app.py",
+            "def app(environ, start):\n    start('200 OK', [('Content-Length', '5')])\n    return [b'hello']\n",
+        );
+        app.write(
+            "code/nginx.conf",
+            format!(
+                "daemon off; pid /tmp/pid; error_log stderr; events {{ }}\nhttp {{ access_log off; client_body_temp_path /tmp/b; \
+                 proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;\n\
+                 server {{ listen 127.0.0.1:{}; root /code; }} }}\n",
+                ports[4]
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        for (name, port) in ["plain", "loop", "gunicorn", "node", "nginx"].iter().zip(&ports) {
+            for _ in 0..20 {
+                // Two at once, and two on one connection.
+                let mut two = [(); 2].map(|()| TcpStream::connect(("127.0.0.1", *port)).unwrap());
+                for stream in &mut two {
+                    stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+                }
+                for stream in &mut two {
+                    assert!(response(stream).ends_with("hello"), "{mode:?} {name}");
+                }
+                if *name != "gunicorn" && *name != "plain" {
+                    two[0].write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
+                    assert!(response(&mut two[0]).ends_with("hello"), "{mode:?} {name}");
+                }
+            }
+        }
+    }
+}
+
+/// One response with a length of five bytes.
+fn response(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let mut byte = [0u8; 1];
+    while !bytes.ends_with(b"\r\n\r\n") {
+        assert_eq!(
+            stream.read(&mut byte).unwrap(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&bytes)
+        );
+        bytes.push(byte[0]);
+    }
+    let mut body = [0u8; 5];
+    stream.read_exact(&mut body).unwrap();
+    bytes.extend(body);
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn what_a_process_said_last_arrives_and_what_it_did_not_take_waits_for_the_next() {
+    for mode in BOTH {
+        let (first, second) = (free_port(), free_port());
+        let manifest = format!(
+            r#"
+[app]
+name = "last"
+[services.brief]
+command = ["python3", "-c", """
+import os, socket
+connection, _ = socket.socket(fileno=3).accept()
+connection.sendall(bytes(200_000))
+os._exit(0)
+"""]
+listen = ["127.0.0.1:{first}"]
+start = "on-demand"
+[services.one]
+command = ["python3", "-c", """
+import os, socket
+connection, _ = socket.socket(fileno=3).accept()
+got = 0
+while piece := connection.recv(65536):
+    got += len(piece)
+connection.sendall(str(got).encode())
+connection.close()
+os._exit(0)
+"""]
+listen = ["127.0.0.1:{second}"]
+restart = "always"
+restart_delay = "1ms"
+restart_max_delay = "1ms"
+restart_limit = 0
+"#
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(("127.0.0.1", first)).unwrap();
+            let mut byte = [0u8; 1];
+            stream.read_exact(&mut byte).unwrap();
+            // Its process has ended, or is about to.
+            app.wait_for_state("brief", "listening");
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest.len(), 200_000 - 1);
+        }
+        // Each process takes one of them, and ends; those behind it go from one to the next with what they have sent.
+        let mut streams: Vec<TcpStream> = (0..20)
+            .map(|_| TcpStream::connect(("127.0.0.1", second)).unwrap())
+            .collect();
+        for (number, stream) in streams.iter_mut().enumerate() {
+            stream.write_all(&vec![b'x'; 1000 * number]).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        for (number, stream) in streams.iter_mut().enumerate() {
+            let mut got = String::new();
+            stream.read_to_string(&mut got).unwrap();
+            assert_eq!(got, (1000 * number).to_string());
+        }
+        // Nothing is left of those that brought them.
+        wait_until(|| {
+            let left = family(app.supervisor()).len();
+            (left == 6).then_some(())
+        });
+    }
+}
+
+#[test]
+fn published_clients_are_not_of_the_loopback() {
+    let server = |address: &str, port: u16| {
+        format!(
+            r#"["python3", "-c", """
+import socket
+listener = socket.create_server(('{address}', {port}), family=socket.AF_INET6 if ':' in '{address}' else socket.AF_INET, dualstack_ipv6='{address}' == '::')
+print('listens', flush=True)
+while True:
+    connection, client = listener.accept()
+    connection.sendall(client[0].encode())
+    connection.close()
+"""]"#
+        )
+    };
+    let cases = [
+        ("four", "127.0.0.1", "192.0.0.8"),
+        ("all", "0.0.0.0", "192.0.0.8"),
+        ("six", "::1", "100::8"),
+        ("dual", "::", "::ffff:192.0.0.8"),
+    ];
+    for mode in BOTH {
+        for network in ["none", "app"] {
+            let ports: Vec<u16> = cases.iter().map(|_| free_port()).collect();
+            let mut manifest = "[app]\nname = \"notloopback\"\n".to_owned();
+            for (at, ((name, address, _), port)) in cases.iter().zip(&ports).enumerate() {
+                let inner = 80 + at as u16;
+                manifest += &format!(
+                    "[services.{name}]\ncommand = {}\nnetwork = \"{network}\"\npublish = [\"{port}:{inner}\"]\n",
+                    server(address, inner)
+                );
+            }
+            let app = App::new(mode, &manifest);
+            app.ok(&["up", "-d"]);
+            for ((name, _, from), port) in cases.iter().zip(&ports) {
+                app.wait_for_log(name, "listens");
+                assert_eq!(
+                    read_all(("127.0.0.1", *port)).unwrap(),
+                    *from,
+                    "{mode:?} {network} {name}"
+                );
+                // Who asks for the addresses of this machine does not find it among them.
+                let own = app.sh(name, "python3 -c 'import fcntl,socket,struct,ctypes; b=ctypes.create_string_buffer(4096); n=struct.unpack(\"iP\", fcntl.ioctl(socket.socket(), 0x8912, struct.pack(\"iP\", 4096, ctypes.addressof(b))))[0]; print([socket.inet_ntoa(b.raw[i+20:i+24]) for i in range(0, n, 40)])'; cat /proc/net/if_inet6").ok().out;
+                assert!(
+                    own.contains("127.0.0.1") && !own.contains("192.0.0.8") && !own.contains("0100000"),
+                    "{own}"
+                );
+            }
+            // From within the loopback is the loopback.
+            assert_eq!(ask(&app, "four", "127.0.0.1:80"), "127.0.0.1");
+        }
+    }
+}
+
+#[test]
+fn redis_without_a_password_refuses_published_clients() {
+    assert!(Path::new("/usr/bin/redis-server").exists(), "install `redis-server`");
+    for mode in BOTH {
+        let port = free_port();
+        let app = App::new(
+            mode,
+            &format!(
+                "[app]\nname = \"redis\"\n[services.redis]\ncommand = [\"redis-server\", \"--bind\", \"0.0.0.0\", \"--save\", \"\", \"--dir\", \"/tmp\"]\npublish = [\"{port}:6379\"]\nready = {{ tcp = \"127.0.0.1:6379\" }}\n"
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let _ = stream.write_all(b"PING\r\n");
+        let mut said = String::new();
+        let _ = stream.read_to_string(&mut said);
+        assert!(said.starts_with("-DENIED"), "{mode:?} {said:?}");
+        assert_eq!(app.sh("redis", "redis-cli ping").ok().out, "PONG\n");
+    }
+}
+
+#[test]
+fn the_proxy_protocol_tells_who_connects() {
+    assert!(Path::new("/usr/sbin/nginx").exists(), "install `nginx-light`");
+    let outer = outer_address();
+    for mode in BOTH {
+        let ports: [u16; 3] = std::array::from_fn(|_| free_port());
+        let app = App::new(
+            mode,
+            &format!(
+                "[app]\nname = \"proxied\"\ncode = {{ \"/conf\" = \"./conf\" }}\n[services.web]\ncommand = [\"nginx\", \"-c\", \"/conf/nginx.conf\"]\nready = {{ tcp = \"127.0.0.1:80\" }}\n\
+                 publish = [\"{outer}:{}:80/proxy-v1\", \"{outer}:{}:80/proxy-v2\", \"[::1]:{}:80/proxy-v2\"]\n",
+                ports[0], ports[1], ports[2]
+            ),
+        );
+        app.write(
+            "conf/nginx.conf",
+            "daemon off; pid /tmp/pid; error_log stderr; events { }\nhttp { access_log off; client_body_temp_path /tmp/b; \
+             proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s;\n\
+             server { listen 80 proxy_protocol; set_real_ip_from 192.0.0.8; real_ip_header proxy_protocol;\n\
+             location / { return 200 \"$remote_addr $remote_port $realip_remote_addr\"; } } }\n",
+        );
+        app.ok(&["up", "-d"]);
+        for address in [
+            SocketAddr::new(outer, ports[0]),
+            SocketAddr::new(outer, ports[1]),
+            SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), ports[2]),
+        ] {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let client = stream.local_addr().unwrap();
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let mut said = String::new();
+            stream.read_to_string(&mut said).unwrap();
+            let wanted = format!("\r\n\r\n{} {} 192.0.0.8", client.ip(), client.port());
+            assert!(said.ends_with(&wanted), "{mode:?} {said}");
+        }
+    }
 }

@@ -7,8 +7,8 @@
 
 #![allow(unsafe_code)]
 
-use super::forward::Forwarder;
-use super::network::{Network, enter};
+use super::forward::{Forwarder, Header, SOURCES, Way};
+use super::network::{Network, enter, take_in};
 use super::{LaunchError, Launcher, Running, child, go, sys};
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -27,11 +27,20 @@ pub struct Task<'a> {
     pub service: Option<&'a Running>,
     /// pasta's path and arguments, if it is wanted. Only when it is ready is a held service told to go on.
     pub pasta: Option<&'a [CString]>,
-    /// Listening sockets that do not block, and for which port inside.
-    pub published: &'a [(BorrowedFd<'a>, u16)],
+    pub published: &'a [Published<'a>],
     /// The id to go on as, in this process's user namespace; it owns nothing. `None` where there is but one.
     pub keeper: Option<(u32, u32)>,
     pub seccomp: Option<&'a LinuxSeccomp>,
+}
+
+/// A port of the host's that leads inside.
+pub struct Published<'a> {
+    /// A listening socket that does not block.
+    pub listener: BorrowedFd<'a>,
+    /// The port inside.
+    pub port: u16,
+    /// What the service is told first, if it is to know who connects.
+    pub header: Option<Header>,
 }
 
 /// A companion that runs. In `words` it says [`READY`] when all is set up, and what it cannot do; they end when it
@@ -101,7 +110,7 @@ fn live(
     filter: Option<&super::seccomp::Program>,
 ) -> Result<(), LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, "for the network");
-    let mut kept: Vec<i32> = task.published.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
+    let mut kept: Vec<i32> = task.published.iter().map(|p| p.listener.as_raw_fd()).collect();
     kept.extend([
         task.network.user.as_raw_fd(),
         task.network.network.as_raw_fd(),
@@ -135,11 +144,21 @@ fn live(
         let listeners = task
             .published
             .iter()
-            .map(|(fd, port)| Ok((fd.try_clone_to_owned()?, *port)))
+            .map(|p| Ok((p.listener.try_clone_to_owned()?, Way::Port(p.port, p.header))))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(|e| LaunchError::system_text("copy", "a published port", e))?;
         forwarder = Some(Forwarder::new(listeners)?);
         enter(task.network.network.as_fd()).map_err(wrong("enter the service's network"))?;
+        // The service's PID 1 does it as well, sooner or later.
+        sys::loopback_up().map_err(wrong("bring up the loopback"))?;
+        for source in SOURCES {
+            let bits = if source.is_ipv4() { 32 } else { 128 };
+            match take_in(source, bits) {
+                // This kernel does without IPv6, and nobody listens by it.
+                Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV) if source.is_ipv6() => {}
+                done => done.map_err(wrong("make a source of connections"))?,
+            }
+        }
     }
     child::give_up(task.keeper, clear_groups).map_err(wrong("give up rights"))?;
     if let Some(filter) = filter {

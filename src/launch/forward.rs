@@ -1,17 +1,23 @@
-//! Published ports: connections that come in on sockets of the host are joined to connections to this process's own
-//! network namespace, which is the service's. Bytes go from socket to socket through pipes (splice(2)) and never
-//! come here.
+//! Connections that come in on sockets of the host are joined to connections to this process's own network namespace.
+//! Bytes go from socket to socket through pipes (splice(2)) and never come here.
 //!
 //! Nothing blocks. What one connection has to send is bounded by its pipe, and how many there are by [`MOST`] and the
 //! limit of open files: whoever comes after waits in the listening socket.
 
-use super::LaunchError;
+use super::{LaunchError, sys};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
+};
 use rustix::pipe::{PipeFlags, SpliceFlags};
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// Connections at a time; each has six descriptors.
 const MOST: usize = 4096;
@@ -19,22 +25,56 @@ const MOST: usize = 4096;
 const PIECE: usize = 64 << 10;
 /// How many pieces of one connection are moved before others have their turn.
 const TURNS: u32 = 16;
+/// Connections in one message to a successor. Each has two descriptors; unix(7) allows for 253.
+const BATCH: usize = 100;
+/// What tells a listener's event from a connection's.
+const LISTENER: u64 = 1 << 32;
+
+/// Where published connections come from inside: the dummy address of RFC 7600, and one of the prefix of RFC 6666, both of
+/// which are nobody's. Were it the loopback's, whoever trusts that would trust everybody (CVE-2021-20199).
+pub(super) const SOURCES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
+    IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 8)),
+];
+
+/// The PROXY protocol's header, which says first of all who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// Where connections of a listening socket lead.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// To this port of the loopback, from one of [`SOURCES`].
+    Port(u16, Option<Header>),
+    /// To the very address that the client connected to, from the client's own: all are local in a relay's network.
+    Same,
+    /// It is not a listening socket: an earlier forwarder left its connections in it ([`Forwarder::leave`]).
+    Left,
+}
 
 pub(super) struct Forwarder {
     epoll: Epoll,
-    listeners: Vec<(OwnedFd, u16)>,
+    listeners: Vec<(OwnedFd, Way)>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     /// Connections that had more to move when their turn was over.
     unfinished: Vec<usize>,
     /// Are the listeners left alone, for want of room?
     full: bool,
+    /// Is there nobody inside any more? Then nothing goes there.
+    leaving: bool,
 }
 
 struct Connection {
     outside: OwnedFd,
+    /// What was sent to an earlier process of the service, which did not take it: it comes before all else.
+    left: Option<OwnedFd>,
     inside: OwnedFd,
-    port: u16,
     state: State,
     /// From outside to inside, and back.
     flows: [Flow; 2],
@@ -42,8 +82,10 @@ struct Connection {
 
 #[derive(Clone, Copy, PartialEq)]
 enum State {
-    /// To this loopback address.
-    Connecting(IpAddr),
+    Connecting {
+        /// The port where it may be tried once more, by IPv6.
+        again: Option<u16>,
+    },
     Open,
 }
 
@@ -61,11 +103,13 @@ enum Left {
     Waiting,
     More,
     Over,
+    /// One of its ends was reset, and so is the other.
+    Broken,
 }
 
 impl Forwarder {
-    /// Each listener with the port that its connections are for. They must not block.
-    pub(super) fn new(listeners: Vec<(OwnedFd, u16)>) -> Result<Forwarder, LaunchError> {
+    /// Each listener with where its connections lead. They must not block.
+    pub(super) fn new(listeners: Vec<(OwnedFd, Way)>) -> Result<Forwarder, LaunchError> {
         let wrong = |e: nix::Error| LaunchError::system_text("watch", "the published ports", e);
         let forwarder = Forwarder {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(wrong)?,
@@ -74,6 +118,7 @@ impl Forwarder {
             free: Vec::new(),
             unfinished: Vec::new(),
             full: false,
+            leaving: false,
         };
         forwarder.listen().map_err(wrong)?;
         Ok(forwarder)
@@ -89,10 +134,15 @@ impl Forwarder {
         !self.unfinished.is_empty()
     }
 
+    /// Is no connection left?
+    pub(super) fn idle(&self) -> bool {
+        self.connections.len() == self.free.len()
+    }
+
     fn listen(&self) -> nix::Result<()> {
         for (number, (listener, _)) in self.listeners.iter().enumerate() {
             self.epoll
-                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
+                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER | number as u64))?;
         }
         Ok(())
     }
@@ -105,44 +155,58 @@ impl Forwarder {
             self.advance(index);
         }
         for event in &events[..count] {
-            match (event.data() as usize).checked_sub(self.listeners.len()) {
-                None => self.accept(event.data() as usize),
-                Some(index) => self.advance(index),
+            let index = (event.data() & !LISTENER) as usize;
+            match event.data() & LISTENER {
+                0 => self.advance(index),
+                _ => self.accept(index),
             }
         }
     }
 
     fn accept(&mut self, number: usize) {
-        let (listener, port) = &self.listeners[number];
-        let port = *port;
+        let Some((listener, way)) = self.listeners.get(number) else {
+            return;
+        };
+        let way = *way;
+        if let Way::Left = way {
+            for (outside, left) in receive(listener.as_fd()) {
+                if let Ok(connection) = Connection::open(outside, left, Way::Same) {
+                    self.take(connection);
+                }
+            }
+            return;
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let opened = if self.connections.len() - self.free.len() < MOST {
-            rustix::net::accept_with(listener, flags).and_then(|outside| Connection::open(outside, port))
+            rustix::net::accept_with(listener, flags).and_then(|outside| Connection::open(outside, None, way))
         } else {
             Err(Errno::MFILE)
         };
-        let connection = match opened {
-            Ok(connection) => connection,
+        match opened {
+            Ok(connection) => self.take(connection),
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 // Listeners would be ready again and again until a connection ends.
-                if self.connections.len() > self.free.len() {
+                if !self.idle() {
                     self.full = true;
                     for (listener, _) in &self.listeners {
                         let _ = self.epoll.delete(listener);
                     }
                 }
-                return;
             }
             // It went away, or cannot be had; the next one may.
-            Err(_) => return,
-        };
+            Err(_) => {}
+        }
+    }
+
+    fn take(&mut self, connection: Connection) {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
         });
         let watched = self
             .watch(&connection.outside, index)
-            .and_then(|()| self.watch(&connection.inside, index));
+            .and_then(|()| self.watch(&connection.inside, index))
+            .and_then(|()| connection.left.as_ref().map_or(Ok(()), |left| self.watch(left, index)));
         if watched.is_ok() {
             self.connections[index] = Some(connection);
             self.advance(index);
@@ -153,23 +217,27 @@ impl Forwarder {
 
     fn watch(&self, socket: &OwnedFd, index: usize) -> nix::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        let number = (index + self.listeners.len()) as u64;
-        self.epoll.add(socket, EpollEvent::new(flags, number))
+        self.epoll.add(socket, EpollEvent::new(flags, index as u64))
     }
 
     fn advance(&mut self, index: usize) {
+        let leaving = self.leaving;
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
         let before = connection.state;
         let left = match connection.connected() {
-            Ok(true) => connection.pump(),
+            Ok(true) => connection.pump(leaving),
             Ok(false) => Left::Waiting,
-            Err(_) => Left::Over,
+            Err(_) => Left::Broken,
         };
         let other_socket = connection.state != before && connection.state != State::Open;
         match left {
             Left::Over => self.close(index),
+            Left::Broken => {
+                connection.reset();
+                self.close(index);
+            }
             Left::More => self.unfinished.push(index),
             Left::Waiting if other_socket => {
                 let again = self.connections[index]
@@ -191,27 +259,90 @@ impl Forwarder {
             self.full = false;
         }
     }
+
+    /// The process that `inside`, the listening sockets of this network, were for is gone. What it was sent by connections
+    /// that it did not take is left for whoever comes after it in `successor`; what it said by others goes out yet.
+    pub(super) fn leave(&mut self, inside: &[OwnedFd], successor: BorrowedFd<'_>) {
+        self.leaving = true;
+        self.full = false;
+        for (listener, _) in self.listeners.drain(..) {
+            let _ = self.epoll.delete(&listener);
+        }
+        let mut by_ends: HashMap<(SocketAddr, SocketAddr), usize> = HashMap::new();
+        let mut untaken = Vec::new();
+        for (index, connection) in self.connections.iter().enumerate() {
+            let Some(connection) = connection else { continue };
+            if connection.state != State::Open {
+                untaken.push((index, None));
+            } else if let (Ok(here), Ok(there)) = (local(&connection.inside), peer(&connection.inside)) {
+                by_ends.insert((here, there), index);
+            }
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        for listener in inside {
+            // Whether it blocks was the process's own choice until now.
+            let _ = rustix::io::ioctl_fionbio(listener, true);
+            while let Ok(other) = rustix::net::accept_with(listener, flags) {
+                let ends = (peer(&other), local(&other));
+                if let (Ok(here), Ok(there)) = ends
+                    && let Some(index) = by_ends.remove(&(here, there))
+                {
+                    untaken.push((index, Some(other)));
+                }
+            }
+        }
+        let mut left = Vec::new();
+        for (index, other) in untaken {
+            if let Some(connection) = self.connections[index].take() {
+                self.free.push(index);
+                left.extend(connection.leave(other));
+            }
+        }
+        for batch in left.chunks(BATCH) {
+            // If it cannot be had, they are closed.
+            let _ = send(successor, batch);
+        }
+        for index in 0..self.connections.len() {
+            self.advance(index);
+        }
+    }
 }
 
 impl Connection {
-    fn open(outside: OwnedFd, port: u16) -> Result<Connection, Errno> {
-        let first = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let _ = rustix::net::sockopt::set_tcp_nodelay(&outside, true);
+    fn open(outside: OwnedFd, left: Option<OwnedFd>, way: Way) -> Result<Connection, Errno> {
+        let _ = sockopt::set_tcp_nodelay(&outside, true);
+        let client = peer(&outside)?;
+        let local = local(&outside)?;
+        let mut flows = [Flow::new()?, Flow::new()?];
+        let (inside, again) = match way {
+            Way::Port(port, header) => {
+                if let Some(header) = header {
+                    flows[0].begin_with(&header.bytes(client, local))?;
+                }
+                (connect_port(Ipv4Addr::LOCALHOST.into(), port)?, Some(port))
+            }
+            Way::Same | Way::Left => {
+                let (to, from) = (on_loopback(local), on_loopback(client));
+                // Its port may be taken here, by another connection of its that has yet to be forgotten.
+                let other = || connect(to, SocketAddr::new(from.ip(), 0));
+                (connect(to, from).or_else(|_| other())?, None)
+            }
+        };
         Ok(Connection {
-            inside: connect(first, port)?,
-            flows: [Flow::new()?, Flow::new()?],
+            inside,
+            flows,
             outside,
-            port,
-            state: State::Connecting(first),
+            left,
+            state: State::Connecting { again },
         })
     }
 
     /// Is the inner connection there? Where nobody listens on IPv4, somebody may on IPv6.
     fn connected(&mut self) -> Result<bool, Errno> {
-        let State::Connecting(address) = self.state else {
+        let State::Connecting { again } = self.state else {
             return Ok(true);
         };
-        match rustix::net::sockopt::socket_error(&self.inside)? {
+        match sockopt::socket_error(&self.inside)? {
             Ok(()) => match rustix::net::getpeername(&self.inside) {
                 Ok(_) => {
                     self.state = State::Open;
@@ -219,27 +350,24 @@ impl Connection {
                 }
                 Err(_) => Ok(false),
             },
-            Err(Errno::CONNREFUSED) if address.is_ipv4() => {
-                let next = IpAddr::V6(Ipv6Addr::LOCALHOST);
-                self.inside = connect(next, self.port)?;
-                self.state = State::Connecting(next);
+            Err(Errno::CONNREFUSED) if again.is_some() => {
+                self.inside = connect_port(Ipv6Addr::LOCALHOST.into(), again.unwrap_or_default())?;
+                self.state = State::Connecting { again: None };
                 Ok(false)
             }
             Err(errno) => Err(errno),
         }
     }
 
-    fn pump(&mut self) -> Left {
+    /// `leaving`: only what was said inside goes out.
+    fn pump(&mut self, leaving: bool) -> Left {
         for _ in 0..TURNS {
-            let [there, back] = &mut self.flows;
-            let moved = match (
-                there.pump(&self.outside, &self.inside),
-                back.pump(&self.inside, &self.outside),
-            ) {
+            let moved = match (if leaving { Ok(false) } else { self.pump_there() }, self.pump_back()) {
                 (Ok(there), Ok(back)) => there | back,
-                _ => return Left::Over,
+                _ => return Left::Broken,
             };
-            if self.flows.iter().all(|f| f.shut) {
+            let [there, back] = &self.flows;
+            if back.shut && (there.shut || leaving) {
                 return Left::Over;
             }
             if !moved {
@@ -247,6 +375,56 @@ impl Connection {
             }
         }
         Left::More
+    }
+
+    fn pump_there(&mut self) -> Result<bool, Errno> {
+        let flow = &mut self.flows[0];
+        let source = self.left.as_ref().unwrap_or(&self.outside);
+        let moved = flow.pump(source, &self.inside, self.left.is_none())?;
+        if flow.ended && self.left.is_some() {
+            flow.ended = false;
+            self.left = None;
+            return Ok(true);
+        }
+        Ok(moved)
+    }
+
+    fn pump_back(&mut self) -> Result<bool, Errno> {
+        self.flows[1].pump(&self.inside, &self.outside, true)
+    }
+
+    /// Its client, and `other`, from which all can be read that was sent inside. `None` if the client has gone, or has
+    /// sent more than the kernel holds for whoever does not read it.
+    fn leave(mut self, other: Option<OwnedFd>) -> Option<(OwnedFd, Option<OwnedFd>)> {
+        let mut outside = [PollFd::new(&self.outside, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut outside, Some(&now)).ok()?;
+        if outside[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+            return None;
+        }
+        if other.is_none() {
+            return Some((self.outside, self.left));
+        }
+        while self.left.is_some() {
+            if !self.pump_there().ok()? {
+                return None;
+            }
+        }
+        while self.flows[0].filled > 0 {
+            if !self.flows[0].drain(&self.inside).ok()? {
+                return None;
+            }
+        }
+        Some((self.outside, other))
+    }
+
+    /// What follows from the reset of one end: nobody takes what came so far for all. If something is still on its way to
+    /// the client, that is let arrive instead.
+    fn reset(&self) {
+        let _ = sockopt::set_socket_linger(&self.inside, Some(Duration::ZERO));
+        if self.flows[1].filled == 0 && sys::unsent(self.outside.as_fd()) == Ok(0) {
+            let _ = sockopt::set_socket_linger(&self.outside, Some(Duration::ZERO));
+        }
     }
 }
 
@@ -262,12 +440,17 @@ impl Flow {
         })
     }
 
-    /// Moves a piece; says whether it could.
-    fn pump(&mut self, from: &OwnedFd, to: &OwnedFd) -> Result<bool, Errno> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    /// These bytes come before all that is read.
+    fn begin_with(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.filled += rustix::io::write(&self.write, bytes)?;
+        Ok(())
+    }
+
+    /// Moves a piece; says whether it could. `last`: when there is no more to read, the other side is to know.
+    fn pump(&mut self, from: &OwnedFd, to: &OwnedFd, last: bool) -> Result<bool, Errno> {
         let mut moved = false;
         if !self.ended {
-            match rustix::pipe::splice(from, None, &self.write, None, PIECE, flags) {
+            match rustix::pipe::splice(from, None, &self.write, None, PIECE, FLAGS) {
                 Ok(0) => {
                     self.ended = true;
                     moved = true;
@@ -280,34 +463,178 @@ impl Flow {
                 Err(errno) => return Err(errno),
             }
         }
-        if self.filled > 0 {
-            match rustix::pipe::splice(&self.read, None, to, None, self.filled, flags) {
-                Ok(written) => {
-                    self.filled -= written;
-                    moved = true;
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        if self.ended && self.filled == 0 && !self.shut {
+        moved |= self.drain(to)?;
+        if last && self.ended && self.filled == 0 && !self.shut {
             self.shut = true;
             rustix::net::shutdown(to, Shutdown::Write)?;
         }
         Ok(moved)
     }
+
+    /// Writes what was read; says whether any of it could be.
+    fn drain(&mut self, to: &OwnedFd) -> Result<bool, Errno> {
+        if self.filled == 0 {
+            return Ok(false);
+        }
+        match rustix::pipe::splice(&self.read, None, to, None, self.filled, FLAGS) {
+            Ok(written) => {
+                self.filled -= written;
+                Ok(true)
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
 }
 
-fn connect(address: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
-    let family = match address {
-        IpAddr::V4(_) => AddressFamily::INET,
-        IpAddr::V6(_) => AddressFamily::INET6,
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+impl Header {
+    /// By the PROXY protocol's specification, sections 2.1 and 2.2.
+    fn bytes(self, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+        let family = if client.is_ipv4() { 4 } else { 6 };
+        match self {
+            Header::V1 => {
+                let (from, to) = (client.ip(), local.ip());
+                format!("PROXY TCP{family} {from} {to} {} {}\r\n", client.port(), local.port()).into_bytes()
+            }
+            Header::V2 => {
+                let mut addresses = Vec::with_capacity(36);
+                for address in [client, local] {
+                    match address.ip() {
+                        IpAddr::V4(ip) => addresses.extend(ip.octets()),
+                        IpAddr::V6(ip) => addresses.extend(ip.octets()),
+                    }
+                }
+                addresses.extend(client.port().to_be_bytes());
+                addresses.extend(local.port().to_be_bytes());
+                let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+                // Version 2, PROXY; then the family, and TCP.
+                bytes.extend([0x21, if family == 4 { 0x11 } else { 0x21 }]);
+                bytes.extend((addresses.len() as u16).to_be_bytes());
+                bytes.extend(addresses);
+                bytes
+            }
+        }
+    }
+}
+
+/// A socket's own address. What came by IPv4 to a socket for IPv6 came by IPv4.
+fn local(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
+    Ok(canonical(rustix::net::getsockname(socket)?.try_into()?))
+}
+
+/// The address that it is connected to.
+fn peer(socket: &OwnedFd) -> Result<SocketAddr, Errno> {
+    let address = rustix::net::getpeername(socket)?.ok_or(Errno::NOTCONN)?;
+    Ok(canonical(address.try_into()?))
+}
+
+fn canonical(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().to_canonical().is_ipv4() {
+        address.set_ip(address.ip().to_canonical());
+    }
+    address
+}
+
+/// The same where there is no interface but the loopback: an address that holds for one interface holds for that.
+pub(super) fn on_loopback(address: SocketAddr) -> SocketAddr {
+    const LOOPBACK: u32 = 1;
+    match address {
+        SocketAddr::V6(mut address) if address.scope_id() != 0 => {
+            address.set_scope_id(LOOPBACK);
+            address.into()
+        }
+        other => other,
+    }
+}
+
+fn connect_port(address: IpAddr, port: u16) -> Result<OwnedFd, Errno> {
+    let source = SOURCES[usize::from(address.is_ipv6())];
+    connect(SocketAddr::new(address, port), SocketAddr::new(source, 0))
+}
+
+/// Connects from an address that no interface need have. Never from another one: whom it stands for is what counts.
+fn connect(to: SocketAddr, from: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-    match rustix::net::connect(&socket, &SocketAddr::new(address, port)) {
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    if to.is_ipv6() {
+        sockopt::set_ipv6_freebind(&socket, true)?;
+    }
+    if from.port() == 0 {
+        sys::port_when_connecting(socket.as_fd())?;
+    } else {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &from)?;
+    match rustix::net::connect(&socket, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
+    }
+}
+
+/// A byte for each connection says how many descriptors it has.
+fn send(to: BorrowedFd<'_>, connections: &[(OwnedFd, Option<OwnedFd>)]) -> Result<(), Errno> {
+    let mut fds = Vec::with_capacity(2 * connections.len());
+    let mut counts = Vec::with_capacity(connections.len());
+    for (outside, left) in connections {
+        fds.push(outside.as_fd());
+        fds.extend(left.as_ref().map(AsFd::as_fd));
+        counts.push(1 + u8::from(left.is_some()));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * BATCH))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(to, &[rustix::io::IoSlice::new(&counts)], &mut ancillary, flags).map(drop)
+}
+
+/// What [`send`] sent.
+fn receive(from: BorrowedFd<'_>) -> Vec<(OwnedFd, Option<OwnedFd>)> {
+    let mut counts = [0u8; BATCH];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * BATCH))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let bytes = &mut [rustix::io::IoSliceMut::new(&mut counts)];
+    let Ok(received) = rustix::net::recvmsg(from, bytes, &mut ancillary, flags) else {
+        return Vec::new();
+    };
+    let mut fds = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    let mut next = |count: &u8| Some((fds.next()?, if *count == 2 { Some(fds.next()?) } else { None }));
+    counts[..received.bytes].iter().map_while(&mut next).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_as_their_specification_has_them() {
+        let four = ["192.0.2.1:56324", "198.51.100.7:443"].map(|a| a.parse().unwrap());
+        let six = ["[2001:db8::1]:56324", "[2001:db8::2]:443"].map(|a| a.parse().unwrap());
+        assert_eq!(
+            Header::V1.bytes(four[0], four[1]),
+            b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
+        );
+        assert_eq!(
+            Header::V1.bytes(six[0], six[1]),
+            b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n"
+        );
+        let two = Header::V2.bytes(four[0], four[1]);
+        assert_eq!(two[..12], *b"\x0d\x0a\x0d\x0a\x00\x0d\x0a\x51\x55\x49\x54\x0a");
+        assert_eq!(
+            two[12..],
+            [0x21, 0x11, 0, 12, 192, 0, 2, 1, 198, 51, 100, 7, 0xdc, 0x04, 0x01, 0xbb]
+        );
+        let two = Header::V2.bytes(six[0], six[1]);
+        assert_eq!((two.len(), &two[12..16]), (52, &[0x21, 0x21, 0, 36][..]));
     }
 }

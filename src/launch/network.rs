@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Does a spec give its service a network namespace that is new?
@@ -96,6 +97,65 @@ fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
         let _ = rustix::io::read(launcher, &mut byte);
     }
     child::exit(0)
+}
+
+/// Has this network namespace take for its own all that goes to these addresses, of which `prefix` bits count. None of its
+/// interfaces gets any of them, so that whoever asks for this machine's addresses, as PostgreSQL's `samehost` does, does
+/// not find them among those. Follows rtnetlink(7).
+pub(super) fn take_in(address: IpAddr, prefix: u8) -> Result<(), Errno> {
+    const MOST: usize = 16 + 12 + 8 + 20;
+    const LOOPBACK: u32 = 1;
+    let octets = match address {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    };
+    let (family, destination) = match address {
+        IpAddr::V4(_) => (libc::AF_INET, &octets[12..]),
+        IpAddr::V6(_) => (libc::AF_INET6, &octets[..]),
+    };
+    let destination = if prefix == 0 { &[][..] } else { destination };
+    let length = 16 + 12 + 8 + if prefix == 0 { 0 } else { 4 + destination.len() };
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE) as u16;
+    let mut message = [0u8; MOST];
+    // struct nlmsghdr
+    message[0..4].copy_from_slice(&(length as u32).to_ne_bytes());
+    message[4..6].copy_from_slice(&libc::RTM_NEWROUTE.to_ne_bytes());
+    message[6..8].copy_from_slice(&flags.to_ne_bytes());
+    // struct rtmsg
+    message[16..18].copy_from_slice(&[family as u8, prefix]);
+    message[20..24].copy_from_slice(&[
+        libc::RT_TABLE_LOCAL,
+        libc::RTPROT_KERNEL,
+        libc::RT_SCOPE_HOST,
+        libc::RTN_LOCAL,
+    ]);
+    message[28..30].copy_from_slice(&8u16.to_ne_bytes());
+    message[30..32].copy_from_slice(&libc::RTA_OIF.to_ne_bytes());
+    message[32..36].copy_from_slice(&LOOPBACK.to_ne_bytes());
+    if prefix > 0 {
+        message[36..38].copy_from_slice(&(4 + destination.len() as u16).to_ne_bytes());
+        message[38..40].copy_from_slice(&libc::RTA_DST.to_ne_bytes());
+        message[40..40 + destination.len()].copy_from_slice(destination);
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::NETLINK,
+        rustix::net::SocketType::RAW,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::net::send(&socket, &message[..length], rustix::net::SendFlags::empty())?;
+    // struct nlmsgerr, behind a header
+    let mut answer = [0u8; 36];
+    let (read, _) = rustix::net::recv(&socket, &mut answer[..], rustix::net::RecvFlags::empty())?;
+    if read < 20 {
+        return Err(Errno::PROTO);
+    }
+    let errno = -i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
+    if errno == 0 || errno == Errno::EXIST.raw_os_error() {
+        Ok(())
+    } else {
+        Err(Errno::from_raw_os_error(errno))
+    }
 }
 
 /// clone3(2) of a child that is born in another network namespace: its new user namespace would give it no right to

@@ -369,6 +369,33 @@ pub fn reap() -> Option<(i32, i32)> {
     (pid > 0).then_some((pid as i32, status))
 }
 
+/// Has a socket that is bound to an address without a port get one that is free for what it then connects to, in place of
+/// one that is free altogether; ip(7), IP_BIND_ADDRESS_NO_PORT.
+pub fn port_when_connecting(socket: BorrowedFd<'_>) -> Result<()> {
+    let on: c_int = 1;
+    // SAFETY: the option is an int, which is read during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<c_int>() as u32,
+        )
+    };
+    check(c_long::from(result)).map(drop)
+}
+
+/// How many bytes written to a TCP socket its peer has yet to acknowledge; tcp(7), SIOCOUTQ.
+pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: the kernel writes an int.
+    check(c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &mut bytes)
+    }))?;
+    Ok(bytes.max(0) as usize)
+}
+
 /// Brings up `lo` in this network namespace; netdevice(7).
 pub fn loopback_up() -> Result<()> {
     let socket = rustix::net::socket_with(

@@ -134,13 +134,14 @@ table! {
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
         /// Do exceptions carry their tracebacks to callers? They show its code and values to them.
         pub rpc_tracebacks: Option<At<bool>> = optional { "rpc_tracebacks": bool };
-        /// `ADDRESS:PORT`, bound by the supervisor and handed over as `LISTEN_FDS`.
+        /// `ADDRESS:PORT`, bound by the supervisor, whose connections come in on a socket of `LISTEN_FDS`.
         pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
         /// `none` (a loopback of its own and nothing else), `app` (one loopback for all services that say so) or
         /// `host`; `none` if left out.
         pub network: Option<At<Network>> = optional { "network": Network };
         /// `[ADDRESS:]PORT:PORT`: connections to the host's address and the first port reach the second one inside.
-        /// Without an address it is 127.0.0.1.
+        /// Without an address it is 127.0.0.1. `/proxy-v1` or `/proxy-v2` behind it: they begin with the PROXY
+        /// protocol's header.
         pub publish: Vec<At<String>> = plain { "publish": List<Publish> };
         /// May it connect to the outside?
         pub egress: Option<At<bool>> = optional { "egress": bool };

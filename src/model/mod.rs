@@ -20,7 +20,7 @@ pub use build::{build, kind_name, needed_ids};
 pub use life::Life;
 pub use limits::Limits;
 pub use logs::Logs;
-pub use network::Publish;
+pub use network::{ProxyProtocol, Publish};
 
 use crate::manifest::types::{Callable, Kind, Network, Perms, Writable};
 use std::ops::Range;

@@ -11,6 +11,17 @@ use std::ops::Range;
 pub struct Publish {
     pub address: SocketAddr,
     pub port: u16,
+    /// Is the service told who connects, by a header before all else?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyProtocol>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyProtocol {
+    V1,
+    V2,
 }
 
 /// The published ports of one service that can be understood.
@@ -28,12 +39,19 @@ pub(super) fn read(of: &[At<String>], found: &mut Vec<Diagnostic>) -> Vec<Publis
 }
 
 /// `[ADDRESS:]PORT:PORT`, as docker has it, but for the address that is taken where none is named: this machine alone.
-/// The error is what to write instead.
+/// Behind it may stand `/tcp`, or `/proxy-v1` or `/proxy-v2`. The error is what to write instead.
 fn parse(text: &str) -> Result<Publish, String> {
     let form = || "write [ADDRESS:]PORT:PORT, the host's first, such as \"127.0.0.1:8080:80\"".to_owned();
-    let ports = match text.rsplit_once('/') {
-        None => text,
-        Some((ports, "tcp")) => ports,
+    let (ports, proxy) = match text.rsplit_once('/') {
+        None => (text, None),
+        Some((ports, "tcp")) => (ports, None),
+        Some((ports, "proxy-v1")) => (ports, Some(ProxyProtocol::V1)),
+        Some((ports, "proxy-v2")) => (ports, Some(ProxyProtocol::V2)),
+        Some((ports, other)) if other.starts_with("proxy") => {
+            return Err(format!(
+                "name the version of the PROXY protocol: \"{ports}/proxy-v1\" or \"{ports}/proxy-v2\""
+            ));
+        }
         Some((ports, _)) => return Err(format!("only TCP can be published: \"{ports}\"")),
     };
     let Some((outside, inside)) = ports.rsplit_once(':') else {
@@ -64,6 +82,7 @@ fn parse(text: &str) -> Result<Publish, String> {
     Ok(Publish {
         address: SocketAddr::new(address, port(outside)?),
         port: port(inside)?,
+        proxy,
     })
 }
 
@@ -185,6 +204,10 @@ mod tests {
         assert_eq!(of("8080:80"), Ok(("127.0.0.1:8080".into(), 80)));
         assert_eq!(of("0.0.0.0:8080:80/tcp"), Ok(("0.0.0.0:8080".into(), 80)));
         assert_eq!(of("[::1]:8080:80"), Ok(("[::1]:8080".into(), 80)));
+        assert_eq!(parse("8080:80/tcp").unwrap().proxy, None);
+        assert_eq!(parse("8080:80/proxy-v1").unwrap().proxy, Some(ProxyProtocol::V1));
+        assert_eq!(parse("[::1]:8080:80/proxy-v2").unwrap().proxy, Some(ProxyProtocol::V2));
+        assert!(parse("8080:80/proxy").unwrap_err().contains("8080:80/proxy-v1"));
         for wrong in [
             "",
             ":",
@@ -195,6 +218,8 @@ mod tests {
             "localhost:1:2",
             "::1:1:2",
             "1:2/udp",
+            "1:2/proxy-v3",
+            "/proxy-v1",
             "1-2:3-4",
             "70000:1",
             "1:2:3:4",

@@ -6,6 +6,7 @@ use super::events::{Event, Kind};
 use super::network::{NetworkError, Networks};
 use super::output::{OutputError, Outputs};
 use super::protocol::{Progress, Reply};
+use super::relays::Relays;
 use super::service::{Ending, Service, State};
 use super::sockets::{self, Sockets};
 use super::timers::Timers;
@@ -90,6 +91,8 @@ pub(super) enum Source {
     Network(u32),
     /// The same of the app's network.
     AppNetwork,
+    /// The relay of a service.
+    Relay(u32),
 }
 
 impl Source {
@@ -105,6 +108,7 @@ impl Source {
             Source::Demand(n) => (7, n),
             Source::Network(n) => (8, n),
             Source::AppNetwork => (9, 0),
+            Source::Relay(n) => (10, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -121,7 +125,8 @@ impl Source {
             6 => Source::Notify(number),
             7 => Source::Demand(number),
             8 => Source::Network(number),
-            _ => Source::AppNetwork,
+            9 => Source::AppNetwork,
+            _ => Source::Relay(number),
         }
     }
 }
@@ -198,6 +203,7 @@ pub struct App {
     watches: BTreeMap<u32, Watch>,
     next_watch: u32,
     pub(super) sockets: Sockets,
+    pub(super) relays: Relays,
     pub(super) networks: Networks,
     pub(super) outputs: Outputs,
     pub(super) null: File,
@@ -328,6 +334,7 @@ impl App {
             next_watch: FIRST_WATCH + 1,
             sockets,
             networks,
+            relays: Relays::default(),
             outputs,
             _lock: lock,
             manager,
@@ -452,6 +459,7 @@ impl App {
                 Source::Demand(id) => self.demanded(id),
                 Source::Network(id) => self.network_said(id),
                 Source::AppNetwork => self.app_network_said(),
+                Source::Relay(id) => self.relay_ended(id),
             }
         }
         let now = Instant::now();
@@ -710,6 +718,7 @@ impl App {
     fn clean_up(&mut self) {
         // Whoever is told that all is over may start anew at once.
         self.sockets.clear();
+        self.relays.close();
         self.networks.close();
         self.launcher.release_limits();
         clear_away(&self.plan.dirs);
@@ -798,7 +807,11 @@ pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
 pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
-    let each = |s: &plan::Service| 5 + s.listen.len() + s.publish.len() + s.callers.len() + usize::from(s.notifies());
+    // A relay takes its control socket, its pidfd and a pair of sockets.
+    let relay = |s: &plan::Service| if s.listen.is_empty() { 0 } else { 4 };
+    let each = |s: &plan::Service| {
+        5 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())
+    };
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {
         return Err(SuperviseError::Descriptors {

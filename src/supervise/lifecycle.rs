@@ -120,7 +120,9 @@ impl App {
         if let Err(error) = self.sockets.reclaim(&service.plan) {
             return self.fail(id, &error.to_string(), 1);
         }
-        for (socket, _) in self.sockets.of(&service.plan) {
+        let sockets = self.sockets.of(&service.plan);
+        let sockets = sockets.into_iter().map(|(socket, _)| socket);
+        for socket in sockets.chain(self.relays.left(id)) {
             if let Err(e) = self
                 .epoll
                 .add(socket, EpollEvent::new(EpollFlags::EPOLLIN, Source::Demand(id).pack()))
@@ -154,7 +156,9 @@ impl App {
         let Some(service) = self.services.get(&id).filter(|s| s.state == State::Listening) else {
             return;
         };
-        for (socket, _) in self.sockets.of(&service.plan) {
+        let sockets = self.sockets.of(&service.plan);
+        let sockets = sockets.into_iter().map(|(socket, _)| socket);
+        for socket in sockets.chain(self.relays.left(id)) {
             let _ = self.epoll.delete(socket);
         }
     }
@@ -200,6 +204,7 @@ impl App {
             Err(error) => error,
         };
         self.unlisten(id);
+        self.relays.end(id);
         let code = match &error {
             SuperviseError::Launch(error) => error.exit_code(),
             _ => 1,
@@ -219,7 +224,13 @@ impl App {
             self.timers.set_in(id, Timer::Start, life.start_timeout);
         }
         // If it is gone, that is told by its end.
-        let _ = service.running.as_ref().map(crate::launch::Running::go);
+        if let Some(running) = &service.running {
+            let begun = self.relays.begin(id, running);
+            let _ = running.go();
+            if let Err(error) = begun {
+                self.fault(id, &error.to_string());
+            }
+        }
     }
 
     /// Connects the app's network to the outside again, if it was and no longer is.
@@ -265,7 +276,13 @@ impl App {
             rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
         }
         limits::hold(planned, &self.plan, &mut self.launcher)?;
-        let sockets = self.sockets.of(planned);
+        let outside = self.sockets.listening(planned);
+        let inside = self.relays.prepare(id, planned, &outside, &mut self.launcher)?;
+        let mut sockets = self.sockets.of(planned);
+        // Those of `listen` come first.
+        for ((socket, _), inside) in sockets.iter_mut().zip(&inside) {
+            *socket = inside.as_fd();
+        }
         let request = Start {
             spec: &bundle.spec,
             root: &bundle.root,
@@ -284,6 +301,15 @@ impl App {
                 self.epoll.add(words, event).map_err(system("watch a descriptor"))
             }
             None => Ok(()),
+        });
+        let watched = watched.and_then(|()| {
+            if !hold {
+                self.relays.begin(id, &running)?;
+            }
+            match self.relays.control(id) {
+                Some(control) => self.watch(control, Source::Relay(id)),
+                None => Ok(()),
+            }
         });
         if let Err(error) = watched {
             running.abort();
@@ -407,6 +433,7 @@ impl App {
         service.notify = None;
         service.figures.end();
         self.networks.end(id);
+        self.relays.end(id);
         let asking = service.asking.take();
         let held = std::mem::take(&mut service.held);
         let (began, ready) = (
@@ -563,6 +590,7 @@ impl App {
             error: error.to_owned(),
         });
         self.sockets.release(&service.plan);
+        self.relays.forget(id);
         self.timers.cancel_all(id);
         self.unwell = true;
         self.outputs.say(&format!("error: service `{name}`: {error}"));
@@ -697,6 +725,18 @@ impl App {
         }
     }
 
+    /// What brings a service its connections is gone: it is not left as if there were none.
+    pub(super) fn relay_ended(&mut self, id: u32) {
+        if self.relays.end(id)
+            && let Some(service) = self.services.get_mut(&id)
+            && let Some(running) = &service.running
+        {
+            let _ = running.signal(Signal::KILL);
+            let error = "the process that brings it the connections of `listen` ended";
+            service.fault.get_or_insert_with(|| error.to_owned());
+        }
+    }
+
     /// The app's network said something: if its way out is gone, those that were granted it are not left without.
     pub(super) fn app_network_said(&mut self) {
         let Some(error) = self.networks.app_heard() else { return };
@@ -739,6 +779,7 @@ impl App {
                 self.settle_start(id, Err(("the manifest has it no more", 1)));
                 self.settle_end(id);
                 self.services.remove(&id);
+                self.relays.forget(id);
                 self.outputs.remove(id);
                 self.by_name.retain(|_, of| *of != id);
                 self.order.retain(|of| *of != id);

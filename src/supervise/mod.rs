@@ -23,6 +23,7 @@ mod notify;
 mod output;
 pub mod protocol;
 pub mod reconcile;
+mod relays;
 mod requests;
 mod service;
 mod sink;

@@ -7,10 +7,12 @@
 
 use super::sockets;
 use crate::compile;
-use crate::launch::companion::{Companion, READY, Task};
+use crate::launch::companion::{Companion, Published, READY, Task};
+use crate::launch::forward::Header;
 use crate::launch::network::Network;
 use crate::launch::{LaunchError, Launcher, Running, outer};
 use crate::manifest::types::Network as Kind;
+use crate::model::ProxyProtocol;
 use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Service};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
@@ -210,10 +212,19 @@ impl Networks {
         }
         // That of an earlier start has ended with it, or is about to.
         self.end(id);
-        let published: Vec<(BorrowedFd<'_>, u16)> = service
+        let published: Vec<Published<'_>> = service
             .publish
             .iter()
-            .filter_map(|publish| Some((self.published.get(&publish.address)?.as_fd(), publish.port)))
+            .filter_map(|publish| {
+                Some(Published {
+                    listener: self.published.get(&publish.address)?.as_fd(),
+                    port: publish.port,
+                    header: publish.proxy.map(|version| match version {
+                        ProxyProtocol::V1 => Header::V1,
+                        ProxyProtocol::V2 => Header::V2,
+                    }),
+                })
+            })
             .collect();
         let own;
         let network = match &self.app {

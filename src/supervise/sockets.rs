@@ -1,5 +1,5 @@
-//! Listening sockets that the supervisor makes and services are handed: `listen` addresses, and one for each
-//! pair of caller and callee. They outlast the services, so a restart loses no connection.
+//! Listening sockets that the supervisor makes: those of `listen` addresses, whose connections services get, and one for
+//! each pair of caller and callee, which is handed to the callee. They outlast the services, so a restart loses no connection.
 //!
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// Name under which a `listen` socket is handed over; sd_listen_fds_with_names(3).
 const LISTEN: &str = "listen";
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// What a socket is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,8 +88,11 @@ impl Sockets {
             fresh.push((key.clone(), socket));
         }
         self.held.extend(fresh);
-        self.held.retain(|key, _| {
+        self.held.retain(|key, socket| {
             let stays = wanted.contains_key(key);
+            if !stays {
+                close(&self.managed, key, socket);
+            }
             if let Key::Pair { callee, caller } = key
                 && !stays
             {
@@ -109,7 +112,10 @@ impl Sockets {
     /// not come. Sockets of callers stay, since their files say who may call.
     pub(super) fn release(&mut self, service: &plan::Service) {
         for address in service.listen.iter().filter(|a| !self.managed.contains(a)) {
-            self.held.remove(&Key::Listen(*address));
+            let key = Key::Listen(*address);
+            if let Some(socket) = self.held.remove(&key) {
+                close(&self.managed, &key, &socket);
+            }
         }
     }
 
@@ -125,8 +131,16 @@ impl Sockets {
 
     /// Lets go of all.
     pub(super) fn clear(&mut self) {
-        self.held.clear();
+        for (key, socket) in std::mem::take(&mut self.held) {
+            close(&self.managed, &key, &socket);
+        }
         self.inherited.clear();
+    }
+
+    /// Those of the host's addresses that a service listens on.
+    pub(super) fn listening(&self, service: &plan::Service) -> Vec<BorrowedFd<'_>> {
+        let held = |address| Some(self.held.get(&Key::Listen(address))?.as_fd());
+        service.listen.iter().copied().filter_map(held).collect()
     }
 
     /// The sockets of one service and their names, in the order of their descriptors.
@@ -138,6 +152,16 @@ impl Sockets {
             .map(|caller| (pair(&service.name, caller), caller.as_str()));
         let held = |(key, name): (Key, &'s str)| Some((self.held.get(&key)?.as_fd(), name));
         listen.chain(callers).filter_map(held).collect()
+    }
+}
+
+/// Has nobody wait in a socket any more, whoever else holds it: a relay lets go of it a moment later. One that is a service
+/// manager's as well is its to close.
+fn close(managed: &BTreeSet<SocketAddr>, key: &Key, socket: &OwnedFd) {
+    if let Key::Listen(address) = key
+        && !managed.contains(address)
+    {
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
     }
 }
 

@@ -1,0 +1,248 @@
+//! A relay: the process that brings a service the connections of the addresses it listens on (`listen`).
+//!
+//! A socket stays of the network that it was made in, whoever holds it: one of the host's, a connection that was accepted
+//! on it too, can be disconnected and connected to the host's loopback, or be bound and listen there. So what a service is
+//! handed is of a network of the relay's, in which there is nothing else. There every address is local: the relay
+//! connects to the address that the client connected to, from the client's own, so the service sees what it would see
+//! without it.
+//!
+//! Network and sockets are made anew for each process of a service. Connections that one did not take are left for the
+//! next one's relay; for those that it did, a relay stays until all that it said has gone out.
+
+#![allow(unsafe_code)]
+
+use super::child;
+use super::forward::{Forwarder, Way, on_loopback};
+use super::network::take_in;
+use super::{LaunchError, Launcher, Running, go, socketpair, sys};
+use oci_spec::runtime::LinuxSeccomp;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
+};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// What a relay is to do.
+pub struct Task<'a> {
+    /// Listening TCP sockets of the host that do not block.
+    pub outside: &'a [BorrowedFd<'a>],
+    /// How many may wait in each of the sockets that the service is handed.
+    pub backlog: i32,
+    /// Both ends of what connections that no process took are left in: a pair of sockets that keep messages apart.
+    pub left: [BorrowedFd<'a>; 2],
+    /// The id to go on as, in this process's user namespace; it owns nothing. `None` where there is but one.
+    pub keeper: Option<(u32, u32)>,
+    pub seccomp: Option<&'a LinuxSeccomp>,
+}
+
+/// A relay that runs. Dropped, it takes no more connections, and ends when those that it has are over.
+#[derive(Debug)]
+pub struct Relay {
+    pidfd: OwnedFd,
+    /// Ends when the relay does.
+    pub control: OwnedFd,
+}
+
+/// How long a client may take for what a process said that is gone.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Launcher {
+    /// Starts a relay, and returns with it the listening sockets for the service, in the order of those outside. It takes no
+    /// connection before [`Relay::begin`].
+    pub fn relay(&mut self, task: &Task<'_>) -> Result<(Relay, Vec<OwnedFd>), LaunchError> {
+        let wrong = || LaunchError::system("start", "a process for `listen`");
+        let (ours, theirs) = socketpair()?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(LaunchError::system("open", "/dev/null"))?;
+        let filter = self.filters.program(task.seccomp)?;
+        let groups = self.groups_allowed;
+        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
+        let pid = match unsafe { sys::clone3((libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64) }.map_err(wrong())? {
+            0 => {
+                drop(ours);
+                let errno = match live(task, &theirs, &null, groups, filter.as_deref()) {
+                    Ok(()) => child::exit(0),
+                    Err(errno) => errno,
+                };
+                let answer = errno.raw_os_error().to_ne_bytes();
+                let _ = rustix::net::send(&theirs, &answer, SendFlags::NOSIGNAL);
+                child::exit(1)
+            }
+            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
+        };
+        drop(theirs);
+        let made = (|| {
+            let (uid, gid) = task.keeper.unwrap_or((0, 0));
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(wrong())?;
+            self.write_map(pid, "uid_map", &format!("0 {uid} 1\n"))?;
+            self.write_map(pid, "gid_map", &format!("0 {gid} 1\n"))?;
+            go(ours.as_fd()).map_err(wrong())?;
+            let mut inside = Vec::with_capacity(task.outside.len());
+            for outside in task.outside {
+                let mut answer = [0u8; 4];
+                while rustix::event::poll(&mut [PollFd::new(&ours, PollFlags::IN)], None) == Err(Errno::INTR) {}
+                let received = sys::receive(ours.as_fd(), &mut answer).map_err(wrong())?;
+                match (i32::from_ne_bytes(answer), received.fd) {
+                    (0, Some(socket)) if received.bytes == answer.len() => inside.push(socket),
+                    (0, _) => return Err(LaunchError::Vanished),
+                    (errno, _) => {
+                        let address = rustix::net::getsockname(outside)
+                            .ok()
+                            .and_then(|a| SocketAddr::try_from(a).ok());
+                        let address = address.map_or_else(String::new, |a| a.to_string());
+                        return Err(LaunchError::system("make the socket of `listen`", address)(
+                            Errno::from_raw_os_error(errno),
+                        ));
+                    }
+                }
+            }
+            Ok((Relay { pidfd, control: ours }, inside))
+        })();
+        if made.is_err() {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        made
+    }
+}
+
+impl Relay {
+    /// Connections are for this process of the service from now on, until it ends.
+    pub fn begin(&self, service: &Running) -> Result<(), LaunchError> {
+        let wrong = || LaunchError::system("begin", "with the connections of a service");
+        let pidfd = rustix::process::pidfd_open(service.pid, PidfdFlags::empty()).map_err(wrong())?;
+        send_fd(self.control.as_fd(), b"!", pidfd.as_fd()).map_err(wrong())
+    }
+
+    /// A descriptor of its process; readable when it has ended.
+    pub fn let_go(self) -> OwnedFd {
+        self.pidfd
+    }
+}
+
+/// The relay's whole life.
+fn live(
+    task: &Task<'_>,
+    control: &OwnedFd,
+    null: &OwnedFd,
+    clear_groups: bool,
+    filter: Option<&super::seccomp::Program>,
+) -> Result<(), Errno> {
+    let mut kept: Vec<i32> = task.outside.iter().chain(&task.left).map(AsRawFd::as_raw_fd).collect();
+    kept.extend([control.as_raw_fd(), null.as_raw_fd()]);
+    // The supervisor's other descriptors are what other services' lives hang on.
+    sys::close_all_but(&mut kept);
+    for place in 0..3 {
+        sys::duplicate_to(null.as_raw_fd(), place)?;
+    }
+    // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
+    let _ = rustix::process::setsid();
+    child::hide()?;
+    // The ids are mapped.
+    if rustix::io::read(control, &mut [0u8; 1])? != 1 {
+        return Ok(());
+    }
+    if clear_groups {
+        rustix::thread::set_thread_groups(&[])?;
+    }
+    child::become_id(0, 0)?;
+    sys::loopback_up()?;
+    take_in(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)?;
+    match take_in(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) {
+        // This kernel does without IPv6, and nobody listens by it.
+        Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV) => {}
+        done => done?,
+    }
+    let (mut inside, mut listeners) = (Vec::new(), Vec::new());
+    for outside in task.outside {
+        let outside = rustix::io::fcntl_dupfd_cloexec(outside, 0)?;
+        let socket = twin(&outside, task.backlog)?;
+        send_fd(control.as_fd(), &0i32.to_ne_bytes(), socket.as_fd())?;
+        inside.push(socket);
+        listeners.push((outside, Way::Same));
+    }
+    child::give_up(None, false)?;
+    if let Some(filter) = filter {
+        sys::seccomp_load(filter)?;
+    }
+    let mut ready = [PollFd::new(control, PollFlags::IN)];
+    while rustix::event::poll(&mut ready, None) == Err(Errno::INTR) {}
+    let begun = sys::receive(control.as_fd(), &mut [0u8; 1])?;
+    // Without a process to be for, none of it is wanted.
+    let Some(service) = begun.fd else { return Ok(()) };
+    let [left, leave] = task.left;
+    listeners.push((rustix::io::fcntl_dupfd_cloexec(left, 0)?, Way::Left));
+    let mut forwarder = Forwarder::new(listeners).map_err(|_| Errno::NOMEM)?;
+    carry(&mut forwarder, &[control.as_fd(), service.as_fd()], None);
+    // SAFETY: the originals are the supervisor's, on whose side of clone3(2) their owners are; nothing here uses them.
+    for outside in task.outside {
+        unsafe { rustix::io::close(outside.as_raw_fd()) };
+    }
+    forwarder.leave(&inside, leave);
+    drop(inside);
+    carry(&mut forwarder, &[], Some(Instant::now() + PATIENCE));
+    Ok(())
+}
+
+/// Moves what there is to move until one of `ends` is ready, or until it is over at the latest.
+fn carry(forwarder: &mut Forwarder, ends: &[BorrowedFd<'_>], until: Option<Instant>) {
+    loop {
+        let mut wait = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if until.is_some() && (forwarder.idle() || wait == Some(Duration::ZERO)) {
+            return;
+        }
+        if forwarder.busy() {
+            wait = Some(Duration::ZERO);
+        }
+        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+        let events = forwarder.events();
+        let mut ready: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(events, PollFlags::IN)];
+        ready.extend(ends.iter().map(|end| PollFd::from_borrowed_fd(*end, PollFlags::IN)));
+        match rustix::event::poll(&mut ready, wait.as_ref()) {
+            Err(Errno::INTR) => continue,
+            Err(_) => return,
+            Ok(_) => {}
+        }
+        if ready[1..].iter().any(|end| !end.revents().is_empty()) {
+            return;
+        }
+        forwarder.turn();
+    }
+}
+
+/// A listening socket of this network with the address of one outside.
+fn twin(outside: &OwnedFd, backlog: i32) -> Result<OwnedFd, Errno> {
+    // As it is, not as what came by it is named.
+    let address = on_loopback(rustix::net::getsockname(outside)?.try_into()?);
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_freebind(&socket, true)?;
+        sockopt::set_ipv6_v6only(&socket, sockopt::ipv6_v6only(outside)?)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+fn send_fd(to: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(
+        to,
+        &[rustix::io::IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
+}

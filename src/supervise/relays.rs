@@ -1,0 +1,117 @@
+//! What brings services the connections of the addresses that they listen on ([`crate::launch::relay`]): one at each start.
+//!
+//! The listening sockets of the host are the supervisor's ([`super::sockets`]) and outlast the services; what a service is
+//! handed is made anew. With the host's network it is handed the former, since there is nothing to keep from it.
+
+use super::sockets::BACKLOG;
+use crate::compile;
+use crate::launch::relay::{Relay, Task};
+use crate::launch::{LaunchError, Launcher, Running};
+use crate::manifest::types::Network;
+use crate::plan::Service;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How long clients may take, when the app goes down, for what was said to them last.
+const FAREWELL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// The relays of an app, by service.
+#[derive(Default)]
+pub(super) struct Relays {
+    held: BTreeMap<u32, Relay>,
+    /// What connections lie in that no process of a service took: the end that is read, and the other.
+    left: BTreeMap<u32, [OwnedFd; 2]>,
+    /// Processes of relays whose service has ended.
+    ending: Vec<OwnedFd>,
+}
+
+impl Relays {
+    /// Makes what a start of this service needs, and with it the sockets that it is to be handed in place of `outside`.
+    pub(super) fn prepare(
+        &mut self,
+        id: u32,
+        service: &Service,
+        outside: &[BorrowedFd<'_>],
+        launcher: &mut Launcher,
+    ) -> Result<Vec<OwnedFd>, LaunchError> {
+        self.end(id);
+        let direct = service.network == Network::Host;
+        for socket in outside {
+            rustix::io::ioctl_fionbio(socket, !direct).map_err(LaunchError::system("prepare", "a socket"))?;
+        }
+        if direct || outside.is_empty() {
+            self.forget(id);
+            return Ok(Vec::new());
+        }
+        let [left, leave] = match self.left.entry(id) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(empty) => {
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+                    .map_err(LaunchError::system("make", "a socket pair"))?;
+                empty.insert([pair.0, pair.1])
+            }
+        };
+        let seccomp = compile::seccomp().map_err(|e| LaunchError::system_text("start", "a process for `listen`", e))?;
+        let (relay, inside) = launcher.relay(&Task {
+            outside,
+            backlog: BACKLOG,
+            left: [left.as_fd(), leave.as_fd()],
+            keeper: service.identity.keeper.map(|keeper| (keeper.uid, keeper.gid)),
+            seccomp: Some(seccomp),
+        })?;
+        self.held.insert(id, relay);
+        Ok(inside)
+    }
+
+    /// Has a service get connections from now on, if it gets any by a relay.
+    pub(super) fn begin(&self, id: u32, running: &Running) -> Result<(), LaunchError> {
+        self.held.get(&id).map_or(Ok(()), |relay| relay.begin(running))
+    }
+
+    /// Readable when the relay of a service has ended.
+    pub(super) fn control(&self, id: u32) -> Option<BorrowedFd<'_>> {
+        self.held.get(&id).map(|relay| relay.control.as_fd())
+    }
+
+    /// Readable when there are connections that no process of the service took.
+    pub(super) fn left(&self, id: u32) -> Option<BorrowedFd<'_>> {
+        self.left.get(&id).map(|[left, _]| left.as_fd())
+    }
+
+    /// Its process is gone. What this said is still brought to its clients, and the rest is left for the next one.
+    pub(super) fn end(&mut self, id: u32) -> bool {
+        self.ending
+            .retain(|pidfd| !ended(pidfd, &Timespec { tv_sec: 0, tv_nsec: 0 }));
+        let relay = self.held.remove(&id);
+        let held = relay.is_some();
+        self.ending.extend(relay.map(Relay::let_go));
+        held
+    }
+
+    /// Nobody comes after it, so connections that are left for the next one are closed.
+    pub(super) fn forget(&mut self, id: u32) {
+        self.left.remove(&id);
+    }
+
+    /// Ends all of it, but gives clients a moment to take what they were sent.
+    pub(super) fn close(&mut self) {
+        for id in self.held.keys().copied().collect::<Vec<_>>() {
+            self.end(id);
+        }
+        self.left.clear();
+        let mut patience = FAREWELL;
+        for pidfd in self.ending.drain(..) {
+            if !ended(&pidfd, &patience) {
+                patience = Timespec { tv_sec: 0, tv_nsec: 0 };
+                let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+fn ended(pidfd: &OwnedFd, patience: &Timespec) -> bool {
+    rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(patience)) != Ok(0)
+}
