@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, Mode};
+use harness::{App, BOTH, Mode};
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
@@ -280,4 +280,178 @@ fn hex(text: &str) -> Vec<u8> {
         .step_by(2)
         .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
         .collect()
+}
+
+const SOCKETS: &str = r#"
+[app]
+name = "sockets"
+code = { "/code" = "./code" }
+[resources]
+door = { path = "/run/door/", owner = "rw", bundle = "c" }
+hall = { path = "/run/hall/", owner = "rw", bundle = "rw" }
+[bundles.team]
+resources = ["door", "hall"]
+[services.server]
+command = ["python3", "/code/server.py", "/run/door/socket", "/run/hall/socket"]
+owner_resources = ["door", "hall"]
+[services.ann]
+command = "sleep infinity"
+bundle = "team"
+[services.bob]
+command = "sleep infinity"
+bundle = "team"
+[services.stranger]
+command = "sleep infinity"
+[assert]
+never = ["connect door except server, ann, bob", "read door except server", "write door except server"]
+"#;
+
+/// Answers each connection with the name of who is at the other end.
+const SERVER: &str = r#"
+import os, pwd, selectors, socket, struct, sys
+os.umask(int(sys.argv[3], 8)) if len(sys.argv) > 3 else None
+wait = selectors.DefaultSelector()
+for path in sys.argv[1:3]:
+    if os.path.exists(path):
+        os.unlink(path)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+    wait.register(listening, selectors.EVENT_READ)
+    open(os.path.join(os.path.dirname(path), "secret"), "w").write("secret")
+print("ready", flush=True)
+while True:
+    for key, _ in wait.select():
+        connection, _ = key.fileobj.accept()
+        pid, uid, gid = struct.unpack("iii", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        connection.sendall(pwd.getpwuid(uid).pw_name.encode())
+        connection.close()
+"#;
+
+const ASK: &str =
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(99).decode())";
+
+/// Who may connect may do no more; and the server knows who it is.
+#[test]
+fn a_grant_to_connect_is_that_and_no_more() {
+    for mode in BOTH {
+        let app = App::new(mode, SOCKETS);
+        app.write("code/server.py", SERVER);
+        app.write("code/ask.py", ASK);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("server", "ready");
+        let ask = |service: &str, path: &str| app.sh(service, &format!("python3 /code/ask.py {path}"));
+        for client in ["ann", "bob"] {
+            for path in ["/run/door/socket", "/run/hall/socket"] {
+                assert_eq!(ask(client, path).ok().out.trim(), client, "{mode:?} {path}");
+            }
+            for deed in [
+                "ls /run/door",
+                "cat /run/door/secret",
+                "cp /run/door/secret /tmp/s",
+                "rm -f /run/door/socket; [ ! -e /run/door/socket ]",
+                "mv /run/door/socket /run/door/other",
+                "touch /run/door/new",
+                "ln -s /tmp/x /run/door/link",
+                "echo x >/run/door/secret",
+                "chmod 777 /run/door/secret /run/door",
+            ] {
+                assert_ne!(app.sh(client, deed).code, 0, "{mode:?} {client}: {deed}");
+            }
+        }
+        assert_ne!(app.sh("stranger", "ls /run/door || ls -d /run/door/socket").code, 0);
+        // The control: where the bundle may write the folder, a member puts a socket of its own in the place.
+        app.write(
+            "code/impostor.py",
+            "import socket; s = socket.socket(socket.AF_UNIX); s.bind('/run/hall/socket'); s.listen()\n\
+             open('/tmp/ready', 'w'); c, _ = s.accept(); c.sendall(b'impostor')\n",
+        );
+        let impostor = "mv /run/hall/socket /run/hall/real && { python3 /code/impostor.py >/dev/null 2>&1 & } && \
+                        until [ -e /tmp/ready ]; do sleep 0.01; done";
+        app.sh("bob", impostor).ok();
+        assert_eq!(ask("ann", "/run/hall/socket").ok().out.trim(), "impostor", "{mode:?}");
+    }
+    // `access` and `[assert]` say it.
+    let app = App::new(
+        Mode::Root,
+        &SOCKETS.replace("except server, ann, bob", "except server, ann"),
+    );
+    app.write("code/server.py", SERVER);
+    let refused = app.run(&["check"]);
+    assert!(
+        refused.code == 2 && refused.err.contains("`bob` may connect to sockets in `door`"),
+        "{}",
+        refused.err
+    );
+    app.write("pysecure.toml", SOCKETS);
+    let table = app.ok(&["access"]).out;
+    assert!(
+        table
+            .lines()
+            .any(|l| l.contains("ann") && l.contains("---c") && l.contains("door")),
+        "{table}"
+    );
+}
+
+const POSTGRES: &str = r#"
+[app]
+name = "postgres"
+[resources]
+data = { path = "/data/pg/", owner = "rw", bundle = "r" }
+socket = { path = "/run/pg/", owner = "rw", bundle = "c" }
+[bundles.backup]
+resources = ["data"]
+[bundles.clients]
+resources = ["socket"]
+[services.pg]
+command = ["sh", "-ec", """
+PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
+initdb -D /data/pg -A peer -U pg >/tmp/initdb
+exec postgres -D /data/pg -k /run/pg -c listen_addresses=
+"""]
+owner_resources = ["data", "socket"]
+ready = { command = ["pg_isready", "-h", "/run/pg"] }
+[services.ann]
+command = "sleep infinity"
+bundle = "clients"
+[services.bob]
+command = "sleep infinity"
+bundle = "clients"
+[services.backup]
+command = "sleep infinity"
+bundle = "backup"
+"#;
+
+/// PostgreSQL accepts its own data folder though a bundle reads it, and tells its clients apart by `peer`.
+#[test]
+fn postgres_knows_its_clients_by_peer() {
+    for mode in BOTH {
+        let app = App::new(mode, POSTGRES);
+        app.ok(&["up", "-d"]);
+        let roles = "createuser -h /run/pg ann; createuser -h /run/pg bob; createdb -h /run/pg -O ann ann; createdb -h /run/pg bob";
+        app.sh("pg", roles).ok();
+        let whoami = |service: &str, role: &str| {
+            app.sh(
+                service,
+                &format!("psql -h /run/pg -U {role} -Atc 'select current_user' {role}"),
+            )
+        };
+        for client in ["ann", "bob"] {
+            assert_eq!(whoami(client, client).ok().out.trim(), client, "{mode:?}");
+        }
+        for (client, role) in [("ann", "bob"), ("bob", "ann"), ("ann", "pg")] {
+            let refused = whoami(client, role);
+            assert!(
+                refused.code != 0 && refused.err.contains("eer authentication failed"),
+                "{mode:?}: {}",
+                refused.err
+            );
+        }
+        if mode == Mode::Root {
+            app.sh("backup", "cp -r /data/pg /tmp/copy && cat /tmp/copy/PG_VERSION")
+                .ok();
+        }
+        assert_ne!(app.sh("backup", "touch /data/pg/x").code, 0);
+        assert_ne!(app.sh("ann", "ls /run/pg || ls /data/pg").code, 0);
+    }
 }

@@ -384,7 +384,7 @@ fn bad_values_get_their_own_words() {
         ),
         (
             "[resources.a]\nbundle = 1979-05-27",
-            "`bundle` of resource `a`: expected a string of `r`, `w` and `x`, found a date or time",
+            "`bundle` of resource `a`: expected a string of `r`, `w`, `x` and `c`, found a date or time",
             "",
         ),
         (

@@ -19,7 +19,13 @@ fn at<T>(value: T) -> At<T> {
 }
 
 fn perms() -> impl Strategy<Value = Perms> {
-    (any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(read, write, exec)| Perms { read, write, exec })
+    let all = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    all.prop_map(|(read, write, exec, connect)| Perms {
+        read,
+        write,
+        exec,
+        connect,
+    })
 }
 
 /// A few names, so that paths often lie in one another; a dot makes a file.
@@ -123,8 +129,9 @@ fn manifest(drawn: &Drawn) -> Manifest {
 }
 
 /// What the kernel would allow: the bits of the class that the ids fall into, as path_resolution(7) and acl(5) have it,
-/// of the file as the service's mount shows it; and of that, what the mount leaves.
-fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> Perms {
+/// of the file as the service's mount shows it; and of that, what the mount leaves. Connecting to a socket, which takes
+/// its `w`, no mount withholds.
+fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> (Perms, bool) {
     let of = &storage.ownership;
     let ids: Vec<u32> = service.identity.groups.iter().map(|g| g.0).collect();
     let (uid, gid) = match mount.idmap {
@@ -149,11 +156,13 @@ fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> P
     } else {
         of.global
     };
-    Perms {
+    let perms = Perms {
         read: bits & 4 != 0,
         write: bits & 2 != 0 && mount.writable,
         exec: bits & 1 != 0 && mount.executable,
-    }
+        connect: false,
+    };
+    (perms, bits & 2 != 0)
 }
 
 fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
@@ -168,7 +177,13 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                 mount.map(|m| (m.writable, m.executable)),
                 (wanted != Perms::default()).then_some((wanted.write, wanted.exec))
             );
-            let real = mount.map(|m| by_mode(service, storage, m)).unwrap_or_default();
+            let (real, connects) = mount.map(|m| by_mode(service, storage, m)).unwrap_or_default();
+            prop_assert!(connects || !(wanted.connect || wanted.write), "{}", storage.resource);
+            prop_assert!(!connects || wanted.connects(), "{}", storage.resource);
+            let wanted = Perms {
+                connect: false,
+                ..wanted
+            };
             prop_assert_eq!(
                 wanted,
                 real,
@@ -190,7 +205,7 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                     missing: Vec::new(),
                     hidden: Vec::new(),
                 };
-                prop_assert_eq!(by_mode(service, storage, &disk), Perms::default());
+                prop_assert_eq!(by_mode(service, storage, &disk), (Perms::default(), false));
             }
             // A directory is searched by whoever has any right in it, and by nobody else.
             let directory = storage.ownership.directory_mode();

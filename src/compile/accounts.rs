@@ -3,7 +3,7 @@
 use crate::plan::{Identity, Service};
 use std::fmt::Write;
 
-/// passwd(5): the service, id 0 of its namespace, and the id under which all others show.
+/// passwd(5): the service, id 0 of its namespace, those who may connect to it, and the id under which all others show.
 pub(super) fn passwd(service: &Service) -> String {
     let Identity {
         uid, gid, root_inside, ..
@@ -14,6 +14,13 @@ pub(super) fn passwd(service: &Service) -> String {
     } else {
         let _ = writeln!(out, "root:x:0:0:keeper of the namespace:/:/usr/sbin/nologin");
         let _ = writeln!(out, "{}:x:{uid}:{gid}::/tmp:/bin/sh", service.name);
+    }
+    for (uid, name) in &service.identity.peers {
+        let _ = writeln!(
+            out,
+            "{name}:x:{uid}:65534:may connect to {}:/:/usr/sbin/nologin",
+            service.name
+        );
     }
     out.push_str("nobody:x:65534:65534:what belongs to others:/:/usr/sbin/nologin\n");
     out

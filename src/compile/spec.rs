@@ -231,13 +231,14 @@ fn set_process(process: &mut Process, service: &Service) {
     ));
 }
 
-/// Inside → outside, for UIDs and GIDs: the service's own, its bundles', and a 0, which is the keeper's or,
+/// Inside → outside, for UIDs and GIDs: the service's own, its peers', its bundles', and a 0, which is the keeper's or,
 /// for a service that is root inside, its own.
 fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
     let Identity {
         uid,
         gid,
         ref groups,
+        ref peers,
         keeper,
         root_inside,
     } = *identity;
@@ -254,6 +255,7 @@ fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
             [(0, keeper.gid), (gid, gid)].into(),
         ),
     };
+    uids.extend(peers.iter().map(|(uid, _)| (*uid, *uid)));
     gids.extend(groups.iter().map(|(gid, _)| (*gid, *gid)));
     (ranges(&mut uids), ranges(&mut gids))
 }

@@ -342,7 +342,7 @@ impl Codec for IdRange {
 
 impl Codec for Perms {
     type Out = At<Perms>;
-    const EXPECTED: &'static str = "a string of `r`, `w` and `x`";
+    const EXPECTED: &'static str = "a string of `r`, `w`, `x` and `c`";
     const EXAMPLE: &'static str = "\"rw\"";
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Perms>> {
@@ -359,6 +359,7 @@ impl Codec for Perms {
                 'r' => &mut perms.read,
                 'w' => &mut perms.write,
                 'x' => &mut perms.exec,
+                'c' => &mut perms.connect,
                 _ => {
                     let message = format!(
                         "{}: `{}` is not a permission",
@@ -367,7 +368,7 @@ impl Codec for Perms {
                     );
                     cx.report(
                         Diagnostic::error(tree.span.clone(), message)
-                            .label("any of `r`, `w` and `x`, or nothing")
+                            .label("any of `r`, `w`, `x` and `c`, or nothing")
                             .help(Self::help(place, None, cx.format)),
                     );
                     return None;
@@ -379,7 +380,7 @@ impl Codec for Perms {
                         tree.span.clone(),
                         format!("{}: `{letter}` stands twice", place.describe()),
                     )
-                    .label("each of `r`, `w` and `x` once at most"),
+                    .label("each of `r`, `w`, `x` and `c` once at most"),
                 );
                 return None;
             }
@@ -391,7 +392,7 @@ impl Codec for Perms {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(?!.*(.).*\\1)[rwx]*$" })
+        json_schema!({ "type": "string", "pattern": "^(?!.*(.).*\\1)[rwxc]*$" })
     }
 }
 

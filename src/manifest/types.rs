@@ -24,12 +24,14 @@ pub struct At<T> {
 /// A table whose keys are names that the manifest's author chose, in the order of the file.
 pub type Named<T> = Vec<(At<String>, T)>;
 
-/// `r`, `w` and `x`, for one access class.
+/// `r`, `w`, `x` and `c`, for one access class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Perms {
     pub read: bool,
     pub write: bool,
     pub exec: bool,
+    /// Connecting to sockets, where neither `r` nor `w` says so already.
+    pub connect: bool,
 }
 
 table! {
@@ -83,11 +85,11 @@ table! {
         pub kind: Option<At<Kind>> = optional { "kind": Kind };
         /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
         pub source: Option<At<String>> = optional { "source": HostPath };
-        /// What the service that owns it may do: any of `r`, `w`, `x`. Left out: nothing.
+        /// What the service that owns it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
         pub owner: Option<At<Perms>> = optional { "owner": Perms };
-        /// What services with a bundle that contains it may do: any of `r`, `w`, `x`. Left out: nothing.
+        /// What services with a bundle that contains it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
         pub bundle: Option<At<Perms>> = optional { "bundle": Perms };
-        /// What every service of the app may do: any of `r`, `w`, `x`. Left out: nothing.
+        /// What every service of the app may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
         pub global: Option<At<Perms>> = optional { "global": Perms };
         /// Does the dynamic service own it?
         pub owned_by_dynamic_svc: Option<At<bool>> = optional { "owned_by_dynamic_svc": bool };

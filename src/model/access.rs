@@ -118,17 +118,24 @@ fn intersects(a: &[usize], b: &[usize]) -> bool {
 
 impl Perms {
     pub fn any(self) -> bool {
-        self.read || self.write || self.exec
+        self.read || self.write || self.exec || self.connect
     }
 
-    /// The three bits of one class in a file's mode.
+    /// May it connect to sockets there? Whoever reads may: as root it is shown the files as its own, and no mount
+    /// withholds connecting.
+    pub fn connects(self) -> bool {
+        self.connect || self.read || self.write
+    }
+
+    /// The three bits of one class in a file's mode. To connect takes `w` on the socket, unix(7); that nothing else is
+    /// written, the mount sees to.
     pub fn file_bits(self) -> u32 {
-        u32::from(self.read) << 2 | u32::from(self.write) << 1 | u32::from(self.exec)
+        u32::from(self.read) << 2 | u32::from(self.write || self.connect) << 1 | u32::from(self.exec)
     }
 
     /// The same for a directory, where reading and writing are worth nothing without search.
     pub fn directory_bits(self) -> u32 {
-        self.file_bits() | u32::from(self.any())
+        u32::from(self.read) << 2 | u32::from(self.write) << 1 | u32::from(self.any())
     }
 
     pub fn union(self, other: Perms) -> Perms {
@@ -136,11 +143,12 @@ impl Perms {
             read: self.read || other.read,
             write: self.write || other.write,
             exec: self.exec || other.exec,
+            connect: self.connect || other.connect,
         }
     }
 }
 
-/// Three columns, as `ls` prints them: `rw-`.
+/// Three columns, as `ls` prints them: `rw-`; a fourth where connecting is granted by name: `---c`.
 impl std::fmt::Display for Perms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bit = |on, letter| if on { letter } else { '-' };
@@ -150,6 +158,7 @@ impl std::fmt::Display for Perms {
             bit(self.read, 'r'),
             bit(self.write, 'w'),
             bit(self.exec, 'x')
-        )
+        )?;
+        f.write_str(if self.connect { "c" } else { "" })
     }
 }

@@ -1,8 +1,8 @@
 //! `[assert] never`: what must not become true, whatever the rest of the manifest says.
 //!
 //! ```text
-//! read|write|execute RESOURCE [except NAME, NAME…]     nobody else may
-//! read|write|execute RESOURCE from NAME, NAME…         none of these may
+//! read|write|execute|connect RESOURCE [except NAME, NAME…]     nobody else may
+//! read|write|execute|connect RESOURCE from NAME, NAME…         none of these may
 //! call SERVICE [except NAME…] | from NAME…
 //! ```
 
@@ -21,7 +21,7 @@ enum Scope {
     From(Vec<Subject>),
 }
 
-const SHAPE: &str = "write `read|write|execute RESOURCE except NAME, …`, `… from NAME, …`, or `call SERVICE …`";
+const SHAPE: &str = "write `read|write|execute|connect RESOURCE except NAME, …`, `… from NAME, …`, or `call SERVICE …`";
 
 /// Parses and checks each rule; a rule that does not hold is an error at its own line.
 pub(super) fn check(model: &Model, rules: &[At<String>], names: &super::build::Names, found: &mut Vec<Diagnostic>) {
@@ -78,13 +78,14 @@ fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scop
     let mut words = spaced.split_whitespace();
     let (verb, object) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let (action, verb) = match verb {
-        "read" | "write" | "execute" => {
+        "read" | "write" | "execute" | "connect" => {
             let resource = names
                 .resource(object)
                 .ok_or_else(|| wrong(names.undeclared("resource", object)))?;
             match verb {
                 "read" => (Action::Touch(|p| p.read, resource), "read"),
                 "write" => (Action::Touch(|p| p.write, resource), "write"),
+                "connect" => (Action::Touch(Perms::connects, resource), "connect to sockets in"),
                 _ => (Action::Touch(|p| p.exec, resource), "execute"),
             }
         }

@@ -194,6 +194,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                         read: true,
                         write: false,
                         exec: true,
+                        connect: false,
                     },
                     ..ClassPerms::default()
                 },

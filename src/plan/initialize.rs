@@ -55,6 +55,7 @@ pub(super) fn plan(
                 read: true,
                 write: true,
                 exec: true,
+                connect: true,
             },
             Keeping::Theirs => Perms { write: false, ..any },
             // What is in it, the user has made, and who may read it is not settled yet.
@@ -90,6 +91,7 @@ pub(super) fn plan(
         uid: own.uid,
         gid: own.gid,
         groups: Vec::new(),
+        peers: Vec::new(),
         keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
         root_inside: false,
     };

@@ -115,6 +115,10 @@ pub struct Identity {
     pub gid: u32,
     /// The GIDs of its bundles and their names, sorted by id.
     pub groups: Vec<(u32, String)>,
+    /// The UIDs and names of services that may connect to sockets which this one makes, sorted by id: in its namespace
+    /// they have their own ids, by which SO_PEERCRED tells them apart.
+    #[serde(default)]
+    pub peers: Vec<(u32, String)>,
     /// Id 0 of the service's namespace. `None` where there is but one id in all.
     pub keeper: Option<Ids>,
     /// Is the service root inside its namespace?
@@ -371,13 +375,53 @@ fn identity(model: &Model, id: ServiceId, ledger: &Ledger, privilege: &Privilege
         Privilege::OneId => Vec::new(),
         _ => ledger.groups_of(model, id),
     };
+    let one_id = matches!(privilege, Privilege::OneId);
     Identity {
         uid: own.uid,
         gid: own.gid,
         groups,
+        peers: if one_id || service.runs_with_root {
+            Vec::new()
+        } else {
+            peers(model, id, ledger)
+        },
         keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
         root_inside: service.runs_with_root,
     }
+}
+
+/// So many peers a service has at most: each may take a line of its namespace's map, which takes few.
+const MOST_PEERS: usize = 200;
+
+/// Who may, as owner or by a bundle, connect to sockets in a directory that this service writes. To be mapped gives the
+/// service nothing but their number: it has no capability in its namespace, so it can neither become one of them nor
+/// give a file away, and shares no process and no mount with them.
+fn peers(model: &Model, server: ServiceId, ledger: &Ledger) -> Vec<(u32, String)> {
+    let mut found = std::collections::BTreeSet::new();
+    for grant in model.grants(server).into_iter().filter(|g| g.perms.write) {
+        let resource = &model.resources[grant.resource];
+        let members = resource
+            .bundles
+            .iter()
+            .flat_map(|b| &model.bundles[*b].members)
+            .copied();
+        let owner = match resource.owner {
+            Some(Subject::Service(owner)) => Some(owner),
+            _ => None,
+        };
+        let others = members.chain(owner).filter(|other| *other != server);
+        found.extend(others.filter(|other| model.access(Subject::Service(*other), grant.resource).perms.connects()));
+        if found.len() > MOST_PEERS {
+            return Vec::new();
+        }
+    }
+    let name = |id: ServiceId| model.services[id].name.clone();
+    let mut out: Vec<_> = found
+        .into_iter()
+        .map(|id| (ledger.service(&model.services[id].name).uid, name(id)))
+        .collect();
+    out.sort_unstable();
+    out
 }
 
 /// Where a service that may connect to the outside asks for names; whoever forwards for it listens there.

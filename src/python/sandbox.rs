@@ -203,6 +203,7 @@ fn service(command: Vec<String>, directory: &str) -> Service {
             uid: INSIDE,
             gid: INSIDE,
             groups: Vec::new(),
+            peers: Vec::new(),
             keeper: None,
             root_inside: false,
         },
