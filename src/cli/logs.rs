@@ -74,7 +74,7 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
         let path = dirs.log(&service.name);
         let unreadable = |e: std::io::Error| Failure::failed(format!("read {}: {e}", path.display()));
         let mut history = History::open(path.clone(), args.follow).map_err(unreadable)?;
-        if let Some(since) = since {
+        if let Some(since) = &wanted.since {
             history.skip_before(since).map_err(unreadable)?;
         }
         let mut ready = VecDeque::new();

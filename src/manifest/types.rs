@@ -210,6 +210,9 @@ table! {
     }
 }
 
+/// The most files of one log, the current one included.
+pub const MOST_LOG_FILES: u32 = 1_000;
+
 table! {
     /// What becomes of the lines that a service prints.
     pub struct Logs("log policy") {
@@ -218,7 +221,7 @@ table! {
         /// A file that would become larger is put aside, and another begun; `10M` if left out.
         pub max_size: Option<At<u64>> = optional { "max_size": Size };
         /// How many files there may be, the current one included; 3 if left out.
-        pub max_files: Option<At<u32>> = optional { "max_files": Count<1, 1_000> };
+        pub max_files: Option<At<u32>> = optional { "max_files": Count<1, MOST_LOG_FILES> };
     }
 }
 
@@ -250,7 +253,7 @@ table! {
         /// How long an answer may take; `5s` if left out.
         pub timeout: Option<At<Duration>> = optional { "timeout": Time };
         /// How many failures in a row make it unhealthy; 3 if left out. Of no effect for `ready`, which asks on.
-        pub retries: Option<At<u32>> = optional { "retries": Count<1, 1_000> };
+        pub retries: Option<At<u32>> = optional { "retries": Count<1, MOST_LOG_FILES> };
     }
 }
 

@@ -13,6 +13,11 @@ pub struct Logs {
     pub max_files: u32,
 }
 
+impl Logs {
+    /// The most files of one log that may be asked for; see [`types::Logs`].
+    pub const MOST_FILES: u32 = types::MOST_LOG_FILES;
+}
+
 impl Default for Logs {
     fn default() -> Self {
         Logs {

@@ -5,7 +5,7 @@
 //! (`logfile.rs`). So: what is open is read to its end; if by then the current file is another one, whatever was
 //! going to be written to this one is in it, and it is read to its end once more before the next is begun.
 
-use super::logfile::{aside, highest};
+use super::logfile::{HIGHEST, aside, highest};
 use super::logs::{STREAMS, parse};
 use memchr::{memchr, memrchr_iter};
 use std::collections::VecDeque;
@@ -64,6 +64,24 @@ impl Open {
             end: u64::MAX,
         })
     }
+
+    /// Are the first and the last record older than `since`, and is the last one the end of a line?
+    fn is_before(&self, since: &str) -> io::Result<bool> {
+        let size = self.file.metadata()?.len().min(self.end);
+        let mut piece = vec![0; size.min(2 * PIECE as u64) as usize];
+        self.file.read_exact_at(&mut piece, 0)?;
+        let first = memchr(b'\n', &piece).and_then(|end| parse(&piece[..end]));
+        if !first.is_some_and(|record| record.time < since) {
+            return Ok(false);
+        }
+        let start = size - piece.len() as u64;
+        self.file.read_exact_at(&mut piece, start)?;
+        let Some(text) = piece.strip_suffix(b"\n") else {
+            return Ok(false);
+        };
+        let start = memrchr_iter(b'\n', text).next().map_or(0, |at| at + 1);
+        Ok(parse(&text[start..]).is_some_and(|record| record.whole && record.time < since))
+    }
 }
 
 impl History {
@@ -87,13 +105,13 @@ impl History {
         Ok(made)
     }
 
-    /// Passes over files that were last written to before `since`.
-    pub fn skip_before(&mut self, since: jiff::Timestamp) -> io::Result<()> {
-        while self.next.len() > 1 {
-            let written = self.next[0].file.metadata()?.modified()?;
-            if written >= std::time::SystemTime::from(since) {
-                break;
-            }
+    /// Passes over files in which all is older than `since` (RFC 3339, as in the records). The records' own times tell:
+    /// a file's time of change is of a coarser clock, and may be milliseconds before that of its last record.
+    ///
+    /// Times within a file are taken to rise. A clock that was set back may hide lines from `--since`, but only if a whole
+    /// file was written meanwhile.
+    pub fn skip_before(&mut self, since: &str) -> io::Result<()> {
+        while self.next.len() > 1 && self.next[0].is_before(since)? {
             self.next.pop_front();
         }
         Ok(())
@@ -237,7 +255,7 @@ impl History {
         };
         // Names that change are not all listed; and one is missing while its file moves.
         let mut missing = 0;
-        for n in 0.. {
+        for n in 0..=HIGHEST {
             if n > last && missing > 1 {
                 break;
             }
@@ -425,6 +443,46 @@ mod tests {
             let from = 12_000_usize.saturating_sub(lines);
             assert_eq!(texts(&mut history), numbered(from..12_000), "{lines}");
         }
+    }
+
+    #[test]
+    fn lines_of_the_time_that_is_asked_for_are_not_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        let files = [
+            "1 stdout F a\n2 stdout F b\n",
+            "2 stdout F c\n3 stdout P d\n",
+            "4 stdout F e\n",
+        ];
+        for (n, text) in files.iter().rev().enumerate() {
+            let name = aside(&path, n as u32);
+            std::fs::write(&name, text).unwrap();
+            // As if it had last been written to long ago: what the file system says does not count.
+            File::options()
+                .write(true)
+                .open(&name)
+                .unwrap()
+                .set_modified(std::time::UNIX_EPOCH)
+                .unwrap();
+        }
+        for (since, first) in [("1", "a"), ("2", "a"), ("3", "c"), ("5", "c")] {
+            let mut history = History::open(path.clone(), false).unwrap();
+            history.skip_before(since).unwrap();
+            assert_eq!(texts(&mut history)[0], first, "since {since}");
+        }
+    }
+
+    #[test]
+    fn other_files_beside_a_log_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.log");
+        for stray in ["20261126", "4294967295", "007", "+8", "1000"] {
+            std::fs::write(format!("{}.{stray}", path.display()), "T stdout F stray\n").unwrap();
+        }
+        std::fs::write(&path, "T stdout F a\n").unwrap();
+        std::fs::write(aside(&path, 999), "T stdout F oldest\n").unwrap();
+        assert_eq!(highest(&path).unwrap(), 999);
+        assert_eq!(texts(&mut History::open(path, false).unwrap()), ["oldest", "a"]);
     }
 
     #[test]

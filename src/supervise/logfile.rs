@@ -99,8 +99,9 @@ impl LogFile {
                 Err(errno) => {
                     // No half a record stays: a reader would take it for the head of the next.
                     let whole = memrchr(b'\n', &records[..written]).map_or(0, |at| at + 1);
-                    if whole < written {
-                        let _ = rustix::fs::ftruncate(file, size + whole as u64);
+                    if whole < written && rustix::fs::ftruncate(file, size + whole as u64).is_err() {
+                        // It is ended when the file is opened again.
+                        shelf.close(&self.path);
                     }
                     return (whole, Some(errno));
                 }
@@ -122,12 +123,16 @@ impl LogFile {
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file: File = rustix::fs::openat(CWD, &self.path, flags, Mode::from_raw_mode(0o600))?.into();
         let mut size = rustix::fs::fstat(&file)?.st_size as u64;
+        let mut last = [b'\n'];
+        if size > 0 {
+            file.read_exact_at(&mut last, size - 1)
+                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        }
+        if last != [b'\n'] {
+            // A supervisor was killed in the middle of a record, or half of one could not be taken back.
+            size += rustix::io::write(&file, b"\n")? as u64;
+        }
         if !self.tidy {
-            let mut last = [b'\n'];
-            if size > 0 && file.read_exact_at(&mut last, size - 1).is_ok() && last != [b'\n'] {
-                // A supervisor was killed in the middle of a record.
-                size += rustix::io::write(&file, b"\n")? as u64;
-            }
             // There may have been more files once.
             let beyond = (self.max_files..).map(|n| aside(&self.path, n));
             beyond
@@ -167,7 +172,11 @@ pub(super) fn aside(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The highest number that a file put aside has; 0 if there is none.
+/// The highest number that a file put aside can have; one file is the current one.
+pub(super) const HIGHEST: u32 = crate::model::Logs::MOST_FILES - 1;
+
+/// The highest number that a file put aside has; 0 if there is none. Other files beside it are not ours: a date at the end of
+/// a name is no number of a file.
 pub(super) fn highest(path: &Path) -> io::Result<u32> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return Ok(0);
@@ -175,8 +184,9 @@ pub(super) fn highest(path: &Path) -> io::Result<u32> {
     let mut highest = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?.file_name();
-        let number = entry.to_str().and_then(|e| e.strip_prefix(name)?.strip_prefix('.'));
-        highest = highest.max(number.and_then(|n| n.parse().ok()).unwrap_or(0));
+        let digits = entry.to_str().and_then(|e| e.strip_prefix(name)?.strip_prefix('.'));
+        let number = digits.and_then(|digits| digits.parse().ok().filter(|n: &u32| n.to_string() == digits));
+        highest = highest.max(number.filter(|n| *n <= HIGHEST).unwrap_or(0));
     }
     Ok(highest)
 }
