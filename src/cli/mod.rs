@@ -26,6 +26,7 @@ mod error;
 mod events;
 mod exec;
 mod generate;
+mod inherited;
 mod init;
 mod initialize;
 mod jail;
@@ -54,10 +55,7 @@ use std::process::ExitCode;
 type Done = Result<u8, Failure>;
 
 pub fn main() -> ExitCode {
-    // Rust ignores SIGPIPE; a command whose reader has gone (`pysecure logs | head`) is to end quietly.
-    let _ = nix_sigpipe_default();
-    // What is made has the mode that it is made with, whatever the caller's umask.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    inherited::put_right();
     let cli = Cli::parse();
     trace(&cli);
     let done = match &cli.command {
@@ -100,13 +98,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
-}
-
-fn nix_sigpipe_default() -> nix::Result<()> {
-    use nix::sys::signal::{SigHandler, Signal, signal};
-    // SAFETY: no handler is installed, so none can do anything unsafe.
-    #[allow(unsafe_code)]
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map(drop)
 }
 
 /// Diagnostics go to standard error, and only if asked for: a subscriber costs time at every start.

@@ -29,7 +29,7 @@ mod writable;
 
 pub use error::LaunchError;
 pub use prepare::raise_limit;
-pub use sys::receive;
+pub use sys::{close_all_but as close_inherited, receive};
 
 use crate::compile::RootEntry;
 use child::report;

@@ -110,7 +110,6 @@ pub fn enter() -> Result<u8, OuterError> {
             let (uids, gids) = maps(&subordinate);
             command.set_id_maps(uids, gids);
             command.set_id_map_commands(&subordinate.newuidmap, &subordinate.newgidmap);
-            command.groups(Vec::new());
         }
         None => {
             command.env(MARK, "one");
@@ -152,8 +151,9 @@ fn accompany(inside: Pid, signals: &SignalFd) -> nix::Result<u8> {
         let Some(info) = signals.read_signal()? else { continue };
         let signal = Signal::try_from(info.ssi_signo as i32)?;
         // What the kernel sends comes from a terminal: the process inside has it as well, and a second Ctrl-C
-        // means something else than the first.
-        if signal != Signal::SIGCHLD && info.ssi_code <= 0 {
+        // means something else than the first. Only that the terminal hung up is told to the session's leader alone.
+        let from_kernel = info.ssi_code > 0 && signal != Signal::SIGHUP;
+        if signal != Signal::SIGCHLD && !from_kernel {
             let _ = kill(inside, signal);
         }
     }

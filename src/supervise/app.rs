@@ -26,6 +26,17 @@ use std::time::{Duration, Instant};
 
 /// Descriptors beyond those of the services.
 const SPARE_DESCRIPTORS: u64 = 96;
+/// Clients that these suffice for.
+const FEW_CLIENTS: usize = 32;
+/// Clients at the same time, however many descriptors there are.
+const MOST_CLIENTS: usize = 1024;
+/// How long nobody is let in where no descriptor is left; and how long a client may take to say what it wants, if another
+/// wants its place.
+const DEAF: Duration = Duration::from_secs(1);
+/// A loop that is so late was not running: this process was stopped, or the whole machine.
+const LATE: Duration = Duration::from_millis(500);
+/// Events taken in one turn.
+const EVENTS: usize = 64;
 
 pub struct Options {
     /// Print services' lines to standard output, and end when all services have.
@@ -187,6 +198,12 @@ pub struct App {
     metrics: OwnedFd,
     pub(super) connections: BTreeMap<u32, Connection>,
     next_connection: u32,
+    /// Until when nobody is let in.
+    deaf: Option<Instant>,
+    /// When the loop last came out of waiting.
+    awake: Instant,
+    /// Turns in a row that took as many events as one may.
+    full_turns: usize,
     pub(super) services: BTreeMap<u32, Service>,
     pub(super) next_service: u32,
     /// Services in the manifest's order.
@@ -271,16 +288,23 @@ impl App {
             Ok::<_, SuperviseError>(socket)
         });
         let (control, metrics) = (control?, metrics?);
-        let mut mask = SigSet::empty();
+        // None ends the app by its default: who sends one that says nothing here is not heard. A terminal's Ctrl-Z goes on
+        // stopping this process, and a fault of its own goes on ending it.
+        let mut mask = SigSet::all();
         for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGQUIT,
-            Signal::SIGHUP,
-            Signal::SIGCHLD,
-            Signal::SIGPIPE,
+            Signal::SIGTSTP,
+            Signal::SIGTTIN,
+            Signal::SIGTTOU,
+            Signal::SIGCONT,
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGFPE,
+            Signal::SIGILL,
+            Signal::SIGABRT,
+            Signal::SIGTRAP,
+            Signal::SIGSYS,
         ] {
-            mask.add(signal);
+            mask.remove(signal);
         }
         mask.thread_block().map_err(system("block signals"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
@@ -321,6 +345,9 @@ impl App {
             metrics,
             connections: BTreeMap::new(),
             next_connection: 0,
+            deaf: None,
+            awake: Instant::now(),
+            full_turns: 0,
             services: BTreeMap::new(),
             next_service: 0,
             order: Vec::new(),
@@ -396,7 +423,8 @@ impl App {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let next = [self.timers.next(), self.manager.next()].into_iter().flatten().min()?;
+        let all = [self.timers.next(), self.manager.next(), self.deaf];
+        let next = all.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -433,18 +461,23 @@ impl App {
         }
     }
 
-    /// Waits for events, at most so long, and handles them.
+    /// Waits for events, at most so long, and handles them. A timer fires when all that had come before its time has been
+    /// looked at, however late that is: what a service said in time may lie in a socket.
     fn turn(&mut self, timeout: Option<Duration>) -> Result<(), SuperviseError> {
-        let mut events = [EpollEvent::empty(); 64];
+        let mut events = [EpollEvent::empty(); EVENTS];
         let wait = match timeout {
             None => EpollTimeout::NONE,
             // Rounded up: waking before a deadline would only mean waiting again.
             Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(1 << 30) as u32)
                 .unwrap_or(EpollTimeout::ZERO),
         };
-        let count = match self.epoll.wait(&mut events, wait) {
+        let asked = Instant::now();
+        let waited = self.epoll.wait(&mut events, wait);
+        self.forgive(asked, timeout);
+        let count = match waited {
             Ok(count) => count,
-            Err(nix::errno::Errno::EINTR) => 0,
+            // As after SIGSTOP and SIGCONT; signal(7). Nothing has been looked at.
+            Err(nix::errno::Errno::EINTR) => return Ok(()),
             Err(e) => return Err(system("wait for events")(e)),
         };
         for event in &events[..count] {
@@ -462,12 +495,40 @@ impl App {
                 Source::Relay(id) => self.relay_ended(id),
             }
         }
-        let now = Instant::now();
-        while let Some((id, timer)) = self.timers.pop(now) {
+        // There may be more than was taken. As the kernel begins with those that were not, timers wait for some turns at most.
+        self.full_turns = if count == EVENTS { self.full_turns + 1 } else { 0 };
+        if self.full_turns > 0 && self.full_turns <= self.sources() / EVENTS {
+            return Ok(());
+        }
+        self.full_turns = 0;
+        while let Some((id, timer)) = self.timers.pop(asked) {
             self.fired(id, timer);
         }
-        self.manager.tick(now);
+        self.manager.tick(asked);
+        if self.deaf.is_some_and(|until| until <= asked) {
+            self.listen_again();
+        }
         Ok(())
+    }
+
+    /// At least as many descriptors as can have something to say at once.
+    fn sources(&self) -> usize {
+        self.connections.len() + 4 * self.services.len() + 8
+    }
+
+    /// Time in which this process did not run, since a signal or the machine had stopped it, is nobody's: it moves all
+    /// timers. Whoever was to say something meanwhile may have been stopped as well. How much of the wait it was cannot be
+    /// known, so all of it counts.
+    fn forgive(&mut self, asked: Instant, timeout: Option<Duration>) {
+        let now = Instant::now();
+        let working = asked.saturating_duration_since(self.awake);
+        let waiting = now.saturating_duration_since(asked);
+        let late = working + timeout.map_or(Duration::ZERO, |timeout| waiting.saturating_sub(timeout));
+        self.awake = now;
+        if late > LATE {
+            tracing::warn!(?late, "the supervisor did not run for a while");
+            self.timers.postpone(working + waiting);
+        }
     }
 
     fn signalled(&mut self) {
@@ -535,9 +596,26 @@ impl App {
 
     fn accept(&mut self, metrics: bool) {
         use rustix::net::{SocketFlags, accept_with};
-        let from = if metrics { &self.metrics } else { &self.control };
         let mut denied = 0;
-        while let Ok(socket) = accept_with(from, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        loop {
+            let most = (FEW_CLIENTS + self.spare_descriptors / 2).min(MOST_CLIENTS);
+            if self.connections.len() >= most && !self.let_go_of_idle() {
+                self.be_deaf();
+                break;
+            }
+            let from = if metrics { &self.metrics } else { &self.control };
+            let socket = match accept_with(from, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(socket) => socket,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    if self.let_go_of_idle() {
+                        continue;
+                    }
+                    self.be_deaf();
+                    break;
+                }
+                Err(_) => break,
+            };
             let mut connection = Connection::new(socket);
             connection.scrapes = metrics;
             if !connection.is_owner() {
@@ -557,6 +635,37 @@ impl App {
         for _ in 0..denied {
             self.denied_in_all += 1;
             self.denied("another user connected to the control socket");
+        }
+    }
+
+    /// Makes room by closing the connection that came first of those for which nothing is under way.
+    fn let_go_of_idle(&mut self) -> bool {
+        let watching = |number: u32| {
+            let is = |watch: &Watch| matches!(watch.sink, Sink::Connection(client) if client == number);
+            self.watches.values().any(is)
+        };
+        let idle = self.connections.iter().find(|(n, c)| c.is_idle_for(DEAF) && !watching(**n));
+        let Some(number) = idle.map(|(number, _)| *number) else {
+            return false;
+        };
+        self.connections.remove(&number);
+        true
+    }
+
+    /// Lets nobody in for a while: sockets at which somebody waits would wake the loop again and again.
+    fn be_deaf(&mut self) {
+        self.hear_new_clients(EpollFlags::empty());
+        self.deaf = Some(Instant::now() + DEAF);
+    }
+
+    fn listen_again(&mut self) {
+        self.hear_new_clients(EpollFlags::EPOLLIN);
+        self.deaf = None;
+    }
+
+    fn hear_new_clients(&self, interest: EpollFlags) {
+        for (socket, source) in [(&self.control, Source::Control), (&self.metrics, Source::Metrics)] {
+            let _ = self.epoll.modify(socket, &mut EpollEvent::new(interest, source.pack()));
         }
     }
 

@@ -6,6 +6,7 @@ use super::protocol::{LONGEST_REQUEST, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// The longest request of a scraper, in bytes.
 const LONGEST_SCRAPE: usize = 16 << 10;
@@ -32,6 +33,8 @@ pub(super) struct Connection {
     pub events: bool,
     /// It has not been told of some.
     pub lost: bool,
+    /// When it last said something, or came.
+    heard: Instant,
 }
 
 /// What reading from a client came to.
@@ -58,6 +61,7 @@ impl Connection {
             closes: false,
             events: false,
             lost: false,
+            heard: Instant::now(),
         }
     }
 
@@ -110,6 +114,11 @@ impl Connection {
         !self.scrapes && self.incoming.contains(&b'\n')
     }
 
+    /// Has it said nothing for so long, and is nothing owed to it? Whether it waits for a service, others know.
+    pub(super) fn is_idle_for(&self, time: Duration) -> bool {
+        self.heard.elapsed() >= time && !self.events && !self.waits_for_down && self.unsent() == 0
+    }
+
     /// Not while it leaves so much unread, and not when its last answer is on the way.
     pub(super) fn is_heard(&self) -> bool {
         !self.closes && self.unsent() <= MOST_UNSENT
@@ -128,6 +137,7 @@ impl Connection {
             }
         }
         self.incoming.extend_from_slice(&bytes[..read]);
+        self.heard = Instant::now();
         Ok(read)
     }
 

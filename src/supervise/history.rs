@@ -71,7 +71,7 @@ impl Open {
         let mut piece = vec![0; size.min(2 * PIECE as u64) as usize];
         self.file.read_exact_at(&mut piece, 0)?;
         let first = memchr(b'\n', &piece).and_then(|end| parse(&piece[..end]));
-        if !first.is_some_and(|record| record.time < since) {
+        if first.is_none_or(|record| record.time >= since) {
             return Ok(false);
         }
         let start = size - piece.len() as u64;

@@ -103,6 +103,10 @@ impl LogFile {
                         // It is ended when the file is opened again.
                         shelf.close(&self.path);
                     }
+                    // A limit of this process's own (RLIMIT_FSIZE) is as good a bound as the policy's.
+                    if errno == Errno::FBIG && whole == 0 && size > 0 {
+                        return (0, self.rotate(shelf).err());
+                    }
                     return (whole, Some(errno));
                 }
             }

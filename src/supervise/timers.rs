@@ -52,6 +52,17 @@ impl Timers {
         }
     }
 
+    /// Moves all of them.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        let all: Vec<(Instant, u32, Timer)> = self.due.iter().copied().collect();
+        for (at, service, timer) in all {
+            match at.checked_add(by) {
+                Some(at) => self.set(service, timer, at),
+                None => self.cancel(service, timer),
+            }
+        }
+    }
+
     /// When a timer fires, if it is set.
     pub(super) fn at(&self, service: u32, timer: Timer) -> Option<Instant> {
         self.of.get(&(service, timer)).copied()
@@ -88,6 +99,8 @@ mod tests {
         timers.cancel_all(3);
         assert_eq!(timers.next(), Some(at(10)));
         assert_eq!(timers.pop(at(9)), None);
+        timers.postpone(Duration::from_millis(10));
+        assert_eq!(timers.pop(at(19)), None);
         assert_eq!(timers.pop(at(40)), Some((2, Timer::Ask)));
         assert_eq!(timers.pop(at(40)), Some((1, Timer::Stop)));
         assert_eq!(timers.pop(at(40)), None);

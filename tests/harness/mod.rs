@@ -315,6 +315,11 @@ impl Terminal {
         }
     }
 
+    /// Closes both ends that are held here, as when a connection is lost.
+    pub fn hang_up(self) -> Child {
+        self.child
+    }
+
     pub fn resize(&self, rows: u16, columns: u16) {
         let size = rustix::termios::Winsize {
             ws_row: rows,

@@ -1,0 +1,63 @@
+//! What a process inherits from whoever calls it, put right before anything else is done: signals that are ignored or
+//! blocked, the umask, limits and open descriptors. Follows execve(2), signal(7), getrlimit(2), sd_listen_fds(3).
+//!
+//! Supplementary groups stay: by them a user may pass the folders that lead to a manifest. Services do not get them.
+
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::RawFd;
+
+/// Limits that would end this process in the middle of its work, or that its services would inherit unasked.
+const RAISED: [Resource; 4] = [Resource::Fsize, Resource::Cpu, Resource::As, Resource::Data];
+
+/// To be called first in `main`, while this is the only thread.
+pub(super) fn put_right() {
+    for number in Signal::iterator() {
+        let handler = match number {
+            // nohup(1), and a shell's background jobs: these are wishes of the caller.
+            Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT => continue,
+            // Rust's runtime has handlers of its own for these.
+            Signal::SIGSEGV | Signal::SIGBUS => continue,
+            Signal::SIGKILL | Signal::SIGSTOP => continue,
+            // A file that may not grow further is an error of the write, as a full disk is.
+            Signal::SIGXFSZ => SigHandler::SigIgn,
+            // SIGCHLD too: if it is ignored, nobody learns how a child ended; wait(2). And SIGPIPE, which Rust ignores: a
+            // command whose reader has gone (`pysecure logs | head`) is to end quietly.
+            _ => SigHandler::SigDfl,
+        };
+        // SAFETY: no handler is installed, so none can do anything unsafe.
+        #[allow(unsafe_code)]
+        let _ = unsafe { signal(number, handler) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+    // What is made has the mode that it is made with.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    for resource in RAISED {
+        let Rlimit { current, maximum } = getrlimit(resource);
+        if current != maximum {
+            let _ = setrlimit(
+                resource,
+                Rlimit {
+                    current: maximum,
+                    maximum,
+                },
+            );
+        }
+    }
+    // A lock, a pipe or a secret of the caller's would stay open for as long as the app is up.
+    crate::launch::close_inherited(&mut wanted());
+}
+
+/// Descriptors from 3 on that were handed over on purpose: by a service manager, and by the shell in arguments, as
+/// in `-f <(generate)`.
+fn wanted() -> Vec<RawFd> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<RawFd>().ok();
+    let listening = number("LISTEN_PID").and_then(|_| number("LISTEN_FDS")).unwrap_or(0);
+    let named = std::env::args().filter_map(|argument| {
+        let (_, digits) = argument.rsplit_once("/fd/")?;
+        digits.parse::<RawFd>().ok()
+    });
+    (3..3 + listening.clamp(0, 1024))
+        .chain(named.filter(|fd| *fd > 2))
+        .collect()
+}
