@@ -644,7 +644,10 @@ impl App {
             let is = |watch: &Watch| matches!(watch.sink, Sink::Connection(client) if client == number);
             self.watches.values().any(is)
         };
-        let idle = self.connections.iter().find(|(n, c)| c.is_idle_for(DEAF) && !watching(**n));
+        let idle = self
+            .connections
+            .iter()
+            .find(|(n, c)| c.is_idle_for(DEAF) && !watching(**n));
         let Some(number) = idle.map(|(number, _)| *number) else {
             return false;
         };
