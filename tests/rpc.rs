@@ -86,6 +86,16 @@ fn bad_luck_and_bad_company_with_the_core() {
 }
 
 #[test]
+fn rare_states_of_the_engine() {
+    python("test_engine");
+}
+
+#[test]
+fn rare_states_of_the_engine_with_the_core() {
+    python_with("test_engine", true);
+}
+
+#[test]
 fn callers_in_gunicorn_and_gevent() {
     python("test_hosts");
 }

@@ -51,6 +51,38 @@ class Pair(typing.NamedTuple):
     right: int = 7
 
 
+@dataclasses.dataclass(frozen=True)
+class Fussy:
+    """What comes for it, it may refuse, in any way that there is."""
+
+    about: str
+
+    def __post_init__(self) -> None:
+        for error in (ValueError, RecursionError, MemoryError, SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration):
+            if self.about == error.__name__:
+                raise error("not this")
+        if self.about == "unspeakable":
+            raise Unspeakable
+
+    def __hash__(self) -> int:
+        if self.about == "unhashable":
+            raise OSError("no hash")
+        return hash(self.about)
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+    @property
+    def args(self) -> typing.Any:
+        raise ValueError("nor that")
+
+    @args.setter
+    def args(self, _: typing.Any) -> None:
+        pass
+
+
 @pysecure_rpc.register_error
 class Refused(Exception):
     pass
@@ -129,6 +161,12 @@ def chunks(size: int, many: int) -> Iterator[bytes]:
 
 
 @rpc(run_as="one")
+def texts(size: int, many: int) -> Iterator[str]:
+    for n in range(many):
+        yield chr(97 + n % 26) * size
+
+
+@rpc(run_as="one")
 async def count_async(to: int) -> AsyncIterator[int]:
     try:
         for n in range(to):
@@ -157,6 +195,23 @@ def slow(seconds: float, name: str = "slow") -> str:
             break
         time.sleep(0.005)
     return name
+
+
+@rpc(run_as="one", timeout=float("inf"))
+def patient(name: str) -> float | None:
+    return pysecure_rpc.deadline()
+
+
+@rpc(run_as="one")
+def fuss(over: Fussy) -> str:
+    ran.append("fuss")
+    return over.about
+
+
+@rpc(run_as="one")
+def fusses(over: set[Fussy]) -> int:
+    ran.append("fuss")
+    return len(over)
 
 
 @rpc(run_as="one", idempotent=True)
@@ -236,6 +291,8 @@ def read_end(text: str) -> Fd:
 def fail(kind: str) -> None:
     if kind == "refused":
         raise Refused("no", 7)
+    if kind == "unspeakable":
+        raise Unspeakable
     if kind == "unknown":
         raise Unknown("what", 1)
     if kind == "exit":

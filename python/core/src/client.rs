@@ -168,38 +168,6 @@ impl Quick {
         if !self.ways.local_caller.bind(py).call0()?.is_none() {
             return not_done();
         }
-        let Some(list) = idle.get_item(&self.service)? else {
-            return not_done();
-        };
-        let list = list.cast_into::<PyList>()?;
-        let Some(last) = list.len().checked_sub(1) else {
-            return not_done();
-        };
-        let connection = list.get_item(last)?.cast_into::<Link>()?;
-        let (fd, identity, mut limit, area, kept, mut spin) = {
-            let mut link = connection.try_borrow_mut()?;
-            let known = link.functions.bind(py).get_item(&self.name)?;
-            let same = match known {
-                None => true,
-                Some(hash) => hash.extract::<u64>().is_ok_and(|hash| hash == self.hash),
-            };
-            if link.fd < 0 || !same {
-                return not_done();
-            }
-            let identity = link.next_id;
-            link.next_id += 1;
-            (
-                link.fd,
-                identity,
-                link.limit,
-                link.out_area.clone_ref(py),
-                link.kept.clone_ref(py),
-                link.spin,
-            )
-        };
-        let area = area.into_bound(py);
-        let kept = kept.into_bound(py);
-
         // How long it may take.
         let now = monotonic();
         let mut deadline = self.timeout.map(|timeout| now + timeout);
@@ -238,8 +206,43 @@ impl Quick {
             None => None,
         };
 
-        // The connection is this call's alone; what is not put back ends with it, which is what cancels the call.
+        let Some(list) = idle.get_item(&self.service)? else {
+            return not_done();
+        };
+        let list = list.cast_into::<PyList>()?;
+        let Some(last) = list.len().checked_sub(1) else {
+            return not_done();
+        };
+        // From here on the connection is this call's alone: what runs of Python's from now on, such as a value's own code, may
+        // itself call, or close what is idle. What is not put back ends with it, which is what cancels the call.
+        let connection = list.get_item(last)?.cast_into::<Link>()?;
         list.del_item(last)?;
+        let (fd, identity, mut limit, area, kept, mut spin) = {
+            let mut link = connection.try_borrow_mut()?;
+            let known = link.functions.bind(py).get_item(&self.name)?;
+            let same = match known {
+                None => true,
+                Some(hash) => hash.extract::<u64>().is_ok_and(|hash| hash == self.hash),
+            };
+            if link.fd < 0 || !same {
+                drop(link);
+                list.append(&connection)?;
+                return not_done();
+            }
+            let identity = link.next_id;
+            link.next_id += 1;
+            (
+                link.fd,
+                identity,
+                link.limit,
+                link.out_area.clone_ref(py),
+                link.kept.clone_ref(py),
+                link.spin,
+            )
+        };
+        let area = area.into_bound(py);
+        let kept = kept.into_bound(py);
+
         let read = kept.try_borrow()?.read;
         let filled = message::fill(py, Some(&area), socket::outgoing(), |w, large| {
             w.array(9);
@@ -313,12 +316,13 @@ impl Quick {
         connection.try_borrow_mut()?.limit = limit;
         let (len, fds) = match got {
             Ok(Got::Message(len, fds)) if len > 0 => (len, fds),
-            Ok(Got::CutShort) => return Err(names::protocol_error(py, "a message is longer than may be")),
+            Ok(Got::CutShort) => return Err(names::broken_answer(py, "a message is longer than may be")),
             Ok(Got::Message(..)) | Err(_) => return self.ways.lost.bind(py).call1((&self.function,)),
         };
         let bytes = &buffer[..len];
         if bytes.first() != Some(&0x93) || bytes.get(1) != Some(&3) {
-            let reply = message::open(py, bytes, fds, &mut *kept.try_borrow_mut()?).map_err(|e| e.raise(py))?;
+            let reply = message::open(py, bytes, fds, &mut *kept.try_borrow_mut()?);
+            let reply = reply.map_err(|e| names::may_have_run(py, e.raise(py)))?;
             socket::incoming_done(buffer);
             return self
                 .ways
@@ -330,10 +334,9 @@ impl Quick {
         let value = {
             let mut kept = kept.try_borrow_mut()?;
             let mut reader = Reader::new(bytes, &mut given, &mut kept.area);
-            let value = self.result(py, &mut reader, identity).map_err(|e| e.raise(py))?;
-            given
-                .all_named()
-                .map_err(|e| names::protocol_error(py, e.to_string()))?;
+            let value = self.result(py, &mut reader, identity);
+            let value = value.map_err(|e| names::may_have_run(py, e.raise(py)))?;
+            given.all_named().map_err(|e| names::broken_answer(py, e.to_string()))?;
             kept.read += u64::from(given.from_area);
             value
         };

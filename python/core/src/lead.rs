@@ -46,6 +46,8 @@ const EVENTS: usize = 16;
 const ALONE: u32 = 32;
 /// For so long.
 const PATIENCE: Duration = Duration::from_millis(10);
+/// What failed and should not is not tried again at once.
+const MISHAP: Duration = Duration::from_millis(10);
 /// What an epoll set is asked for, as `_server.py` has it.
 const IN: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 
@@ -70,9 +72,14 @@ fn leads() -> bool {
     ROLE.get() == Role::Leads
 }
 
-fn put_back(fd: i32, epoll: i32) {
-    // It can only fail for what is there already, or for want of memory; then the caller's connection is all that is lost.
-    let _ = epoll::add(borrowed(epoll), borrowed(fd), epoll::EventData::new_u64(fd as u64), IN);
+/// False if it cannot be: then nobody would hear of the connection any more. One that had to wait until its caller reads was
+/// put back by whoever sent to it (`_server.py`, `_want`), and asks for more than this does.
+fn put_back(fd: i32, epoll: i32) -> bool {
+    let data = epoll::EventData::new_u64(fd as u64);
+    matches!(
+        epoll::add(borrowed(epoll), borrowed(fd), data, IN),
+        Ok(()) | Err(Errno::EXIST)
+    )
 }
 
 #[derive(Default)]
@@ -100,9 +107,17 @@ pub struct Lead {
     /// The number of the run of who stays; 0 if there is none. And its connection and epoll set.
     side_table: AtomicU64,
     side_fds: AtomicU64,
+    /// Could the connection that was stayed with not be put back?
+    lost: AtomicBool,
 }
 
 impl Lead {
+    fn put_back(&self, fd: i32, epoll: i32) {
+        if !put_back(fd, epoll) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,8 +146,10 @@ impl Lead {
         let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
         table.store(run, Ordering::SeqCst);
         if !self.watching.load(Ordering::SeqCst) {
-            self.state().watching = true;
-            self.watching.store(true, Ordering::Release);
+            // Both in one go: said after the watch had slept again, it would never be woken.
+            let mut state = self.state();
+            state.watching = true;
+            self.watching.store(true, Ordering::SeqCst);
             self.awake.notify_one();
         }
         run
@@ -162,6 +179,7 @@ impl Lead {
             company: AtomicBool::new(false),
             side_table: AtomicU64::new(0),
             side_fds: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -175,7 +193,7 @@ impl Lead {
             }
             Role::Leads => self.lay(&self.table),
             Role::Stays { fd, epoll } if slow => {
-                put_back(fd, epoll);
+                self.put_back(fd, epoll);
                 0
             }
             Role::Stays { fd, epoll } => {
@@ -239,7 +257,7 @@ impl Lead {
                     // Who stays is in a call, and does not touch the connection's place in the set before it is done with it.
                     let fds = self.side_fds.load(Ordering::Relaxed);
                     if take(&self.side_table, aside) {
-                        put_back(fds as u32 as i32, (fds >> 32) as i32);
+                        self.put_back(fds as u32 as i32, (fds >> 32) as i32);
                     }
                 }
                 seen_aside = aside;
@@ -277,7 +295,12 @@ impl Lead {
                 return Ok(());
             }
             while leads() && !self.ended.load(Ordering::Acquire) {
-                round.turn(py, self, &mut spin, &mut alone)?;
+                if let Err(error) = round.turn(py, self, &mut spin, &mut alone) {
+                    // Whatever it is, a thread that ends with the lead would take the service with it.
+                    let text = format!("while it served: {error}");
+                    let _ = server.call_method1(intern!(py, "_say"), (text,));
+                    py.detach(|| std::thread::sleep(MISHAP));
+                }
             }
             if ROLE.replace(Role::None) == Role::Leads {
                 self.give();
@@ -401,11 +424,16 @@ impl<'py> Round<'py> {
         lead.give();
         let outcome = self.stay_with(py, lead, connection, peer, spinning);
         if let Role::Stays { fd, epoll } = ROLE.replace(Role::None)
-            && peer.try_borrow()?.fd >= 0
+            && peer.try_borrow().is_ok_and(|peer| peer.fd >= 0)
         {
-            put_back(fd, epoll);
+            lead.put_back(fd, epoll);
         }
+        let lost = lead.lost.swap(false, Ordering::Relaxed);
         lead.staying.store(false, Ordering::Relaxed);
+        if lost {
+            // Nobody else hears of it, so it is this thread's to close.
+            self.server.call_method1(intern!(py, "_drop"), (connection, true))?;
+        }
         outcome
     }
 

@@ -20,7 +20,8 @@ mod socket;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+// What several threads may do at once is ordered by the interpreter's lock throughout: a free-threaded CPython has to keep it.
+#[pymodule(gil_used = true)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<area::Area>()?;
     module.add_class::<area::Kept>()?;

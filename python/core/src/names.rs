@@ -32,6 +32,18 @@ pub fn protocol_error(py: Python<'_>, text: impl Into<String>) -> PyErr {
     error(py, 0, text.into())
 }
 
+/// What came in answer to a call is none: its function may have run.
+pub fn broken_answer(py: Python<'_>, text: impl Into<String>) -> PyErr {
+    may_have_run(py, protocol_error(py, text))
+}
+
+pub fn may_have_run(py: Python<'_>, error: PyErr) -> PyErr {
+    match error.value(py).setattr("may_have_run", true) {
+        Ok(()) => error,
+        Err(other) => other,
+    }
+}
+
 pub fn too_large(py: Python<'_>, text: impl Into<String>) -> PyErr {
     error(py, 1, text.into())
 }

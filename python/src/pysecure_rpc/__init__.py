@@ -36,7 +36,7 @@ from ._errors import (
     TooLarge,
     register_error,
 )
-from ._function import caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
+from ._function import bounded, caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
 from ._values import Fd
 
 # What `typing` is for is read by type checkers alone, and it is half of what this package takes to import.
@@ -88,13 +88,14 @@ def start_service(service_name: str, **options: Any) -> None:
 
 
 @contextmanager
-def timeout(seconds: float) -> Generator[None, None, None]:
+def timeout(seconds: float | None) -> Generator[None, None, None]:
     """All calls made in this block together have so long."""
     from time import monotonic
 
-    at = monotonic() + seconds
+    own = bounded(seconds)
     outer = until()
-    token = deadline_here.set(at if outer is None or at < outer else outer)
+    at = None if own is None else monotonic() + own
+    token = deadline_here.set(outer if at is None or (outer is not None and outer < at) else at)
     try:
         yield
     finally:

@@ -35,8 +35,9 @@ from ._function import Function
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
 
-#: How often a call is tried anew whose connection ended before it was sent.
-_ATTEMPTS = 5
+#: How often a call is tried anew whose connection ended before it was sent; how often a connection that ended before its
+#: greeting; and how often a call that a service which ends did not take: it may be restarted several times meanwhile.
+_ATTEMPTS, _CONNECTS, _TURNED_AWAY = 5, 16, 50
 #: Connections to one service that a thread keeps when it needs no more at once.
 _IDLE = 4
 #: Items of a stream that may be on their way.
@@ -104,6 +105,31 @@ class Connection(Link):
         except (OSError, AttributeError, TypeError):
             pass
 
+    def connect(self, path: str, deadline: float | None) -> None:
+        """Waits for no longer than the deadline where as many wait to be accepted as may."""
+        while True:
+            wanted = 0.0
+            if deadline is not None:
+                wanted = deadline - monotonic()
+                if wanted <= 0:
+                    raise DeadlineExceeded(f"{self.service} accepts no connection in time")
+            self._bound(socket.SO_SNDTIMEO, wanted)
+            try:
+                self.sock.connect(path)
+                break
+            except (BlockingIOError, TimeoutError):
+                continue
+        if wanted:
+            self._bound(socket.SO_SNDTIMEO, 0.0)
+
+    def _bound(self, option: int, seconds: float) -> None:
+        if self.cooperative:
+            self.sock.settimeout(seconds or None)
+            return
+        # All of it 0 would be no end.
+        micros = int(seconds * 1e6) or (1 if seconds else 0)
+        self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", *divmod(micros, 1_000_000)))
+
     def wait_at_most(self, deadline: float | None) -> None:
         """Bounds the next receive. The option is only set anew if the old one would wait too long or far too short."""
         if deadline is None:
@@ -117,13 +143,7 @@ class Connection(Link):
             if 0.5 * wanted <= self.limit <= wanted:
                 return
             wanted = max(wanted * 0.9, 0.001)
-        if self.cooperative:
-            self.sock.settimeout(wanted or None)
-            self.limit = wanted
-            return
-        seconds = int(wanted)
-        timeval = struct.pack("@ll", seconds, int((wanted - seconds) * 1e6))
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        self._bound(socket.SO_RCVTIMEO, wanted)
         self.limit = wanted
 
     def receive(self, deadline: float | None) -> list[Any]:
@@ -145,8 +165,14 @@ class Connection(Link):
         return open_message(data, fds, self.kept)
 
     def hello(self, reply: list[Any]) -> None:
+        if reply[0] == 9:
+            # It was accepted, and then the service ended: nothing was sent.
+            raise ConnectionLost(f"{self.service} ends")
         if reply[0] == 4 and len(reply) >= 7:
-            raise _error(reply)
+            refused = _error(reply)
+            if isinstance(refused, RpcError):
+                refused.may_have_run = False  # nothing was sent
+            raise refused
         if reply[0] != 1 or len(reply) < 5 or type(reply[4]) is not dict:
             raise ProtocolError(f"{self.service} did not greet")
         if reply[1] != 1:
@@ -235,19 +261,19 @@ def _not_there(service: str, path: str, error: OSError) -> Exception:
 
 def connect(service: str, deadline: float | None) -> Connection:
     """A greeted connection. While the service is down, its supervisor holds the socket, and this waits."""
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_CONNECTS):
         sock, path = _new(service)
         connection = Connection(service, sock)
         try:
-            sock.connect(path)
+            connection.connect(path, deadline)
             connection.hello(connection.receive(deadline))
             return connection
         except ConnectionLost:
             # It ended between accepting and greeting.
             connection.close()
-            if attempt + 1 == _ATTEMPTS:
+            if attempt + 1 == _CONNECTS:
                 raise
-            sleep(0.01 * 2**attempt)
+            sleep(_moment(attempt + 1))
         except OSError as error:
             connection.close()
             if isinstance(error, RpcError):
@@ -259,10 +285,17 @@ def connect(service: str, deadline: float | None) -> Connection:
     raise AssertionError
 
 
+def _broken(text: str) -> ProtocolError:
+    """What came in answer to a call is none: its function may have run."""
+    error = ProtocolError(text)
+    error.may_have_run = True
+    return error
+
+
 def _error(reply: list[Any]) -> Exception:
     name, text, args, traceback, ran = reply[2:7]
     if type(name) is not str or type(text) is not str or type(args) is not list or type(ran) is not bool:
-        return ProtocolError("an error of wrong types")
+        return _broken("an error of wrong types")
     shown = traceback if type(traceback) is str else None
     return revive(name, text, args, shown, ran)  # pyright: ignore[reportUnknownArgumentType]
 
@@ -278,6 +311,11 @@ def _until(function: Function) -> float | None:
 def _not_taken(reply: list[Any]) -> bool:
     """Was the call refused only because the service is about to end?"""
     return reply[0] == 4 and len(reply) >= 7 and reply[2] == "pysecure.GoingAway" and reply[6] is False
+
+
+def _moment(attempt: int) -> float:
+    """How long to wait before it is tried anew."""
+    return min(0.1, 0.001 * (1 << attempt))
 
 
 def _keep(connection: Connection) -> None:
@@ -300,7 +338,7 @@ def _result(function: Function, reply: list[Any], identity: int) -> Any:
         raise GoingAway(f"{function.service} ends")
     if reply[0] == 4 and len(reply) >= 7 and reply[1] == 0:
         raise _error(reply)
-    raise ProtocolError(f"{function.service} answered what was not asked")
+    raise _broken(f"{function.service} answered what was not asked")
 
 
 #: What a quick way returns when it did nothing, or nothing that counts.
@@ -339,23 +377,23 @@ def call(function: Function, args: Any, kwargs: Any) -> Any:
             except (SignatureMismatch, TypeError, ValueError):
                 usable = True  # nothing was sent
                 raise
+            leaving = False
             try:
                 reply = connection.receive(deadline)
                 while reply[0] == 9:
                     # It ends, and answers first what it has.
+                    leaving = True
                     reply = connection.receive(deadline)
-            except ConnectionLost as error:
-                if function.idempotent and attempt < _ATTEMPTS:
+            except RpcError as error:
+                if isinstance(error, ConnectionLost) and function.idempotent and attempt < _ATTEMPTS:
                     continue
                 error.may_have_run = True
                 raise
-            except DeadlineExceeded as error:
-                error.may_have_run = True
-                raise
-            if _not_taken(reply) and attempt < _ATTEMPTS:
+            if _not_taken(reply) and attempt < _TURNED_AWAY:
+                sleep(_moment(attempt))
                 continue
             connection.out_area.free = True
-            usable = len(reply) > 1 and reply[1] == identity
+            usable = not leaving and len(reply) > 1 and reply[1] == identity
         finally:
             if usable:
                 _keep(connection)
@@ -390,19 +428,23 @@ def _quick(function: Function) -> Any:
 
 def _other(function: Function, connection: Connection, identity: int, deadline: float | None, reply: list[Any]) -> Any:
     """The service answered, and not with a result."""
-    usable = False
+    usable = leaving = False
     try:
         try:
             while reply[0] == 9:
+                leaving = True
                 reply = connection.receive(deadline)
         except ConnectionLost:
             return _lost(function)
         except DeadlineExceeded:
             return _late(function)
+        except RpcError as error:
+            error.may_have_run = True
+            raise
         if _not_taken(reply):
             return _NOT_DONE
         connection.out_area.free = True
-        usable = len(reply) > 1 and reply[1] == identity
+        usable = not leaving and len(reply) > 1 and reply[1] == identity
     finally:
         if usable:
             _keep(connection)
@@ -428,8 +470,8 @@ def _late(function: Function) -> Any:
 def _load(function: Function, value: Any) -> Any:
     try:
         return function.signature.result.load(value)
-    except TypeError as error:
-        raise ProtocolError(f"the result of {function.name}: {error}") from None
+    except Exception as error:  # it is not of its type, or the type's own code refuses it
+        raise _broken(f"the result of {function.name}: {error}") from None
 
 
 def stream(function: Function, args: Any, kwargs: Any) -> Any:
@@ -450,51 +492,66 @@ def _item(function: Function, reply: list[Any], identity: int) -> tuple[bool, An
             if reply[0] == 5:
                 return False, function.signature.item.load(reply[2])
             return True, function.signature.result.load(reply[2])
-        except TypeError as error:
-            raise ProtocolError(f"an item of {function.name}: {error}") from None
+        except Exception as error:
+            raise _broken(f"an item of {function.name}: {error}") from None
     _result(function, reply, identity)
-    raise ProtocolError(f"{function.service} answered a stream with one value")
+    raise _broken(f"{function.service} answered a stream with one value")
 
 
 def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, Any]:
     deadline = _until(function)
-    idle = _pool.idle.get(function.service)
-    connection = idle.pop() if idle else connect(function.service, deadline)
-    ended = False
-    try:
+    attempt = 0
+    while True:
+        idle = _pool.idle.get(function.service)
+        connection = idle.pop() if idle else connect(function.service, deadline)
+        attempt += 1
+        usable = leaving = begun = False
         try:
-            identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
-        except _NotSent:
-            connection.close()
-            connection = connect(function.service, deadline)
-            identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
-        had = 0
-        while True:
             try:
-                reply = connection.receive(deadline)
-            except (ConnectionLost, DeadlineExceeded) as error:
-                error.may_have_run = True
+                identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
+            except _NotSent as error:
+                if attempt < _ATTEMPTS:
+                    continue
+                raise ConnectionLost(str(error)) from None
+            except (SignatureMismatch, TypeError, ValueError):
+                usable = True  # nothing was sent
                 raise
-            connection.out_area.free = True
-            if reply[0] == 9:
-                continue
-            end, value = _item(function, reply, identity)
-            if end:
-                ended = True
-                return value
-            yield value
-            had += 1
-            if had == _WINDOW // 2:
+            had = 0
+            while True:
                 try:
-                    connection.sock.send(pack([7, identity, had, connection.kept.read]))
-                except (BrokenPipeError, ConnectionResetError):
-                    pass  # the next receive says what is the matter
-                had = 0
-    finally:
-        if ended:
-            _keep(connection)
-        else:
-            connection.close()
+                    reply = connection.receive(deadline)
+                except RpcError as error:
+                    error.may_have_run = True
+                    raise
+                connection.out_area.free = True
+                if reply[0] == 9:
+                    leaving = True
+                    continue
+                if not begun and _not_taken(reply) and attempt < _TURNED_AWAY:
+                    sleep(_moment(attempt))
+                    break
+                begun = True
+                end, value = _item(function, reply, identity)
+                if end:
+                    usable = not leaving
+                    return value
+                yield value
+                had += 1
+                if had == _WINDOW // 2:
+                    _give_credit(connection, identity, had)
+                    had = 0
+        finally:
+            if usable:
+                _keep(connection)
+            else:
+                connection.close()
+
+
+def _give_credit(connection: Connection, identity: int, more: int) -> None:
+    try:
+        connection.sock.send(pack([7, identity, more, connection.kept.read]))
+    except OSError:
+        pass  # the next receive says what is the matter
 
 
 # The same for asyncio.
@@ -532,7 +589,7 @@ async def _receive_async(connection: Connection, deadline: float | None) -> list
 async def _connect_async(service: str, deadline: float | None) -> Connection:
     import asyncio
 
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_CONNECTS):
         sock, path = _new(service)
         connection = Connection(service, sock)
         try:
@@ -550,9 +607,9 @@ async def _connect_async(service: str, deadline: float | None) -> Connection:
             return connection
         except ConnectionLost:
             connection.close()
-            if attempt + 1 == _ATTEMPTS:
+            if attempt + 1 == _CONNECTS:
                 raise
-            await asyncio.sleep(0.01 * 2**attempt)
+            await asyncio.sleep(_moment(attempt + 1))
         except OSError as error:
             connection.close()
             if isinstance(error, RpcError):
@@ -566,6 +623,8 @@ async def _connect_async(service: str, deadline: float | None) -> Connection:
 
 async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
     """Calls a coroutine that runs elsewhere."""
+    import asyncio
+
     name = _function.local_caller.get()
     if name is not None:
         return await _locally_async(function, args, kwargs, name[0])
@@ -588,23 +647,23 @@ async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
             except (SignatureMismatch, TypeError, ValueError):
                 usable = True  # nothing was sent
                 raise
+            leaving = False
             try:
                 reply = await _receive_async(connection, deadline)
                 while reply[0] == 9:
                     # It ends, and answers first what it has.
+                    leaving = True
                     reply = await _receive_async(connection, deadline)
-            except ConnectionLost as error:
-                if function.idempotent and attempt < _ATTEMPTS:
+            except RpcError as error:
+                if isinstance(error, ConnectionLost) and function.idempotent and attempt < _ATTEMPTS:
                     continue
                 error.may_have_run = True
                 raise
-            except DeadlineExceeded as error:
-                error.may_have_run = True
-                raise
-            if _not_taken(reply) and attempt < _ATTEMPTS:
+            if _not_taken(reply) and attempt < _TURNED_AWAY:
+                await asyncio.sleep(_moment(attempt))
                 continue
             connection.out_area.free = True
-            usable = len(reply) > 1 and reply[1] == identity
+            usable = not leaving and len(reply) > 1 and reply[1] == identity
         finally:
             if usable:
                 _keep(connection)
@@ -614,38 +673,50 @@ async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
 
 
 async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIterator[Any]:
+    import asyncio
+
     deadline = _until(function)
-    connection = await _connect_async(function.service, deadline)
-    ended = False
-    try:
-        identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
-        had = 0
-        while True:
+    attempt = 0
+    while True:
+        connection = await _connect_async(function.service, deadline)
+        attempt += 1
+        usable = leaving = begun = False
+        try:
             try:
-                reply = await _receive_async(connection, deadline)
-            except (ConnectionLost, DeadlineExceeded) as error:
-                error.may_have_run = True
-                raise
-            connection.out_area.free = True
-            if reply[0] == 9:
-                continue
-            end, value = _item(function, reply, identity)
-            if end:
-                ended = True
-                return
-            yield value
-            had += 1
-            if had == _WINDOW // 2:
+                identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
+            except _NotSent as error:
+                if attempt < _ATTEMPTS:
+                    continue
+                raise ConnectionLost(str(error)) from None
+            had = 0
+            while True:
                 try:
-                    connection.sock.send(pack([7, identity, had, connection.kept.read]))
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
-                had = 0
-    finally:
-        if ended:
-            _keep(connection)
-        else:
-            connection.close()
+                    reply = await _receive_async(connection, deadline)
+                except RpcError as error:
+                    error.may_have_run = True
+                    raise
+                connection.out_area.free = True
+                if reply[0] == 9:
+                    leaving = True
+                    continue
+                if not begun and _not_taken(reply) and attempt < _TURNED_AWAY:
+                    await asyncio.sleep(_moment(attempt))
+                    break
+                begun = True
+                end, value = _item(function, reply, identity)
+                if end:
+                    usable = not leaving
+                    return
+                yield value
+                had += 1
+                if had == _WINDOW // 2:
+                    _give_credit(connection, identity, had)
+                    had = 0
+        finally:
+            if usable:
+                _keep(connection)
+            else:
+                connection.close()
 
 
 # Calls within this process, for tests.

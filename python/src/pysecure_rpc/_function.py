@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 _RESERVED = ("pysecure.ping", "pysecure.describe")
 
 
+def bounded(seconds: float | None) -> float | None:
+    """A time that clocks, sockets and the wire can hold; one of more than thirty years is no end, like None."""
+    if seconds is None or seconds > 1e9:
+        return None
+    if seconds != seconds:
+        raise ValueError("a timeout that is no number")
+    return seconds
+
+
 class Context:
     """What a running function can ask of the call that it answers."""
 
@@ -63,7 +72,7 @@ class Function:
         self.service = service
         self.name = run.__name__
         self.idempotent = idempotent
-        self.timeout = timeout
+        self.timeout = bounded(timeout)
         self.callers = callers
         code = run.__code__.co_flags
         # inspect's CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR; importing it for this would be dear.
@@ -214,9 +223,10 @@ def traceparent() -> str | None:
     given = traceparent_here.get()
     if given is not None:
         return given
-    telemetry = sys.modules.get("opentelemetry.trace")
-    if telemetry is not None:
-        span = telemetry.get_current_span().get_span_context()
+    # Another thread may be importing it just now.
+    current_span = getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    if current_span is not None:
+        span = current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
     current = context.get()
@@ -230,7 +240,10 @@ def enter(call: Context) -> tuple[Any, Any]:
     telemetry = sys.modules.get("opentelemetry.trace")
     if telemetry is None or call.traceparent is None:
         return token, None
-    return token, _enter_trace(telemetry, call.traceparent)
+    try:
+        return token, _enter_trace(telemetry, call.traceparent)
+    except (AttributeError, KeyError):  # another thread is importing it just now
+        return token, None
 
 
 def leave(token: tuple[Any, Any]) -> None:

@@ -47,7 +47,12 @@ ANY = Type("any", _same, _same, ("any",))
 
 
 def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, (str, int, float, bytes, type(None))) else ""
+    text = ""
+    # No text is made that is not shown: that of a long integer is dear, and may be refused.
+    if isinstance(value, int):
+        text = repr(value) if value.bit_length() <= 128 else ""
+    elif isinstance(value, (str, float, bytes, type(None))):
+        text = repr(value) if not isinstance(value, (str, bytes)) or len(value) <= 40 else ""
     kind = type(value).__name__
     return f"{text} ({kind})" if text and len(text) <= 40 else f"a {kind}"
 
@@ -462,6 +467,18 @@ def fnv(text: str) -> int:
     return value
 
 
+def _name(of: str) -> str:
+    return of if len(of) <= 64 else of[:64] + "…"
+
+
+def _told(error: BaseException) -> str:
+    """What an error says of itself; that is its own code, too."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
+
+
 _STREAMS = (abc.Iterator, abc.Iterable, abc.Generator, abc.AsyncIterator, abc.AsyncIterable, abc.AsyncGenerator)
 _KINDS = {0: "positional", 1: "any", 2: "rest", 3: "keyword", 4: "keywords"}
 
@@ -568,14 +585,21 @@ class Signature:
                 if by_name is None:
                     by_name = self._keywords
                     if by_name is None:
-                        raise InvalidArguments(f"{self.name}() has no parameter {at!r}")
+                        raise InvalidArguments(f"{self.name}() has no parameter {_name(at)!r}")
                 elif at in taken:
-                    raise InvalidArguments(f"{self.name}() was given {at!r} twice")
+                    raise InvalidArguments(f"{self.name}() was given {_name(at)!r} twice")
                 named[at] = by_name.load(value) if loading else by_name.dump(value)
             self._missing(many, kwargs)
             return result, named
         except Mismatch as error:
-            raise InvalidArguments(f"{self.name}({at}): {error}") from None
+            raise InvalidArguments(f"{self.name}({_name(at)}): {error}") from None
+        except InvalidArguments:
+            raise
+        except BaseException as error:
+            if not loading:
+                raise
+            # The type's own code refuses it, such as a dataclass's __post_init__: nothing has run yet.
+            raise InvalidArguments(f"{self.name}({_name(at)}): {_told(error)}") from error
 
     def plans(self) -> tuple[tuple[Any, ...], int] | None:
         """Those of what can be given by position, and how many have to be; None if something has to be given by name."""

@@ -274,7 +274,7 @@ class Lead:
                         continue  # the descriptor that says stop, or one that is gone
                     try:
                         server._event(connection, event)
-                    except Exception as error:
+                    except BaseException as error:  # a thread that ended with the lead would take the service with it
                         server._defect(connection, error)
                     if self._leader != me:
                         break  # whoever leads now is told of the others again

@@ -152,6 +152,8 @@ class Server:
             )
         for function in self.functions.values():
             function.signature  # noqa: B018: hints that cannot cross show now, and not at the first call
+            if function.is_async:
+                import asyncio  # noqa: F401  # pyright: ignore[reportUnusedImport]: while nothing else runs
 
     # Sockets.
 
@@ -363,6 +365,7 @@ class Server:
             by_fd[listener[0].fileno()] = listener
             poll.register(listener[0], select.POLLIN)
         poll.register(self._stop_fd, select.POLLIN)
+        failed = 0
         while not self._stopping:
             for fd, _ in poll.poll():
                 if fd == self._stop_fd or self._stopping:
@@ -374,46 +377,53 @@ class Server:
                     continue
                 except OSError as error:
                     # As many descriptors as may be: what waits, waits.
-                    print(f"pysecure_rpc: {self.name} cannot accept: {error.strerror}", file=sys.stderr, flush=True)
+                    failed += 1
+                    if str(failed).strip("0") == "1":
+                        self._say(f"it cannot accept a connection: {error.strerror}, {failed} times so far")
                     sleep(0.1)
                     continue
                 self._greet(accepted, caller, table)
 
     def _greet(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
         connection = _Connection(sock, caller, table)
-        with self._lock:
-            if self._stopping:
-                sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
-                return
-            full = table.connections >= self.connection_limit
-            if not full:
-                table.connections += 1
-                self._connections[sock.fileno()] = connection
         try:
-            if full:
-                text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
-                transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
-                sock.close()
-                return
-            if len(table.hello) <= MAX_MESSAGE:
-                transmit(sock, table.hello, [], DONTWAIT)
-            else:
-                hello = seal(unpack(table.hello))
-                transmit(sock, hello.data, hello.fds, DONTWAIT)
-                hello.close()
+            # Until it has been greeted nothing else is sent on it, and no GOAWAY either.
+            with connection.lock:
+                with self._lock:
+                    if self._stopping:
+                        sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
+                        return
+                    full = table.connections >= self.connection_limit
+                    if not full:
+                        table.connections += 1
+                        self._connections[sock.fileno()] = connection
+                if full:
+                    text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
+                    transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
+                    sock.close()
+                    return
+                if len(table.hello) <= MAX_MESSAGE:
+                    transmit(sock, table.hello, [], DONTWAIT)
+                else:
+                    hello = seal(unpack(table.hello))
+                    transmit(sock, hello.data, hello.fds, DONTWAIT)
+                    hello.close()
             self.epoll.register(sock.fileno(), _IN)
         except OSError:
-            if full:
-                sock.close()
-            else:
+            if self._connections.get(sock.fileno()) is connection:
                 self._drop(connection, owner=True)
+            else:
+                sock.close()
 
     def _work(self) -> None:
         self._lead.run(self, self.epoll.fileno())
 
-    def _defect(self, connection: _Connection, error: Exception) -> None:
+    def _say(self, text: str) -> None:
+        _say(f"{self.name}: {text}")
+
+    def _defect(self, connection: _Connection, error: BaseException) -> None:
         # It must not take a thread away.
-        print(f"pysecure_rpc: {self.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        self._say(f"{type(error).__name__}: {_text(error)}")
         self._drop(connection, owner=self._lead.leading)
 
     # Connections.
@@ -429,8 +439,9 @@ class Server:
             for call in streams:
                 self._resume(call)
             return
-        if event & select.EPOLLOUT:
-            self._want(connection, _IN)
+        if event & select.EPOLLOUT and not self._want(connection, _IN):
+            self._drop(connection, owner=True)
+            return
         try:
             data, fds = receive(connection.sock, DONTWAIT)
         except BlockingIOError:
@@ -515,7 +526,7 @@ class Server:
             if not lost and not backlog:
                 # What waited to be sent came before what might be asked next.
                 connection.backlog = None
-                self._want(connection, _IN)
+                lost = not self._want(connection, _IN)
                 streams = [c for c in connection.calls.values() if c.stream is not None]
         if lost:
             self._drop(connection, owner=True)
@@ -560,17 +571,29 @@ class Server:
                 return True
         if connection.backlog is None:
             connection.backlog = deque()
-            self._want(connection, _OUT)
+            if not self._want(connection, _OUT):
+                message.close()
+                return True
         message.keep()
         connection.backlog.append(message)
         connection.pending += len(message.data)
         return connection.pending > _BACKLOG_BYTES or len(connection.backlog) > _BACKLOG_MESSAGES
 
-    def _want(self, connection: _Connection, events: int) -> None:
-        try:
-            self.epoll.modify(connection.sock.fileno(), events)
-        except (OSError, ValueError):
-            pass  # it is closed
+    def _want(self, connection: _Connection, events: int) -> bool:
+        """Has the epoll set tell of that. If it cannot, nobody would ever hear of the connection again."""
+        with self._lock:
+            fd = connection.fd
+            if fd < 0:
+                return True
+            try:
+                try:
+                    self.epoll.modify(fd, events)
+                except FileNotFoundError:
+                    # A thread of the core's stays with it, and would put it back to be read alone.
+                    self.epoll.register(fd, events)
+            except (OSError, ValueError):
+                return False
+        return True
 
     # Messages.
 
@@ -597,9 +620,13 @@ class Server:
         if kind == 8:
             call = connection.calls.get(identity)
             if call is not None:
+                with connection.lock:
+                    # From here on it is not begun, or it was before: `_begin` asks under the lock as well.
+                    waits = call.begun == 0.0
+                    call.cancelled = True
                 self._cancel(call)
-                if call.stream is not None or call.begun == 0.0:
-                    self._fail(call, "pysecure.Cancelled", "the caller cancelled it", call.stream is not None)
+                if waits or call.stream is not None:
+                    self._fail(call, "pysecure.Cancelled", "the caller cancelled it", not waits)
             return None
         raise ProtocolError(f"a message of kind {kind} from a caller")
 
@@ -671,8 +698,7 @@ class Server:
                 self._figures.denied(key[1])
             if str(count).strip("0") == "1":
                 who = connection.caller or "a caller"
-                text = f"pysecure_rpc: {self.name} refused {name[:64]!r} to {who}, {count} so far"
-                print(text, file=sys.stderr, flush=True)
+                _say(f"{self.name} refused {name[:64]!r} to {who}, {count} so far")
             self._refuse(connection, identity, "pysecure.NoSuchFunction", f"{self.name} has no function {name[:64]!r}")
 
     def _refuse(self, connection: _Connection, identity: int, name: str, text: str) -> None:
@@ -703,6 +729,8 @@ class Server:
             start = monotonic()
             try:
                 work(call)
+            except BaseException as error:
+                self._defect(call.connection, error)
             finally:
                 if monotonic() - start > SLOW:
                     function.slow = function.slowness = min(2 * function.slowness or 1, SLOW_TURNS)
@@ -723,11 +751,16 @@ class Server:
     # Running.
 
     def _begin(self, call: Call) -> bool:
-        if call.cancelled or call.answered:
+        now = monotonic()
+        with call.connection.lock:
+            late = call.deadline is not None and now >= call.deadline
+            waited_for = not (call.cancelled or call.answered)
+            if waited_for and not late:
+                call.begun = now
+        if not waited_for:
             self._fail(call, "pysecure.Cancelled", "cancelled before it began", False)
             return False
-        call.begun = now = monotonic()
-        if call.deadline is not None and now >= call.deadline:
+        if late:
             self._fail(call, "pysecure.DeadlineExceeded", "its time was over before it began", False)
             return False
         return True
@@ -762,8 +795,8 @@ class Server:
         """The last message of a call, which has a value."""
         try:
             plain = hint.dump(value)
-        except Exception as error:
-            self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() returned: {error}", True)
+        except BaseException as error:
+            self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() returned: {_text(error)}", True)
             return
         if not self._finish(call, False):
             return
@@ -771,8 +804,8 @@ class Server:
             self._send(call.connection, [kind, call.id, plain])
         except TooLarge as error:
             self._send(call.connection, [4, call.id, "pysecure.TooLarge", str(error)[:2000], [], None, True])
-        except Exception as error:
-            text = f"{call.function.name}() returned: {error}"[:2000]
+        except BaseException as error:
+            text = f"{call.function.name}() returned: {_text(error)}"[:2000]
             self._send(call.connection, [4, call.id, "pysecure.InvalidResult", text, [], None, True])
 
     def _finish(self, call: Call, failed: bool) -> bool:
@@ -809,6 +842,14 @@ class Server:
             return
         if not self._finish(call, True):
             return
+        try:
+            self._tell(call, error)
+        except BaseException as untold:
+            # What it says of itself is its own code, and may fail as well.
+            text = f"{type(error).__name__}, of which nothing more can be told: {_text(untold)}"
+            self._send(call.connection, [4, call.id, "RuntimeError", text[:2000], [text[:2000]], None, True])
+
+    def _tell(self, call: Call, error: BaseException) -> None:
         traceback = None
         if self.tracebacks:
             import traceback as module
@@ -880,8 +921,8 @@ class Server:
                     return
                 try:
                     self._send(connection, [5, call.id, call.function.signature.item.dump(value)], call)
-                except Exception as error:
-                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
+                except BaseException as error:
+                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {_text(error)}", True)
                     break
             _close(call.stream)
             self._fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
@@ -943,7 +984,11 @@ class Server:
                             call.credit -= 1
                             break
                     left = None if call.deadline is None else max(0.0, call.deadline - monotonic())
-                    await asyncio.wait_for(call.wake.wait(), left)
+                    try:
+                        await asyncio.wait_for(call.wake.wait(), left)
+                    except asyncio.TimeoutError:
+                        self._fail(call, "pysecure.DeadlineExceeded", "the stream took longer than it had time", True)
+                        return
                 try:
                     value = await items.__anext__()
                 except StopAsyncIteration:
@@ -951,8 +996,8 @@ class Server:
                     return
                 try:
                     self._send(connection, [5, call.id, call.function.signature.item.dump(value)], call)
-                except Exception as error:
-                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {error}", True)
+                except BaseException as error:
+                    self._fail(call, "pysecure.InvalidResult", f"{call.function.name}() yielded: {_text(error)}", True)
                     return
         except BaseException as error:
             self._raised(call, error)
@@ -961,14 +1006,23 @@ class Server:
 
 
 def _is_cancelled(error: BaseException) -> bool:
-    loaded = sys.modules.get("asyncio")
-    return loaded is not None and isinstance(error, loaded.CancelledError)
+    # Another thread may be importing it just now; then this is no error of its.
+    cancelled = getattr(sys.modules.get("asyncio.exceptions"), "CancelledError", None)
+    return cancelled is not None and isinstance(error, cancelled)
+
+
+def _say(text: str) -> None:
+    """For whoever reads what the service prints; there may be nobody, or no place for it."""
+    try:
+        print(f"pysecure_rpc: {text}", file=sys.stderr, flush=True)
+    except Exception:
+        pass
 
 
 def _text(error: BaseException) -> str:
     try:
         return str(error)[:2000].encode("utf-8", "replace").decode()
-    except Exception:
+    except BaseException:
         return "(its text cannot be made)"
 
 
@@ -977,8 +1031,8 @@ def _close(stream: Any) -> None:
     if close is not None:
         try:
             close()
-        except Exception as error:
-            print(f"pysecure_rpc: a generator failed while it was closed: {error}", file=sys.stderr, flush=True)
+        except BaseException as error:
+            _say(f"a generator failed while it was closed: {_text(error)}")
 
 
 class _Ready:
@@ -1108,14 +1162,23 @@ def _prefork(server: Server, processes: int) -> None:
     children: set[int] = set()
     ending = False
     up, says_up = os.pipe()
+    read = True
 
     def say_up() -> None:
-        os.write(says_up, b".")
+        # Those that are started in the place of others are waited for by nobody, and what they wrote would fill the pipe.
+        if read:
+            os.write(says_up, b".")
         os.close(says_up)
 
+    def flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except Exception:
+                pass  # there is no place for it
+
     def begin() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
         pid = os.fork()
         if pid:
             children.add(pid)
@@ -1129,8 +1192,7 @@ def _prefork(server: Server, processes: int) -> None:
             _serve(server, say_up)
             code = 0
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush()
             os._exit(code)
 
     def end(*_: Any) -> None:
@@ -1154,7 +1216,8 @@ def _prefork(server: Server, processes: int) -> None:
         elif os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             ending = True
             end()
-            print(f"pysecure_rpc: a process of {server.name} could not start", file=sys.stderr, flush=True)
+            _say(f"a process of {server.name} could not start")
+    read = False
     if not ending:
         notify("READY=1")
     while children:
@@ -1166,7 +1229,7 @@ def _prefork(server: Server, processes: int) -> None:
             children.discard(pid)
             if not ending:
                 code = os.waitstatus_to_exitcode(status)
-                print(f"pysecure_rpc: a process of {server.name} ended with {code}", file=sys.stderr, flush=True)
+                _say(f"a process of {server.name} ended with {code}")
                 sleep(0.1)
                 if not ending:
                     begin()
