@@ -1079,3 +1079,124 @@ fn the_proxy_protocol_tells_who_connects() {
         }
     }
 }
+
+/// Sets SO_REUSEPORT on a socket by all ways of writing the same numbers, and on what is left of the options another.
+const REUSES: &str = r#"
+import ctypes, errno, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+one = (ctypes.c_int * 1)(1)
+def sets(level, option):
+    s = socket.socket()
+    args = [ctypes.c_ulong(a) for a in (54, s.fileno(), level, option)]
+    done = libc.syscall(*args, one, ctypes.c_ulong(4))
+    name = 'yes' if done == 0 else errno.errorcode[ctypes.get_errno()]
+    return name if s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0 else 'reuses'
+print(*[sets(l, o) for l, o in ((1, 15), (1 | 1 << 32, 15), (1, 15 | 1 << 40), (1 | 1 << 63, 15 | 1 << 63))])
+print(*[sets(l, o) for l, o in ((1, 2), (1, 9), (6, 1), (6, 15), (1, 7), (0, 15), (41, 26))])
+"#;
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn where_services_have_one_id_none_takes_the_connections_of_another() {
+    // As the kernel has it: whose socket it is decides.
+    let outside = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", REUSES])
+        .output()
+        .unwrap();
+    let outside = String::from_utf8(outside.stdout).unwrap();
+    assert_eq!(outside.lines().next(), Some("reuses reuses reuses reuses"), "{outside}");
+    let manifest = "[app]\nname = \"reuse\"\n[services.app]\ncommand = \"sleep infinity\"\nnetwork = \"app\"\n\
+                    [services.host]\ncommand = \"sleep infinity\"\nnetwork = \"host\"\n\
+                    [services.alone]\ncommand = \"sleep infinity\"\n";
+    for one_id in [true, false] {
+        let app = App::new(Mode::Rootless, manifest);
+        // Without newuidmap there is but one id.
+        let run = |args: &[&str]| match one_id {
+            true => {
+                let mut all = vec!["PATH=/nonexistent", binary().to_str().unwrap()];
+                all.extend(args);
+                Ended::from(app.shell_free("/usr/bin/env", &all).output().unwrap())
+            }
+            false => app.run(args),
+        };
+        let up = run(&["up", "-d"]).ok();
+        assert_eq!(up.err.contains("all services share your UID"), one_id, "{}", up.err);
+        for service in ["app", "host", "alone"] {
+            let said = run(&["exec", "-T", service, "--", "/usr/bin/python3", "-c", REUSES])
+                .ok()
+                .out;
+            let (reuses, others) = said.trim_end().split_once('\n').unwrap();
+            match one_id && service != "alone" {
+                true => assert_eq!(reuses, "EPERM EPERM EPERM EPERM", "{service}"),
+                false => assert_eq!(reuses, "reuses reuses reuses reuses", "{service}"),
+            }
+            assert!(!others.contains("EPERM"), "{service}: {others}");
+        }
+        run(&["down", "--purge"]).ok();
+    }
+}
+
+#[test]
+fn a_callers_socket_tells_nothing_of_the_callers_network() {
+    // What a server of ours does with a connection of the host: it asks it for interfaces, in numbers of both widths.
+    let listing = r#"
+import ctypes, errno, os, socket, struct
+libc = ctypes.CDLL(None, use_errno=True)
+def ask(on, request):
+    names = ctypes.create_string_buffer(8192)
+    told = ctypes.create_string_buffer(struct.pack('iP', 8192, ctypes.addressof(names)))
+    done = libc.syscall(ctypes.c_long(16), ctypes.c_ulong(on.fileno()), ctypes.c_ulong(request), told)
+    length = struct.unpack('iP', told.raw[:16])[0] if done == 0 else 0
+    if done != 0:
+        return errno.errorcode[ctypes.get_errno()]
+    return ','.join(sorted({names.raw[at:at + 16].split(b'\0')[0].decode() for at in range(0, length, 40)}))
+"#;
+    let serve = format!(
+        "{listing}\nlistener = socket.socket(fileno=3)\nwhile True:\n    c, _ = listener.accept()\n    \
+         c.send((ask(c, 0x8912) + ' ' + ask(c, 0x8912 | 1 << 32) + ' ' + ask(listener, 0x8912)).encode())\n    c.close()\n"
+    );
+    let call = "import socket, sys\nc = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\nc.connect(sys.argv[1])\nprint(c.recv(999).decode())";
+    // Outside, it sees the host's.
+    let folder = harness::fresh_folder();
+    let path = folder.join("s");
+    let control = format!(
+        "import os, socket\ns = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\ns.bind({path:?})\ns.listen()\nos.dup2(s.fileno(), 3)\n{serve}"
+    );
+    let mut server = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", &control])
+        .spawn()
+        .unwrap();
+    wait_until(|| path.exists().then_some(()));
+    let asked = |path: &Path| {
+        let mut said = String::new();
+        wait_until(|| {
+            let mut command = std::process::Command::new("/usr/bin/python3");
+            let output = command.args(["-c", call]).arg(path).output().unwrap();
+            said = String::from_utf8(output.stdout).unwrap();
+            output.status.success().then_some(())
+        });
+        said
+    };
+    let outside = asked(&path);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    assert!(outside.contains("lo"), "{outside}");
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            "[app]\nname = \"asks\"\ncode = { \"/c\" = \"./c\" }\n[services.callee]\ncommand = [\"python3\", \"/c/serve.py\"]\ncallers = { operator = \"*\" }\n",
+        );
+        app.write("c/serve.py", &serve);
+        app.ok(&["up", "-d"]);
+        let socket = wait_until(|| {
+            let found = std::process::Command::new("find")
+                .arg(app.state())
+                .args(["-name", "callee.sock"])
+                .output()
+                .unwrap();
+            Some(String::from_utf8(found.stdout).unwrap().trim().to_owned()).filter(|p| !p.is_empty())
+        });
+        assert_eq!(asked(Path::new(&socket)), "EPERM EPERM EPERM\n", "{mode:?}");
+    }
+}

@@ -11,6 +11,7 @@
 mod accounts;
 pub mod bundle;
 mod limits;
+mod seccomp;
 mod spec;
 mod writable;
 

@@ -166,7 +166,8 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     if let Some(linux) = spec.linux_mut() {
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
-        linux.set_seccomp(Some(defaults.seccomp.clone()));
+        let seccomp = super::seccomp::of(plan, service, &defaults.seccomp);
+        linux.set_seccomp(Some(seccomp.map_err(|e| CompileError::Default(e.to_string()))?));
         linux.set_resources(limits::resources(&service.limits));
         set_network(linux, service, folder);
     }

@@ -7,7 +7,7 @@
 
 use libc::sock_filter;
 use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -25,22 +25,24 @@ pub enum SeccompError {
 
 pub(super) type Program = Vec<sock_filter>;
 
-/// Compiles profiles, and remembers the last one: services mostly share theirs.
+/// Compiles profiles, and remembers the last ones: services mostly share theirs.
 #[derive(Default)]
 pub(super) struct Compiler {
-    last: Option<(LinuxSeccomp, Rc<Program>)>,
+    known: VecDeque<(LinuxSeccomp, Rc<Program>)>,
 }
+
+/// More than differ in what PySecure compiles.
+const REMEMBERED: usize = 8;
 
 impl Compiler {
     pub(super) fn program(&mut self, profile: Option<&LinuxSeccomp>) -> Result<Option<Rc<Program>>, SeccompError> {
         let Some(profile) = profile else { return Ok(None) };
-        if let Some((known, program)) = &self.last
-            && known == profile
-        {
+        if let Some((_, program)) = self.known.iter().find(|(known, _)| known == profile) {
             return Ok(Some(program.clone()));
         }
         let program = Rc::new(compile(profile)?);
-        self.last = Some((profile.clone(), program.clone()));
+        self.known.truncate(REMEMBERED - 1);
+        self.known.push_front((profile.clone(), program.clone()));
         Ok(Some(program))
     }
 }
