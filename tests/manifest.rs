@@ -134,7 +134,7 @@ fn every_key_is_decoded() {
     );
     assert_eq!(manifest.app.dynamic_svc_gid.as_ref().map(|id| id.value), Some(33));
     assert_eq!(manifest.app.code[0].0.value, "/zoobar");
-    assert_eq!(manifest.app.code[0].1.value, "./zoobar");
+    assert_eq!(manifest.app.code[0].1.source.value, "./zoobar");
     let (name, log) = &manifest.resources[0];
     assert_eq!((name.value.as_str(), &ZOOBAR[name.span.clone()]), ("log", "log"));
     assert_eq!(log.kind.as_ref().map(|kind| kind.value), Some(Kind::Directory));
@@ -733,6 +733,11 @@ fn schema_and_decoder_agree() {
         ("/resources/log/owner", json!("xwr")),
         ("/resources/log/global", json!("")),
         ("/resources/Log2", json!({ "path": "/x" })),
+        (
+            "/app/code",
+            json!({ "/a": { "source": "./a", "exclude": [".env", "!x", "/a/*.db"] } }),
+        ),
+        ("/resources/log", json!({ "path": "/x", "initial": "./log" })),
         ("/services/authsvc/command", json!(["a", ""])),
         ("/services/authsvc/command", json!("a")),
         ("/services/authsvc/callers", json!({})),
@@ -773,6 +778,9 @@ fn schema_and_decoder_agree() {
         ("/app/dynamic_svc_uid", json!("33")),
         ("/app/dynamic_svc_uid", json!(1.5)),
         ("/app/code", json!(["./a"])),
+        ("/app/code", json!({ "/a": ["./a"] })),
+        ("/app/code", json!({ "/a": { "exclude": [] } })),
+        ("/app/code", json!({ "/a": { "source": "./a", "exclude": ".env" } })),
         ("/resources/log", json!({})),
         ("/resources/log", json!("x")),
         ("/resources/log/owner", json!("rr")),

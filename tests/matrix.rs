@@ -204,6 +204,7 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                     idmap: None,
                     missing: Vec::new(),
                     hidden: Vec::new(),
+                    exclude: Default::default(),
                 };
                 prop_assert_eq!(by_mode(service, storage, &disk), (Perms::default(), false));
             }

@@ -486,3 +486,40 @@ fn nothing_is_shown_by_a_link_and_nobody_else_decides() {
         }
     }
 }
+
+/// As the original's resources were files that lay in its jail.
+const MEDIA: &str = "
+from pysecure import *
+media = PySecureResource('/zoobar/media', 'r', 'r', '')
+notes = PySecureResource('/zoobar/db/notes.txt', 'rw', '', '')
+one = PySecureService('one', '/zoobar', 'sh /zoobar/run.sh', [media, notes])
+two = PySecureService('two', '/zoobar', 'sh /zoobar/run.sh')
+config = PySecureConfig('NAME', (61000, 61999), (61000, 61999))
+config.register_services([one, two])
+";
+
+#[test]
+fn a_resource_is_what_the_code_holds_there() {
+    for mode in BOTH {
+        let name = format!("media-{}", format!("{mode:?}").to_lowercase());
+        let app = app(mode, &MEDIA.replace("NAME", &name));
+        app.write("zoobar/media/logo.png", "logo\n");
+        app.write("zoobar/db/notes.txt", "first\n");
+        app.write(
+            "zoobar/run.sh",
+            "cat /zoobar/media/* /zoobar/db/*; echo more >> /zoobar/db/notes.txt; exec sleep infinity\n",
+        );
+        let checked = app.ok(&["check"]);
+        assert!(!checked.err.contains("begins empty"), "{}", checked.err);
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.wait_for_log("one", "first"), "logo\nfirst\n", "{mode:?}");
+        app.ok(&["restart", "one"]);
+        app.wait_for_log("one", "more");
+        // Neither is another's.
+        let other = app.sh("two", "cat /zoobar/media/logo.png /zoobar/db/notes.txt");
+        assert!(other.code != 0 && !other.out.contains("more"), "{mode:?}: {other:?}");
+        let original = std::fs::read_to_string(app.folder.join("zoobar/db/notes.txt")).unwrap();
+        assert_eq!(original, "first\n", "{mode:?}: the user's file stays as it is");
+        app.ok(&["down", "--purge"]);
+    }
+}

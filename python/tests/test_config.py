@@ -63,7 +63,7 @@ class Original(Folder):
                     "command": ["python3", "/zoobar/auth.py"],
                     "directory": "/",
                     "owner_resources": ["zoobar_db_cred_cred_db"],
-                    "bundle": "shared",
+                    "bundle": "shared-zoobar_db_zoobars",
                     "environment": {"PYTHONPATH": "/opt/pysecure"},
                 }
             },
@@ -78,7 +78,7 @@ class Original(Folder):
         self.assertIs(PySecureBundle, PySecureSharedBundle)
         static = PySecureResource("/zoobar/static/", "rw", "r", "r", owned_by_dynamic_svc=True)
         db = PySecureResource("/zoobar/db/a.db", "rw", "", "")
-        again = PySecureResource("/zoobar_db/a.db", "rw", "", "")
+        again = PySecureResource("/zoobar_db/a.db", "rw", "", "", name="again")
         bundle = PySecureBundle(iter([static]), used_by_dynamic_svc=True)
         config = PySecureConfig(
             app_name="zoobar", uid_range=(61000, 61999), gid_range=(61000, 61999), dynamic_svc_uid=33, dynamic_svc_gid=33
@@ -102,8 +102,73 @@ class Original(Folder):
         self.assertEqual(services["two"]["callers"], {"one": "*"})
         self.assertEqual(
             set(manifest["resources"]),  # type: ignore[call-overload]
-            {"zoobar_static", "zoobar_db_a_db", "zoobar_db_a_db-2"},
+            {"zoobar_static", "zoobar_db_a_db", "again"},
         )
+
+    def test_names_do_not_depend_on_order(self) -> None:
+        def names(*paths: tuple[str, ...]) -> dict[frozenset[str], str]:
+            config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+            for number, group in enumerate(paths):
+                bundle = PySecureBundle([PySecureResource(path, "", "r", "") for path in group])
+                config.register_services([PySecureService(f"s{number}", "/", "sleep 1", bundle=bundle)])
+            bundles = self.check(config)["bundles"]
+            assert isinstance(bundles, dict)
+            return {frozenset(table["resources"]): name for name, table in bundles.items()}
+
+        alone = names(("/data/a/", "/data/b/"))
+        self.assertEqual(alone, {frozenset({"data_a", "data_b"}): "shared-data_a-data_b"})
+        both = names(("/data/c/",), ("/data/b/", "/data/a/"))
+        self.assertEqual(both, {**alone, frozenset({"data_c"}): "shared-data_c"})
+        # However many are in it.
+        many = [f"/data/a-rather-long-name-{number}/" for number in range(9)]
+        (long,), (again,) = names(tuple(many)).values(), names(tuple(reversed(many))).values()
+        self.assertEqual(long, again)
+        self.assertLessEqual(len(long), 63)
+
+    def test_what_would_have_the_same_name_is_an_error(self) -> None:
+        config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+        config.register_resources([PySecureResource("/a/b.db", "rw", "", ""), PySecureResource("/a_b/db", "rw", "", "")])
+        with self.assertRaisesRegex(ValueError, "'/a/b.db' and '/a_b/db' would both be called 'a_b_db'; give one"):
+            config.to_dict()
+        shared = PySecureResource("/x/", "", "r", "")
+        config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+        config.register_bundles([PySecureBundle([shared]), PySecureBundle([shared])])
+        with self.assertRaisesRegex(ValueError, "two bundles would be called 'shared-x'"):
+            config.to_dict()
+
+    def test_what_lies_in_the_code_is_what_it_is(self) -> None:
+        for name in ("media/logo.png", "db/old.db", "empty.db"):
+            (self.folder / "zoobar" / name).parent.mkdir(exist_ok=True)
+            (self.folder / "zoobar" / name).write_text("" if name == "empty.db" else "old")
+        config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+        wanted = {
+            # Nobody may write it: the files themselves.
+            PySecureResource("/zoobar/media", "r", "r", ""): ("./zoobar/media", None),
+            # Somebody may: a copy to begin with.
+            PySecureResource("/zoobar/db/old.db", "rw", "", ""): (None, "./zoobar/db/old.db"),
+            PySecureResource("/zoobar/empty.db", "rw", "", ""): (None, None),
+            PySecureResource("/zoobar/new/", "rw", "", ""): (None, None),
+            PySecureResource("/zoobar/db/media/", "rw", "", "", initial=""): (None, None),
+            PySecureResource("/data/media/", "rw", "", "", source="./zoobar/media"): ("./zoobar/media", None),
+        }
+        service = PySecureService("authsvc", "/", "/zoobar/auth.py", list(wanted))
+        config.register_services([service])
+        config.folder = str(self.folder)
+        tables = config.to_dict()["resources"]
+        for resource, (source, initial) in wanted.items():
+            table = tables[resource.path.strip("/").replace("/", "_").replace(".", "_")]
+            self.assertEqual((table.get("source"), table.get("initial")), (source, initial), resource.path)
+
+    def test_code_with_what_is_left_out(self) -> None:
+        config = PySecureConfig(
+            "app", (61000, 61999), (61000, 61999), code={"/zoobar": {"source": "./zoobar", "exclude": [".env", "*.db"]}}
+        )
+        config.register_services([PySecureService("authsvc", "/zoobar", "/zoobar/auth.py")])
+        manifest = self.check(config)
+        app = manifest["app"]
+        assert isinstance(app, dict)
+        self.assertEqual(app["code"]["/zoobar"], {"source": "./zoobar", "exclude": [".env", "*.db"]})
+        self.assertEqual(manifest["services"]["authsvc"]["command"], ["python3", "/zoobar/auth.py"])  # type: ignore[index]
 
     def test_callers(self) -> None:
         config = PySecureConfig("app", (61000, 61999), (61000, 61999), never=["call bank from web"])

@@ -26,6 +26,18 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     for service in chosen(&plan, &args.services)? {
         let folder = output.join(&service.name);
         crate::supervise::folders(&plan.dirs, service)?;
+        let layered = service
+            .mounts
+            .iter()
+            .filter(|m| !m.missing.is_empty() || !m.hidden.is_empty());
+        if let Some(mount) = layered.into_iter().find(|m| folder.starts_with(&m.source)) {
+            // The kernel takes no layer of an overlay that lies in another one of it.
+            return Err(Failure::failed(format!(
+                "the bundle {} would lie in {}, over which it lays a layer; name a folder outside of that with -o",
+                folder.display(),
+                mount.source.display()
+            )));
+        }
         compile(&plan, service, &folder)?
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;

@@ -8,9 +8,10 @@ use crate::jail::collect::Listing;
 use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
+use crate::manifest::types::Kind;
 use crate::model::life::{Question, Ready};
 use crate::model::{INITIALIZE, Model, Service};
-use crate::plan::{Keeping, Plan, Privilege};
+use crate::plan::{self, Dirs, Keeping, Plan, Privilege};
 use crate::supervise::{self, network};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -84,7 +85,60 @@ pub(super) fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, Failure> {
         }
     }
     host(model, plan, &mut found);
+    found.located.extend(exposed(loaded, &plan.dirs));
     Ok(found)
+}
+
+/// Folders that all services may read, and what is in them that looks as if it were not for them.
+pub(super) fn exposed(loaded: &Loaded, dirs: &Dirs) -> Vec<Diagnostic> {
+    let model = &loaded.model;
+    let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
+    let own = [manifest, dirs.state.clone(), dirs.run.clone()];
+    let mut out = Vec::new();
+    for resource in &model.resources {
+        let Some(source) = resource.source.as_ref() else {
+            continue;
+        };
+        if resource.kind != Kind::Directory || !resource.perms.global.read {
+            continue;
+        }
+        let below = |r: &crate::model::Resource| {
+            let inside = r.mount_path().strip_prefix(resource.path.as_str())?.strip_prefix('/')?;
+            Some(PathBuf::from(inside))
+        };
+        let inner: Vec<PathBuf> = model.resources.iter().filter_map(below).collect();
+        let exposed = plan::exposed::find(source, &resource.exclude, &inner, &own);
+        if exposed.names.is_empty() {
+            continue;
+        }
+        let more = match exposed.more {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let partly = if exposed.partly {
+            "; the folder is large, and not all of it was looked at"
+        } else {
+            ""
+        };
+        let message = format!(
+            "all services can read {}{more} in `{}`{partly}",
+            exposed.names.join(", "),
+            resource.name
+        );
+        let patterns: Vec<String> = exposed.patterns.iter().map(|p| format!("\"{p}\"")).collect();
+        let patterns = patterns.join(", ");
+        let help = match resource.name.strip_prefix("code:") {
+            Some(path) => format!(
+                "leave them out: {{ \"{path}\" = {{ source = \"…\", exclude = [{patterns}] }} }}; a pattern with `!` before it \
+                 says that one is meant to be seen"
+            ),
+            None => {
+                format!("leave them out: exclude = [{patterns}]; a pattern with `!` before it says that one is meant")
+            }
+        };
+        out.push(Diagnostic::warning(resource.source_at.clone(), message).help(help));
+    }
+    out
 }
 
 /// Says all of it; a failure if `up` would fail.

@@ -46,6 +46,10 @@ pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
 
 /// The plan, with all that it needs on disk, and its notes said.
 pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan, Failure> {
+    let exposed = super::dry_run::exposed(loaded, dirs);
+    if !exposed.is_empty() {
+        eprint!("{}", loaded.render(&exposed));
+    }
     let plan = ready(loaded, dirs)?;
     for note in &plan.notes {
         errln!("note: {note}");

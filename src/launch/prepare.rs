@@ -393,7 +393,6 @@ fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchErro
 
 /// An overlay without an upper, made here: its layers are opened as the launcher, through no link.
 fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, LaunchError> {
-    let wrong = |operation: &'static str| LaunchError::system(operation, format!("overlay -> {}", target.display()));
     let lower = options
         .iter()
         .find_map(|o| o.strip_prefix("lowerdir="))
@@ -404,9 +403,19 @@ fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, 
             target.display()
         )));
     }
-    let layers = lower
-        .split(':')
-        .map(|layer| open_without_links(Path::new(layer)))
+    let places: Vec<&Path> = lower.split(':').map(Path::new).collect();
+    let (ours, below) = places.split_first().unwrap_or((&target, &[]));
+    if below.iter().any(|lower| ours.starts_with(lower)) {
+        return super::writable::with_layer_in_memory(ours, || lowers(&places, attributes, target));
+    }
+    lowers(&places, attributes, target)
+}
+
+fn lowers(places: &[&Path], attributes: u64, target: &Path) -> Result<OwnedFd, LaunchError> {
+    let wrong = |operation: &'static str| LaunchError::system(operation, format!("overlay -> {}", target.display()));
+    let layers = places
+        .iter()
+        .map(|layer| open_without_links(layer))
         .collect::<Result<Vec<_>, _>>()?;
     // Short names, whatever the length of the paths: fsconfig(2) takes 256 bytes.
     let short: Vec<String> = layers

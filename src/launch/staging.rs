@@ -5,7 +5,7 @@
 
 use super::LaunchError;
 use super::storage::{self, StorageError};
-use crate::plan::{Dirs, Initializer};
+use crate::plan::{Dirs, Initial, Initializer};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -67,6 +67,24 @@ fn copy_script(initializer: &Initializer) -> Result<(), Errno> {
     std::fs::write(&initializer.copy, text).map_err(io)?;
     // Set last, and no secret: the place aside is passed by nobody else.
     std::fs::set_permissions(&initializer.copy, std::fs::Permissions::from_mode(0o555)).map_err(io)
+}
+
+/// Makes a resource's folder with what it begins with, as a whole: after a kill it is there or it is not.
+pub(super) fn begin_with(initial: &Initial, folder: &Path) -> Copied {
+    // No resource's name begins with a dot.
+    let aside = folder.with_file_name(".initial");
+    let wrong = |e: std::io::Error| (initial.from.clone(), e);
+    storage::remove(&aside).map_err(wrong)?;
+    match &initial.file {
+        None => copy_tree(&initial.from, &aside, 0)?,
+        Some(name) => {
+            let found = std::fs::symlink_metadata(&initial.from).map_err(wrong)?;
+            std::fs::DirBuilder::new().mode(0o711).create(&aside).map_err(wrong)?;
+            copy_file(&initial.from, &aside.join(name), &found).map_err(wrong)?;
+        }
+    }
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o711)).map_err(wrong)?;
+    std::fs::rename(&aside, folder).map_err(wrong)
 }
 
 type Copied = Result<(), (std::path::PathBuf, std::io::Error)>;

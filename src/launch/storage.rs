@@ -93,7 +93,12 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
     let mut fresh = false;
     if storage.keeping == Keeping::Ours {
         let folder = resources.join(&storage.resource);
-        fresh = make_directory(&folder)?;
+        if let Some(initial) = storage.initial.as_ref().filter(|_| !folder.exists()) {
+            super::staging::begin_with(initial, &folder)
+                .map_err(|(path, e)| LaunchError::system_text("copy what it begins with from", path.display(), e))?;
+            fresh = true;
+        }
+        fresh |= make_directory(&folder)?;
         if !storage.directory {
             fresh |= make_file(&storage.path)?;
         }

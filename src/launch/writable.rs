@@ -4,7 +4,7 @@
 //! that lives only until the overlays are made: it is then theirs alone, and gone with them.
 
 use super::{LaunchError, sys};
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags};
 use std::io::{IoSlice, IoSliceMut};
@@ -55,8 +55,55 @@ pub(super) fn make(
 ) -> Result<Vec<OwnedFd>, LaunchError> {
     match memory {
         None => overlays.iter().map(|o| one(o, owner)).collect(),
-        Some(memory) => aside(overlays, memory, owner),
+        Some(memory) => {
+            crate::plan::make_private(memory)
+                .map_err(|e| LaunchError::system_text("make a place for", memory.display().to_string(), e))?;
+            aside(memory, SIZE, overlays.len(), || {
+                overlays.iter().map(|o| one(o, owner)).collect()
+            })
+        }
     }
+}
+
+/// Makes a mount with the tree at `layer` in memory meanwhile: an overlay takes no layer that lies in another one.
+pub(super) fn with_layer_in_memory(
+    layer: &Path,
+    make: impl FnOnce() -> Result<OwnedFd, LaunchError>,
+) -> Result<OwnedFd, LaunchError> {
+    let wrong = |e: std::io::Error| LaunchError::system_text("copy the layer", layer.display(), e);
+    let mut tree = Vec::new();
+    list(layer, Path::new(""), &mut tree).map_err(wrong)?;
+    let made = aside(layer, c"mode=0755,size=16384k", 1, || {
+        for (path, kind) in &tree {
+            let at = layer.join(path);
+            let done = match kind {
+                FileType::Directory => rustix::fs::mkdirat(CWD, &at, Mode::from_raw_mode(0o755)),
+                FileType::CharacterDevice => rustix::fs::mknodat(CWD, &at, FileType::CharacterDevice, Mode::empty(), 0),
+                _ => rustix::fs::mknodat(CWD, &at, FileType::RegularFile, Mode::from_raw_mode(0o644), 0),
+            };
+            done.map_err(LaunchError::system("make in a layer", at.display().to_string()))?;
+        }
+        Ok(vec![make()?])
+    })?;
+    made.into_iter().next().ok_or(LaunchError::Vanished)
+}
+
+/// What a layer of empty places and whiteouts holds, parents first.
+fn list(layer: &Path, inside: &Path, out: &mut Vec<(PathBuf, FileType)>) -> std::io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    for entry in std::fs::read_dir(layer.join(inside))? {
+        let entry = entry?;
+        let (path, kind) = (inside.join(entry.file_name()), entry.file_type()?);
+        if kind.is_dir() {
+            out.push((path.clone(), FileType::Directory));
+            list(layer, &path, out)?;
+        } else if kind.is_char_device() {
+            out.push((path, FileType::CharacterDevice));
+        } else {
+            out.push((path, FileType::RegularFile));
+        }
+    }
+    Ok(())
 }
 
 fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError> {
@@ -103,9 +150,12 @@ fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError
 }
 
 /// In a process with a mount namespace of its own, which hands over what it has made, or says why it could not.
-fn aside(overlays: &[Overlay], memory: &Path, owner: (u32, u32)) -> Result<Vec<OwnedFd>, LaunchError> {
-    crate::plan::make_private(memory)
-        .map_err(|e| LaunchError::system_text("make a place for", memory.display().to_string(), e))?;
+fn aside(
+    memory: &Path,
+    options: &std::ffi::CStr,
+    count: usize,
+    make: impl FnOnce() -> Result<Vec<OwnedFd>, LaunchError>,
+) -> Result<Vec<OwnedFd>, LaunchError> {
     let (ours, theirs) = super::socketpair()?;
     // SAFETY: the launcher is single-threaded, so its copy may do all that it may.
     #[allow(unsafe_code)]
@@ -113,24 +163,24 @@ fn aside(overlays: &[Overlay], memory: &Path, owner: (u32, u32)) -> Result<Vec<O
         .map_err(LaunchError::system("make a mount namespace for", "a root in memory"))?;
     if pid == 0 {
         drop(ours);
-        let made = mount_memory(memory).and_then(|()| overlays.iter().map(|o| one(o, owner)).collect());
+        let made = mount_memory(memory, options).and_then(|()| make());
         let _ = hand_over(&theirs, made);
         super::child::exit(0);
     }
     drop(theirs);
-    let taken = take_over(&ours, overlays.len());
+    let taken = take_over(&ours, count);
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
     }
     taken
 }
 
-fn mount_memory(memory: &Path) -> Result<(), LaunchError> {
+fn mount_memory(memory: &Path, options: &std::ffi::CStr) -> Result<(), LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, memory.display().to_string());
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(wrong("part from the host's mounts, for"))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount("tmpfs", memory, "tmpfs", flags, SIZE).map_err(wrong("mount a tmpfs on"))
+    rustix::mount::mount("tmpfs", memory, "tmpfs", flags, options).map_err(wrong("mount a tmpfs on"))
 }
 
 fn hand_over(socket: &OwnedFd, made: Result<Vec<OwnedFd>, LaunchError>) -> Result<(), Errno> {

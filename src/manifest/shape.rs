@@ -10,8 +10,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::Diagnostic;
 use super::Format;
 use super::decode::{Codec, Cx, Place, assignment};
+use super::scalar::HostPath;
 use super::tree::{Key, Node, Tree};
-use super::types::{Assertions, At, Named};
+use super::types::{Assertions, At, Code, Named};
 
 /// What a key of a [`Map`] must look like.
 pub trait KeyRule {
@@ -203,5 +204,32 @@ impl Codec for Nested<Assertions> {
 
     fn help(place: &Place<'_>, found: Option<&Node<'_>>, format: Format) -> String {
         Assertions::help(place, found, format)
+    }
+}
+
+/// A host path, or a table that says more of it.
+pub struct Folder;
+
+impl Codec for Folder {
+    type Out = Code;
+    const EXPECTED: &'static str = "a path on the host, or a table of `source` and `exclude`";
+    const EXAMPLE: &'static str = "\"./app\"";
+
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<Code> {
+        match tree.node {
+            Node::Table(_) => Code::decode(tree, place, cx),
+            Node::String(_) => Some(Code {
+                source: HostPath::decode(tree, place, cx)?,
+                exclude: Vec::new(),
+            }),
+            _ => {
+                cx.wrong_type::<Self>(&tree, place);
+                None
+            }
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [HostPath::schema(generator), Code::schema(generator)] })
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::decode::table;
 use super::quantity::{Count, Processors, Size, Time};
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
-use super::shape::{List, Map, Nested, NonEmpty, One};
+use super::shape::{Folder, List, Map, Nested, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
 
 /// A value and where it stands in the manifest's text, as a byte range.
@@ -63,8 +63,9 @@ table! {
         pub dynamic_svc_uid: Option<At<u32>> = optional { "dynamic_svc_uid": Id };
         /// GID of a service that PySecure does not start, such as a web server.
         pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
-        /// Path as services see it → host path, relative to the manifest. Read-only for all services.
-        pub code: Named<At<String>> = plain { "code": Map<Path, HostPath> };
+        /// Path as services see it → host path, relative to the manifest, or a table of that and what to leave out of it.
+        /// Read-only for all services.
+        pub code: Named<Code> = plain { "code": Map<Path, Folder> };
         /// A script, relative to the manifest, that makes the first content of the resources which PySecure keeps. Run
         /// once, when they are made, and with `pysecure init-resources`; it sees the app's resources and nothing else.
         pub initialize: Option<At<String>> = optional { "initialize": HostPath };
@@ -72,6 +73,16 @@ table! {
         pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
         /// The most bytes of one call's arguments or result, from `"64K"` to `"1G"`; `"64M"` if left out.
         pub rpc_largest: Option<At<u64>> = optional { "rpc_largest": Size };
+    }
+}
+
+table! {
+    /// A folder, or a file, that all services may read and run.
+    pub struct Code("code folder") {
+        /// Host path, relative to the manifest.
+        pub source: At<String> = required { "source": HostPath };
+        /// Names and paths in it that services do not see, as .gitignore has them: `.env`, `*.db`, `/data/private`.
+        pub exclude: Vec<At<String>> = plain { "exclude": List<Text> };
     }
 }
 
@@ -85,6 +96,10 @@ table! {
         pub kind: Option<At<Kind>> = optional { "kind": Kind };
         /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
         pub source: Option<At<String>> = optional { "source": HostPath };
+        /// Host path, relative to the manifest, of what it holds when PySecure makes it. Copied once, then left alone.
+        pub initial: Option<At<String>> = optional { "initial": HostPath };
+        /// Names and paths in `source` that services do not see, as .gitignore has them. For what all may only read.
+        pub exclude: Vec<At<String>> = plain { "exclude": List<Text> };
         /// What the service that owns it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
         pub owner: Option<At<Perms>> = optional { "owner": Perms };
         /// What services with a bundle that contains it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.

@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service, ServicePlaces,
-    Subject, assert, life, limits, logs, nesting, network, path,
+    Bundle, ClassPerms, DYNAMIC, Exclude, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service,
+    ServicePlaces, Subject, assert, life, limits, logs, nesting, network, path, shadow,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -35,6 +35,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     life::check(&model, manifest, &names, &mut found);
     network::check(manifest, &mut found);
     nesting::check(&mut model, &mut found);
+    shadow::check(&model, base, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
     assert::check(&model, &manifest.never, &names, &mut found);
@@ -143,10 +144,13 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
     /// A path as it is written, a kind if one is, and the rest.
     type Declared<'m> = (&'m At<String>, Option<&'m At<types::Kind>>, Resource);
     let mut declared: Vec<Declared<'_>> = Vec::new();
+    let mut excludes = Vec::new();
     for (name, table) in &manifest.resources {
         let there = table.source.as_ref().filter(|s| !reported(s)).and_then(&mut locate);
+        let first = table.initial.as_ref().filter(|s| !reported(s));
+        let initial = first.and_then(|at| Some((at, locate(at)?)));
         let perms = |p: &Option<At<Perms>>| p.as_ref().map(|p| p.value).unwrap_or_default();
-        let kind = match (&table.kind, &there) {
+        let kind = match (&table.kind, there.as_ref().or(initial.as_ref().map(|(_, there)| there))) {
             (_, Some(there)) => there.kind,
             (Some(kind), None) => kind.value,
             (None, None) => kind_of_name(&table.path.value),
@@ -159,6 +163,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 path: String::new(),
                 kind,
                 source: there.map(|t| t.path),
+                initial: initial.map(|(_, there)| there.path),
                 owner: flag(&table.owned_by_dynamic_svc).then_some(Subject::Dynamic),
                 bundles: Vec::new(),
                 perms: ClassPerms {
@@ -167,6 +172,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                     global: perms(&table.global),
                 },
                 adopt: flag(&table.adopt),
+                exclude: Exclude::read(&table.exclude, &mut excludes),
                 parent: None,
                 with_directory: false,
                 span: name.span.clone(),
@@ -177,7 +183,8 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
             },
         ));
     }
-    for (path, source) in &manifest.app.code {
+    for (path, code) in &manifest.app.code {
+        let source = &code.source;
         let there = if reported(source) { None } else { locate(source) };
         declared.push((
             path,
@@ -187,6 +194,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 path: String::new(),
                 kind: there.as_ref().map_or(Kind::Directory, |t| t.kind),
                 source: there.map(|t| t.path),
+                initial: None,
                 owner: None,
                 bundles: Vec::new(),
                 perms: ClassPerms {
@@ -199,6 +207,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                     ..ClassPerms::default()
                 },
                 adopt: false,
+                exclude: Exclude::read(&code.exclude, &mut excludes),
                 parent: None,
                 with_directory: false,
                 span: path.span.clone(),
@@ -216,7 +225,8 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 )),
             }
         }
-        if let Some(kind) = kind.filter(|k| resource.source.is_some() && k.value != resource.kind) {
+        let given = resource.source.is_some() || resource.initial.is_some();
+        if let Some(kind) = kind.filter(|k| given && k.value != resource.kind) {
             found.push(
                 Diagnostic::error(
                     kind.span.clone(),
@@ -227,7 +237,29 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
         }
         model.resources.push(resource);
     }
+    found.append(&mut excludes);
     for (name, table) in &manifest.resources {
+        if let (Some(initial), Some(source)) = (&table.initial, &table.source) {
+            found.push(
+                Diagnostic::error(
+                    initial.span.clone(),
+                    format!("`{}` has a `source`, which holds what it holds", name.value),
+                )
+                .other(source.span.clone(), "named here")
+                .help("take `initial` out; or take `source` out to have PySecure keep a copy"),
+            );
+        }
+    }
+    for (name, table) in &manifest.resources {
+        if let Some(first) = table.exclude.first().filter(|_| table.source.is_none()) {
+            found.push(
+                Diagnostic::error(
+                    first.span.clone(),
+                    format!("`{}` has no source to leave anything out of", name.value),
+                )
+                .help("PySecure keeps this resource itself; take `exclude` out, or name a `source`"),
+            );
+        }
         if let Some(adopt) = table.adopt.as_ref().filter(|a| a.value && table.source.is_none()) {
             found.push(
                 Diagnostic::error(adopt.span.clone(), format!("`{}` has no source to adopt", name.value))

@@ -7,16 +7,19 @@
 pub mod access;
 mod assert;
 mod build;
+mod exclude;
 pub mod life;
 pub mod limits;
 mod logs;
 mod nesting;
 pub mod network;
 pub mod path;
+mod shadow;
 pub mod source;
 
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
+pub use exclude::Exclude;
 pub use life::Life;
 pub use limits::Limits;
 pub use logs::Logs;
@@ -79,11 +82,15 @@ pub struct Resource {
     pub kind: Kind,
     /// The host path, absolute and free of links; `None` where PySecure keeps the data itself.
     pub source: Option<PathBuf>,
+    /// What it holds when PySecure makes it: a host path, absolute and free of links.
+    pub initial: Option<PathBuf>,
     pub owner: Option<Subject>,
     /// Sorted.
     pub bundles: Vec<BundleId>,
     pub perms: ClassPerms,
     pub adopt: bool,
+    /// What of `source` is left out.
+    pub exclude: Exclude,
     /// The innermost other resource that this one lies in.
     pub parent: Option<ResourceId>,
     /// A file that is kept in, and mounted with, a directory of its own, so that journals and

@@ -68,6 +68,7 @@ pub(super) fn plan(
         everything.filter(|(_, perms)| perms.any()).collect(),
         on_disk,
         &|_| false,
+        privilege,
         &storage,
         template,
         errors,
@@ -86,6 +87,7 @@ pub(super) fn plan(
         idmap: None,
         missing: Vec::new(),
         hidden: Vec::new(),
+        exclude: Default::default(),
     });
     let identity = Identity {
         uid: own.uid,

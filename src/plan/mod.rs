@@ -6,6 +6,8 @@
 
 mod dirs;
 mod error;
+pub mod exposed;
+mod hide;
 mod host;
 mod initialize;
 pub mod ledger;
@@ -16,14 +18,15 @@ pub mod template;
 
 pub use dirs::{Dirs, make_passable, make_private};
 pub use error::PlanError;
+pub use hide::again as hide_again;
 pub use host::Privilege;
 pub use initialize::Initializer;
 pub use ledger::Ledger;
-pub use storage::{Holding, Keeping, Ownership, Storage, Who};
+pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
 use crate::manifest::types::{Callable, Network, Writable};
-use crate::model::{Life, Limits, Logs, Model, Publish, ServiceId, Subject};
+use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ServiceId, Subject};
 use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -143,6 +146,9 @@ pub struct Mount {
     /// What `source` holds and the service is not to see, relative to `target`.
     #[serde(default)]
     pub hidden: Vec<String>,
+    /// What of that is looked for anew at each start.
+    #[serde(default)]
+    pub exclude: Exclude,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,7 +208,15 @@ pub fn draw(
             uid: identity.uid,
             gid: identity.gid,
         };
-        let mounts = mounts::plan(model, id, own, &storage, used.get(&service.rootfs), &mut errors);
+        let mounts = mounts::plan(
+            model,
+            id,
+            own,
+            privilege,
+            &storage,
+            used.get(&service.rootfs),
+            &mut errors,
+        );
         let writable = used
             .get(&service.rootfs)
             .and_then(|template| {

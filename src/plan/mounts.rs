@@ -3,7 +3,7 @@
 use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
-use super::{Keeping, Mount, MountPoint, PlanError, Storage};
+use super::{Keeping, Mount, MountPoint, PlanError, Privilege, Storage};
 use crate::manifest::types::{Kind, Perms};
 use crate::model::{Model, Resource, ResourceId, ServiceId, Subject, path};
 
@@ -12,6 +12,7 @@ pub(super) fn plan(
     model: &Model,
     service: ServiceId,
     own: Ids,
+    privilege: &Privilege,
     storage: &[Storage],
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
@@ -19,7 +20,7 @@ pub(super) fn plan(
     let grants = model.grants(service);
     let wanted = grants.iter().map(|grant| (grant.resource, grant.perms)).collect();
     let foreign = |resource: &Resource| !mapped(model, service, resource);
-    lay(model, wanted, own, &foreign, storage, template, errors)
+    lay(model, wanted, own, &foreign, privilege, storage, template, errors)
 }
 
 /// Mounts of resources with these rights, for someone with these ids. `foreign`: is a resource of our own keeping another's?
@@ -28,6 +29,7 @@ pub(super) fn lay(
     mut wanted: Vec<(ResourceId, Perms)>,
     own: Ids,
     foreign: &dyn Fn(&Resource) -> bool,
+    privilege: &Privilege,
     storage: &[Storage],
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
@@ -49,6 +51,7 @@ pub(super) fn lay(
             idmap,
             missing: Vec::new(),
             hidden: Vec::new(),
+            exclude: resource.exclude.clone(),
         };
         let refuse = |cause: String| PlanError::Resource {
             name: resource.name.clone(),
@@ -64,6 +67,14 @@ pub(super) fn lay(
         }
         kept.push(id);
         out.push(mount);
+    }
+    for (at, id) in kept.iter().enumerate() {
+        if let Err(cause) = super::hide::apply(&mut out, at, *privilege != Privilege::OneId) {
+            errors.push(PlanError::Resource {
+                name: model.resources[*id].name.clone(),
+                cause,
+            });
+        }
     }
     out
 }

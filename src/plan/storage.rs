@@ -32,11 +32,20 @@ pub struct Storage {
     pub directory: bool,
     pub keeping: Keeping,
     pub holding: Holding,
+    /// What it holds when it is made.
+    pub initial: Option<Initial>,
     pub ownership: Ownership,
     /// Whose the files are on disk.
     pub disk: Ids,
     /// Mount points of nested resources, relative to `path`, to be made in it.
     pub mount_points: Vec<MountPoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initial {
+    pub from: PathBuf,
+    /// The name of the file in the resource's folder; `None`: it is that folder.
+    pub file: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +223,10 @@ pub(super) fn plan(
             path,
             directory: resource.kind == Kind::Directory || resource.with_directory,
             keeping,
+            initial: resource.initial.as_ref().map(|from| Initial {
+                from: from.clone(),
+                file: (resource.kind == Kind::File).then(|| path::base(&resource.path).to_owned()),
+            }),
             holding: if one_owner { Holding::OneOwner } else { Holding::Classes },
             disk: Ids {
                 uid: ownership.uid,

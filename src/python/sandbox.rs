@@ -186,6 +186,7 @@ fn seen(folder: &Path) -> Mount {
         idmap: None,
         missing: Vec::new(),
         hidden: Vec::new(),
+        exclude: Default::default(),
     }
 }
 

@@ -256,7 +256,7 @@ impl App {
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
-        let planned = &service.plan;
+        let planned = &*crate::plan::hide_again(&service.plan)?;
         self.sockets.reclaim(planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)

@@ -14,6 +14,7 @@ Nothing is decided here: a config becomes a manifest (`to_json`), and `pysecure`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 Callers = Mapping[str, Union[str, Sequence[str]]]
+#: A path of the host, or {"source": that, "exclude": [".env", "*.db"]}: names and paths in it that no service sees.
+Code = Union[str, Mapping[str, Any]]
 
 #: Where the RPC package is shown to services if they would not find it otherwise.
 _PACKAGES = "/opt/pysecure"
@@ -46,7 +49,12 @@ _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternative
 
 
 class PySecureResource:
-    """A file or directory, as services see it, and what each class of service may do with it: any of r, w, x."""
+    """A file or directory, as services see it, and what each class of service may do with it: any of r, w, x.
+
+    Where the code holds something at this path already, that is what it is: itself if nobody may write it, else a copy
+    to begin with. `source` (a path of the host) and `initial` (the same, copied once) say it in so many words;
+    `initial=""`: it begins empty. `was`: the path or name that it had before, whose data it goes on with.
+    """
 
     def __init__(
         self,
@@ -59,6 +67,9 @@ class PySecureResource:
         source: str | None = None,
         kind: str | None = None,
         name: str | None = None,
+        initial: str | None = None,
+        exclude: Sequence[str] = (),
+        was: str | None = None,
     ) -> None:
         for label, permissions in (
             ("owner", owner_permissions),
@@ -77,6 +88,9 @@ class PySecureResource:
         self.source = source
         self.kind = kind
         self.name = name
+        self.initial = initial
+        self.exclude: list[str] = list(exclude)
+        self.was = was
         self._made = _place()
 
 
@@ -138,7 +152,7 @@ class PySecureConfig:
         dynamic_svc_uid: int | None = None,
         dynamic_svc_gid: int | None = None,
         *,
-        code: Mapping[str, str] | None = None,
+        code: Mapping[str, Code] | None = None,
         never: Iterable[str] = (),
         initialize: str | None = None,
     ) -> None:
@@ -173,8 +187,7 @@ class PySecureConfig:
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain values. What services and bundles refer to is in it, registered or not."""
         resources, bundles = self._parts()
-        resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
-        bundle_names = _names([(b, b.name or "shared") for b in bundles])
+        resource_names, bundle_names = _names(resources, bundles)
 
         app: dict[str, Any] = {
             "name": self.app_name,
@@ -185,7 +198,7 @@ class PySecureConfig:
             app["dynamic_svc_uid"] = self.dynamic_svc_uid
         if self.dynamic_svc_gid is not None:
             app["dynamic_svc_gid"] = self.dynamic_svc_gid
-        code = dict(self.code) if self.code is not None else self._code(resources)
+        code: dict[str, Code] = dict(self.code if self.code is not None else self._code(resources))
         packages = _packages()
         for shown, source in packages.items():
             code.setdefault(shown, source)
@@ -198,7 +211,7 @@ class PySecureConfig:
             app["initialize"] = initialize
         manifest: dict[str, Any] = {"app": app}
         if resources:
-            manifest["resources"] = {resource_names[id(r)]: _resource(r) for r in resources}
+            manifest["resources"] = {resource_names[id(r)]: self._resource(r, code) for r in resources}
         if bundles:
             manifest["bundles"] = {bundle_names[id(b)]: _bundle(b, resource_names) for b in bundles}
         everyone = self.calls_are_unrestricted()
@@ -238,8 +251,7 @@ class PySecureConfig:
     def places(self) -> dict[str, tuple[str, int]]:
         """File and line that made each object of the manifest: what an error in it should point at."""
         resources, bundles = self._parts()
-        resource_names = _names([(r, r.name or _from_path(r.path)) for r in resources])
-        bundle_names = _names([(b, b.name or "shared") for b in bundles])
+        resource_names, bundle_names = _names(resources, bundles)
         return {
             "app": self._made,
             **{f"resources.{resource_names[id(r)]}": r._made for r in resources},
@@ -279,7 +291,34 @@ class PySecureConfig:
             return []
         return [line.rstrip("/") for line in lines if line.startswith("/") and line != "/"]
 
-    def _command(self, service: PySecureService, code: Mapping[str, str]) -> list[str]:
+    def _resource(self, resource: PySecureResource, code: Mapping[str, Code]) -> dict[str, Any]:
+        table = _resource(resource)
+        if resource.source is None and resource.initial is None:
+            brought = self._brought(resource.path, code)
+            writable = any("w" in table[label] for label in ("owner", "bundle", "global"))
+            if brought is not None:
+                # The original's resources were files that lay there; so they do here.
+                table["initial" if writable else "source"] = brought
+                table.pop("kind", None)
+        return table
+
+    def _brought(self, path: str, code: Mapping[str, Code]) -> str | None:
+        """What the code holds at a path of services', as a path of the host; None if that is nothing."""
+        path = path.rstrip("/")
+        for shown, source in sorted(code.items(), key=lambda c: -len(c[0])):
+            inside = shown.rstrip("/") + "/"
+            if not path.startswith(inside):
+                continue
+            if not isinstance(source, str):
+                # Whoever says what is to be left out says what is to be there.
+                return None
+            host = os.path.normpath(os.path.join(source, path[len(inside) :]))
+            if not _holds_something(os.path.join(self.folder, host)):
+                return None
+            return host if os.path.isabs(host) else "./" + host
+        return None
+
+    def _command(self, service: PySecureService, code: Mapping[str, Code]) -> list[str]:
         words = _words(service.command)
         if not words:
             raise ValueError(f"{service.service_name}: its command is empty")
@@ -288,11 +327,12 @@ class PySecureConfig:
             return ["python3", *words]
         return words
 
-    def _executable(self, program: str, directory: str, code: Mapping[str, str]) -> bool:
+    def _executable(self, program: str, directory: str, code: Mapping[str, Code]) -> bool:
         path = os.path.normpath(os.path.join("/", directory, program))
         for shown, source in code.items():
             if path.startswith(shown.rstrip("/") + "/"):
-                host = os.path.join(self.folder, source, path[len(shown.rstrip("/")) + 1 :])
+                text = source if isinstance(source, str) else str(source.get("source", ""))
+                host = os.path.join(self.folder, text, path[len(shown.rstrip("/")) + 1 :])
                 try:
                     with open(host, "rb") as file:
                         runs = os.fstat(file.fileno()).st_mode & stat.S_IXOTH != 0
@@ -362,18 +402,52 @@ def _extend(known: list[Any], more: Iterable[Any]) -> None:
             known.append(each)
 
 
-def _names(wanted: list[tuple[Any, str]]) -> dict[int, str]:
-    """A name for each object, by its id: what was wanted, with a number where two want the same."""
-    taken: set[str] = set()
-    result: dict[int, str] = {}
-    for thing, name in wanted:
-        unique, number = name, 1
-        while unique in taken:
-            number += 1
-            unique = f"{name}-{number}"
-        taken.add(unique)
-        result[id(thing)] = unique
-    return result
+def _names(
+    resources: list[PySecureResource], bundles: list[PySecureBundle]
+) -> tuple[dict[int, str], dict[int, str]]:
+    """A name for each, by its id. Ids and data are kept under names, so none depends on the order of others."""
+    resource_names: dict[int, str] = {}
+    taken: dict[str, PySecureResource] = {}
+    for resource in resources:
+        name = resource.name or _from_path(resource.path)
+        other = taken.setdefault(name, resource)
+        if other is not resource:
+            raise ValueError(
+                f"the resources {other.path!r} and {resource.path!r} would both be called {name!r}; "
+                "give one of them a name: PySecureResource(..., name='...')"
+            )
+        resource_names[id(resource)] = name
+    bundle_names: dict[int, str] = {}
+    known: dict[str, PySecureBundle] = {}
+    for bundle in bundles:
+        name = bundle.name or _from_resources(sorted({resource_names[id(r)] for r in bundle.resources}))
+        if known.setdefault(name, bundle) is not bundle:
+            raise ValueError(
+                f"two bundles would be called {name!r}, by their resources; make them one, or give one of them a name: "
+                "PySecureBundle(..., name='...')"
+            )
+        bundle_names[id(bundle)] = name
+    return resource_names, bundle_names
+
+
+def _from_resources(names: list[str]) -> str:
+    """What a bundle without a name is called: after what is in it, whatever stands before it."""
+    name = "-".join(["shared", *names])
+    if len(name) <= 63:
+        return name
+    return f"{name[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _holds_something(path: str) -> bool:
+    """A file with something in it, or a folder with something other than empty folders in it."""
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return found.st_size > 0
+        with os.scandir(path) as entries:
+            return any(_holds_something(entry.path) for entry in entries)
+    except OSError:
+        return False
 
 
 def _from_path(path: str) -> str:
@@ -398,6 +472,12 @@ def _resource(resource: PySecureResource) -> dict[str, Any]:
         table["source"] = resource.source
     if resource.kind is not None:
         table["kind"] = resource.kind
+    if resource.initial:
+        table["initial"] = resource.initial
+    if resource.exclude:
+        table["exclude"] = resource.exclude
+    if resource.was is not None:
+        table["was"] = _from_path(resource.was) if "/" in resource.was else resource.was
     return table
 
 

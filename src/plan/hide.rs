@@ -1,0 +1,265 @@
+//! What a mount leaves out of its source, found on disk: the entries that `exclude` names, wherever they lie.
+//!
+//! They are looked for when a plan is made, and again at each start. A name that is no pattern is left out of the top of
+//! the folder even before it is there.
+
+use super::{Mount, MountPoint, PlanError, Service};
+use crate::model::{Exclude, path};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A folder with more in it is one that somebody named by mistake.
+const MOST_ENTRIES: usize = 1_000_000;
+/// More of them are better left out by the folder that they lie in.
+const MOST_HIDDEN: usize = 10_000;
+const DEEPEST: usize = 200;
+/// What SQLite keeps beside a database, and may make at any time.
+const BESIDE: [&str; 3] = ["-journal", "-shm", "-wal"];
+
+/// Leaves out of the mount `at` what its `exclude` names, but for the ways to mounts that lie in it. `closed`: do services
+/// not get into what others may not search? The error completes a sentence.
+pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(), String> {
+    if mounts[at].exclude.is_empty() {
+        return Ok(());
+    }
+    let inner: Vec<(PathBuf, bool)> = mounts
+        .iter()
+        .filter(|m| path::is_below(&m.target, &mounts[at].target))
+        .map(|m| {
+            (
+                m.target[mounts[at].target.len()..].trim_start_matches('/').into(),
+                m.directory,
+            )
+        })
+        .collect();
+    let mount = &mut mounts[at];
+    let exclude = &mount.exclude;
+    if !mount.directory {
+        return Err("`exclude` leaves out what a folder holds, and its source is a file: take it out".into());
+    }
+    if mount.writable || mount.idmap.is_some() {
+        return Err(
+            "`exclude` takes a source that all who see it may only read: take `w` away, and grant `r` by `global` alone"
+                .into(),
+        );
+    }
+    let mut walk = Walk {
+        exclude,
+        found: BTreeSet::new(),
+        linked: BTreeSet::new(),
+        links: Vec::new(),
+        entries: 0,
+        closed,
+    };
+    let top = open(CWD, &mount.source, &mount.source)?;
+    walk.directory(top.as_fd(), Path::new(""), 0)?;
+    // Another name of the same file is that file.
+    for (file, path) in std::mem::take(&mut walk.links) {
+        if walk.linked.contains(&file) {
+            walk.found.insert(path);
+        }
+    }
+    for literal in exclude.literals() {
+        let path = PathBuf::from(literal);
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let there = std::fs::symlink_metadata(mount.source.join(parent)).is_ok_and(|m| m.is_dir());
+        if there && exclude.names(&path) && !walk.found.iter().any(|f| path.starts_with(f)) {
+            walk.found.insert(path);
+        }
+    }
+    if walk.found.len() > MOST_HIDDEN {
+        return Err(format!(
+            "`exclude` names {} entries, more than {MOST_HIDDEN}: name the folders that they lie in",
+            walk.found.len()
+        ));
+    }
+    for path in walk.found {
+        around(&mount.source, path, &inner, &mut mount.hidden, &mut mount.missing)?;
+    }
+    mount.hidden.sort();
+    mount.hidden.dedup();
+    Ok(())
+}
+
+/// The same for a service that is about to start: what lies in its sources may have changed since it was planned.
+pub fn again(service: &Service) -> Result<Cow<'_, Service>, PlanError> {
+    if service.mounts.iter().all(|m| m.exclude.is_empty()) {
+        return Ok(Cow::Borrowed(service));
+    }
+    let mut service = service.clone();
+    let closed = service.identity.keeper.is_some();
+    for at in 0..service.mounts.len() {
+        apply(&mut service.mounts, at, closed).map_err(|cause| PlanError::Resource {
+            name: service.mounts[at].target.clone(),
+            cause,
+        })?;
+    }
+    Ok(Cow::Owned(service))
+}
+
+/// Leaves out `path`, but for the ways to the mounts that lie in it.
+fn around(
+    source: &Path,
+    path: PathBuf,
+    inner: &[(PathBuf, bool)],
+    hidden: &mut Vec<String>,
+    missing: &mut Vec<MountPoint>,
+) -> Result<(), String> {
+    // Covered by that mount.
+    if inner.iter().any(|(mount, _)| path.starts_with(mount) && path != *mount) {
+        return Ok(());
+    }
+    if let Some((_, directory)) = inner.iter().find(|(mount, _)| *mount == path) {
+        let point = MountPoint {
+            path: text(&path)?,
+            directory: *directory,
+        };
+        if !missing.contains(&point) {
+            missing.push(point);
+        }
+        return Ok(());
+    }
+    if !inner.iter().any(|(mount, _)| mount.starts_with(&path)) {
+        hidden.push(text(&path)?);
+        return Ok(());
+    }
+    for (mount, directory) in inner.iter().filter(|(mount, _)| mount.starts_with(&path)) {
+        let point = MountPoint {
+            path: text(mount)?,
+            directory: *directory,
+        };
+        if !missing.contains(&point) {
+            missing.push(point);
+        }
+    }
+    let wrong = |e: std::io::Error| format!("read {}: {e}", source.join(&path).display());
+    let entries = match std::fs::read_dir(source.join(&path)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(wrong)?,
+    };
+    for entry in entries {
+        around(
+            source,
+            path.join(entry.map_err(wrong)?.file_name()),
+            inner,
+            hidden,
+            missing,
+        )?;
+    }
+    Ok(())
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| {
+        format!(
+            "the name {} is not UTF-8: rename it, or `exclude` the folder that it lies in",
+            path.display()
+        )
+    })
+}
+
+type FileId = (u64, u64);
+
+struct Walk<'e> {
+    exclude: &'e Exclude,
+    found: BTreeSet<PathBuf>,
+    /// Files left out that have other names, too.
+    linked: BTreeSet<FileId>,
+    links: Vec<(FileId, PathBuf)>,
+    entries: usize,
+    /// Can services not pass what others may not search?
+    closed: bool,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, directory: BorrowedFd<'_>, path: &Path, depth: usize) -> Result<(), String> {
+        let wrong = |e: rustix::io::Errno| format!("look for what to leave out in {}: {e}", shown(path));
+        if depth > DEEPEST {
+            return Err(format!(
+                "{} is nested more than {DEEPEST} deep: `exclude` it",
+                shown(path)
+            ));
+        }
+        let mut folders: Vec<PathBuf> = Vec::new();
+        let mut here: Vec<(PathBuf, FileType)> = Vec::new();
+        for entry in Dir::read_from(directory).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            self.entries += 1;
+            if self.entries > MOST_ENTRIES {
+                return Err(format!(
+                    "there are more than {MOST_ENTRIES} files in it: name a smaller folder"
+                ));
+            }
+            use std::os::unix::ffi::OsStrExt;
+            let inside = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(rustix::io::Errno::NOENT) => continue,
+                other => other.map_err(wrong)?,
+            };
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let names = self.exclude.names(&inside);
+            if kind != FileType::Directory && stat.st_nlink > 1 {
+                let file = (stat.st_dev, stat.st_ino);
+                if names {
+                    self.linked.insert(file);
+                } else {
+                    self.links.push((file, inside.clone()));
+                }
+            }
+            if names {
+                here.push((inside, kind));
+            } else if kind == FileType::Directory {
+                // Nobody gets into it, and a layer over it would open it.
+                let others = stat.st_mode & 0o007;
+                if self.closed && others & 0o001 == 0 {
+                    continue;
+                }
+                folders.push(inside);
+            }
+        }
+        for (hidden, kind) in here {
+            for ending in BESIDE.iter().filter(|_| kind == FileType::RegularFile) {
+                let mut beside = hidden.clone().into_os_string();
+                beside.push(ending);
+                self.found.insert(beside.into());
+            }
+            self.found.insert(hidden);
+        }
+        for inside in folders {
+            let name = inside.file_name().unwrap_or_default();
+            let inner = open(directory, Path::new(name), &inside)?;
+            let before = self.found.len();
+            self.directory(inner.as_fd(), &inside, depth + 1)?;
+            let mode = rustix::fs::fstat(&inner).map_err(wrong)?.st_mode;
+            if self.closed && self.found.len() > before && mode & 0o004 == 0 {
+                return Err(format!(
+                    "{} may be searched but not read by services, and leaving something out of it would change that: \
+                     `chmod o+r` or `chmod o-x` it, or `exclude` it",
+                    shown(&inside)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(at: impl AsFd, path: &Path, shown_as: &Path) -> Result<OwnedFd, String> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, path, flags, Mode::empty())
+        .map_err(|e| format!("look for what to leave out in {}: {e}", shown(shown_as)))
+}
+
+fn shown(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => "it".to_owned(),
+        false => path.display().to_string(),
+    }
+}
