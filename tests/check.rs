@@ -127,7 +127,7 @@ fn programs_scripts_and_directories_are_looked_for_as_the_service_will_see_them(
             "command = \"/code/absolute true\"",
             "command = [\"sh\", \"sub/run.sh\"]\ndirectory = \"/code/\"",
             "command = \"run.sh\"\nenvironment = { PATH = \"/nowhere:/code/sub\" }",
-            "command = [\"sh\", \"-c\", \"exit 0\", \"missing.sh\"]\ndirectory = \"/tmp\"",
+            "command = [\"sh\", \"-c\", \"exit 0\", \"missing.sh\"]\ndirectory = \"/\"",
         ] {
             app.write("pysecure.toml", manifest("foreseen", CODE, service));
             let checked = app.run(&["check"]);
