@@ -24,6 +24,7 @@ pub(super) fn plan(
 }
 
 /// Mounts of resources with these rights, for someone with these ids. `foreign`: is a resource of our own keeping another's?
+#[allow(clippy::too_many_arguments, reason = "all that a mount is made of")]
 pub(super) fn lay(
     model: &Model,
     mut wanted: Vec<(ResourceId, Perms)>,
