@@ -499,3 +499,50 @@ fn the_dynamic_service_has_sockets_for_its_id_alone() {
     app.ok(&["down"]);
     assert!(!app.state().join("run-dynamic").exists());
 }
+
+/// A service that ends with the test.
+struct Served(std::process::Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn messages_that_are_none_are_answered_alike_by_all_three_servers() {
+    let script = repository().join("python/tests/malformed.py");
+    let plain = repository().join("python/src");
+    let python = |package: &Path, pure: &str| {
+        let mut command = Command::new("/usr/bin/python3");
+        command.env("PYTHONPATH", package).env("PYSECURE_RPC_PURE", pure);
+        command.arg("-B").arg(&script);
+        command
+    };
+    let mut in_python = python(&plain, "1");
+    in_python.arg("serve");
+    let mut with_core = python(python::with_core(), "");
+    with_core.arg("serve");
+    let servers = [
+        ("Rust", Command::new(vault())),
+        ("Python", in_python),
+        ("the core", with_core),
+    ];
+    for (name, mut server) in servers {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Served(server.env("PYSECURE_RPC_DIR", folder.path()).spawn().unwrap());
+        let socket = folder.path().join("vault.sock");
+        harness::wait_until(|| {
+            std::os::unix::fs::FileTypeExt::is_socket(&socket.metadata().ok()?.file_type()).then_some(())
+        });
+        let ended = python(&plain, "1")
+            .arg(&socket)
+            .arg(server.0.id().to_string())
+            .output()
+            .unwrap();
+        let ended = Ended::from(ended);
+        assert_eq!(ended.code, 0, "{name}: {}{}", ended.out, ended.err);
+        println!("{name}: {}", ended.out);
+    }
+}

@@ -37,6 +37,11 @@ const LONGEST_WRITE: Duration = Duration::from_secs(60);
 /// The most streams of one connection that wait for credit, each within the one before.
 const MOST_STREAMS: usize = 32;
 
+/// The last number of a call.
+const LAST_ID: i64 = 1 << 53;
+/// So many milliseconds, 31 years, are no deadline: timers need not count so far.
+const NO_DEADLINE: u64 = 1_000_000_000_000;
+
 static SERVES: OnceLock<String> = OnceLock::new();
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
@@ -221,7 +226,6 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
         outgoing: Outgoing::default(),
         used: 0,
         read: None,
-        last: 0,
         streams: Vec::new(),
     };
     // The socket is new and holds a message, so this waits for nobody.
@@ -241,8 +245,6 @@ pub(crate) struct Session {
     /// Messages sent that used the area, and how many of those the caller has read; `None` if it does not say.
     used: u64,
     read: Option<u64>,
-    /// The number of the last call.
-    last: u64,
     /// Streams that run, the innermost last: while one waits for credit, calls that come are answered.
     streams: Vec<Credit>,
 }
@@ -366,7 +368,7 @@ impl Session {
         if kind == Some(Value::Int(2)) {
             return self.call(elements);
         }
-        let Some(Value::Int(id @ 1..)) = elements.next() else {
+        let Some(Value::Int(id @ 1..=LAST_ID)) = elements.next() else {
             return Err("no number of a call".into());
         };
         // What is not known has ended meanwhile.
@@ -395,6 +397,7 @@ impl Session {
         self.read = match read {
             None | Some(Value::Nil) => None,
             Some(Value::Int(read @ 0..)) => Some(read as u64),
+            Some(Value::UInt(read)) => Some(read),
             _ => return Err("a number of messages that is none".into()),
         };
         Ok(())
@@ -403,22 +406,31 @@ impl Session {
     fn call(&mut self, mut elements: std::vec::IntoIter<Value>) -> Result<(), Stop> {
         let (id, function, args, kwargs) = (elements.next(), elements.next(), elements.next(), elements.next());
         let (deadline, traceparent) = (elements.next(), elements.next());
-        let (Some(Value::Int(id @ 1..)), Some(Value::Str(name)), Some(Value::Array(args)), Some(Value::Map(kwargs))) =
-            (id, function, args, kwargs)
+        let (
+            Some(Value::Int(id @ 1..=LAST_ID)),
+            Some(Value::Str(name)),
+            Some(Value::Array(args)),
+            Some(Value::Map(kwargs)),
+        ) = (id, function, args, kwargs)
         else {
             return Err("a CALL that is none".into());
         };
-        let id = id as u64;
-        if id > 1 << 53 || id <= self.last {
-            return Err("a call's number that was used before".into());
+        // Text with lone surrogates is no parameter's name, and is told so.
+        let named = |(key, _): &(Value, Value)| matches!(key, Value::Str(_) | Value::Other(13, _));
+        if !kwargs.iter().all(named) {
+            return Err("a keyword argument whose name is no text".into());
         }
-        self.last = id;
+        let id = id as u64;
+        if self.streams.iter().any(|s| s.id == id) {
+            return Err("a call's number twice".into());
+        }
         let deadline = match deadline {
             None | Some(Value::Nil) => None,
             Some(Value::Int(left @ 0..)) => Some(left as u64),
+            Some(Value::UInt(left)) => Some(left),
             _ => return Err("a deadline that is none".into()),
         };
-        // What ends after the sun has set has no deadline.
+        let deadline = deadline.filter(|left| *left < NO_DEADLINE);
         let deadline = deadline.and_then(|left| Instant::now().checked_add(Duration::from_millis(left)));
         let traceparent = match traceparent {
             None | Some(Value::Nil) => None,
@@ -428,7 +440,7 @@ impl Session {
         self.has_read(elements.next())?;
         let credit = match elements.next() {
             None | Some(Value::Nil) => 1,
-            Some(Value::Int(credit @ 0..)) => credit as u64,
+            Some(Value::Int(credit @ 0..=0x8000_0000)) => credit as u64,
             _ => return Err("credit that is none".into()),
         };
         if self.service.ends.load(Ordering::SeqCst) {

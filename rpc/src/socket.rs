@@ -1,8 +1,8 @@
 //! One end of a connection: whole messages, with their descriptors.
 
-use crate::memfd::{self, Area, Kept};
+use crate::memfd::{self, Kept};
 use crate::spin::Spin;
-use crate::value::{self, MOST_DESCRIPTORS, Value, WireError};
+use crate::value::{self, Given, MOST_DESCRIPTORS, Plain, Reader, Value, WireError};
 use crate::writer::{Message, Writer};
 use memmap2::MmapMut;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -117,24 +117,32 @@ impl Incoming {
     }
 }
 
-fn open(bytes: &[u8], mut fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, SocketError> {
+fn open(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, SocketError> {
+    let mut given = Given::new(fds);
+    let mut message = elements(bytes, &mut given, kept)?;
     // LARGE: [0, length], with the memfd as the last descriptor.
-    if bytes.get(..2) == Some(&[0x92, 0]) {
-        let header = value::read(bytes, Vec::new(), &mut Kept::default())?;
-        let [_, Value::Int(length)] = header.as_slice() else {
-            return Err(WireError::Bad("LARGE without a length").into());
+    if message.first() == Some(&Value::Int(0)) {
+        let length = match message.get(1) {
+            Some(Value::Int(length)) => usize::try_from(*length).ok(),
+            _ => None,
         };
-        let length = usize::try_from(*length).ok().filter(|l| *l <= value::largest());
-        let length = length.ok_or(WireError::Bad("LARGE of more bytes than a message may have"))?;
-        let memfd = fds.pop().ok_or(WireError::Bad("LARGE without a descriptor"))?;
-        let long = Area::check(memfd)?.read(0, length)?;
-        let message = value::read(&long, fds, kept)?;
+        let length = length.filter(|l| (1..=value::largest()).contains(l));
+        let long = given.long(length.ok_or(WireError::Bad("LARGE without a length that may be"))?)?;
+        message = elements(&long, &mut given, kept)?;
         if message.first() == Some(&Value::Int(0)) {
             return Err(WireError::Bad("LARGE in LARGE").into());
         }
-        return Ok(message);
     }
-    Ok(value::read(bytes, fds, kept)?)
+    given.all_named()?;
+    kept.read += u64::from(given.from_area);
+    Ok(message)
+}
+
+fn elements(bytes: &[u8], given: &mut Given, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
+    match Reader::new(bytes, given, &mut kept.area).whole(&mut Plain)? {
+        Value::Array(elements) => Ok(elements),
+        _ => Err(WireError::Bad("not an array")),
+    }
 }
 
 /// Waits for a message or the end; `false` if the deadline passes before.

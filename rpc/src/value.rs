@@ -465,7 +465,11 @@ impl Build for Plain {
 
     fn raw(&mut self, kind: i8, data: &[u8]) -> Result<Value, WireError> {
         match kind {
-            1 if !data.is_empty() => {}
+            1 if !data.is_empty() => {
+                if let Some(number) = small(data) {
+                    return Ok(number);
+                }
+            }
             9 if data.is_ascii() && !data.is_empty() => {}
             10 | 11 if data.len() == 16 => {}
             13 => {}
@@ -505,6 +509,22 @@ impl Build for Plain {
     fn descriptor(&mut self, fd: OwnedFd) -> Result<Value, WireError> {
         Ok(Value::Fd(Descriptor(Arc::new(fd))))
     }
+}
+
+/// An integer that would have had no need of an extension: it is the same number.
+fn small(data: &[u8]) -> Option<Value> {
+    let sign = if data[0] & 0x80 == 0 { 0 } else { 0xff };
+    let more = data.len().saturating_sub(9);
+    if data[..more].iter().any(|b| *b != sign) {
+        return None;
+    }
+    let number = data[more..]
+        .iter()
+        .fold(if sign == 0 { 0i128 } else { -1 }, |n, b| n << 8 | i128::from(*b));
+    i64::try_from(number)
+        .map(Value::Int)
+        .or_else(|_| u64::try_from(number).map(Value::UInt))
+        .ok()
 }
 
 /// No key, or element of a set, may stand twice.

@@ -42,7 +42,11 @@ fn any_value() -> impl Strategy<Value = Value> {
         (16_300_usize..16_500).prop_map(|len| Value::Bytes(vec![7; len])),
         "[a-z]{1,9}".prop_map(|name| Value::Member(Box::new(Value::Str(name)))),
         any::<[u8; 16]>().prop_map(|uuid| Value::Other(10, uuid.to_vec())),
-        proptest::collection::vec(any::<u8>(), 1..40).prop_map(|big| Value::Other(1, big)),
+        // One that no other kind of integer holds.
+        proptest::collection::vec(any::<u8>(), 9..40).prop_map(|mut big| {
+            big.insert(0, 5);
+            Value::Other(1, big)
+        }),
     ];
     scalar.prop_recursive(5, 60, 20, |inner| {
         let items = || proptest::collection::vec(inner.clone(), 0..20);

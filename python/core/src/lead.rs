@@ -602,7 +602,8 @@ impl<'py> Round<'py> {
             self.server.call_method1(intern!(py, "_have_read"), (peer, read))?;
         }
         let traced = asked.trace.is_some();
-        let deadline = asked.left.map(|left| begun + left as f64 / 1000.0);
+        let left = asked.left.filter(|left| *left < NO_DEADLINE);
+        let deadline = left.map(|left| begun + left as f64 / 1000.0);
         let call = Call {
             deadline,
             traceparent: asked
@@ -680,6 +681,9 @@ impl<'py> Round<'py> {
     }
 }
 
+/// As `_server.py` has it.
+const NO_DEADLINE: i64 = 1_000_000_000_000;
+
 /// A CALL, as far as it is plain.
 struct Asked<'py, 'a> {
     id: i64,
@@ -697,7 +701,7 @@ impl<'py, 'a> Asked<'py, 'a> {
         reader: &mut Reader<'_>,
         find: impl FnOnce(&str) -> Option<&'a (Py<Served>, Pace)>,
     ) -> Result<Option<Asked<'py, 'a>>, Failed> {
-        let Some(5..=9) = reader.array(0)? else {
+        let Some(elements @ 5..=9) = reader.array(0)? else {
             return Ok(None);
         };
         let plain = &mut Plain;
@@ -736,8 +740,8 @@ impl<'py, 'a> Asked<'py, 'a> {
             trace: None,
             read: None,
         };
-        if reader.end().is_ok() {
-            return Ok(Some(asked));
+        if elements == 5 {
+            return Ok(reader.end().is_ok().then_some(asked));
         }
         // An elapsed deadline, and whatever is of another kind, is Python's to answer.
         match reader.value(plain, 1)? {
@@ -745,24 +749,24 @@ impl<'py, 'a> Asked<'py, 'a> {
             Value::Int(left @ 1..) => asked.left = Some(left),
             _ => return Ok(None),
         }
-        if reader.end().is_ok() {
-            return Ok(Some(asked));
+        if elements == 6 {
+            return Ok(reader.end().is_ok().then_some(asked));
         }
         match reader.value(plain, 1)? {
             Value::Nil => {}
             Value::Str(trace) => asked.trace = Some(trace),
             _ => return Ok(None),
         }
-        if reader.end().is_ok() {
-            return Ok(Some(asked));
+        if elements == 7 {
+            return Ok(reader.end().is_ok().then_some(asked));
         }
         match reader.value(plain, 1)? {
             Value::Nil | Value::Int(0) => {}
             Value::Int(read @ 1..) => asked.read = Some(read),
             _ => return Ok(None),
         }
-        if reader.end().is_ok() {
-            return Ok(Some(asked));
+        if elements == 8 {
+            return Ok(reader.end().is_ok().then_some(asked));
         }
         if !matches!(reader.value(plain, 1)?, Value::Nil | Value::Int(0..=0x8000_0000)) {
             return Ok(None);

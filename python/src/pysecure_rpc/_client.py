@@ -176,7 +176,7 @@ class Connection(Link):
         if reply[0] != 1 or len(reply) < 5 or type(reply[4]) is not dict:
             raise ProtocolError(f"{self.service} did not greet")
         if reply[1] != 1:
-            raise ProtocolError(f"{self.service} speaks version {reply[1]!r} of the protocol, and this side 1")
+            raise ProtocolError(f"{self.service} speaks another version of the protocol than this side, which speaks 1")
         self.caller = reply[3]
         self.functions = reply[4]
 

@@ -51,6 +51,8 @@ _FIRST_FD = 3
 _BACKLOG_BYTES, _BACKLOG_MESSAGES = 1 << 20, 256
 #: Calls that one connection may have open.
 _OPEN_CALLS = 256
+#: So many milliseconds, 31 years, are no deadline: timers need not count so far.
+_NO_DEADLINE = 1_000_000_000_000
 #: A function that took longer has the lead given away before it runs the next time, or times: twice as many each time
 #: that it is slow again, up to so many. That it lost its CPU for a moment does not make it slow.
 SLOW, SLOW_TURNS = 0.0005, 64
@@ -464,7 +466,8 @@ class Server:
         except ProtocolError as error:
             self._malformed(connection, error)
             return
-        except (RecursionError, MemoryError) as error:
+        except Exception as error:
+            # Whatever a message does to who reads it, it is the message that is at fault.
             self._malformed(connection, ProtocolError(type(error).__name__))
             return
         if work is not None:
@@ -602,7 +605,7 @@ class Server:
         if kind == 2:
             return self._call(connection, parts)
         identity = parts[1] if len(parts) > 1 else None
-        if type(identity) is not int:
+        if type(identity) is not int or not 0 < identity <= 1 << 53:
             raise ProtocolError("a message without the number of its call")
         if kind == 7:
             more = parts[2] if len(parts) > 2 else None
@@ -628,12 +631,12 @@ class Server:
                 if waits or call.stream is not None:
                     self._fail(call, "pysecure.Cancelled", "the caller cancelled it", not waits)
             return None
-        raise ProtocolError(f"a message of kind {kind} from a caller")
+        raise ProtocolError("a message of another kind than callers send")
 
     def _have_read(self, connection: _Connection, read: Any) -> None:
         if read is None:
             return
-        if type(read) is not int:
+        if type(read) is not int or not 0 <= read < 1 << 64:
             raise ProtocolError("`read` is no number")
         with connection.lock:
             if connection.out_area is not None and read == connection.used:
@@ -651,23 +654,25 @@ class Server:
             or type(name) is not str
             or type(args) is not list
             or type(kwargs) is not dict
-            or (left is not None and (type(left) is not int or left < 0))
-            or (trace is not None and type(trace) is not str)
+            or (left is not None and (type(left) is not int or not 0 <= left < 1 << 64))
+            or (trace is not None and (type(trace) is not str or not _whole(trace)))
             or (credit is not None and (type(credit) is not int or not 0 <= credit <= 1 << 31))
         ):
             raise ProtocolError("a CALL of wrong types")
         for key in kwargs:  # pyright: ignore[reportUnknownVariableType]
             if type(key) is not str:  # pyright: ignore[reportUnknownArgumentType]
                 raise ProtocolError("a keyword argument whose name is no text")
-        if read:  # nothing has been read, or nothing is said of it
+        if read:
             self._have_read(connection, read)
+        elif read is not None and type(read) is not int:
+            raise ProtocolError("`read` is no number")
         if identity in connection.calls:
             raise ProtocolError("a call's number twice")
         function = connection.table.functions.get(name)
         if function is None:
             self._other(connection, identity, name)
             return None
-        deadline = None if left is None else monotonic() + left / 1000
+        deadline = None if left is None or left >= _NO_DEADLINE else monotonic() + left / 1000
         call = Call(connection, identity, function, deadline, trace, 1 if credit is None else credit)
         try:
             call.args, call.kwargs = function.signature.convert(args, kwargs, True)
@@ -691,6 +696,8 @@ class Server:
         elif name == "pysecure.describe":
             self._send(connection, [3, identity, describe(connection.table.functions)])
         else:
+            if not _whole(name):
+                raise ProtocolError("a CALL of wrong types")
             # Names that are not ours are counted as one: they could be without end.
             key = (connection.caller, name if name in self.functions else "")
             with self._lock:
@@ -1003,6 +1010,17 @@ class Server:
             self._raised(call, error)
         finally:
             await items.aclose()
+
+
+def _whole(text: str) -> bool:
+    """Is it text as it stands on the wire, without halves of characters?"""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_cancelled(error: BaseException) -> bool:

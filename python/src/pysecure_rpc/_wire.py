@@ -590,12 +590,16 @@ def read_memfd(fd: int, offset: int, length: int) -> bytes:
         raise ProtocolError("a memfd lacks F_SEAL_SHRINK")
     if offset + length > os.fstat(fd).st_size:
         raise ProtocolError("a memfd is shorter than the message says")
-    data = os.pread(fd, length, offset)
-    while len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            raise ProtocolError("a memfd is shorter than the message says")
-        data += more
+    try:
+        data = os.pread(fd, length, offset)
+        while len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                raise ProtocolError("a memfd is shorter than the message says")
+            data += more
+    except OSError as error:
+        # Opened for writing only, for one.
+        raise ProtocolError(f"a memfd cannot be read: {error.strerror}") from error
     return data
 
 
