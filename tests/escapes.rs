@@ -754,3 +754,524 @@ sys.stdin.read()
         assert_eq!(app.ps()["services"].as_array().unwrap().len(), 2);
     }
 }
+
+/// Each call that gives a file a mode, with set-id bits, in the folder FOLDER: what came of it, and what has such a bit now.
+const SET_ID: &str = r#"
+libc.mmap.restype = ctypes.c_void_p
+def int80(number, path, mode):
+    "The same call as a program of 32 bits makes it, whose strings lie below 4 GiB."
+    page = libc.mmap(None, 4096, 7, 0x22 | 0x40, -1, 0)
+    text = page + 2048
+    ctypes.memmove(text, path + b'\0', len(path) + 1)
+    code = b'\x53\xb8' + struct.pack('<I', number) + b'\xbb' + struct.pack('<I', text) + b'\xb9' + struct.pack('<I', mode) + b'\xcd\x80\x5b\xc3'
+    ctypes.memmove(page, code, len(code))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(page)()
+here = FOLDER.encode()
+def fresh(name):
+    path = here + b'/' + name.encode()
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o755))
+    return path
+def tmpfile(bits):
+    fd = call(257, -100, here, 0o20200002, bits)
+    if isinstance(fd, int):
+        call(265, -100, b'/proc/self/fd/%d' % fd, -100, here + b'/tmpfile%o' % bits, 0x400)
+    return fd
+done = []
+for bits in (0o4755, 0o2755, 0o6755):
+    f = fresh('file%o' % bits)
+    fd = os.open(f, os.O_RDONLY)
+    new = lambda name: here + b'/%s%o' % (name.encode(), bits)
+    how = struct.pack('<QQQ', 0o102, bits, 0)
+    done += [
+        ('chmod', call(90, f, bits)),
+        ('chmod with more bits', call(90, fresh('more%o' % bits), 1 << 32 | 0o200000 | bits)),
+        ('fchmod', call(91, os.open(fresh('fchmod%o' % bits), os.O_RDONLY), bits)),
+        ('fchmodat', call(268, -100, fresh('fchmodat%o' % bits), bits)),
+        ('fchmodat2', call(452, -100, fresh('fchmodattwo%o' % bits), bits, 0)),
+        ('open', call(2, new('open'), 0o102, bits)),
+        ('creat', call(85, new('creat'), bits)),
+        ('openat', call(257, -100, new('openat'), 0o102, bits)),
+        ('O_TMPFILE', tmpfile(bits)),
+        ('openat2', call(437, -100, new('openattwo'), ctypes.c_char_p(how), 24)),
+        ('mknod', call(133, new('mknod'), 0o100000 | bits, 0)),
+        ('mknodat', call(259, -100, new('mknodat'), 0o100000 | bits, 0)),
+        ('mkdir', call(83, new('mkdir'), bits)),
+        ('mkdirat', call(258, -100, new('mkdirat'), bits)),
+    ]
+allowed = sorted({name for name, got in done if isinstance(got, int)})
+strange = sorted({(name, got) for name, got in done if got not in ('EPERM', 'ENOSYS') and not isinstance(got, int)})
+print('allowed', allowed, strange)
+def bits_of(path):
+    return os.lstat(path).st_mode & 0o6000
+print('set', sorted(n.rstrip('0123456789') for n in os.listdir(FOLDER) if bits_of(os.path.join(FOLDER, n)) == 0o6000))
+# What programs do every day goes on.
+for mode in (0o700, 0o755, 0o1777, 0o644):
+    os.chmod(fresh('plain'), mode)
+os.mkdir(here + b'/folder', 0o750)
+os.close(os.open(here + b'/made', os.O_CREAT | os.O_WRONLY, 0o664))
+os.close(call(2, here + b'/made', 0, 0o6755))                        # without O_CREAT it is no mode
+os.mkfifo(here + b'/pipe', 0o622)
+shut = os.fork()
+if shut == 0:
+    os._exit(int80(15, fresh('wide'), 0o6755) & 0xff)
+print('32 bits', os.waitpid(shut, 0)[1], '%o' % bits_of(here + b'/wide'))
+"#;
+
+#[test]
+fn no_file_of_a_services_gets_a_set_id_bit() {
+    let outside = harness::fresh_folder();
+    let (uid, gid) = harness::user();
+    std::os::unix::fs::chown(&outside, Some(uid), Some(gid)).unwrap();
+    let script = |folder: &Path| format!("FOLDER = '{}'\n{SET_ID}", folder.display());
+    // The control: an ordinary user of the host does all of it with his own files.
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        harness::USER,
+        "--regid",
+        harness::USER,
+        "--clear-groups",
+        PYTHON,
+        "-c",
+    ]);
+    let control = Ended::from(
+        command
+            .arg(format!("{PRELUDE}os.umask(0)\n{}", script(&outside)))
+            .output()
+            .unwrap(),
+    )
+    .ok();
+    assert!(
+        control.out.starts_with(
+            "allowed ['O_TMPFILE', 'chmod', 'chmod with more bits', 'creat', 'fchmod', 'fchmodat', 'fchmodat2', 'mkdir', \
+             'mkdirat', 'mknod', 'mknodat', 'open', 'openat', 'openat2'] []\nset ['creat', 'fchmod', 'fchmodat', \
+             'fchmodattwo', 'file', 'mknod', 'mknodat', 'more', 'open', 'openat', 'openattwo', 'tmpfile']\n"
+        ) && control.out.ends_with("32 bits 0 6000\n"),
+        "{control:?}"
+    );
+    for mode in BOTH {
+        let manifest = r#"
+[app]
+name = "setid"
+[resources]
+data = { path = "/data/", owner = "rw" }
+[services.web]
+command = ["sh", "-c", "echo ready; exec sleep infinity"]
+owner_resources = ["data"]
+"#;
+        let app = App::new(mode, manifest);
+        app.ok(&["up", "-d"]);
+        let expected = "allowed [] []\nset []\n32 bits 31 0\n";
+        assert_eq!(
+            python(&app, "web", &script(Path::new("/data"))).ok().out,
+            expected,
+            "{mode:?} exec"
+        );
+        let run = format!("{PRELUDE}os.mkdir('/data/run')\n{}", script(Path::new("/data/run")));
+        let ran = app.ok(&["run", "-T", "web", "--", PYTHON, "-c", &run]);
+        assert_eq!(ran.out, expected, "{mode:?} run");
+        // `cp` works, and sends no such bit.
+        let tool = app.write("tool", "#!/bin/sh\n");
+        std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o6755)).unwrap();
+        app.ok(&["cp", "tool", "web:/data/copied"]);
+        let copied = app
+            .sh(
+                "web",
+                "stat -c %a /data/copied; chmod u+s /data/copied || stat -c %a /data/copied",
+            )
+            .ok();
+        assert_eq!(copied.out, "700\n700\n", "{copied:?}");
+    }
+}
+
+/// What a service leaves in a folder of root's is root's, and anybody may run it.
+#[test]
+fn a_service_makes_no_program_of_roots() {
+    let manifest = |source: &str, more: &str| {
+        format!(
+            "[app]\nname = \"roots\"\n[resources]\ndata = {{ path = \"/data\", source = \"{source}\", owner = \"rw\"{more} }}\n\
+             [services.web]\ncommand = [\"sleep\", \"1000\"]\nowner_resources = [\"data\"]\n"
+        )
+    };
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let app = App::new(Mode::Root, &manifest("./data", ""));
+    app.write("data/file", "");
+    let data = app.folder.join("data");
+    chown(&data, Some(0), Some(0)).unwrap();
+    for command in [&["check"][..], &["up", "-d"], &["run", "-T", "web"]] {
+        let refused = app.run(command);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        for part in ["is root's", "write_as_root = true", "chown", "data = {"] {
+            assert!(refused.err.contains(part), "{part}: {refused:?}");
+        }
+    }
+    // Where root runs what it finds, its owner does not matter.
+    for (source, folder) in [("/etc/cron.d", "/etc"), ("/usr/local", "/usr"), ("/var", "/var/")] {
+        for more in ["", ", adopt = true"] {
+            app.write("pysecure.toml", manifest(source, more));
+            let refused = app.run(&["check"]);
+            assert!(
+                refused.code != 0 && refused.err.contains(folder) && refused.err.contains("write_as_root"),
+                "{source}{more}: {refused:?}"
+            );
+        }
+    }
+    // It is another user's: then nothing has to be allowed.
+    app.write("pysecure.toml", manifest("./data", ""));
+    let (uid, gid) = harness::user();
+    chown(&data, Some(uid), Some(gid)).unwrap();
+    app.ok(&["check"]);
+    chown(&data, Some(0), Some(0)).unwrap();
+    app.write("pysecure.toml", manifest("./data", ", write_as_root = true"));
+    app.ok(&["check"]);
+    app.ok(&["up", "-d"]);
+    let script = "cp /usr/bin/id /data/id && chmod 755 /data/id && chmod 6755 /data/id";
+    assert_ne!(app.sh("web", script).code, 0);
+    let id = data.join("id");
+    let found = std::fs::metadata(&id).unwrap();
+    assert_eq!(
+        (found.uid(), found.mode() & 0o7777),
+        (0, 0o755),
+        "it is root's, as was allowed"
+    );
+    let run = app_user_runs(&id).ok();
+    assert!(!run.out.contains("euid=0"), "{run:?}");
+    // The control: with the bit it would be the way to root.
+    std::fs::set_permissions(&id, PermissionsExt::from_mode(0o6755)).unwrap();
+    let run = app_user_runs(&id).ok();
+    assert!(run.out.contains("euid=0"), "{run:?}");
+}
+
+/// A watcher looks at all that /proc shows of others while programs, probes and copies come in beside it.
+#[test]
+fn nothing_of_the_host_shows_while_a_process_comes_in() {
+    need_python();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!(":{:04X} ", listener.local_addr().unwrap().port());
+    for mode in BOTH {
+        let manifest = format!(
+            r#"
+[app]
+name = "joining"
+[services.web]
+command = ["{PYTHON}", "-u", "/code/watch.py"]
+health = {{ command = ["true"], interval = "100ms" }}
+[resources]
+code = {{ path = "/code", source = "./code", global = "r" }}
+"#
+        );
+        let app = App::new(mode, &manifest);
+        let folder = app.folder.display();
+        app.write(
+            "code/watch.py",
+            format!(
+                r#"{PRELUDE}
+def get(pid, name):
+    try:
+        return open('/proc/%s/%s' % (pid, name), 'rb').read().decode(errors='replace')
+    except OSError:
+        return ''
+def places(text):
+    return set(line.split(' ')[4] for line in text.splitlines())
+mine = places(get('self', 'mountinfo'))
+cgroup = get('self', 'cgroup')
+groups = set(status('Groups').split())
+told = set()
+def caught(kind, what):
+    if kind not in told:
+        told.add(kind)
+        print('CAUGHT', kind, repr(what)[:300], flush=True)
+def look(pid):
+    "What is the host's, whoever shows it; and what only a process shows that is not its program yet."
+    mounts = get(pid, 'mountinfo')
+    if places(mounts) - mine:
+        caught('mountinfo', places(mounts) - mine)
+    for name in ('net/tcp', 'net/unix', 'net/dev', 'cmdline', 'environ', 'status', 'maps', 'cgroup', 'limits'):
+        text = get(pid, name)
+        if '{folder}' in text or '{port}' in text:
+            caught(name, text)
+        if name == 'cgroup' and text not in ('', cgroup):
+            caught(name, text)
+    early = get(pid, 'comm')
+    if early.strip() != 'pysecure':
+        return False
+    stat = get(pid, 'stat').rpartition(')')[2].split()
+    shown = [name for name in ('environ', 'maps', 'auxv', 'numa_maps', 'io', 'stack', 'syscall') if get(pid, name)]
+    links = [name for name in ('exe', 'cwd', 'root', 'fd/0', 'ns/mnt') if tried(os.readlink, '/proc/%s/%s' % (pid, name))[:1] != 'E']
+    of = [l.split(':')[1].split() for l in get(pid, 'status').splitlines() if l.startswith('Groups:')]
+    line = get(pid, 'cmdline').strip('\0')
+    # Only if it still was none when all had been read.
+    if get(pid, 'comm') != early:
+        return False
+    if shown or links:
+        caught('its own', (shown, links))
+    if line:
+        caught('line', line)
+    if stat and stat[4] != '0':
+        caught('terminal', stat)
+    if of and not set(of[0]) <= groups:
+        caught('groups', of)
+    return bool(stat)
+print('watching', flush=True)
+seen = 0
+while True:
+    for pid in os.listdir('/proc'):
+        if pid.isdigit() and pid not in ('1', str(os.getpid())) and look(pid):
+            seen += 1
+            if seen % 20 == 0:
+                print('seen', seen, flush=True)
+"#
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "watching");
+        app.write("file", "content");
+        while !app.logs("web").contains("seen 100\n") {
+            assert_eq!(app.sh("web", "exit 5").code, 5);
+            app.ok(&["cp", "file", "web:/tmp/file"]);
+        }
+        let logs = app.logs("web");
+        assert!(!logs.contains("CAUGHT"), "{mode:?}: {logs}");
+        // The control: a process that enters the PID namespace first, and the rest never.
+        let control = format!(
+            r#"
+import signal
+fd = os.open('/proc/{}/ns/pid', os.O_RDONLY)
+assert call(308, fd, 0x20000000) == 0
+pid = os.fork()
+if pid == 0:
+    time.sleep(100000)
+print('in', flush=True)
+sys.stdin.read()
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+"#,
+            app.init_of("web")
+        );
+        let mut command = Command::new(PYTHON);
+        command.arg("-c").arg(format!("{PRELUDE}# {folder}\n{control}"));
+        let mut control = command.stdin(Stdio::piped()).spawn().unwrap();
+        for kind in ["mountinfo", "net/tcp", "cmdline"] {
+            app.wait_for_log("web", &format!("CAUGHT {kind} "));
+        }
+        drop(control.stdin.take());
+        control.wait().unwrap();
+    }
+}
+
+/// Whoever looks for a terminal of another process: by its name, by that one's descriptors, and by pidfd_getfd(2).
+const SPY: &str = r#"
+import subprocess
+if sys.argv[1:] == ['prey']:
+    master, slave = os.openpty()
+    subprocess.Popen(['sleep', '100000'], stdin=slave)
+    os.close(slave)
+print('watching', flush=True)
+looked = 0
+while True:
+    there = False
+    paths = ['/dev/pts/' + name for name in os.listdir('/dev/pts') if name != 'ptmx']
+    others = [pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) not in (1, os.getpid())]
+    descriptors = []
+    for pid in others:
+        got = tried(lambda: open('/proc/%s/cmdline' % pid).read())
+        there = there or 'OPERATOR' in got
+        paths += ['/proc/%s/fd/%d' % (pid, n) for n in range(3)] + ['/proc/%s/root/dev/pts/0' % pid]
+        pidfd = call(434, int(pid), 0)
+        if isinstance(pidfd, int):
+            descriptors += [(call(438, pidfd, n, 0), 'pidfd_getfd') for n in range(3)]
+            os.close(pidfd)
+    descriptors += [(tried(os.open, path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK), path.split('/')[1] + path.split('/')[-2]) for path in paths]
+    for fd, path in descriptors:
+        if isinstance(fd, int):
+            if os.isatty(fd):
+                os.write(fd, b'[sudo] password: ')
+                print('REACHED', path, flush=True)
+            os.close(fd)
+    if there:
+        looked += 1
+        if looked % 50 == 0:
+            print('looked', looked, flush=True)
+"#;
+
+#[test]
+fn a_service_does_not_reach_the_terminal_of_a_program_beside_it() {
+    need_python();
+    for mode in BOTH {
+        let manifest = format!(
+            r#"
+[app]
+name = "terminals"
+code = {{ "/code" = "./code" }}
+[services.spy]
+command = ["{PYTHON}", "-u", "/code/spy.py"]
+[services.control]
+command = ["{PYTHON}", "-u", "/code/spy.py", "prey"]
+"#
+        );
+        let app = App::new(mode, &manifest);
+        app.write("code/spy.py", format!("{PRELUDE}{SPY}"));
+        app.ok(&["up", "-d"]);
+        // The control: of a process of its own, in each way.
+        for way in ["devpts", "procfd", "pidfd_getfd"] {
+            app.wait_for_log("control", &format!("REACHED {way}\n"));
+        }
+        app.wait_for_log("spy", "watching");
+        let script = ": OPERATOR; tty; echo be''gin; read line; echo \"got:$line\"; read line";
+        let mut terminal = app.on_terminal(&["exec", "spy", "--", "sh", "-c", script], 24, 80);
+        let mut shown = terminal.until("begin\r\n");
+        assert!(shown.contains("/dev/pts/0"), "{mode:?}: {shown}");
+        app.wait_for_log("spy", "looked 100\n");
+        terminal.type_in("secret\n");
+        shown += &terminal.until("got:secret\r\n");
+        app.wait_for_log("spy", "looked 200\n");
+        terminal.type_in("\n");
+        let (code, rest) = terminal.ended();
+        assert_eq!(code, 0, "{shown}{rest}");
+        assert!(!(shown.clone() + &rest).contains("[sudo]"), "{mode:?}: {shown}{rest}");
+        let logs = app.logs("spy");
+        assert!(!logs.contains("REACHED"), "{mode:?}: {logs}");
+    }
+}
+
+#[test]
+fn no_service_takes_the_terminals_of_others() {
+    let take = r#"
+taken = []
+while len(taken) < 200:
+    got = tried(os.open, '/dev/ptmx', os.O_RDWR | os.O_NOCTTY)
+    if not isinstance(got, int):
+        break
+    taken.append(got)
+print(len(taken), got if isinstance(got, str) else '')
+"#;
+    assert_eq!(python_outside(take).out, "200 \n");
+    for mode in BOTH {
+        let app = two(mode, "ptys", "");
+        assert_eq!(python(&app, "web", take).ok().out, "64 ENOSPC\n", "{mode:?}");
+        // And it has them again, and so does a program on a terminal.
+        assert_eq!(python(&app, "web", take).ok().out, "64 ENOSPC\n", "{mode:?}");
+        let mut terminal = app.on_terminal(&["exec", "web", "--", "tty"], 24, 80);
+        let (code, shown) = terminal.ended();
+        assert!(code == 0 && shown.contains("/dev/pts/0"), "{shown}");
+    }
+}
+
+#[test]
+fn a_service_does_not_touch_limits_and_priority_of_a_program_beside_it() {
+    need_python();
+    // Each way to change another process of the same user.
+    let attack = r#"
+import re
+def target():
+    for pid in os.listdir('/proc'):
+        if pid.isdigit() and tried(lambda: open('/proc/%s/cmdline' % pid).read()) == 'sleep\08100VICTIM\0':
+            return int(pid)
+pid = target()
+pair = struct.pack('<QQ', 10, 10)
+one = struct.pack('<Q', 1)
+attr = struct.pack('<IIQiIQQQ', 48, 5, 0, 0, 0, 0, 0, 0)
+zero = struct.pack('<i', 0)
+print([
+    call(302, pid, 7, ctypes.c_char_p(pair), None),             # prlimit64
+    call(203, pid, 8, ctypes.c_char_p(one)),                    # sched_setaffinity
+    call(144, pid, 5, ctypes.c_char_p(zero)),                   # sched_setscheduler
+    call(142, pid, ctypes.c_char_p(zero)),                      # sched_setparam
+    call(314, pid, ctypes.c_char_p(attr), 0),                   # sched_setattr
+    call(141, 0, pid, 7),                                       # setpriority of a process
+    call(141, 1, os.getpgid(pid), 7),                           # of a group
+    call(141, 2, OWN and os.getuid(), 7),                       # of a user
+    call(251, 1, pid, 3 << 13),                                 # ioprio_set
+    call(251, 2, os.getpgid(pid), 3 << 13),
+    call(251, 3, OWN and os.getuid(), 3 << 13),
+])
+# Its own it may change, and look at others'.
+os.nice(1)
+os.sched_setaffinity(0, os.sched_getaffinity(pid))
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+print(resource.prlimit(pid, resource.RLIMIT_NOFILE)[1] > 0, os.getpriority(os.PRIO_PROCESS, pid) >= 0)
+"#;
+    let state = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let nice = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .nth(16)
+            .unwrap()
+            .to_owned();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let cpus = status
+            .lines()
+            .find(|l| l.starts_with("Cpus_allowed:"))
+            .unwrap()
+            .to_owned();
+        (
+            nice,
+            cpus,
+            std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap(),
+        )
+    };
+    let script = |own: bool, victim: u32| {
+        format!("OWN = {}\n{attack}", if own { "1" } else { "0" }).replace("VICTIM", &victim.to_string())
+    };
+    // The control: what a user's processes may do to each other on the host.
+    let as_user = ["--reuid", "64321", "--regid", "64321", "--clear-groups"];
+    let mut prey = Command::new("setpriv");
+    prey.args(as_user).args(["sleep", "81009"]);
+    let mut prey = std::os::unix::process::CommandExt::process_group(&mut prey, 0)
+        .spawn()
+        .unwrap();
+    wait_until(|| {
+        let line = std::fs::read_to_string(format!("/proc/{}/cmdline", prey.id())).ok()?;
+        (line == "sleep\081009\0").then_some(())
+    });
+    let before = state(prey.id() as i32);
+    let mut control = Command::new("setpriv");
+    control
+        .args(as_user)
+        .args([PYTHON, "-c"])
+        .arg(format!("{PRELUDE}{}", script(true, 9)));
+    let control = Ended::from(control.output().unwrap());
+    let after = state(prey.id() as i32);
+    prey.kill().unwrap();
+    prey.wait().unwrap();
+    assert!(
+        control.out.starts_with(&format!("[{}]\n", ["0"; 11].join(", "))),
+        "{control:?}"
+    );
+    assert!(before.0 != after.0 && before.2 != after.2, "{control:?}");
+    for mode in BOTH {
+        let manifest = format!(
+            r#"
+[app]
+name = "priority"
+[services.web]
+command = ["{PYTHON}", "-uc", "import os, resource, time; me = os.getpid(); os.sched_setaffinity(me, os.sched_getaffinity(0)); os.setpriority(os.PRIO_PROCESS, me, 1); resource.prlimit(me, resource.RLIMIT_NOFILE, (100, 200)); print('ready', me); time.sleep(100000)"]
+"#
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        // Its main program, which is always the second process, may name itself.
+        app.wait_for_log("web", "ready 2\n");
+        let mut beside = app
+            .command(&["exec", "-T", "web", "--", "sleep", "81008"])
+            .spawn()
+            .unwrap();
+        let pid = wait_until(|| {
+            std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+                (line == b"sleep\081008\0").then(|| entry.file_name().to_str().unwrap().parse::<i32>().unwrap())
+            })
+        });
+        let before = state(pid);
+        let seen = python(&app, "web", &script(false, 8)).ok().out;
+        let refused = format!("[{}]\nTrue True\n", ["'EPERM'"; 11].join(", "));
+        assert_eq!(seen, refused, "{mode:?}");
+        assert_eq!(before, state(pid), "{mode:?}");
+        beside.kill().unwrap();
+        beside.wait().unwrap();
+    }
+}

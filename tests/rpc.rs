@@ -559,3 +559,120 @@ fn tracebacks_cross_where_the_manifest_asks_for_them() {
         app.write("pysecure.toml", manifest);
     }
 }
+
+/// A callee that was taken over gives its listening socket away and shuts another down: when it starts again, neither matters.
+#[test]
+fn what_a_callee_did_with_its_sockets_ends_with_it() {
+    for mode in harness::BOTH {
+        let manifest = format!(
+            r#"
+[app]
+name = "stolen"
+code = {{ "/code" = "./code" }}
+[resources]
+marks = {{ path = "/marks/", owner = "rw" }}
+[services.thief]
+command = ["{PYTHON}", "-u", "/code/thief.py"]
+callers = {{ callee = "*" }}
+[services.callee]
+command = ["{PYTHON}", "-u", "/code/callee.py"]
+owner_resources = ["marks"]
+callers = {{ web = "*", shut = "*", late = "*" }}
+depends_on = {{ thief = "ready" }}
+[services.web]
+command = ["sleep", "infinity"]
+[services.shut]
+command = ["sleep", "infinity"]
+[services.late]
+command = ["sleep", "infinity"]
+"#
+        );
+        let app = App::new(mode, &manifest);
+        let shared = r#"
+import array, os, socket, sys, threading, time
+fds = {name: socket.socket(fileno=3 + n) for n, name in enumerate(os.environ['LISTEN_FDNAMES'].split(':'))}
+def serve(listener, text):
+    def loop():
+        while True:
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return
+            peer.send(text)
+            peer.close()
+    threading.Thread(target=loop).start()
+"#;
+        app.write(
+            "code/callee.py",
+            format!(
+                r#"{shared}
+if os.path.exists('/marks/second'):
+    for name, listener in fds.items():
+        serve(listener, b'callee ' + name.encode())
+else:
+    open('/marks/second', 'w').close()
+    thief = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    thief.connect('/run/pysecure/rpc/thief.sock')
+    thief.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [fds['web'].fileno()]))])
+    serve(fds['web'], b'callee web')
+    fds['shut'].shutdown(socket.SHUT_RDWR)
+    thief.recv(1)
+print('ready', flush=True)
+time.sleep(100000)
+"#
+            ),
+        );
+        app.write(
+            "code/thief.py",
+            format!(
+                r#"{shared}
+peer, _ = fds['callee'].accept()
+message, ancillary, _, _ = peer.recvmsg(1, 1000)
+serve(socket.socket(fileno=array.array('i', ancillary[0][2])[0]), b'thief')
+peer.send(b'x')
+print('has it', flush=True)
+time.sleep(100000)
+"#
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("thief", "has it");
+        app.wait_for_log("callee", "ready");
+        let ask = "import socket\n\
+                   s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n\
+                   try:\n\
+                   \x20s.connect('/run/pysecure/rpc/callee.sock')\n\
+                   \x20print(s.recv(100).decode())\n\
+                   except OSError as e:\n\
+                   \x20print(e.strerror)\n";
+        let asked = |caller: &str| app.ok(&["exec", "-T", caller, "--", PYTHON, "-c", ask]).out;
+        // The control: while that one runs, both answer, and nobody the other.
+        harness::wait_until(|| (asked("web") == "thief\n").then_some(()));
+        assert_eq!(asked("shut"), "Connection refused\n");
+        // Whoever waits in a socket that nobody else has goes on waiting there, over the restart.
+        let mut late = app.command(&[
+            "exec",
+            "-T",
+            "late",
+            "--",
+            PYTHON,
+            "-c",
+            &format!("{ask}print('asked')"),
+        ]);
+        let late = late.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        harness::wait_until(|| {
+            let init = app.init_of("late");
+            let sockets = std::fs::read_to_string(format!("/proc/{init}/net/unix")).unwrap();
+            // A connected socket of sequenced packets.
+            sockets.contains(" 0005 03 ").then_some(())
+        });
+        app.ok(&["restart", "callee"]);
+        harness::wait_until(|| (app.logs("callee").matches("ready").count() == 2).then_some(()));
+        for _ in 0..20 {
+            assert_eq!(asked("web"), "callee web\n", "{mode:?}");
+        }
+        assert_eq!(asked("shut"), "callee shut\n", "{mode:?}");
+        let late = Ended::from(late.wait_with_output().unwrap()).ok();
+        assert_eq!(late.out, "callee late\nasked\n", "{mode:?}");
+    }
+}

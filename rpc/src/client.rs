@@ -20,6 +20,9 @@ const FOLDER: &str = "/run/pysecure/rpc";
 #[cfg(feature = "service")]
 pub(crate) const RESERVED: &str = "pysecure.";
 
+/// How often a service may end before it greets, as it does when it starts again.
+const GREETINGS: u32 = 5;
+
 /// How often an idempotent call is made again because the service went away.
 const REPEATS: u32 = 3;
 
@@ -109,8 +112,18 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects by a socket's path.
+    /// Connects by a socket's path, again if the service ends before it has greeted: nothing was asked of it yet.
     pub fn open(callee: &str, path: &Path) -> Result<Connection, Error> {
+        for attempt in 0..GREETINGS - 1 {
+            match Connection::greeted(callee, path) {
+                Err(Error::Lost { .. }) => std::thread::sleep(Duration::from_millis(10 << attempt)),
+                other => return other,
+            }
+        }
+        Connection::greeted(callee, path)
+    }
+
+    fn greeted(callee: &str, path: &Path) -> Result<Connection, Error> {
         let io = |e: rustix::io::Errno| match e {
             rustix::io::Errno::NOENT => Error::NotGranted(callee.to_owned()),
             errno => Error::Io {

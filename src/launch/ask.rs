@@ -2,7 +2,7 @@
 //! own program has.
 //!
 //! A helper stays outside and waits, no longer than the answer may take. Its exit code is the answer
-//! ([`YES`], [`NO`], [`LATE`]); it says nothing else. Its child joins the namespaces as `exec`'s does
+//! ([`YES`], [`NO`], [`LATE`]); it says nothing else. Its child is born in the namespaces as `exec`'s is
 //! ([`super::join`]), and there connects, or runs a command.
 
 #![allow(unsafe_code)]
@@ -15,7 +15,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use rustix::thread::ThreadNameSpaceType;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -83,16 +82,7 @@ fn help(joiner: &Joiner, asked: &Asked, timeout: Duration) -> ! {
     // The supervisor's other descriptors are what other services' lives hang on.
     sys::close_all_but(&mut kept);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    if rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID).is_err() {
-        child::exit(UNASKED);
-    }
-    // SAFETY: this process has one thread.
-    let pid = match unsafe { sys::clone3(0) } {
-        Ok(0) => ask(joiner, asked),
-        Ok(pid) => pid,
-        Err(_) => child::exit(UNASKED),
-    };
-    let Some(pid) = Pid::from_raw(pid) else {
+    let Ok(pid) = joiner.bear(|_| ask(joiner, asked)) else {
         child::exit(UNASKED)
     };
     let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
@@ -114,11 +104,8 @@ fn help(joiner: &Joiner, asked: &Asked, timeout: Duration) -> ! {
     }
 }
 
-/// In the service's PID namespace already. As after every clone3(2), only system calls.
+/// In the service's namespaces already. As after every clone3(2), only system calls.
 fn ask(joiner: &Joiner, asked: &Asked) -> ! {
-    if joiner.enter_namespaces().is_err() {
-        child::exit(UNASKED);
-    }
     let address = match asked {
         Asked::Command => {
             let _ = child::enter(&joiner.entry, None, 0);

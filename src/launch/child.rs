@@ -17,6 +17,7 @@ use super::sys;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -50,6 +51,46 @@ pub(super) struct Init {
     pub stack: sys::Stack,
 }
 
+/// clone3(2) of a child of this process, by another process in between, which first goes where the child is to be born,
+/// and ends when it is.
+///
+/// # Safety
+/// As for [`sys::clone3`]; `life` never returns.
+pub(super) unsafe fn born_after<T>(
+    go: impl FnOnce() -> Result<T>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    life: impl FnOnce(T) -> i32,
+) -> Result<i32> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // SAFETY: as promised by the caller.
+    let between = match unsafe { sys::clone3(0) }? {
+        0 => {
+            let answer = match go() {
+                // SAFETY: likewise.
+                Ok(found) => match unsafe { sys::clone3_sibling(flags, cgroup) } {
+                    Ok(0) => life(found),
+                    Ok(pid) => pid,
+                    Err(errno) => -errno.raw_os_error(),
+                },
+                Err(errno) => -errno.raw_os_error(),
+            };
+            let _ = rustix::io::write(&write, &answer.to_ne_bytes());
+            exit(0)
+        }
+        pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
+    };
+    drop(write);
+    let mut answer = [0u8; 4];
+    let read = rustix::io::read(&read, &mut answer);
+    let _ = rustix::process::waitpid(Some(between), WaitOptions::empty());
+    match i32::from_ne_bytes(answer) {
+        _ if read? != answer.len() => Err(Errno::SRCH),
+        pid @ 1.. => Ok(pid),
+        errno => Err(Errno::from_raw_os_error(-errno)),
+    }
+}
+
 /// PID 1's whole life. The padding keeps the frames of the process that this is a copy of on other pages
 /// of the stack, so that they can be forgotten.
 pub(super) fn run_init(init: &Init) -> ! {
@@ -65,6 +106,9 @@ fn live(init: &Init) -> ! {
     // SAFETY: the report socket is open until this process ends.
     let report = unsafe { BorrowedFd::borrow_raw(init.report) };
     sys::set_signal_mask(u64::MAX);
+    // Everybody may read a command line, and the service is not to see this one, which names paths of the host.
+    // SAFETY: nothing here looks at it.
+    unsafe { sys::forget_arguments(&init.entry.arguments) };
     // The launcher may be killed before the id maps are written. It is seen by the end of the socket, of which
     // this process must not hold the launcher's side, or by the signal; a change of id undoes that until `hide`.
     // SAFETY: the descriptor's owner is on the launcher's side of clone3(2); nothing here uses it.
@@ -194,7 +238,7 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
     }
 }
 
-fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+pub(super) fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match step {
         Step::Cgroup { entrances, namespace } => {
             for entrance in entrances {

@@ -2,15 +2,20 @@
 //! limits.
 //!
 //! The supervisor makes a helper that stays outside: it waits for the program and tells the client how it
-//! ended. The helper's child joins the namespaces. It is never dumpable on the way (CVE-2016-9962), loads
-//! nothing from inside (CVE-2019-14271), and holds no descriptor but the program's (CVE-2024-21626).
+//! ended. The helper's child is born in the namespaces: a process in between enters them all, of which nothing is seen
+//! inside, and the PID namespace takes in only who is born after that. So whoever watches /proc in there sees
+//! no mounts, sockets or command line of the host for a moment. It is never dumpable on the way (CVE-2016-9962),
+//! loads nothing from inside (CVE-2019-14271), and holds no descriptor but the program's (CVE-2024-21626).
+//!
+//! A terminal for the program lies in a /dev/pts of its own, in a mount namespace of its own: the service has the same
+//! ids, and could open one that it sees.
 
 #![allow(unsafe_code)]
 
-use super::step::{Entry, Stage};
+use super::step::{Entry, Stage, Step};
 use super::transfer::{self, Modes, TransferError};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair, sys};
-use super::{cgroup, child};
+use super::{cgroup, child, seccomp};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -66,7 +71,12 @@ impl Launcher {
         copy: &Copy,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
-        self.join_for(&Work::Copy(copy), init, spec, stdio, false, client)
+        let mut spec = spec.clone();
+        if let Some(linux) = spec.linux_mut() {
+            let profile = linux.seccomp().as_ref().map(seccomp::with_openat2).transpose()?;
+            linux.set_seccomp(profile);
+        }
+        self.join_for(&Work::Copy(copy), init, &spec, stdio, false, client)
     }
 
     fn join_for(
@@ -127,7 +137,7 @@ impl Launcher {
                 Kind::Cgroup => ThreadNameSpaceType::CONTROL_GROUP,
                 Kind::Network => ThreadNameSpaceType::NETWORK,
                 // A process does not change its own; its children are born there.
-                Kind::Pid => ThreadNameSpaceType::empty(),
+                Kind::Pid => ThreadNameSpaceType::PROCESS_ID,
                 Kind::Time => ThreadNameSpaceType::TIME,
             };
         }
@@ -142,6 +152,7 @@ impl Launcher {
                 namespaces
             },
             entrances: self.entrances(spec)?,
+            terminals: terminal.then(|| prepare::terminals(spec)).transpose()?,
             clear_groups: self.groups_allowed,
             root: linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0),
             report: theirs,
@@ -157,6 +168,8 @@ pub(super) struct Joiner {
     /// Ways into the service's cgroups.
     entrances: Vec<OwnedFd>,
     namespaces: ThreadNameSpaceType,
+    /// Mounts a /dev/pts of the program's own, if it is to have a terminal.
+    terminals: Option<Step>,
     clear_groups: bool,
     root: bool,
     pub report: OwnedFd,
@@ -171,8 +184,19 @@ impl Joiner {
         out
     }
 
-    /// Into the namespaces, as their id 0, in no group and undumpable. The PID namespace was entered before.
-    pub(super) fn enter_namespaces(&self) -> Result<(), Errno> {
+    /// A child of this process, born in the service's namespaces as their id 0, in no group and undumpable. `life` gets
+    /// the program's terminal, if it is to have one, and never returns.
+    pub(super) fn bear(&self, life: impl FnOnce(Option<OwnedFd>) -> i32) -> Result<Pid, Errno> {
+        // SAFETY: a helper has one thread.
+        let pid = unsafe { child::born_after(|| self.enter(), 0, None, life) }?;
+        Pid::from_raw(pid).ok_or(Errno::SRCH)
+    }
+
+    /// Into the namespaces, all at once. Nothing inside sees this process, for the PID namespace is its children's.
+    fn enter(&self) -> Result<Option<OwnedFd>, Errno> {
+        // SAFETY: nothing here looks at it.
+        unsafe { sys::forget_arguments(&self.entry.arguments) };
+        let _ = rustix::process::setsid();
         // First, while it is still the supervisor's to move.
         for entrance in &self.entrances {
             cgroup::enter(entrance.as_fd())?;
@@ -187,7 +211,19 @@ impl Joiner {
         if self.root {
             child::become_id(0, 0)?;
         }
-        child::hide()
+        child::hide()?;
+        let Some(terminals) = &self.terminals else {
+            return Ok(None);
+        };
+        let report = self.report.as_fd();
+        let opened = sys::own_mount_namespace()
+            .and_then(|()| child::carry_out(terminals, report))
+            .and_then(|_| child::open_terminal(self.entry.uid, self.entry.gid, report))
+            .and_then(|slave| rustix::io::fcntl_dupfd_cloexec(slave, 64));
+        match opened {
+            Ok(slave) => Ok(Some(slave)),
+            Err(errno) => child::fail(report, Stage::Terminal as u32, errno),
+        }
     }
 }
 
@@ -206,20 +242,10 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
         tell(told::FAILED, error.exit_code().into(), &error.to_string());
         child::exit(0)
     };
-    if let Err(errno) =
-        rustix::thread::move_into_thread_name_spaces(joiner.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID)
-    {
-        failed(&explain_stage(Stage::Namespaces as u32, errno, program, ""));
-    }
-    // SAFETY: this process has one thread.
-    let pid = match unsafe { sys::clone3(0) } {
-        Ok(0) => match work {
-            Work::Program => join(&joiner),
-            Work::Copy(copy) => join_to_copy(&joiner, copy),
-        },
-        Ok(pid) => pid,
-        Err(errno) => failed(&explain_stage(Stage::Spawn as u32, errno, program, "")),
-    };
+    let born = joiner.bear(|terminal| match work {
+        Work::Program => join(&joiner, terminal),
+        Work::Copy(copy) => join_to_copy(&joiner, copy),
+    });
     drop(joiner);
     let directory = spec
         .process()
@@ -237,8 +263,11 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
             _ => break,
         }
     }
+    let pid = match born {
+        Ok(pid) => pid,
+        Err(errno) => failed(&explain_stage(Stage::Namespaces as u32, errno, program, "")),
+    };
     tell(told::STARTED, 0, "");
-    let Some(pid) = Pid::from_raw(pid) else { child::exit(0) };
     let status = accompany(pid, client);
     tell(told::EXITED, status, "");
     child::exit(0)
@@ -318,9 +347,6 @@ enum Work<'a> {
 /// that its service has not.
 fn join_to_copy(joiner: &Joiner, copy: &Copy) -> ! {
     let report = joiner.report.as_fd();
-    if let Err(errno) = joiner.enter_namespaces() {
-        child::fail(report, Stage::Namespaces as u32, errno);
-    }
     if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3) {
         child::fail(report, Stage::Descriptors as u32, errno);
     }
@@ -379,23 +405,10 @@ impl std::io::Write for Descriptor {
     }
 }
 
-/// In the service's PID namespace already; into the others, and to the program. As after every clone3(2) on
-/// the way to execve(2), only system calls.
-fn join(joiner: &Joiner) -> ! {
+/// In the service's namespaces already; from there to the program. As after every clone3(2) on the way to execve(2), only
+/// system calls.
+fn join(joiner: &Joiner, terminal: Option<OwnedFd>) -> ! {
     let report = joiner.report.as_fd();
-    let entered = joiner.enter_namespaces();
-    if let Err(errno) = entered {
-        child::fail(report, Stage::Namespaces as u32, errno);
-    }
-    let terminal = if joiner.entry.terminal {
-        let slave = child::open_terminal(joiner.entry.uid, joiner.entry.gid, report);
-        match slave.and_then(|slave| rustix::io::fcntl_dupfd_cloexec(slave, 64)) {
-            Ok(slave) => Some(slave),
-            Err(errno) => child::fail(report, Stage::Terminal as u32, errno),
-        }
-    } else {
-        None
-    };
     // Behind the program's three, where it stays open until execve(2) succeeds.
     if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3).and_then(|()| sys::close_on_exec(3)) {
         child::fail(report, Stage::Descriptors as u32, errno);

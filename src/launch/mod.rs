@@ -45,6 +45,8 @@ pub struct Launcher {
     /// May setgroups(2) be called here? Not in an outer namespace of one id.
     groups_allowed: bool,
     filters: seccomp::Compiler,
+    /// Where this process's command line lies in memory.
+    arguments: std::ops::Range<usize>,
     proc: OwnedFd,
     cgroups: Option<cgroup::Cgroups>,
 }
@@ -109,6 +111,7 @@ impl Launcher {
             landlock_abi: sys::landlock_abi().unwrap_or(0),
             groups_allowed: !denied,
             filters: seccomp::Compiler::default(),
+            arguments: sys::arguments().map_err(LaunchError::system("find the command line of", "this process"))?,
             proc,
             cgroups: None,
         })

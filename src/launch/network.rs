@@ -159,11 +159,10 @@ pub(super) fn take_in(address: IpAddr, prefix: u8) -> Result<(), Errno> {
 }
 
 /// clone3(2) of a child that is born in another network namespace: its new user namespace would give it no right to
-/// enter by itself, and this process, if it is not the host's root, would not come back. So a process in between
-/// enters, has the child in this one's name, and ends.
+/// enter by itself, and this process, if it is not the host's root, would not come back.
 ///
 /// # Safety
-/// As for [`sys::clone3`]; `life` never returns.
+/// As for [`child::born_after`].
 #[allow(unsafe_code)]
 pub(super) unsafe fn born_in(
     network: BorrowedFd<'_>,
@@ -171,31 +170,8 @@ pub(super) unsafe fn born_in(
     cgroup: Option<BorrowedFd<'_>>,
     life: impl FnOnce() -> i32,
 ) -> Result<i32, Errno> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: as promised by the caller.
-    let between = match unsafe { sys::clone3(0) }? {
-        0 => {
-            // SAFETY: likewise.
-            let born = enter(network).and_then(|()| unsafe { sys::clone3_sibling(flags, cgroup) });
-            let answer = match born {
-                Ok(0) => life(),
-                Ok(pid) => pid,
-                Err(errno) => -errno.raw_os_error(),
-            };
-            let _ = rustix::io::write(&write, &answer.to_ne_bytes());
-            child::exit(0)
-        }
-        pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
-    };
-    drop(write);
-    let mut answer = [0u8; 4];
-    let read = rustix::io::read(&read, &mut answer);
-    let _ = rustix::process::waitpid(Some(between), WaitOptions::empty());
-    match i32::from_ne_bytes(answer) {
-        _ if read? != answer.len() => Err(Errno::SRCH),
-        pid @ 1.. => Ok(pid),
-        errno => Err(Errno::from_raw_os_error(-errno)),
-    }
+    unsafe { child::born_after(|| enter(network), flags, cgroup, |()| life()) }
 }
 
 pub(super) fn enter(network: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -134,6 +134,25 @@ pub(super) fn steps(
     Ok(steps)
 }
 
+/// The step that mounts another /dev/pts like the spec's.
+pub(super) fn terminals(spec: &Spec) -> Result<Step, LaunchError> {
+    let mount = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .find(|m| m.typ().as_deref() == Some("devpts"));
+    let mount = mount.ok_or_else(|| LaunchError::Spec("mounts no devpts, so it has no terminals".into()))?;
+    let mut steps = Vec::new();
+    mount_steps(
+        mount,
+        "devpts",
+        &mut std::iter::empty(),
+        &mut IdMaps::default(),
+        &mut steps,
+    )?;
+    steps.pop().ok_or(LaunchError::Vanished)
+}
+
 /// The overlays of a spec that can be written to, made, in their order.
 fn uppers(spec: &Spec, linux: &oci_spec::runtime::Linux) -> Result<Vec<OwnedFd>, LaunchError> {
     let overlays: Vec<Overlay> = spec
@@ -494,6 +513,7 @@ pub(super) fn entry(
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         directory: terminated(process.cwd())?,
         candidates: candidates(program, &environment)?,
+        arguments: launcher.arguments.clone(),
         argv: Strings::new(terminated_all(args)?),
         environment: Strings::new(terminated_all(&environment)?),
         landlock: landlock::rules(launcher.landlock_abi, spec.mounts().as_deref().unwrap_or_default()),
@@ -501,7 +521,6 @@ pub(super) fn entry(
         stdio,
         sockets,
         _kept: kept,
-        terminal,
     })
 }
 

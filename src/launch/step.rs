@@ -109,6 +109,8 @@ pub(super) struct Entry {
     pub umask: u32,
     pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,
     pub directory: CString,
+    /// Where the launcher's own command line lies, which its copies forget before anybody can read it.
+    pub arguments: std::ops::Range<usize>,
     pub argv: Strings,
     pub environment: Strings,
     /// Paths to try, in the order of PATH.
@@ -120,8 +122,6 @@ pub(super) struct Entry {
     pub sockets: Vec<RawFd>,
     /// Keeps the two lists above open, and above the places that they are to take.
     pub _kept: Vec<OwnedFd>,
-    /// Standard input, output and error are a terminal, opened by the process itself.
-    pub terminal: bool,
 }
 
 /// Stages of an [`Entry`], for errors: numbered behind all steps.

@@ -282,6 +282,12 @@ pub fn own_cgroup_namespace() -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
+/// Takes this process into a copy of its mount namespace; mount_namespaces(7).
+pub fn own_mount_namespace() -> Result<()> {
+    // SAFETY: takes an integer only, and shares no memory or descriptors otherwise than before.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+}
+
 /// Sends a signal; kill(2). `pid` -1: to all that may be signalled, in a PID namespace all but its init.
 pub fn kill(pid: i32, signal: i32) -> Result<()> {
     // SAFETY: takes integers only.
@@ -508,6 +514,28 @@ pub unsafe fn forget_memory(low: usize, high: usize) -> Result<()> {
     }
 }
 
+/// Where the kernel looks for this process's command line; proc_pid_stat(5), arg_start and arg_end.
+pub fn arguments() -> Result<std::ops::Range<usize>> {
+    const ARG_START: usize = 48;
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    // Behind the name, which may hold anything, comes the third field.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest.split_ascii_whitespace());
+    let mut ends = fields.into_iter().flatten().skip(ARG_START - 3).map(str::parse);
+    match (ends.next(), ends.next()) {
+        (Some(Ok(from)), Some(Ok(to))) if 0 < from && from <= to => Ok(from..to),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Makes the command line empty, for this process and for whoever looks at it from outside.
+///
+/// # Safety
+/// `range` is what [`arguments`] found in this process or in one that this is a copy of, and nothing reads there.
+pub unsafe fn forget_arguments(range: &std::ops::Range<usize>) {
+    // SAFETY: the strings lie in the stack's pages, which can be written to.
+    unsafe { std::ptr::write_bytes(std::ptr::with_exposed_provenance_mut::<u8>(range.start), 0, range.len()) };
+}
+
 /// The range of a line of proc_pid_maps(5), if it is writable, private and backed by no file.
 fn private_anonymous(line: &[u8]) -> Option<(usize, usize)> {
     let text = std::str::from_utf8(line).ok()?;
@@ -528,6 +556,13 @@ fn private_anonymous(line: &[u8]) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_is_found() {
+        let line = std::fs::read("/proc/self/cmdline").unwrap();
+        let range = arguments().unwrap();
+        assert_eq!(range.len(), line.len());
+    }
 
     #[test]
     fn only_private_anonymous_memory_is_forgotten() {

@@ -110,6 +110,9 @@ table! {
         pub owned_by_dynamic_svc: Option<At<bool>> = optional { "owned_by_dynamic_svc": bool };
         /// May PySecure change owner, group and mode of `source` and all below it?
         pub adopt: Option<At<bool>> = optional { "adopt": bool };
+        /// May services write in `source` although it belongs to root, or lies where root runs what it finds?
+        /// What they make there is root's.
+        pub write_as_root: Option<At<bool>> = optional { "write_as_root": bool };
     }
 }
 

@@ -173,6 +173,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 },
                 adopt: flag(&table.adopt),
                 exclude: Exclude::read(&table.exclude, &mut excludes),
+                write_as_root: flag(&table.write_as_root),
                 parent: None,
                 with_directory: false,
                 span: name.span.clone(),
@@ -208,6 +209,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 },
                 adopt: false,
                 exclude: Exclude::read(&code.exclude, &mut excludes),
+                write_as_root: false,
                 parent: None,
                 with_directory: false,
                 span: path.span.clone(),
@@ -264,6 +266,19 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
             found.push(
                 Diagnostic::error(adopt.span.clone(), format!("`{}` has no source to adopt", name.value))
                     .help("PySecure keeps this resource itself; take `adopt` out, or name a `source`"),
+            );
+        }
+        if let Some(key) = table
+            .write_as_root
+            .as_ref()
+            .filter(|key| key.value && table.source.is_none())
+        {
+            found.push(
+                Diagnostic::error(
+                    key.span.clone(),
+                    format!("`{}` has no source that could be root's", name.value),
+                )
+                .help("PySecure keeps this resource itself; take `write_as_root` out, or name a `source`"),
             );
         }
     }

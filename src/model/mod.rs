@@ -91,6 +91,8 @@ pub struct Resource {
     pub adopt: bool,
     /// What of `source` is left out.
     pub exclude: Exclude,
+    /// Services may write in `source` even if that gives them root's rights on the host.
+    pub write_as_root: bool,
     /// The innermost other resource that this one lies in.
     pub parent: Option<ResourceId>,
     /// A file that is kept in, and mounted with, a directory of its own, so that journals and

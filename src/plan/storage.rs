@@ -103,7 +103,8 @@ impl Ownership {
         self.owner << 6 | self.bundle << 3 | self.global
     }
 
-    /// With search for whoever has any right, and set-group-id where new files are to stay the group's.
+    /// With search for whoever has any right, and set-group-id where new files are to stay the group's. Elsewhere it
+    /// would be in the way: chmod(1) keeps it, which a service may not.
     pub fn directory_mode(&self) -> u32 {
         let setgid = if self.inherited && self.bundle != 0 { 0o2000 } else { 0 };
         setgid | searched(self.owner) << 6 | searched(self.bundle) << 3 | searched(self.global)
@@ -235,6 +236,17 @@ pub(super) fn plan(
             ownership,
             mount_points: Vec::new(),
         };
+        if keeping != Keeping::Ours
+            && *privilege == Privilege::Root
+            && resource.writable()
+            && !resource.write_as_root
+            && let Some(cause) = roots(&storage)
+        {
+            errors.push(PlanError::Resource {
+                name: resource.name.clone(),
+                cause,
+            });
+        }
         if keeping == Keeping::Theirs
             && let Err(cause) = theirs(model, id, privilege, &mut storage)
         {
@@ -370,6 +382,49 @@ fn kept_at(dirs: &Dirs, resource: &Resource) -> PathBuf {
         Kind::File if !resource.with_directory => folder.join(path::base(&resource.path)),
         _ => folder,
     }
+}
+
+/// What root runs, reads or obeys, whoever put it there.
+const ROOTS_FOLDERS: [&str; 14] = [
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/proc",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var/lib/systemd",
+    "/var/spool/cron",
+];
+
+/// Why writing in a tree would be writing as root: what is made in one that stays root's is root's on the host,
+/// and in some folders the owner does not matter.
+fn roots(storage: &Storage) -> Option<String> {
+    let path = &storage.path;
+    let shown = path.display();
+    let remedy = "leave `source` out, or write write_as_root = true if that is meant";
+    let system = ROOTS_FOLDERS.iter().find(|folder| {
+        let folder = Path::new(folder);
+        path.starts_with(folder) || folder.starts_with(path)
+    });
+    if let Some(folder) = system {
+        return Some(format!(
+            "services would write in {shown}, and root runs or obeys what lies in {folder}; {remedy}"
+        ));
+    }
+    // That it is not there is said elsewhere.
+    let owner = std::fs::symlink_metadata(path).ok()?.uid();
+    (owner == 0 && storage.keeping == Keeping::Theirs).then(|| {
+        format!(
+            "{shown} is root's, and so would be all that services write there, for every other program of this host; \
+             give it to another user (`chown -R USER {shown}`), write adopt = true, {remedy}"
+        )
+    })
 }
 
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is

@@ -117,7 +117,7 @@ impl App {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if let Err(error) = self.sockets.reclaim(&service.plan) {
+        if let Err(error) = self.sockets.reclaim(&self.plan.dirs, &service.plan) {
             return self.fail(id, &error.to_string(), 1);
         }
         let sockets = self.sockets.of(&service.plan);
@@ -257,7 +257,7 @@ impl App {
             return Ok(());
         };
         let planned = &*crate::plan::hide_again(&service.plan)?;
-        self.sockets.reclaim(planned)?;
+        self.sockets.reclaim(&self.plan.dirs, planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)
             .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
@@ -441,6 +441,9 @@ impl App {
             service.state == State::Running,
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
+        if began {
+            self.sockets.renew(&self.plan.dirs, &service.plan);
+        }
         let (after, mut fault) = (service.after, service.fault.take());
         // Whoever was told to end may have been killed for not doing so.
         if let (After::Policy, None, Ending::Exited(status)) = (after, &fault, &ending) {

@@ -1,6 +1,9 @@
 //! Listening sockets that the supervisor makes: those of `listen` addresses, whose connections services get, and one for
 //! each pair of caller and callee, which is handed to the callee. They outlast the services, so a restart loses no connection.
 //!
+//! A socket that a service was handed is nothing that the next start of it can rely on: it may have been given away, or be
+//! shut down for good. So those of a callee are made anew when it has ended ([`Sockets::renew`]).
+//!
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
@@ -28,6 +31,8 @@ enum Key {
 #[derive(Default)]
 pub(super) struct Sockets {
     held: BTreeMap<Key, OwnedFd>,
+    /// Whose the files of callers' sockets are.
+    owners: BTreeMap<Key, Owner>,
     /// Handed to this process by its own service manager, and not asked for yet.
     inherited: Vec<(SocketAddr, OwnedFd)>,
     /// Addresses of those that were: the service manager holds them as well.
@@ -38,6 +43,7 @@ impl Sockets {
     pub(super) fn new(inherited: Vec<(SocketAddr, OwnedFd)>) -> Sockets {
         Sockets {
             held: BTreeMap::new(),
+            owners: BTreeMap::new(),
             managed: inherited.iter().map(|(address, _)| *address).collect(),
             inherited,
         }
@@ -50,9 +56,9 @@ impl Sockets {
         dirs: &Dirs,
         services: impl Iterator<Item = &'s plan::Service> + Clone,
     ) -> Result<(), PlanError> {
-        let ids: HashMap<&str, &Identity> = services.clone().map(|s| (s.name.as_str(), &s.identity)).collect();
+        let known: HashMap<&str, &Identity> = services.clone().map(|s| (s.name.as_str(), &s.identity)).collect();
         // And to whom it is to belong, if it is a file.
-        let mut wanted: BTreeMap<Key, Owner<'_>> = BTreeMap::new();
+        let mut wanted: BTreeMap<Key, Owner> = BTreeMap::new();
         for service in services {
             wanted.extend(
                 service
@@ -61,8 +67,11 @@ impl Sockets {
                     .map(|address| (Key::Listen(*address), Owner::Nobody)),
             );
             for caller in &service.callers {
-                let owner = match ids.get(caller.as_str()) {
-                    Some(identity) => Owner::Service(identity),
+                let owner = match known.get(caller.as_str()) {
+                    Some(identity) => {
+                        let (uid, gid) = ids(identity);
+                        Owner::Service(uid, gid)
+                    }
                     None if caller == OPERATOR => Owner::Operator,
                     None => match service.dynamic_uid.filter(|_| caller == DYNAMIC) {
                         Some(uid) => Owner::Dynamic(uid),
@@ -88,6 +97,7 @@ impl Sockets {
             fresh.push((key.clone(), socket));
         }
         self.held.extend(fresh);
+        self.owners = wanted.clone();
         self.held.retain(|key, socket| {
             let stays = wanted.contains_key(key);
             if !stays {
@@ -96,6 +106,7 @@ impl Sockets {
             if let Key::Pair { callee, caller } = key
                 && !stays
             {
+                abandon(socket);
                 let _ = std::fs::remove_file(folder(dirs, caller).join(format!("{callee}.sock")));
             }
             stays
@@ -119,8 +130,39 @@ impl Sockets {
         }
     }
 
-    /// Binds again what was released.
-    pub(super) fn reclaim(&mut self, service: &plan::Service) -> Result<(), PlanError> {
+    /// Puts new sockets in the place of those that the callers of a service connect to, when it has ended. Whoever was given
+    /// one by it answers nobody any more, and what it did to one, such as shutdown(2), is over. One that callers wait in
+    /// stays, for they would be lost with it, unless somebody else may hold it.
+    pub(super) fn renew(&mut self, dirs: &Dirs, service: &plan::Service) {
+        for caller in &service.callers {
+            let key = pair(&service.name, caller);
+            let (Some(old), Some(owner)) = (self.held.get(&key), self.owners.get(&key)) else {
+                continue;
+            };
+            if waited_in(old) && !held_elsewhere(old) && rustix::net::listen(old, BACKLOG).is_ok() {
+                continue;
+            }
+            let old = match bind_pair(dirs, caller, &service.name, *owner) {
+                Ok(fresh) => self.held.insert(key, fresh),
+                Err(error) => {
+                    // The next start tries it again, and says why it cannot be.
+                    tracing::warn!(service = service.name, caller, "make a socket anew: {error}");
+                    self.held.remove(&key)
+                }
+            };
+            old.iter().for_each(abandon);
+        }
+    }
+
+    /// Binds again what was released or could not be made anew.
+    pub(super) fn reclaim(&mut self, dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
+        for caller in &service.callers {
+            let key = pair(&service.name, caller);
+            if let (Some(owner), false) = (self.owners.get(&key), self.held.contains_key(&key)) {
+                let socket = bind_pair(dirs, caller, &service.name, *owner)?;
+                self.held.insert(key, socket);
+            }
+        }
         for address in &service.listen {
             if let Entry::Vacant(place) = self.held.entry(Key::Listen(*address)) {
                 place.insert(listener(*address)?);
@@ -163,6 +205,67 @@ fn close(managed: &BTreeSet<SocketAddr>, key: &Key, socket: &OwnedFd) {
     {
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
     }
+}
+
+/// Does somebody wait in a listening socket that is as good as new?
+fn waited_in(socket: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut asked = [PollFd::new(socket, PollFlags::IN | PollFlags::RDHUP)];
+    poll(&mut asked, Some(&now)) == Ok(1)
+        && (asked[0].revents() & (PollFlags::IN | PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)) == PollFlags::IN
+}
+
+/// May a process other than this one have a socket, or be about to receive it from another? Threads may have descriptors of
+/// their own. Processes that this one may not look into are no service's.
+fn held_elsewhere(socket: &OwnedFd) -> bool {
+    let Ok(found) = rustix::fs::fstat(socket) else {
+        return true;
+    };
+    let name = format!("socket:[{}]", found.st_ino);
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return true;
+    };
+    let own = std::process::id().to_string();
+    let numbered = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let others = processes
+        .flatten()
+        .filter(|entry| numbered(entry) && entry.file_name() != own.as_str());
+    let threads = others.flat_map(|process| {
+        std::fs::read_dir(process.path().join("task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+    });
+    threads.into_iter().any(|thread| {
+        let descriptors = std::fs::read_dir(thread.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        descriptors.into_iter().any(|descriptor| {
+            let Ok(to) = std::fs::read_link(descriptor.path()) else {
+                return false;
+            };
+            if to.as_os_str() == name.as_str() {
+                return true;
+            }
+            // proc_pid_fdinfo(5): descriptors that lie in it and were not received yet.
+            to.as_os_str().as_encoded_bytes().starts_with(b"socket:")
+                && std::fs::read_to_string(thread.path().join("fdinfo").join(descriptor.file_name())).is_ok_and(
+                    |info| {
+                        info.lines()
+                            .any(|l| l.strip_prefix("scm_fds:").is_some_and(|n| n.trim() != "0"))
+                    },
+                )
+        })
+    })
+}
+
+/// Ends a listening socket for all who hold it, and whoever waits in it: a caller that was not greeted connects again.
+fn abandon(socket: &OwnedFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+    let _ = rustix::io::ioctl_fionbio(socket, true);
+    while rustix::net::accept_with(socket, SocketFlags::CLOEXEC).is_ok() {}
 }
 
 fn pair(callee: &str, caller: &str) -> Key {
@@ -220,10 +323,10 @@ pub fn folders(dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
 
 /// Whose a socket's file is to be.
 #[derive(Clone, Copy)]
-enum Owner<'a> {
+enum Owner {
     /// It has no file.
     Nobody,
-    Service(&'a Identity),
+    Service(rustix::fs::Uid, rustix::fs::Gid),
     Operator,
     /// A user of the host.
     Dynamic(u32),
@@ -237,11 +340,11 @@ fn folder(dirs: &Dirs, caller: &str) -> PathBuf {
     }
 }
 
-fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner<'_>) -> Result<OwnedFd, PlanError> {
+fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner) -> Result<OwnedFd, PlanError> {
     let folder = folder(dirs, caller);
     match owner {
         Owner::Operator | Owner::Nobody => make_private(&folder)?,
-        Owner::Service(_) => make_passable(&folder)?,
+        Owner::Service(..) => make_passable(&folder)?,
         Owner::Dynamic(_) => {
             if let Some(above) = folder.parent() {
                 make_passable(above)?;
@@ -250,18 +353,19 @@ fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner<'_>) -> Resul
         }
     }
     let path = folder.join(format!("{callee}.sock"));
+    // Under a name that no service can have, until somebody can connect: there is always one at its place.
+    let fresh = folder.join(format!(".{callee}.new"));
     let made = (|| {
-        let socket = bind_unix(&path, SocketType::SEQPACKET)?;
+        let socket = bind_unix(&fresh, SocketType::SEQPACKET)?;
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         match owner {
-            Owner::Service(identity) => give(&path, identity)?,
-            Owner::Dynamic(uid) => {
-                rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None)?;
-                rustix::fs::chmod(&path, mode)?;
-            }
-            Owner::Operator | Owner::Nobody => rustix::fs::chmod(&path, mode)?,
+            Owner::Service(uid, gid) => rustix::fs::chown(&fresh, Some(uid), Some(gid))?,
+            Owner::Dynamic(uid) => rustix::fs::chown(&fresh, Some(rustix::fs::Uid::from_raw(uid)), None)?,
+            Owner::Operator | Owner::Nobody => {}
         }
+        rustix::fs::chmod(&fresh, mode)?;
         rustix::net::listen(&socket, BACKLOG)?;
+        std::fs::rename(&fresh, &path)?;
         Ok(socket)
     })();
     made.map_err(|e: std::io::Error| PlanError::io("make the socket", &path, e))
