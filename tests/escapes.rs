@@ -698,6 +698,11 @@ fn the_control_socket_is_its_owners_and_bears_rubbish() {
         }
         let stranger = try_as("nobody");
         assert!(!stranger.out.contains("{"), "{mode:?}: {stranger:?}");
+        // The owner does not go on where others could be in the place of his supervisor.
+        assert!(app.run(&["ps"]).err.contains("others may write to it"));
+        for folder in [app.state(), app.state().join("run"), app.state().join("run/control")] {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+        }
         // The test's root is the app's owner only in root mode, so rubbish is sent by a process of the owner's.
         let script = format!(
             r#"

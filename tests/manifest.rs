@@ -355,7 +355,7 @@ fn bad_values_get_their_own_words() {
         (
             "[app]\nuid_range = [0, 1]",
             "`uid_range` of `app`: no such id",
-            "write, for example, `uid_range = [61000, 61999]`",
+            "write, for example, `uid_range = [60706, 61183]`",
         ),
         (
             "[app]\ndynamic_svc_uid = -1",

@@ -12,15 +12,16 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What a clone has of zoobar, with this port, and the manifest once more where the harness looks for it.
+/// What a clone has of zoobar, with this port, and a link to its manifest where the harness looks for it.
 fn clone(mode: Mode, port: u16) -> App {
     for program in ["/usr/bin/gunicorn", "/usr/lib/python3/dist-packages/flask"] {
         assert!(Path::new(program).exists(), "install `gunicorn` and `python3-flask`");
     }
-    let example = repository().join("examples/zoobar");
     let here = |text: String| text.replace("127.0.0.1:8080", &format!("127.0.0.1:{port}"));
-    let manifest = here(std::fs::read_to_string(example.join("pysecure.toml")).unwrap());
-    let app = App::new(mode, &manifest.replace("\"./", "\"./clone/examples/zoobar/"));
+    let app = App::new(mode, "");
+    let manifest = app.folder.join("pysecure.toml");
+    std::fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink("clone/examples/zoobar/pysecure.toml", &manifest).unwrap();
     for folder in ["examples/zoobar", "python/src"] {
         let from = repository().join(folder);
         for file in files(&from) {

@@ -36,7 +36,7 @@ web = PySecureService(
     'web', '/zoobar', 'gunicorn --config gunicorn.conf.py web:app', bundle=zoobar_bundle,
     listen=['127.0.0.1:8080'], depends_on={'authsvc': 'ready', 'banksvc': 'ready', 'profilesvc': 'ready'}, **steady)
 
-config = PySecureConfig('zoobar', (61000, 61999), (61000, 61999))
+config = PySecureConfig('zoobar', None, None)  # ids: a free range of this host
 config.register_resources([cred_db_resource, bank_db_resource, profile_db_resource, static_resource])
 config.register_bundles([zoobar_bundle])
 config.register_services([authsvc, banksvc, profilesvc, web])

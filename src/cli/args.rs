@@ -83,6 +83,8 @@ pub enum Command {
     Cp(Cp),
     /// Run a program, or a shell, that sees the files of rootless services as root does
     Unshare(Unshare),
+    /// Make what was adopted its owner's again; the app must be down
+    GiveBack(GiveBack),
     /// Run the script of `initialize` on the app's data; the app must be down
     InitResources,
     /// Roots put together from recipes: build them, and look into them
@@ -149,6 +151,9 @@ pub struct Up {
     /// Restart services when their code changes, and follow the manifest as it changes
     #[arg(short, long)]
     pub watch: bool,
+    /// Go on with the data of an app of this name that belongs to another manifest
+    #[arg(long)]
+    pub take_over: bool,
 }
 
 /// Services by name.
@@ -263,9 +268,28 @@ pub struct Down {
     /// Seconds that services may take to end, in place of each one's `stop_timeout`
     #[arg(short, long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
-    /// Delete the app's data, logs and ledger as well
+    /// Delete the app's data, logs and ledger as well, and give adopted files back
     #[arg(long)]
     pub purge: bool,
+    /// Do not ask before anything is deleted
+    #[arg(short, long, requires = "purge")]
+    pub yes: bool,
+    /// Though the app and its data belong to another manifest
+    #[arg(long)]
+    pub take_over: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GiveBack {
+    /// Where the tree is now that was at PATH
+    #[arg(long, value_name = "PLACE", requires = "paths", conflicts_with = "forget")]
+    pub moved_to: Option<PathBuf>,
+    /// The tree is deleted; its ids may be given to others
+    #[arg(long, requires = "paths")]
+    pub forget: bool,
+    /// Only what was adopted at these paths [default: all]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

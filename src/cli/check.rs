@@ -70,8 +70,9 @@ pub(super) fn run(cli: &Cli, args: &Check) -> Done {
 }
 
 fn host(cli: &Cli, loaded: &Loaded) -> Result<Found, Failure> {
-    let dirs = loaded.dirs(cli)?;
+    let dirs = loaded.places(cli)?;
     let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
+    loaded.owned_by(&ledger)?;
     let plan = loaded.plan(&dirs, &mut ledger)?;
     let mut found = dry_run::find(loaded, &plan)?;
     found.notes.splice(0..0, plan.notes);

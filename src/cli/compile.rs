@@ -5,6 +5,7 @@ use super::load::{Loaded, ready, with_privilege};
 use super::{Done, Failure};
 use crate::compile::{app_network, compile};
 use crate::manifest::types::Network;
+use crate::plan::lock::Claim;
 use crate::plan::{Ledger, Plan};
 
 pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
@@ -21,7 +22,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     }
     let loaded = Loaded::read(cli)?.checked()?;
     let dirs = loaded.dirs(cli)?;
-    let plan = ready(&loaded, &dirs)?;
+    let plan = ready(&loaded, &dirs, &Claim::join(&dirs)?)?;
     let output = std::path::absolute(output)?;
     for service in chosen(&plan, &args.services)? {
         let folder = output.join(&service.name);

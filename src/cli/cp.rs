@@ -15,6 +15,7 @@ use crate::launch::transfer::{self, Modes, TransferError};
 use crate::launch::{LaunchError, Launcher, Report, Request as Start};
 use crate::manifest::types::Network;
 use crate::plan::Dirs;
+use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::Request;
 use nix::sys::signal::{SigSet, Signal};
@@ -143,7 +144,8 @@ fn session(client: &Client) -> Result<u8, Failure> {
 }
 
 fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
-    let plan = ready(loaded, dirs)?;
+    let claim = Claim::join(dirs)?;
+    let plan = ready(loaded, dirs, &claim)?;
     let Some(service) = plan.services.iter().find(|s| s.name == wanted.service) else {
         return Err(no_service(&wanted.service, &plan));
     };

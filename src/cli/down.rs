@@ -1,13 +1,17 @@
-//! `down`: ends an app, and with `--purge` all that it left.
+//! `down`: ends an app, and with `--purge` deletes all that it left.
 
 use super::args::{Cli, Down};
 use super::load::{Loaded, with_privilege};
-use super::{Done, Failure};
+use super::{Done, Failure, give_back};
+use crate::jail::store::Store;
+use crate::launch::adopted::{self, Record};
 use crate::launch::storage::remove;
-use crate::plan::Dirs;
+use crate::plan::ledger::Whose;
+use crate::plan::lock::{Claim, Deed, Lock};
+use crate::plan::{Dirs, Ledger};
 use crate::supervise::client::{Client, ClientError};
-use crate::supervise::lock;
-use rustix::io::Errno;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 pub(super) fn run(cli: &Cli, args: &Down) -> Done {
     // Data may belong to subordinate ids, which only the outer namespace's root can delete.
@@ -17,7 +21,8 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         return Ok(code);
     }
     // A manifest with errors in it still names the app, which is all that is needed.
-    let loaded = Loaded::read(cli)?;
+    let mut loaded = Loaded::read(cli)?;
+    loaded.take_over = args.take_over;
     let app = &loaded.model.app;
     if app.is_empty() {
         return Err(Failure::new(
@@ -26,37 +31,225 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         ));
     }
     let dirs = loaded.dirs(cli)?;
+    if args.purge {
+        may_purge(&loaded, &dirs)?;
+        if !asked(app, &Left::of(&dirs)?, args.yes)? {
+            return Err(Failure::failed("nothing was deleted, and nothing stopped"));
+        }
+    }
     match Client::connect(&dirs, app).and_then(|mut client| client.down(args.timeout.map(super::args::seconds))) {
         Ok(()) => outln!("`{app}` is down"),
         // Or it was, and ended as it was asked.
         Err(ClientError::NotUp { .. }) => {
-            clear_away(&dirs, app)?;
+            if dirs.run.exists() {
+                clear_away(&dirs)?;
+            }
             outln!("`{app}` is not up");
         }
         Err(e) => return Err(e.into()),
     }
     if args.purge {
-        let _lock = crate::plan::ledger::Lock::take(&dirs)?;
-        remove(&dirs.app).map_err(|e| Failure::failed(format!("delete {}: {e}", dirs.app.display())))?;
-        outln!("deleted {}", dirs.app.display());
+        purge(app, &dirs)?;
     }
     Ok(0)
 }
 
 /// What a supervisor left that was killed; but not from under one that is about to start.
-fn clear_away(dirs: &Dirs, app: &str) -> Result<(), Failure> {
-    match lock(dirs) {
-        Ok(Some(_held)) => {
-            crate::launch::cgroup::clear(&dirs.run);
-            remove(&dirs.run)?;
-            // Only if no other app runs.
-            let _ = dirs.run.parent().map(std::fs::remove_dir);
-            Ok(())
-        }
-        Ok(None) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::WOULDBLOCK) => Err(Failure::failed(format!(
-            "`{app}` is being started or ended by another pysecure; try again when that is done"
+fn clear_away(dirs: &Dirs) -> Result<(), Failure> {
+    let _claim = Claim::supervise(dirs)?;
+    crate::launch::cgroup::clear(&dirs.run);
+    remove(&dirs.run)?;
+    // Only if no other app runs.
+    let _ = dirs.run.parent().map(std::fs::remove_dir);
+    Ok(())
+}
+
+/// Deleting takes more than a name: the data is to be that of this manifest beyond doubt.
+fn may_purge(loaded: &Loaded, dirs: &Dirs) -> Result<(), Failure> {
+    if loaded.take_over {
+        return Ok(());
+    }
+    match loaded.owned_by(&Ledger::read(dirs, &loaded.model.app)?)? {
+        Whose::Gone(from) => Err(Failure::failed(format!(
+            "the data of `{}` is that of {}, which is gone, moved, or not mounted; if it is this manifest's, `pysecure down \
+             --purge --take-over`",
+            loaded.model.app,
+            from.display()
         ))),
-        Err(errno) => Err(Failure::failed(format!("lock {}: {errno}", dirs.run.display()))),
+        _ => Ok(()),
+    }
+}
+
+/// What PySecure puts into an app's folder, but for what is last to go. Nothing else in it is deleted.
+const OURS: [&str; 8] = [
+    "resources",
+    "writable",
+    "initializing",
+    "initializing.lock",
+    "logs",
+    "supervisor.log",
+    "traces",
+    "ledger.json.new",
+];
+
+/// What an app has left.
+struct Left {
+    /// What is deleted.
+    data: Vec<PathBuf>,
+    /// What is given back.
+    adopted: Vec<Record>,
+}
+
+impl Left {
+    fn of(dirs: &Dirs) -> Result<Left, Failure> {
+        let mut data = Vec::new();
+        for at in below(&dirs.app)? {
+            match at.file_name().and_then(|n| n.to_str()) {
+                Some("resources" | "writable") => data.extend(below(&at)?),
+                Some(name) if OURS.contains(&name) => data.push(at),
+                _ => {}
+            }
+        }
+        Ok(Left {
+            data,
+            adopted: adopted::records(dirs)?,
+        })
+    }
+}
+
+fn below(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let wrong = |e: std::io::Error| Failure::failed(format!("read {}: {e}", folder.display()));
+    let mut out = Vec::new();
+    match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(wrong(e)),
+        Ok(entries) => {
+            for entry in entries {
+                out.push(entry.map_err(wrong)?.path());
+            }
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+/// Says what is going to be deleted, and asks whoever sits at a terminal.
+fn asked(app: &str, left: &Left, yes: bool) -> Result<bool, Failure> {
+    if left.data.is_empty() && left.adopted.is_empty() {
+        return Ok(true);
+    }
+    let asks = !yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let say = |line: String| match asks {
+        true => errln!("{line}"),
+        false => outln!("{line}"),
+    };
+    for path in &left.data {
+        let mut sum = Sum::default();
+        sum.add(path);
+        say(format!("  delete    {} ({sum})", path.display()));
+    }
+    for record in &left.adopted {
+        say(format!(
+            "  give back {} (resource `{}`)",
+            record.path.display(),
+            record.resource
+        ));
+    }
+    if !asks {
+        return Ok(true);
+    }
+    write!(std::io::stderr(), "stop `{app}`, and delete this? [y/N] ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Files and bytes of a tree.
+#[derive(Default)]
+struct Sum {
+    files: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, path: &Path) {
+        let Ok(found) = std::fs::symlink_metadata(path) else {
+            return;
+        };
+        if found.is_dir() {
+            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+                self.add(&entry.path());
+            }
+        } else {
+            self.files += 1;
+            self.bytes += found.len();
+        }
+    }
+}
+
+impl std::fmt::Display for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let files = if self.files == 1 { "file" } else { "files" };
+        write!(f, "{} {files}, {} bytes", self.files, self.bytes)
+    }
+}
+
+/// Deletes the data first and the ledger last: ids are others' to have only when nothing is left that may be theirs.
+fn purge(app: &str, dirs: &Dirs) -> Result<(), Failure> {
+    let _alone = Claim::alone(dirs, Deed::Purge)?;
+    if !dirs.app.exists() {
+        outln!("nothing to delete: `{app}` has no data in {}", dirs.state.display());
+        return Ok(());
+    }
+    let mut kept = Vec::new();
+    for record in adopted::records(dirs)? {
+        if let Err(failure) = give_back::one(&record, &record.path) {
+            kept.extend(failure.messages);
+        }
+    }
+    let wrong = |path: &Path| {
+        let path = path.display().to_string();
+        move |e| Failure::failed(format!("delete {path}: {e}"))
+    };
+    for path in below(&dirs.app)? {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if OURS.contains(&name) {
+            remove_any(&path).map_err(wrong(&path))?;
+        }
+    }
+    let _lock = Lock::take(dirs)?;
+    if let Ok(ledger) = Ledger::read(dirs, app) {
+        Store::new(&dirs.state)
+            .disown(|uid, gid| ledger.services.values().any(|ids| (ids.uid, ids.gid) == (uid, gid)))?;
+    }
+    if !kept.is_empty() {
+        kept.push(format!(
+            "the data of `{app}` is deleted, but not its ledger: as long as files may belong to its ids, they are given to no \
+             other app"
+        ));
+        return Err(Failure {
+            messages: kept,
+            ..Failure::silent(1)
+        });
+    }
+    match std::fs::remove_file(dirs.ledger()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(wrong(&dirs.ledger())(e)),
+        _ => {}
+    }
+    match std::fs::remove_dir(&dirs.app) {
+        Ok(()) => outln!("deleted {}", dirs.app.display()),
+        Err(e) if e.kind() == std::io::ErrorKind::DirectoryNotEmpty => outln!(
+            "deleted what was PySecure's in {}; what is left is not",
+            dirs.app.display()
+        ),
+        Err(e) => return Err(wrong(&dirs.app)(e)),
+    }
+    Ok(())
+}
+
+fn remove_any(path: &Path) -> std::io::Result<()> {
+    match std::fs::symlink_metadata(path)?.is_dir() {
+        true => remove(path),
+        false => std::fs::remove_file(path),
     }
 }

@@ -39,9 +39,12 @@ impl Failure {
 /// What is the manifest's fault is 2, what is the host's 1.
 impl From<Vec<PlanError>> for Failure {
     fn from(errors: Vec<PlanError>) -> Failure {
-        let host = errors
-            .iter()
-            .all(|e| matches!(e, PlanError::Io { .. } | PlanError::Ledger { .. }));
+        let host = errors.iter().all(|e| {
+            matches!(
+                e,
+                PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. }
+            )
+        });
         Failure {
             messages: errors.iter().map(ToString::to_string).collect(),
             located: Vec::new(),

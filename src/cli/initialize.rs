@@ -9,7 +9,8 @@ use super::run::Folder;
 use super::{Done, Failure};
 use crate::compile::compile;
 use crate::launch::{LaunchError, Launcher, Report, Request, staging};
-use crate::plan::{Dirs, Initializer, Plan};
+use crate::plan::lock::{Claim, Deed};
+use crate::plan::{Initializer, Plan};
 use crate::supervise::client::{Client, ClientError};
 use std::os::fd::AsFd;
 
@@ -33,7 +34,8 @@ pub(super) fn run(cli: &Cli) -> Done {
         }
         Err(e) => return Err(e.into()),
     }
-    let plan = ready_again(&loaded, &dirs)?;
+    let claim = Claim::alone(&dirs, Deed::Initialize)?;
+    let plan = ready_again(&loaded, &dirs, &claim)?;
     for note in &plan.notes {
         errln!("note: {note}");
     }
@@ -70,21 +72,6 @@ pub(super) fn make(plan: &Plan, initializer: &Initializer) -> Result<(), Failure
             Err(failure)
         }
     }
-}
-
-/// One at a time for an app; the others wait, and find the work done.
-pub(super) fn lock(dirs: &Dirs) -> Result<std::fs::File, Failure> {
-    use std::os::unix::fs::OpenOptionsExt;
-    crate::plan::make_private(&dirs.app)?;
-    let path = dirs.app.join("initializing.lock");
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
-    Ok(file)
 }
 
 /// The script's exit code.

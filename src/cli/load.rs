@@ -8,6 +8,8 @@ use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plain;
+use crate::plan::ledger::Whose;
+use crate::plan::lock::{Claim, Lock};
 use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
 use crate::python::{self, Python};
 use std::collections::BTreeSet;
@@ -22,6 +24,8 @@ pub(super) struct Loaded {
     pub folder: PathBuf,
     /// If it is one in Python: the file that it came from.
     python: Option<Python>,
+    /// Is the app's data to be this manifest's, though it is another's?
+    pub take_over: bool,
 }
 
 impl Loaded {
@@ -58,6 +62,7 @@ impl Loaded {
             found,
             folder: base.path().to_owned(),
             python,
+            take_over: false,
         })
     }
 
@@ -102,12 +107,85 @@ impl Loaded {
         Ok(self)
     }
 
+    /// Where the app's things are. They are refused to a manifest that they do not belong to.
     pub fn dirs(&self, cli: &Cli) -> Result<Dirs, Failure> {
+        let dirs = self.places(cli)?;
+        // Whoever needs the ledger says what is wrong with it.
+        if let Ok(ledger) = Ledger::read(&dirs, &self.model.app) {
+            self.owned_by(&ledger).map_err(|f| self.tell(f))?;
+        }
+        Ok(dirs)
+    }
+
+    /// The same, whoever's they are.
+    pub fn places(&self, cli: &Cli) -> Result<Dirs, Failure> {
         Ok(Dirs::find(
             &self.model.app,
             outer::expected() == Privilege::Root,
             cli.state_dir.as_deref(),
         )?)
+    }
+
+    /// The manifest's path, free of links.
+    pub fn manifest(&self) -> PathBuf {
+        std::fs::canonicalize(&self.source.path).unwrap_or_else(|_| self.source.path.clone())
+    }
+
+    /// Makes the data of a ledger this manifest's, if it may be: when its folder was moved, that of which it was is gone, or
+    /// it is taken over. Says whether that is new.
+    fn claim(&self, ledger: &mut Ledger) -> Result<bool, Failure> {
+        let manifest = self.manifest();
+        let new = match self.owned_by(ledger).map_err(|f| self.tell(f))? {
+            Whose::Ours => ledger.has_moved_to(&manifest),
+            Whose::Gone(from) => {
+                self.say_taken_over(&from, ", which is gone");
+                true
+            }
+            Whose::Theirs(from) => {
+                self.say_taken_over(&from, "");
+                true
+            }
+        };
+        if new {
+            ledger.belong_to(&manifest);
+        }
+        Ok(new)
+    }
+
+    fn say_taken_over(&self, from: &Path, why: &str) {
+        errln!(
+            "note: the data of `{}` was that of {}{why}; from now on it is that of {}",
+            self.model.app,
+            from.display(),
+            self.manifest().display()
+        );
+    }
+
+    /// The same for an app that may be up, and is to have its data in any case.
+    pub fn settle(&self, dirs: &Dirs) -> Result<(), Failure> {
+        let ledger = Ledger::read(dirs, &self.model.app)?;
+        let manifest = self.manifest();
+        if ledger.whose(&manifest) == Whose::Ours && !ledger.has_moved_to(&manifest) {
+            return Ok(());
+        }
+        let lock = Lock::take(dirs)?;
+        let mut ledger = Ledger::read(dirs, &self.model.app)?;
+        if self.claim(&mut ledger)? {
+            ledger.write(dirs, &lock)?;
+        }
+        Ok(())
+    }
+
+    /// Is the data of this ledger this manifest's? One that is gone was moved.
+    pub fn owned_by(&self, ledger: &Ledger) -> Result<Whose, Failure> {
+        let whose = ledger.whose(&self.manifest());
+        match whose {
+            Whose::Theirs(manifest) if !self.take_over => {
+                let app = self.model.app.clone();
+                Err(self.refused(vec![PlanError::Claimed { app, manifest }]))
+            }
+            other => Ok(other),
+        }
     }
 
     pub fn library(&self, dirs: &Dirs) -> template::Library {
@@ -201,41 +279,31 @@ pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
     }
 }
 
-/// The plan with its ledger saved and its storage made: all that a service needs before it starts.
-pub(super) fn ready(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
+/// The plan with its ledger saved and its storage made: all that a service needs before it starts. `_claim`: the right
+/// to touch the data, which is to be kept for as long as something runs on it.
+pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, _claim: &Claim) -> Result<Plan, Failure> {
     if loaded.model.initialize.is_none() {
         return prepared(loaded, dirs, |_| false);
     }
-    let _one = initialize::lock(dirs)?;
+    let _one = plan::lock::initializing(dirs)?;
     prepared(loaded, dirs, initialize::due)
 }
 
 /// The same, with the script of `initialize` run once more.
-pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs) -> Result<Plan, Failure> {
-    let _one = initialize::lock(dirs)?;
+pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs, _claim: &Claim) -> Result<Plan, Failure> {
+    let _one = plan::lock::initializing(dirs)?;
     prepared(loaded, dirs, |_| true)
 }
 
 /// `initialize`: is its script to be run?
 fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) -> Result<Plan, Failure> {
-    let mut lock = plan::ledger::Lock::take(dirs)?;
+    let mut lock = Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
-    let manifest = std::fs::canonicalize(&loaded.source.path).unwrap_or_else(|_| loaded.source.path.clone());
-    // A manifest that is gone was moved; one that is still there is another app, whose data this is.
-    // What `run_with_config` wrote and the configuration beside it are the same app, whichever is named.
-    let written = python::is_python(&ledger.manifest) || python::is_python(&manifest);
-    let same = ledger.manifest == manifest || written && ledger.manifest.parent() == manifest.parent();
-    if !ledger.manifest.as_os_str().is_empty() && !same && ledger.manifest.exists() {
-        let claimed = PlanError::Claimed {
-            app: loaded.model.app.clone(),
-            manifest: ledger.manifest,
-        };
-        return Err(loaded.tell(loaded.refused(vec![claimed])));
-    }
+    loaded.claim(&mut ledger)?;
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
-    ledger.manifest = manifest;
+    ledger.belong_to(&loaded.manifest());
     crate::launch::storage::forget_changing(&plan, &mut ledger);
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {
@@ -249,7 +317,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
         drop(lock);
         make_jails(loaded, dirs, &plan).map_err(|f| loaded.tell(f))?;
         initialize::make(&plan, initializer)?;
-        lock = plan::ledger::Lock::take(dirs)?;
+        lock = Lock::take(dirs)?;
         ledger = Ledger::read(dirs, &loaded.model.app)?;
     }
     let allocated = ledger.clone();

@@ -26,6 +26,7 @@ mod error;
 mod events;
 mod exec;
 mod generate;
+mod give_back;
 mod inherited;
 mod init;
 mod initialize;
@@ -58,6 +59,9 @@ pub fn main() -> ExitCode {
     inherited::put_right();
     let cli = Cli::parse();
     trace(&cli);
+    if let Err(failure) = check_state_dir(&cli) {
+        return said(Err(failure));
+    }
     let done = match &cli.command {
         Command::Init(args) => init::run(&cli, args),
         Command::Check(args) => check::run(&cli, args),
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(&cli, args),
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
+        Command::GiveBack(args) => give_back::run(&cli, args),
         Command::InitResources => initialize::run(&cli),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
@@ -89,6 +94,18 @@ pub fn main() -> ExitCode {
         Command::Man { folder } => generate::man(folder),
         Command::ReadPython { owner, configuration } => load::read_python(configuration, *owner),
     };
+    said(done)
+}
+
+/// What can be told only before a user namespace is entered: whether the state directory is another user's.
+fn check_state_dir(cli: &Cli) -> Result<(), Failure> {
+    if let Some(given) = cli.state_dir.as_deref().filter(|_| !crate::launch::outer::inside()) {
+        crate::plan::check_state(&std::path::absolute(given)?, false)?;
+    }
+    Ok(())
+}
+
+fn said(done: Done) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

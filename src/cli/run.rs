@@ -9,7 +9,9 @@ use crate::compile::compile;
 use crate::launch::cgroup::{Cgroups, Offer};
 use crate::launch::storage::remove;
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
-use crate::plan::{Plan, Service};
+use crate::plan::lock::Claim;
+use crate::plan::{Dirs, Plan, Service};
+use crate::supervise::client::{Client, ClientError};
 use crate::supervise::network::Networks;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
@@ -35,7 +37,11 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             ),
         ));
     }
-    let plan = ready(&loaded, &dirs)?;
+    if args.command.is_empty() {
+        not_twice(&dirs, &loaded.model.app, &args.service)?;
+    }
+    let claim = Claim::join(&dirs)?;
+    let plan = ready(&loaded, &dirs, &claim)?;
     for note in &plan.notes {
         errln!("note: {note}");
     }
@@ -110,6 +116,22 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let done = accompany(&running, &signals);
     networks.close();
     done
+}
+
+/// A service's own program is not run a second time on the same data: it may not expect that.
+pub(super) fn not_twice(dirs: &Dirs, app: &str, service: &str) -> Result<(), Failure> {
+    let status = match Client::connect(dirs, app).and_then(|mut client| client.status()) {
+        Err(ClientError::NotUp { .. }) => return Ok(()),
+        other => other?,
+    };
+    let runs = status.services.iter().any(|s| s.service == service && s.pid.is_some());
+    match runs {
+        true => Err(Failure::failed(format!(
+            "`{service}` runs, and its program a second time would work on the same data; `pysecure exec {service} -- CMD` or \
+             `pysecure run {service} -- CMD` for another one, or `pysecure stop {service}` first"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Where layers of the root lie, which are of no use when the program has ended.

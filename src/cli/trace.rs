@@ -2,7 +2,7 @@
 
 use super::args::Cli;
 use super::load::{Loaded, ready};
-use super::run::Folder;
+use super::run::{Folder, not_twice};
 use super::{Done, Failure};
 use crate::compile::compile;
 use crate::jail::collect::collect;
@@ -10,6 +10,7 @@ use crate::jail::recipe::Recipe;
 use crate::launch::trace::{Opened, follow};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::manifest::types::Network;
+use crate::plan::lock::Claim;
 use crate::plan::{Plan, Service};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -31,7 +32,11 @@ const GENERATED: [&str; 7] = [
 pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Path>) -> Done {
     let loaded = Loaded::read(cli)?.checked()?;
     let dirs = loaded.dirs(cli)?;
-    let plan = ready(&loaded, &dirs)?;
+    if command.is_empty() {
+        not_twice(&dirs, &loaded.model.app, name)?;
+    }
+    let claim = Claim::join(&dirs)?;
+    let plan = ready(&loaded, &dirs, &claim)?;
     let Some(service) = plan.services.iter().find(|s| s.name == name) else {
         return Err(super::error::no_service(name, &plan));
     };

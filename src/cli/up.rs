@@ -6,6 +6,7 @@ use super::progress::Told;
 use super::{Done, Failure, limits, terminal};
 use crate::launch;
 use crate::manifest::types::ServiceType;
+use crate::plan::lock::Claim;
 use crate::plan::{Dirs, Ledger, Plan, Privilege};
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::{AppStatus, Apply, Progress, Request};
@@ -20,10 +21,14 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
-    let loaded = read(cli)?;
+    let mut loaded = read(cli)?;
+    loaded.take_over = args.take_over;
     let dirs = loaded.dirs(cli)?;
     if args.watch && !args.dry_run {
         return super::watch::run(cli, args, &loaded, &dirs);
+    }
+    if !args.dry_run {
+        loaded.settle(&dirs)?;
     }
     if let Some(code) = on_running(&loaded, &dirs, args)? {
         return Ok(code);
@@ -31,8 +36,12 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     if args.dry_run {
         return would_start(&loaded, &dirs);
     }
-    let plan = planned(&loaded, &dirs, args.strict)?;
-    if args.detach { detach(plan) } else { attached(plan) }
+    let claim = Claim::supervise(&dirs)?;
+    let plan = planned(&loaded, &dirs, &claim, args.strict)?;
+    match args.detach {
+        true => detach(plan, claim),
+        false => attached(plan, claim),
+    }
 }
 
 /// The manifest, with its warnings said.
@@ -45,12 +54,12 @@ pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
 }
 
 /// The plan, with all that it needs on disk, and its notes said.
-pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan, Failure> {
+pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, claim: &Claim, strict: bool) -> Result<Plan, Failure> {
     let exposed = super::dry_run::exposed(loaded, dirs);
     if !exposed.is_empty() {
         eprint!("{}", loaded.render(&exposed));
     }
-    let plan = ready(loaded, dirs)?;
+    let plan = ready(loaded, dirs, claim)?;
     for note in &plan.notes {
         errln!("note: {note}");
     }
@@ -64,12 +73,12 @@ pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, strict: bool) -> Result<Plan
 }
 
 /// Supervises in this process, until all is over.
-pub(super) fn attached(plan: Plan) -> Done {
+pub(super) fn attached(plan: Plan, claim: Claim) -> Done {
     let options = Options {
         attached: true,
         progress: None,
     };
-    Ok(code_of(&App::new(plan, options)?.run()?))
+    Ok(code_of(&App::new(plan, claim, options)?.run()?))
 }
 
 fn code_of(outcome: &Outcome) -> u8 {
@@ -146,10 +155,11 @@ pub(super) fn reconcile(
         super::dry_run::say(loaded, &plan)?;
         return Ok(0);
     }
+    let claim = Claim::join(dirs)?;
     let plan = if same {
         plan
     } else {
-        planned(loaded, dirs, args.strict)?
+        planned(loaded, dirs, &claim, args.strict)?
     };
     let kept: BTreeSet<&str> = status.services.iter().map(|s| s.service.as_str()).collect();
     let apply = Apply {
@@ -200,7 +210,7 @@ fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
 }
 
 /// Leaves a supervisor behind, and waits until it says that all services have begun, or which did not.
-pub(super) fn detach(plan: Plan) -> Done {
+pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     let (progress, theirs): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let app = plan.app.clone();
@@ -211,6 +221,7 @@ pub(super) fn detach(plan: Plan) -> Done {
         let outcome = terminal::become_daemon(&log).map_err(Failure::from).and_then(|()| {
             let app = App::new(
                 plan,
+                claim,
                 Options {
                     attached: false,
                     progress: theirs.try_clone().ok(),
@@ -231,6 +242,8 @@ pub(super) fn detach(plan: Plan) -> Done {
         };
         std::process::exit(code.into());
     }
+    // It is the supervisor's alone, and ends with it.
+    drop(claim);
     drop(theirs);
     let mut told = Told::new(count);
     let mut done = false;

@@ -7,6 +7,7 @@ use super::load::Loaded;
 use super::progress::Told;
 use super::{Done, Failure, up};
 use crate::launch;
+use crate::plan::lock::Claim;
 use crate::plan::{Dirs, Ledger};
 use crate::supervise::client::ClientError;
 use crate::supervise::protocol::Request;
@@ -37,9 +38,10 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
             None
         }
         Err(ClientError::NotUp { .. }) => {
-            let plan = up::planned(loaded, dirs, args.strict)?;
+            let claim = Claim::supervise(dirs)?;
+            let plan = up::planned(loaded, dirs, &claim, args.strict)?;
             if args.detach {
-                let code = up::detach(plan)?;
+                let code = up::detach(plan, claim)?;
                 if code != 0 {
                     return Ok(code);
                 }
@@ -48,7 +50,7 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
                 // Before the watcher makes a thread of its own.
                 match launch::fork()? {
                     None => {
-                        let code = match up::attached(plan) {
+                        let code = match up::attached(plan, claim) {
                             Ok(code) => code,
                             Err(failure) => {
                                 failure.messages.iter().for_each(|m| errln!("error: {m}"));

@@ -1,12 +1,10 @@
-//! Probes of where things are kept: the data directory, its filesystem, the runtime directory.
+//! Probes of where things are kept: the data directory and its filesystem.
 //!
 //! Asks the kernel what would be allowed; makes no file.
 
 use super::finding::{Answer, reason};
 use super::host::Host;
 use rustix::fs::{Access, AtFlags, CWD, accessat, getxattr_query, statfs};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 
 /// Filesystems over a network or a foreign one, on which a file cannot be given to a subordinate id.
 const ONE_OWNER: &[(u64, &str)] = &[
@@ -80,43 +78,4 @@ pub fn acl(host: &Host) -> Answer {
             Answer::degraded(format!("cannot be asked for on {shown}: {reason}"))
         }
     }
-}
-
-pub fn runtime_directory(host: &Host) -> Answer {
-    let usual = PathBuf::from(format!("/run/user/{}", host.uid));
-    let set = std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty());
-    let remedy = if usual.is_dir() {
-        format!("export XDG_RUNTIME_DIR={}", usual.display())
-    } else {
-        format!(
-            "sudo loginctl enable-linger {}\nexport XDG_RUNTIME_DIR={}",
-            host.user,
-            usual.display()
-        )
-    };
-    let Some(set) = set.map(PathBuf::from) else {
-        return Answer::degraded("XDG_RUNTIME_DIR is not set").remedy(remedy);
-    };
-    match fault(&set, host.uid) {
-        None => Answer::ok(format!("{}", set.display())),
-        Some(fault) => Answer::degraded(format!("XDG_RUNTIME_DIR={} {fault}", set.display())).remedy(remedy),
-    }
-}
-
-/// A directory that another may enter is no place for a control socket.
-fn fault(path: &Path, uid: u32) -> Option<String> {
-    if !path.is_absolute() {
-        return Some("is not an absolute path".into());
-    }
-    let meta = match path.symlink_metadata() {
-        Ok(meta) => meta,
-        Err(e) => return Some(format!("cannot be used: {}", reason(e))),
-    };
-    if !meta.is_dir() {
-        return Some("is not a directory".into());
-    }
-    if meta.uid() != uid {
-        return Some(format!("belongs to uid {}, as after su or sudo", meta.uid()));
-    }
-    (meta.mode() & 0o077 != 0).then(|| "can be entered by others".into())
 }

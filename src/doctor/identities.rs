@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 
 /// As many as a whole 16-bit range, so that manifests' ids fit whatever they are.
 const WANTED: u64 = 65536;
-/// The highest id of the range that a manifest allocates from when it names none.
-const HIGHEST: u64 = 61999;
+/// The highest id of the first range that is chosen, of those that fit into 65536 ids, when a manifest names none.
+const HIGHEST: u64 = 59999;
 
 const PROGRAMS: [Program; 2] = [
     Program {

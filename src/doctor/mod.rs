@@ -98,7 +98,6 @@ const PROBES: &[Probe] = &[
     // Where things are kept.
     needed(Both, "data directory", "there is no place for the application's data and its ledger of ids", files::data_directory),
     useful(Both, "POSIX ACLs", "files made in a shared directory follow the umask of the service that made them", files::acl),
-    useful(Rootless, "runtime directory", "sockets and state of running applications go to a directory that outlives your login", files::runtime_directory),
 ];
 
 /// Looks at this machine, for the mode that this user would use.

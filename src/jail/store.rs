@@ -94,6 +94,24 @@ impl Store {
         remove(&making)
     }
 
+    /// Removes the copies that belong to ids of an app that is deleted.
+    pub fn disown(&self, theirs: impl Fn(u32, u32) -> bool) -> Result<(), JailError> {
+        let folder = self.folder.join("owned");
+        if !folder.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        for name in names(&folder) {
+            let mut ids = name.rsplit('.').map_while(|part| part.parse::<u32>().ok());
+            if let (Some(gid), Some(uid)) = (ids.next(), ids.next())
+                && theirs(uid, gid)
+            {
+                remove(&folder.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn has(&self, hash: &str) -> bool {
         self.tree(hash).is_dir()
     }

@@ -4,6 +4,7 @@
 //! steps out between clone3(2) and execve(2), where only system calls are safe. What fails there comes back
 //! as a number and leaves here as a sentence.
 
+pub mod adopted;
 pub mod ask;
 pub mod cgroup;
 mod child;

@@ -30,6 +30,11 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
     if plan.storage.is_empty() {
         return Ok(());
     }
+    for storage in plan.storage.iter().filter(|s| s.keeping == Keeping::Adopted) {
+        if super::adopted::record(&plan.dirs, ledger, &storage.resource, &storage.path)? {
+            ledger.applied.remove(&storage.resource);
+        }
+    }
     make(&plan.dirs, &plan.storage, &mut ledger.applied)
 }
 
@@ -297,7 +302,7 @@ impl Apply<'_> {
 }
 
 /// The one path by which a descriptor of whatever kind can be named: magic, so no link is followed.
-fn through_proc(fd: BorrowedFd<'_>) -> String {
+pub(super) fn through_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

@@ -18,6 +18,7 @@ pub mod types;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use render::{diagnostics_json, render};
+pub use scalar::is_app_name;
 pub use schema::schema;
 pub use source::{Format, LoadError, Source, locate};
 pub use types::{

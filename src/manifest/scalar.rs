@@ -115,6 +115,11 @@ impl KeyRule for Name {
 /// others compare without case.
 pub struct AppName;
 
+/// Can an app be called that?
+pub fn is_app_name(text: &str) -> bool {
+    is_name(text, false)
+}
+
 impl Codec for AppName {
     type Out = At<String>;
     const EXPECTED: &'static str = "a string";
@@ -290,7 +295,7 @@ pub struct IdRange;
 impl Codec for IdRange {
     type Out = At<[u32; 2]>;
     const EXPECTED: &'static str = "a list of two integers";
-    const EXAMPLE: &'static str = "[61000, 61999]";
+    const EXAMPLE: &'static str = "[60706, 61183]";
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<[u32; 2]>> {
         let Node::Array(bounds) = &tree.node else {

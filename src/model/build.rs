@@ -602,7 +602,7 @@ fn ids(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
                     range.span.clone(),
                     format!("{key} holds {special}, which is root's, nobody's or the kernel's"),
                 )
-                .help("write a range between 1000 and 65533, such as [61000, 61999]"),
+                .help("write a range between 1000 and 65533, such as [60706, 61183]"),
             );
         } else if size < needed {
             found.push(

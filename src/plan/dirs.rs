@@ -3,10 +3,14 @@
 //!
 //! | what | root | ordinary user |
 //! | --- | --- | --- |
-//! | state: ledger, data, logs | `/var/lib/pysecure/APP` | `$XDG_DATA_HOME/pysecure/APP` (`~/.local/share`) |
-//! | runtime: socket, bundles | `/run/pysecure/APP` | `$XDG_RUNTIME_DIR/pysecure/APP`, else the state's `run` |
+//! | state: ledger, data, logs | `/var/lib/pysecure/apps/APP` | `$XDG_DATA_HOME/pysecure/apps/APP` (`~/.local/share`) |
+//! | runtime: socket, bundles | `/run/pysecure/APP` | the state's `run/APP` |
 //!
-//! `PYSECURE_STATE_DIR` (or `--state-dir`) puts both below one directory.
+//! An ordinary user's sockets do not lie in `$XDG_RUNTIME_DIR`: cron and su(1) have another one or none, and it is
+//! emptied at logout. Beside the data, whoever finds the data finds its supervisor.
+//!
+//! `PYSECURE_STATE_DIR` (or `--state-dir`) puts both below one directory. That may be there already, and be others' as
+//! well, such as `/tmp`: its mode is not touched, and what lies in it is made for one user and checked to be his.
 
 use super::PlanError;
 use std::path::{Path, PathBuf};
@@ -46,23 +50,37 @@ impl Dirs {
                         )
                     })?
                     .join("pysecure");
-                let runtime = absolute_variable("XDG_RUNTIME_DIR")
-                    .filter(|d| d.is_dir())
-                    .map_or_else(|| state.join("run"), |d| d.join("pysecure"));
+                let runtime = state.join("run");
                 (state, runtime)
             }
         };
-        Ok(Dirs {
+        let dynamic = runtime.with_file_name(match runtime.file_name() {
+            Some(name) => format!("{}-dynamic", name.to_string_lossy()),
+            None => "dynamic".to_owned(),
+        });
+        let dirs = Dirs {
             app: state.join("apps").join(app),
-            dynamic: runtime
-                .with_file_name(match runtime.file_name() {
-                    Some(name) => format!("{}-dynamic", name.to_string_lossy()),
-                    None => "dynamic".to_owned(),
-                })
-                .join(app),
+            dynamic: dynamic.join(app),
             run: runtime.join(app),
             state,
-        })
+        };
+        check_state(&dirs.state, !root && rustix::process::geteuid().is_root())?;
+        // In a directory of others, they may have been first.
+        for own in [
+            dirs.locks(),
+            dirs.state.join("apps"),
+            dirs.state.join("jails"),
+            runtime,
+            dynamic,
+        ] {
+            check_own(&own)?;
+        }
+        Ok(dirs)
+    }
+
+    /// Locks of apps; they outlast the apps' data, since a lock that is deleted locks nobody out.
+    pub fn locks(&self) -> PathBuf {
+        self.state.join("locks")
     }
 
     pub fn ledger(&self) -> PathBuf {
@@ -123,31 +141,140 @@ fn absolute_variable(name: &str) -> Option<PathBuf> {
 
 /// Makes a directory with a socket in it that one service is to see: its id may pass, nobody may write.
 pub fn make_passable(path: &Path) -> Result<(), PlanError> {
+    make(path, 0o711)
+}
+
+/// Makes a directory for this user alone, and its parents. One that is there already is to be like that.
+pub fn make_private(path: &Path) -> Result<(), PlanError> {
+    make(path, 0o700)
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), PlanError> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let wrong = |e: std::io::Error| PlanError::io("make directory", path, e);
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(above)
+            .map_err(wrong)?;
+    }
+    let fresh = match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+        Err(e) => return Err(wrong(e)),
+    };
+    let found = std::fs::symlink_metadata(path).map_err(wrong)?;
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(not_ours(path));
+    }
+    let has = found.mode() & 0o777;
+    // A directory of ours may come to hold sockets as well.
+    if has != mode && (fresh || mode == 0o711 && has == 0o700) {
+        return set_mode(path, mode);
+    }
+    if has & 0o077 & !mode != 0 {
+        return Err(PlanError::io(
+            "use directory",
+            path,
+            format_args!(
+                "it has mode {has:04o}, and what PySecure keeps there is no other user's to see: `chmod {mode:04o} {}`, if it \
+                 is PySecure's, or move it away",
+                path.display()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<(), PlanError> {
     use std::os::unix::fs::PermissionsExt;
-    make_private(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         .map_err(|e| PlanError::io("change the mode of", path, e))
 }
 
-/// Makes a directory for this user alone, and its parents.
-pub fn make_private(path: &Path) -> Result<(), PlanError> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-    let wrong = |e: std::io::Error| PlanError::io("make directory", path, e);
+fn not_ours(path: &Path) -> PlanError {
+    PlanError::io(
+        "use directory",
+        path,
+        "it is another user's or a link; give a directory of your own with --state-dir",
+    )
+}
+
+/// Makes the state directory, if it is not there. If it is, it stays as it is.
+pub fn make_state(path: &Path) -> Result<(), PlanError> {
+    use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(wrong)?;
-    let found = std::fs::symlink_metadata(path).map_err(wrong)?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        .map_err(|e| PlanError::io("make directory", path, e))
+}
+
+/// Is the state directory, if it is there, one in which others cannot put something in the place of what is ours? It may be
+/// others' to write to if it is as `/tmp` is: root's or ours, and sticky.
+///
+/// `inside`: is this the outer namespace of an ordinary user, which shows as one all whose ids it does not map? What is
+/// another user's and no root's, is then seen only by who looked before.
+pub fn check_state(path: &Path, inside: bool) -> Result<(), PlanError> {
+    use std::os::unix::fs::MetadataExt;
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(PlanError::io("use directory", path, e)),
+    };
+    if !found.is_dir() {
+        return Err(not_ours(path));
+    }
+    let own = found.uid() == rustix::process::geteuid().as_raw();
+    if !own && found.uid() != if inside { overflow_id() } else { 0 } {
+        return Err(not_ours(path));
+    }
+    let sticky = found.mode() & 0o1000 != 0;
+    let by_others = found.mode() & 0o002 != 0
+        || found.mode() & 0o020 != 0 && !(own && found.gid() == rustix::process::getegid().as_raw());
+    if by_others && !sticky {
         return Err(PlanError::io(
             "use directory",
             path,
-            "it is another user's or a link; move it away",
+            format_args!(
+                "others may write to it (mode {:04o}), and could put something in the place of what is PySecure's; give a \
+                 directory of your own with --state-dir, or `chmod go-w {}`",
+                found.mode() & 0o7777,
+                path.display()
+            ),
         ));
     }
-    if found.permissions().mode() & 0o077 != 0 {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(wrong)?;
+    Ok(())
+}
+
+/// How ids are shown that a user namespace does not map: user_namespaces(7).
+fn overflow_id() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    text.trim().parse().unwrap_or(65534)
+}
+
+/// Is a directory right below the state directory ours, if it is there, and nobody else's to write to?
+fn check_own(path: &Path) -> Result<(), PlanError> {
+    use std::os::unix::fs::MetadataExt;
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(PlanError::io("use directory", path, e)),
+    };
+    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(not_ours(path));
+    }
+    let group = found.mode() & 0o020 != 0 && found.gid() != rustix::process::getegid().as_raw();
+    if found.mode() & 0o002 != 0 || group {
+        return Err(PlanError::io(
+            "use directory",
+            path,
+            format_args!(
+                "others may write to it; give another directory with --state-dir, or `chmod go-w {}`",
+                path.display()
+            ),
+        ));
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ pub enum PlanError {
         manifest: PathBuf,
         theirs: [u32; 2],
     },
-    #[error("{key} {}-{} holds id {id} of {whose}; move the range, such as to [61000, 61999]", range[0], range[1])]
+    #[error("{key} {}-{} holds id {id} of {whose}; move the range, such as to [60706, 61183]", range[0], range[1])]
     Taken {
         key: &'static str,
         range: [u32; 2],
@@ -61,13 +61,19 @@ pub enum PlanError {
         last: u32,
         remedy: String,
     },
-    #[error("the ledger {} cannot be read: {cause}; restore it from a backup, or delete it together with the app's data", path.display())]
+    #[error(
+        "the ledger {} cannot be read: {cause}; restore it from a backup, or `pysecure down --purge --take-over` in the app's \
+         folder deletes it together with the app's data", path.display()
+    )]
     Ledger { path: PathBuf, cause: String },
     #[error(
-        "an app called `{app}` is here already, from {}; give this one another name, or run `pysecure down --purge` there \
-         to delete that one's data", manifest.display()
+        "an app called `{app}` is here already, from {}, whose data this is; give this one another name, or, if it is to have \
+         that data, `pysecure up --take-over`", manifest.display()
     )]
     Claimed { app: String, manifest: PathBuf },
+    /// Another process has the data for itself.
+    #[error("`{app}`: {cause}")]
+    Busy { app: String, cause: String },
     #[error("rootfs \"{name}\": {cause}")]
     Template { name: String, cause: String },
     #[error("resource `{name}`: {cause}")]
@@ -84,7 +90,7 @@ impl PlanError {
             _ => &model.places.dynamic_gid,
         };
         let span = match self {
-            PlanError::Io { .. } | PlanError::Ledger { .. } => return None,
+            PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. } => return None,
             PlanError::Overlap { key, .. }
             | PlanError::Taken { key, .. }
             | PlanError::Exhausted { key, .. }

@@ -4,30 +4,26 @@
 //! to nobody else while files of it may exist, and the service has it again if it returns. The file is
 //! replaced in one rename, under a lock against a second `pysecure`.
 
-use super::dirs::make_private;
+use super::lock::Lock;
 use super::{Dirs, PlanError, Privilege};
 use crate::model::{INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The ids that are tried for an app whose manifest names no range, a thousand each.
-const FREE_RANGES: [u32; 40] = {
-    let mut out = [0; 40];
-    let mut i = 0;
-    while i < 40 {
-        out[i] = if i < 4 {
-            61_000 + 1_000 * i as u32
-        } else {
-            59_000 - 1_000 * (i as u32 - 4)
-        };
-        i += 1;
-    }
-    out
-};
+/// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each.
+///
+/// First those that no convention gives to anybody: below them lie people's accounts, systemd's dynamic users
+/// (61184 to 65519) and nobody (65534), above them subordinate ids (from 100000) and containers (from 524288). See
+/// systemd's UIDS-GIDS. Where these do not exist, as with the 65536 ids of an ordinary user or a container, the upper end
+/// of people's accounts follows, downwards. What manifests name in examples, 60706 to 61183, is in none of them.
+fn free_ranges() -> impl Iterator<Item = [u32; 2]> {
+    let unused = (66_000..=99_000).step_by(1_000);
+    let small = (20_000..=59_000).rev().step_by(1_000);
+    unused.chain(small).map(|low| [low, low + 999])
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ids {
@@ -41,6 +37,9 @@ pub struct Ledger {
     pub app: String,
     /// The manifest that the app was last started from.
     pub manifest: PathBuf,
+    /// The folder that it was in, by what stays the same when it is moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<Folder>,
     pub uid_range: [u32; 2],
     pub gid_range: [u32; 2],
     /// Id 0 of every service's namespace.
@@ -55,29 +54,40 @@ pub struct Ledger {
 
 const VERSION: u32 = 1;
 
-/// Held while an app's ledger is read, changed and written.
-pub struct Lock {
-    _file: File,
+/// A directory, whatever it is called: device, inode, and when it was made, in nanoseconds since 1970, if the file system
+/// tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folder {
+    pub device: u64,
+    pub inode: u64,
+    pub born: Option<u64>,
 }
 
-impl Lock {
-    /// Waits for another `pysecure` that works on the same app.
-    pub fn take(dirs: &Dirs) -> Result<Lock, PlanError> {
-        make_private(&dirs.state)?;
-        make_private(&dirs.app)?;
-        // One lock for all apps of this state: ranges are compared across them.
-        let path = dirs.state.join("lock");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| PlanError::io("open lock", &path, e))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|e| PlanError::io("lock", &path, e))?;
-        Ok(Lock { _file: file })
+impl Folder {
+    pub fn of(path: &Path) -> Option<Folder> {
+        use std::os::unix::fs::MetadataExt;
+        let found = std::fs::metadata(path).ok()?;
+        let born = found
+            .created()
+            .ok()
+            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        Some(Folder {
+            device: found.dev(),
+            inode: found.ino(),
+            born: born.and_then(|t| u64::try_from(t.as_nanos()).ok()),
+        })
     }
+}
+
+/// Whose an app's data is, seen from a manifest that names the app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// This manifest's, or nobody's yet.
+    Ours,
+    /// That of one which is not there any more: it was moved here, or this is a copy of it.
+    Gone(PathBuf),
+    /// Another's.
+    Theirs(PathBuf),
 }
 
 impl Ledger {
@@ -85,12 +95,54 @@ impl Ledger {
     pub fn read(dirs: &Dirs, app: &str) -> Result<Ledger, PlanError> {
         match read(&dirs.ledger())? {
             Some(ledger) => Ok(ledger),
+            // Which ids its files have is not known any more.
+            None if has_data(&dirs.app) => Err(lost(&dirs.app)),
             None => Ok(Ledger {
                 version: VERSION,
                 app: app.to_owned(),
                 ..Ledger::default()
             }),
         }
+    }
+
+    /// Whose the app's data is. `manifest` is free of links.
+    pub fn whose(&self, manifest: &Path) -> Whose {
+        let owner = &self.manifest;
+        let (here, there) = (manifest.parent(), owner.parent());
+        // What `run_with_config` wrote and what lies beside it are the same app, whichever is named.
+        let written = from_python(owner) || from_python(manifest);
+        if owner.as_os_str().is_empty() || owner == manifest || written && here == there {
+            return Whose::Ours;
+        }
+        if self.has_moved_to(manifest) || written && self.folder.is_some() && self.folder == here.and_then(Folder::of) {
+            return Whose::Ours;
+        }
+        match std::fs::symlink_metadata(owner) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Whose::Gone(owner.clone())
+            }
+            // Or it cannot be looked at, which tells nothing.
+            _ => Whose::Theirs(owner.clone()),
+        }
+    }
+
+    /// Is this the app's manifest, in the folder that it was in, but that folder has another name now?
+    pub fn has_moved_to(&self, manifest: &Path) -> bool {
+        self.manifest != manifest
+            && self.manifest.file_name() == manifest.file_name()
+            && self.folder.is_some()
+            && self.folder == manifest.parent().and_then(Folder::of)
+    }
+
+    /// From now on the data is this manifest's.
+    pub fn belong_to(&mut self, manifest: &Path) {
+        self.manifest = manifest.to_owned();
+        self.folder = manifest.parent().and_then(Folder::of);
     }
 
     /// Replaces the file in one step; readers see the old one or the new one.
@@ -261,7 +313,7 @@ impl Ledger {
             ));
         }
         let size = needed.0.max(needed.1);
-        let free = FREE_RANGES.into_iter().map(|low| [low, low + 999]).find(|range| {
+        let free = free_ranges().find(|range| {
             let probe = Ledger {
                 uid_range: *range,
                 gid_range: *range,
@@ -313,6 +365,12 @@ impl Ledger {
         out.truncate(3);
         out
     }
+}
+
+/// A configuration in Python, or the manifest that one wrote.
+fn from_python(manifest: &Path) -> bool {
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    crate::python::is_python(manifest) || name.ends_with(".pysecure.json")
 }
 
 /// Owner of a resource, as ids.
@@ -399,6 +457,20 @@ fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
     Ok(Some(ledger))
 }
 
+/// Is there something in an app's folder that may belong to ids?
+pub fn has_data(app: &Path) -> bool {
+    ["resources", "adopted", "writable", "initializing"]
+        .iter()
+        .any(|name| app.join(name).exists())
+}
+
+fn lost(app: &Path) -> PlanError {
+    PlanError::Ledger {
+        path: app.join("ledger.json"),
+        cause: "it is gone, and the app's data is there, of which nothing else says whose ids it has".to_owned(),
+    }
+}
+
 /// The ledgers of all other apps that keep their state in the same place.
 pub(super) fn siblings(dirs: &Dirs, app: &str) -> Result<Vec<Ledger>, PlanError> {
     let apps = dirs.state.join("apps");
@@ -411,7 +483,12 @@ pub(super) fn siblings(dirs: &Dirs, app: &str) -> Result<Vec<Ledger>, PlanError>
     for entry in entries {
         let entry = entry.map_err(|e| PlanError::io("read", &apps, e))?;
         if entry.file_name() != app {
-            out.extend(read(&entry.path().join("ledger.json"))?);
+            match read(&entry.path().join("ledger.json"))? {
+                Some(ledger) => out.push(ledger),
+                // Its files may have any id.
+                None if has_data(&entry.path()) => return Err(lost(&entry.path())),
+                None => {}
+            }
         }
     }
     Ok(out)

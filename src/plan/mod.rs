@@ -11,12 +11,13 @@ mod hide;
 mod host;
 mod initialize;
 pub mod ledger;
+pub mod lock;
 mod mounts;
 mod storage;
 pub mod subid;
 pub mod template;
 
-pub use dirs::{Dirs, make_passable, make_private};
+pub use dirs::{Dirs, check_state, make_passable, make_private, make_state};
 pub use error::PlanError;
 pub use hide::again as hide_again;
 pub use host::Privilege;

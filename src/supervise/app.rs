@@ -12,8 +12,10 @@ use super::sockets::{self, Sockets};
 use super::timers::Timers;
 use super::{capabilities, events, systemd};
 use crate::launch::{LaunchError, Launcher, Report};
+use crate::plan::lock::{Claim, Deed};
 use crate::plan::{self, Dirs, Plan, PlanError, make_private};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
@@ -22,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Descriptors beyond those of the services.
@@ -66,8 +69,6 @@ pub enum SuperviseError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Output(#[from] OutputError),
-    #[error("{0}")]
-    AlreadyUp(String),
     #[error(
         "{services} services need {needed} open files, but the limit is {limit}; raise it (`ulimit -Hn`, or LimitNOFILE= in the unit)"
     )]
@@ -104,6 +105,8 @@ pub(super) enum Source {
     AppNetwork,
     /// The relay of a service.
     Relay(u32),
+    /// Something in the folder of the app's sockets is gone.
+    Folder,
 }
 
 impl Source {
@@ -120,6 +123,7 @@ impl Source {
             Source::Network(n) => (8, n),
             Source::AppNetwork => (9, 0),
             Source::Relay(n) => (10, n),
+            Source::Folder => (11, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -137,7 +141,8 @@ impl Source {
             7 => Source::Demand(number),
             8 => Source::Network(number),
             9 => Source::AppNetwork,
-            _ => Source::Relay(number),
+            10 => Source::Relay(number),
+            _ => Source::Folder,
         }
     }
 }
@@ -196,6 +201,8 @@ pub struct App {
     signals: SignalFd,
     control: OwnedFd,
     metrics: OwnedFd,
+    /// Tells when these are deleted.
+    folder: Option<Inotify>,
     pub(super) connections: BTreeMap<u32, Connection>,
     next_connection: u32,
     /// Until when nobody is let in.
@@ -224,8 +231,8 @@ pub struct App {
     pub(super) networks: Networks,
     pub(super) outputs: Outputs,
     pub(super) null: File,
-    /// Held for as long as this process lives: a second `up` of the app finds it.
-    _lock: File,
+    /// Held until nothing of the app runs any more: a second `up` of it finds that.
+    claim: Option<Claim>,
     manager: systemd::Manager,
     /// Services that are to be told to end, once none that depends on them runs.
     pub(super) doomed: BTreeSet<u32>,
@@ -240,27 +247,26 @@ pub struct App {
 }
 
 impl App {
-    /// Takes the app's lock, clears away what a killed supervisor left, and binds all sockets. Starts nothing.
-    pub fn new(plan: Plan, options: Options) -> Result<App, SuperviseError> {
+    /// Clears away what a killed supervisor left, and binds all sockets. Starts nothing. The claim was taken before
+    /// anything of the app's data was touched.
+    pub fn new(plan: Plan, claim: Claim, options: Options) -> Result<App, SuperviseError> {
         let spare = raise_descriptors(&plan.services)?;
         let launcher = Launcher::new()?;
-        let lock = take_lock(&plan)?;
-        // A second descriptor of it, so that nobody comes in between before all is cleared away.
-        let held = lock.try_clone().map_err(system("keep the lock"))?;
         let dirs = plan.dirs.clone();
-        let made = App::make(plan, options, launcher, lock, spare).inspect_err(|_| clear_away(&dirs));
-        drop(held);
-        made
+        let mut made = App::make(plan, options, launcher, spare).inspect_err(|_| clear_away(&dirs))?;
+        claim.say(Deed::Up, Some(&dirs.socket()));
+        made.claim = Some(claim);
+        Ok(made)
     }
 
-    /// What [`App::new`] does under the lock.
+    /// What [`App::new`] does under the claim.
     fn make(
         mut plan: Plan,
         options: Options,
         launcher: Launcher,
-        lock: File,
         spare_descriptors: usize,
     ) -> Result<App, SuperviseError> {
+        make_private(&plan.dirs.run)?;
         crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
             crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
@@ -280,14 +286,10 @@ impl App {
         let mut networks = Networks::default();
         let prepared = networks.prepare(&plan.privilege, plan.services.iter(), &mut launcher)?;
         networks.take_on(prepared);
-        let [control, metrics] = [plan.dirs.socket(), plan.dirs.metrics()].map(|path| {
-            let socket = sockets::bind_unix(&path, rustix::net::SocketType::STREAM)
-                .map_err(system("make the control socket"))?;
-            rustix::net::listen(&socket, 64).map_err(system("listen on the control socket"))?;
-            rustix::io::ioctl_fionbio(&socket, true).map_err(system("prepare the control socket"))?;
-            Ok::<_, SuperviseError>(socket)
-        });
-        let (control, metrics) = (control?, metrics?);
+        let (control, metrics) = (door(&plan.dirs.socket())?, door(&plan.dirs.metrics())?);
+        // A user may have but so many, and it is no must.
+        let folder = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
+        let folder = folder.filter(|folder| watch_folder(folder, &plan.dirs));
         // None ends the app by its default: who sends one that says nothing here is not heard. A terminal's Ctrl-Z goes on
         // stopping this process, and a fault of its own goes on ending it.
         let mut mask = SigSet::all();
@@ -318,6 +320,9 @@ impl App {
         watch(signals.as_fd(), Source::Signals)?;
         watch(control.as_fd(), Source::Control)?;
         watch(metrics.as_fd(), Source::Metrics)?;
+        if let Some(folder) = &folder {
+            watch(folder.as_fd(), Source::Folder)?;
+        }
         let outputs = Outputs::new(options.attached, plan.services.iter().map(|s| s.name.as_str()))?;
         watch(outputs.as_fd(), Source::Outputs)?;
         capabilities::reduce().map_err(|e| SuperviseError::System {
@@ -343,6 +348,7 @@ impl App {
             signals,
             control,
             metrics,
+            folder,
             connections: BTreeMap::new(),
             next_connection: 0,
             deaf: None,
@@ -363,7 +369,7 @@ impl App {
             networks,
             relays: Relays::default(),
             outputs,
-            _lock: lock,
+            claim: None,
             manager,
             doomed: BTreeSet::new(),
             stopping: None,
@@ -493,6 +499,7 @@ impl App {
                 Source::Network(id) => self.network_said(id),
                 Source::AppNetwork => self.app_network_said(),
                 Source::Relay(id) => self.relay_ended(id),
+                Source::Folder => self.folder_changed(),
             }
         }
         // There may be more than was taken. As the kernel begins with those that were not, timers wait for some turns at most.
@@ -672,6 +679,39 @@ impl App {
         }
     }
 
+    /// Makes the sockets again that somebody has deleted: without them nobody could end the app but by a signal.
+    fn folder_changed(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        while folder.read_events().is_ok_and(|events| !events.is_empty()) {}
+        let dirs = &self.plan.dirs;
+        if dirs.socket().exists() && dirs.metrics().exists() {
+            return;
+        }
+        let again = make_private(&dirs.run)
+            .map_err(SuperviseError::from)
+            .and_then(|()| Ok((door(&dirs.socket())?, door(&dirs.metrics())?)))
+            .inspect(|_| {
+                watch_folder(folder, dirs);
+            });
+        match again {
+            Ok((control, metrics)) => {
+                // What is closed is watched no more.
+                (self.control, self.metrics) = (control, metrics);
+                let watched = [(&self.control, Source::Control), (&self.metrics, Source::Metrics)]
+                    .into_iter()
+                    .try_for_each(|(socket, source)| self.watch(socket.as_fd(), source));
+                if let Err(e) = watched {
+                    tracing::warn!("{e}");
+                }
+                self.outputs
+                    .say(&format!("{} was deleted, and is made again", dirs.socket().display()));
+            }
+            Err(e) => self
+                .outputs
+                .say(&format!("{} was deleted: {e}", dirs.socket().display())),
+        }
+    }
+
     /// Sends a line to a client, as far as it takes it; the rest follows when it reads on.
     pub(super) fn push(&mut self, number: u32, line: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&number) {
@@ -834,6 +874,7 @@ impl App {
         self.networks.close();
         self.launcher.release_limits();
         clear_away(&self.plan.dirs);
+        self.claim = None;
         for connection in self.connections.values_mut().filter(|c| c.waits_for_down) {
             let _ = rustix::io::ioctl_fionbio(&connection.socket, false);
             connection.reply(&Reply::default());
@@ -864,10 +905,28 @@ impl App {
     }
 }
 
-/// What an app has in its runtime directory, beside sockets and lock.
+/// A socket at which this process is asked for things.
+fn door(path: &Path) -> Result<OwnedFd, SuperviseError> {
+    let socket =
+        sockets::bind_unix(path, rustix::net::SocketType::STREAM).map_err(system("make the control socket"))?;
+    rustix::net::listen(&socket, 64).map_err(system("listen on the control socket"))?;
+    rustix::io::ioctl_fionbio(&socket, true).map_err(system("prepare the control socket"))?;
+    Ok(socket)
+}
+
+fn watch_folder(watch: &Inotify, dirs: &Dirs) -> bool {
+    let lost = AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_ONLYDIR;
+    watch.add_watch(&dirs.run, lost).is_ok()
+}
+
+/// What an app has in its runtime directory, beside its sockets.
 const RUNTIME_FOLDERS: [&str; 3] = ["services", "rpc", "notify"];
 
-/// Removes an app's runtime directory. The lock is to be held, for it goes as well.
+/// Removes an app's runtime directory. The claim is to be held.
 fn clear_away(dirs: &Dirs) {
     let _ = std::fs::remove_file(dirs.socket());
     let _ = std::fs::remove_file(dirs.metrics());
@@ -876,43 +935,9 @@ fn clear_away(dirs: &Dirs) {
     }
     let _ = crate::launch::storage::remove(&dirs.dynamic);
     let _ = dirs.dynamic.parent().map(std::fs::remove_dir);
-    let _ = std::fs::remove_file(dirs.run.join("lock"));
     let _ = std::fs::remove_dir(&dirs.run);
     // Only if no other app runs.
     let _ = dirs.run.parent().map(std::fs::remove_dir);
-}
-
-/// One supervisor an app; flock(2) ends with the process, however it ends.
-fn take_lock(plan: &Plan) -> Result<File, SuperviseError> {
-    // Who ends removes lock and folder: what was opened just before locks out nobody, so it is tried again.
-    loop {
-        make_private(&plan.dirs.run)?;
-        match lock(&plan.dirs) {
-            Ok(Some(file)) => return Ok(file),
-            Ok(None) | Err(Errno::NOENT) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(SuperviseError::AlreadyUp(format!(
-                    "`{}` is up, or being started by another pysecure; `pysecure ps` shows it, `pysecure down` ends it",
-                    plan.app
-                )));
-            }
-            Err(errno) => return Err(system("lock")(errno)),
-        }
-    }
-}
-
-/// The lock of who supervises an app, or clears away what a killed supervisor left; `WOULDBLOCK` if another
-/// has it, `None` if it was removed meanwhile.
-pub fn lock(dirs: &Dirs) -> Result<Option<File>, Errno> {
-    use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
-    let path = dirs.run.join("lock");
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(CWD, &path, flags, Mode::from_raw_mode(0o600))?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    let ours = rustix::fs::fstat(&file)?;
-    Ok(rustix::fs::stat(&path)
-        .is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
-        .then(|| file.into()))
 }
 
 /// May this process have as many open files as these services need? How many are left then.

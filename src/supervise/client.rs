@@ -3,7 +3,7 @@
 use super::events::Event;
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::usage::ServiceUsage;
-use crate::plan::Dirs;
+use crate::plan::{Dirs, PlanError, lock};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,
@@ -19,6 +19,9 @@ pub enum ClientError {
     NotUp { app: String },
     #[error("talk to the supervisor of `{app}`: {cause}")]
     Io { app: String, cause: io::Error },
+    /// Somebody has the app's data for himself, and does not answer.
+    #[error(transparent)]
+    Unreachable(#[from] PlanError),
     #[error("{0}")]
     Refused(String),
 }
@@ -223,20 +226,47 @@ pub fn metrics(dirs: &Dirs, app: &str) -> Result<OwnedFd, ClientError> {
     reach(dirs, app, &dirs.metrics())
 }
 
+/// Where there is nobody to answer, the app's lock tells whether it is up all the same: its sockets may have been deleted.
 fn reach(dirs: &Dirs, app: &str, path: &Path) -> Result<OwnedFd, ClientError> {
-    let failed = |cause: io::Error| match cause.raw_os_error() {
-        Some(libc::ENOENT | libc::ECONNREFUSED | libc::ENOTDIR) => ClientError::NotUp { app: app.to_owned() },
-        _ => ClientError::Io {
-            app: app.to_owned(),
-            cause,
-        },
+    let cause = match connect(path) {
+        Ok(socket) => return Ok(socket),
+        Err(cause) => cause,
     };
-    connect(&dirs.run, path).map_err(failed)
+    match cause.raw_os_error() {
+        Some(libc::ENOENT | libc::ECONNREFUSED | libc::ENOTDIR) => {}
+        _ => {
+            return Err(ClientError::Io {
+                app: app.to_owned(),
+                cause,
+            });
+        }
+    }
+    let Some(holder) = lock::holder(dirs)? else {
+        return Err(ClientError::NotUp { app: app.to_owned() });
+    };
+    // It may have them elsewhere, where another environment said so.
+    let elsewhere = holder.as_ref().and_then(|h| h.socket.as_deref()?.parent());
+    if let Some(elsewhere) = elsewhere.filter(|e| *e != dirs.run)
+        && let Ok(socket) = connect(&elsewhere.join(path.file_name().unwrap_or_default()))
+    {
+        return Ok(socket);
+    }
+    // One that ends removes its sockets first, and one whose sockets were deleted makes them again.
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(10));
+        if let Ok(socket) = connect(path) {
+            return Ok(socket);
+        }
+        if lock::holder(dirs)?.is_none() {
+            return Err(ClientError::NotUp { app: app.to_owned() });
+        }
+    }
+    Err(lock::busy(dirs, holder.as_ref()).into())
 }
 
-fn connect(run: &Path, path: &Path) -> io::Result<OwnedFd> {
+fn connect(path: &Path) -> io::Result<OwnedFd> {
     let folder = rustix::fs::open(
-        run,
+        path.parent().unwrap_or(Path::new("/")),
         rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )?;
@@ -246,5 +276,9 @@ fn connect(run: &Path, path: &Path) -> io::Result<OwnedFd> {
         .join(path.file_name().unwrap_or_default());
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(&short)?)?;
+    // Terminals and descriptors are handed to whoever answers.
+    if rustix::net::sockopt::socket_peercred(&socket)?.uid != rustix::process::geteuid() {
+        return Err(io::Error::other(format!("{} is another user's", path.display())));
+    }
     Ok(socket)
 }

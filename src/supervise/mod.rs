@@ -32,6 +32,6 @@ mod systemd;
 mod timers;
 pub mod usage;
 
-pub use app::{App, Options, Outcome, SuperviseError, enough_descriptors, lock};
+pub use app::{App, Options, Outcome, SuperviseError, enough_descriptors};
 pub use service::{State, exit_code};
 pub use sockets::{cannot_bind, folders};

@@ -2,7 +2,7 @@
 
     cred_db = PySecureResource("/zoobar/db/cred/cred.db", "rw", "", "")
     authsvc = PySecureService("authsvc", "/zoobar", "/zoobar/auth.py", [cred_db])
-    config = PySecureConfig("zoobar", (61000, 61999), (61000, 61999))
+    config = PySecureConfig("zoobar", None, None)
     config.register_resources([cred_db])
     config.register_services([authsvc])
     PySecure.run_with_config(config)
@@ -142,13 +142,16 @@ class PySecureService:
 
 
 class PySecureConfig:
-    """The configuration of an application: a manifest in the making."""
+    """The configuration of an application: a manifest in the making.
+
+    `uid_range` and `gid_range`: lowest and highest id to give out. `None`: a free range of the host, chosen once.
+    """
 
     def __init__(
         self,
         app_name: str,
-        uid_range: tuple[int, int],
-        gid_range: tuple[int, int],
+        uid_range: tuple[int, int] | None = None,
+        gid_range: tuple[int, int] | None = None,
         dynamic_svc_uid: int | None = None,
         dynamic_svc_gid: int | None = None,
         *,
@@ -189,11 +192,11 @@ class PySecureConfig:
         resources, bundles = self._parts()
         resource_names, bundle_names = _names(resources, bundles)
 
-        app: dict[str, Any] = {
-            "name": self.app_name,
-            "uid_range": list(self.uid_range),
-            "gid_range": list(self.gid_range),
-        }
+        app: dict[str, Any] = {"name": self.app_name}
+        if self.uid_range is not None:
+            app["uid_range"] = list(self.uid_range)
+        if self.gid_range is not None:
+            app["gid_range"] = list(self.gid_range)
         if self.dynamic_svc_uid is not None:
             app["dynamic_svc_uid"] = self.dynamic_svc_uid
         if self.dynamic_svc_gid is not None:
