@@ -205,6 +205,7 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                     missing: Vec::new(),
                     hidden: Vec::new(),
                     exclude: Default::default(),
+                    masked: Vec::new(),
                 };
                 prop_assert_eq!(by_mode(service, storage, &disk), (Perms::default(), false));
             }

@@ -8,6 +8,10 @@ use crate::model::Subject;
 
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let loaded = Loaded::read(cli)?.checked()?;
+    // The matrix is of names: it holds only if nothing on disk has two that let a service do different things.
+    for note in loaded.compared(cli).map_err(|f| loaded.tell(f))? {
+        eprintln!("note: {note}");
+    }
     let model = &loaded.model;
     let rows = (0..model.services.len()).flat_map(|id| {
         model

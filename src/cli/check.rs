@@ -73,7 +73,8 @@ fn host(cli: &Cli, loaded: &Loaded) -> Result<Found, Failure> {
     let dirs = loaded.places(cli)?;
     let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
     loaded.owned_by(&ledger)?;
-    let plan = loaded.plan(&dirs, &mut ledger)?;
+    let mut plan = loaded.plan(&dirs, &mut ledger)?;
+    plan.notes.extend(loaded.hard_links(&plan)?);
     let mut found = dry_run::find(loaded, &plan)?;
     found.notes.splice(0..0, plan.notes);
     Ok(found)

@@ -189,7 +189,11 @@ impl Loaded {
     }
 
     pub fn library(&self, dirs: &Dirs) -> template::Library {
-        template::Library::new(&self.folder, &dirs.state)
+        let library = template::Library::new(&self.folder, &dirs.state);
+        match self.source.path.file_name() {
+            Some(name) => library.of(&self.folder.join(name)),
+            None => library,
+        }
     }
 
     /// The plan as it would be now; the ledger on disk stays as it is.
@@ -220,6 +224,38 @@ impl Loaded {
 }
 
 impl Loaded {
+    /// Whether files have names in two resources that let a service do what it may not. What was not looked at is
+    /// said in notes.
+    pub fn hard_links(&self, plan: &Plan) -> Result<Vec<String>, Failure> {
+        plan::hard_links(plan).map_err(|errors| self.refused(errors))
+    }
+
+    /// Whether what lies on disk lets a service do what the manifest forbids, for commands that need no plan that could
+    /// be carried out here. Notes say what was not looked at.
+    pub fn compared(&self, cli: &Cli) -> Result<Vec<String>, Failure> {
+        let dirs = self.places(cli)?;
+        let mut ledger = Ledger::read(&dirs, &self.model.app)?;
+        let drawn = plan::draw(
+            &self.model,
+            &outer::expected(),
+            &dirs,
+            &self.library(&dirs),
+            &mut ledger,
+        );
+        let errors = match drawn.and_then(|plan| plan::hard_links(&plan)) {
+            Ok(notes) => return Ok(notes),
+            Err(errors) => errors,
+        };
+        let (shows, others): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| matches!(e, PlanError::Shows(_)));
+        if !shows.is_empty() {
+            return Err(self.refused(shows));
+        }
+        let cause = others.first().map(ToString::to_string).unwrap_or_default();
+        Ok(vec![format!(
+            "this is what the manifest says; it was not compared with what lies on disk: {cause}"
+        )])
+    }
+
     /// What this host cannot do of the manifest: shown at its lines where it has some.
     fn refused(&self, errors: Vec<PlanError>) -> Failure {
         let located: Vec<Diagnostic> = errors.iter().filter_map(|e| e.located(&self.model)).collect();
@@ -301,7 +337,8 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     loaded.claim(&mut ledger)?;
-    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    let mut plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
     ledger.belong_to(&loaded.manifest());
     crate::launch::storage::forget_changing(&plan, &mut ledger);

@@ -163,7 +163,14 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
             ranges: gids.len(),
         });
     }
+    let masked = service
+        .mounts
+        .iter()
+        .flat_map(|m| m.masked.iter().map(|inside| format!("{}/{inside}", m.target)));
     if let Some(linux) = spec.linux_mut() {
+        let mut paths = linux.masked_paths().clone().unwrap_or_default();
+        paths.extend(masked);
+        linux.set_masked_paths(Some(paths));
         linux.set_uid_mappings(Some(uids));
         linux.set_gid_mappings(Some(gids));
         let seccomp = super::seccomp::of(plan, service, &defaults.seccomp);

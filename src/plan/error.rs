@@ -78,11 +78,30 @@ pub enum PlanError {
     Template { name: String, cause: String },
     #[error("resource `{name}`: {cause}")]
     Resource { name: String, cause: String },
+    #[error(transparent)]
+    Shows(Box<Shows>),
+}
+
+/// Two names of one thing on disk, of which one lets a service do what the other forbids.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message}; {help}")]
+pub struct Shows {
+    /// The resource that is shown, if it is one.
+    pub inner: Option<String>,
+    pub inner_label: String,
+    /// The resource that shows it, or [`ROOTFS`](super::overlap::ROOTFS) and the template's name.
+    pub outer: String,
+    pub outer_label: String,
+    pub message: String,
+    pub help: String,
 }
 
 impl PlanError {
     /// The same as a diagnostic at the line of the manifest that it is about, if it is about one.
     pub fn located(&self, model: &Model) -> Option<Diagnostic> {
+        if let PlanError::Shows(shows) = self {
+            return shows.located(model);
+        }
         let range = |key: &str| match key {
             "uid_range" => &model.places.uid_range,
             "gid_range" => &model.places.gid_range,
@@ -90,7 +109,9 @@ impl PlanError {
             _ => &model.places.dynamic_gid,
         };
         let span = match self {
-            PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. } => return None,
+            PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. } | PlanError::Shows(_) => {
+                return None;
+            }
             PlanError::Overlap { key, .. }
             | PlanError::Taken { key, .. }
             | PlanError::Exhausted { key, .. }
@@ -122,5 +143,28 @@ impl PlanError {
             path: path.into(),
             cause: cause.to_string(),
         }
+    }
+}
+
+impl Shows {
+    /// What shows, and what is shown, at the line of each.
+    fn located(&self, model: &Model) -> Option<Diagnostic> {
+        let resource = |name: &str| model.resources.iter().find(|r| r.name == name).map(|r| r.span.clone());
+        let rootfs = |name: &str| model.services.iter().find(|s| s.rootfs == name).map(|s| s.span.clone());
+        let outer_span = match self.outer.strip_prefix(super::overlap::ROOTFS) {
+            Some(name) => rootfs(name),
+            None => resource(&self.outer),
+        };
+        let made = match self.inner.as_deref().and_then(resource) {
+            Some(span) => {
+                let made = Diagnostic::error(span, self.message.as_str()).label(self.inner_label.as_str());
+                match outer_span {
+                    Some(span) => made.other(span, self.outer_label.as_str()),
+                    None => made,
+                }
+            }
+            None => Diagnostic::error(outer_span?, self.message.as_str()).label(self.outer_label.as_str()),
+        };
+        Some(made.help(self.help.as_str()))
     }
 }

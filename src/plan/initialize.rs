@@ -88,6 +88,7 @@ pub(super) fn plan(
         missing: Vec::new(),
         hidden: Vec::new(),
         exclude: Default::default(),
+        masked: Vec::new(),
     });
     let identity = Identity {
         uid: own.uid,

@@ -7,22 +7,27 @@
 mod dirs;
 mod error;
 pub mod exposed;
+mod extents;
 mod hide;
 mod host;
 mod initialize;
 pub mod ledger;
+mod links;
 pub mod lock;
 mod mounts;
+mod overlap;
 mod storage;
 pub mod subid;
 pub mod template;
 
 pub use dirs::{Dirs, check_state, make_passable, make_private, make_state};
 pub use error::PlanError;
+pub use extents::Mounts;
 pub use hide::again as hide_again;
 pub use host::Privilege;
 pub use initialize::Initializer;
 pub use ledger::Ledger;
+pub use overlap::{Ground, Place};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
@@ -44,6 +49,8 @@ pub struct Plan {
     pub templates: BTreeMap<String, template::Template>,
     /// Who makes the first content of the resources, if the manifest names a script.
     pub initializer: Option<Initializer>,
+    /// What the services could meet on disk, and who may do what with it.
+    pub places: Vec<Place>,
     /// What the user should know before relying on this: one sentence each.
     pub notes: Vec<String>,
 }
@@ -150,6 +157,9 @@ pub struct Mount {
     /// What of that is looked for anew at each start.
     #[serde(default)]
     pub exclude: Exclude,
+    /// The same for what nobody can take away and put something else in the place of.
+    #[serde(default)]
+    pub masked: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +211,18 @@ pub fn draw(
         }
     }
     let storage = storage::plan(model, ledger, privilege, dirs, &mut notes, &mut errors);
+    errors.extend(storage::dynamic(model, &storage));
+    let places = overlap::places(model, &storage, dirs, used.values(), templates.rules());
+    let ground = match Mounts::read() {
+        Ok(mounts) => Ground::new(places, &mounts),
+        Err(e) => {
+            errors.push(e);
+            Ground::default()
+        }
+    };
+    errors.extend(ground.own_data_named());
+    let mut leaks = Vec::new();
+    let closed = *privilege != Privilege::OneId;
     let mut services = Vec::with_capacity(model.services.len());
     let callees = callees(model);
     for (id, service) in model.services.iter().enumerate() {
@@ -209,7 +231,7 @@ pub fn draw(
             uid: identity.uid,
             gid: identity.gid,
         };
-        let mounts = mounts::plan(
+        let mut mounts = mounts::plan(
             model,
             id,
             own,
@@ -217,6 +239,14 @@ pub fn draw(
             &storage,
             used.get(&service.rootfs),
             &mut errors,
+        );
+        leaks.extend(ground.settle(&service.name, &service.rootfs, closed, &mut mounts));
+        errors.extend(
+            ground
+                .under_layers(&mounts)
+                .into_iter()
+                .filter(|e| !errors.contains(e))
+                .collect::<Vec<_>>(),
         );
         let writable = used
             .get(&service.rootfs)
@@ -260,7 +290,7 @@ pub fn draw(
             logs: service.logs.clone(),
         });
     }
-    let initializer = model.initialize.as_ref().map(|i| {
+    let mut initializer = model.initialize.as_ref().map(|i| {
         initialize::plan(
             model,
             i,
@@ -272,6 +302,10 @@ pub fn draw(
             &mut errors,
         )
     });
+    if let Some(of) = &mut initializer {
+        leaks.extend(ground.settle(&of.service.name, &of.service.rootfs, closed, &mut of.service.mounts));
+    }
+    errors.extend(ground.errors(&leaks));
     errors.dedup();
     if !errors.is_empty() {
         return Err(errors);
@@ -293,8 +327,28 @@ pub fn draw(
         services,
         templates: used,
         initializer,
+        places: ground.into_places(),
         notes,
     })
+}
+
+/// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
+/// service do what it may not. Notes say what was not looked at.
+pub fn hard_links(plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
+    let mounts = Mounts::read().map_err(|e| vec![e])?;
+    let ground = Ground::new(plan.places.clone(), &mounts);
+    let found = links::find(&ground, &plan.services);
+    if !found.leaks.is_empty() {
+        return Err(ground.errors(&found.leaks));
+    }
+    let note = |path: PathBuf| {
+        format!(
+            "{} holds too many files to look for hard links of them in other resources within a second: if there are \
+             any, whoever may read those reads these",
+            path.display()
+        )
+    };
+    Ok(found.unseen.into_iter().map(note).collect())
 }
 
 fn upper(

@@ -53,6 +53,7 @@ pub(super) fn lay(
             missing: Vec::new(),
             hidden: Vec::new(),
             exclude: resource.exclude.clone(),
+            masked: Vec::new(),
         };
         let refuse = |cause: String| PlanError::Resource {
             name: resource.name.clone(),

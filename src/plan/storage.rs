@@ -503,3 +503,53 @@ pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool,
     }
     Ok(true)
 }
+
+/// What the dynamic service may do with a tree that stays the user's, by what modes say: it runs on the host, so nothing
+/// else stands between them.
+pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
+    let Some(uid) = model.dynamic_uid else {
+        return Vec::new();
+    };
+    let gid = model.dynamic_gid;
+    let mut out = Vec::new();
+    for (id, (resource, storage)) in model.resources.iter().zip(storage).enumerate() {
+        let bits = |path: &Path| -> u32 {
+            let Ok(found) = std::fs::metadata(path) else { return 0 };
+            let shift = if found.uid() == uid {
+                6
+            } else if Some(found.gid()) == gid {
+                3
+            } else {
+                0
+            };
+            found.mode() >> shift & 0o7
+        };
+        let granted = model.access(Subject::Dynamic, id).perms;
+        let way = || storage.path.ancestors().skip(1).all(|a| bits(a) & 0o1 != 0);
+        if storage.keeping != Keeping::Theirs || granted.read && granted.write || !way() {
+            continue;
+        }
+        let real = bits(&storage.path);
+        // Whoever passes a directory reaches what is in it.
+        let (reads, writes) = match storage.directory {
+            true => (real & 0o1 != 0, real & 0o3 == 0o3),
+            false => (real & 0o4 != 0, real & 0o2 != 0),
+        };
+        let more = match (reads && !granted.read, writes && !granted.write) {
+            (false, false) => continue,
+            (true, false) => "read",
+            (false, true) => "write",
+            (true, true) => "read and write",
+        };
+        let closed = if more == "write" { "o-w" } else { "o-rwx" };
+        out.push(PlanError::Resource {
+            name: resource.name.clone(),
+            cause: format!(
+                "the dynamic service runs on the host, where the mode of {0} lets it {more} this, which the manifest does \
+                 not; `chmod {closed} {0}` or the group's likewise, or write adopt = true to have PySecure see to it",
+                storage.path.display()
+            ),
+        });
+    }
+    out
+}

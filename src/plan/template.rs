@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub struct Library {
     folder: PathBuf,
     state: PathBuf,
+    manifest: Option<PathBuf>,
 }
 
 /// A recipe as it stands on this host.
@@ -59,7 +60,23 @@ impl Library {
         Library {
             folder: manifest_folder.join("rootfs-templates"),
             state: state.to_owned(),
+            manifest: None,
         }
+    }
+
+    /// The manifest whose templates these are.
+    pub fn of(self, manifest: &Path) -> Library {
+        Library {
+            manifest: Some(manifest.to_owned()),
+            ..self
+        }
+    }
+
+    /// What says who may do what, and so is nobody's to write.
+    pub(super) fn rules(&self) -> Vec<(String, PathBuf)> {
+        let manifest = self.manifest.iter().map(|m| ("the manifest".to_owned(), m.clone()));
+        let templates = [("the rootfs templates".to_owned(), self.folder.clone())];
+        manifest.chain(templates).collect()
     }
 
     pub fn load(&self, name: &str) -> Result<Template, PlanError> {

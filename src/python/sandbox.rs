@@ -187,6 +187,7 @@ fn seen(folder: &Path) -> Mount {
         missing: Vec::new(),
         hidden: Vec::new(),
         exclude: Default::default(),
+        masked: Vec::new(),
     }
 }
 
@@ -245,6 +246,7 @@ fn plan(template: Template, privilege: &Privilege) -> Plan {
         services: Vec::new(),
         templates: [("host".to_owned(), template)].into(),
         initializer: None,
+        places: Vec::new(),
         notes: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 
 use super::control::Connection;
 use super::events::{Event, Kind};
+use super::ground::Ground;
 use super::network::{NetworkError, Networks};
 use super::output::{OutputError, Outputs};
 use super::protocol::{Progress, Reply};
@@ -228,6 +229,7 @@ pub struct App {
     next_watch: u32,
     pub(super) sockets: Sockets,
     pub(super) relays: Relays,
+    pub(super) ground: Ground,
     pub(super) networks: Networks,
     pub(super) outputs: Outputs,
     pub(super) null: File,
@@ -283,6 +285,7 @@ impl App {
             );
         }
         let mut launcher = launcher;
+        let ground = Ground::new(std::mem::take(&mut plan.places))?;
         let mut networks = Networks::default();
         let prepared = networks.prepare(&plan.privilege, plan.services.iter(), &mut launcher)?;
         networks.take_on(prepared);
@@ -366,6 +369,7 @@ impl App {
             watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
             next_watch: FIRST_WATCH + 1,
             sockets,
+            ground,
             networks,
             relays: Relays::default(),
             outputs,

@@ -256,7 +256,8 @@ impl App {
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
-        let planned = &*crate::plan::hide_again(&service.plan)?;
+        let hidden = crate::plan::hide_again(&service.plan)?;
+        let planned = &self.ground.settle(&hidden)?;
         self.sockets.reclaim(&self.plan.dirs, planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)

@@ -12,6 +12,7 @@ pub mod console;
 mod control;
 pub mod events;
 pub mod figures;
+mod ground;
 pub mod history;
 mod lifecycle;
 mod limits;

@@ -68,6 +68,8 @@ pub struct Apply {
     /// Those that are new or different.
     pub services: Vec<plan::Service>,
     pub templates: BTreeMap<String, plan::template::Template>,
+    /// What the services could meet on disk.
+    pub places: Vec<plan::Place>,
     /// See [`AppStatus::storage`].
     pub storage: u64,
 }

@@ -94,6 +94,7 @@ impl App {
             .networks
             .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
             .map_err(|e| e.to_string())?;
+        self.ground.replace(apply.places).map_err(|e| e.to_string())?;
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;

@@ -1,0 +1,155 @@
+//! Hard links between resources: one file with two names, of which one lies where a service may do more with it.
+//!
+//! Found by looking at files: those with more than one name are told by link(2)'s count. Only trees are looked into
+//! that somebody may not read; if no file there has a second name, there is nothing to look for in the others. Looking
+//! has a bound, and what lies beyond it is said.
+
+use super::Service;
+use super::overlap::{Ground, Leak, Place};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// As many files are looked at, at most, and for so long.
+const MOST: usize = 200_000;
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Deeper than any program makes directories; a bound on descriptors and stack.
+const DEEPEST: usize = 200;
+
+/// Device and inode.
+type File = (u64, u64);
+
+#[derive(Default)]
+pub(super) struct Links {
+    pub leaks: Vec<Leak>,
+    /// What was not looked at to the end.
+    pub unseen: Vec<PathBuf>,
+}
+
+/// `services`: all whose rights count.
+pub(super) fn find(ground: &Ground, services: &[Service]) -> Links {
+    let places = ground.places();
+    let (mut closed, mut open) = (Vec::new(), Vec::new());
+    for (at, place) in places.iter().enumerate().filter(|(_, p)| p.is_resource()) {
+        if place.is_code() {
+            open.push(at)
+        } else {
+            closed.push(at)
+        }
+    }
+    let mut search = Search {
+        // What is a place of its own belongs to that.
+        others: places.iter().map(|p| p.path.as_path()).collect(),
+        found: BTreeMap::new(),
+        left: MOST,
+        until: Instant::now() + LONGEST,
+    };
+    let mut out = Links::default();
+    search.all(places, &closed, &mut out);
+    if search.found.is_empty() {
+        return out;
+    }
+    search.all(places, &open, &mut out);
+    for names in search.found.values() {
+        for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
+            if outer != inner {
+                out.leaks.extend(ground.linked(services, *outer, *inner, there));
+            }
+        }
+    }
+    out
+}
+
+struct Search<'p> {
+    others: BTreeSet<&'p Path>,
+    /// Which places have a file with more names than one, and where; one name of it for each place.
+    found: BTreeMap<File, BTreeMap<usize, PathBuf>>,
+    left: usize,
+    until: Instant,
+}
+
+/// The bound was met.
+struct Enough;
+
+impl Search<'_> {
+    fn all(&mut self, places: &[Place], these: &[usize], out: &mut Links) {
+        for at in these {
+            if self.place(*at, &places[*at].path).is_err() {
+                out.unseen.push(places[*at].path.clone());
+            }
+        }
+    }
+
+    fn place(&mut self, of: usize, path: &Path) -> Result<(), Enough> {
+        let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else {
+            // Yet to be made, or swapped for something that a start will refuse.
+            return Ok(());
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => match open(CWD, path) {
+                Some(directory) => self.tree(of, directory.as_fd(), path, 0),
+                None => Ok(()),
+            },
+            FileType::RegularFile => {
+                self.file(of, &stat, path);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tree(&mut self, of: usize, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Enough> {
+        if depth > DEEPEST {
+            return Err(Enough);
+        }
+        // What an ordinary user may not look into before the start, is looked into at the start.
+        let Ok(entries) = Dir::read_from(directory) else {
+            return Ok(());
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..")
+                || !matches!(
+                    entry.file_type(),
+                    FileType::Unknown | FileType::Directory | FileType::RegularFile
+                )
+            {
+                continue;
+            }
+            self.left = self.left.checked_sub(1).ok_or(Enough)?;
+            if self.left.is_multiple_of(256) && Instant::now() > self.until {
+                return Err(Enough);
+            }
+            let Ok(stat) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let path = shown.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory if !self.others.contains(path.as_path()) => {
+                    if let Some(below) = open(directory, name) {
+                        self.tree(of, below.as_fd(), &path, depth + 1)?;
+                    }
+                }
+                FileType::RegularFile if !self.others.contains(path.as_path()) => self.file(of, &stat, &path),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, of: usize, stat: &rustix::fs::Stat, path: &Path) {
+        if stat.st_nlink > 1 {
+            let names = self.found.entry((stat.st_dev, stat.st_ino)).or_default();
+            names.entry(of).or_insert_with(|| path.to_owned());
+        }
+    }
+}
+
+fn open(from: impl AsFd, name: impl rustix::path::Arg) -> Option<std::os::fd::OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(from, name, flags, Mode::empty()).ok()
+}

@@ -1,0 +1,784 @@
+//! Rights are over what lies on disk, not over names of it. One file can be reached through two resources: where one
+//! `source` lies in another, where both are the same, where a folder is mounted at two places. Then the narrower word
+//! has to hold, whichever way a service goes.
+//!
+//! - **The inner one decides.** Where a place on disk belongs to two resources, the one that names less of the disk says
+//!   what may be done there. A service that may do more by the outer one is an error.
+//! - **Hidden by name.** A resource whose path lies in another's is mounted over that. Whoever may not see it would see
+//!   what the outer one holds there, so that is left out of the outer mount ([`Mount::hidden`]): by name, so it holds
+//!   whatever is put there later.
+//! - What is PySecure's own (data of all apps, ledgers, logs) is masked, and nobody writes what says who may do what: the
+//!   manifest, its script, its templates.
+//!
+//! This is asked when a plan is made, and again at each start, as mounts come and go ([`Ground`]). Links are not asked
+//! about: a service follows them in its own root, where they lead to what it was granted or nowhere.
+
+use super::error::Shows;
+use super::extents::{Extent, Mounts, join};
+use super::template::Template;
+use super::{Dirs, Keeping, Mount, PlanError, Service, Storage};
+use crate::manifest::types::Perms;
+use crate::model::{INITIALIZE, Model, Subject, path};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Before the name of a rootfs template, where a resource's could stand.
+pub(super) const ROOTFS: &str = "rootfs:";
+
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const EXECUTE: u32 = 1;
+const CONNECT: u32 = 8;
+
+/// Not those of a mode, in which connecting is writing.
+fn bits(perms: Perms) -> u32 {
+    let named = [
+        (perms.read, READ),
+        (perms.write, WRITE),
+        (perms.exec, EXECUTE),
+        (perms.connects(), CONNECT),
+    ];
+    named.iter().filter(|(may, _)| *may).map(|(_, bit)| bit).sum()
+}
+
+/// Something on disk, and who may do what with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The resource's or rootfs template's name, or what it is in words.
+    pub name: String,
+    pub what: What,
+    /// On the host.
+    pub path: PathBuf,
+    /// As services see it; empty where none does.
+    pub target: String,
+    /// Rights, as bits, of every service that `of` does not name.
+    pub all: u32,
+    pub of: BTreeMap<String, u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// A resource, `code` among them. `file`: it is kept in a directory of its own, as this file.
+    Resource { kept: bool, file: Option<String> },
+    /// A part of a rootfs template.
+    Root,
+    /// PySecure's own.
+    Own,
+    /// What says who may do what.
+    Rules,
+}
+
+impl Place {
+    fn rights(&self, service: &str) -> u32 {
+        self.of.get(service).copied().unwrap_or(self.all)
+    }
+
+    /// May everybody read and run it, and nobody write it?
+    pub(super) fn is_code(&self) -> bool {
+        let services = self.of.iter().filter(|(name, _)| *name != INITIALIZE);
+        self.all == READ | EXECUTE | CONNECT && services.into_iter().all(|(_, bits)| *bits == READ | EXECUTE | CONNECT)
+    }
+
+    pub(super) fn is_resource(&self) -> bool {
+        matches!(self.what, What::Resource { .. })
+    }
+}
+
+/// All that the services of an app could meet on disk.
+pub(super) fn places<'t>(
+    model: &Model,
+    storage: &[Storage],
+    dirs: &Dirs,
+    templates: impl Iterator<Item = &'t Template>,
+    rules: Vec<(String, PathBuf)>,
+) -> Vec<Place> {
+    let mut out = Vec::with_capacity(model.resources.len() + 16);
+    for (id, (resource, place)) in model.resources.iter().zip(storage).enumerate() {
+        let concerned = resource.owner.into_iter().chain(
+            resource
+                .bundles
+                .iter()
+                .flat_map(|b| model.bundles[*b].members.iter().map(|m| Subject::Service(*m))),
+        );
+        let mut of: BTreeMap<String, u32> = concerned
+            .map(|s| (model.subject_name(s).to_owned(), bits(model.access(s, id).perms)))
+            .collect();
+        // It sees all but what is adopted, and only what is ours can it write.
+        let seen = if place.keeping == Keeping::Adopted {
+            0
+        } else {
+            READ | WRITE | EXECUTE | CONNECT
+        };
+        of.insert(INITIALIZE.to_owned(), seen);
+        let kept = place.keeping == Keeping::Ours;
+        out.push(Place {
+            name: resource.name.clone(),
+            what: What::Resource {
+                kept,
+                file: resource.with_directory.then(|| path::base(&resource.path).to_owned()),
+            },
+            path: if kept { real(&place.path) } else { place.path.clone() },
+            target: resource.mount_path().to_owned(),
+            all: bits(resource.perms.global),
+            of,
+        });
+    }
+    for template in templates.filter(|t| t.jail.is_none()) {
+        out.extend(template.binds().map(|(at, source)| Place {
+            name: template.name.clone(),
+            what: What::Root,
+            path: real(source),
+            target: at.display().to_string(),
+            all: READ | EXECUTE | CONNECT,
+            of: BTreeMap::new(),
+        }));
+    }
+    // The state directory itself may hold what is others'.
+    let of_all = [dirs.locks(), dirs.state.join("apps"), dirs.state.join("jails")];
+    let of_app = [&dirs.run, &dirs.dynamic].map(|d| d.parent().unwrap_or(d).to_owned());
+    let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| real(p)).collect();
+    out.extend(own.into_iter().map(|path| Place {
+        name: "PySecure's own data".to_owned(),
+        what: What::Own,
+        path,
+        target: String::new(),
+        all: 0,
+        of: BTreeMap::new(),
+    }));
+    let script = model
+        .initialize
+        .as_ref()
+        .map(|i| ("the script of `initialize`".to_owned(), i.script.clone()));
+    out.extend(rules.into_iter().chain(script).map(|(name, path)| Place {
+        name,
+        what: What::Rules,
+        path: real(&path),
+        target: String::new(),
+        all: READ | EXECUTE | CONNECT,
+        of: BTreeMap::new(),
+    }));
+    out
+}
+
+/// The path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|a| Some((a, std::fs::canonicalize(a).ok()?)));
+    match there {
+        Some((ancestor, real)) => match path.strip_prefix(ancestor) {
+            Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+            _ => real,
+        },
+        None => path.to_owned(),
+    }
+}
+
+/// A place that another one shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Overlap {
+    inner: usize,
+    /// Where, below the outer one's path.
+    inside: PathBuf,
+    /// Only through a mount below that path?
+    below: bool,
+}
+
+/// The places, and what of each the others show as things are mounted now.
+#[derive(Clone, Debug, Default)]
+pub struct Ground {
+    places: Vec<Place>,
+    extents: Vec<Vec<Extent>>,
+    /// For each place, what it shows of others.
+    shows: Vec<Vec<Overlap>>,
+    /// For each resource, those whose paths lie in its own.
+    nested: Vec<Vec<usize>>,
+    by_target: HashMap<String, usize>,
+    roots: HashMap<String, Vec<usize>>,
+    /// What was found where a resource's path lies in another's, by tree and resource.
+    held: RefCell<HashMap<(PathBuf, usize), Vec<PathBuf>>>,
+}
+
+impl Ground {
+    pub fn new(places: Vec<Place>, mounts: &Mounts) -> Ground {
+        let extents: Vec<Vec<Extent>> = places.iter().map(|p| mounts.extents(&p.path)).collect();
+        let shows = shows(&places, &extents);
+        let resources = || places.iter().enumerate().filter(|(_, p)| p.is_resource());
+        let mut order: Vec<usize> = resources().map(|(at, _)| at).collect();
+        order.sort_by(|a, b| path::nesting_order(&places[*a].target, &places[*b].target));
+        let mut nested = vec![Vec::new(); places.len()];
+        let mut around: Vec<usize> = Vec::new();
+        for at in order {
+            around.retain(|outer| path::is_below(&places[at].target, &places[*outer].target));
+            for outer in &around {
+                nested[*outer].push(at);
+            }
+            around.push(at);
+        }
+        let by_target = resources().map(|(at, p)| (p.target.clone(), at)).collect();
+        let mut roots: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, place) in places.iter().enumerate().filter(|(_, p)| p.what == What::Root) {
+            roots.entry(place.name.clone()).or_default().push(at);
+        }
+        Ground {
+            extents,
+            shows,
+            nested,
+            by_target,
+            roots,
+            places,
+            held: RefCell::default(),
+        }
+    }
+
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Who may do more with a file of `inner` by its name in `outer`, which is `there`.
+    pub(super) fn linked(&self, services: &[Service], outer: usize, inner: usize, there: &Path) -> Vec<Leak> {
+        let (out, inn) = (&self.places[outer], &self.places[inner]);
+        let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
+        let refused = |service: &Service| out.rights(&service.name) & !inn.rights(&service.name);
+        let seen = |service: &Service| {
+            let mut mounts = service.mounts.iter();
+            !mounts.any(|m| m.target == out.target && covered(m, inside))
+        };
+        services
+            .iter()
+            .filter(|s| refused(s) != 0 && seen(s))
+            .map(|service| Leak {
+                service: service.name.clone(),
+                outer,
+                inner,
+                refused: refused(service),
+                at: Path::new(&out.target).join(inside),
+                how: How::Linked(there.to_owned()),
+            })
+            .collect()
+    }
+
+    pub(super) fn into_places(self) -> Vec<Place> {
+        self.places
+    }
+
+    /// Sources that lie in what is PySecure's own: a service could change what it may do, or read another app's data.
+    pub(super) fn own_data_named(&self) -> Vec<PlanError> {
+        let mut out = Vec::new();
+        for (place, lies) in self.places.iter().zip(&self.extents) {
+            let (What::Resource { kept: false, .. }, Some(lies)) = (&place.what, lies.first()) else {
+                continue;
+            };
+            let own = self.places.iter().zip(&self.extents).find(|(own, extents)| {
+                own.what == What::Own
+                    && extents
+                        .iter()
+                        .any(|e| lies.device == e.device && lies.path.starts_with(&e.path))
+            });
+            if let Some((own, _)) = own {
+                out.push(PlanError::Shows(Box::new(Shows {
+                    inner: None,
+                    inner_label: String::new(),
+                    outer: place.name.clone(),
+                    outer_label: format!("is {}", place.path.display()),
+                    message: format!(
+                        "`{}` lies in PySecure's own data, {}, of which nothing can be granted",
+                        place.name,
+                        own.path.display()
+                    ),
+                    help: "name another `source`".to_owned(),
+                })));
+            }
+        }
+        out
+    }
+
+    /// Hides from a service what its mounts would show of what it has no right to, and says what cannot be hidden.
+    /// `closed`: do services not get into what others may not search?
+    pub fn settle(&self, service: &str, rootfs: &str, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {
+        let mut leaks = Vec::new();
+        let places: Vec<Option<usize>> = mounts.iter().map(|m| self.by_target.get(&m.target).copied()).collect();
+        for (at, outer) in places.iter().enumerate() {
+            let Some(outer) = *outer else { continue };
+            for inner in &self.nested[outer] {
+                self.hide_nested(service, outer, *inner, at, closed, mounts, &mut leaks);
+            }
+            for overlap in &self.shows[outer] {
+                let at_it = Path::new(&self.places[outer].target).join(&overlap.inside);
+                let in_it = |m: &Mount| Path::new(&m.target).starts_with(&at_it);
+                let own = self.places[overlap.inner].what == What::Own && !self.shut(outer, overlap, closed);
+                if own && !overlap.below && self.can_hide(outer) && !mounts.iter().any(in_it) {
+                    mask(&mut mounts[at], &overlap.inside);
+                }
+            }
+        }
+        for (mount, outer) in mounts.iter().zip(&places) {
+            if let Some(outer) = *outer {
+                self.compare(service, outer, Some(mount), closed, &mut leaks);
+            }
+        }
+        for outer in self.roots.get(rootfs).into_iter().flatten() {
+            self.compare(service, *outer, None, closed, &mut leaks);
+        }
+        leaks
+    }
+
+    fn held(&self, tree: &Path, inside: &Path, inner: usize) -> Vec<PathBuf> {
+        let look = || held(tree, inside, &self.places[inner]);
+        let mut known = self.held.borrow_mut();
+        known.entry((tree.to_owned(), inner)).or_insert_with(look).clone()
+    }
+
+    /// Has the disk looked at again.
+    pub fn look_again(&mut self) {
+        self.held.get_mut().clear();
+    }
+
+    /// Beneath an overlay nobody may write: the kernel does not say what is seen then (overlayfs.rst).
+    fn can_hide(&self, outer: usize) -> bool {
+        let place = &self.places[outer];
+        let services = place.of.iter().filter(|(name, _)| *name != INITIALIZE);
+        !matches!(place.what, What::Resource { kept: true, .. })
+            && place.all & WRITE == 0
+            && services.into_iter().all(|(_, bits)| bits & WRITE == 0)
+    }
+
+    /// A resource that lies in the mount `at` by its path, and that the service may not see.
+    #[allow(clippy::too_many_arguments, reason = "the two places, and how one is seen")]
+    fn hide_nested(
+        &self,
+        service: &str,
+        outer: usize,
+        inner: usize,
+        at: usize,
+        closed: bool,
+        mounts: &mut [Mount],
+        leaks: &mut Vec<Leak>,
+    ) {
+        let place = &self.places[inner];
+        if place.rights(service) != 0 {
+            return;
+        }
+        let target = mounts[at].target.clone();
+        // Another mount lies over this one there.
+        let between = |m: &Mount| path::is_below(&m.target, &target) && path::is_below(&place.target, &m.target);
+        if mounts.iter().any(between) {
+            return;
+        }
+        let inside = PathBuf::from(place.target[target.len()..].trim_start_matches('/'));
+        for entry in self.held(&mounts[at].source, &inside, inner) {
+            let there = mounts[at].source.join(&entry);
+            let passed = passes(&mounts[at].source, &entry);
+            if covered(&mounts[at], &entry) || closed && passed == Passes::Nobody {
+                continue;
+            }
+            let in_it = mounts.iter().find(|m| path::is_below(&m.target, &place.target));
+            if let Some(in_it) = in_it {
+                let also = self.by_target.get(&in_it.target).copied();
+                leaks.push(Leak::around(service, outer, inner, also.unwrap_or(inner), there));
+            } else if !self.can_hide(outer) || closed && passed == Passes::Blindly || !hide(&mut mounts[at], &entry) {
+                leaks.push(Leak::old(service, outer, inner, there));
+            }
+        }
+    }
+
+    /// Does no service get to what is PySecure's own, by the modes on the way? Then there is no way to mask it either.
+    fn shut(&self, outer: usize, overlap: &Overlap, closed: bool) -> bool {
+        closed && !overlap.below && passes(&self.places[outer].path, &overlap.inside) == Passes::Nobody
+    }
+
+    /// `mount`: how the service sees `outer`; `None` for what every service with its root sees.
+    fn compare(&self, service: &str, outer: usize, mount: Option<&Mount>, closed: bool, leaks: &mut Vec<Leak>) {
+        let out = &self.places[outer];
+        let granted = out.rights(service);
+        for overlap in &self.shows[outer] {
+            // An overlay shows nothing of what is mounted below its layers.
+            if overlap.below && mount.is_some_and(layered) {
+                continue;
+            }
+            let inner = &self.places[overlap.inner];
+            let refused = granted & !inner.rights(service);
+            let ours = matches!(inner.what, What::Own | What::Resource { kept: true, .. });
+            let shut = ours && self.can_hide(outer) && self.shut(outer, overlap, closed);
+            if refused == 0 || shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
+                continue;
+            }
+            let seen = Path::new(&out.target).join(&overlap.inside);
+            let covers = |r: &&usize| {
+                let over = &self.places[**r];
+                over.rights(service) != 0 && seen.starts_with(&over.target)
+            };
+            if self.nested[outer].iter().any(|r| covers(&r)) {
+                continue;
+            }
+            leaks.push(Leak {
+                service: service.to_owned(),
+                outer,
+                inner: overlap.inner,
+                refused,
+                at: match overlap.inside.as_os_str().is_empty() {
+                    true => PathBuf::from(&out.target),
+                    false => seen,
+                },
+                how: if overlap.below { How::Mounted } else { How::Lies },
+            });
+        }
+    }
+
+    /// Over what is mounted in a source nothing can be laid: a layer would not show it, and to an ordinary user the kernel
+    /// does not give one (mount_namespaces(7), locked mounts).
+    pub(super) fn under_layers(&self, mounts: &[Mount]) -> Vec<PlanError> {
+        let mut out = Vec::new();
+        for mount in mounts.iter().filter(|m| layered(m)) {
+            let Some(place) = self.by_target.get(&mount.target) else {
+                continue;
+            };
+            if let Some(below) = self.extents[*place].iter().find(|e| e.below) {
+                let inside = mount.missing.iter().map(|m| &m.path).chain(&mount.hidden).next();
+                out.push(PlanError::Resource {
+                    name: self.places[*place].name.clone(),
+                    cause: format!(
+                        "something is mounted in it, at {0}, which services would not see, as PySecure has to see to {1} \
+                         by a layer of its own over {2}; give {0} a name as a resource, outside of {2}, or unmount it",
+                        below.shown.display(),
+                        inside.map_or("a part", String::as_str),
+                        mount.source.display()
+                    ),
+                });
+            }
+        }
+        out
+    }
+
+    /// One error for each pair of places.
+    pub fn errors(&self, leaks: &[Leak]) -> Vec<PlanError> {
+        let mut pairs: BTreeMap<(usize, usize), Vec<&Leak>> = BTreeMap::new();
+        for leak in leaks {
+            pairs.entry((leak.outer, leak.inner)).or_default().push(leak);
+        }
+        pairs.into_values().map(|leaks| self.error(&leaks)).collect()
+    }
+
+    fn error(&self, leaks: &[&Leak]) -> PlanError {
+        let leak = leaks[0];
+        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        // Those who are refused the most stand for all.
+        let most = leaks.iter().map(|l| l.refused).max().unwrap_or(0);
+        let those = leaks.iter().filter(|l| l.refused == most);
+        let names: BTreeSet<&str> = those.map(|l| l.service.as_str()).collect();
+        let mut who = names
+            .iter()
+            .take(5)
+            .map(|n| format!("`{n}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        if names.len() > 5 {
+            who += &format!(" and {} more", names.len() - 5);
+        }
+        let verb = verbs(most);
+        let at = leak.at.display();
+        let (out, inn) = (outer.path.display(), inner.path.display());
+        let shown_by = match outer.what {
+            What::Root => format!("rootfs \"{}\"", outer.name),
+            _ => format!("`{}`", outer.name),
+        };
+        let (message, help) = match (&inner.what, &leak.how) {
+            (_, How::Old) => (
+                format!(
+                    "{who} may not see `{}`, but sees what {shown_by} holds in its place: {at}",
+                    inner.name
+                ),
+                format!("move {at} out of {out}"),
+            ),
+            (_, How::Around(also)) => (
+                format!(
+                    "{who} may see `{}`, but not `{}`, which it lies in, and {at} would show through",
+                    self.places[*also].name, inner.name
+                ),
+                format!("move {at} out of {out}"),
+            ),
+            (_, How::Linked(there)) => (
+                format!(
+                    "{who} may not {verb} `{}`, but may through {shown_by}: {} is one of its files",
+                    inner.name,
+                    there.display()
+                ),
+                "hard links are one file; make a copy of it instead (`cp`), or grant the same on both".to_owned(),
+            ),
+            (What::Own, _) => (
+                format!("{shown_by} holds PySecure's own data, in {inn}"),
+                format!("name a `source` that does not hold {inn}, or put that elsewhere by --state-dir"),
+            ),
+            (What::Rules, _) => (
+                format!("{who} may write {}, {inn}: it lies in {shown_by}", inner.name),
+                "name a `source` that does not hold it, or take `w` away: it says who may do what".to_owned(),
+            ),
+            (What::Root, _) => (
+                format!(
+                    "{who} may write {inn} through {shown_by}, and services run what rootfs \"{}\" has there",
+                    inner.name
+                ),
+                format!("name a `source` outside of {inn}"),
+            ),
+            (What::Resource { .. }, How::Mounted) => (
+                format!(
+                    "{who} may not {verb} `{}`, but may through {shown_by}, at {at}, where it is mounted too",
+                    inner.name
+                ),
+                format!("unmount what lies in {out}, or grant the same on both"),
+            ),
+            (What::Resource { .. }, How::Lies) => (
+                format!(
+                    "{who} may not {verb} `{}`, but may through {shown_by}, at {at}: it is the same on disk",
+                    inner.name
+                ),
+                if outer.what == What::Root {
+                    format!("move {inn} out of {out}, or give services another root, such as rootfs = \"minimal\"")
+                } else if leak.at == Path::new(&outer.target) {
+                    "make them one resource, give each a `source` of its own, or grant the same on both".to_owned()
+                } else if leaks.iter().all(|l| outer.rights(&l.service) & WRITE == 0)
+                    && !outer.path.starts_with(&inner.path)
+                {
+                    format!(
+                        "move {inn} out of {out}, or write path = \"{at}\" for `{}`, which hides it from others",
+                        inner.name
+                    )
+                } else {
+                    format!("move {inn} out of {out}, or grant the same on both")
+                },
+            ),
+        };
+        PlanError::Shows(Box::new(Shows {
+            inner: inner.is_resource().then(|| inner.name.clone()),
+            inner_label: format!("{inn} is what would be reached"),
+            outer: match outer.what {
+                What::Root => format!("{ROOTFS}{}", outer.name),
+                _ => outer.name.clone(),
+            },
+            outer_label: format!("shows {out} at {}", outer.target),
+            message,
+            help,
+        }))
+    }
+}
+
+/// Something that a service could reach against the manifest's word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    service: String,
+    outer: usize,
+    inner: usize,
+    refused: u32,
+    at: PathBuf,
+    how: How,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum How {
+    /// As a part of the outer one, or the same.
+    Lies,
+    Mounted,
+    /// Something of its name, which is not it.
+    Old,
+    /// The service sees this, which lies in what it may not see.
+    Around(usize),
+    /// As another name of a file: this one.
+    Linked(PathBuf),
+}
+
+impl Leak {
+    fn old(service: &str, outer: usize, inner: usize, there: PathBuf) -> Leak {
+        Leak {
+            service: service.to_owned(),
+            outer,
+            inner,
+            refused: READ,
+            at: there,
+            how: How::Old,
+        }
+    }
+
+    fn around(service: &str, outer: usize, inner: usize, seen: usize, there: PathBuf) -> Leak {
+        Leak {
+            how: How::Around(seen),
+            ..Leak::old(service, outer, inner, there)
+        }
+    }
+}
+
+fn verbs(bits: u32) -> String {
+    let all = [
+        (READ, "read"),
+        (WRITE, "write"),
+        (EXECUTE, "execute"),
+        // Whoever may read may connect: said only where there is nothing more to say.
+        (
+            if bits & (READ | WRITE) == 0 { CONNECT } else { 0 },
+            "connect to sockets in",
+        ),
+    ];
+    let named: Vec<&str> = all
+        .iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, verb)| *verb)
+        .collect();
+    match named.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Is `inside` a mount left out of it, or what it lies in?
+fn covered(mount: &Mount, inside: &Path) -> bool {
+    mount.hidden.iter().chain(&mount.masked).any(|h| inside.starts_with(h))
+}
+
+/// Who gets to what lies in a tree, of those that have no right to it but as everybody. A layer has folders of its own
+/// on the way to what it hides, which everybody may pass and list.
+#[derive(PartialEq, Eq)]
+enum Passes {
+    Everybody,
+    /// Without a list of what is on the way.
+    Blindly,
+    Nobody,
+}
+
+fn passes(tree: &Path, inside: &Path) -> Passes {
+    use std::os::unix::fs::MetadataExt;
+    let way = inside.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
+    let modes: Vec<u32> = way
+        .filter_map(|a| Some(std::fs::metadata(tree.join(a)).ok()?.mode()))
+        .collect();
+    match modes.iter().fold(0o5, |all, mode| all & mode) {
+        0o5 => Passes::Everybody,
+        bits if bits & 0o1 != 0 => Passes::Blindly,
+        _ => Passes::Nobody,
+    }
+}
+
+fn layered(mount: &Mount) -> bool {
+    !mount.missing.is_empty() || !mount.hidden.is_empty()
+}
+
+/// Leaves `inside` out of a mount; `false` where that cannot be done. Through a layer nothing can be written, and no
+/// other owner shown.
+fn hide(mount: &mut Mount, inside: &Path) -> bool {
+    let Some(inside) = inside.to_str().filter(|i| !i.is_empty()) else {
+        return false;
+    };
+    let target = format!("{}/{inside}", mount.target);
+    let needed = |missing: &super::MountPoint| {
+        let point = format!("{}/{}", mount.target, missing.path);
+        point == target || path::is_below(&point, &target)
+    };
+    if mount.writable || mount.idmap.is_some() || mount.foreign || !mount.directory || mount.missing.iter().any(needed)
+    {
+        return false;
+    }
+    let within = |a: &str, b: &str| Path::new(a).starts_with(b);
+    if !mount.hidden.iter().any(|h| within(inside, h)) {
+        mount.hidden.retain(|h| !within(h, inside));
+        mount.hidden.push(inside.to_owned());
+        mount.hidden.sort_unstable();
+    }
+    true
+}
+
+/// Lays something over `inside` a mount. Nothing else may be mounted there: it would be under it.
+fn mask(mount: &mut Mount, inside: &Path) {
+    if let Some(inside) = inside.to_str().filter(|i| !i.is_empty())
+        && mount.directory
+        && !mount.masked.iter().any(|m| m == inside)
+    {
+        mount.masked.push(inside.to_owned());
+    }
+}
+
+/// What of a resource's place, `inside` a tree, holds anything that is not to be seen there; relative to the tree.
+fn held(tree: &Path, inside: &Path, place: &Place) -> Vec<PathBuf> {
+    let there = tree.join(inside);
+    let (kept, file) = match &place.what {
+        What::Resource { kept, file } => (*kept, file.as_deref()),
+        _ => return Vec::new(),
+    };
+    let Ok(found) = std::fs::symlink_metadata(&there) else {
+        return Vec::new();
+    };
+    if let Some(name) = file.filter(|_| found.is_dir()) {
+        // The file, and what programs put beside it: journals, copies.
+        let entries = std::fs::read_dir(&there).into_iter().flatten().flatten();
+        let of_it = entries
+            .map(|e| e.file_name())
+            .filter(|e| e.as_encoded_bytes().starts_with(name.as_bytes()));
+        return of_it.map(|e| inside.join(e)).collect();
+    }
+    let empty = if found.is_dir() {
+        std::fs::read_dir(&there).is_ok_and(|mut entries| entries.next().is_none())
+    } else {
+        found.is_file() && found.len() == 0
+    };
+    // What is ours lies elsewhere, so an empty place is but its mount point.
+    match kept && empty || found.is_symlink() {
+        true => Vec::new(),
+        false => vec![inside.to_owned()],
+    }
+}
+
+/// For each place, which others it shows, and where.
+fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
+    /// What lies where in one file system: places, and the mount by which each has it.
+    type Device<'p> = BTreeMap<&'p Path, Vec<(usize, u64)>>;
+    let mut index: HashMap<&str, Device<'_>> = HashMap::new();
+    for (at, extents) in extents.iter().enumerate() {
+        for extent in extents {
+            let of_device = index.entry(&extent.device).or_default();
+            of_device.entry(&extent.path).or_default().push((at, extent.mount));
+        }
+    }
+    let mut out = Vec::with_capacity(places.len());
+    for (outer, extents) in extents.iter().enumerate() {
+        let mut shown: Vec<Overlap> = Vec::new();
+        for extent in extents {
+            let Some(of_device) = index.get(extent.device.as_str()) else {
+                continue;
+            };
+            let mut found = |inner: usize, mount: u64, at: PathBuf| {
+                let nested =
+                    places[outer].path != places[inner].path && places[outer].path.starts_with(&places[inner].path);
+                // What is mounted below both belongs to the inner one.
+                if inner == outer || nested && mount == extent.mount {
+                    return;
+                }
+                let overlap = Overlap {
+                    inner,
+                    inside: at.strip_prefix(&places[outer].path).unwrap_or(Path::new("")).to_owned(),
+                    below: extent.below,
+                };
+                if !shown.contains(&overlap) {
+                    shown.push(overlap);
+                }
+            };
+            // Paths sort by component, so all that lies in one follows it.
+            let within = of_device
+                .range(extent.path.as_path()..)
+                .take_while(|(p, _)| p.starts_with(&extent.path));
+            for (path, list) in within {
+                let inside = path.strip_prefix(&extent.path).unwrap_or(Path::new(""));
+                for (inner, mount) in list {
+                    found(*inner, *mount, join(&extent.shown, inside));
+                }
+            }
+            // A part of another: if it was named as such, it is the inner one.
+            if !extent.own {
+                for around in extent.path.ancestors().skip(1) {
+                    for (inner, mount) in of_device.get(around).into_iter().flatten() {
+                        found(*inner, *mount, extent.shown.clone());
+                    }
+                }
+            }
+        }
+        out.push(shown);
+    }
+    out
+}

@@ -1,0 +1,49 @@
+//! What a service would meet on disk, looked at anew before each start: since the plan was made something may have been
+//! mounted in a source, or put where a resource of another's lies.
+
+use super::SuperviseError;
+use super::app::system;
+use crate::launch::LaunchError;
+use crate::plan::{self, Mounts, Place};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::fs::File;
+
+pub(super) struct Ground {
+    /// /proc/self/mountinfo, which says when it has changed (proc_pid_mountinfo(5)).
+    table: File,
+    known: plan::Ground,
+}
+
+impl Ground {
+    pub fn new(places: Vec<Place>) -> Result<Ground, SuperviseError> {
+        // Opened first: what changes from here on is told.
+        let table = File::open("/proc/self/mountinfo").map_err(system("open /proc/self/mountinfo"))?;
+        let known = plan::Ground::new(places, &Mounts::read()?);
+        Ok(Ground { table, known })
+    }
+
+    /// The manifest says something else of who may do what.
+    pub fn replace(&mut self, places: Vec<Place>) -> Result<(), SuperviseError> {
+        self.known = plan::Ground::new(places, &Mounts::read()?);
+        Ok(())
+    }
+
+    /// The service as it is to be started now, if nothing shows that it has no right to.
+    pub fn settle(&mut self, planned: &plan::Service) -> Result<plan::Service, SuperviseError> {
+        let mut changed = [PollFd::new(&self.table, PollFlags::PRI)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut changed, Some(&now)).map_err(system("poll /proc/self/mountinfo"))? > 0 {
+            self.replace(self.known.places().to_vec())?;
+        }
+        self.known.look_again();
+        let mut service = planned.clone();
+        let closed = service.identity.keeper.is_some();
+        let leaks = self
+            .known
+            .settle(&service.name, &service.rootfs, closed, &mut service.mounts);
+        match self.known.errors(&leaks).into_iter().next() {
+            None => Ok(service),
+            Some(error) => Err(LaunchError::system_text("start", &planned.name, error).into()),
+        }
+    }
+}
