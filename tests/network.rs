@@ -483,6 +483,7 @@ fn companions_have_no_rights() {
         "[services.rooted]",
         &format!("publish = [\"{port}:80\"]\n[services.rooted]"),
     );
+    let manifest = format!("{manifest}listen = [\"127.0.0.1:{}\"]\n", free_port());
     let app = App::new(Mode::Root, &manifest);
     app.ok(&["up", "-d"]);
     let services: BTreeSet<i32> = ["out", "rooted", "closed"].map(|s| app.init_of(s)).into();
@@ -509,7 +510,7 @@ fn companions_have_no_rights() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }
 
 /// What a service could try with a socket that it was handed, to get into the network that this is of. Of the first
@@ -1198,5 +1199,59 @@ def ask(on, request):
             Some(String::from_utf8(found.stdout).unwrap().trim().to_owned()).filter(|p| !p.is_empty())
         });
         assert_eq!(asked(Path::new(&socket)), "EPERM EPERM EPERM\n", "{mode:?}");
+    }
+}
+
+#[test]
+fn a_service_does_not_outlive_its_relay() {
+    for mode in BOTH {
+        let port = free_port();
+        let manifest = format!(
+            r#"
+[app]
+name = "relayed"
+[services.web]
+command = ["python3", "-c", """
+import socket
+listener = socket.socket(fileno=3)
+kept = []
+while True:
+    kept.append(listener.accept()[0])
+    kept[-1].sendall(b'%d' % len(kept))
+"""]
+listen = ["127.0.0.1:{port}"]
+restart = "on-failure"
+restart_delay = "1ms"
+"#
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        let answer = |stream: &mut TcpStream| {
+            let mut bytes = [0u8; 9];
+            let read = stream.read(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes[..read]).into_owned()
+        };
+        // Many at a time, and none of them in the way of another.
+        let mut all: Vec<TcpStream> = (0..400)
+            .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+            .collect();
+        let answers: BTreeSet<String> = all.iter_mut().map(answer).collect();
+        assert_eq!(answers.len(), 400);
+        let init = app.init_of("web");
+        let service = family(init);
+        let supervisor = app.supervisor();
+        let relays: Vec<i32> = family(supervisor)
+            .into_iter()
+            .filter(|pid| *pid != supervisor && !service.contains(pid))
+            .collect();
+        assert_eq!(relays.len(), 1, "{relays:?}");
+        harness::signal(relays[0] as u32, nix::sys::signal::Signal::SIGKILL);
+        wait_until(|| {
+            let web = app.service("web");
+            (web["restarts"] == 1 && web["state"] == "running").then_some(())
+        });
+        assert_ne!(app.init_of("web"), init);
+        assert!(app.ok(&["logs"]).out.len() < 10_000);
+        assert_eq!(answer(&mut TcpStream::connect(("127.0.0.1", port)).unwrap()), "1");
     }
 }

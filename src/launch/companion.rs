@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::forward::{Forwarder, Header, SOURCES, Way};
-use super::network::{Network, enter, take_in};
+use super::network::{Network, enter, take_in_both};
 use super::{LaunchError, Launcher, Running, child, go, sys};
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -151,14 +151,8 @@ fn live(
         enter(task.network.network.as_fd()).map_err(wrong("enter the service's network"))?;
         // The service's PID 1 does it as well, sooner or later.
         sys::loopback_up().map_err(wrong("bring up the loopback"))?;
-        for source in SOURCES {
-            let bits = if source.is_ipv4() { 32 } else { 128 };
-            match take_in(source, bits) {
-                // This kernel does without IPv6, and nobody listens by it.
-                Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV) if source.is_ipv6() => {}
-                done => done.map_err(wrong("make a source of connections"))?,
-            }
-        }
+        let [four, six] = SOURCES;
+        take_in_both((four, 32), (six, 128)).map_err(wrong("make a source of connections"))?;
     }
     child::give_up(task.keeper, clear_groups).map_err(wrong("give up rights"))?;
     if let Some(filter) = filter {

@@ -2,7 +2,8 @@
 //! Bytes go from socket to socket through pipes (splice(2)) and never come here.
 //!
 //! Nothing blocks. What one connection has to send is bounded by its pipe, and how many there are by [`MOST`] and the
-//! limit of open files: whoever comes after waits in the listening socket.
+//! limit of open files: whoever comes after waits in the listening socket. A pipe that is empty is nobody's, so that a
+//! connection that rests has two descriptors.
 
 use super::{LaunchError, sys};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -19,8 +20,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Connections at a time; each has six descriptors.
-const MOST: usize = 4096;
+/// Connections at a time, as many as a service may have open files by default.
+const MOST: usize = 16_384;
+/// The descriptors that one of them needs at most, and those of all together.
+const DESCRIPTORS: [u64; 2] = [6, 64];
+/// Empty pipes that are kept; and connections that are taken from one socket before others have their turn.
+const SPARE: usize = 16;
 /// As much as is moved at once: the size of a pipe.
 const PIECE: usize = 64 << 10;
 /// How many pieces of one connection are moved before others have their turn.
@@ -64,6 +69,9 @@ pub(super) struct Forwarder {
     free: Vec<usize>,
     /// Connections that had more to move when their turn was over.
     unfinished: Vec<usize>,
+    pipes: Pipes,
+    /// Connections that there is room for.
+    most: usize,
     /// Are the listeners left alone, for want of room?
     full: bool,
     /// Is there nobody inside any more? Then nothing goes there.
@@ -90,13 +98,22 @@ enum State {
 }
 
 /// One direction: what was read and is still to be written lies in the pipe.
+#[derive(Default)]
 struct Flow {
-    read: OwnedFd,
-    write: OwnedFd,
+    pipe: Option<Pipe>,
     filled: usize,
     ended: bool,
     shut: bool,
 }
+
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// Empty ones.
+#[derive(Default)]
+struct Pipes(Vec<Pipe>);
 
 /// Does a connection go on?
 enum Left {
@@ -111,7 +128,12 @@ impl Forwarder {
     /// Each listener with where its connections lead. They must not block.
     pub(super) fn new(listeners: Vec<(OwnedFd, Way)>) -> Result<Forwarder, LaunchError> {
         let wrong = |e: nix::Error| LaunchError::system_text("watch", "the published ports", e);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let [each, all] = DESCRIPTORS;
+        let room = files.map_or(MOST as u64, |files| files.saturating_sub(all) / each);
         let forwarder = Forwarder {
+            pipes: Pipes::default(),
+            most: MOST.min(usize::try_from(room).unwrap_or(MOST)),
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(wrong)?,
             listeners,
             connections: Vec::new(),
@@ -170,20 +192,31 @@ impl Forwarder {
         let way = *way;
         if let Way::Left = way {
             for (outside, left) in receive(listener.as_fd()) {
-                if let Ok(connection) = Connection::open(outside, left, Way::Same) {
+                if let Ok(connection) = Connection::open(outside, left, way, &mut self.pipes) {
                     self.take(connection);
                 }
             }
             return;
         }
+        for _ in 0..SPARE {
+            if !self.accept_one(number, way) {
+                return;
+            }
+        }
+    }
+
+    /// May there be another one?
+    fn accept_one(&mut self, number: usize, way: Way) -> bool {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let opened = if self.connections.len() - self.free.len() < MOST {
-            rustix::net::accept_with(listener, flags).and_then(|outside| Connection::open(outside, None, way))
+        let opened = if self.connections.len() - self.free.len() < self.most {
+            rustix::net::accept_with(&self.listeners[number].0, flags)
+                .and_then(|outside| Connection::open(outside, None, way, &mut self.pipes))
         } else {
             Err(Errno::MFILE)
         };
         match opened {
             Ok(connection) => self.take(connection),
+            Err(Errno::AGAIN) => return false,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 // Listeners would be ready again and again until a connection ends.
                 if !self.idle() {
@@ -192,10 +225,12 @@ impl Forwarder {
                         let _ = self.epoll.delete(listener);
                     }
                 }
+                return false;
             }
             // It went away, or cannot be had; the next one may.
             Err(_) => {}
         }
+        true
     }
 
     fn take(&mut self, connection: Connection) {
@@ -227,7 +262,7 @@ impl Forwarder {
         };
         let before = connection.state;
         let left = match connection.connected() {
-            Ok(true) => connection.pump(leaving),
+            Ok(true) => connection.pump(leaving, &mut self.pipes),
             Ok(false) => Left::Waiting,
             Err(_) => Left::Broken,
         };
@@ -295,7 +330,7 @@ impl Forwarder {
         for (index, other) in untaken {
             if let Some(connection) = self.connections[index].take() {
                 self.free.push(index);
-                left.extend(connection.leave(other));
+                left.extend(connection.leave(other, &mut self.pipes));
             }
         }
         for batch in left.chunks(BATCH) {
@@ -309,15 +344,15 @@ impl Forwarder {
 }
 
 impl Connection {
-    fn open(outside: OwnedFd, left: Option<OwnedFd>, way: Way) -> Result<Connection, Errno> {
+    fn open(outside: OwnedFd, left: Option<OwnedFd>, way: Way, pipes: &mut Pipes) -> Result<Connection, Errno> {
         let _ = sockopt::set_tcp_nodelay(&outside, true);
         let client = peer(&outside)?;
         let local = local(&outside)?;
-        let mut flows = [Flow::new()?, Flow::new()?];
+        let mut flows = [Flow::default(), Flow::default()];
         let (inside, again) = match way {
             Way::Port(port, header) => {
                 if let Some(header) = header {
-                    flows[0].begin_with(&header.bytes(client, local))?;
+                    flows[0].begin_with(&header.bytes(client, local), pipes)?;
                 }
                 (connect_port(Ipv4Addr::LOCALHOST.into(), port)?, Some(port))
             }
@@ -360,9 +395,10 @@ impl Connection {
     }
 
     /// `leaving`: only what was said inside goes out.
-    fn pump(&mut self, leaving: bool) -> Left {
+    fn pump(&mut self, leaving: bool, pipes: &mut Pipes) -> Left {
         for _ in 0..TURNS {
-            let moved = match (if leaving { Ok(false) } else { self.pump_there() }, self.pump_back()) {
+            let there = if leaving { Ok(false) } else { self.pump_there(pipes) };
+            let moved = match (there, self.flows[1].pump(&self.inside, &self.outside, true, pipes)) {
                 (Ok(there), Ok(back)) => there | back,
                 _ => return Left::Broken,
             };
@@ -377,10 +413,10 @@ impl Connection {
         Left::More
     }
 
-    fn pump_there(&mut self) -> Result<bool, Errno> {
+    fn pump_there(&mut self, pipes: &mut Pipes) -> Result<bool, Errno> {
         let flow = &mut self.flows[0];
         let source = self.left.as_ref().unwrap_or(&self.outside);
-        let moved = flow.pump(source, &self.inside, self.left.is_none())?;
+        let moved = flow.pump(source, &self.inside, self.left.is_none(), pipes)?;
         if flow.ended && self.left.is_some() {
             flow.ended = false;
             self.left = None;
@@ -389,13 +425,9 @@ impl Connection {
         Ok(moved)
     }
 
-    fn pump_back(&mut self) -> Result<bool, Errno> {
-        self.flows[1].pump(&self.inside, &self.outside, true)
-    }
-
     /// Its client, and `other`, from which all can be read that was sent inside. `None` if the client has gone, or has
     /// sent more than the kernel holds for whoever does not read it.
-    fn leave(mut self, other: Option<OwnedFd>) -> Option<(OwnedFd, Option<OwnedFd>)> {
+    fn leave(mut self, other: Option<OwnedFd>, pipes: &mut Pipes) -> Option<(OwnedFd, Option<OwnedFd>)> {
         let mut outside = [PollFd::new(&self.outside, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut outside, Some(&now)).ok()?;
@@ -406,13 +438,15 @@ impl Connection {
             return Some((self.outside, self.left));
         }
         while self.left.is_some() {
-            if !self.pump_there().ok()? {
+            if !self.pump_there(pipes).ok()? {
                 return None;
             }
         }
-        while self.flows[0].filled > 0 {
-            if !self.flows[0].drain(&self.inside).ok()? {
-                return None;
+        if let Some(pipe) = self.flows[0].pipe.take() {
+            while self.flows[0].filled > 0 {
+                if !self.flows[0].drain(&pipe, &self.inside).ok()? {
+                    return None;
+                }
             }
         }
         Some((self.outside, other))
@@ -428,42 +462,60 @@ impl Connection {
     }
 }
 
-impl Flow {
-    fn new() -> Result<Flow, Errno> {
+impl Pipes {
+    fn take(&mut self) -> Result<Pipe, Errno> {
+        if let Some(pipe) = self.0.pop() {
+            return Ok(pipe);
+        }
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Flow {
-            read,
-            write,
-            filled: 0,
-            ended: false,
-            shut: false,
-        })
+        Ok(Pipe { read, write })
     }
 
+    fn give(&mut self, empty: Pipe) {
+        if self.0.len() < SPARE {
+            self.0.push(empty);
+        }
+    }
+}
+
+impl Flow {
     /// These bytes come before all that is read.
-    fn begin_with(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-        self.filled += rustix::io::write(&self.write, bytes)?;
+    fn begin_with(&mut self, bytes: &[u8], pipes: &mut Pipes) -> Result<(), Errno> {
+        let pipe = pipes.take()?;
+        self.filled += rustix::io::write(&pipe.write, bytes)?;
+        self.pipe = Some(pipe);
         Ok(())
     }
 
     /// Moves a piece; says whether it could. `last`: when there is no more to read, the other side is to know.
-    fn pump(&mut self, from: &OwnedFd, to: &OwnedFd, last: bool) -> Result<bool, Errno> {
+    fn pump(&mut self, from: &OwnedFd, to: &OwnedFd, last: bool, pipes: &mut Pipes) -> Result<bool, Errno> {
         let mut moved = false;
-        if !self.ended {
-            match rustix::pipe::splice(from, None, &self.write, None, PIECE, FLAGS) {
-                Ok(0) => {
-                    self.ended = true;
-                    moved = true;
+        if !self.ended || self.filled > 0 {
+            let pipe = match self.pipe.take() {
+                Some(pipe) => pipe,
+                None => pipes.take()?,
+            };
+            if !self.ended {
+                match rustix::pipe::splice(from, None, &pipe.write, None, PIECE, FLAGS) {
+                    Ok(0) => {
+                        self.ended = true;
+                        moved = true;
+                    }
+                    Ok(read) => {
+                        self.filled += read;
+                        moved = true;
+                    }
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
                 }
-                Ok(read) => {
-                    self.filled += read;
-                    moved = true;
-                }
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => return Err(errno),
+            }
+            moved |= self.drain(&pipe, to)?;
+            if self.filled == 0 {
+                pipes.give(pipe);
+            } else {
+                self.pipe = Some(pipe);
             }
         }
-        moved |= self.drain(to)?;
         if last && self.ended && self.filled == 0 && !self.shut {
             self.shut = true;
             rustix::net::shutdown(to, Shutdown::Write)?;
@@ -472,11 +524,11 @@ impl Flow {
     }
 
     /// Writes what was read; says whether any of it could be.
-    fn drain(&mut self, to: &OwnedFd) -> Result<bool, Errno> {
+    fn drain(&mut self, pipe: &Pipe, to: &OwnedFd) -> Result<bool, Errno> {
         if self.filled == 0 {
             return Ok(false);
         }
-        match rustix::pipe::splice(&self.read, None, to, None, self.filled, FLAGS) {
+        match rustix::pipe::splice(&pipe.read, None, to, None, self.filled, FLAGS) {
             Ok(written) => {
                 self.filled -= written;
                 Ok(true)

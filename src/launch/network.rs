@@ -99,10 +99,20 @@ fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
     child::exit(0)
 }
 
+/// [`take_in`] of an address of each family, where this kernel, or whoever set it up, may do without IPv6: then nobody connects
+/// by it either.
+pub(super) fn take_in_both(four: (IpAddr, u8), six: (IpAddr, u8)) -> Result<(), Errno> {
+    take_in(four.0, four.1)?;
+    match take_in(six.0, six.1) {
+        Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV | Errno::ACCESS) => Ok(()),
+        done => done,
+    }
+}
+
 /// Has this network namespace take for its own all that goes to these addresses, of which `prefix` bits count. None of its
 /// interfaces gets any of them, so that whoever asks for this machine's addresses, as PostgreSQL's `samehost` does, does
 /// not find them among those. Follows rtnetlink(7).
-pub(super) fn take_in(address: IpAddr, prefix: u8) -> Result<(), Errno> {
+fn take_in(address: IpAddr, prefix: u8) -> Result<(), Errno> {
     const MOST: usize = 16 + 12 + 8 + 20;
     const LOOPBACK: u32 = 1;
     let octets = match address {

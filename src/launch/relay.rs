@@ -13,7 +13,7 @@
 
 use super::child;
 use super::forward::{Forwarder, Way, on_loopback};
-use super::network::take_in;
+use super::network::take_in_both;
 use super::{LaunchError, Launcher, Running, go, socketpair, sys};
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -151,12 +151,8 @@ fn live(
     }
     child::become_id(0, 0)?;
     sys::loopback_up()?;
-    take_in(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)?;
-    match take_in(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0) {
-        // This kernel does without IPv6, and nobody listens by it.
-        Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NODEV) => {}
-        done => done?,
-    }
+    let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    take_in_both((all[0], 0), (all[1], 0))?;
     let (mut inside, mut listeners) = (Vec::new(), Vec::new());
     for outside in task.outside {
         let outside = rustix::io::fcntl_dupfd_cloexec(outside, 0)?;
