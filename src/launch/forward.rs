@@ -24,6 +24,8 @@ use std::time::Duration;
 const MOST: usize = 16_384;
 /// The descriptors that one of them needs at most, and those of all together.
 const DESCRIPTORS: [u64; 2] = [6, 64];
+/// How long a client may be silent before it is asked whether it is there.
+const KEPT_ALIVE: Duration = Duration::from_secs(300);
 /// Empty pipes that are kept; and connections that are taken from one socket before others have their turn.
 const SPARE: usize = 16;
 /// As much as is moved at once: the size of a pipe.
@@ -346,6 +348,9 @@ impl Forwarder {
 impl Connection {
     fn open(outside: OwnedFd, left: Option<OwnedFd>, way: Way, pipes: &mut Pipes) -> Result<Connection, Errno> {
         let _ = sockopt::set_tcp_nodelay(&outside, true);
+        // Whoever is inside has its own end kept alive by this process, and would not notice that the client is gone.
+        let _ = sockopt::set_tcp_keepidle(&outside, KEPT_ALIVE)
+            .and_then(|()| sockopt::set_socket_keepalive(&outside, true));
         let client = peer(&outside)?;
         let local = local(&outside)?;
         let mut flows = [Flow::default(), Flow::default()];
