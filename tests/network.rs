@@ -692,7 +692,7 @@ fn what_is_handed_over_leads_nowhere() {
     }
     assert!(works >= 10, "{outside:?}");
     for mode in BOTH {
-        let (first, second, third) = (free_port(), free_port(), free_port());
+        let [first, second, third, fourth] = std::array::from_fn(|_| free_port());
         let manifest = format!(
             r#"
 [app]
@@ -712,6 +712,10 @@ command = ["python3", "/tricks/tricks.py"]
 listen = ["[::]:{third}"]
 network = "app"
 publish = ["{}:80"]
+[services.host]
+command = ["python3", "/tricks/tricks.py"]
+listen = ["127.0.0.1:{fourth}"]
+network = "host"
 [services.other]
 command = "sleep infinity"
 "#,
@@ -721,7 +725,7 @@ command = "sleep infinity"
         app.write("tricks/tricks.py", TRICKS);
         app.ok(&["up", "-d"]);
         // Twice: what one process did to what it was handed is not felt by the next.
-        for port in [first, second, third, first, second] {
+        for port in [first, second, third, fourth, first, second] {
             let went = play(SocketAddr::from(([127, 0, 0, 1], port)), secret);
             assert_eq!(went.len(), 15, "{mode:?} {port}: {went:?}\n{}", app.ok(&["logs"]).out);
             for (trick, how) in &went {

@@ -1,13 +1,12 @@
 //! What brings services the connections of the addresses that they listen on ([`crate::launch::relay`]): one at each start.
 //!
 //! The listening sockets of the host are the supervisor's ([`super::sockets`]) and outlast the services; what a service is
-//! handed is made anew. With the host's network it is handed the former, since there is nothing to keep from it.
+//! handed is made anew.
 
 use super::sockets::BACKLOG;
 use crate::compile;
 use crate::launch::relay::{Relay, Task};
 use crate::launch::{LaunchError, Launcher, Running};
-use crate::manifest::types::Network;
 use crate::plan::Service;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -37,13 +36,12 @@ impl Relays {
         launcher: &mut Launcher,
     ) -> Result<Vec<OwnedFd>, LaunchError> {
         self.end(id);
-        let direct = service.network == Network::Host;
-        for socket in outside {
-            rustix::io::ioctl_fionbio(socket, !direct).map_err(LaunchError::system("prepare", "a socket"))?;
-        }
-        if direct || outside.is_empty() {
+        if outside.is_empty() {
             self.forget(id);
             return Ok(Vec::new());
+        }
+        for socket in outside {
+            rustix::io::ioctl_fionbio(socket, true).map_err(LaunchError::system("prepare", "a socket"))?;
         }
         let [left, leave] = match self.left.entry(id) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
