@@ -187,19 +187,40 @@ impl Joiner {
     /// A child of this process, born in the service's namespaces as their id 0, in no group and undumpable. `life` gets
     /// the program's terminal, if it is to have one, and never returns.
     pub(super) fn bear(&self, life: impl FnOnce(Option<OwnedFd>) -> i32) -> Result<Pid, Errno> {
-        // SAFETY: a helper has one thread.
-        let pid = unsafe { child::born_after(|| self.enter(), 0, None, life) }?;
+        let mut life = Some(life);
+        let mut born = |late: bool| {
+            let life = |terminal| match (late.then(|| self.enter_cgroups()), life.take()) {
+                (Some(Err(errno)), _) => child::fail(self.report.as_fd(), Stage::Namespaces as u32, errno),
+                (_, Some(life)) => life(terminal),
+                (_, None) => child::exit(125),
+            };
+            // SAFETY: a helper has one thread.
+            unsafe { child::born_after(|| self.enter(late), 0, None, life) }
+        };
+        // Where a limit leaves no room for one more process none can be born, but one may still move in: whoever looks into a
+        // service that has used it up is not kept out. Inside it is seen for a moment in which cgroup it was before.
+        let pid = match born(false) {
+            Err(Errno::AGAIN) if !self.entrances.is_empty() => born(true)?,
+            other => other?,
+        };
         Pid::from_raw(pid).ok_or(Errno::SRCH)
     }
 
+    fn enter_cgroups(&self) -> Result<(), Errno> {
+        self.entrances
+            .iter()
+            .try_for_each(|entrance| cgroup::enter(entrance.as_fd()))
+    }
+
     /// Into the namespaces, all at once. Nothing inside sees this process, for the PID namespace is its children's.
-    fn enter(&self) -> Result<Option<OwnedFd>, Errno> {
+    /// `late`: but for the cgroups, which the child is to enter.
+    fn enter(&self, late: bool) -> Result<Option<OwnedFd>, Errno> {
         // SAFETY: nothing here looks at it.
         unsafe { sys::forget_arguments(&self.entry.arguments) };
         let _ = rustix::process::setsid();
         // First, while it is still the supervisor's to move.
-        for entrance in &self.entrances {
-            cgroup::enter(entrance.as_fd())?;
+        if !late {
+            self.enter_cgroups()?;
         }
         if self.network_first {
             rustix::thread::move_into_thread_name_spaces(self.pidfd.as_fd(), ThreadNameSpaceType::NETWORK)?;
