@@ -270,6 +270,17 @@ def echo(data: bytes) -> bytes:
 
 
 @rpc(run_as="one")
+def pieces(size: int, many: int, files: int = 0) -> typing.Any:
+    return [bytes([n % 256]) * size for n in range(many)] + [Fd(os.open("/dev/null", os.O_RDONLY), owned=True) for _ in range(files)]
+
+
+@rpc(run_as="one")
+def numbers(many: int) -> list[int]:
+    ran.append("numbers")
+    return [7] * many
+
+
+@rpc(run_as="one")
 def size(data: list[int]) -> int:
     return len(data)
 

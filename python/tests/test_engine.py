@@ -3,6 +3,8 @@ that refuses; nowhere to print; ends in the midst of beginnings."""
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import fcntl
 import os
 import random
@@ -15,6 +17,7 @@ import termios
 import threading
 import types
 import unittest
+import uuid
 from typing import Any
 
 import support
@@ -249,6 +252,197 @@ class Rare(WithServices):
                 os.close(fd)
                 found += 1
         self.assertGreater(found, 0)
+
+
+P = 2**61 - 1
+
+
+def large(data: bytes) -> tuple[bytes, int]:
+    """A message by LARGE, and its memfd."""
+    fd = os.memfd_create("x", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 1 | 2 | 4)
+    return _wire.pack([0, len(data)]), fd
+
+
+class Dear(WithServices):
+    """What would take long, or much memory, is refused before it does."""
+
+    CROWDS: dict[str, Any] = {
+        "equal integers": lambda n: [k * P for k in range(1, n)],
+        "negative ones": lambda n: [-k * P for k in range(1, n)],
+        "decimals": lambda n: [decimal.Decimal(k * P) for k in range(1, n)],
+        "uuids": lambda n: [uuid.UUID(int=k * P) for k in range(1, n)],
+        "tuples": lambda n: [(k * P, 5) for k in range(1, n)],
+        "tuples of tuples": lambda n: [(0, (k * P,)) for k in range(1, n)],
+        "frozensets": lambda n: [frozenset([k * P]) for k in range(1, n)],
+        "complex numbers": lambda n: [complex(-1000003 * k, k) for k in range(1, n)],
+        "mixed": lambda n: [each for k in range(1, n // 2) for each in (k * P, str(k))],
+    }
+    ORDINARY: dict[str, Any] = {
+        "a row": lambda n: list(range(n)),
+        "negative": lambda n: list(range(-n, n)),
+        "floats": lambda n: [k / 7 for k in range(n)],
+        "whole floats": lambda n: [float(k << 20) for k in range(n)],
+        "tuples": lambda n: [(k, k) for k in range(n)],
+        "dates": lambda n: [datetime.date.fromordinal(k + 1) for k in range(n)],
+        "times": lambda n: [datetime.datetime.fromtimestamp(k, datetime.timezone.utc) for k in range(n)],
+        "decimals": lambda n: [decimal.Decimal(k) / 8 for k in range(n)],
+        "uuids": lambda n: [uuid.UUID(int=k << 64) for k in range(n)],
+        "text": lambda n: [str(k) for k in range(n)],
+        **{f"times 2**{s}": (lambda n, s=s: [k << s for k in range(n)]) for s in range(0, 60, 5)},
+    }
+
+    def test_keys_that_crowd_are_refused_and_others_are_not(self) -> None:
+        for name, make in self.CROWDS.items():
+            for container in (set, frozenset, lambda keys: dict.fromkeys(keys, 0)):
+                with self.subTest(name), self.assertRaises(pysecure_rpc.ProtocolError):
+                    _wire.unpack(_wire.pack(container(make(1500))))
+                # So few cannot take long.
+                few = container(make(40))
+                self.assertEqual(_wire.unpack(_wire.pack(few)), few)
+        for name, make in self.ORDINARY.items():
+            for container in (set, lambda keys: dict.fromkeys(keys, 0)):
+                with self.subTest(name):
+                    value = container(make(5_000))
+                    self.assertEqual(_wire.unpack(_wire.pack(value)), value)
+
+    def test_places_that_are_looked_at_in_turn_are_found_out_too(self) -> None:
+        # Hashes that differ, and lead along one way: where a look ends, the next key's looks go on.
+        places, fill = 1 << 15, 15_000
+        at, row = 1, []
+        for _ in range(fill):
+            row.append(at)
+            at = (5 * at + 1) % places
+        there = set(row)
+        keys, step = list(row), 0
+        while len(keys) < fill + 3000:
+            step += 1
+            hashed = row[step % 50] + (step << 20)
+            jump, place, looks = hashed, hashed % places, 0
+            while place in there and looks < 200:
+                jump >>= 5
+                place = (5 * place + jump + 1) % places
+                looks += 1
+            if looks == 200:
+                keys.append(hashed)
+        with self.assertRaises(pysecure_rpc.ProtocolError):
+            _wire.unpack(_wire.pack(dict.fromkeys(keys, 0)))
+
+    def test_a_service_is_not_held_up(self) -> None:
+        self.supervisor.start("one", {"web": "*", "two": ["who"]})
+        keys = {k * P for k in range(1, 3_000)}
+        for caller, function, refused in (
+            ("web", "same_any", "pysecure.BadMessage"),
+            # What may not be called is not even decoded.
+            ("two", "same_any", "pysecure.NoSuchFunction"),
+            ("two", "none", "pysecure.NoSuchFunction"),
+        ):
+            sock = self.supervisor.raw(caller, "one")
+            sock.recv(65536)
+            data, fd = large(_wire.pack([2, 1, function, [keys], {}]))
+            socket.send_fds(sock, [data], [fd])
+            os.close(fd)
+            self.assertEqual(_wire.unpack(sock.recv(65536))[2], refused)
+            sock.close()
+
+    def test_the_grant_comes_before_the_arguments(self) -> None:
+        process = self.supervisor.start("one", {"web": "*", "two": ["who"]})
+        before = len(os.listdir(f"/proc/{process.pid}/fd"))
+        good, bad = self.supervisor.raw("two", "one"), self.supervisor.raw("web", "one")
+        for sock in (good, bad):
+            sock.recv(65536)
+        number = 0
+        # None of these arguments can be decoded.
+        for arguments in (b"\x91\xc1\x80", b"\xdd\xff\xff\xff\xff\x80", b"\x91\xd4\x15\x91\x80", b"\x93\xa1"):
+            for name in (b"\xa4echo", b"\xaddoes.not.exist", b"\xdb\x01\x00\x00\x00" + b"x" * (1 << 24)):
+                for by_large in (False, True):
+                    if len(name) > 60_000 and not by_large:
+                        continue
+                    number += 1
+                    data = b"\x95\x02" + _wire.pack(number) + name + arguments
+                    fds = [os.open("/dev/null", os.O_RDONLY)]
+                    if by_large:
+                        data, fd = large(data)
+                        fds.append(fd)
+                    socket.send_fds(good, [data], fds)
+                    for fd in fds:
+                        os.close(fd)
+                    answer = _wire.unpack(good.recv(65536))
+                    self.assertEqual((answer[1], answer[2], answer[6]), (number, "pysecure.NoSuchFunction", False))
+            # Everybody has these two, and they take nothing.
+            number += 1
+            good.send(b"\x95\x02" + _wire.pack(number) + b"\xadpysecure.ping" + arguments)
+            self.assertEqual(_wire.unpack(good.recv(65536)), [3, number, None])
+        until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) <= before + 2)
+        number += 1
+        good.send(_wire.pack([2, number, "who", [], {}]))
+        self.assertEqual(_wire.unpack(good.recv(65536)), [3, number, "two"])
+        # Who may call it is told that they are none.
+        bad.send(b"\x95\x02\x01\xa4echo\x91\xc1\x80")
+        self.assertEqual(_wire.unpack(bad.recv(65536))[2], "pysecure.BadMessage")
+        for data in (b"\x93\x08\x01" + b"\xc0", b"\x93\x07\x01\x01"):
+            long, fd = large(data)
+            sock = self.supervisor.raw("two", "one")
+            sock.recv(65536)
+            socket.send_fds(sock, [long], [fd])
+            os.close(fd)
+            self.assertEqual(_wire.unpack(sock.recv(65536))[2], "pysecure.BadMessage")
+            sock.close()
+        good.close()
+        bad.close()
+
+    def test_more_large_values_than_descriptors(self) -> None:
+        self.supervisor.start("one", {"web": "*"})
+        self.supervisor.act_as("web")
+        for size, many, files in ((100 << 10, 30, 0), (9 << 20, 6, 12), (20_000, 40, 15), (1 << 20, 14, 3), (9 << 20, 1, 15)):
+            found = f.pieces(size, many, files)
+            self.assertEqual([len(p) for p in found[:many]], [size] * many)
+            for file in found[many:]:
+                os.fstat(file.fileno())
+            if not files:
+                self.assertEqual(f.same["any"](found), found)
+        with self.assertRaises(pysecure_rpc.TooLarge):
+            f.pieces(1, 1, 17)
+
+    def test_as_many_values_as_a_message_may_have(self) -> None:
+        self.supervisor.start("one", {"web": "*"})
+        self.supervisor.act_as("web")
+        # The message, its kind, its number and the list are values as well.
+        self.assertEqual(len(f.numbers(999_996)), 999_996)
+        for many in (999_997, 1_000_001):
+            with self.assertRaises(pysecure_rpc.TooLarge) as caught:
+                f.numbers(many)
+            self.assertTrue(caught.exception.may_have_run)
+            with self.assertRaises(pysecure_rpc.TooLarge) as caught:
+                f.size([7] * many)
+            self.assertFalse(caught.exception.may_have_run)
+        # Whoever writes it and whoever reads it count alike.
+        kinds: list[Any] = [7, -7, -700, 2**70, 1.5, "x", b"x" * 300, (1, 2), {3}, {"a": 1}, None, True, decimal.Decimal(1), uuid.UUID(int=1),
+                            datetime.datetime(2026, 1, 1), datetime.date(2026, 1, 1), datetime.time(1), datetime.timedelta(1),
+                            1j, "\ud800", pysecure_rpc._values.Member("x"), {(1, 2): 3}]  # fmt: skip
+        inside = sum(map(self.inside, kinds))
+        most, padding = divmod(1_000_000 - 2, inside)
+        message = _wire.seal([kinds * most + [0] * padding])
+        fds = [os.dup(fd) for fd in message.fds]
+        message.close()
+        with self.assertRaises(pysecure_rpc.ProtocolError) as refused:
+            _wire.open_message(message.data, fds, _wire.Kept())
+        self.assertIn("begins with its kind", str(refused.exception))
+        with self.assertRaises(pysecure_rpc.TooLarge):
+            _wire.seal([kinds * most + [0] * (padding + 1)])
+
+    @staticmethod
+    def inside(kind: Any) -> int:
+        """How many values it is on the wire."""
+        if type(kind) in (tuple, set):
+            return 2 + len(kind)
+        if type(kind) is dict:
+            return 1 + sum(Dear.inside(k) + Dear.inside(v) for k, v in kind.items())
+        return {
+            datetime.datetime: 11, datetime.date: 5, datetime.time: 8, datetime.timedelta: 5, pysecure_rpc._values.Member: 2,
+        }.get(type(kind), 1)  # fmt: skip
 
 
 class Ends(WithServices):

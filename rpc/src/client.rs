@@ -7,6 +7,7 @@ use crate::process;
 use crate::socket::{self, Incoming};
 use crate::value::Value;
 use crate::writer::Writer;
+use rustix::net::sockopt::Timeout;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,6 +26,9 @@ const GREETINGS: u32 = 5;
 
 /// How often an idempotent call is made again because the service went away.
 const REPEATS: u32 = 3;
+/// How often a connection is tried that ends before its greeting, and a call that a service which ends did not take.
+const CONNECTS: u32 = 16;
+const TURNED_AWAY: u32 = 50;
 
 thread_local! {
     /// A program has few callees, and most often the last one: a list is found in sooner than a map.
@@ -133,6 +137,23 @@ impl Connection {
         };
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(io)?;
+        // Where as many wait to be accepted as may, it waits for no longer than the deadline.
+        let deadline = Context::current().deadline;
+        let late = || Error::Deadline {
+            callee: callee.to_owned(),
+        };
+        if let Some(at) = deadline {
+            let left = at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            let left = left.max(Duration::from_micros(1));
+            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, Some(left)).map_err(io)?;
+        }
+        let io = |e| match e {
+            rustix::io::Errno::AGAIN => late(),
+            e => io(e),
+        };
         let (folder, name) = (path.parent().unwrap_or(path), path.file_name().unwrap_or_default());
         match SocketAddrUnix::new(path) {
             Ok(address) => rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(io)?,
@@ -145,6 +166,9 @@ impl Connection {
                 rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address)).map_err(io)?;
             }
         }
+        if deadline.is_some() {
+            rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Send, None).map_err(io)?;
+        }
         let mut connection = Connection {
             callee: callee.to_owned(),
             socket,
@@ -152,7 +176,7 @@ impl Connection {
             incoming: Incoming::default(),
             outgoing: Outgoing::default(),
             next: 0,
-            deadline: Context::current().deadline,
+            deadline,
             functions: HashMap::new(),
             caller: None,
         };
@@ -165,6 +189,13 @@ impl Connection {
         let mut elements = message.into_iter();
         match elements.next() {
             Some(Value::Int(1)) => {}
+            // It was accepted, and then the service ended.
+            Some(Value::Int(9)) => {
+                return Err(Error::Lost {
+                    callee: self.callee.clone(),
+                    ran: false,
+                });
+            }
             Some(Value::Int(4)) => return Err(failure(&self.callee, elements.skip(1))),
             _ => return Err(self.bad("it did not begin with HELLO")),
         }
@@ -210,15 +241,32 @@ impl Connection {
         let context = Context::current();
         self.next += 1;
         self.deadline = context.deadline;
+        let sent = self.send_call(&context, function, arguments, true);
+        match sent {
+            // Large bytes took the descriptors: they go within the message, all of it by memfd.
+            Err(Error::Value(e) | Error::Wire { cause: e, .. }) if e.crowded() => {
+                self.send_call(&context, function, arguments, false)
+            }
+            sent => sent,
+        }
+    }
+
+    fn send_call(&mut self, context: &Context, function: &str, arguments: Fill<'_>, memfds: bool) -> Result<(), Error> {
         // One call at a time: what the one before had in the area has been read.
         self.outgoing.begin(true);
-        let mut writer = Writer::with(&mut self.outgoing, 9);
+        let mut writer = match memfds {
+            true => Writer::with(&mut self.outgoing, 9),
+            false => Writer::message(9),
+        };
         writer.uint(2);
         writer.uint(self.next);
         writer.str(function);
         arguments(&mut writer)?;
         match context.deadline {
-            Some(deadline) => writer.uint(deadline.saturating_duration_since(Instant::now()).as_millis() as u64),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                writer.uint(left.min(1 << 53) as u64);
+            }
             None => writer.nil(),
         }
         match &context.traceparent {
@@ -324,6 +372,25 @@ fn path(callee: &str) -> PathBuf {
     folder.join(format!("{callee}.sock"))
 }
 
+/// How long to wait before it is tried anew.
+fn moment(attempt: u32) -> Duration {
+    Duration::from_millis(1 << attempt.min(6))
+}
+
+/// A greeted connection. One that ended before its greeting is made anew: the service may be restarting.
+fn connect(callee: &str) -> Result<Connection, Error> {
+    let mut attempt = 0;
+    loop {
+        match Connection::open(callee, &path(callee)) {
+            Err(Error::Lost { ran: false, .. }) if attempt < CONNECTS => {
+                attempt += 1;
+                std::thread::sleep(moment(attempt));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// What a program knows of a function that it calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
@@ -373,7 +440,7 @@ impl Pending {
         arguments: Fill<'_>,
         known: Option<Known<'_>>,
     ) -> Result<(Answer, Pending), Error> {
-        let mut repeats = 0;
+        let (mut repeats, mut turned) = (0, 0);
         loop {
             let held = CONNECTIONS.with_borrow_mut(|all| {
                 let at = all.iter().rposition(|c| c.callee == callee)?;
@@ -383,7 +450,7 @@ impl Pending {
             let reused = held.is_some();
             let mut connection = match held {
                 Some(connection) => connection,
-                None => Box::new(Connection::open(callee, &path(callee))?),
+                None => Box::new(connect(callee)?),
             };
             if let (Some(known), Some(there)) = (known, connection.functions.get(function))
                 && *there != known.hash
@@ -410,7 +477,10 @@ impl Pending {
             match &error {
                 // It ended between the last call and this one.
                 Error::Lost { ran: false, .. } if reused => {}
-                Error::Remote { class, ran: false, .. } if class == "pysecure.GoingAway" => {}
+                Error::Remote { class, ran: false, .. } if class == "pysecure.GoingAway" && turned < TURNED_AWAY => {
+                    turned += 1;
+                    std::thread::sleep(moment(turned));
+                }
                 Error::Lost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => repeats += 1,
                 // What it answered, it answered whole.
                 Error::Remote { .. } => {

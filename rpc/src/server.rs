@@ -8,7 +8,7 @@ use crate::figures::Figures;
 use crate::function::{Arguments, Function};
 use crate::lobby::Lobby;
 use crate::memfd::Outgoing;
-use crate::socket::{self, Incoming, SocketError};
+use crate::socket::{self, Came, Incoming, SocketError};
 use crate::value::{Value, WireError};
 use crate::writer::{Message, Writer};
 use nix::sys::signal::{SigSet, Signal};
@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +34,8 @@ const MOST_CONNECTIONS: usize = 1024;
 const RESTLESS: Duration = Duration::from_millis(50);
 /// How long a caller may not read what it is sent.
 const LONGEST_WRITE: Duration = Duration::from_secs(60);
+/// The most bytes of an error's text.
+const MOST_TEXT: usize = 4_000;
 /// The most streams of one connection that wait for credit, each within the one before.
 const MOST_STREAMS: usize = 32;
 
@@ -84,7 +86,7 @@ struct Door {
     granted: Granted,
     hello: Vec<u8>,
     connections: Mutex<usize>,
-    refused: Mutex<HashMap<String, u64>>,
+    refused: Mutex<HashMap<&'static str, u64>>,
 }
 
 struct Service {
@@ -299,7 +301,11 @@ fn write_error(mut writer: Writer<'_>, id: u64, error: &Error) -> Message {
     writer.uint(4);
     writer.uint(id);
     writer.str(class);
-    writer.str(&message);
+    // What was refused may be quoted in it.
+    let end = (0..=message.len().min(MOST_TEXT))
+        .rev()
+        .find(|at| message.is_char_boundary(*at));
+    writer.str(&message[..end.unwrap_or(0)]);
     // Values that cannot cross are left out; the text says the same.
     let mut inside = Writer::bare();
     let crosses = args.iter().all(|arg| inside.at(arg, 2).is_ok());
@@ -356,8 +362,11 @@ impl Session {
 
     /// Waits for a message, and does what it says; `false` if none came for a while.
     fn next(&mut self) -> Result<bool, Stop> {
-        match self.incoming.receive(self.socket.as_fd(), None)? {
-            Some(message) => self.take(message).map(|()| true),
+        let (service, door) = (&self.service, &self.door);
+        let may = |name: &str| service.functions.contains_key(name) && door.granted.holds(name);
+        match self.incoming.receive_call(self.socket.as_fd(), None, Some(&may))? {
+            Some(Came::Message(message)) => self.take(message).map(|()| true),
+            Some(Came::Refused { id, function }) => self.other(id, &function).map(|()| true),
             None => Ok(false),
         }
     }
@@ -455,23 +464,8 @@ impl Session {
                 &error("pysecure.Busy", "too many streams of this connection wait", false),
             );
         }
-        match name.strip_prefix(RESERVED) {
-            Some("ping") => {
-                return self.reply(id, |writer| {
-                    writer.nil();
-                    Ok(())
-                });
-            }
-            Some("describe") => {
-                let described = self.describe();
-                return self.reply(id, |writer| Ok(writer.value(&described)?));
-            }
-            _ => {}
-        }
-        let Some(function) = self.function(&name) else {
-            self.refused(&name);
-            let none = format!("there is no function `{name}`");
-            return self.fail(id, &error("pysecure.NoSuchFunction", none, false));
+        let Some(function) = self.service.functions.get(name.as_str()).copied() else {
+            return Err("a CALL that is none".into());
         };
         let begun = Instant::now();
         self.streams.push(Credit {
@@ -504,8 +498,33 @@ impl Session {
         }
     }
 
+    /// A call of a function that this caller has not, of which nothing but the name was looked at: one that everybody has, or none.
+    fn other(&mut self, id: u64, name: &str) -> Result<(), Stop> {
+        if self.streams.iter().any(|s| s.id == id) {
+            return Err("a call's number twice".into());
+        }
+        if self.service.ends.load(Ordering::SeqCst) {
+            return self.fail(id, &error("pysecure.GoingAway", "the service ends", false));
+        }
+        match name.strip_prefix(RESERVED) {
+            Some("ping") => self.reply(id, |writer| {
+                writer.nil();
+                Ok(())
+            }),
+            Some("describe") => {
+                let described = self.describe();
+                self.reply(id, |writer| Ok(writer.value(&described)?))
+            }
+            _ => {
+                self.refused(name);
+                let none = format!("there is no function `{name}`");
+                self.fail(id, &error("pysecure.NoSuchFunction", none, false))
+            }
+        }
+    }
+
     /// A message of one call that may use the area.
-    fn reply(&mut self, id: u64, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Stop> {
+    fn reply(&mut self, id: u64, fill: impl Fn(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Stop> {
         match self.say(3, id, fill) {
             Ok(()) => Ok(()),
             Err(Said::Stop(stop)) => Err(stop),
@@ -513,16 +532,16 @@ impl Session {
         }
     }
 
-    fn say(&mut self, kind: u64, id: u64, fill: impl FnOnce(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Said> {
-        self.outgoing.begin(self.read == Some(self.used));
-        let mut writer = Writer::with(&mut self.outgoing, 3);
-        writer.uint(kind);
-        writer.uint(id);
-        fill(&mut writer).map_err(|e| match e {
+    fn say(&mut self, kind: u64, id: u64, fill: impl Fn(&mut Writer<'_>) -> Result<(), Error>) -> Result<(), Said> {
+        let message = match self.message(kind, id, &fill, true) {
+            // Large bytes took the descriptors: they go within the message, all of it by memfd.
+            Err(Error::Value(e)) if e.crowded() => self.message(kind, id, &fill, false),
+            made => made,
+        };
+        let message = message.map_err(|e| match e {
             Error::Value(WireError::TooLarge(what)) => error("pysecure.TooLarge", what, true),
             e => error("pysecure.InvalidResult", e.to_string(), true),
         })?;
-        let message = writer.finish();
         match socket::send(self.socket.as_fd(), message) {
             Ok(()) => {
                 self.used += u64::from(self.outgoing.sent());
@@ -533,16 +552,34 @@ impl Session {
         }
     }
 
+    fn message(
+        &mut self,
+        kind: u64,
+        id: u64,
+        fill: impl Fn(&mut Writer<'_>) -> Result<(), Error>,
+        memfds: bool,
+    ) -> Result<Message, Error> {
+        self.outgoing.begin(self.read == Some(self.used));
+        let mut writer = match memfds {
+            true => Writer::with(&mut self.outgoing, 3),
+            false => Writer::message(3),
+        };
+        writer.uint(kind);
+        writer.uint(id);
+        fill(&mut writer)?;
+        let message = writer.finish();
+        if message.bytes.len() > socket::LONGEST {
+            message.full()?;
+        }
+        message.check()?;
+        Ok(message)
+    }
+
     fn fail(&mut self, id: u64, error: &Error) -> Result<(), Stop> {
         Ok(socket::send(
             self.socket.as_fd(),
             write_error(Writer::message(7), id, error),
         )?)
-    }
-
-    fn function(&self, name: &str) -> Option<&'static Function> {
-        let function = self.service.functions.get(name)?;
-        self.door.granted.holds(name).then_some(*function)
     }
 
     /// Refusals are counted, and said the first, second, fourth … time, so that no caller fills a log.
@@ -551,18 +588,19 @@ impl Session {
             figures.denied(name);
         }
         let mut refused = held(&self.door.refused);
-        // What names there are is the caller's choice: a bound on how many are told apart.
-        let key = if refused.len() < 1000 || refused.contains_key(name) {
-            name
-        } else {
-            ""
-        };
-        let count = refused.entry(key.to_owned()).or_default();
+        // Names that are no function's are the caller's choice, and could be without end: they are counted as one.
+        let known = self.service.functions.get_key_value(name);
+        let count = refused.entry(known.map_or("", |(name, _)| *name)).or_default();
         *count += 1;
         if count.is_power_of_two() {
-            let short: String = key.chars().take(64).collect();
             let caller = self.door.caller.as_deref().unwrap_or("nobody by name");
-            eprintln!("{} refused {short:?} to {caller}, {count} so far", self.service.name);
+            // Not by eprintln!, which panics where there is no place for it.
+            let mut err = std::io::stderr().lock();
+            let _ = writeln!(
+                err,
+                "{} refused {name:?} to {caller}, {count} so far",
+                self.service.name
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::memfd::{self, Kept};
 use crate::spin::Spin;
-use crate::value::{self, Given, MOST_DESCRIPTORS, Plain, Reader, Value, WireError};
+use crate::value::{self, Asked, Given, Value, WireError};
 use crate::writer::{Message, Writer};
 use memmap2::MmapMut;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 /// The longest message on the socket.
-const LONGEST: usize = 65_536;
+pub(crate) const LONGEST: usize = 65_536;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SocketError {
@@ -30,15 +30,15 @@ pub(crate) enum SocketError {
 
 /// Sends one message, by way of LARGE if it is too long.
 pub(crate) fn send(socket: BorrowedFd<'_>, message: Message) -> Result<(), SocketError> {
-    let Message { bytes, mut fds } = message;
-    if bytes.len() <= LONGEST {
-        return put(socket, &bytes, &fds);
+    message.check()?;
+    if message.bytes.len() <= LONGEST {
+        return put(socket, &message.bytes, &message.fds);
     }
-    if bytes.len() > value::largest() || fds.len() >= MOST_DESCRIPTORS {
-        return Err(
-            WireError::TooLarge("a message of more bytes than it may have, or with too many descriptors").into(),
-        );
+    if message.bytes.len() > value::largest() {
+        return Err(WireError::TooLarge("a message of more bytes than it may have").into());
     }
+    message.full()?;
+    let Message { bytes, mut fds, .. } = message;
     let mut large = Writer::message(2);
     large.uint(0);
     large.uint(bytes.len() as u64);
@@ -65,6 +65,20 @@ fn put(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[std::sync::Arc<OwnedFd>]) ->
     }
 }
 
+/// A message that came.
+pub(crate) enum Came {
+    Message(Vec<Value>),
+    /// A CALL of a function that this caller may not call: nothing was made of the rest. Names that are longer than any are cut.
+    #[cfg_attr(not(feature = "service"), allow(dead_code))]
+    Refused {
+        id: u64,
+        function: String,
+    },
+}
+
+/// May the caller call this function?
+pub(crate) type May<'a> = &'a dyn Fn(&str) -> bool;
+
 /// What the peer sends, and what it keeps here.
 #[derive(Debug, Default)]
 pub(crate) struct Incoming {
@@ -87,6 +101,19 @@ impl Incoming {
         socket: BorrowedFd<'_>,
         deadline: Option<Instant>,
     ) -> Result<Option<Vec<Value>>, SocketError> {
+        match self.receive_call(socket, deadline, None)? {
+            Some(Came::Message(message)) => Ok(Some(message)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The same for a service: of calls that may not be made only their names are looked at.
+    pub(crate) fn receive_call(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        deadline: Option<Instant>,
+        may: Option<May<'_>>,
+    ) -> Result<Option<Came>, SocketError> {
         let Incoming { kept, buffer, spin } = self;
         let bytes = match buffer {
             Some(bytes) => bytes,
@@ -113,13 +140,30 @@ impl Incoming {
         if len == 0 {
             return Err(SocketError::Ended);
         }
-        open(&buffer.into_inner()[..len], fds, kept).map(Some)
+        open(&buffer.into_inner()[..len], fds, kept, may).map(Some)
     }
 }
 
-fn open(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, SocketError> {
+/// What of it is refused without the rest being looked at.
+fn refused(asked: Option<Asked<'_>>, may: Option<May<'_>>) -> Option<Came> {
+    let (asked, may) = (asked?, may?);
+    match asked.function {
+        Some(name) if may(name) => None,
+        name => Some(Came::Refused {
+            id: asked.id as u64,
+            function: name.unwrap_or("(a name longer than any)").chars().take(64).collect(),
+        }),
+    }
+}
+
+fn open(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept, may: Option<May<'_>>) -> Result<Came, SocketError> {
+    if may.is_some()
+        && let Some(refused) = refused(value::asked(bytes, bytes.len())?, may)
+    {
+        return Ok(refused);
+    }
     let mut given = Given::new(fds);
-    let mut message = elements(bytes, &mut given, kept)?;
+    let mut message = value::elements(bytes, &mut given, kept)?;
     // LARGE: [0, length], with the memfd as the last descriptor.
     if message.first() == Some(&Value::Int(0)) {
         let length = match message.get(1) {
@@ -127,22 +171,27 @@ fn open(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, 
             _ => None,
         };
         let length = length.filter(|l| (1..=value::largest()).contains(l));
-        let long = given.long(length.ok_or(WireError::Bad("LARGE without a length that may be"))?)?;
-        message = elements(&long, &mut given, kept)?;
+        let length = length.ok_or(WireError::Bad("LARGE without a length that may be"))?;
+        let look = |beginning: &[u8]| match may {
+            None => Ok(None),
+            Some(_) => match value::asked(beginning, length)? {
+                // What else a caller sends is short.
+                None => Err(WireError::Bad("LARGE that is no CALL")),
+                asked => Ok(refused(asked, may)),
+            },
+        };
+        let long = match given.long(length, look)? {
+            Ok(long) => long,
+            Err(refused) => return Ok(refused),
+        };
+        message = value::elements(&long, &mut given, kept)?;
         if message.first() == Some(&Value::Int(0)) {
             return Err(WireError::Bad("LARGE in LARGE").into());
         }
     }
     given.all_named()?;
     kept.read += u64::from(given.from_area);
-    Ok(message)
-}
-
-fn elements(bytes: &[u8], given: &mut Given, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
-    match Reader::new(bytes, given, &mut kept.area).whole(&mut Plain)? {
-        Value::Array(elements) => Ok(elements),
-        _ => Err(WireError::Bad("not an array")),
-    }
+    Ok(Came::Message(message))
 }
 
 /// Waits for a message or the end; `false` if the deadline passes before.

@@ -2,14 +2,16 @@
 //! no length is believed before it is checked against what is there, and nothing but plain values comes of it.
 
 use crate::memfd::{Area, Kept};
-use crate::writer::Writer;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 /// The most containers and extensions in each other, the message itself being the first.
 pub(crate) const DEEPEST: usize = 64;
 /// The most values in one message.
-const MOST_VALUES: usize = 1_000_000;
+pub const MOST_VALUES: usize = 1_000_000;
+/// The longest name of a function that is looked for; a longer one is none, whatever follows.
+const LONGEST_NAME: usize = 1 << 12;
 /// The most descriptors with one message.
 pub const MOST_DESCRIPTORS: usize = 16;
 /// The most bytes of a message: all large values together, and a message by LARGE. It is as the app's manifest says, in
@@ -52,6 +54,13 @@ pub enum Value {
 }
 
 impl Value {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The numbers that a date, time or time span is made of, as docs/rpc-protocol.md has them.
     pub fn parts(&self) -> Option<Vec<Option<i64>>> {
         let Value::Other(5..=8, data) = self else { return None };
@@ -109,17 +118,92 @@ pub trait Build {
     fn holding(&mut self, kind: i8, inner: Self::Node, data: &[u8]) -> Result<Self::Node, Self::Error>;
     fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Self::Node, Self::Error>;
     fn descriptor(&mut self, fd: OwnedFd) -> Result<Self::Node, Self::Error>;
+    /// What comes from here on is a key, or in a set, until the same is said with false.
+    fn keyed(&mut self, _begins: bool) {}
+}
+
+/// What a CALL asks for.
+#[derive(Debug, PartialEq)]
+pub struct Asked<'a> {
+    pub id: i64,
+    /// None if it is longer than any function's.
+    pub function: Option<&'a str>,
+}
+
+/// What a message asks for, if it is a CALL, before anything is made of its arguments: whoever may not call the function
+/// must not have them decoded. `bytes` is the message's beginning, all of it or 8 KiB at the least; `whole` its length.
+pub fn asked(bytes: &[u8], whole: usize) -> Result<Option<Asked<'_>>, WireError> {
+    let (mut given, mut area) = (Given::default(), None);
+    let mut reader = Reader::new(bytes, &mut given, &mut area);
+    let elements = match reader.number::<1>()?[0] {
+        marker @ 0x90..=0x9f => usize::from(marker & 0x0f),
+        marker @ (0xdc | 0xdd) => reader.len(marker - 0xdc + 1)?,
+        _ => return Ok(None),
+    };
+    if elements == 0 || !is_int(reader.rest) {
+        return Ok(None);
+    }
+    if reader.value(&mut Plain, 1)? != Value::Int(2) {
+        return Ok(None);
+    }
+    if elements < 5 {
+        return Err(Bad("a CALL of less than five values"));
+    }
+    let id = match is_int(reader.rest) {
+        true => reader.value(&mut Plain, 1)?,
+        false => Value::Nil,
+    };
+    let Value::Int(id @ 1..=0x20_0000_0000_0000) = id else {
+        return Err(Bad("a CALL without a number"));
+    };
+    let len = match reader.number::<1>()?[0] {
+        marker @ 0xa0..=0xbf => usize::from(marker & 0x1f),
+        marker @ 0xd9..=0xdb => reader.len(marker - 0xd9)?,
+        _ => return Err(Bad("a CALL without a function's name")),
+    };
+    let begin = bytes.len() - reader.rest.len();
+    if len > LONGEST_NAME && begin + len <= whole {
+        return Ok(Some(Asked { id, function: None }));
+    }
+    let name = bytes.get(begin..begin + len).ok_or(Bad("it ends too soon"))?;
+    let name = std::str::from_utf8(name).map_err(|_| Bad("text that is not UTF-8"))?;
+    Ok(Some(Asked {
+        id,
+        function: Some(name),
+    }))
+}
+
+/// How much of a long message `asked` has to have.
+pub const ASKED: usize = 2 * LONGEST_NAME;
+
+/// Does an integer follow, in whatever way it is written?
+fn is_int(rest: &[u8]) -> bool {
+    let kind = match rest.first() {
+        Some(0x00..=0x7f | 0xe0..=0xff | 0xcc..=0xd3) => return true,
+        Some(0xd4..=0xd8) => 1,
+        Some(0xc7) => 2,
+        Some(0xc8) => 3,
+        Some(0xc9) => 5,
+        _ => return false,
+    };
+    rest.get(kind) == Some(&1)
 }
 
 /// Reads a message: an array, and nothing before or after it. `kept` is what the peer keeps with this end.
 pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
     let mut given = Given::new(fds);
-    let Value::Array(elements) = Reader::new(bytes, &mut given, &mut kept.area).whole(&mut Plain)? else {
-        return Err(Bad("not an array"));
-    };
+    let elements = elements(bytes, &mut given, kept)?;
     given.all_named()?;
     kept.read += u64::from(given.from_area);
     Ok(elements)
+}
+
+pub(crate) fn elements(bytes: &[u8], given: &mut Given, kept: &mut Kept) -> Result<Vec<Value>, WireError> {
+    let build = &mut Values::default();
+    match Reader::new(bytes, given, &mut kept.area).whole(build)? {
+        (Value::Array(elements), _) => Ok(elements),
+        _ => Err(Bad("not an array")),
+    }
 }
 
 /// The descriptors that came with a message.
@@ -146,11 +230,26 @@ impl Given {
         }
     }
 
-    /// The message that LARGE stands for, which lies in the last descriptor.
-    pub fn long(&mut self, len: usize) -> Result<Vec<u8>, WireError> {
+    /// The message that LARGE stands for, which lies in the last descriptor. `look` is shown its beginning, and may do without
+    /// the rest, which is not read then.
+    pub fn long<T>(
+        &mut self,
+        len: usize,
+        look: impl FnOnce(&[u8]) -> Result<Option<T>, WireError>,
+    ) -> Result<Result<Vec<u8>, T>, WireError> {
         self.add_large(len)?;
         let fd = self.fds.pop().flatten().ok_or(Bad("LARGE without a descriptor"))?;
-        Area::check(fd)?.read(0, len)
+        let area = Area::check(fd)?;
+        area.holds(0, len)?;
+        match look(&area.read(0, len.min(ASKED))?)? {
+            Some(enough) => Ok(Err(enough)),
+            None => Ok(Ok(area.read(0, len)?)),
+        }
+    }
+
+    /// How many bytes came by memfd.
+    pub fn large(&self) -> usize {
+        self.large
     }
 
     fn add_large(&mut self, len: usize) -> Result<(), WireError> {
@@ -184,6 +283,11 @@ impl<'a> Reader<'a> {
             given,
             area,
         }
+    }
+
+    /// How many values there have been.
+    pub fn values(&self) -> usize {
+        self.values
     }
 
     /// The one value that these bytes are.
@@ -343,8 +447,10 @@ impl<'a> Reader<'a> {
         self.room(len.saturating_mul(2), depth)?;
         let mut entries = Vec::with_capacity(len);
         for _ in 0..len {
-            let key = self.value(build, depth + 1)?;
-            entries.push((key, self.value(build, depth + 1)?));
+            build.keyed(true);
+            let key = self.value(build, depth + 1);
+            build.keyed(false);
+            entries.push((key?, self.value(build, depth + 1)?));
         }
         build.map(entries)
     }
@@ -376,7 +482,15 @@ impl<'a> Reader<'a> {
                 _ => Err(Bad("a descriptor that is none").into()),
             };
         }
-        let inner = self.value(build, depth + 1)?;
+        let set = matches!(kind, 3 | 4);
+        if set {
+            build.keyed(true);
+        }
+        let inner = self.value(build, depth + 1);
+        if set {
+            build.keyed(false);
+        }
+        let inner = inner?;
         self.end()?;
         self.rest = after;
         build.holding(kind, inner, data)
@@ -413,102 +527,102 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Makes a `Value` of what is read.
+/// Makes a `Value` of numbers, text and the like, and of arrays of them, which is what a message's own elements are. Sets,
+/// tuples and keys that hold others are refused: telling them apart is `Values`'.
 pub struct Plain;
 
-impl Build for Plain {
-    type Node = Value;
-    type Error = WireError;
+/// Makes a `Value` of whatever is read, and tells keys and elements of sets apart in a time that grows with what came alone.
+/// With each container that lies in a key or a set comes a digest of it, made of those of what it holds.
+#[derive(Default)]
+struct Values {
+    /// In how many keys and sets what comes lies.
+    keyed: usize,
+    /// Digests of what the last array in a key or a set holds.
+    last: Vec<u128>,
+    hashers: Option<[RandomState; 2]>,
+    /// What is equal to nothing.
+    unlike: u64,
+}
 
-    fn nil(&mut self) -> Value {
-        Value::Nil
+type Digested = (Value, Option<u128>);
+
+impl Values {
+    fn hash(&mut self, of: impl Fn(&mut DefaultHasher)) -> u128 {
+        let both = self.hashers.get_or_insert_with(Default::default);
+        let [one, other] = [&both[0], &both[1]].map(|keys| {
+            let mut hasher = keys.build_hasher();
+            of(&mut hasher);
+            hasher.finish()
+        });
+        u128::from(one) << 64 | u128::from(other)
     }
 
-    fn bool(&mut self, value: bool) -> Value {
-        Value::Bool(value)
-    }
-
-    fn int(&mut self, value: i64) -> Result<Value, WireError> {
-        Ok(Value::Int(value))
-    }
-
-    fn uint(&mut self, value: u64) -> Result<Value, WireError> {
-        Ok(Value::UInt(value))
-    }
-
-    fn float(&mut self, value: f64) -> Result<Value, WireError> {
-        Ok(Value::Float(value))
-    }
-
-    fn str(&mut self, text: &str) -> Result<Value, WireError> {
-        Ok(Value::Str(text.to_owned()))
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) -> Result<Value, WireError> {
-        Ok(Value::Bytes(bytes.to_vec()))
-    }
-
-    fn array(&mut self, items: Vec<Value>) -> Result<Value, WireError> {
-        Ok(Value::Array(items))
-    }
-
-    fn map(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, WireError> {
-        if entries
-            .iter()
-            .any(|(key, _)| matches!(key, Value::Array(_) | Value::Map(_) | Value::Fd(_)))
-        {
-            return Err(Bad("a key that is no plain value"));
+    /// Who does not know the keys finds no two with the same one.
+    fn digest(&mut self, value: &Value) -> u128 {
+        match value {
+            Value::Nil => self.hash(|h| h.write_u8(0)),
+            Value::Bool(v) => self.hash(|h| (1_u8, v).hash(h)),
+            Value::Int(v) => self.hash(|h| (2_u8, v).hash(h)),
+            Value::UInt(v) => self.hash(|h| (3_u8, v).hash(h)),
+            Value::Float(v) if !v.is_nan() => {
+                // Both zeros are equal.
+                let bits = (v + 0.0).to_bits();
+                self.hash(|h| (4_u8, bits).hash(h))
+            }
+            Value::Str(v) => self.hash(|h| (5_u8, v).hash(h)),
+            Value::Bytes(v) => self.hash(|h| (6_u8, v).hash(h)),
+            Value::Other(kind, v) => self.hash(|h| (7_u8, kind, v).hash(h)),
+            Value::Member(v) => {
+                let inner = self.digest(v);
+                self.hash(|h| (8_u8, inner).hash(h))
+            }
+            _ => {
+                self.unlike += 1;
+                let unlike = self.unlike;
+                self.hash(|h| (9_u8, unlike).hash(h))
+            }
         }
-        distinct(entries.iter().map(|(key, _)| key))?;
-        Ok(Value::Map(entries))
     }
 
-    fn raw(&mut self, kind: i8, data: &[u8]) -> Result<Value, WireError> {
-        match kind {
-            1 if !data.is_empty() => {
-                if let Some(number) = small(data) {
-                    return Ok(number);
-                }
-            }
-            9 if data.is_ascii() && !data.is_empty() => {}
-            10 | 11 if data.len() == 16 => {}
-            13 => {}
-            _ => return Err(Bad("a broken extension")),
+    fn of(&mut self, (value, digest): &Digested) -> u128 {
+        match digest {
+            Some(digest) => *digest,
+            None => self.digest(value),
         }
-        Ok(Value::Other(kind, data.to_vec()))
     }
 
-    fn holding(&mut self, kind: i8, inner: Value, data: &[u8]) -> Result<Value, WireError> {
-        Ok(match (kind, inner) {
-            (2, Value::Array(items)) => Value::Tuple(items),
-            (3, Value::Array(items)) => {
-                distinct(items.iter())?;
-                Value::Set(items)
-            }
-            (4, Value::Array(items)) => {
-                distinct(items.iter())?;
-                Value::FrozenSet(items)
-            }
-            (5..=8, Value::Array(parts)) => {
-                let plain = |p: &Value| matches!(p, Value::Int(_) | Value::Nil);
-                let long = [9, 3, 6, 3][(kind - 5) as usize];
-                if parts.len() != long || !parts.iter().all(plain) {
-                    return Err(Bad("a date or time that is none"));
-                }
-                Value::Other(kind, data.to_vec())
-            }
-            (12, member @ (Value::Str(_) | Value::Int(_) | Value::UInt(_))) => Value::Member(Box::new(member)),
-            _ => return Err(Bad("an extension with a value of another kind")),
-        })
+    /// A container of that kind, which holds these.
+    fn container(&mut self, kind: u8, holds: &[u128]) -> Option<u128> {
+        match self.keyed {
+            0 => None,
+            _ => Some(self.hash(|h| (10_u8, kind, holds).hash(h))),
+        }
     }
+}
 
-    fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Value, WireError> {
-        Ok(Value::Bytes(area.read(offset, len)?))
+/// No key, or element of a set, may stand twice.
+fn distinct(digests: &[u128]) -> Result<(), WireError> {
+    let mut sorted = digests.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).any(|w| w[0] == w[1]) {
+        true => Err(Bad("the same key or element twice")),
+        false => Ok(()),
     }
+}
 
-    fn descriptor(&mut self, fd: OwnedFd) -> Result<Value, WireError> {
-        Ok(Value::Fd(Descriptor(Arc::new(fd))))
+fn raw(kind: i8, data: &[u8]) -> Result<Value, WireError> {
+    match kind {
+        1 if !data.is_empty() => {
+            if let Some(number) = small(data) {
+                return Ok(number);
+            }
+        }
+        9 if data.is_ascii() && !data.is_empty() => {}
+        10 | 11 if data.len() == 16 => {}
+        13 => {}
+        _ => return Err(Bad("a broken extension")),
     }
+    Ok(Value::Other(kind, data.to_vec()))
 }
 
 /// An integer that would have had no need of an extension: it is the same number.
@@ -527,25 +641,159 @@ fn small(data: &[u8]) -> Option<Value> {
         .ok()
 }
 
-/// No key, or element of a set, may stand twice.
-fn distinct<'v>(values: impl ExactSizeIterator<Item = &'v Value> + Clone) -> Result<(), WireError> {
-    let twice = Bad("the same key or element twice");
-    if values.len() <= 8 {
-        let mut rest = values;
-        while let Some(one) = rest.next() {
-            if rest.clone().any(|other| other == one) {
-                return Err(twice);
+const OTHER_KIND: WireError = Bad("an extension with a value of another kind");
+
+/// Extensions that are no containers.
+fn held(kind: i8, inner: Value, data: &[u8]) -> Result<Value, WireError> {
+    Ok(match (kind, inner) {
+        (5..=8, Value::Array(parts)) => {
+            let plain = |p: &Value| matches!(p, Value::Int(_) | Value::Nil);
+            let long = [9, 3, 6, 3][(kind - 5) as usize];
+            if parts.len() != long || !parts.iter().all(plain) {
+                return Err(Bad("a date or time that is none"));
+            }
+            Value::Other(kind, data.to_vec())
+        }
+        (12, member @ (Value::Str(_) | Value::Int(_) | Value::UInt(_))) => Value::Member(Box::new(member)),
+        _ => return Err(OTHER_KIND),
+    })
+}
+
+macro_rules! scalars {
+    ($node:ty, $wrap:expr) => {
+        fn nil(&mut self) -> $node {
+            $wrap(Value::Nil)
+        }
+
+        fn bool(&mut self, value: bool) -> $node {
+            $wrap(Value::Bool(value))
+        }
+
+        fn int(&mut self, value: i64) -> Result<$node, WireError> {
+            Ok($wrap(Value::Int(value)))
+        }
+
+        fn uint(&mut self, value: u64) -> Result<$node, WireError> {
+            Ok($wrap(Value::UInt(value)))
+        }
+
+        fn float(&mut self, value: f64) -> Result<$node, WireError> {
+            Ok($wrap(Value::Float(value)))
+        }
+
+        fn str(&mut self, text: &str) -> Result<$node, WireError> {
+            Ok($wrap(Value::Str(text.to_owned())))
+        }
+
+        fn bytes(&mut self, bytes: &[u8]) -> Result<$node, WireError> {
+            Ok($wrap(Value::Bytes(bytes.to_vec())))
+        }
+
+        fn raw(&mut self, kind: i8, data: &[u8]) -> Result<$node, WireError> {
+            raw(kind, data).map($wrap)
+        }
+
+        fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<$node, WireError> {
+            Ok($wrap(Value::Bytes(area.read(offset, len)?)))
+        }
+
+        fn descriptor(&mut self, fd: OwnedFd) -> Result<$node, WireError> {
+            Ok($wrap(Value::Fd(Descriptor(Arc::new(fd)))))
+        }
+    };
+}
+
+impl Build for Plain {
+    type Node = Value;
+    type Error = WireError;
+
+    scalars!(Value, std::convert::identity);
+
+    fn array(&mut self, items: Vec<Value>) -> Result<Value, WireError> {
+        Ok(Value::Array(items))
+    }
+
+    fn map(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, WireError> {
+        match entries.is_empty() {
+            true => Ok(Value::Map(entries)),
+            false => Err(Bad("a map where none can be")),
+        }
+    }
+
+    fn holding(&mut self, kind: i8, inner: Value, data: &[u8]) -> Result<Value, WireError> {
+        held(kind, inner, data)
+    }
+}
+
+impl Build for Values {
+    type Node = Digested;
+    type Error = WireError;
+
+    scalars!(Digested, |value| (value, None));
+
+    fn array(&mut self, items: Vec<Digested>) -> Result<Digested, WireError> {
+        let mut digest = None;
+        if self.keyed > 0 {
+            let digests: Vec<u128> = items.iter().map(|item| self.of(item)).collect();
+            digest = self.container(0, &digests);
+            self.last = digests;
+        }
+        let items = items.into_iter().map(|(value, _)| value).collect();
+        Ok((Value::Array(items), digest))
+    }
+
+    fn map(&mut self, entries: Vec<(Digested, Digested)>) -> Result<Digested, WireError> {
+        let hold = |(value, _): &Digested| matches!(value, Value::Array(_) | Value::Map(_) | Value::Fd(_));
+        if entries.iter().any(|(key, _)| hold(key)) {
+            return Err(Bad("a key that is no plain value"));
+        }
+        // What most maps are: a record, or nearly one.
+        let names: Option<Vec<&str>> = match entries.len() <= 8 && self.keyed == 0 {
+            true => entries.iter().map(|((key, _), _)| key.text()).collect(),
+            false => None,
+        };
+        let mut digest = None;
+        if let Some(names) = names {
+            if (1..names.len()).any(|at| names[..at].contains(&names[at])) {
+                return Err(Bad("the same key or element twice"));
+            }
+        } else {
+            let keys: Vec<u128> = entries.iter().map(|(key, _)| self.of(key)).collect();
+            distinct(&keys)?;
+            if self.keyed > 0 {
+                let values = entries.iter().map(|(_, value)| self.of(value));
+                let all: Vec<u128> = values.chain(keys.iter().copied()).collect();
+                digest = self.container(1, &all);
             }
         }
-        return Ok(());
+        let entries = entries.into_iter().map(|((key, _), (value, _))| (key, value));
+        Ok((Value::Map(entries.collect()), digest))
     }
-    let mut seen = std::collections::HashSet::with_capacity(values.len());
-    for value in values {
-        let mut writer = Writer::bare();
-        writer.value(value)?;
-        if !seen.insert(writer.finish().bytes) {
-            return Err(twice);
+
+    fn holding(&mut self, kind: i8, inner: Digested, data: &[u8]) -> Result<Digested, WireError> {
+        let (inner, digest) = inner;
+        Ok(match (kind, inner) {
+            (2, Value::Array(items)) => {
+                let digest = digest.and_then(|inner| self.container(2, &[inner]));
+                (Value::Tuple(items), digest)
+            }
+            (3 | 4, Value::Array(items)) => {
+                // Its array was the last to be made.
+                distinct(&std::mem::take(&mut self.last))?;
+                let digest = digest.and_then(|inner| self.container(kind as u8, &[inner]));
+                match kind {
+                    3 => (Value::Set(items), digest),
+                    _ => (Value::FrozenSet(items), digest),
+                }
+            }
+            (_, inner) => (held(kind, inner, data)?, None),
+        })
+    }
+
+    fn keyed(&mut self, begins: bool) {
+        match begins {
+            true => self.keyed += 1,
+            false => self.keyed -= 1,
         }
     }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 //! never sent.
 
 use crate::memfd::Outgoing;
-use crate::value::{DEEPEST, MOST_DESCRIPTORS, Value, WireError, largest};
+use crate::value::{DEEPEST, MOST_DESCRIPTORS, MOST_VALUES, Value, WireError, largest};
 use WireError::TooLarge;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,11 +10,41 @@ use std::sync::Arc;
 /// Bytes beyond this go into a memfd.
 const INLINE_BYTES: usize = 16 << 10;
 
+/// A message that has large bytes in it as well may have room for its descriptors without them: see [`WireError::crowded`].
+const CROWDED: &str = "more than 16 descriptors";
+
+impl WireError {
+    /// Are there too many descriptors, the large bytes' own counted? With those bytes in the message there may not be.
+    pub fn crowded(&self) -> bool {
+        matches!(self, TooLarge(CROWDED))
+    }
+}
+
 /// A message as it is sent.
 #[derive(Debug, Default)]
 pub struct Message {
     pub bytes: Vec<u8>,
     pub fds: Vec<Arc<OwnedFd>>,
+    /// How many values there are in it.
+    pub values: usize,
+}
+
+impl Message {
+    /// What the receiver would refuse is not sent.
+    pub fn check(&self) -> Result<(), WireError> {
+        match self.values > MOST_VALUES {
+            true => Err(TooLarge("more values than a message may have")),
+            false => Ok(()),
+        }
+    }
+
+    /// Has it no descriptor left for the memfd of the whole?
+    pub(crate) fn full(&self) -> Result<(), WireError> {
+        match self.fds.len() >= MOST_DESCRIPTORS {
+            true => Err(TooLarge(CROWDED)),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Writes one message.
@@ -63,6 +93,10 @@ impl<'a> Writer<'a> {
         self.message
     }
 
+    pub fn check(&self) -> Result<(), WireError> {
+        self.message.check()
+    }
+
     /// How many bytes there are so far.
     pub fn len(&self) -> usize {
         self.message.bytes.len()
@@ -72,15 +106,16 @@ impl<'a> Writer<'a> {
         self.message.bytes.is_empty()
     }
 
-    /// Bytes that are MessagePack already.
+    /// A value that is MessagePack already, and no container.
     pub fn raw(&mut self, encoded: &[u8]) {
+        self.message.values += 1;
         self.message.bytes.extend_from_slice(encoded);
     }
 
     /// A descriptor that goes along: its number in the message.
     pub fn descriptor(&mut self, fd: Arc<OwnedFd>) -> Result<u64, WireError> {
         if self.message.fds.len() >= MOST_DESCRIPTORS {
-            return Err(TooLarge("more than 16 descriptors"));
+            return Err(TooLarge(CROWDED));
         }
         self.message.fds.push(fd);
         Ok(self.message.fds.len() as u64 - 1)
@@ -116,6 +151,7 @@ impl<'a> Writer<'a> {
 
     /// The head of what has a length. `fix` holds lengths below `below`; no 8-bit form is 0.
     fn head(&mut self, fix: u8, below: usize, wide: [u8; 3], len: usize) {
+        self.message.values += 1;
         match len {
             _ if len < below => self.message.bytes.push(fix | len as u8),
             0..=0xff if wide[0] != 0 => self.be(wide[0], &[len as u8]),
@@ -125,10 +161,12 @@ impl<'a> Writer<'a> {
     }
 
     pub fn nil(&mut self) {
+        self.message.values += 1;
         self.message.bytes.push(0xc0);
     }
 
     pub fn bool(&mut self, value: bool) {
+        self.message.values += 1;
         self.message.bytes.push(0xc2 | u8::from(value));
     }
 
@@ -141,6 +179,7 @@ impl<'a> Writer<'a> {
     }
 
     pub fn uint(&mut self, value: u64) {
+        self.message.values += 1;
         match value {
             0..=0x7f => self.message.bytes.push(value as u8),
             0x80..=0xff => self.be(0xcc, &[value as u8]),
@@ -151,8 +190,11 @@ impl<'a> Writer<'a> {
     }
 
     pub fn int(&mut self, value: i64) {
+        if value >= 0 {
+            return self.uint(value as u64);
+        }
+        self.message.values += 1;
         match value {
-            0.. => self.uint(value as u64),
             -32..=-1 => self.message.bytes.push(value as u8),
             -0x80..=-33 => self.be(0xd0, &[value as u8]),
             -0x8000..=-0x81 => self.be(0xd1, &(value as i16).to_be_bytes()),
@@ -162,6 +204,7 @@ impl<'a> Writer<'a> {
     }
 
     pub fn float(&mut self, value: f64) {
+        self.message.values += 1;
         self.be(0xcb, &value.to_be_bytes());
     }
 
@@ -171,7 +214,8 @@ impl<'a> Writer<'a> {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let large = bytes.len() > INLINE_BYTES && self.message.fds.len() < MOST_DESCRIPTORS;
+        // One is left for the memfd of the whole message, should it be long.
+        let large = bytes.len() > INLINE_BYTES && self.message.fds.len() < MOST_DESCRIPTORS - 1;
         if large && self.area.is_some() {
             self.add_large(bytes.len())?;
         }
@@ -188,6 +232,7 @@ impl<'a> Writer<'a> {
             inner.uint(place.offset);
             inner.uint(bytes.len() as u64);
             inner.bool(place.keep);
+            self.message.values += inner.message.values;
             self.ext(20, &inner.message.bytes)
         } else {
             self.bin(bytes)
@@ -197,7 +242,10 @@ impl<'a> Writer<'a> {
     pub fn ext(&mut self, kind: i8, data: &[u8]) -> Result<(), WireError> {
         u32::try_from(data.len()).map_err(|_| TooLarge("an extension beyond 4 GiB"))?;
         match data.len() {
-            1 | 2 | 4 | 8 | 16 => self.message.bytes.push(0xd4 + data.len().trailing_zeros() as u8),
+            1 | 2 | 4 | 8 | 16 => {
+                self.message.values += 1;
+                self.message.bytes.push(0xd4 + data.len().trailing_zeros() as u8);
+            }
             _ => self.head(0, 0, [0xc7, 0xc8, 0xc9], data.len()),
         }
         self.message.bytes.push(kind as u8);

@@ -131,6 +131,9 @@ pub struct Kept {
     pub area: Option<pysecure_rpc::Area>,
     #[pyo3(get)]
     pub read: u64,
+    /// What the last message took of memory, about, in bytes.
+    #[pyo3(get)]
+    pub cost: usize,
 }
 
 #[pymethods]

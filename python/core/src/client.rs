@@ -321,7 +321,7 @@ impl Quick {
         };
         let bytes = &buffer[..len];
         if bytes.first() != Some(&0x93) || bytes.get(1) != Some(&3) {
-            let reply = message::open(py, bytes, fds, &mut *kept.try_borrow_mut()?);
+            let reply = message::open(py, bytes, fds, &mut *kept.try_borrow_mut()?, None);
             let reply = reply.map_err(|e| names::may_have_run(py, e.raise(py)))?;
             socket::incoming_done(buffer);
             return self

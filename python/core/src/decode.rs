@@ -1,5 +1,6 @@
 //! What a message holds, as objects of Python's.
 
+use crate::crowd;
 use crate::names::{self, Late};
 use pyo3::exceptions::{PyArithmeticError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -41,7 +42,7 @@ impl Failed {
 const NONE: Failed = Failed::Wire(WireError::Bad("an extension that is none"));
 
 /// A class that refuses what came for it.
-fn refused(py: Python<'_>, error: PyErr) -> Failed {
+pub fn refused(py: Python<'_>, error: PyErr) -> Failed {
     let ours = error.is_instance_of::<PyValueError>(py)
         || error.is_instance_of::<PyTypeError>(py)
         || error.is_instance_of::<PyOverflowError>(py)
@@ -153,6 +154,7 @@ impl<'py> Build for Objects<'py> {
     fn map(&mut self, entries: Vec<(Self::Node, Self::Node)>) -> Result<Self::Node, Failed> {
         let dict = PyDict::new(self.0);
         let many = entries.len();
+        crowd::look(self.0, entries.iter().map(|(key, _)| key), crowd::DICT)?;
         for (key, value) in entries {
             dict.set_item(key, value).map_err(|e| refused(self.0, e))?;
         }
@@ -204,6 +206,7 @@ impl<'py> Build for Objects<'py> {
             2 => Ok(list(&inner, None)?.to_tuple().into_any()),
             3 => {
                 let items = list(&inner, None)?;
+                crowd::look_at_items(self.0, &items)?;
                 let set = PySet::new(py, items.iter()).map_err(|e| refused(py, e))?;
                 if set.len() == items.len() {
                     Ok(set.into_any())
@@ -213,6 +216,7 @@ impl<'py> Build for Objects<'py> {
             }
             4 => {
                 let items = list(&inner, None)?;
+                crowd::look_at_items(self.0, &items)?;
                 let set = PyFrozenSet::new(py, items.iter()).map_err(|e| refused(py, e))?;
                 if set.len() == items.len() {
                     Ok(set.into_any())

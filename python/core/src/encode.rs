@@ -30,6 +30,8 @@ pub enum Large<'a> {
 pub struct Placing<'a> {
     /// The area, if it may be written to. It stays so for the whole message.
     area: Option<&'a mut Area>,
+    /// Do large bytes stand in the message, since they have no descriptors?
+    within: bool,
     offset: usize,
     /// Does anything lie in the area?
     pub used: bool,
@@ -39,8 +41,16 @@ impl<'a> Placing<'a> {
     pub fn new(area: Option<&'a mut Area>) -> Placing<'a> {
         Placing {
             area: area.filter(|a| a.free),
+            within: false,
             offset: 0,
             used: false,
+        }
+    }
+
+    pub fn within() -> Placing<'a> {
+        Placing {
+            within: true,
+            ..Placing::new(None)
         }
     }
 }
@@ -236,7 +246,7 @@ fn sealed(bytes: &[u8]) -> Result<Arc<OwnedFd>, WireError> {
 fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) -> Put {
     let placing = match large {
         // Its reference is an extension with an array in it.
-        Large::Memfds(placing) if bytes.len() > BLOB && depth + 1 < MAX_DEPTH => placing,
+        Large::Memfds(placing) if bytes.len() > BLOB && depth + 1 < MAX_DEPTH && !placing.within => placing,
         Large::Refused if bytes.len() > BLOB => return Err(Unable::Large),
         _ => {
             room(w, bytes.len())?;
@@ -271,7 +281,7 @@ fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) 
 
 /// What is longer than a message may be on the socket: the message that stands for it.
 pub fn long(w: Writer) -> Result<Writer<'static>, Unable> {
-    let pysecure_rpc::Message { bytes, fds } = w.finish();
+    let pysecure_rpc::Message { bytes, fds, .. } = w.finish();
     let mut outer = Writer::message(2);
     outer.uint(0);
     outer.uint(bytes.len() as u64);

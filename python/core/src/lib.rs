@@ -9,6 +9,7 @@
 mod area;
 mod check;
 mod client;
+mod crowd;
 mod decode;
 mod encode;
 mod figures;
@@ -40,5 +41,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(message::seal, module)?)?;
     module.add_function(wrap_pyfunction!(message::seal_call, module)?)?;
     module.add_function(wrap_pyfunction!(message::open_message, module)?)?;
+    module.add_function(wrap_pyfunction!(message::open_call, module)?)?;
     Ok(())
 }

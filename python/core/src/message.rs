@@ -5,9 +5,9 @@ use crate::decode::{Failed, Objects};
 use crate::encode::{self, Large, Placing, Unable};
 use crate::names;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence, PyString};
 use pysecure_rpc::Writer;
-use pysecure_rpc::value::{Given, Reader, WireError, largest};
+use pysecure_rpc::value::{self, Given, Reader, WireError, largest};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -66,36 +66,42 @@ pub fn fill(
     py: Python<'_>,
     area: Option<&Bound<'_, Area>>,
     buffer: Vec<u8>,
-    fill: impl FnOnce(&mut Writer, &mut Large<'_>) -> Result<(), Unable>,
+    fill: impl Fn(&mut Writer, &mut Large<'_>) -> Result<(), Unable>,
 ) -> PyResult<(Writer<'static>, bool)> {
     let mut area = area.map(|a| a.try_borrow_mut()).transpose()?;
     let mut w = Writer::over(buffer);
     let mut large = Large::Memfds(Placing::new(area.as_deref_mut()));
-    let mut filled = fill(&mut w, &mut large);
+    let filled = fill(&mut w, &mut large);
     let used = matches!(large, Large::Memfds(Placing { used: true, .. }));
-    if filled.is_ok() && w.len() > LONGEST {
-        match encode::long(w) {
-            Ok(long) => return Ok((long, used)),
-            Err(error) => {
-                filled = Err(error);
-                w = Writer::bare();
-            }
-        }
+    let error = match filled.and_then(|()| finished(w)) {
+        Ok(w) => return Ok((w, used)),
+        Err(error) => error,
+    };
+    if used && let Some(area) = &mut area {
+        // Part of it lies there, which the peer may not even know: begin another.
+        area.close();
     }
-    match filled {
-        Ok(()) => Ok((w, used)),
-        Err(error) => {
-            if used && let Some(area) = &mut area {
-                // Part of it lies there, which the peer may not even know: begin another.
-                area.close();
-            }
-            Err(error.raise(py))
-        }
+    if !matches!(&error, Unable::Wire(error) if error.crowded()) {
+        return Err(error.raise(py));
+    }
+    // Large bytes took the descriptors: they go within the message, all of it by memfd.
+    let mut w = Writer::bare();
+    let filled = fill(&mut w, &mut Large::Memfds(Placing::within()));
+    let w = filled.and_then(|()| finished(w)).map_err(|error| error.raise(py))?;
+    Ok((w, false))
+}
+
+/// What the receiver would refuse is not sent; what is too long for the socket goes by memfd.
+fn finished(w: Writer<'static>) -> Result<Writer<'static>, Unable> {
+    w.check()?;
+    match w.len() > LONGEST {
+        true => encode::long(w),
+        false => Ok(w),
     }
 }
 
 fn message(py: Python<'_>, (w, in_area): (Writer, bool)) -> Message {
-    let pysecure_rpc::Message { bytes, fds } = w.finish();
+    let pysecure_rpc::Message { bytes, fds, .. } = w.finish();
     Message {
         data: PyBytes::new(py, &bytes).unbind(),
         descriptors: fds,
@@ -176,11 +182,33 @@ pub fn open<'py>(
     data: &[u8],
     fds: Vec<OwnedFd>,
     kept: &mut Kept,
+    may: Option<&Bound<'py, PyDict>>,
 ) -> Result<Bound<'py, PyList>, Failed> {
     const NONE: Failed = Failed::Wire(WireError::Bad("a message is not an array that begins with its kind"));
     let build = &mut Objects(py);
+    // Of a call that its caller may not make, before anything is made of its arguments: its number and its name.
+    let refused = |bytes: &[u8], whole: usize| -> Result<Option<Refused>, WireError> {
+        let Some(may) = may else {
+            return Ok(None);
+        };
+        let Some(asked) = value::asked(bytes, whole)? else {
+            return Ok(None);
+        };
+        match asked.function {
+            Some(name) if may.contains(name).unwrap_or(false) => Ok(None),
+            name => Ok(Some(Refused {
+                id: asked.id,
+                function: name.unwrap_or("(a name longer than any)").to_owned(),
+            })),
+        }
+    };
+    if let Some(refused) = refused(data, data.len())? {
+        return refused.elements(py);
+    }
     let mut given = Given::new(fds);
-    let mut value = Reader::new(data, &mut given, &mut kept.area).whole(build)?;
+    let mut reader = Reader::new(data, &mut given, &mut kept.area);
+    let mut value = reader.whole(build)?;
+    let mut values = reader.values();
     let kind = |value: &Bound<'py, PyAny>| {
         let list = value.cast_exact::<PyList>().ok()?;
         let kind = list.get_item(0).ok()?.cast_into_exact::<PyInt>().ok()?;
@@ -191,8 +219,19 @@ pub fn open<'py>(
         let length = value.get_item(1).ok().and_then(|l| l.cast_into_exact::<PyInt>().ok());
         let length = length.and_then(|l| l.extract::<usize>().ok());
         let length = length.filter(|l| (1..=largest()).contains(l)).ok_or(bad)?;
-        let long = given.long(length)?;
-        value = Reader::new(&long, &mut given, &mut kept.area).whole(build)?;
+        let look = |beginning: &[u8]| match may {
+            None => Ok(None),
+            // What else a caller sends is short.
+            Some(_) if value::asked(beginning, length)?.is_none() => Err(WireError::Bad("LARGE that is no CALL")),
+            Some(_) => refused(beginning, length),
+        };
+        let long = match given.long(length, look)? {
+            Ok(long) => long,
+            Err(refused) => return refused.elements(py),
+        };
+        let mut reader = Reader::new(&long, &mut given, &mut kept.area);
+        value = reader.whole(build)?;
+        values = reader.values();
         if kind(&value) == Some(0) {
             return Err(WireError::Bad("LARGE within LARGE").into());
         }
@@ -204,22 +243,57 @@ pub fn open<'py>(
         _ => return Err(NONE),
     }
     kept.read += u64::from(given.from_area);
+    kept.cost = data.len() + given.large() + VALUE * values;
     Ok(list)
+}
+
+/// What a value that came takes of memory, about.
+const VALUE: usize = 32;
+
+struct Refused {
+    id: i64,
+    function: String,
+}
+
+impl Refused {
+    fn elements<'py>(self, py: Python<'py>) -> Result<Bound<'py, PyList>, Failed> {
+        let (kind, id) = (PyInt::new(py, 2), PyInt::new(py, self.id));
+        let name = PyString::new(py, &self.function);
+        Ok(PyList::new(py, [kind.into_any(), id.into_any(), name.into_any()])?)
+    }
+}
+
+/// As `open_message`, in a service: a CALL of what is not in `functions` comes as its kind, number and name, and nothing is made
+/// of the rest.
+#[pyfunction]
+pub fn open_call<'py>(
+    py: Python<'py>,
+    data: &[u8],
+    fds: Vec<i32>,
+    kept: &Bound<'py, Kept>,
+    functions: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyList>> {
+    let fds = owned(py, fds)?;
+    open(py, data, fds, &mut *kept.try_borrow_mut()?, Some(functions)).map_err(|e| e.raise(py))
 }
 
 /// The elements of a message that came with these descriptors, which are closed if nothing in it takes them.
 #[pyfunction]
-#[allow(unsafe_code)]
 pub fn open_message<'py>(
     py: Python<'py>,
     data: &[u8],
     fds: Vec<i32>,
     kept: &Bound<'py, Kept>,
 ) -> PyResult<Bound<'py, PyList>> {
+    let fds = owned(py, fds)?;
+    open(py, data, fds, &mut *kept.try_borrow_mut()?, None).map_err(|e| e.raise(py))
+}
+
+#[allow(unsafe_code)]
+fn owned(py: Python<'_>, fds: Vec<i32>) -> PyResult<Vec<OwnedFd>> {
     if fds.iter().any(|fd| *fd < 0) {
         return Err(names::protocol_error(py, "a descriptor that is none"));
     }
-    // SAFETY: they came with the message, and this function's caller hands them over.
-    let fds = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect();
-    open(py, data, fds, &mut *kept.try_borrow_mut()?).map_err(|e| e.raise(py))
+    // SAFETY: they came with the message, and the caller of this hands them over.
+    Ok(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }

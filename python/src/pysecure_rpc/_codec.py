@@ -22,6 +22,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
             Served,
             Slots,
             Table,
+            open_call,
             open_message,
             pack,
             seal,
@@ -35,7 +36,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
 
 if TYPE_CHECKING or not COMPILED:
     from ._plain import Call, Gate, Lead, Link, Peer, Quick, Served, Slots, Table
-    from ._wire import Area, Kept, Message, open_message, pack, seal, seal_call, unpack
+    from ._wire import Area, Kept, Message, open_call, open_message, pack, seal, seal_call, unpack
 
 #: The longest message on the socket, and more bytes than which go through a memfd.
 MAX_MESSAGE, BLOB = 65_536, 16 * 1024
@@ -56,6 +57,7 @@ __all__ = [
     "Served",
     "Slots",
     "Table",
+    "open_call",
     "open_message",
     "pack",
     "seal",

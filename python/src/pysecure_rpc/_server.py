@@ -35,7 +35,7 @@ from ._codec import (
     Peer,
     Served,
     Table,
-    open_message,
+    open_call,
     pack,
     seal,
     unpack,
@@ -328,15 +328,13 @@ class Server:
             sock.shutdown(socket.SHUT_RD)
             while True:
                 data, fds = receive(sock, DONTWAIT)
-                for fd in fds:
-                    os.close(fd)
                 if not data:
                     return
-                parts = unpack(data)
-                call: list[Any] = [*parts] if type(parts) is list else []
-                if len(call) > 1 and call[0] == 2 and type(call[1]) is int:
+                # Of no call anything has to be known but its number.
+                call = open_call(data, fds, connection.kept, {})
+                if call[0] == 2:
                     self._refuse(connection, call[1], "pysecure.GoingAway", f"{self.name} ends")
-        except (OSError, ProtocolError, ValueError):
+        except (OSError, ProtocolError):
             return  # it is gone already, or speaks something else
 
     def __enter__(self) -> Server:
@@ -462,7 +460,8 @@ class Server:
     def _arrived(self, connection: _Connection, data: bytes, fds: list[int]) -> None:
         """Does what a message asks for."""
         try:
-            work = self._message(connection, open_message(data, fds, connection.kept))
+            # Of what this caller may not call nothing is decoded but the name.
+            work = self._message(connection, open_call(data, fds, connection.kept, connection.table.functions))
         except ProtocolError as error:
             self._malformed(connection, error)
             return
@@ -643,8 +642,11 @@ class Server:
                 connection.out_area.free = True
 
     def _call(self, connection: _Connection, parts: list[Any]) -> tuple[Call, Callable[[Call], None]] | None:
-        if len(parts) < 5:
-            raise ProtocolError("a CALL of less than five values")
+        if len(parts) == 3:
+            if parts[1] in connection.calls:
+                raise ProtocolError("a call's number twice")
+            self._other(connection, parts[1], parts[2])
+            return None
         if len(parts) < 9:
             parts = parts + [None] * (9 - len(parts))
         _, identity, name, args, kwargs, left, trace, read, credit = parts[:9]
@@ -668,10 +670,7 @@ class Server:
             raise ProtocolError("`read` is no number")
         if identity in connection.calls:
             raise ProtocolError("a call's number twice")
-        function = connection.table.functions.get(name)
-        if function is None:
-            self._other(connection, identity, name)
-            return None
+        function = connection.table.functions[name]
         deadline = None if left is None or left >= _NO_DEADLINE else monotonic() + left / 1000
         call = Call(connection, identity, function, deadline, trace, 1 if credit is None else credit)
         try:

@@ -19,6 +19,21 @@ from typing import Any, Callable
 from ._errors import ProtocolError, TooLarge
 from ._values import Fd, Member
 
+
+class _Crowded(TooLarge):
+    """There are too many descriptors, the large bytes' own counted. With those bytes in the message there may not be."""
+
+
+class _Out(bytearray):
+    """A message that is written, and how many values are in its containers so far."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, begun: bytes = b"", values: int = 0) -> None:
+        super().__init__(begun)
+        self.values = values
+
+
 MAX_MESSAGE = 65_536
 #: The most bytes of a message, as the app's manifest says.
 MAX_LARGE = int(os.environ.get("PYSECURE_RPC_LARGEST") or 64 * 1024 * 1024)
@@ -83,11 +98,13 @@ class Area:
 class Kept:
     """The area of the peer's that lies at this end, and how many messages used it."""
 
-    __slots__ = ("fd", "read")
+    __slots__ = ("fd", "read", "cost")
 
     def __init__(self) -> None:
         self.fd = -1
         self.read = 0
+        #: What the last message took of memory, about, in bytes.
+        self.cost = 0
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -128,9 +145,11 @@ class Message:
 class Outgoing:
     """The descriptors of one message that is being made."""
 
-    __slots__ = ("area", "use", "offset", "fds", "made", "blobs", "total")
+    __slots__ = ("area", "use", "offset", "fds", "made", "blobs", "total", "within")
 
-    def __init__(self, area: Area | None) -> None:
+    def __init__(self, area: Area | None, within: bool = False) -> None:
+        #: Do large bytes stand in the message, since they have no descriptors?
+        self.within = within
         self.area = area
         #: May the area be written to? It stays so for the whole message.
         self.use = area is not None and area.free
@@ -142,7 +161,7 @@ class Outgoing:
 
     def add(self, fd: int) -> int:
         if len(self.fds) >= MAX_DESCRIPTORS:
-            raise TooLarge(f"more than {MAX_DESCRIPTORS} descriptors in one message")
+            raise _Crowded(f"more than {MAX_DESCRIPTORS} descriptors in one message")
         self.fds.append(fd)
         return len(self.fds) - 1
 
@@ -154,8 +173,11 @@ class Outgoing:
         fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW)
         return fd
 
-    def blob(self, out: bytearray, data: Any) -> None:
+    def blob(self, out: _Out, data: Any) -> None:
         size = len(data)
+        if self.within:
+            _pack_bin(out, data)
+            return
         self.total += size
         if self.total > MAX_LARGE:
             raise TooLarge(f"more than {MAX_LARGE} bytes in one message")
@@ -175,7 +197,7 @@ class Outgoing:
             return
         else:
             body = pack([self.add(self.memfd(data)), 0, size, False])
-        _ext(out, MEMFD, body, 0)
+        _ext(out, MEMFD, body, 0, 5)
 
     def large(self, message: bytes | bytearray) -> bytes:
         """Puts a whole message that is too long into a memfd."""
@@ -200,7 +222,7 @@ def _write(fd: int, data: Any, offset: int) -> None:
 
 # Making messages.
 
-_Packer = Callable[[bytearray, Any, int, "Outgoing | None"], None]
+_Packer = Callable[[_Out, Any, int, "Outgoing | None"], None]
 _u16, _u32, _u64, _i64, _f64 = (struct.Struct(f) for f in (">BH", ">BI", ">BQ", ">Bq", ">Bd"))
 
 
@@ -208,11 +230,11 @@ def _pack_none(out: bytearray, _v: Any, _depth: int, _to: Outgoing | None) -> No
     out.append(0xC0)
 
 
-def _pack_bool(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
+def _pack_bool(out: _Out, v: Any, _depth: int, _to: Outgoing | None) -> None:
     out.append(0xC3 if v else 0xC2)
 
 
-def _pack_int(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_int(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     if 0 <= v < 0x80:
         out.append(v)
     elif v >= 0:
@@ -240,11 +262,11 @@ def _pack_int(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
         _ext(out, BIG_INT, v.to_bytes((v + 1).bit_length() // 8 + 1, "big", signed=True), depth)
 
 
-def _pack_float(out: bytearray, v: Any, _depth: int, _to: Outgoing | None) -> None:
+def _pack_float(out: _Out, v: Any, _depth: int, _to: Outgoing | None) -> None:
     out += _f64.pack(0xCB, v)
 
 
-def _pack_str(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_str(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     try:
         data = v.encode()
     except UnicodeEncodeError:
@@ -263,7 +285,7 @@ def _pack_str(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
     out += data
 
 
-def _pack_bytes(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
+def _pack_bytes(out: _Out, v: Any, depth: int, to: Outgoing | None) -> None:
     # A reference to a memfd is an extension with an array in it.
     if len(v) > BLOB and to is not None and depth + 1 < MAX_DEPTH:
         to.blob(out, v)
@@ -271,7 +293,7 @@ def _pack_bytes(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None
         _pack_bin(out, v)
 
 
-def _pack_bin(out: bytearray, v: Any) -> None:
+def _pack_bin(out: _Out, v: Any) -> None:
     size = len(v)
     if size < 0x100:
         out += bytes((0xC4, size))
@@ -288,7 +310,8 @@ def _room(out: bytearray, size: int) -> None:
         raise TooLarge(f"a message of more than {MAX_LARGE} bytes")
 
 
-def _array_header(out: bytearray, size: int) -> None:
+def _array_header(out: _Out, size: int) -> None:
+    out.values += size
     if size < 16:
         out.append(0x90 | size)
     elif size < 0x10000:
@@ -298,7 +321,7 @@ def _array_header(out: bytearray, size: int) -> None:
         out += _u32.pack(0xDD, size)
 
 
-def _pack_array(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
+def _pack_array(out: _Out, v: Any, depth: int, to: Outgoing | None) -> None:
     if depth >= MAX_DEPTH:
         raise TooLarge(f"values nested more than {MAX_DEPTH} deep")
     _array_header(out, len(v))
@@ -307,10 +330,11 @@ def _pack_array(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None
         (_PACKERS.get(type(item)) or _packer(item))(out, item, depth, to)
 
 
-def _pack_map(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
+def _pack_map(out: _Out, v: Any, depth: int, to: Outgoing | None) -> None:
     if depth >= MAX_DEPTH:
         raise TooLarge(f"values nested more than {MAX_DEPTH} deep")
     size = len(v)
+    out.values += 2 * size
     if size < 16:
         out.append(0x80 | size)
     elif size < 0x10000:
@@ -326,15 +350,17 @@ def _pack_map(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
 
 
 def _nested(kind: int) -> _Packer:
-    def pack_nested(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
-        body = bytearray()
+    def pack_nested(out: _Out, v: Any, depth: int, to: Outgoing | None) -> None:
+        body = _Out()
         _pack_array(body, v, depth + 1, to)
-        _ext(out, kind, body, depth)
+        _ext(out, kind, body, depth, 1 + body.values)
 
     return pack_nested
 
 
-def _ext(out: bytearray, kind: int, data: Any, depth: int) -> None:
+def _ext(out: _Out, kind: int, data: Any, depth: int, inside: int = 0) -> None:
+    """`inside`: how many values its data are."""
+    out.values += inside
     if depth >= MAX_DEPTH:
         raise TooLarge(f"values nested more than {MAX_DEPTH} deep")
     size = len(data)
@@ -360,18 +386,18 @@ def _ext(out: bytearray, kind: int, data: Any, depth: int) -> None:
     out += data
 
 
-def _pack_complex(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_complex(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     _ext(out, COMPLEX, struct.pack(">dd", v.real, v.imag), depth)
 
 
-def _pack_member(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
-    _ext(out, MEMBER, pack(v.name), depth)
+def _pack_member(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, MEMBER, pack(v.name), depth, 1)
 
 
-def _pack_fd(out: bytearray, v: Any, depth: int, to: Outgoing | None) -> None:
+def _pack_fd(out: _Out, v: Any, depth: int, to: Outgoing | None) -> None:
     if to is None:
         raise TypeError("a descriptor cannot cross here")
-    _ext(out, DESCRIPTOR, pack([to.add(v.fileno())]), depth + 1)
+    _ext(out, DESCRIPTOR, pack([to.add(v.fileno())]), depth + 1, 2)
 
 
 def _offset(v: Any) -> int | None:
@@ -381,28 +407,28 @@ def _offset(v: Any) -> int | None:
     return (offset.days * 86_400 + offset.seconds) * 1_000_000 + offset.microseconds  # type: ignore[no-any-return]
 
 
-def _pack_datetime(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_datetime(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     parts = [v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]
-    _ext(out, DATETIME, pack(parts), depth + 1)
+    _ext(out, DATETIME, pack(parts), depth + 1, 10)
 
 
-def _pack_date(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
-    _ext(out, DATE, pack([v.year, v.month, v.day]), depth + 1)
+def _pack_date(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, DATE, pack([v.year, v.month, v.day]), depth + 1, 4)
 
 
-def _pack_time(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
-    _ext(out, TIME, pack([v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]), depth + 1)
+def _pack_time(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, TIME, pack([v.hour, v.minute, v.second, v.microsecond, _offset(v), v.fold]), depth + 1, 7)
 
 
-def _pack_timedelta(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
-    _ext(out, TIMEDELTA, pack([v.days, v.seconds, v.microseconds]), depth + 1)
+def _pack_timedelta(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
+    _ext(out, TIMEDELTA, pack([v.days, v.seconds, v.microseconds]), depth + 1, 4)
 
 
-def _pack_decimal(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_decimal(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     _ext(out, DECIMAL, str(v).encode(), depth)
 
 
-def _pack_uuid(out: bytearray, v: Any, depth: int, _to: Outgoing | None) -> None:
+def _pack_uuid(out: _Out, v: Any, depth: int, _to: Outgoing | None) -> None:
     _ext(out, UUID, v.bytes, depth)
 
 
@@ -458,21 +484,19 @@ def _packer(value: Any) -> _Packer:
 
 def pack(value: Any, to: Outgoing | None = None) -> bytes:
     """One value as MessagePack."""
-    out = bytearray()
+    out = _Out()
     (_PACKERS.get(type(value)) or _packer(value))(out, value, 0, to)
     return bytes(out)
 
 
 def seal(elements: Any, area: Area | None = None) -> Message:
     """A message with these elements, whose large bytes go to the area if that is free."""
-    to = Outgoing(area)
-    try:
-        out = bytearray()
+    def fill(to: Outgoing) -> _Out:
+        out = _Out()
         _pack_array(out, elements, 0, to)
-        return _sealed(out, to)
-    except BaseException:
-        _unsent(to)
-        raise
+        return out
+
+    return _filled(fill, area)
 
 
 def seal_call(
@@ -487,9 +511,8 @@ def seal_call(
     area: Area,
 ) -> Message:
     """A CALL. `name` is the function's, as MessagePack."""
-    to = Outgoing(area)
-    try:
-        out = bytearray(b"\x99\x02")
+    def fill(to: Outgoing) -> _Out:
+        out = _Out(b"\x99\x02", 9)
         _pack_int(out, identity, 1, to)
         out += name
         _pack_array(out, args, 1, to)
@@ -502,13 +525,33 @@ def seal_call(
                 out.append(0xC0)
             else:
                 _PACKERS[type(item)](out, item, 1, to)
-        return _sealed(out, to)
+        return out
+
+    return _filled(fill, area)
+
+
+def _filled(fill: Callable[[Outgoing], _Out], area: Area | None) -> Message:
+    to = Outgoing(area)
+    try:
+        return _sealed(fill(to), to)
+    except _Crowded:
+        _unsent(to)
+    except BaseException:
+        _unsent(to)
+        raise
+    # Large bytes took the descriptors: they go within the message, all of it by memfd.
+    to = Outgoing(None, True)
+    try:
+        return _sealed(fill(to), to)
     except BaseException:
         _unsent(to)
         raise
 
 
-def _sealed(out: bytearray, to: Outgoing) -> Message:
+def _sealed(out: _Out, to: Outgoing) -> Message:
+    # What the receiver would refuse is not sent.
+    if 1 + out.values > MAX_VALUES:
+        raise TooLarge(f"more than {MAX_VALUES} values in one message")
     data = bytes(out) if len(out) <= MAX_MESSAGE else to.large(out)
     return Message(data, to.fds, to.blobs, to.made)
 
@@ -640,6 +683,21 @@ class Reader:
         self.left = MAX_VALUES - 1
         self.given = given
 
+    def whole(self) -> Any:
+        """The one value that these bytes are."""
+        value = self.value(0)
+        if self.pos != self.end:
+            raise ProtocolError("something stands after a message's end")
+        return value
+
+    def an_integer(self) -> bool:
+        """Is that what comes next?"""
+        first = self.buf[self.pos] if self.pos < self.end else 0xC0
+        if 0xC7 <= first <= 0xC9 or 0xD4 <= first <= 0xD8:
+            kind = self.pos + (1 if first >= 0xD4 else 2 if first == 0xC7 else 3 if first == 0xC8 else 5)
+            return kind < self.end and self.buf[kind] == BIG_INT
+        return first < 0x80 or first >= 0xE0 or 0xCC <= first <= 0xD3
+
     def value(self, depth: int) -> Any:
         pos = self.pos
         if pos >= self.end:
@@ -748,15 +806,20 @@ class Reader:
     def map(self, many: int, depth: int) -> dict[Any, Any]:
         self.count(2 * many, depth)
         depth += 1
-        result: dict[Any, Any] = {}
+        keys: list[Any] = []
+        values: list[Any] = []
+        value = self.value
         for _ in range(many):
-            key = self.value(depth)
-            try:
-                if key in result:
-                    raise ProtocolError("a key twice")
-                result[key] = self.value(depth)
-            except TypeError:
-                raise ProtocolError("a key that cannot be one") from None
+            keys.append(value(depth))
+            values.append(value(depth))
+        try:
+            if many > _FEW and _crowd(keys, False):
+                raise ProtocolError("keys that crowd each other")
+            result = dict(zip(keys, values))
+        except TypeError:
+            raise ProtocolError("a key that cannot be one") from None
+        if len(result) != many:
+            raise ProtocolError("a key twice")
         return result
 
     def extension(self, size: int, depth: int) -> Any:
@@ -810,8 +873,61 @@ def _ints(value: Any, size: int) -> list[int]:
     return value  # type: ignore[no-any-return]
 
 
+#: How many keys cannot take long, however they crowd; and how often may be looked for each: twice is usual.
+_FEW, _LOOKS = 64, 40
+#: Are hashes of text such that somebody outside knows them?
+_KNOWN = not sys.flags.hash_randomization or os.environ.get("PYTHONHASHSEED", "") not in ("", "random")
+
+
+def _crowd(keys: list[Any], in_set: bool) -> bool:
+    """Would a dict or a set have to look in too many places for these? (Objects/dictobject.c, Objects/setobject.c.)
+
+    A caller can choose numbers, and what is made of them, so that each is looked for in the same places, which takes a time
+    that grows with the square of their number. The core does the same (core/src/crowd.rs)."""
+    if not _KNOWN and all(type(key) is str or type(key) is bytes for key in keys):
+        return False
+    hashes = [hash(key) & 0xFFFF_FFFF_FFFF_FFFF for key in keys]
+    row = 9 if in_set else 0
+    left = _FEW * _FEW + _LOOKS * len(hashes)
+    mask = 7
+    taken = bytearray(8)
+    begin = used = 0
+    while True:
+        # The table as it is, then the next one with all of them again.
+        end = len(hashes)
+        for at in range(begin, end):
+            jump = hashes[at]
+            place = jump & mask
+            while True:
+                many = row if place + row <= mask else 0
+                free = taken.find(0, place, place + many + 1)
+                if free >= 0:
+                    break
+                # A row costs no more than one place: it is read at once.
+                left -= 1
+                if left < 0:
+                    return True
+                jump >>= 5
+                place = (place * 5 + jump + 1) & mask
+            taken[free] = 1
+            used = at + 1
+            full = 5 * used >= 3 * mask if in_set else used >= 2 * (mask + 1) // 3
+            if full and used < end:
+                break
+        else:
+            return False
+        least = (2 * used if used > 50_000 else 4 * used) + 1 if in_set else 3 * used
+        mask = 7
+        while mask + 1 < least:
+            mask = 2 * mask + 1
+        taken = bytearray(mask + 1)
+        begin = 0
+
+
 def _unique(value: Any) -> set[Any]:
-    items = set(_array(value))
+    if len(_array(value)) > _FEW and _crowd(value, True):
+        raise ProtocolError("elements that crowd each other")
+    items = set(value)
     if len(items) != len(value):
         raise ProtocolError("an element of a set twice")
     return items
@@ -909,19 +1025,78 @@ _RAW: dict[int, Callable[[bytes], Any]] = {
 
 def unpack(data: bytes, given: Incoming | None = None) -> Any:
     """The one value that these bytes are."""
-    reader = Reader(data, given)
-    value = reader.value(0)
-    if reader.pos != reader.end:
-        raise ProtocolError("something stands after a message's end")
-    return value
+    return Reader(data, given).whole()
 
 
-def open_message(data: bytes, fds: list[int], kept: Kept) -> list[Any]:
+#: The longest name of a function that is looked for; a longer one is none, whatever follows.
+_LONGEST_NAME = 1 << 12
+
+
+def _asked(data: bytes, whole: int) -> tuple[int, str | None] | None:
+    """The number and the function of a CALL, before anything is made of its arguments; the name is None if it is longer than
+    any. None for what is no CALL. `data` is the message's beginning, all of it or 8 KiB at the least; `whole` its length."""
+    reader = Reader(data)
+    if not data:
+        raise ProtocolError("a message ends too soon")
+    first = data[0]
+    if 0x90 <= first < 0xA0:
+        elements = first & 0x0F
+        reader.pos = 1
+    elif first in (0xDC, 0xDD):
+        unpack, size = _LENGTHS[first]
+        if size >= len(data):
+            raise ProtocolError("a message ends too soon")
+        elements = unpack(data, 1)[0]
+        reader.pos = 1 + size
+    else:
+        return None
+    if not elements or not reader.an_integer() or reader.value(1) != 2:
+        return None
+    if elements < 5:
+        raise ProtocolError("a CALL of less than five values")
+    identity = reader.value(1) if reader.an_integer() else None
+    if identity is None or not 0 < identity <= 1 << 53:
+        raise ProtocolError("a CALL without a number")
+    at = reader.pos
+    first = data[at] if at < len(data) else 0
+    if 0xA0 <= first < 0xC0:
+        size, at = first & 0x1F, at + 1
+    elif 0xD9 <= first <= 0xDB:
+        unpack, width = _LENGTHS[first]
+        if at + 1 + width > len(data):
+            raise ProtocolError("a message ends too soon")
+        size, at = unpack(data, at + 1)[0], at + 1 + width
+    else:
+        raise ProtocolError("a CALL without a function's name")
+    if size > _LONGEST_NAME and at + size <= whole:
+        return identity, None
+    return identity, reader.text(at, size)
+
+
+def _refused(data: bytes, whole: int, functions: dict[str, Any] | None) -> list[Any] | None:
+    """A CALL of what is none of these: its kind, number and name."""
+    asked = None if functions is None else _asked(data, whole)
+    if asked is None or functions is None or asked[1] in functions:
+        return None
+    return [2, asked[0], asked[1] or "(a name longer than any)"]
+
+
+def open_call(data: bytes, fds: list[int], kept: Kept, functions: dict[str, Any]) -> list[Any]:
+    """As `open_message`, in a service: a CALL of what is not in `functions` comes as its kind, number and name, and nothing is
+    made of the rest."""
+    return open_message(data, fds, kept, functions)
+
+
+def open_message(data: bytes, fds: list[int], kept: Kept, functions: dict[str, Any] | None = None) -> list[Any]:
     """The elements of a message that came with these descriptors, which are closed if nothing in it takes them; with LARGE,
     of that which lies in its memfd."""
     given = Incoming(fds, kept)
     try:
-        value = unpack(data, given)
+        refused = _refused(data, len(data), functions)
+        if refused is not None:
+            return refused
+        reader = Reader(data, given)
+        value = reader.whole()
         if type(value) is list and value and value[0] == 0 and type(value[0]) is int:
             length = value[1] if len(value) > 1 else None
             if type(length) is not int or not 0 < length <= MAX_LARGE or not given.fds:
@@ -930,7 +1105,15 @@ def open_message(data: bytes, fds: list[int], kept: Kept) -> list[Any]:
             if given.total > MAX_LARGE:
                 raise ProtocolError(f"more than {MAX_LARGE} bytes in memfds")
             last = given.take(len(given.fds) - 1)
-            value = unpack(read_memfd(last, 0, length), given)
+            if functions is not None:
+                beginning = read_memfd(last, 0, min(length, 2 * _LONGEST_NAME))
+                if _asked(beginning, length) is None:
+                    raise ProtocolError("LARGE that is no CALL")  # what else a caller sends is short
+                refused = _refused(beginning, length, functions)
+                if refused is not None:
+                    return refused
+            reader = Reader(read_memfd(last, 0, length), given)
+            value = reader.whole()
             if type(value) is list and value and value[0] == 0:
                 raise ProtocolError("LARGE within LARGE")
         if type(value) is not list or not value or type(value[0]) is not int:
@@ -939,6 +1122,11 @@ def open_message(data: bytes, fds: list[int], kept: Kept) -> list[Any]:
             raise ProtocolError("a descriptor came that nothing names")
         if given.from_area:
             kept.read += 1
+        kept.cost = len(data) + given.total + _VALUE * (MAX_VALUES - reader.left)
         return value
     finally:
         given.close()
+
+
+#: What a value that came takes of memory, about.
+_VALUE = 32
