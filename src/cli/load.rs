@@ -207,7 +207,9 @@ impl Loaded {
     fn compiles(&self, plan: &Plan) -> Result<(), Failure> {
         let initializer = plan.initializer.iter().map(|i| &i.service);
         let mut failure = Failure::silent(2);
-        for service in plan.services.iter().chain(initializer) {
+        // What binds the host's directories was looked at with the plan; what others have put together was not.
+        let is_jail = |service: &&plan::Service| plan.templates.get(&service.rootfs).is_some_and(|t| t.jail.is_some());
+        for service in plan.services.iter().chain(initializer).filter(is_jail) {
             if let Err(error) = compile::compile(plan, service, &plan.dirs.bundle(&service.name)) {
                 let span = match self.model.service(&service.name) {
                     Some(id) => &self.model.services[id].span,

@@ -150,7 +150,7 @@ fn doctor(args: &args::Doctor) -> Done {
     }
     let findings = crate::doctor::probe();
     let text = if args.json {
-        format!("{:#}\n", crate::doctor::to_json(&findings))
+        crate::plain::json(&format!("{:#}\n", crate::doctor::to_json(&findings))).into_owned()
     } else {
         crate::doctor::render(&findings, terminal::colour())
     };
