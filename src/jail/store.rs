@@ -465,8 +465,12 @@ impl Store {
 
     /// Gives a file that is whole its name in the store.
     fn shelve(&self, fresh: &Path, blob: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
-        directory(blob.parent().unwrap_or(&self.folder))?;
-        let placed = match std::fs::rename(fresh, blob) {
+        let mut placed = std::fs::rename(fresh, blob);
+        if matches!(&placed, Err(e) if e.kind() == std::io::ErrorKind::NotFound) {
+            directory(blob.parent().unwrap_or(&self.folder))?;
+            placed = std::fs::rename(fresh, blob);
+        }
+        let placed = match placed {
             // The blobs may be a mount of their own.
             Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
                 let aside = blob.with_extension("fresh");
