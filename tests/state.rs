@@ -467,6 +467,43 @@ fn an_id_is_not_given_again_while_files_may_be_its_own() {
     }
 }
 
+/// A folder of the user's in which services write is one supervisor's, whatever state directories there are.
+#[test]
+fn a_folder_is_written_to_by_one_supervisor() {
+    for mode in BOTH {
+        let manifest = adopting("onewriter", "");
+        let app = App::new(mode, &manifest);
+        tree(&app);
+        app.ok(&["up", "-d"]);
+        let elsewhere = |args: &[&str]| app.run(&[&["--state-dir", "elsewhere"], args].concat());
+        let path = app.folder.join("tree").display().to_string();
+        let before = look(&app.folder.join("tree"));
+        refused(elsewhere(&["up", "-d"]), 1, &[&path, "another supervisor"]);
+        assert_eq!(
+            before.first(),
+            look(&app.folder.join("tree")).first(),
+            "it was adopted by two"
+        );
+        app.ok(&["down"]);
+        // The control: it is the folder that the two must not share, and nothing else.
+        elsewhere(&["up", "-d"]).ok();
+        refused(app.run(&["up", "-d"]), 1, &[&path]);
+        elsewhere(&["down", "--purge"]).ok();
+        app.ok(&["down", "--purge"]);
+        // Nor do two apps adopt one tree, be they up or not.
+        app.ok(&["run", "-T", "one", "--", "true"]);
+        app.write("rival.toml", manifest.replace("onewriter", "rival"));
+        refused(
+            app.run(&["-f", "rival.toml", "run", "-T", "one", "--", "true"]),
+            1,
+            &["`onewriter` has adopted", "give-back"],
+        );
+        app.ok(&["give-back"]);
+        app.run(&["-f", "rival.toml", "run", "-T", "one", "--", "true"]).ok();
+        app.run(&["-f", "rival.toml", "down", "--purge"]).ok();
+    }
+}
+
 /// What was there before stays as it is; where others could put something in the place of what is ours, nothing is made.
 #[test]
 fn a_state_directory_is_used_as_it_is() {

@@ -45,6 +45,11 @@ class Folder(unittest.TestCase):
 
 
 class Original(Folder):
+    def test_ids_may_be_left_to_the_host(self) -> None:
+        for config in (PySecureConfig("zoobar", None, None), PySecureConfig("zoobar")):
+            config.register_services([PySecureService("one", "/", "true")])
+            self.assertEqual(self.check(config)["app"].keys() & {"uid_range", "gid_range"}, set())
+
     def test_the_documentation_s_examples(self) -> None:
         cred_db_resource = PySecureResource('/zoobar/db/cred/cred.db', 'rw',
         '', '')  # fmt: skip

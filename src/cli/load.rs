@@ -10,7 +10,7 @@ use crate::model::{self, Model};
 use crate::plain;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Lock};
-use crate::plan::{self, Dirs, Ledger, Plan, PlanError, Privilege, template};
+use crate::plan::{self, Dirs, Keeping, Ledger, Plan, PlanError, Privilege, template};
 use crate::python::{self, Python};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -317,24 +317,24 @@ pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
     }
 }
 
-/// The plan with its ledger saved and its storage made: all that a service needs before it starts. `_claim`: the right
+/// The plan with its ledger saved and its storage made: all that a service needs before it starts. `claim`: the right
 /// to touch the data, which is to be kept for as long as something runs on it.
-pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, _claim: &Claim) -> Result<Plan, Failure> {
+pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, claim: &Claim) -> Result<Plan, Failure> {
     if loaded.model.initialize.is_none() {
-        return prepared(loaded, dirs, |_| false);
+        return prepared(loaded, dirs, claim, |_| false);
     }
     let _one = plan::lock::initializing(dirs)?;
-    prepared(loaded, dirs, initialize::due)
+    prepared(loaded, dirs, claim, initialize::due)
 }
 
 /// The same, with the script of `initialize` run once more.
-pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs, _claim: &Claim) -> Result<Plan, Failure> {
+pub(super) fn ready_again(loaded: &Loaded, dirs: &Dirs, claim: &Claim) -> Result<Plan, Failure> {
     let _one = plan::lock::initializing(dirs)?;
-    prepared(loaded, dirs, |_| true)
+    prepared(loaded, dirs, claim, |_| true)
 }
 
 /// `initialize`: is its script to be run?
-fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) -> Result<Plan, Failure> {
+fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Plan) -> bool) -> Result<Plan, Failure> {
     let mut lock = Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
@@ -342,6 +342,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
     let mut plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
+    claim.hold(&plan.app, written(&plan))?;
     ledger.belong_to(&loaded.manifest());
     crate::launch::storage::forget_changing(&plan, &mut ledger);
     // Ids first: what is chowned to an id must be on record as that id's.
@@ -367,6 +368,20 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, initialize: impl Fn(&Plan) -> bool) ->
     made?;
     make_jails(loaded, dirs, &plan).map_err(|f| loaded.tell(f))?;
     Ok(plan)
+}
+
+/// Folders of the user's that are changed: adopted, or written to by services.
+fn written(plan: &Plan) -> impl Iterator<Item = &Path> {
+    let by_services = move |path: &Path| {
+        let mut mounts = plan.services.iter().flat_map(|s| &s.mounts);
+        mounts.any(|m| m.writable && m.source == path)
+    };
+    let of = move |s: &&plan::Storage| match s.keeping {
+        Keeping::Ours => false,
+        Keeping::Adopted => true,
+        Keeping::Theirs => by_services(&s.path),
+    };
+    plan.storage.iter().filter(of).map(|s| s.path.as_path())
 }
 
 /// Jails that services of the plan have and that are not there yet.

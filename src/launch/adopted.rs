@@ -59,13 +59,13 @@ pub enum GiveBackError {
     Plan(#[from] PlanError),
 }
 
-fn folder(dirs: &Dirs) -> PathBuf {
-    dirs.app.join("adopted")
-}
-
 /// All trees of an app that were adopted and not given back, outer ones first.
 pub fn records(dirs: &Dirs) -> Result<Vec<Record>, PlanError> {
-    let folder = folder(dirs);
+    of_app(&dirs.app)
+}
+
+fn of_app(app: &Path) -> Result<Vec<Record>, PlanError> {
+    let folder = app.join("adopted");
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(e)
@@ -127,7 +127,8 @@ pub(super) fn record(dirs: &Dirs, ledger: &Ledger, resource: &str, path: &Path) 
     if known.iter().any(|r| path.starts_with(&r.path)) {
         return Ok(false);
     }
-    let folder = folder(dirs);
+    another_s(dirs, resource, path)?;
+    let folder = dirs.app.join("adopted");
     make_private(&folder)?;
     let number = (1u32..)
         .find(|n| !folder.join(n.to_string()).exists())
@@ -176,6 +177,34 @@ pub(super) fn record(dirs: &Dirs, ledger: &Ledger, resource: &str, path: &Path) 
         let _ = std::fs::remove_file(&fresh);
     }
     done.map(|()| true)
+}
+
+/// A tree is one app's: another that has it would find its files to belong to strangers.
+fn another_s(dirs: &Dirs, resource: &str, path: &Path) -> Result<(), PlanError> {
+    for entry in std::fs::read_dir(dirs.state.join("apps"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if entry.path() == dirs.app {
+            continue;
+        }
+        let records = of_app(&entry.path())?;
+        if let Some(theirs) = records
+            .iter()
+            .find(|r| r.path.starts_with(path) || path.starts_with(&r.path))
+        {
+            return Err(PlanError::Resource {
+                name: resource.to_owned(),
+                cause: format!(
+                    "the app `{}` has adopted {}; `pysecure give-back` with its manifest first",
+                    entry.file_name().to_string_lossy(),
+                    theirs.path.display()
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Whose a tree is: who owns its folder, if it is the app's own ids that own the tree.

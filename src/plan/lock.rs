@@ -8,10 +8,15 @@
 
 use super::{Dirs, PlanError, make_private, make_state};
 use nix::fcntl::{FcntlArg, fcntl};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Held while ledgers are read, changed and written. One for all apps of a state: ranges are compared across them.
@@ -40,6 +45,9 @@ pub fn initializing(dirs: &Dirs) -> Result<impl Sized + use<>, PlanError> {
 /// The right to work on an app's data, for as long as this is kept.
 pub struct Claim {
     file: File,
+    /// Folders of the user's, if this is a supervisor's: see [`Claim::hold`].
+    folders: RefCell<Vec<File>>,
+    leads: bool,
 }
 
 /// What a claim is for, as others are told.
@@ -71,6 +79,8 @@ impl std::fmt::Display for Deed {
 pub struct Holder {
     pub deed: Deed,
     pub pid: u32,
+    /// As [`begun`].
+    began: Option<u64>,
     pub host: String,
     /// Where its control socket is, if it is a supervisor that has one.
     pub socket: Option<PathBuf>,
@@ -85,6 +95,12 @@ impl std::fmt::Display for Holder {
         Ok(())
     }
 }
+
+/// Where in a lock's file the processes of services stand, behind what [`Holder`] says; bytes for each.
+const RUNNING: u64 = 16 << 10;
+const LINE: usize = 32;
+/// A killed process may take so long to end before whoever waits gives up.
+const LONGEST_DEATH: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Bytes of the lock's file.
 #[derive(Clone, Copy)]
@@ -119,8 +135,7 @@ impl Claim {
 
     /// Whoever starts something beside the supervisor, if there is one. Waits for who has the data for himself.
     pub fn join(dirs: &Dirs) -> Result<Claim, PlanError> {
-        let (file, _) = open(dirs, &name(dirs))?;
-        let claim = Claim { file };
+        let claim = Claim::new(dirs, false)?;
         if !claim.take(dirs, Part::Use, libc::F_RDLCK, false)? {
             claim.take(dirs, Part::Use, libc::F_RDLCK, true)?;
         }
@@ -128,13 +143,116 @@ impl Claim {
     }
 
     fn lead(dirs: &Dirs, deed: Deed) -> Result<Claim, PlanError> {
-        let (file, _) = open(dirs, &name(dirs))?;
-        let claim = Claim { file };
+        let claim = Claim::new(dirs, true)?;
         if !claim.take(dirs, Part::Lead, libc::F_WRLCK, false)? {
             return Err(busy(dirs, read(&claim.file).as_ref()));
         }
         claim.say(deed, None);
+        claim.outlast(dirs)?;
         Ok(claim)
+    }
+
+    fn new(dirs: &Dirs, leads: bool) -> Result<Claim, PlanError> {
+        Ok(Claim {
+            file: open(dirs, &name(dirs))?.0,
+            folders: RefCell::default(),
+            leads,
+        })
+    }
+
+    /// The user's folders in which services write: one supervisor works in each, of whatever app, user and state
+    /// directory. The lock is a flock(2) of the folder itself, and so there is no file of it.
+    pub fn hold<'p>(&self, app: &str, paths: impl Iterator<Item = &'p Path>) -> Result<(), PlanError> {
+        if !self.leads {
+            return Ok(());
+        }
+        let mut held = BTreeSet::new();
+        for path in paths {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // What is wrong with it is said by who mounts it.
+            let Ok(folder) = rustix::fs::openat(CWD, path, flags, Mode::empty()) else {
+                continue;
+            };
+            let Ok(found) = rustix::fs::fstat(&folder) else {
+                continue;
+            };
+            if !held.insert((found.st_dev, found.st_ino)) {
+                continue;
+            }
+            match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(PlanError::Busy {
+                        app: app.to_owned(),
+                        cause: format!(
+                            "services of another supervisor write in {0}, and data is one app's; `fuser -v {0}` shows its \
+                             process: end it by `pysecure down` with its manifest and --state-dir",
+                            path.display()
+                        ),
+                    });
+                }
+                // There are file systems on which no directory can be locked.
+                Err(_) => {}
+                Ok(()) => self.folders.borrow_mut().push(folder.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts on record that this process, PID 1 of a service, uses the data. `number`: a small one, the service's.
+    ///
+    /// The kernel kills it with its supervisor, but that takes as long as it takes, and the supervisor's locks are free by
+    /// then.
+    pub fn runs(&self, number: u32, pid: i32) {
+        let line = format!("{pid} {} ", begun(pid).unwrap_or_default());
+        let mut padded = [b' '; LINE];
+        padded[LINE - 1] = b'\n';
+        let length = line.len().min(LINE - 1);
+        padded[..length].copy_from_slice(&line.as_bytes()[..length]);
+        // On a full disk it is not known, and most likely nobody will ever ask.
+        let _ = self
+            .file
+            .write_all_at(&padded, RUNNING + u64::from(number) * LINE as u64);
+    }
+
+    /// Waits for the end of what a killed supervisor ran.
+    fn outlast(&self, dirs: &Dirs) -> Result<(), PlanError> {
+        let mut text = Vec::new();
+        let mut file = &self.file;
+        let read = file
+            .seek(std::io::SeekFrom::Start(RUNNING))
+            .and_then(|_| file.read_to_end(&mut text));
+        if read.is_err() {
+            return Ok(());
+        }
+        for line in text.chunks_exact(LINE) {
+            let text = String::from_utf8_lossy(line);
+            let mut words = text.split_whitespace().map(str::parse::<u64>);
+            let (Some(Ok(pid)), Some(Ok(start))) = (words.next(), words.next()) else {
+                continue;
+            };
+            let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+                continue;
+            };
+            let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+                continue;
+            };
+            let number = pid.as_raw_nonzero().get();
+            if begun(number) != Some(start) {
+                continue;
+            }
+            tracing::debug!(pid = number, "waiting for a service of a killed supervisor");
+            let mut ready = [PollFd::new(&process, PollFlags::IN)];
+            if matches!(rustix::event::poll(&mut ready, Some(&LONGEST_DEATH)), Ok(0)) {
+                return Err(PlanError::Busy {
+                    app: name(dirs),
+                    cause: format!(
+                        "a service of its last supervisor, which was killed, is still ending (process {number}); try again \
+                         when it has"
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn take(&self, dirs: &Dirs, part: Part, kind: i32, wait: bool) -> Result<bool, PlanError> {
@@ -146,18 +264,22 @@ impl Claim {
         let holder = Holder {
             deed,
             pid: std::process::id(),
+            began: begun(std::process::id() as i32),
             host: host(),
             socket: socket.map(Path::to_owned),
         };
         let mut text = serde_json::to_vec(&holder).unwrap_or_default();
         text.push(b'\n');
-        let mut file = &self.file;
-        // On a full disk, others learn that it is taken, and not by whom.
-        let _ = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(&text));
+        // Of what stood there before, all behind the line's end counts for nothing. On a full disk, others learn that it is
+        // taken, and not by whom.
+        let _ = self.file.write_all_at(&text, 0);
     }
+}
+
+/// When a process began, in ticks since the host did: field 22 of proc_pid_stat(5).
+fn begun(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Who has an app's data for himself, if anybody does; `Some(None)` if he has not said who he is.
@@ -184,25 +306,20 @@ pub fn busy(dirs: &Dirs, holder: Option<&Holder>) -> PlanError {
                 socket: Some(socket),
                 ..
             },
-        ) => match socket.exists() || holder.host != host() {
-            true => format!("it is up, by {holder}; `pysecure ps` shows it, `pysecure down` ends it"),
-            false => format!(
-                "it is up, but {} is gone, at which its supervisor, {holder}, was to be reached; `kill {}` ends it as `pysecure \
-                 down` does",
-                socket.display(),
-                holder.pid
-            ),
-        },
-        Some(holder @ Holder { deed: Deed::Up, .. }) => {
-            format!(
-                "it is up, or being started by another pysecure, {holder}; `pysecure ps` shows it, `pysecure down` ends it"
-            )
-        }
+        ) if !socket.exists() && holder.host == host() => format!(
+            "it is up, but {} is gone, at which its supervisor, {holder}, was to be reached; `kill {}` ends it as `pysecure down` \
+             does",
+            socket.display(),
+            holder.pid
+        ),
+        Some(holder @ Holder { deed: Deed::Up, .. }) => format!(
+            "it is up, or being started by another pysecure, {holder}; `pysecure ps` shows it, `pysecure down` ends it"
+        ),
         Some(holder) => format!(
             "`pysecure {}`, {holder}, works on its data; try again when that has ended",
             holder.deed
         ),
-        None => "another pysecure works on its data; try again when that has ended".to_owned(),
+        None => "it is being started or ended by another pysecure; try again when that is done".to_owned(),
     };
     PlanError::Busy { app, cause }
 }
@@ -228,8 +345,11 @@ fn open(dirs: &Dirs, name: &str) -> Result<(File, PathBuf), PlanError> {
 fn read(mut file: &File) -> Option<Holder> {
     let mut text = String::new();
     file.rewind().ok()?;
-    file.take(64 << 10).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    file.take(RUNNING).read_to_string(&mut text).ok()?;
+    let holder: Holder = serde_json::from_str(text.lines().next()?).ok()?;
+    // One that was killed has left its words to whoever has the lock now.
+    let stale = holder.host == host() && begun(holder.pid as i32) != holder.began;
+    (!stale).then_some(holder)
 }
 
 fn span(part: Part, kind: i32) -> libc::flock {
@@ -271,4 +391,64 @@ fn unlockable(path: &Path, error: nix::Error) -> PlanError {
             "{error}; where files cannot be locked, nothing keeps two supervisors from one app's data: use --state-dir to put it on a local file system"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(at: &tempfile::TempDir) -> Dirs {
+        Dirs::find("locked", true, Some(&at.path().join("state"))).unwrap()
+    }
+
+    #[test]
+    fn one_leads_and_many_join() {
+        let at = tempfile::tempdir().unwrap();
+        let dirs = dirs(&at);
+        assert_eq!(holder(&dirs).unwrap(), None);
+        let up = Claim::supervise(&dirs).unwrap();
+        up.say(Deed::Up, Some(Path::new("/run/x/control.sock")));
+        let told = holder(&dirs).unwrap().unwrap().unwrap();
+        assert_eq!((told.deed, told.pid), (Deed::Up, std::process::id()));
+        for other in [Claim::supervise(&dirs), Claim::alone(&dirs, Deed::Purge)] {
+            let error = other.err().unwrap().to_string();
+            assert!(
+                error.contains("it is up") && error.contains(&format!("kill {}", told.pid)),
+                "{error}"
+            );
+        }
+        let beside = Claim::join(&dirs).unwrap();
+        drop(up);
+        assert_eq!(holder(&dirs).unwrap(), None);
+        assert!(Claim::alone(&dirs, Deed::Purge).is_err(), "something runs on the data");
+        Claim::supervise(&dirs).unwrap();
+        drop(beside);
+        Claim::alone(&dirs, Deed::Purge).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_supervisor_ran_is_outlasted() {
+        let at = tempfile::tempdir().unwrap();
+        let dirs = dirs(&at);
+        let up = Claim::supervise(&dirs).unwrap();
+        let mut service = std::process::Command::new("sleep").arg("0.5").spawn().unwrap();
+        let pid = i32::try_from(service.id()).unwrap();
+        up.runs(7, pid);
+        // As if it was another process, which has its number now: nobody waits for that.
+        up.runs(9, i32::try_from(std::process::id()).unwrap());
+        let own = begun(i32::try_from(std::process::id()).unwrap()).unwrap();
+        up.file
+            .write_all_at(
+                format!("{} {:<12}", std::process::id(), own - 1).as_bytes(),
+                RUNNING + 9 * LINE as u64,
+            )
+            .unwrap();
+        drop(up);
+        let again = Claim::supervise(&dirs).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        assert!(stat.contains(") Z "), "{stat}");
+        service.wait().unwrap();
+        drop(again);
+        Claim::supervise(&dirs).unwrap();
+    }
 }

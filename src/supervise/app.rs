@@ -234,7 +234,7 @@ pub struct App {
     pub(super) outputs: Outputs,
     pub(super) null: File,
     /// Held until nothing of the app runs any more: a second `up` of it finds that.
-    claim: Option<Claim>,
+    pub(super) claim: Option<Claim>,
     manager: systemd::Manager,
     /// Services that are to be told to end, once none that depends on them runs.
     pub(super) doomed: BTreeSet<u32>,

@@ -295,6 +295,9 @@ impl App {
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
         let running = self.launcher.start(&request)?;
+        if let Some(claim) = &self.claim {
+            claim.runs(id, running.pid.as_raw_nonzero().get());
+        }
         let companion = self.networks.accompany(id, planned, &running, &mut self.launcher);
         let watched = companion.map_err(SuperviseError::from).and_then(|words| match words {
             Some(words) => {
