@@ -9,6 +9,7 @@ use crate::manifest::types::ServiceType;
 use crate::plan::lock::Claim;
 use crate::plan::{Dirs, Ledger, Plan, Privilege};
 use crate::supervise::client::{Client, ClientError};
+use crate::supervise::mending::shared;
 use crate::supervise::protocol::{AppStatus, Apply, Progress, Request};
 use crate::supervise::reconcile::{Change, Prints, difference, storage_print};
 use crate::supervise::{App, Options, Outcome};
@@ -165,6 +166,7 @@ pub(super) fn reconcile(
     let apply = Apply {
         order: plan.services.iter().map(|s| s.name.clone()).collect(),
         storage: storage_print(&plan),
+        shared: shared(&plan.storage),
         services: plan
             .services
             .into_iter()

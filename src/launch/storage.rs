@@ -301,6 +301,50 @@ impl Apply<'_> {
     }
 }
 
+/// Opens what a program has made to those who are granted it, where rights go by ACL; what its maker may do with it stays
+/// the maker's own affair.
+pub fn mend(fd: BorrowedFd<'_>, found: &rustix::fs::Stat, of: &Ownership) -> Result<(), Errno> {
+    let kind = FileType::from_raw_mode(found.st_mode);
+    if kind == FileType::Symlink {
+        return Ok(());
+    }
+    let directory = kind == FileType::Directory;
+    let runs = found.st_mode & 0o111 != 0;
+    let maker = Ownership {
+        owner: found.st_mode >> 6 & 7,
+        ..of.clone()
+    };
+    let acl = if directory {
+        maker.directory_acl()
+    } else {
+        maker.file_acl(runs)
+    };
+    let path = through_proc(fd);
+    let put = |name: &std::ffi::CStr, wanted: &[u8]| {
+        let mut have = vec![0u8; wanted.len() + 1];
+        match rustix::fs::getxattr(&path, name, &mut have) {
+            Ok(length) if have[..length] == *wanted => Ok(()),
+            _ => rustix::fs::setxattr(&path, name, wanted, XattrFlags::empty()),
+        }
+    };
+    if directory {
+        put(DEFAULT_ACL, &of.default_acl())?;
+    }
+    if !of.named.is_empty() {
+        return put(ACCESS_ACL, &acl);
+    }
+    let bits = if directory {
+        maker.directory_mode()
+    } else {
+        maker.file_mode()
+    };
+    let wanted = found.st_mode & 0o7700 | bits & if directory || runs { 0o77 } else { 0o66 };
+    if wanted != found.st_mode & 0o7777 {
+        rustix::fs::chmod(&path, Mode::from_raw_mode(wanted))?;
+    }
+    Ok(())
+}
+
 /// The one path by which a descriptor of whatever kind can be named: magic, so no link is followed.
 pub(super) fn through_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

@@ -67,7 +67,6 @@ pub(super) fn plan(
         model,
         everything.filter(|(_, perms)| perms.any()).collect(),
         on_disk,
-        &|_| false,
         privilege,
         &storage,
         template,

@@ -5,7 +5,7 @@ use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Privilege, Storage};
 use crate::manifest::types::{Kind, Perms};
-use crate::model::{Model, Resource, ResourceId, ServiceId, Subject, path};
+use crate::model::{Model, ResourceId, ServiceId, path};
 
 /// The mounts of one service, outer before inner.
 pub(super) fn plan(
@@ -19,17 +19,14 @@ pub(super) fn plan(
 ) -> Vec<Mount> {
     let grants = model.grants(service);
     let wanted = grants.iter().map(|grant| (grant.resource, grant.perms)).collect();
-    let foreign = |resource: &Resource| !mapped(model, service, resource);
-    lay(model, wanted, own, &foreign, privilege, storage, template, errors)
+    lay(model, wanted, own, privilege, storage, template, errors)
 }
 
-/// Mounts of resources with these rights, for someone with these ids. `foreign`: is a resource of our own keeping another's?
-#[allow(clippy::too_many_arguments, reason = "all that a mount is made of")]
+/// Mounts of resources with these rights, for someone with these ids.
 pub(super) fn lay(
     model: &Model,
     mut wanted: Vec<(ResourceId, Perms)>,
     own: Ids,
-    foreign: &dyn Fn(&Resource) -> bool,
     privilege: &Privilege,
     storage: &[Storage],
     template: Option<&Template>,
@@ -46,7 +43,7 @@ pub(super) fn lay(
             target: resource.mount_path().to_owned(),
             source: place.path.clone(),
             directory: resource.kind == Kind::Directory || resource.with_directory,
-            foreign: place.keeping == Keeping::Ours && idmap.is_none() && place.disk != own && foreign(resource),
+            foreign: place.keeping == Keeping::Ours && idmap.is_none() && place.disk != own,
             writable: perms.write,
             executable: perms.exec,
             idmap,
@@ -79,13 +76,6 @@ pub(super) fn lay(
         }
     }
     out
-}
-
-/// Does the service's namespace map both the owner and the group of a resource?
-fn mapped(model: &Model, service: ServiceId, resource: &Resource) -> bool {
-    let bundles = &model.services[service].bundles;
-    resource.owner == Some(Subject::Service(service))
-        && (resource.bundles.is_empty() || resource.bundles.iter().any(|b| bundles.contains(b)))
 }
 
 /// Sees to the mount point of `inner` within `outer`.

@@ -75,10 +75,16 @@ pub struct Ownership {
     /// Who else has rights, by name in an ACL. Sorted as the kernel wants: users before groups, by id.
     #[serde(default)]
     pub named: Vec<(Who, u32)>,
-    /// Do new files and directories follow an ACL, and become the group's?
+    /// Do new files and directories follow an ACL?
     #[serde(default)]
     pub inherited: bool,
+    /// Which of the forms that this has had over time: what was made in an older one is made anew once.
+    #[serde(default)]
+    pub form: u32,
 }
+
+/// Without set-group-id, which a service may not have in a mode that it sets.
+const FORM: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -94,6 +100,7 @@ impl Ownership {
             uid: ids.uid,
             gid: ids.gid,
             owner,
+            form: FORM,
             ..Ownership::default()
         }
     }
@@ -103,11 +110,9 @@ impl Ownership {
         self.owner << 6 | self.bundle << 3 | self.global
     }
 
-    /// With search for whoever has any right, and set-group-id where new files are to stay the group's. Elsewhere it
-    /// would be in the way: chmod(1) keeps it, which a service may not.
+    /// With search for whoever has any right.
     pub fn directory_mode(&self) -> u32 {
-        let setgid = if self.inherited && self.bundle != 0 { 0o2000 } else { 0 };
-        setgid | searched(self.owner) << 6 | searched(self.bundle) << 3 | searched(self.global)
+        searched(self.owner) << 6 | searched(self.bundle) << 3 | searched(self.global)
     }
 
     /// The value of `system.posix_acl_default` (acl(5); layout of linux/posix_acl_xattr.h) for directories of this
@@ -179,8 +184,10 @@ impl Storage {
     }
 }
 
-/// What ACLs do not hold, as docs/rootless.md lists it.
-const NOT_HELD: &str = "a file that one service makes is another's, which may not change its mode or times";
+/// What ACLs do not hold; docs/rootless.md has it in a list.
+const NOT_HELD: &str = "are held by ACLs: what a program closes to others is opened to them a moment later, and only \
+                        while the app is up; only the service that made a file may change its mode and its times; `r` \
+                        alone does not let connect to sockets";
 
 /// One entry a resource, in the model's order.
 pub(super) fn plan(
@@ -208,8 +215,8 @@ pub(super) fn plan(
                 cause,
             });
         }
-        let wants_one_owner = *privilege == Privilege::Root && keeping != Keeping::Theirs && wants_one_owner(resource);
-        let one_owner = wants_one_owner && trials.works_at(&path).is_ok();
+        let wants_one_owner = keeping != Keeping::Theirs && *privilege != Privilege::OneId && wants_one_owner(resource);
+        let one_owner = wants_one_owner && *privilege == Privilege::Root && trials.works_at(&path).is_ok();
         if wants_one_owner && !one_owner {
             by_acl.push(format!("`{}`", resource.name));
         }
@@ -258,11 +265,14 @@ pub(super) fn plan(
         out.push(storage);
     }
     if !by_acl.is_empty() {
-        notes.push(format!(
-            "the file system of {} cannot be mounted with other ids, so what is shared there is held by ACLs ({}): {NOT_HELD}",
-            dirs.resources().display(),
-            by_acl.join(", ")
-        ));
+        let cause = match privilege {
+            Privilege::Root => format!(
+                "the file system of {} cannot be mounted with other ids",
+                dirs.resources().display()
+            ),
+            _ => "without root no file system can be mounted with other ids".to_owned(),
+        };
+        notes.push(format!("{cause}, so {} {NOT_HELD}", by_acl.join(", ")));
     }
     for resource in &model.resources {
         let Some(parent) = resource.parent else { continue };
@@ -357,21 +367,23 @@ fn by_class(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
     let group = ledger.group(model, &resource.bundles);
     let mut out = Ownership {
         uid: owner.uid,
-        gid: group.unwrap_or(owner.gid),
+        gid: owner.gid,
         owner: perms.owner.file_bits(),
-        bundle: perms.bundle.file_bits(),
+        bundle: 0,
         global: perms.global.file_bits(),
         named: Vec::new(),
         inherited: perms.bundle.any() || perms.global.any(),
+        form: FORM,
     };
-    // A file that another makes is the other's: the owner's right, and the bundle's to a file that was given another
-    // group, stand by name. Where nobody else writes, the mask is left as narrow as the bundle's rights: a data
+    // A file that another makes is the other's, in a group of the other's: the owner's right and the bundle's stand by
+    // name. Set-group-id would do for the latter, but for programs that give a new file the group of the old one, which
+    // an owner may who is in the bundle, and only then (patch). Where nobody else writes, the mask is left as narrow as the bundle's rights: a data
     // folder that its owner shows to a bundle is 0750, as PostgreSQL wants it.
     if (perms.bundle.write || perms.global.write) && out.owner != 0 {
         out.named.push((Who::User(owner.uid), out.owner));
     }
-    if let Some(gid) = group.filter(|_| out.bundle != 0) {
-        out.named.push((Who::Group(gid), out.bundle));
+    if let Some(gid) = group.filter(|_| perms.bundle.any() || out.global != 0) {
+        out.named.push((Who::Group(gid), perms.bundle.file_bits()));
     }
     out
 }

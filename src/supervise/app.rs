@@ -4,6 +4,7 @@
 use super::control::Connection;
 use super::events::{Event, Kind};
 use super::ground::Ground;
+use super::mending::{self, Mending};
 use super::network::{NetworkError, Networks};
 use super::output::{OutputError, Outputs};
 use super::protocol::{Progress, Reply};
@@ -108,6 +109,8 @@ pub(super) enum Source {
     Relay(u32),
     /// Something in the folder of the app's sockets is gone.
     Folder,
+    /// Something was made in a shared folder.
+    Mending,
 }
 
 impl Source {
@@ -125,6 +128,7 @@ impl Source {
             Source::AppNetwork => (9, 0),
             Source::Relay(n) => (10, n),
             Source::Folder => (11, 0),
+            Source::Mending => (12, 0),
         };
         kind << 32 | u64::from(number)
     }
@@ -143,7 +147,8 @@ impl Source {
             8 => Source::Network(number),
             9 => Source::AppNetwork,
             10 => Source::Relay(number),
-            _ => Source::Folder,
+            11 => Source::Folder,
+            _ => Source::Mending,
         }
     }
 }
@@ -231,6 +236,7 @@ pub struct App {
     pub(super) relays: Relays,
     pub(super) ground: Ground,
     pub(super) networks: Networks,
+    pub(super) mending: Option<Mending>,
     pub(super) outputs: Outputs,
     pub(super) null: File,
     /// Held until nothing of the app runs any more: a second `up` of it finds that.
@@ -372,6 +378,7 @@ impl App {
             ground,
             networks,
             relays: Relays::default(),
+            mending: None,
             outputs,
             claim: None,
             manager,
@@ -391,6 +398,7 @@ impl App {
         }
         app.index();
         app.watch_app_network()?;
+        app.watch_shared(mending::shared(&app.plan.storage))?;
         Ok(app)
     }
 
@@ -406,12 +414,16 @@ impl App {
         while !self.finished() {
             self.stop_next();
             // One start a turn, so that reports of a thousand do not pile up.
-            let timeout = if self.start_next() || self.warm_next() {
+            let mending = self.mending.as_ref().is_some_and(Mending::busy);
+            let timeout = if self.start_next() || self.warm_next() || mending {
                 Some(Duration::ZERO)
             } else {
                 self.next_deadline()
             };
             self.turn(timeout)?;
+            if mending {
+                self.mend();
+            }
         }
         self.clean_up();
         Ok(match self.failure {
@@ -419,6 +431,25 @@ impl App {
             None if self.unwell && self.stopping.is_none() => Outcome::ServiceFailed,
             None => Outcome::Done,
         })
+    }
+
+    /// Watches the folders in which rights go by ACL, in place of those that were watched.
+    pub(super) fn watch_shared(&mut self, shared: Vec<mending::Shared>) -> Result<(), SuperviseError> {
+        self.mending = None;
+        if shared.is_empty() {
+            return Ok(());
+        }
+        let made = Mending::new(shared).map_err(system("watch shared folders"))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Mending.pack());
+        self.epoll.add(&made, event).map_err(system("watch a descriptor"))?;
+        self.mending = Some(made);
+        Ok(())
+    }
+
+    fn mend(&mut self) {
+        if let Some(mending) = &mut self.mending {
+            mending.turn();
+        }
     }
 
     fn finished(&self) -> bool {
@@ -504,6 +535,7 @@ impl App {
                 Source::AppNetwork => self.app_network_said(),
                 Source::Relay(id) => self.relay_ended(id),
                 Source::Folder => self.folder_changed(),
+                Source::Mending => self.mend(),
             }
         }
         // There may be more than was taken. As the kernel begins with those that were not, timers wait for some turns at most.

@@ -8,7 +8,7 @@ const NEEDED: [Capability; 14] = [
     Capability::CAP_DAC_OVERRIDE,     // storage of all services
     Capability::CAP_DAC_READ_SEARCH,  // likewise
     Capability::CAP_FOWNER,           // modes and ACLs of files that are services'
-    Capability::CAP_FSETID,           // set-group-id directories of bundles
+    Capability::CAP_FSETID,           // set-id bits are left as they are where a mode is mended
     Capability::CAP_KILL,             // PID 1 of each service has the keeper's id
     Capability::CAP_NET_BIND_SERVICE, // `listen` on ports below 1024
     Capability::CAP_SETFCAP,          // maps that hold id 0, user_namespaces(7)

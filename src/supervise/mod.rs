@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod logfile;
 pub mod logs;
+pub mod mending;
 mod metrics;
 pub mod network;
 mod notify;

@@ -72,6 +72,7 @@ pub struct Apply {
     pub places: Vec<plan::Place>,
     /// See [`AppStatus::storage`].
     pub storage: u64,
+    pub shared: Vec<super::mending::Shared>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -141,6 +141,9 @@ impl App {
         }
         self.plan.templates = templates;
         self.storage = apply.storage;
+        if let Err(error) = self.watch_shared(apply.shared) {
+            tracing::warn!(%error, "shared folders are not watched");
+        }
         for id in &gone {
             watch.await_end(*id);
         }
