@@ -423,7 +423,7 @@ resources = ["socket"]
 [services.pg]
 command = ["sh", "-ec", """
 PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
-initdb -D /data/pg -A peer -U pg >/tmp/initdb
+[ -e /data/pg/PG_VERSION ] || initdb -D /data/pg -A peer -U pg >/tmp/initdb
 exec postgres -D /data/pg -k /run/pg -c listen_addresses=
 """]
 owner_resources = ["data", "socket"]
