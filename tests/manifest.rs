@@ -737,7 +737,11 @@ fn schema_and_decoder_agree() {
             "/app/code",
             json!({ "/a": { "source": "./a", "exclude": [".env", "!x", "/a/*.db"] } }),
         ),
-        ("/resources/log", json!({ "path": "/x", "initial": "./log" })),
+        (
+            "/resources/log",
+            json!({ "path": "/x", "initial": "./log", "was": "logs" }),
+        ),
+        ("/services/banksvc/was", json!("bank")),
         ("/services/authsvc/command", json!(["a", ""])),
         ("/services/authsvc/command", json!("a")),
         ("/services/authsvc/callers", json!({})),

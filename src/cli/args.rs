@@ -87,6 +87,8 @@ pub enum Command {
     GiveBack(GiveBack),
     /// Run the script of `initialize` on the app's data; the app must be down
     InitResources,
+    /// What is kept of the app, and what of it nothing in the manifest uses
+    Data(Data),
     /// Roots put together from recipes: build them, and look into them
     Jail(Jail),
     /// Call a function of a service, as one of its callers
@@ -290,6 +292,27 @@ pub struct GiveBack {
     /// Only what was adopted at these paths [default: all]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Data {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<DataCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Delete what is kept under these names: of what the manifest does not name any more, or while the app is down
+    Remove {
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,12 @@ use crate::plan::Ledger;
 pub(super) fn run(cli: &Cli, args: &Check) -> Done {
     let mut loaded = Loaded::read(cli)?;
     // Whether the host has room for it can be said only of a manifest that is right in itself.
+    if !loaded.has_errors()
+        && let Ok(dirs) = loaded.dirs(cli)
+    {
+        let left = super::renamed::left_behind(&loaded, &dirs);
+        loaded.found.extend(left);
+    }
     let mut host = if loaded.has_errors() {
         Ok(Found::default())
     } else {

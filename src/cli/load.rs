@@ -83,6 +83,14 @@ impl Loaded {
         }
     }
 
+    /// The same, and nothing if there are none.
+    pub fn render_some(&self, found: &[Diagnostic]) -> String {
+        match found.is_empty() {
+            true => String::new(),
+            false => self.render(found),
+        }
+    }
+
     /// The same for programs.
     pub fn diagnostics_json(&self, found: &[Diagnostic]) -> serde_json::Value {
         match &self.python {
@@ -339,6 +347,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     loaded.claim(&mut ledger)?;
+    super::renamed::carry_out(loaded, dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     let mut plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;

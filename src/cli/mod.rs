@@ -20,6 +20,7 @@ mod change;
 mod check;
 mod compile;
 mod cp;
+mod data;
 mod down;
 mod dry_run;
 mod error;
@@ -37,6 +38,7 @@ mod logs;
 mod metrics;
 mod progress;
 mod ps;
+mod renamed;
 mod rpc;
 mod run;
 mod stats;
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
         Command::Cp(args) => cp::run(&cli, args),
         Command::GiveBack(args) => give_back::run(&cli, args),
         Command::InitResources => initialize::run(&cli),
+        Command::Data(args) => data::run(&cli, args),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
         Command::Call(args) => call::run(&cli, args),

@@ -56,7 +56,8 @@ pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
 
 /// The plan, with all that it needs on disk, and its notes said.
 pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, claim: &Claim, strict: bool) -> Result<Plan, Failure> {
-    let exposed = super::dry_run::exposed(loaded, dirs);
+    let mut exposed = super::dry_run::exposed(loaded, dirs);
+    exposed.extend(super::renamed::left_behind(loaded, dirs));
     if !exposed.is_empty() {
         eprint!("{}", loaded.render(&exposed));
     }
@@ -119,6 +120,9 @@ pub(super) fn reconcile(
     args: &Up,
 ) -> Result<u8, Failure> {
     let app = &loaded.model.app;
+    if args.dry_run {
+        eprint!("{}", loaded.render_some(&super::renamed::left_behind(loaded, dirs)));
+    }
     let mut ledger = Ledger::read(dirs, app)?;
     let before = ledger.clone();
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
@@ -203,6 +207,7 @@ fn in_words(name: &str, change: Change) -> String {
 }
 
 fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
+    eprint!("{}", loaded.render_some(&super::renamed::left_behind(loaded, dirs)));
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     for service in &plan.services {

@@ -19,6 +19,7 @@ pub mod network;
 pub mod outer;
 mod prepare;
 pub mod relay;
+pub mod renamed;
 mod seccomp;
 pub mod staging;
 mod step;

@@ -98,6 +98,8 @@ table! {
         pub source: Option<At<String>> = optional { "source": HostPath };
         /// Host path, relative to the manifest, of what it holds when PySecure makes it. Copied once, then left alone.
         pub initial: Option<At<String>> = optional { "initial": HostPath };
+        /// The name that it had before: it goes on with the data that PySecure keeps under that.
+        pub was: Option<At<String>> = optional { "was": Text };
         /// Names and paths in `source` that services do not see, as .gitignore has them. For what all may only read.
         pub exclude: Vec<At<String>> = plain { "exclude": List<Text> };
         /// What the service that owns it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
@@ -137,6 +139,8 @@ table! {
     pub struct Service("service") {
         /// A list, or one string, split as a shell splits words. Never empty.
         pub command: At<Vec<String>> = required { "command": Words };
+        /// The name that it had before: it goes on with the ids, the logs and what is kept of its root.
+        pub was: Option<At<String>> = optional { "was": Text };
         /// Where the command starts; `/` if left out.
         pub directory: Option<At<String>> = optional { "directory": Path };
         /// Names of the resources that it owns. A resource has one owner.

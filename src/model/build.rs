@@ -4,7 +4,7 @@
 use super::source::Base;
 use super::{
     Bundle, ClassPerms, DYNAMIC, Exclude, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service,
-    ServicePlaces, Subject, assert, life, limits, logs, nesting, network, path, shadow,
+    ServicePlaces, Subject, assert, life, limits, logs, nesting, network, path, renames, shadow,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -36,6 +36,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     network::check(manifest, &mut found);
     nesting::check(&mut model, &mut found);
     shadow::check(&model, base, &mut found);
+    renames::check(manifest, &mut found);
     ids(&model, manifest, &mut found);
     pointless(&model, &mut found);
     assert::check(&model, &manifest.never, &names, &mut found);
@@ -164,6 +165,11 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 kind,
                 source: there.map(|t| t.path),
                 initial: initial.map(|(_, there)| there.path),
+                was: table.was.as_ref().filter(|at| !reported(at)).map(|at| at.value.clone()),
+                was_at: table
+                    .was
+                    .as_ref()
+                    .map_or_else(|| name.span.clone(), |at| at.span.clone()),
                 owner: flag(&table.owned_by_dynamic_svc).then_some(Subject::Dynamic),
                 bundles: Vec::new(),
                 perms: ClassPerms {
@@ -196,6 +202,8 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
                 kind: there.as_ref().map_or(Kind::Directory, |t| t.kind),
                 source: there.map(|t| t.path),
                 initial: None,
+                was: None,
+                was_at: path.span.clone(),
                 owner: None,
                 bundles: Vec::new(),
                 perms: ClassPerms {
@@ -423,6 +431,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
         callers.sort_by_key(|c| c.0);
         model.services.push(Service {
             name: name.value.clone(),
+            was: table.was.as_ref().filter(|at| !reported(at)).map(|at| at.value.clone()),
             command: table.command.value.clone(),
             directory,
             owns: Vec::new(),

@@ -14,6 +14,7 @@ mod logs;
 mod nesting;
 pub mod network;
 pub mod path;
+mod renames;
 mod shadow;
 pub mod source;
 
@@ -84,6 +85,9 @@ pub struct Resource {
     pub source: Option<PathBuf>,
     /// What it holds when PySecure makes it: a host path, absolute and free of links.
     pub initial: Option<PathBuf>,
+    /// The name that its data was kept under before, and where the manifest says so.
+    pub was: Option<String>,
+    pub was_at: Range<usize>,
     pub owner: Option<Subject>,
     /// Sorted.
     pub bundles: Vec<BundleId>,
@@ -132,6 +136,8 @@ pub struct Bundle {
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: String,
+    /// The name that it had before.
+    pub was: Option<String>,
     pub command: Vec<String>,
     pub directory: String,
     pub owns: Vec<ResourceId>,

@@ -96,6 +96,11 @@ impl Dirs {
         self.app.join("initializing")
     }
 
+    /// What services have written to their roots, where that is kept.
+    pub fn roots(&self) -> PathBuf {
+        self.app.join("writable")
+    }
+
     pub fn logs(&self) -> PathBuf {
         self.app.join("logs")
     }

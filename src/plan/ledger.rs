@@ -50,6 +50,9 @@ pub struct Ledger {
     /// How each resource's files were last owned, so that a change of policy is carried through to them.
     #[serde(default)]
     pub applied: BTreeMap<String, super::Ownership>,
+    /// The path at which services last saw each resource that is kept.
+    #[serde(default)]
+    pub paths: BTreeMap<String, String>,
 }
 
 const VERSION: u32 = 1;
@@ -145,6 +148,15 @@ impl Ledger {
         self.folder = manifest.parent().and_then(Folder::of);
     }
 
+    /// That of the app whose data lies here.
+    pub fn at(folder: &Path, app: &str) -> Result<Ledger, PlanError> {
+        let ledger = read(&folder.join("ledger.json"))?.unwrap_or_default();
+        Ok(Ledger {
+            app: app.to_owned(),
+            ..ledger
+        })
+    }
+
     /// Replaces the file in one step; readers see the old one or the new one.
     pub fn write(&self, dirs: &Dirs, _held: &Lock) -> Result<(), PlanError> {
         let path = dirs.ledger();
@@ -192,6 +204,7 @@ impl Ledger {
     /// Gives every name of the model an id, and every range a place. What was given before stays.
     pub(super) fn allocate(&mut self, model: &Model, siblings: &[Ledger], privilege: &Privilege) -> Vec<PlanError> {
         let mut errors = Vec::new();
+        self.rename(model);
         let needed = crate::model::needed_ids(model);
         let fresh = self.uid_range == [0, 0];
         match self.ranges(model, siblings, needed, fresh, privilege) {
@@ -244,6 +257,22 @@ impl Ledger {
         let result = self.fill(model, &mut uids, &mut gids);
         errors.extend(result.err());
         errors
+    }
+
+    /// Services that go on under another name go on with their ids. What they had under the new one is not given again.
+    fn rename(&mut self, model: &Model) {
+        for service in &model.services {
+            let Some(was) = &service.was else { continue };
+            let Some(ids) = self.services.remove(was) else { continue };
+            if let Some(former) = self.services.insert(service.name.clone(), ids) {
+                // No service can be called so.
+                let mut key = format!("{}/former", service.name);
+                while self.services.contains_key(&key) {
+                    key.push('+');
+                }
+                self.services.insert(key, former);
+            }
+        }
     }
 
     fn fill(&mut self, model: &Model, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {

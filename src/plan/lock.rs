@@ -61,6 +61,8 @@ pub enum Deed {
     Initialize,
     #[serde(rename = "give-back")]
     GiveBack,
+    #[serde(rename = "data remove")]
+    Remove,
 }
 
 impl std::fmt::Display for Deed {
@@ -70,6 +72,7 @@ impl std::fmt::Display for Deed {
             Deed::Purge => "down --purge",
             Deed::Initialize => "init-resources",
             Deed::GiveBack => "give-back",
+            Deed::Remove => "data remove",
         })
     }
 }

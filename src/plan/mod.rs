@@ -12,6 +12,7 @@ mod hide;
 mod host;
 mod initialize;
 pub mod ledger;
+pub mod leftover;
 mod links;
 pub mod lock;
 mod mounts;
@@ -372,7 +373,7 @@ fn upper(
     };
     Ok(Some(Upper {
         lower: Store::new(&dirs.state).owned(jail, identity.on_disk()),
-        kept: (service.writable == Writable::Kept).then(|| dirs.app.join("writable").join(&service.name)),
+        kept: (service.writable == Writable::Kept).then(|| dirs.roots().join(&service.name)),
     }))
 }
 
