@@ -10,6 +10,7 @@
 use super::forward::{Forwarder, Header, SOURCES, Way};
 use super::network::{Network, enter, take_in_both};
 use super::{LaunchError, Launcher, Running, child, go, sys};
+use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -182,7 +183,7 @@ fn live(
             pasta.listen()?;
         }
         if let Some(forwarder) = &mut forwarder {
-            forwarder.turn();
+            forwarder.turn(EpollTimeout::ZERO);
         }
     }
 }

@@ -34,8 +34,17 @@ const PIECE: usize = 64 << 10;
 const TURNS: u32 = 16;
 /// Connections in one message to a successor. Each has two descriptors; unix(7) allows for 253.
 const BATCH: usize = 100;
-/// What tells a listener's event from a connection's.
-const LISTENER: u64 = 1 << 32;
+/// What tells events of listeners, and of what else is waited for, from a connection's, which say of which end they are.
+const LISTENER: u64 = 1 << 40;
+const OTHER: u64 = 1 << 41;
+
+/// Which of a connection's ends something has happened at.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Outside,
+    Inside,
+    Both,
+}
 
 /// Where published connections come from inside: the dummy address of RFC 7600, and one of the prefix of RFC 6666, both of
 /// which are nobody's. Were it the loopback's, whoever trusts that would trust everybody (CVE-2021-20199).
@@ -171,20 +180,35 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Handles what has happened, without waiting.
-    pub(super) fn turn(&mut self) {
+    /// Has [`Forwarder::turn`] end a wait when there is something to be read here too.
+    pub(super) fn await_too(&self, other: BorrowedFd<'_>) -> Result<(), Errno> {
+        let added = self.epoll.add(other, EpollEvent::new(EpollFlags::EPOLLIN, OTHER));
+        added.map_err(|e| Errno::from_raw_os_error(e as i32))
+    }
+
+    pub(super) fn await_no_more(&self, other: BorrowedFd<'_>) {
+        let _ = self.epoll.delete(other);
+    }
+
+    /// Handles what has happened; waits for it so long if there is nothing to do. Has anything happened elsewhere?
+    pub(super) fn turn(&mut self, wait: EpollTimeout) -> bool {
         let mut events = [EpollEvent::empty(); 64];
-        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        let wait = if self.busy() { EpollTimeout::ZERO } else { wait };
+        let count = self.epoll.wait(&mut events, wait).unwrap_or(0);
         for index in std::mem::take(&mut self.unfinished) {
-            self.advance(index);
+            self.advance(index, Side::Both);
         }
+        let mut elsewhere = false;
         for event in &events[..count] {
-            let index = (event.data() & !LISTENER) as usize;
-            match event.data() & LISTENER {
-                0 => self.advance(index),
-                _ => self.accept(index),
+            let number = event.data();
+            match number & (LISTENER | OTHER) {
+                OTHER => elsewhere = true,
+                LISTENER => self.accept((number & !LISTENER) as usize),
+                _ if number & 1 == 0 => self.advance((number >> 1) as usize, Side::Outside),
+                _ => self.advance((number >> 1) as usize, Side::Inside),
             }
         }
+        elsewhere
     }
 
     fn accept(&mut self, number: usize) {
@@ -241,30 +265,40 @@ impl Forwarder {
             self.connections.len() - 1
         });
         let watched = self
-            .watch(&connection.outside, index)
-            .and_then(|()| self.watch(&connection.inside, index))
-            .and_then(|()| connection.left.as_ref().map_or(Ok(()), |left| self.watch(left, index)));
+            .watch(&connection.outside, index, 0)
+            .and_then(|()| self.watch(&connection.inside, index, 1))
+            .and_then(|()| {
+                connection
+                    .left
+                    .as_ref()
+                    .map_or(Ok(()), |left| self.watch(left, index, 0))
+            });
         if watched.is_ok() {
             self.connections[index] = Some(connection);
-            self.advance(index);
+            self.advance(index, Side::Both);
         } else {
             self.free.push(index);
         }
     }
 
-    fn watch(&self, socket: &OwnedFd, index: usize) -> nix::Result<()> {
+    /// `end`: 0 outside, 1 inside.
+    fn watch(&self, socket: &OwnedFd, index: usize, end: u64) -> nix::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.epoll.add(socket, EpollEvent::new(flags, index as u64))
+        self.epoll
+            .add(socket, EpollEvent::new(flags, (index as u64) << 1 | end))
     }
 
-    fn advance(&mut self, index: usize) {
+    fn advance(&mut self, index: usize, mut side: Side) {
         let leaving = self.leaving;
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
         let before = connection.state;
+        if before != State::Open {
+            side = Side::Both;
+        }
         let left = match connection.connected() {
-            Ok(true) => connection.pump(leaving, &mut self.pipes),
+            Ok(true) => connection.pump(leaving, side, &mut self.pipes),
             Ok(false) => Left::Waiting,
             Err(_) => Left::Broken,
         };
@@ -279,7 +313,7 @@ impl Forwarder {
             Left::Waiting if other_socket => {
                 let again = self.connections[index]
                     .as_ref()
-                    .map(|c| self.watch(&c.inside, index).is_ok());
+                    .map(|c| self.watch(&c.inside, index, 1).is_ok());
                 if again == Some(false) {
                     self.close(index);
                 }
@@ -340,7 +374,7 @@ impl Forwarder {
             let _ = send(successor, batch);
         }
         for index in 0..self.connections.len() {
-            self.advance(index);
+            self.advance(index, Side::Both);
         }
     }
 }
@@ -399,11 +433,23 @@ impl Connection {
         }
     }
 
-    /// `leaving`: only what was said inside goes out.
-    fn pump(&mut self, leaving: bool, pipes: &mut Pipes) -> Left {
+    /// `leaving`: only what was said inside goes out. What happens at one end is about what comes from there, and about what
+    /// could not be written to it.
+    fn pump(&mut self, leaving: bool, side: Side, pipes: &mut Pipes) -> Left {
+        let [go, come] = [(0, Side::Outside), (1, Side::Inside)]
+            .map(|(flow, from)| side == Side::Both || side == from || self.flows[flow].filled > 0);
         for _ in 0..TURNS {
-            let there = if leaving { Ok(false) } else { self.pump_there(pipes) };
-            let moved = match (there, self.flows[1].pump(&self.inside, &self.outside, true, pipes)) {
+            let there = if go && !leaving {
+                self.pump_there(pipes)
+            } else {
+                Ok(false)
+            };
+            let back = if come {
+                self.flows[1].pump(&self.inside, &self.outside, true, pipes)
+            } else {
+                Ok(false)
+            };
+            let moved = match (there, back) {
                 (Ok(there), Ok(back)) => there | back,
                 _ => return Left::Broken,
             };

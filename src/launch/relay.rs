@@ -15,8 +15,9 @@ use super::child;
 use super::forward::{Forwarder, Way, on_loopback};
 use super::network::take_in_both;
 use super::{LaunchError, Launcher, Running, go, socketpair, sys};
+use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -173,41 +174,27 @@ fn live(
     let [left, leave] = task.left;
     listeners.push((rustix::io::fcntl_dupfd_cloexec(left, 0)?, Way::Left));
     let mut forwarder = Forwarder::new(listeners).map_err(|_| Errno::NOMEM)?;
-    carry(&mut forwarder, &[control.as_fd(), service.as_fd()], None);
+    forwarder.await_too(control.as_fd())?;
+    forwarder.await_too(service.as_fd())?;
+    while !forwarder.turn(EpollTimeout::NONE) {}
+    // Both stay ready from now on.
+    forwarder.await_no_more(control.as_fd());
+    forwarder.await_no_more(service.as_fd());
     // SAFETY: the originals are the supervisor's, on whose side of clone3(2) their owners are; nothing here uses them.
     for outside in task.outside {
         unsafe { rustix::io::close(outside.as_raw_fd()) };
     }
     forwarder.leave(&inside, leave);
     drop(inside);
-    carry(&mut forwarder, &[], Some(Instant::now() + PATIENCE));
-    Ok(())
-}
-
-/// Moves what there is to move until one of `ends` is ready, or until it is over at the latest.
-fn carry(forwarder: &mut Forwarder, ends: &[BorrowedFd<'_>], until: Option<Instant>) {
-    loop {
-        let mut wait = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if until.is_some() && (forwarder.idle() || wait == Some(Duration::ZERO)) {
-            return;
+    let until = Instant::now() + PATIENCE;
+    while !forwarder.idle() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
         }
-        if forwarder.busy() {
-            wait = Some(Duration::ZERO);
-        }
-        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-        let events = forwarder.events();
-        let mut ready: Vec<PollFd<'_>> = vec![PollFd::from_borrowed_fd(events, PollFlags::IN)];
-        ready.extend(ends.iter().map(|end| PollFd::from_borrowed_fd(*end, PollFlags::IN)));
-        match rustix::event::poll(&mut ready, wait.as_ref()) {
-            Err(Errno::INTR) => continue,
-            Err(_) => return,
-            Ok(_) => {}
-        }
-        if ready[1..].iter().any(|end| !end.revents().is_empty()) {
-            return;
-        }
-        forwarder.turn();
+        forwarder.turn(EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO));
     }
+    Ok(())
 }
 
 /// A listening socket of this network with the address of one outside.
