@@ -609,6 +609,23 @@ fn chosen_ids_are_out_of_everybodys_way() {
         );
         app.run(&["-f", "later.toml", "run", "-T", "one", "--", "true"]).ok();
         app.run(&["-f", "later.toml", "down", "--purge"]).ok();
+        // Of other state directories nothing is known, so they begin elsewhere.
+        let mut seen = std::collections::BTreeSet::from([uid]);
+        for state in ["one", "two", "three", "four", "five", "six"] {
+            let run = ["--state-dir", state, "run", "-T", "one", "--", "id", "-u"];
+            seen.insert(app.ok(&run).out.trim().parse().unwrap());
+            app.ok(&["--state-dir", state, "down", "--purge"]);
+        }
+        assert!(seen.len() > 2, "{seen:?}");
+        // Whoever names ids of systemd's is told.
+        app.write("dynamic.toml", witness("dynamic-ids", "uid_range = [62000, 62999]"));
+        let checked = app.run(&["-f", "dynamic.toml", "check"]).ok();
+        assert_eq!(
+            checked.err.contains("DynamicUser"),
+            mode == Mode::Root,
+            "{}",
+            checked.err
+        );
     }
     // No two examples can meet, for none names ids.
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

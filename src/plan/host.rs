@@ -17,6 +17,9 @@ pub enum Privilege {
     OneId,
 }
 
+/// Whom systemd makes users of, while its units run: systemd's UIDS-GIDS.
+const DYNAMIC_USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
+
 /// An account or a range of the host, and whose it is.
 struct Claim {
     low: u32,
@@ -143,8 +146,18 @@ impl IdmapTrials {
 }
 
 /// Things that hold less on this host than the manifest's author may think.
-pub(super) fn notes(model: &Model, privilege: &Privilege) -> Vec<String> {
+pub(super) fn notes(model: &Model, ledger: &Ledger, privilege: &Privilege) -> Vec<String> {
     let mut notes = Vec::new();
+    let given = ledger.services.iter().find(|(_, ids)| DYNAMIC_USERS.contains(&ids.uid));
+    if let (Privilege::Root, Some((name, ids))) = (privilege, given) {
+        notes.push(format!(
+            "`{name}` has the UID {}, and systemd gives {} to {} to units with DynamicUser=: one of them may get it as well; leave \
+             `uid_range` out of a new app, and a range is chosen that nobody else uses",
+            ids.uid,
+            DYNAMIC_USERS.start(),
+            DYNAMIC_USERS.end()
+        ));
+    }
     if *privilege == Privilege::OneId {
         notes.push(
             "no subordinate ids: all services share your UID and are kept apart by mounts, PID namespaces, seccomp and \

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each.
@@ -19,10 +20,22 @@ use std::path::{Path, PathBuf};
 /// (61184 to 65519) and nobody (65534), above them subordinate ids (from 100000) and containers (from 524288). See
 /// systemd's UIDS-GIDS. Where these do not exist, as with the 65536 ids of an ordinary user or a container, the upper end
 /// of people's accounts follows, downwards. What manifests name in examples, 60706 to 61183, is in none of them.
-fn free_ranges() -> impl Iterator<Item = [u32; 2]> {
-    let unused = (66_000..=99_000).step_by(1_000);
-    let small = (20_000..=59_000).rev().step_by(1_000);
-    unused.chain(small).map(|low| [low, low + 999])
+///
+/// Ranges are compared with those of the same state directory. Of another one nothing is known, so each begins somewhere
+/// else: as its path says.
+fn free_ranges(state: &Path) -> impl Iterator<Item = [u32; 2]> {
+    let unused: Vec<u32> = (66_000..=99_000).step_by(1_000).collect();
+    let small: Vec<u32> = (20_000..=59_000).rev().step_by(1_000).collect();
+    // FNV-1a: any that stays the same will do.
+    let bytes = state.as_os_str().as_bytes().iter();
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    [unused, small].into_iter().flat_map(move |mut lows| {
+        let first = (hash % lows.len() as u64) as usize;
+        lows.rotate_left(first);
+        lows.into_iter().map(|low| [low, low + 999])
+    })
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,12 +215,18 @@ impl Ledger {
     }
 
     /// Gives every name of the model an id, and every range a place. What was given before stays.
-    pub(super) fn allocate(&mut self, model: &Model, siblings: &[Ledger], privilege: &Privilege) -> Vec<PlanError> {
+    pub(super) fn allocate(
+        &mut self,
+        model: &Model,
+        dirs: &Dirs,
+        siblings: &[Ledger],
+        privilege: &Privilege,
+    ) -> Vec<PlanError> {
         let mut errors = Vec::new();
         self.rename(model);
         let needed = crate::model::needed_ids(model);
         let fresh = self.uid_range == [0, 0];
-        match self.ranges(model, siblings, needed, fresh, privilege) {
+        match self.ranges(model, dirs, siblings, needed, fresh, privilege) {
             Ok((uid_range, gid_range)) => {
                 self.uid_range = uid_range;
                 self.gid_range = gid_range;
@@ -327,6 +346,7 @@ impl Ledger {
     fn ranges(
         &self,
         model: &Model,
+        dirs: &Dirs,
         siblings: &[Ledger],
         needed: (u64, u64),
         fresh: bool,
@@ -342,7 +362,7 @@ impl Ledger {
             ));
         }
         let size = needed.0.max(needed.1);
-        let free = free_ranges().find(|range| {
+        let free = free_ranges(&dirs.state).find(|range| {
             let probe = Ledger {
                 uid_range: *range,
                 gid_range: *range,

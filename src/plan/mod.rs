@@ -189,7 +189,7 @@ pub fn draw(
         errors.push(e);
         Vec::new()
     });
-    errors.extend(ledger.allocate(model, &siblings, privilege));
+    errors.extend(ledger.allocate(model, dirs, &siblings, privilege));
     if errors.is_empty() {
         errors.extend(host::collisions(
             ledger,
@@ -200,7 +200,7 @@ pub fn draw(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let mut notes = host::notes(model, privilege);
+    let mut notes = host::notes(model, ledger, privilege);
     let mut used = BTreeMap::new();
     let initialize = model.initialize.as_ref().map(|i| &i.rootfs);
     for rootfs in model.services.iter().map(|s| &s.rootfs).chain(initialize) {
