@@ -697,6 +697,7 @@ fn mask(mount: &mut Mount, inside: &Path) {
 
 /// What of a resource's place, `inside` a tree, holds anything that is not to be seen there; relative to the tree.
 fn held(tree: &Path, inside: &Path, place: &Place) -> Vec<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
     let there = tree.join(inside);
     let (kept, file) = match &place.what {
         What::Resource { kept, file } => (*kept, file.as_deref()),
@@ -718,8 +719,10 @@ fn held(tree: &Path, inside: &Path, place: &Place) -> Vec<PathBuf> {
     } else {
         found.is_file() && found.len() == 0
     };
-    // What is ours lies elsewhere, so an empty place is but its mount point.
-    match kept && empty || found.is_symlink() {
+    // It may itself be the resource, and have something in it later; else an empty place is but a mount point.
+    let itself =
+        !kept && std::fs::metadata(&place.path).is_ok_and(|m| (m.dev(), m.ino()) == (found.dev(), found.ino()));
+    match empty && !itself || found.is_symlink() {
         true => Vec::new(),
         false => vec![inside.to_owned()],
     }
@@ -747,7 +750,7 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
                 let nested =
                     places[outer].path != places[inner].path && places[outer].path.starts_with(&places[inner].path);
                 // What is mounted below both belongs to the inner one.
-                if inner == outer || nested && mount == extent.mount {
+                if inner == outer || nested && mount == extent.mount && places[inner].what != What::Rules {
                     return;
                 }
                 let overlap = Overlap {
@@ -769,10 +772,10 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
                     found(*inner, *mount, join(&extent.shown, inside));
                 }
             }
-            // A part of another: if it was named as such, it is the inner one.
-            if !extent.own {
-                for around in extent.path.ancestors().skip(1) {
-                    for (inner, mount) in of_device.get(around).into_iter().flatten() {
+            // A part of another: if it was named as such, it is the inner one. What says who may do what has no parts.
+            for around in extent.path.ancestors().skip(1) {
+                for (inner, mount) in of_device.get(around).into_iter().flatten() {
+                    if !extent.own || places[*inner].what == What::Rules {
                         found(*inner, *mount, extent.shown.clone());
                     }
                 }
