@@ -1128,3 +1128,62 @@ fn where_there_can_be_no_links_files_are_copied() {
     assert_eq!(rest[1..3], ["1", "runs"], "{} {}", ended.out, ended.err);
     assert!(trees(&app).is_empty());
 }
+
+#[test]
+fn who_is_not_root_shows_nothing_in_a_jail_that_he_may_not_read() {
+    let (user, group) = harness::user();
+    let (his, roots) = (harness::folder_of_the_host(), harness::folder_of_the_host());
+    let (his, roots) = (his.path(), roots.path());
+    let write = |path: &Path, text: &str, mode: u32| {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let secret = roots.join("secret");
+    write(&secret, "root's", 0o600);
+    write(&roots.join("open"), "everybody's", 0o644);
+    std::fs::create_dir(roots.join("closed")).unwrap();
+    write(&roots.join("closed/inside"), "root's", 0o644);
+    std::fs::set_permissions(roots.join("closed"), PermissionsExt::from_mode(0o700)).unwrap();
+    write(&his.join("own"), "his", 0o600);
+    write(&his.join("script"), &format!("#!{}\n", secret.display()), 0o755);
+    for (name, target) in [
+        ("a", "secret"),
+        ("b", "open"),
+        ("c", "closed"),
+        ("d", "closed/inside"),
+        ("e", "."),
+    ] {
+        std::os::unix::fs::symlink(roots.join(target), his.join(name)).unwrap();
+    }
+    let mut all = vec![his.to_owned()];
+    all_below(his, &mut all);
+    for path in all {
+        std::os::unix::fs::lchown(path, Some(user), Some(group)).unwrap();
+    }
+    let recipes = [
+        ("his", paths(his)),
+        ("link", paths(&his.join("a"))),
+        ("named", paths(&secret)),
+    ];
+    let recipes: Vec<(&str, &str)> = recipes.iter().map(|(n, text)| (*n, text.as_str())).collect();
+    let app = with(Mode::Root, "jailhis", &recipes);
+    let built = app.ok(&["jail", "build", "his"]);
+    let says = "is not for everybody to read, and what brings it is another user's";
+    assert!(
+        built.err.contains(&format!("{} {says}", secret.display())),
+        "{}",
+        built.err
+    );
+    let shown = |name: &str| app.ok(&["jail", "show", name]).out;
+    let has = |name: &str, path: &Path| shown(name).contains(&format!("{}  ", path.display()));
+    assert!(
+        has("his", &his.join("own")) && has("his", &roots.join("open")),
+        "{}",
+        shown("his")
+    );
+    for closed in [&secret, &roots.join("closed/inside")] {
+        assert!(!has("his", closed) && !has("link", closed), "{}", shown("his"));
+    }
+    // What whoever writes the recipe names is his to show.
+    assert!(has("named", &secret), "{}", shown("named"));
+}

@@ -8,8 +8,11 @@ use super::opened::{self, Opens};
 use super::packages::Installed;
 use super::recipe::Recipe;
 use super::{JailError, elf};
+use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -156,9 +159,15 @@ struct Collector {
     openers: HashSet<String>,
     /// That of what is looked at now, for what it brings along.
     loaders: Vec<PathBuf>,
+    /// Who has brought what is looked at now, by a link, a directory or a file of his, if root reads it and he is not root:
+    /// he is not to show in a jail what he may not read.
+    by: Option<u32>,
+    /// Is this the host's root, who may read everything?
+    reads_all: bool,
 }
 
 struct Pending {
+    by: Option<u32>,
     path: PathBuf,
     /// As whoever loads it names it: the linker's $ORIGIN does not follow a library's links.
     named: PathBuf,
@@ -213,6 +222,8 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
         queued: HashSet::new(),
         openers: HashSet::new(),
         loaders: Vec::new(),
+        by: None,
+        reads_all: reads_all(),
     };
     let named = format!("recipe {name} names it");
     for path in &recipe.paths {
@@ -345,6 +356,9 @@ impl Collector {
             if links > MOST_LINKS {
                 return Err(JailError::LinkLoop(path.to_owned()));
             }
+            if let Ok(link) = &found {
+                self.brought_by(link.uid());
+            }
             let target = std::fs::read_link(&next).map_err(|e| JailError::io("read the link", &next, e))?;
             self.parents(&next);
             self.insert(next, Kind::Link(target.clone()), why, (0, 0, 0));
@@ -364,6 +378,19 @@ impl Collector {
 
     /// `named`: by which name a library is loaded.
     fn add_as(&mut self, path: &Path, named: Option<&Path>, why: &str, needed: bool) -> Result<bool, JailError> {
+        let before = self.by;
+        let added = self.add_by(path, named, why, needed);
+        self.by = before;
+        added
+    }
+
+    fn brought_by(&mut self, uid: u32) {
+        if self.reads_all && uid != 0 {
+            self.by = Some(uid);
+        }
+    }
+
+    fn add_by(&mut self, path: &Path, named: Option<&Path>, why: &str, needed: bool) -> Result<bool, JailError> {
         let place = self.resolve(path, why)?;
         let reserved = ["/proc", "/sys", "/dev", "/run", "/tmp"];
         if reserved.iter().any(|r| place.starts_with(r)) {
@@ -375,6 +402,15 @@ impl Collector {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(JailError::io("look at", place, e)),
         };
+        if self
+            .by
+            .is_some_and(|by| by != found.uid() && !open_to_all(&place, &found))
+        {
+            let note = "is not for everybody to read, and what brings it is another user's; left out";
+            self.out.notes.push(format!("{} {note}", place.display()));
+            return Ok(true);
+        }
+        self.brought_by(found.uid());
         self.parents(&place);
         if found.is_file() {
             let executable = found.permissions().mode() & 0o111 != 0;
@@ -390,6 +426,7 @@ impl Collector {
             if fresh || named != place && !self.queued.contains(&(place.clone(), seen_in.clone())) {
                 self.queued.insert((place.clone(), seen_in));
                 self.queue.push(Pending {
+                    by: self.by,
                     named: named.to_owned(),
                     path: place,
                     needed,
@@ -405,9 +442,7 @@ impl Collector {
                 return Ok(true);
             }
             let inside = format!("it lies in {}", place.display());
-            let mut names = std::fs::read_dir(&place)
-                .and_then(|all| all.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>())
-                .map_err(|e| JailError::io("read the directory", &place, e))?;
+            let mut names = names_in(&place).map_err(|e| JailError::io("read the directory", &place, e))?;
             names.sort();
             for name in names {
                 if !self.exclude.iter().any(|g| g.matches_path(&name)) {
@@ -494,6 +529,7 @@ impl Collector {
             self.out.items.insert(place.to_owned(), item);
             // For what it needs of the host: what it brings itself is there.
             self.queue.push(Pending {
+                by: None,
                 path: tree.to_owned(),
                 named: tree.to_owned(),
                 needed: false,
@@ -507,6 +543,7 @@ impl Collector {
     fn follow(&mut self) -> Result<(), JailError> {
         while let Some(mut next) = self.queue.pop() {
             self.loaders = std::mem::take(&mut next.loaders);
+            self.by = next.by;
             match self.needs_of(&next) {
                 Err(
                     e @ (JailError::NoLibrary { .. } | JailError::NoInterpreter { .. } | JailError::BrokenElf { .. }),
@@ -738,6 +775,34 @@ impl Collector {
         }
         Ok(())
     }
+}
+
+/// What lies in a directory that was found to be one, through no link that has come since.
+fn names_in(place: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat2(CWD, place, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+    let mut out = Vec::new();
+    for entry in Dir::new(opened)? {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            out.push(place.join(OsStr::from_bytes(name.to_bytes())));
+        }
+    }
+    Ok(out)
+}
+
+/// May everybody read it, and come so far?
+fn open_to_all(place: &Path, found: &std::fs::Metadata) -> bool {
+    let wanted = if found.is_dir() { 0o005 } else { 0o004 };
+    let passes = |p: &Path| std::fs::metadata(p).is_ok_and(|m| m.mode() & 0o001 != 0);
+    found.mode() & wanted == wanted && place.ancestors().skip(1).all(passes)
+}
+
+/// Is this process the host's root? Of a user's own namespace, nobody else can have files that only its root reads.
+fn reads_all() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut first = map.split_whitespace();
+    rustix::process::geteuid().is_root() && first.next() == Some("0") && first.next() == Some("0")
 }
 
 /// The parts of a path, last first.

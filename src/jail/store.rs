@@ -20,12 +20,12 @@ use super::collect::{Item, Kind, Listing, Origin};
 use super::image::Image;
 use super::recipe::Recipe;
 use crate::beneath::Root;
-use rustix::fs::{FlockOperation, Mode, Timespec, Timestamps};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -222,7 +222,14 @@ impl Store {
             return Err(JailError::Changed);
         };
         let wrong = |e| JailError::io("read", from, e);
-        let mut source = open(from)?;
+        // Where it was found there was no link on the way.
+        let resolve = match item.origin {
+            None => ResolveFlags::NO_SYMLINKS,
+            _ => ResolveFlags::empty(),
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = rustix::fs::openat2(CWD, from, flags, Mode::empty(), resolve);
+        let mut source = File::from(source.map_err(|e| JailError::io("read", from, std::io::Error::from(e)))?);
         let small = size <= AT_ONCE;
         let mut content = Vec::with_capacity(if small { size as usize + 1 } else { 0 });
         let hash = if small {
@@ -232,7 +239,7 @@ impl Store {
                 .map_err(wrong)?;
             hex(&Sha256::digest(&content))
         } else {
-            hash_file(from)?
+            hash_all(&mut source, from)?
         };
         let blob = self.blob(&hash, executable, modified);
         if !blob.exists() {
@@ -246,7 +253,10 @@ impl Store {
                 }
                 finish(&target, &fresh, executable, modified)?;
             } else {
-                copy(from, &fresh, executable, modified)?;
+                source.rewind().map_err(wrong)?;
+                let mut target = create(&fresh)?;
+                fill(&mut source, &mut target, &fresh)?;
+                finish(&target, &fresh, executable, modified)?;
                 if hash_file(&fresh)? != hash {
                     return Err(JailError::Changed);
                 }
@@ -571,8 +581,11 @@ fn open(path: &Path) -> Result<File, JailError> {
 }
 
 fn hash_file(path: &Path) -> Result<String, JailError> {
+    hash_all(&mut open(path)?, path)
+}
+
+fn hash_all(file: &mut File, path: &Path) -> Result<String, JailError> {
     let wrong = |e| JailError::io("read", path, e);
-    let mut file = open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 17];
     loop {
