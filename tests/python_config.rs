@@ -519,8 +519,9 @@ fn a_resource_is_what_the_code_holds_there() {
         );
         app.ok(&["restart", "one"]);
         app.wait_for_log("one", "more");
-        let other = app.sh("two", "cat /zoobar/db/notes.txt");
-        assert!(!other.out.contains("more"), "{mode:?}: {other:?}");
+        // Neither is another's.
+        let other = app.sh("two", "cat /zoobar/media/logo.png /zoobar/db/notes.txt");
+        assert!(other.code != 0 && other.out.is_empty(), "{mode:?}: {other:?}");
         let original = std::fs::read_to_string(app.folder.join("zoobar/db/notes.txt")).unwrap();
         assert_eq!(original, "first\n", "{mode:?}: the user's file stays as it is");
         app.ok(&["down", "--purge"]);

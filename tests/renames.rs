@@ -133,7 +133,7 @@ fn data_of_both_names_is_nobodys_to_choose() {
         set(&app, "bothnames", &one("new", "/data/x/", "", "one"));
         app.ok(&["up", "-d"]);
         let used = app.run(&["data", "remove", "--yes", "new"]);
-        assert!(used.code == 1 && used.err.contains("it is up, by process"), "{used:?}");
+        assert!(used.code == 1 && used.err.contains("it is up"), "{used:?}");
         app.ok(&["down"]);
         says(
             &app.ok(&["data", "remove", "--yes", "new"]),
@@ -183,6 +183,33 @@ fn a_service_goes_on_under_another_name() {
             assert_ne!(app.sh("two", "id -u").ok().out.trim(), other, "{mode:?}");
             app.ok(&["down"]);
         }
+    }
+}
+
+#[test]
+fn a_bundle_under_another_name_loses_nothing() {
+    for mode in BOTH {
+        let app = App::new(mode, "");
+        let with = |bundle: &str| {
+            format!(
+                "[resources]\nx = {{ path = \"/data/x/\", owner = \"rw\", bundle = \"r\" }}\n[bundles.{bundle}]\nresources = [\"x\"]\n\
+                 [services.one]\ncommand = [\"sleep\", \"infinity\"]\nowner_resources = [\"x\"]\n\
+                 [services.two]\ncommand = [\"sleep\", \"infinity\"]\nbundle = \"{bundle}\"\n[services.three]\ncommand = [\"sleep\", \"infinity\"]"
+            )
+        };
+        set(&app, "bundlename", &with("old"));
+        once(&app, "echo mine > /data/x/it");
+        let gids = |app: &App| -> Value {
+            let text = std::fs::read_to_string(app.state().join("apps/bundlename/ledger.json")).unwrap();
+            serde_json::from_str::<Value>(&text).unwrap()["groups"].clone()
+        };
+        let before = gids(&app)["old"].clone();
+        set(&app, "bundlename", &with("new"));
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("two", "cat /data/x/it").ok().out, "mine\n", "{mode:?}");
+        assert_ne!(app.sh("three", "cat /data/x/it").code, 0, "{mode:?}");
+        let after = gids(&app);
+        assert!(after["new"] != before && after["old"] == before, "{mode:?}: {after}");
     }
 }
 

@@ -9,6 +9,7 @@ use crate::plan::{Dirs, Initial, Initializer};
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -96,13 +97,20 @@ fn copy_tree(from: &Path, to: &Path, depth: usize) -> Copied {
         return Err(wrong(Errno::NAMETOOLONG.into()));
     }
     std::fs::DirBuilder::new().mode(0o700).create(to).map_err(wrong)?;
-    for entry in std::fs::read_dir(from).map_err(wrong)? {
+    // Held, so that nobody who may write there can put a link in the place of what is gone through.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::open(from, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))?;
+    let through = std::path::PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+    for entry in std::fs::read_dir(&through).map_err(wrong)? {
         let entry = entry.map_err(wrong)?;
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
-        let here = |e: std::io::Error| (path.clone(), e);
+        let (path, target) = (through.join(entry.file_name()), to.join(entry.file_name()));
+        let here = |e: std::io::Error| (from.join(entry.file_name()), e);
         let found = std::fs::symlink_metadata(&path).map_err(here)?;
         if found.is_dir() {
-            copy_tree(&path, &target, depth + 1)?;
+            copy_tree(&path, &target, depth + 1).map_err(|(inner, e)| {
+                let inside = inner.strip_prefix(&through).map(Path::to_owned);
+                (inside.map_or(inner, |inside| from.join(inside)), e)
+            })?;
         } else if found.is_symlink() {
             symlink(std::fs::read_link(&path).map_err(here)?, &target).map_err(here)?;
         } else if found.is_file() {
