@@ -5,12 +5,22 @@
 
 /// `println!`, with others' words in it: what a terminal would obey, or would mislead its reader, is made plain.
 macro_rules! outln {
-    ($($text:tt)*) => { println!("{}", crate::plain::lines(&format!($($text)*))) };
+    ($($text:tt)*) => { std::println!("{}", crate::plain::lines(&format!($($text)*))) };
 }
 
 /// The same on standard error.
 macro_rules! errln {
-    ($($text:tt)*) => { eprintln!("{}", crate::plain::lines(&format!($($text)*))) };
+    ($($text:tt)*) => { std::eprintln!("{}", crate::plain::lines(&format!($($text)*))) };
+}
+
+// So that no command says anything by another way.
+#[allow(unused_macros, reason = "who writes it means the above")]
+macro_rules! println {
+    ($($text:tt)*) => { outln!($($text)*) };
+}
+#[allow(unused_macros, reason = "who writes it means the above")]
+macro_rules! eprintln {
+    ($($text:tt)*) => { errln!($($text)*) };
 }
 
 mod access;
