@@ -600,7 +600,7 @@ fn chosen_ids_are_out_of_everybodys_way() {
             .unwrap();
         for id in [uid, gid] {
             // systemd's own users, its dynamic ones and nobody; subordinate ids; containers.
-            assert!((1000..60_000).contains(&id) || (65_537..100_000).contains(&id), "{id}");
+            assert!((1000..60_000).contains(&id), "{id}");
         }
         // After the first example, the original's kind of configuration, whose range most have copied.
         app.write(
@@ -609,14 +609,6 @@ fn chosen_ids_are_out_of_everybodys_way() {
         );
         app.run(&["-f", "later.toml", "run", "-T", "one", "--", "true"]).ok();
         app.run(&["-f", "later.toml", "down", "--purge"]).ok();
-        // Of other state directories nothing is known, so they begin elsewhere.
-        let mut seen = std::collections::BTreeSet::from([uid]);
-        for state in ["one", "two", "three", "four", "five", "six"] {
-            let run = ["--state-dir", state, "run", "-T", "one", "--", "id", "-u"];
-            seen.insert(app.ok(&run).out.trim().parse().unwrap());
-            app.ok(&["--state-dir", state, "down", "--purge"]);
-        }
-        assert!(seen.len() > 2, "{seen:?}");
         // Whoever names ids of systemd's is told.
         app.write("dynamic.toml", witness("dynamic-ids", "uid_range = [62000, 62999]"));
         let checked = app.run(&["-f", "dynamic.toml", "check"]).ok();

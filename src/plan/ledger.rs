@@ -11,31 +11,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each.
+/// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each: the upper end of
+/// people's accounts, downwards.
 ///
-/// First those that no convention gives to anybody: below them lie people's accounts, systemd's dynamic users
-/// (61184 to 65519) and nobody (65534), above them subordinate ids (from 100000) and containers (from 524288). See
-/// systemd's UIDS-GIDS. Where these do not exist, as with the 65536 ids of an ordinary user or a container, the upper end
-/// of people's accounts follows, downwards. What manifests name in examples, 60706 to 61183, is in none of them.
-///
-/// Ranges are compared with those of the same state directory. Of another one nothing is known, so each begins somewhere
-/// else: as its path says.
-fn free_ranges(state: &Path) -> impl Iterator<Item = [u32; 2]> {
-    let unused: Vec<u32> = (66_000..=99_000).step_by(1_000).collect();
-    let small: Vec<u32> = (20_000..=59_000).rev().step_by(1_000).collect();
-    // FNV-1a: any that stays the same will do.
-    let bytes = state.as_os_str().as_bytes().iter();
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    [unused, small].into_iter().flat_map(move |mut lows| {
-        let first = (hash % lows.len() as u64) as usize;
-        lows.rotate_left(first);
-        lows.into_iter().map(|low| [low, low + 999])
-    })
+/// They exist wherever there are 65536 ids, as an ordinary user and a container have, so an app has the same ones everywhere.
+/// None of them is one that others give out (systemd's UIDS-GIDS): systemd's own users and its dynamic ones (61184 to
+/// 65519), nobody, subordinate ids and containers; nor what manifests name in examples, 60706 to 61183 and 61000 to 61999.
+fn free_ranges() -> impl Iterator<Item = [u32; 2]> {
+    let lows = (20_000..=59_000).rev().step_by(1_000);
+    lows.map(|low| [low, low + 999])
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -215,18 +201,12 @@ impl Ledger {
     }
 
     /// Gives every name of the model an id, and every range a place. What was given before stays.
-    pub(super) fn allocate(
-        &mut self,
-        model: &Model,
-        dirs: &Dirs,
-        siblings: &[Ledger],
-        privilege: &Privilege,
-    ) -> Vec<PlanError> {
+    pub(super) fn allocate(&mut self, model: &Model, siblings: &[Ledger], privilege: &Privilege) -> Vec<PlanError> {
         let mut errors = Vec::new();
         self.rename(model);
         let needed = crate::model::needed_ids(model);
         let fresh = self.uid_range == [0, 0];
-        match self.ranges(model, dirs, siblings, needed, fresh, privilege) {
+        match self.ranges(model, siblings, needed, fresh, privilege) {
             Ok((uid_range, gid_range)) => {
                 self.uid_range = uid_range;
                 self.gid_range = gid_range;
@@ -346,7 +326,6 @@ impl Ledger {
     fn ranges(
         &self,
         model: &Model,
-        dirs: &Dirs,
         siblings: &[Ledger],
         needed: (u64, u64),
         fresh: bool,
@@ -362,7 +341,7 @@ impl Ledger {
             ));
         }
         let size = needed.0.max(needed.1);
-        let free = free_ranges(&dirs.state).find(|range| {
+        let free = free_ranges().find(|range| {
             let probe = Ledger {
                 uid_range: *range,
                 gid_range: *range,

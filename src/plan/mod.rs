@@ -189,7 +189,7 @@ pub fn draw(
         errors.push(e);
         Vec::new()
     });
-    errors.extend(ledger.allocate(model, dirs, &siblings, privilege));
+    errors.extend(ledger.allocate(model, &siblings, privilege));
     if errors.is_empty() {
         errors.extend(host::collisions(
             ledger,
