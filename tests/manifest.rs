@@ -822,12 +822,16 @@ fn schema_and_decoder_agree() {
         ("/services/authsvc/comand", json!("x")),
         ("/services/banksvc/environment/LISTEN_FDS", json!("1")),
         ("/services/banksvc/environment/PYSECURE_A", json!("1")),
+        ("/services/banksvc/environment/PYSECURE_RPC_PURER", json!("1")),
         ("/services/banksvc/environment/1A", json!("1")),
         ("/services/banksvc/environment/A", json!(1)),
         ("/assert/never", json!("x")),
         ("/assert/nevr", json!([])),
         ("/service", json!({})),
     ];
+    // The one variable of the Python package's that is the program's to set.
+    let pure = with("/services/banksvc/environment/PYSECURE_RPC_PURE", json!("1"));
+    assert!(accepted(&pure) && validator.is_valid(&pure));
     for (pointer, value) in bad {
         let manifest = with(pointer, value.clone());
         assert!(!accepted(&manifest), "decoder: {pointer} = {value}");

@@ -500,6 +500,19 @@ fn the_dynamic_service_has_sockets_for_its_id_alone() {
     assert!(!app.state().join("run-dynamic").exists());
 }
 
+#[test]
+fn callers_that_mean_it_ill_take_nothing_of_others() {
+    let out = Command::new("/usr/bin/python3")
+        .args(["-B", "-m", "unittest", "test_rust"])
+        .current_dir(repository().join("python/tests"))
+        .env("PYSECURE_VAULT", vault())
+        .env("PYSECURE_RPC_PURE", "1")
+        .output()
+        .expect("install `python3`");
+    let ended = Ended::from(out);
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+}
+
 /// A service that ends with the test.
 struct Served(std::process::Child);
 

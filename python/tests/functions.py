@@ -161,6 +161,12 @@ def chunks(size: int, many: int) -> Iterator[bytes]:
 
 
 @rpc(run_as="one")
+async def chunks_async(size: int, many: int) -> AsyncIterator[bytes]:
+    for n in range(many):
+        yield bytes([n % 256]) * size
+
+
+@rpc(run_as="one")
 def texts(size: int, many: int) -> Iterator[str]:
     for n in range(many):
         yield chr(97 + n % 26) * size
@@ -272,6 +278,12 @@ def echo(data: bytes) -> bytes:
 @rpc(run_as="one")
 def pieces(size: int, many: int, files: int = 0) -> typing.Any:
     return [bytes([n % 256]) * size for n in range(many)] + [Fd(os.open("/dev/null", os.O_RDONLY), owned=True) for _ in range(files)]
+
+
+@rpc(run_as="one")
+def kept(data: bytes, seconds: float) -> int:
+    time.sleep(seconds)
+    return len(data)
 
 
 @rpc(run_as="one")

@@ -53,7 +53,7 @@ class Supervisor:
 
     def start(self, service: str, callers: dict[str, Any], *options: str, wait: bool = True,
               environment: dict[str, str] | None = None, script: str = "functions.py",
-              redirect: str = "") -> subprocess.Popen[bytes]:  # fmt: skip
+              redirect: str = "", before: str = "", program: str = "") -> subprocess.Popen[bytes]:  # fmt: skip
         pairs = []
         for caller in callers:
             key = (caller, service)
@@ -83,7 +83,8 @@ class Supervisor:
             **(environment or {}),
         }
         process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" {place} {redirect}', "bash", sys.executable, str(HERE / script), service, *options],
+            ["bash", "-c", f'{before} exec "$@" {place} {redirect}', "bash",
+             *([program] if program else [sys.executable, str(HERE / script), service]), *options],
             env={k: v for k, v in env.items() if v},
             pass_fds=high,
             stderr=subprocess.PIPE if not wait else None,

@@ -207,9 +207,9 @@ class Rare(WithServices):
         # The caller takes it back between the last look at that and the beginning.
         server = _server.Server("one", threads=1)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        table = _server._Table("one", None, server.functions, server._figures)
+        table = _server._Table("one", None, server.functions, server._figures, server.gate.caller())
         connection = _server._Connection(theirs, None, table)
-        server.gate.enter(None, None, False)  # type: ignore[arg-type]
+        server.gate.enter(None, None, False, 0)  # type: ignore[arg-type]
         work = server._message(connection, [2, 1, "login", ["a", "b"], {}])
         assert work is not None
         original = _server.monotonic
@@ -298,7 +298,7 @@ class Dear(WithServices):
         for name, make in self.CROWDS.items():
             for container in (set, frozenset, lambda keys: dict.fromkeys(keys, 0)):
                 with self.subTest(name), self.assertRaises(pysecure_rpc.ProtocolError):
-                    _wire.unpack(_wire.pack(container(make(1500))))
+                    _wire.unpack(_wire.pack(container(make(3000))))
                 # So few cannot take long.
                 few = container(make(40))
                 self.assertEqual(_wire.unpack(_wire.pack(few)), few)
@@ -443,6 +443,111 @@ class Dear(WithServices):
         return {
             datetime.datetime: 11, datetime.date: 5, datetime.time: 8, datetime.timedelta: 5, pysecure_rpc._values.Member: 2,
         }.get(type(kind), 1)  # fmt: skip
+
+
+class Share(WithServices):
+    """What one caller does takes nothing of the others'."""
+
+    #: Bounds that are reached soon: 8 MiB that are not read, and 16.
+    SMALL = {"PYSECURE_RPC_LARGEST": str(4 << 20)}
+
+    def test_answers_that_are_not_read_are_bounded(self) -> None:
+        self.supervisor.start("one", {"web": "*", "two": "*"}, environment=self.SMALL)
+        peers = [Peer(self.supervisor.raw("web", "one")) for _ in range(4)]
+        calls = [(peer, [peer.call("pieces", 3 << 20, 1) for _ in range(20)]) for peer in peers]
+        other = Peer(self.supervisor.raw("two", "one"))
+        self.assertEqual(other.settle(other.call("pieces", 3 << 20, 1)), [3])
+        until(lambda: all(select.select([peer.sock], [], [], 0)[0] for peer in peers))
+        kinds = [peer.settle(number)[0] for peer, numbers in calls for number in numbers]
+        self.assertEqual(set(kinds), {3, 4})
+        # Those that were answered were not all read by far when others had to be refused.
+        for peer in peers:
+            self.assertEqual(peer.settle(peer.call("pieces", 3 << 20, 1)), [3])
+            peer.sock.close()
+        other.sock.close()
+
+    def test_what_is_held_unread_stays_below_its_bound(self) -> None:
+        self.supervisor.start("one", {"web": "*"}, environment=self.SMALL)
+        peers = [Peer(self.supervisor.raw("web", "one")) for _ in range(8)]
+        most = 0
+        for _ in range(10):
+            for peer in peers:
+                peer.call("pieces", 3 << 20, 1)
+        # All has been handled when the last of each has: a small answer comes behind it.
+        answered = 0
+        for peer in peers:
+            while (found := peer.read(wait=True)) != [0]:
+                answered += found[0] == 3
+                most += (3 << 20) * (found[0] == 3)
+        # Of 80 answers of 3 MiB five fit into 16 MiB; what was read made room for others, by one connection after the other.
+        self.assertLess(answered, 8 + 16)
+        self.assertGreater(answered, 3)
+        for peer in peers:
+            peer.sock.close()
+
+    def test_a_stream_of_large_items_waits_for_its_reader(self) -> None:
+        self.supervisor.start("one", {"web": "*"}, environment=self.SMALL)
+        peer = Peer(self.supervisor.raw("web", "one"))
+        asking = Peer(self.supervisor.raw("web", "one"))
+        for function in ("chunks", "chunks_async"):
+            stream = peer.call(function, 3 << 20, 20, credit=100)
+            # Until it has sent as much as may be, and its caller's calls are refused.
+            until(lambda: asking.settle(asking.call("rest", 1, 2)) == [4])
+            self.assertEqual(peer.settle(stream), [5] * 20 + [6])
+            self.assertEqual(asking.settle(asking.call("rest", 1, 2)), [3])
+        for each in (peer, asking):
+            each.sock.close()
+
+    def test_arguments_of_open_calls_are_bounded(self) -> None:
+        self.supervisor.start("one", {"web": "*", "two": "*"}, "threads=2", environment=self.SMALL)
+        peer = Peer(self.supervisor.raw("web", "one"))
+        fd = os.memfd_create("x", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.truncate(fd, 3 << 20)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 1 | 2 | 4)
+        numbers = []
+        for _ in range(20):
+            peer.number += 1
+            peer.kinds[peer.number] = []
+            blob = _wire.pack([0, 0, 3 << 20, False])
+            data = b"\x95\x02" + _wire.pack(peer.number) + b"\xa4kept\x92\xc7" + bytes([len(blob), 20]) + blob + _wire.pack(0.3) + b"\x80"
+            socket.send_fds(peer.sock, [data], [fd])
+            numbers.append(peer.number)
+        os.close(fd)
+        kinds = [peer.settle(number)[0] for number in numbers]
+        self.assertTrue(3 <= kinds.count(3) <= 8, kinds)
+        self.assertEqual(peer.settle(peer.call("who")), [3])
+        peer.sock.close()
+
+    def test_no_caller_takes_the_queue_or_the_threads(self) -> None:
+        self.supervisor.start("one", {"web": "*", "two": "*"}, "threads=2", "queue=4")
+        greedy = [Peer(self.supervisor.raw("web", "one")) for _ in range(3)]
+        for peer in greedy:
+            for _ in range(20):
+                peer.call("slow", 1000.0, "greedy")
+        other = Peer(self.supervisor.raw("two", "one"))
+        for _ in range(12):
+            self.assertEqual(other.settle(other.call("slow", 0.01, "other")), [3])
+        # And several at once.
+        several = [other.call("slow", 0.01, "other") for _ in range(4)]
+        self.assertEqual([other.settle(number) for number in several], [[3]] * 4)
+        for peer in (*greedy, other):
+            peer.sock.close()
+
+    def test_no_caller_takes_all_descriptors(self) -> None:
+        self.supervisor.start("one", {"web": "*", "two": "*"}, before="ulimit -n 300;")
+        mine = []
+        for _ in range(300):
+            sock = self.supervisor.raw("web", "one")
+            mine.append(sock)
+            if _wire.unpack(sock.recv(65536))[0] == 4:
+                break
+        self.assertTrue(10 < len(mine) < 100, len(mine))
+        # Nor by what it passes along.
+        peer = Peer(self.supervisor.raw("two", "one"))
+        self.assertEqual(peer.settle(peer.call("pieces", 100_000, 10, 2)), [3])
+        peer.sock.close()
+        for sock in mine:
+            sock.close()
 
 
 class Ends(WithServices):

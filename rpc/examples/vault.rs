@@ -36,6 +36,12 @@ pub fn reverse(data: Bytes) -> Result<Bytes> {
     Ok(Bytes(data.0.into_iter().rev().collect()))
 }
 
+/// So many, each of so many bytes.
+#[rpc(run_as = "vault")]
+pub fn pieces(size: u64, many: u64) -> Result<Vec<Bytes>> {
+    Ok((0..many).map(|n| Bytes(vec![n as u8; size as usize])).collect())
+}
+
 #[rpc(run_as = "vault")]
 pub fn linger(milliseconds: u64) -> Result<()> {
     std::thread::sleep(Duration::from_millis(milliseconds));

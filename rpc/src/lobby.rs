@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most threads of one caller, so that none takes them all; its connections beyond them wait for one.
-const MOST_THREADS: usize = 256;
+pub(crate) const MOST_THREADS: usize = 256;
 const STACK: usize = 2 << 20;
 
 pub(crate) struct Lobby {
@@ -91,7 +91,7 @@ impl Lobby {
         };
         let door = session.door();
         let caller = inner.callers.entry(door).or_default();
-        if caller.threads >= MOST_THREADS {
+        if caller.threads >= session.most_threads() {
             caller.waiting.push_back(session);
             return;
         }
@@ -99,9 +99,25 @@ impl Lobby {
         drop(inner);
         let lobby = self.clone();
         let thread = std::thread::Builder::new().stack_size(STACK);
-        // Where there can be no thread the session is dropped with the closure, which closes its connection.
-        if thread.spawn(move || lobby.serve(session, door)).is_err() {
-            self.inner().callers.entry(door).or_default().threads -= 1;
+        // Where there can be no thread, one that this caller has takes it over; if it has none, its connection is closed.
+        let session = Arc::new(Mutex::new(Some(session)));
+        let theirs = session.clone();
+        let spawned = thread.spawn(move || {
+            let session = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(session) = session {
+                lobby.serve(session, door);
+            }
+        });
+        if spawned.is_err() {
+            let session = session.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut inner = self.inner();
+            let caller = inner.callers.entry(door).or_default();
+            caller.threads -= 1;
+            if caller.threads > 0
+                && let Some(session) = session
+            {
+                caller.waiting.push_back(session);
+            }
         }
     }
 

@@ -20,9 +20,24 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+/// What a caller has not read, in bytes: with so much its calls are refused, and with so much nothing is added to it.
+fn much() -> usize {
+    (2 * crate::value::largest()).max(8 << 20)
+}
+fn too_much() -> usize {
+    (4 * crate::value::largest()).max(16 << 20)
+}
+/// So many connections of a caller have areas, which stay as long as they do.
+const MOST_AREAS: usize = 16;
+/// A connection takes so many descriptors: its socket, and an area for each direction. A thread takes so many: a message's.
+const OF_CONNECTION: usize = 3;
+const OF_THREAD: usize = 16;
+/// How often it is looked whether a caller has read more, which no event tells.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The first descriptor handed over; sd_listen_fds(3).
 const FIRST: RawFd = 3;
@@ -86,7 +101,61 @@ struct Door {
     granted: Granted,
     hello: Vec<u8>,
     connections: Mutex<usize>,
+    most_connections: usize,
+    pub(crate) most_threads: usize,
+    /// Connections that have an area.
+    areas: AtomicUsize,
+    unread: Mutex<Unread>,
+    /// Descriptors that may be on their way to this caller.
+    most_unread: usize,
     refused: Mutex<HashMap<&'static str, u64>>,
+}
+
+/// What was sent by memfd and not read, by the numbers of the connections.
+#[derive(Default)]
+struct Unread {
+    of: HashMap<u64, (Arc<OwnedFd>, usize, usize)>,
+    bytes: usize,
+    fds: usize,
+}
+
+impl Unread {
+    fn add(&mut self, number: u64, socket: &Arc<OwnedFd>, bytes: usize, fds: usize) {
+        let of = self.of.entry(number).or_insert_with(|| (socket.clone(), 0, 0));
+        of.1 += bytes;
+        of.2 += fds;
+        self.bytes += bytes;
+        self.fds += fds;
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some((_, bytes, fds)) = self.of.remove(&number) {
+            self.bytes -= bytes;
+            self.fds -= fds;
+        }
+    }
+
+    /// Forgets what has been read meanwhile.
+    fn recount(&mut self) {
+        let read = |(_, (socket, _, _)): &(&u64, &(Arc<OwnedFd>, usize, usize))| socket::all_read(socket.as_fd());
+        let read: Vec<u64> = self.of.iter().filter(read).map(|(number, _)| *number).collect();
+        for number in read {
+            self.remove(number);
+        }
+    }
+}
+
+impl Door {
+    /// May so much more be held for this caller, of so much at most?
+    fn has_room(&self, bytes: usize, fds: usize, most: usize) -> bool {
+        let mut unread = held(&self.unread);
+        let fits = |unread: &Unread| unread.bytes + bytes <= most && unread.fds + fds <= self.most_unread;
+        if fits(&unread) {
+            return true;
+        }
+        unread.recount();
+        fits(&unread)
+    }
 }
 
 struct Service {
@@ -205,7 +274,7 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
     };
     {
         let mut connections = held(&door.connections);
-        if *connections >= MOST_CONNECTIONS {
+        if *connections >= door.most_connections {
             drop(connections);
             let busy = error("pysecure.Busy", "too many connections of this caller", false);
             let busy = write_error(Writer::message(7), 0, &busy);
@@ -228,6 +297,8 @@ fn accept(service: &Arc<Service>, door: &Arc<Door>, number: u64) {
         outgoing: Outgoing::default(),
         used: 0,
         read: None,
+        has_area: false,
+        had_large: false,
         streams: Vec::new(),
     };
     // The socket is new and holds a message, so this waits for nobody.
@@ -247,6 +318,9 @@ pub(crate) struct Session {
     /// Messages sent that used the area, and how many of those the caller has read; `None` if it does not say.
     used: u64,
     read: Option<u64>,
+    /// May it have an area, and did it have anything to put there?
+    has_area: bool,
+    had_large: bool,
     /// Streams that run, the innermost last: while one waits for credit, calls that come are answered.
     streams: Vec<Credit>,
 }
@@ -282,6 +356,10 @@ impl From<&str> for Stop {
 impl Drop for Session {
     fn drop(&mut self) {
         *held(&self.door.connections) -= 1;
+        held(&self.door.unread).remove(self.number);
+        if self.has_area {
+            self.door.areas.fetch_sub(1, Ordering::Relaxed);
+        }
         held(&self.service.open).retain(|(number, _)| *number != self.number);
         self.service.all_closed.notify_all();
     }
@@ -330,6 +408,10 @@ fn error(class: &str, message: impl Into<String>, ran: bool) -> Error {
 impl Session {
     pub(crate) fn door(&self) -> u64 {
         self.door.number
+    }
+
+    pub(crate) fn most_threads(&self) -> usize {
+        self.door.most_threads
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -467,6 +549,10 @@ impl Session {
         let Some(function) = self.service.functions.get(name.as_str()).copied() else {
             return Err("a CALL that is none".into());
         };
+        if !self.door.has_room(0, 0, much()) {
+            let unread = "this caller has not read what it was answered";
+            return self.fail(id, &error("pysecure.Busy", unread, false));
+        }
         let begun = Instant::now();
         self.streams.push(Credit {
             id,
@@ -542,6 +628,15 @@ impl Session {
             Error::Value(WireError::TooLarge(what)) => error("pysecure.TooLarge", what, true),
             e => error("pysecure.InvalidResult", e.to_string(), true),
         })?;
+        let (bytes, fds) = message.by_memfd();
+        if bytes > 0 {
+            self.had_large = true;
+            if !self.door.has_room(bytes, fds, too_much()) {
+                let unread = "this caller has not read what it was answered";
+                return Err(Said::Error(error("pysecure.Busy", unread, true)));
+            }
+            held(&self.door.unread).add(self.number, &self.socket, bytes, fds);
+        }
         match socket::send(self.socket.as_fd(), message) {
             Ok(()) => {
                 self.used += u64::from(self.outgoing.sent());
@@ -559,7 +654,13 @@ impl Session {
         fill: impl Fn(&mut Writer<'_>) -> Result<(), Error>,
         memfds: bool,
     ) -> Result<Message, Error> {
-        self.outgoing.begin(self.read == Some(self.used));
+        if self.had_large && !self.has_area {
+            let areas = &self.door.areas;
+            let one_more = |areas| (areas < MOST_AREAS).then_some(areas + 1);
+            let taken = areas.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+            self.has_area = taken.is_ok();
+        }
+        self.outgoing.begin(self.has_area && self.read == Some(self.used));
         let mut writer = match memfds {
             true => Writer::with(&mut self.outgoing, 3),
             false => Writer::message(3),
@@ -682,13 +783,19 @@ impl Reply<'_> {
             if !credit.wanted {
                 return Err(error("pysecure.Cancelled", "the caller wants no more", true));
             }
+            let mut until = self.deadline;
             if credit.left > 0 {
-                credit.left -= 1;
-                return self.send(5, value);
+                if self.session.door.has_room(0, 0, much()) {
+                    credit.left -= 1;
+                    return self.send(5, value);
+                }
+                let soon = Instant::now() + MOMENT;
+                until = Some(until.map_or(soon, |at| at.min(soon)));
             }
-            match socket::readable(self.session.socket.as_fd(), self.deadline) {
+            match socket::readable(self.session.socket.as_fd(), until) {
                 Ok(true) => {}
-                Ok(false) => return Err(late(true)),
+                Ok(false) if self.passed() => return Err(late(true)),
+                Ok(false) => continue,
                 Err(errno) => return Err(self.stopped(SocketError::Io(errno).into())),
             }
             if let Err(stop) = self.session.next() {
@@ -720,6 +827,9 @@ impl Reply<'_> {
 /// The sockets that this service has, and for whom each is.
 fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> Result<Vec<Door>, String> {
     let sockets = handed()?;
+    // Each caller has its share of the descriptors, and some are the service's own.
+    let limit = raise_limit();
+    let share = (limit - (limit / 4).min(128)) / sockets.len().max(1);
     let door = |number: usize, caller: Option<String>, socket: OwnedFd, granted: Granted| {
         let hello = hello(name, caller.as_deref(), &granted, functions);
         if hello.len() > 65_536 {
@@ -732,6 +842,11 @@ fn doors(name: &str, functions: &BTreeMap<&'static str, &'static Function>) -> R
             granted,
             hello,
             connections: Mutex::default(),
+            most_connections: (share / 2 / OF_CONNECTION).clamp(1, MOST_CONNECTIONS),
+            most_threads: (share / 2 / OF_THREAD).clamp(1, crate::lobby::MOST_THREADS),
+            areas: AtomicUsize::new(0),
+            unread: Mutex::default(),
+            most_unread: share,
             refused: Mutex::default(),
         })
     };
@@ -791,6 +906,23 @@ fn hello(
         writer.uint(function.hash());
     }
     writer.finish().bytes
+}
+
+/// As many descriptors as may be: connections take them. How many those are.
+fn raise_limit() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    now.and_then(|now| usize::try_from(now).ok())
+        .unwrap_or(1 << 20)
+        .min(1 << 20)
 }
 
 /// Sockets of RPC among those handed over, and their names.

@@ -194,6 +194,19 @@ fn open(bytes: &[u8], fds: Vec<OwnedFd>, kept: &mut Kept, may: Option<May<'_>>) 
     Ok(Came::Message(message))
 }
 
+/// Has the peer received all that was sent? SIOCOUTQ, of unix(7).
+#[cfg(feature = "service")]
+pub(crate) fn all_read(socket: BorrowedFd<'_>) -> bool {
+    const OUTQ: rustix::ioctl::Opcode = nix::libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // SAFETY: it writes an int, and nothing else.
+    #[allow(unsafe_code)]
+    let left = unsafe {
+        let ask = rustix::ioctl::Getter::<OUTQ, std::ffi::c_int>::new();
+        rustix::ioctl::ioctl(socket, ask)
+    };
+    left == Ok(0)
+}
+
 /// Waits for a message or the end; `false` if the deadline passes before.
 pub(crate) fn readable(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, Errno> {
     loop {

@@ -2,6 +2,7 @@
 //! never sent.
 
 use crate::memfd::Outgoing;
+use crate::socket::LONGEST;
 use crate::value::{DEEPEST, MOST_DESCRIPTORS, MOST_VALUES, Value, WireError, largest};
 use WireError::TooLarge;
 use std::os::fd::OwnedFd;
@@ -25,16 +26,30 @@ impl WireError {
 pub struct Message {
     pub bytes: Vec<u8>,
     pub fds: Vec<Arc<OwnedFd>>,
-    /// How many values there are in it.
+    /// How many values there are in it, and how many bytes of it lie in memfds.
     pub values: usize,
+    pub large: usize,
 }
 
 impl Message {
     /// What the receiver would refuse is not sent.
     pub fn check(&self) -> Result<(), WireError> {
-        match self.values > MOST_VALUES {
-            true => Err(TooLarge("more values than a message may have")),
-            false => Ok(()),
+        if self.values > MOST_VALUES {
+            return Err(TooLarge("more values than a message may have"));
+        }
+        // What is too long for the socket goes by memfd, all of it.
+        if self.bytes.len() > LONGEST && self.large.saturating_add(self.bytes.len()) > largest() {
+            return Err(TooLarge("more bytes than a message may have"));
+        }
+        Ok(())
+    }
+
+    /// How many bytes of it lie in memfds when it is sent, and how many descriptors it has.
+    #[cfg(feature = "service")]
+    pub(crate) fn by_memfd(&self) -> (usize, usize) {
+        match self.bytes.len() > LONGEST {
+            true => (self.large + self.bytes.len(), self.fds.len() + 1),
+            false => (self.large, self.fds.len()),
         }
     }
 
@@ -50,7 +65,6 @@ impl Message {
 /// Writes one message.
 pub struct Writer<'a> {
     message: Message,
-    large: usize,
     /// Where large bytes go; without it they stay in the message.
     area: Option<&'a mut Outgoing>,
 }
@@ -60,7 +74,6 @@ impl<'a> Writer<'a> {
     pub fn bare() -> Writer<'a> {
         Writer {
             message: Message::default(),
-            large: 0,
             area: None,
         }
     }
@@ -127,8 +140,8 @@ impl<'a> Writer<'a> {
 
     /// Counts what goes by memfd, for there is a bound for all of a message.
     pub fn add_large(&mut self, len: usize) -> Result<(), WireError> {
-        self.large = self.large.saturating_add(len);
-        if self.large > largest() {
+        self.message.large = self.message.large.saturating_add(len);
+        if self.message.large > largest() {
             return Err(TooLarge("more bytes than a message may have"));
         }
         Ok(())

@@ -191,13 +191,16 @@ fn propose_name(name: &str, noun: &str, capitals: bool) -> String {
     out
 }
 
+/// A variable of the Python package's that a service may be given: it leaves the compiled core out.
+const THEIRS: &str = "PYSECURE_RPC_PURE";
+
 /// Name of an environment variable.
 pub struct EnvName;
 
 impl KeyRule for EnvName {
     const EXAMPLE: &'static str = "LANG";
     const PATTERN: Option<&'static str> = Some(
-        "^(?!LISTEN_FDS$|LISTEN_PID$|LISTEN_FDNAMES$|NOTIFY_SOCKET$|WATCHDOG_USEC$|PYSECURE_)[A-Za-z_][A-Za-z0-9_]*$",
+        "^(?!LISTEN_FDS$|LISTEN_PID$|LISTEN_FDNAMES$|NOTIFY_SOCKET$|WATCHDOG_USEC$|PYSECURE_(?!RPC_PURE$))[A-Za-z_][A-Za-z0-9_]*$",
     );
 
     fn check(key: &Key<'_>, _: &'static str, cx: &mut Cx) {
@@ -206,7 +209,7 @@ impl KeyRule for EnvName {
         if matches!(
             name,
             "LISTEN_FDS" | "LISTEN_PID" | "LISTEN_FDNAMES" | "NOTIFY_SOCKET" | "WATCHDOG_USEC"
-        ) || name.starts_with("PYSECURE_")
+        ) || (name.starts_with("PYSECURE_") && name != THEIRS)
         {
             cx.report(
                 Diagnostic::error(

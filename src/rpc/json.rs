@@ -1,5 +1,6 @@
 //! Values of the wire as JSON and back, for people and scripts. JSON has fewer kinds of value: what it lacks becomes text
-//! that says what it is (`2026-01-02`, `1.50`), or an array; bytes become `{"bytes": "hexadecimal"}`.
+//! that says what it is (`2026-01-02`, `1.50`), or an array; bytes become `{"bytes": "hexadecimal"}`, and a map two keys of which
+//! would have the same text an array of its pairs.
 
 use pysecure_rpc::Value;
 use serde_json::Value as Json;
@@ -42,14 +43,19 @@ pub fn to_json(value: &Value) -> Json {
             items.iter().map(to_json).collect()
         }
         Value::Map(pairs) => {
-            let pairs = pairs.iter().map(|(key, value)| {
-                let key = match to_json(key) {
-                    Json::String(text) => text,
-                    other => other.to_string(),
-                };
-                (key, to_json(value))
-            });
-            Json::Object(pairs.collect())
+            let text = |key: &Value| match to_json(key) {
+                Json::String(text) => text,
+                other => other.to_string(),
+            };
+            let object: serde_json::Map<_, _> = pairs.iter().map(|(k, v)| (text(k), to_json(v))).collect();
+            // Keys that are two and would become one, such as 1 and "1", stay two.
+            match object.len() == pairs.len() {
+                true => Json::Object(object),
+                false => pairs
+                    .iter()
+                    .map(|(k, v)| Json::from(vec![to_json(k), to_json(v)]))
+                    .collect(),
+            }
         }
         Value::Member(member) => to_json(member),
         Value::Fd(_) => serde_json::json!({ "descriptor": null }),
@@ -192,6 +198,21 @@ mod tests {
         assert_eq!(
             to_json(&Value::Other(10, (0..16).collect())),
             "00010203-0405-0607-0809-0a0b0c0d0e0f"
+        );
+    }
+
+    #[test]
+    fn no_key_is_lost() {
+        let map = |keys: &[Value]| to_json(&Value::Map(keys.iter().map(|k| (k.clone(), Value::Nil)).collect()));
+        let (one, text, other) = (Value::Int(1), Value::Str("1".into()), Value::Str("a".into()));
+        assert_eq!(map(&[one.clone(), other.clone()]).to_string(), r#"{"1":null,"a":null}"#);
+        assert_eq!(
+            map(&[one, text, other]).to_string(),
+            r#"[[1,null],["1",null],["a",null]]"#
+        );
+        assert_eq!(
+            map(&[Value::Nil, Value::Str("null".into())]).to_string(),
+            r#"[[null,null],["null",null]]"#
         );
     }
 

@@ -74,11 +74,21 @@ impl Table<'_> {
 
 /// Would it have to look too often for them?
 fn crowd(hashes: &[isize], kind: &Kind) -> bool {
+    // Those with equal hashes are compared with each other, wherever they lie.
+    let mut sorted = hashes.to_vec();
+    sorted.sort_unstable();
+    let compared = sorted
+        .chunk_by(|a, b| a == b)
+        .map(|same| same.len() * (same.len() - 1) / 2)
+        .sum();
+    let Some(looks) = (FEW * FEW + LOOKS * hashes.len()).checked_sub(compared) else {
+        return true;
+    };
     let mut table = Table {
         kind,
         taken: Vec::new(),
         mask: 0,
-        looks: FEW * FEW + LOOKS * hashes.len(),
+        looks,
     };
     table.new(8);
     for (at, hash) in hashes.iter().enumerate() {

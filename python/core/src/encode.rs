@@ -281,11 +281,11 @@ fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) 
 
 /// What is longer than a message may be on the socket: the message that stands for it.
 pub fn long(w: Writer) -> Result<Writer<'static>, Unable> {
-    let pysecure_rpc::Message { bytes, fds, .. } = w.finish();
+    let pysecure_rpc::Message { bytes, fds, large, .. } = w.finish();
     let mut outer = Writer::message(2);
     outer.uint(0);
     outer.uint(bytes.len() as u64);
-    outer.add_large(bytes.len())?;
+    outer.add_large(large + bytes.len())?;
     for fd in fds {
         outer.descriptor(fd)?;
     }

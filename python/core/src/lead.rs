@@ -529,7 +529,7 @@ impl<'py> Round<'py> {
         bytes: &[u8],
         fds: Vec<OwnedFd>,
     ) -> PyResult<Came> {
-        let (table, kept, calls, caller) = {
+        let (table, kept, calls, caller, number) = {
             let mut borrowed = peer.try_borrow_mut()?;
             let Some(table) = borrowed.quick.as_ref().map(|t| t.clone_ref(py)) else {
                 return Ok(Came::Other(fds));
@@ -539,7 +539,7 @@ impl<'py> Round<'py> {
             }
             let kept = borrowed.kept(py)?;
             let caller = borrowed.caller.as_ref().map(|c| c.clone_ref(py));
-            (table, kept, borrowed.calls.bind(py).clone(), caller)
+            (table, kept, borrowed.calls.bind(py).clone(), caller, borrowed.number)
         };
         let table = table.get();
         let kept = kept.bind(py);
@@ -561,10 +561,10 @@ impl<'py> Round<'py> {
         }
         {
             let mut gate = self.gate.try_borrow_mut()?;
-            if gate.stopping || gate.running >= gate.limit {
+            if gate.stopping || !gate.may_run(number) {
                 return Ok(Came::Other(Vec::new()));
             }
-            gate.running += 1;
+            gate.begins(number);
         }
         kept.try_borrow_mut()?.read += u64::from(given.from_area);
         let run = lead.begin(pace.begin());
@@ -572,7 +572,7 @@ impl<'py> Round<'py> {
         let outcome = self.serve(py, peer, &calls, caller, served, asked, begun);
         pace.ended(outcome.as_ref().map_or_else(|_| monotonic(), |ended| *ended) - begun > SLOW);
         lead.done(run);
-        let following = self.gate.try_borrow_mut()?.leave();
+        let following = self.gate.try_borrow_mut()?.leave(number);
         if let Some((call, work)) = following {
             self.server.call_method1(intern!(py, "_work_through"), (call, work))?;
         } else if self.gate.try_borrow()?.stopping {

@@ -23,6 +23,9 @@ pub struct Message {
     /// Does any of it lie in the area?
     #[pyo3(get)]
     in_area: bool,
+    /// How many bytes of it lie in memfds.
+    #[pyo3(get)]
+    large: usize,
 }
 
 #[pymethods]
@@ -101,11 +104,12 @@ fn finished(w: Writer<'static>) -> Result<Writer<'static>, Unable> {
 }
 
 fn message(py: Python<'_>, (w, in_area): (Writer, bool)) -> Message {
-    let pysecure_rpc::Message { bytes, fds, .. } = w.finish();
+    let pysecure_rpc::Message { bytes, fds, large, .. } = w.finish();
     Message {
         data: PyBytes::new(py, &bytes).unbind(),
         descriptors: fds,
         in_area,
+        large,
     }
 }
 

@@ -35,8 +35,8 @@ from ._function import Function
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator
 
-#: How often a call is tried anew whose connection ended before it was sent; how often a connection that ended before its
-#: greeting; and how often a call that a service which ends did not take: it may be restarted several times meanwhile.
+#: How often a call is made again that is idempotent; how often a connection that ended before its greeting; and how often a
+#: call that was not sent, or that a service which ends did not take: it may be restarted several times meanwhile.
 _ATTEMPTS, _CONNECTS, _TURNED_AWAY = 5, 16, 50
 #: Connections to one service that a thread keeps when it needs no more at once.
 _IDLE = 4
@@ -371,7 +371,8 @@ def call(function: Function, args: Any, kwargs: Any) -> Any:
             try:
                 identity = connection.send_call(function, plain, named, deadline, None)
             except _NotSent as error:
-                if attempt < _ATTEMPTS:
+                if attempt < _TURNED_AWAY:
+                    sleep(_moment(attempt) if attempt > _IDLE else 0)
                     continue
                 raise ConnectionLost(str(error)) from None
             except (SignatureMismatch, TypeError, ValueError):
@@ -510,7 +511,8 @@ def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, 
             try:
                 identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
             except _NotSent as error:
-                if attempt < _ATTEMPTS:
+                if attempt < _TURNED_AWAY:
+                    sleep(_moment(attempt) if attempt > _IDLE else 0)
                     continue
                 raise ConnectionLost(str(error)) from None
             except (SignatureMismatch, TypeError, ValueError):
@@ -641,7 +643,8 @@ async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
             try:
                 identity = connection.send_call(function, plain, named, deadline, None)
             except _NotSent as error:
-                if attempt < _ATTEMPTS:
+                if attempt < _TURNED_AWAY:
+                    await asyncio.sleep(_moment(attempt) if attempt > _IDLE else 0)
                     continue
                 raise ConnectionLost(str(error)) from None
             except (SignatureMismatch, TypeError, ValueError):
@@ -685,7 +688,8 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
             try:
                 identity = connection.send_call(function, args, kwargs, deadline, _WINDOW)
             except _NotSent as error:
-                if attempt < _ATTEMPTS:
+                if attempt < _TURNED_AWAY:
+                    await asyncio.sleep(_moment(attempt) if attempt > _IDLE else 0)
                     continue
                 raise ConnectionLost(str(error)) from None
             had = 0

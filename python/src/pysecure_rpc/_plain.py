@@ -45,7 +45,7 @@ class Call(Context):
     """A call that is open, and what the running function can ask of it."""
 
     __slots__ = ("id", "function", "args", "kwargs", "connection", "stream", "credit", "pumping", "begun", "task",
-                 "wake", "answered")  # fmt: skip
+                 "wake", "answered", "cost")  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class Call(Context):
         self.task: Any = None
         self.wake: Any = None
         self.answered = False
+        #: What its arguments take of memory, about, if that counts.
+        self.cost = 0
 
 
 class Slots:
@@ -105,61 +107,96 @@ class Slots:
 
 
 class Gate:
-    """How many calls run, and those that wait because as many run as may."""
+    """How many calls run, and those that wait because as many run as may. No caller has all threads while others have none,
+    and each has a queue of its own: whose turn it is goes round."""
 
-    __slots__ = ("running", "stopping", "_limit", "_waits", "_queue", "_lock")
+    __slots__ = ("running", "stopping", "_limit", "_waits", "_queues", "_runs", "_idle", "_turn", "_lock")
 
     def __init__(self, limit: int, waits: int) -> None:
         self.running = 0
         self.stopping = False
         self._limit = limit
+        #: For each caller.
         self._waits = waits
-        self._queue: deque[tuple[Call, Callable[[Call], None]]] = deque()
+        self._queues: list[deque[tuple[Call, Callable[[Call], None]]]] = []
+        self._runs: list[int] = []
+        #: How many callers have nothing that runs, and whose turn is next.
+        self._idle = self._turn = 0
         self._lock = threading.Lock()
+
+    def caller(self) -> int:
+        """One more caller: its number."""
+        self._queues.append(deque())
+        self._runs.append(0)
+        self._idle += 1
+        return len(self._runs) - 1
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return sum(map(len, self._queues))
 
-    def enter(self, call: Call, work: Callable[[Call], None], always: bool) -> str:
+    def _may_run(self, caller: int) -> bool:
+        # For each caller that has none a thread is left, but of all no more than half.
+        kept = min(self._idle, self._limit // 2) if self._runs[caller] else 0
+        return self.running + kept < self._limit
+
+    def _begins(self, caller: int) -> None:
+        self.running += 1
+        if not self._runs[caller]:
+            self._idle -= 1
+        self._runs[caller] += 1
+
+    def enter(self, call: Call, work: Callable[[Call], None], always: bool, caller: int) -> str:
         """"run", "wait", or why not: "stopping", "busy". `always`: it was admitted before, and waits whatever waits."""
         with self._lock:
             if self.stopping and not always:
                 return "stopping"
-            if self.running < self._limit:
-                self.running += 1
+            if self._may_run(caller):
+                self._begins(caller)
                 return "run"
-            if always or len(self._queue) < self._waits:
-                self._queue.append((call, work))
+            queue = self._queues[caller]
+            if always or len(queue) < self._waits:
+                queue.append((call, work))
                 return "wait"
             return "busy"
 
-    def leave(self) -> tuple[Call, Callable[[Call], None]] | None:
-        """A call has ended: the one that runs in its place."""
+    def leave(self, caller: int) -> tuple[Call, Callable[[Call], None]] | None:
+        """A call of this caller's has ended: the one that runs in its place."""
         with self._lock:
-            if self._queue:
-                return self._queue.popleft()
             self.running -= 1
+            self._runs[caller] -= 1
+            if not self._runs[caller]:
+                self._idle += 1
+            many = len(self._queues)
+            for at in range(self._turn, self._turn + many):
+                following = at % many
+                if self._queues[following] and self._may_run(following):
+                    self._turn = following + 1
+                    self._begins(following)
+                    return self._queues[following].popleft()
             return None
 
     def stop(self) -> list[tuple[Call, Callable[[Call], None]]]:
         """No more: what waited."""
         with self._lock:
             self.stopping = True
-            waited = list(self._queue)
-            self._queue.clear()
+            waited = [each for queue in self._queues for each in queue]
+            for queue in self._queues:
+                queue.clear()
             return waited
 
 
 class Peer:
     """What of a service's connection the quick way needs."""
 
-    __slots__ = ("fd", "closed", "leaving", "caller", "calls", "backlog", "quick", "out_area", "_kept")
+    __slots__ = ("fd", "closed", "leaving", "number", "caller", "calls", "backlog", "quick", "out_area", "_kept")
 
     def __init__(self) -> None:
         self.fd = -1
         self.closed = False
         self.leaving = False
+        #: Its caller's number at the gate.
+        self.number = 0
         self.caller: str | None = None
         #: The open calls, by number.
         self.calls: dict[int, Call] = {}

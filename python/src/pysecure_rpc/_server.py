@@ -10,6 +10,7 @@ leads closes a connection's descriptor: others shut it down, and the leader hear
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -17,6 +18,7 @@ import signal
 import socket
 import stat
 import sys
+import termios
 import threading
 from collections import deque
 from time import monotonic, sleep
@@ -40,7 +42,7 @@ from ._codec import (
     seal,
     unpack,
 )
-from ._errors import InvalidArguments, ProtocolError, TooLarge
+from ._errors import Busy, InvalidArguments, ProtocolError, TooLarge
 from ._figures import Page
 from ._function import Function, State
 
@@ -51,6 +53,18 @@ _FIRST_FD = 3
 _BACKLOG_BYTES, _BACKLOG_MESSAGES = 1 << 20, 256
 #: Calls that one connection may have open.
 _OPEN_CALLS = 256
+#: What a caller has not read yet, and what its open calls brought, in bytes: with so much its calls are refused, and with so much
+#: nothing is added to it.
+_LARGEST = int(os.environ.get("PYSECURE_RPC_LARGEST") or 64 << 20)
+_MUCH, _TOO_MUCH = max(2 * _LARGEST, 8 << 20), max(4 * _LARGEST, 16 << 20)
+#: Calls whose arguments take less are not counted.
+_SMALL = 16 << 10
+#: So many connections of a caller have areas, which stay as long as they do.
+_AREAS = 16
+#: A connection takes so many descriptors: its socket, and an area for each direction.
+_OF_CONNECTION = 3
+#: How often streams are looked at that wait until their caller has read more.
+_MOMENT = 0.01
 #: So many milliseconds, 31 years, are no deadline: timers need not count so far.
 _NO_DEADLINE = 1_000_000_000_000
 #: A function that took longer has the lead given away before it runs the next time, or times: twice as many each time
@@ -63,7 +77,7 @@ class ServiceError(Exception):
 
 
 class _Connection(Peer):
-    __slots__ = ("sock", "table", "lock", "pending", "used")
+    __slots__ = ("sock", "table", "lock", "pending", "used", "unread", "unread_fds", "waits", "waits_fds", "has_area")
 
     def __init__(self, sock: socket.socket, caller: str | None, table: _Table) -> None:
         super().__init__()
@@ -71,22 +85,39 @@ class _Connection(Peer):
         self.fd = sock.fileno()
         self.caller = caller
         self.table = table
+        self.number = table.number
         self.quick = table.quick
         self.lock = threading.Lock()
         #: Bytes that wait until the caller reads.
         self.pending = 0
         #: Messages sent that used the area.
         self.used = 0
+        #: What was sent by memfd since the caller had last read all: bytes, and descriptors.
+        self.unread = self.unread_fds = 0
+        #: What waits to be sent, in bytes with those in memfds, and its descriptors.
+        self.waits = self.waits_fds = 0
+        self.has_area = False
 
 
 class _Table:
     """What one caller may call, as it is told."""
 
-    __slots__ = ("functions", "hello", "connections", "quick")
+    __slots__ = ("functions", "hello", "connections", "quick", "number", "lock", "held", "fds", "asked", "coroutines", "areas",
+                 "heavy")  # fmt: skip
 
-    def __init__(self, service: str, caller: str | None, functions: dict[str, Function], figures: Page) -> None:
+    def __init__(
+        self, service: str, caller: str | None, functions: dict[str, Function], figures: Page, number: int
+    ) -> None:
         self.functions = functions
         self.connections = 0
+        #: At the gate.
+        self.number = number
+        self.lock = threading.Lock()
+        #: What its connections' `unread` and `waits` come to, and which they are.
+        self.held = self.fds = 0
+        self.heavy: set[_Connection] = set()
+        #: What arguments of open calls take; open coroutines; connections that have an area.
+        self.asked = self.coroutines = self.areas = 0
         #: Those that the core can serve by itself.
         self.quick = None
         if COMPILED:
@@ -134,6 +165,10 @@ class Server:
         self.epoll: select.epoll
         self._stop_fd = self._stop_end = -1
         self._stopping = False
+        self._share = 1 << 20
+        #: Streams that wait until their caller has read more, and whether a thread looks at them.
+        self._paused: list[Call] = []
+        self._looked_at = False
         self._loop: Any = None
         #: Made anew in each process that serves.
         self._figures = Page(self.functions)
@@ -200,7 +235,11 @@ class Server:
                 "`callers`?). Outside of pysecure, set PYSECURE_RPC_DIR to a folder for sockets"
             )
         table = _Table(
-            self.name, None, {n: f for n, f in self.functions.items() if f.callers is None}, self._figures
+            self.name,
+            None,
+            {n: f for n, f in self.functions.items() if f.callers is None},
+            self._figures,
+            self.gate.caller(),
         )
         self.listeners.append((self._bind(folder), None, table))
 
@@ -231,7 +270,8 @@ class Server:
                 for name, function in self.functions.items()
                 if (granted == "*" or name in granted) and (function.callers is None or caller in function.callers)
             }
-            self.listeners.append((sock, caller, _Table(self.name, caller, functions, self._figures)))
+            table = _Table(self.name, caller, functions, self._figures, self.gate.caller())
+            self.listeners.append((sock, caller, table))
 
     def _bind(self, folder: str) -> socket.socket:
         path = os.path.join(folder, self.name + ".sock")
@@ -263,7 +303,9 @@ class Server:
         State.serving = self.name
         if not self.listeners:
             self.listen()
-        _raise_limit()
+        # Each caller has its share of the descriptors, and some are the service's own.
+        limit = _raise_limit()
+        self._share = (limit - min(limit // 4, 128)) // len(self.listeners)
         if self._told_at:
             self._figures.hand_over(self._told_at)
         self._figures.close()
@@ -393,12 +435,13 @@ class Server:
                     if self._stopping:
                         sock.close()  # before its greeting: the caller knows that nothing was taken, and connects anew
                         return
-                    full = table.connections >= self.connection_limit
+                    share = (table.connections + 1) * _OF_CONNECTION + table.fds
+                    full = table.connections >= self.connection_limit or (table.connections and share > self._share)
                     if not full:
                         table.connections += 1
                         self._connections[sock.fileno()] = connection
                 if full:
-                    text = f"{self.name} has {self.connection_limit} connections of this caller, and takes no more"
+                    text = f"{self.name} has {table.connections} connections of this caller, and takes no more"
                     transmit(sock, pack([4, 0, "pysecure.Busy", text, [], None, False]), [], DONTWAIT)
                     sock.close()
                     return
@@ -487,12 +530,19 @@ class Server:
                 for each in connection.backlog:
                     each.close()
                 connection.backlog = None
+            table = connection.table
+            with table.lock:
+                table.held -= connection.unread + connection.waits
+                table.fds -= connection.unread_fds + connection.waits_fds
+                connection.unread = connection.unread_fds = connection.waits = connection.waits_fds = 0
+                table.heavy.discard(connection)
             if first and not owner:
                 try:
                     connection.sock.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
         for call in calls:
+            self._release(call)
             self._cancel(call)
         if not owner:
             return
@@ -503,6 +553,7 @@ class Server:
             connection.fd = -1
             if self._connections.pop(fd, None) is not None:
                 connection.table.connections -= 1
+                connection.table.areas -= connection.has_area
             connection.sock.close()
         with connection.lock:
             connection.forget()
@@ -523,6 +574,10 @@ class Server:
                     break
                 backlog.popleft()
                 connection.pending -= len(message.data)
+                large, fds = message.large, len(message.fds)
+                self._hold(connection, -len(message.data) - large, -fds, True)
+                if large or fds:
+                    self._hold(connection, large, fds, False)
                 message.close()
             streams: list[Call] = []
             if not lost and not backlog:
@@ -543,12 +598,130 @@ class Server:
                 return
             area = connection.out_area
             if area is None:
-                area = connection.out_area = Area()
+                with self._lock:
+                    if connection.has_area or connection.table.areas < _AREAS:
+                        connection.table.areas += not connection.has_area
+                        connection.has_area = True
+                        area = connection.out_area = Area()
             message = seal(reply, area)
             connection.used += message.in_area
+            if message.large and not self._has_room(connection.table, message.large, len(message.fds)):
+                message.close()
+                if message.in_area and area is not None:
+                    area.close()
+                raise Busy(f"{self.name} holds as much for this caller as may be that it has not read")
             full = self._put_locked(connection, message)
         if full:
             self._drop(connection)
+
+    # What callers make the service hold.
+
+    def _hold(self, connection: _Connection, more: int, fds: int, waits: bool) -> None:
+        """Counts what was sent and is not read, or waits to be sent. Whoever calls has the connection's lock."""
+        if not more and not fds:
+            return
+        table = connection.table
+        with table.lock:
+            if waits:
+                connection.waits += more
+                connection.waits_fds += fds
+            else:
+                connection.unread += more
+                connection.unread_fds += fds
+            table.held += more
+            table.fds += fds
+            if connection.unread or connection.unread_fds:
+                table.heavy.add(connection)
+            else:
+                table.heavy.discard(connection)
+
+    def _has_room(self, table: _Table, more: int, fds: int, most: int = _TOO_MUCH) -> bool:
+        """May so much more be held for a caller? What it has read meanwhile is held no longer."""
+        for again in (False, True):
+            if again:
+                self._recount(table)
+            with table.lock:
+                taken = table.fds + fds + table.connections * _OF_CONNECTION
+                if table.held + more <= most and (not fds + table.fds or taken <= self._share):
+                    return True
+        return False
+
+    def _recount(self, table: _Table) -> None:
+        with table.lock:
+            for connection in list(table.heavy):
+                try:
+                    unread = fcntl.ioctl(connection.fd, termios.TIOCOUTQ, b"\0\0\0\0") != b"\0\0\0\0"
+                except (OSError, ValueError):
+                    continue  # whoever closes it counts it
+                if not unread:
+                    table.held -= connection.unread
+                    table.fds -= connection.unread_fds
+                    connection.unread = connection.unread_fds = 0
+                    table.heavy.discard(connection)
+
+    def _much(self, connection: _Connection) -> bool:
+        """Does its caller have to read first?"""
+        table = connection.table
+        return (table.held > _MUCH or table.fds > self._share // 2) and not self._has_room(table, 0, 0, _MUCH)
+
+    def _release(self, call: Call) -> None:
+        """A call is open no longer."""
+        if call.cost or call.function.is_async:
+            table = call.connection.table
+            with table.lock:
+                table.asked -= call.cost
+                table.coroutines -= call.function.is_async
+
+    def _too_much(self, call: Call) -> str | None:
+        """Why a call is not taken, if its caller makes the service hold too much. If it is, it counts from now on."""
+        connection = call.connection
+        table = connection.table
+        if self._much(connection):
+            return f"{self.name} holds {table.held} bytes for this caller that it has not read"
+        cost = connection.kept.cost
+        cost = cost if cost > _SMALL else 0
+        if not cost and not call.function.is_async:
+            return None
+        with table.lock:
+            if cost and table.asked and table.asked + cost > _TOO_MUCH:
+                return f"{self.name} holds {table.asked} bytes that open calls of this caller brought"
+            if call.function.is_async and table.coroutines >= self.connection_limit:
+                return f"{table.coroutines} calls of this caller are open"
+            call.cost = cost
+            table.asked += cost
+            table.coroutines += call.function.is_async
+        return None
+
+    def _pause(self, call: Call) -> None:
+        """A stream goes on when its caller has read more, which no event tells."""
+        with self._lock:
+            self._paused.append(call)
+            if self._looked_at:
+                return
+            self._looked_at = True
+        threading.Thread(target=self._look, name="pysecure-rpc-streams", daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            sleep(_MOMENT)
+            with self._lock:
+                paused, self._paused = self._paused, []
+                if not paused:
+                    self._looked_at = False
+                    return
+            still = []
+            for call in paused:
+                if call.answered or call.connection.closed:
+                    continue
+                if self._much(call.connection):
+                    still.append(call)
+                else:
+                    try:
+                        self._resume(call)
+                    except BaseException as error:
+                        self._defect(call.connection, error)
+            with self._lock:
+                self._paused += still
 
     def _put(self, connection: _Connection, data: bytes) -> None:
         """Sends what is a message already."""
@@ -564,6 +737,8 @@ class Server:
         if not connection.backlog:
             try:
                 transmit(connection.sock, message.data, message.fds, DONTWAIT)
+                if message.large or message.fds:
+                    self._hold(connection, message.large, len(message.fds), False)
                 message.close()
                 return False
             except BlockingIOError:
@@ -576,7 +751,12 @@ class Server:
             if not self._want(connection, _OUT):
                 message.close()
                 return True
+        more = len(message.data) + message.large
+        if not self._has_room(connection.table, more, len(message.fds)):
+            message.close()
+            return True
         message.keep()
+        self._hold(connection, more, len(message.fds), True)
         connection.backlog.append(message)
         connection.pending += len(message.data)
         return connection.pending > _BACKLOG_BYTES or len(connection.backlog) > _BACKLOG_MESSAGES
@@ -685,6 +865,10 @@ class Server:
         if len(connection.calls) >= _OPEN_CALLS:
             self._refuse(connection, identity, "pysecure.Busy", f"{_OPEN_CALLS} calls are open on this connection")
             return None
+        held = self._too_much(call)
+        if held is not None:
+            self._refuse(connection, identity, "pysecure.Busy", held)
+            return None
         connection.calls[identity] = call
         return call, self._run_async if function.is_async else self._run
 
@@ -715,13 +899,13 @@ class Server:
         if call.stream is not None:
             self._resume(call)  # it was admitted long ago
             return
-        verdict = self.gate.enter(call, work, False)
+        verdict = self.gate.enter(call, work, False, call.connection.number)
         if verdict == "run":
             self._work_through(call, work)
         elif verdict == "stopping":
             self._fail(call, "pysecure.GoingAway", f"{self.name} ends", False)
         elif verdict == "busy":
-            self._fail(call, "pysecure.Busy", f"{self.name} is busy: {self.queue_limit} calls wait", False)
+            self._fail(call, "pysecure.Busy", f"{self.name} is busy: {self.queue_limit} calls of this caller wait", False)
 
     def _work_through(self, call: Call, work: Callable[[Call], None]) -> None:
         """Runs a call, and then those that waited for it."""
@@ -743,7 +927,7 @@ class Server:
                 else:
                     function.slowness >>= 1
                 lead.done(run)
-                following = self.gate.leave()
+                following = self.gate.leave(call.connection.number)
                 if following is None and self._stopping:
                     self._at_rest()
             if following is None:
@@ -808,8 +992,9 @@ class Server:
             return
         try:
             self._send(call.connection, [kind, call.id, plain])
-        except TooLarge as error:
-            self._send(call.connection, [4, call.id, "pysecure.TooLarge", str(error)[:2000], [], None, True])
+        except (TooLarge, Busy) as error:
+            name = f"pysecure.{type(error).__name__}" if type(error) in (TooLarge, Busy) else "pysecure.TooLarge"
+            self._send(call.connection, [4, call.id, name, str(error)[:2000], [], None, True])
         except BaseException as error:
             text = f"{call.function.name}() returned: {_text(error)}"[:2000]
             self._send(call.connection, [4, call.id, "pysecure.InvalidResult", text, [], None, True])
@@ -827,6 +1012,7 @@ class Server:
                     connection.calls[call.id] = found
                 return False
             call.answered = True
+        self._release(call)
         self._count(call.function.name, monotonic() - call.begun if call.begun else 0.0, failed)
         return True
 
@@ -895,7 +1081,7 @@ class Server:
             self._admit_resume(call)
 
     def _admit_resume(self, call: Call) -> None:
-        if self.gate.enter(call, self._pump, True) == "run":  # at most one waits for each open call, which are bounded
+        if self.gate.enter(call, self._pump, True, call.connection.number) == "run":  # at most one waits for each open call, which are bounded
             self._work_through(call, self._pump)
 
     def _pump(self, call: Call) -> None:
@@ -913,7 +1099,14 @@ class Server:
                     if call.credit <= 0 or connection.backlog:
                         call.pumping = False
                         return
-                    call.credit -= 1
+                    much = self._much(connection)
+                    if much:
+                        call.pumping = False
+                    else:
+                        call.credit -= 1
+                if much:
+                    self._pause(call)
+                    return
                 if call.deadline is not None and monotonic() > call.deadline:
                     self._fail(call, "pysecure.DeadlineExceeded", "the stream took longer than it had time", True)
                     break
@@ -987,8 +1180,15 @@ class Server:
                     call.wake.clear()
                     with connection.lock:
                         if call.credit > 0 and not connection.backlog:
-                            call.credit -= 1
-                            break
+                            much = self._much(connection)
+                            if not much:
+                                call.credit -= 1
+                                break
+                        else:
+                            much = False
+                    if much:
+                        await asyncio.sleep(_MOMENT)
+                        continue
                     left = None if call.deadline is None else max(0.0, call.deadline - monotonic())
                     try:
                         await asyncio.wait_for(call.wake.wait(), left)
@@ -1055,10 +1255,11 @@ def _close(stream: Any) -> None:
 class _Ready:
     """A message that has no descriptors."""
 
-    __slots__ = ("data", "fds")
+    __slots__ = ("data", "fds", "large")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.large = 0
         self.fds: list[int] = []
 
     def keep(self) -> None:
@@ -1067,16 +1268,18 @@ class _Ready:
     close = keep
 
 
-def _raise_limit() -> None:
-    """As many descriptors as may be: a connection takes one."""
+def _raise_limit() -> int:
+    """As many descriptors as may be: connections take them. How many those are."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
         except (ValueError, OSError):
             pass
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:

@@ -121,9 +121,11 @@ class Kept:
 class Message:
     """One message as it is sent: its bytes, and the descriptors that go along."""
 
-    __slots__ = ("data", "fds", "in_area", "made")
+    __slots__ = ("data", "fds", "in_area", "made", "large")
 
-    def __init__(self, data: bytes, fds: list[int], in_area: bool, made: list[int]) -> None:
+    def __init__(self, data: bytes, fds: list[int], in_area: bool, made: list[int], large: int) -> None:
+        #: How many bytes of it lie in memfds.
+        self.large = large
         self.data = data
         self.fds = fds
         #: Does any of it lie in the area?
@@ -553,7 +555,7 @@ def _sealed(out: _Out, to: Outgoing) -> Message:
     if 1 + out.values > MAX_VALUES:
         raise TooLarge(f"more than {MAX_VALUES} values in one message")
     data = bytes(out) if len(out) <= MAX_MESSAGE else to.large(out)
-    return Message(data, to.fds, to.blobs, to.made)
+    return Message(data, to.fds, to.blobs, to.made, to.total)
 
 
 def _unsent(to: Outgoing) -> None:
@@ -889,6 +891,14 @@ def _crowd(keys: list[Any], in_set: bool) -> bool:
     hashes = [hash(key) & 0xFFFF_FFFF_FFFF_FFFF for key in keys]
     row = 9 if in_set else 0
     left = _FEW * _FEW + _LOOKS * len(hashes)
+    # Those with equal hashes are compared with each other, wherever they lie.
+    same, before = 0, -1
+    for each in sorted(hashes):
+        same = same + 1 if each == before else 0
+        before = each
+        left -= same
+    if left < 0:
+        return True
     mask = 7
     taken = bytearray(8)
     begin = used = 0
