@@ -349,8 +349,8 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     loaded.claim(&mut ledger)?;
     super::renamed::carry_out(loaded, dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     let mut plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
-    plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
+    plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     claim.hold(&plan.app, written(&plan))?;
     ledger.belong_to(&loaded.manifest());
     crate::launch::storage::forget_changing(&plan, &mut ledger);
