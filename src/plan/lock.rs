@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Held while ledgers are read, changed and written. One for all apps of a state: ranges are compared across them.
 pub struct Lock {
@@ -102,6 +103,8 @@ impl std::fmt::Display for Holder {
 /// Where in a lock's file the processes of services stand, behind what [`Holder`] says; bytes for each.
 const RUNNING: u64 = 16 << 10;
 const LINE: usize = 32;
+/// Ten milliseconds each, as long as who has a lock does not live any more.
+const MOST_TRIES: u32 = 500;
 /// A killed process may take so long to end before whoever waits gives up.
 const LONGEST_DEATH: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
@@ -147,8 +150,15 @@ impl Claim {
 
     fn lead(dirs: &Dirs, deed: Deed) -> Result<Claim, PlanError> {
         let claim = Claim::new(dirs, true)?;
-        if !claim.take(dirs, Part::Lead, libc::F_WRLCK, false)? {
-            return Err(busy(dirs, read(&claim.file).as_ref()));
+        let mut tries = 0;
+        while !claim.take(dirs, Part::Lead, libc::F_WRLCK, false)? {
+            let holder = read(&claim.file);
+            // What a killed supervisor had just begun to start keeps its lock until it has ended as well.
+            if holder.is_some() || tries == MOST_TRIES {
+                return Err(busy(dirs, holder.as_ref()));
+            }
+            tries += 1;
+            std::thread::sleep(Duration::from_millis(10));
         }
         claim.say(deed, None);
         claim.outlast(dirs)?;
@@ -279,10 +289,15 @@ impl Claim {
     }
 }
 
-/// When a process began, in ticks since the host did: field 22 of proc_pid_stat(5).
+/// When a process began, in ticks since the host did: field 22 of proc_pid_stat(5). Not of one that has ended, and that only
+/// its parent has not asked for yet.
 fn begun(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    match fields.next()? {
+        "Z" | "X" => None,
+        _ => fields.nth(18)?.parse().ok(),
+    }
 }
 
 /// Who has an app's data for himself, if anybody does; `Some(None)` if he has not said who he is.
