@@ -164,7 +164,7 @@ fn kills(mode: Mode, name: &str, range: u32) {
         std::thread::sleep(Duration::from_micros(chance.below(if action == "down" {
             15_000
         } else {
-            40_000
+            100_000
         })));
         let was_running = client.try_wait().unwrap().is_none();
         // All that is not a service: a client that lived on would start a supervisor anew.
