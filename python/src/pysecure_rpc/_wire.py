@@ -1083,8 +1083,18 @@ def _asked(data: bytes, whole: int) -> tuple[int, str | None] | None:
     return identity, reader.text(at, size)
 
 
+#: Where the name follows a number that begins with this.
+_SMALL_NUMBERS = {0xCC: 4, 0xCD: 5, 0xCE: 7}
+
+
 def _refused(data: bytes, whole: int, functions: dict[str, Any] | None) -> list[Any] | None:
     """A CALL of what is none of these: its kind, number and name."""
+    if functions is not None and len(data) > 3 and 0x95 <= data[0] < 0xA0 and data[1] == 2:
+        # As most are: a number of few bytes, and a name that is known.
+        at = 3 if data[2] < 0x80 else _SMALL_NUMBERS.get(data[2], whole)
+        size = data[at] - 0xA0 if at < len(data) else -1
+        if 0 <= size < 32 and data[at + 1 : at + 1 + size].decode("utf-8", "replace") in functions:
+            return None
     asked = None if functions is None else _asked(data, whole)
     if asked is None or functions is None or asked[1] in functions:
         return None
