@@ -38,7 +38,7 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    fn new(&mut self, at_least: usize) {
+    fn resize(&mut self, at_least: usize) {
         let places = at_least.next_power_of_two().max(8);
         self.mask = places - 1;
         self.taken = vec![0; places.div_ceil(64)];
@@ -90,7 +90,7 @@ fn crowd(hashes: &[isize], kind: &Kind) -> bool {
         mask: 0,
         looks,
     };
-    table.new(8);
+    table.resize(8);
     for (at, hash) in hashes.iter().enumerate() {
         if !table.place(*hash) {
             return true;
@@ -98,7 +98,7 @@ fn crowd(hashes: &[isize], kind: &Kind) -> bool {
         if let Some(more) = (kind.grows)(at + 1, table.mask + 1)
             && at + 1 < hashes.len()
         {
-            table.new(more);
+            table.resize(more);
             if !hashes[..=at].iter().all(|hash| table.place(*hash)) {
                 return true;
             }
