@@ -468,10 +468,48 @@ fn postgres_knows_its_clients_by_peer() {
             app.sh("backup", "cp -r /data/pg /tmp/copy && cat /tmp/copy/PG_VERSION")
                 .ok();
         }
+        // To know its clients by their ids makes the server none of them.
+        let attack = |id: &str| format!("python3 -c '{BECOME}' {id}");
+        let ids = app.sh("pg", "id -u ann bob").ok().out;
+        for id in ids.split_whitespace() {
+            let became = app.sh("pg", &attack(id)).ok();
+            assert_eq!(became.out, "", "{mode:?}");
+            // The control: who has the right succeeds in all of it.
+            let control = std::process::Command::new("sh")
+                .args(["-c", &attack(id)])
+                .output()
+                .unwrap();
+            assert_eq!(
+                String::from_utf8_lossy(&control.stdout),
+                "chown\nfchmod\ncredentials\nsetresuid\n"
+            );
+        }
         assert_ne!(app.sh("backup", "touch /data/pg/x").code, 0);
         assert_ne!(app.sh("ann", "ls /run/pg || ls /data/pg").code, 0);
     }
 }
+
+/// Says in which ways it got the id that it was told: by giving a file away, a set-user-id file of it, credentials of its on a
+/// socket, and itself.
+const BECOME: &str = r#"
+import os, socket, struct, sys, tempfile
+id = int(sys.argv[1])
+def tried(way, deed):
+    try: deed()
+    except OSError: return
+    print(way, flush=True)
+def give(mode):
+    with tempfile.NamedTemporaryFile() as file:
+        os.chown(file.name, id, -1)
+        os.fchmod(file.fileno(), mode)
+def speak():
+    ours, theirs = socket.socketpair()
+    ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, struct.pack("iII", os.getpid(), id, os.getgid()))])
+tried("chown", lambda: give(0o600))
+tried("fchmod", lambda: give(0o4755))
+tried("credentials", speak)
+tried("setresuid", lambda: os.setresuid(id, id, id))
+"#;
 
 /// Two services, one database, in both of its ways to write.
 #[test]
