@@ -188,7 +188,8 @@ class Rare(WithServices):
             self.assertEqual(other.settle(other.call("who")), [3])
             other.sock.close()
             peer.sock.close()
-            self.assertEqual(self.supervisor.stop("one"), 0)
+            # 120 is CPython's own word for what it could not flush at its end.
+            self.assertIn(self.supervisor.stop("one"), (0, 120) if "full" in redirect else (0,))
 
     def test_a_coroutine_that_is_the_first_harms_no_other_call(self) -> None:
         for _ in range(5):

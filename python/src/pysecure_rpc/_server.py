@@ -1399,16 +1399,24 @@ def _prefork(server: Server, processes: int) -> None:
 
     def begin() -> None:
         flush()
+        parent = os.getpid()
+        # Whoever is told to end while this forks: both of the two must know.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         pid = os.fork()
         if pid:
             children.add(pid)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return
         code = 1
         try:
+            # The parent's way to end is to end its children.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(up)
             _make_own(server)
             os.environ.pop("NOTIFY_SOCKET", None)
-            _die_with_parent()
+            _die_with(parent)
             _serve(server, say_up)
             code = 0
         finally:
@@ -1472,7 +1480,10 @@ def _make_own(server: Server) -> None:
     server._figures = Page(server.functions)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
+    """PR_SET_PDEATHSIG of prctl(2), which says nothing of a parent that has ended already."""
     import ctypes
 
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
