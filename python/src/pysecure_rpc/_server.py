@@ -709,7 +709,7 @@ class Server:
                 if not paused:
                     self._looked_at = False
                     return
-            still = []
+            still: list[Call] = []
             for call in paused:
                 if call.answered or call.connection.closed:
                     continue
