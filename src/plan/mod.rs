@@ -38,7 +38,7 @@ use ledger::Ids;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -226,6 +226,10 @@ pub fn draw(
     let closed = *privilege != Privilege::OneId;
     let mut services = Vec::with_capacity(model.services.len());
     let callees = callees(model);
+    let mut by_acl: BTreeMap<&Path, Vec<&Ownership>> = BTreeMap::new();
+    for place in storage.iter().filter(|s| s.ownership.inherited) {
+        by_acl.entry(&place.path).or_default().push(&place.ownership);
+    }
     for (id, service) in model.services.iter().enumerate() {
         let identity = identity(model, id, ledger, privilege);
         let own = Ids {
@@ -261,7 +265,7 @@ pub fn draw(
             name: service.name.clone(),
             environment: environment(model, service, &identity, used.get(&service.rootfs)),
             identity,
-            umask: umask(&mounts, &storage),
+            umask: umask(&mounts, &by_acl),
             command: service.command.clone(),
             directory: service.directory.clone(),
             rootfs: service.rootfs.clone(),
@@ -407,13 +411,12 @@ pub(crate) const fn private() -> u32 {
 
 /// A default ACL decides in place of the umask, but not for sockets: bind(2) takes the umask off first. So what a
 /// service shares with others by mode, its umask leaves to the ACL.
-fn umask(mounts: &[Mount], storage: &[Storage]) -> u32 {
+///
+/// `by_acl`: what a default ACL holds, by its place on disk.
+fn umask(mounts: &[Mount], by_acl: &BTreeMap<&Path, Vec<&Ownership>>) -> u32 {
     let mut out = private();
     for mount in mounts.iter().filter(|m| m.writable) {
-        let shared = storage
-            .iter()
-            .filter(|s| s.path == mount.source && s.ownership.inherited);
-        for of in shared.map(|s| &s.ownership) {
+        for of in by_acl.get(mount.source.as_path()).into_iter().flatten() {
             if of.bundle != 0 || !of.named.is_empty() {
                 out &= !0o070;
             }

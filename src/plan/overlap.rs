@@ -95,6 +95,13 @@ pub(super) fn places<'t>(
     rules: Vec<(String, PathBuf)>,
 ) -> Vec<Place> {
     let mut out = Vec::with_capacity(model.resources.len() + 16);
+    // Below this nobody but PySecure makes anything, so it holds no link.
+    let resources = dirs.resources();
+    let kept_in = real(&resources);
+    let kept_at = |path: &Path| match path.strip_prefix(&resources) {
+        Ok(inside) => join(&kept_in, inside),
+        Err(_) => real(path),
+    };
     for (id, (resource, place)) in model.resources.iter().zip(storage).enumerate() {
         let concerned = resource.owner.into_iter().chain(
             resource
@@ -119,7 +126,7 @@ pub(super) fn places<'t>(
                 kept,
                 file: resource.with_directory.then(|| path::base(&resource.path).to_owned()),
             },
-            path: if kept { real(&place.path) } else { place.path.clone() },
+            path: if kept { kept_at(&place.path) } else { place.path.clone() },
             target: resource.mount_path().to_owned(),
             all: bits(resource.perms.global),
             of,
@@ -742,7 +749,9 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
     let mut out = Vec::with_capacity(places.len());
     for (outer, extents) in extents.iter().enumerate() {
         let mut shown: Vec<Overlap> = Vec::new();
-        for extent in extents {
+        // Nobody is shown PySecure's own, and what says who may do what is a file.
+        let is_mounted = matches!(places[outer].what, What::Resource { .. } | What::Root);
+        for extent in extents.iter().filter(|_| is_mounted) {
             let Some(of_device) = index.get(extent.device.as_str()) else {
                 continue;
             };
