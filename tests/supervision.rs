@@ -170,6 +170,100 @@ start_timeout = "300ms"
     }
 }
 
+/// Asks for all the time in the world when it is told to end, again and again.
+const STAYS: &str = r#"
+import signal, socket, time
+from systemd import daemon
+def stay(*_):
+    while True:
+        daemon.notify("EXTEND_TIMEOUT_USEC=18446744073709551615")
+        time.sleep(0.01)
+signal.signal(signal.SIGTERM, stay)
+daemon.notify("READY=1")
+while True:
+    time.sleep(1000)
+"#;
+
+#[test]
+fn a_service_gets_more_time_but_not_without_end() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "extends",
+            42_220,
+            &format!(
+                r#"
+[services.starts]
+command = ["python3", "-c", '''{NOTIFIES}
+while True:
+    daemon.notify("EXTEND_TIMEOUT_USEC=18446744073709551615")
+    time.sleep(0.01)
+''']
+ready = "notify"
+start_timeout = "100ms"
+stop_timeout = "100ms"
+[services.stays]
+command = ["python3", "-c", '''{STAYS}''']
+ready = "notify"
+stop_timeout = "100ms"
+[services.tidies]
+command = ["python3", "-c", '''{NOTIFIES}
+def tidy(*_):
+    daemon.notify("EXTEND_TIMEOUT_USEC=5000000")
+    time.sleep(3)
+    print("tidied up", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, tidy)
+daemon.notify("READY=1")
+while True:
+    time.sleep(1000)
+''']
+ready = "notify"
+stop_timeout = "2s"
+"#
+            ),
+        );
+        let ended = app.run(&["up", "-d"]);
+        assert!(ended.err.contains("`starts`: was not ready within 100ms"), "{ended:?}");
+        edit(&app, "start_timeout = \"100ms\"", "start_timeout = 0");
+        edit(
+            &app,
+            "while True:\n    daemon.notify",
+            "if True:\n    daemon.notify(\"READY=1\")\n    daemon.notify",
+        );
+        edit(&app, "    time.sleep(0.01)\n''']", "    time.sleep(1000)\n''']");
+        app.ok(&["up", "-d"]);
+        // With no word of how long: as long as its own time allows, thrice.
+        app.ok(&["stop", "stays", "tidies"]);
+        assert!(app.logs("tidies").contains("tidied up"));
+        app.ok(&["start", "stays"]);
+        edit(
+            &app,
+            "ready = \"notify\"\nstop_timeout = \"100ms\"\n[services.tidies]",
+            "ready = \"notify\"\nstop_timeout = \"1h\"\n[services.tidies]",
+        );
+        app.ok(&["up", "-d"]);
+        // Whoever says how long is taken at their word.
+        app.ok(&["restart", "-t", "0.1", "stays"]);
+        // What was told to end may be killed, also when the whole app was.
+        let mut down = app.command(&["down"]).spawn().unwrap();
+        app.wait_for_state("stays", "stopping");
+        app.ok(&["kill", "-s", "KILL", "stays"]);
+        assert!(down.wait().unwrap().success());
+        // Who comes with less patience has it end sooner.
+        app.ok(&["up", "-d"]);
+        let mut down = app.command(&["down"]).spawn().unwrap();
+        app.wait_for_state("stays", "stopping");
+        app.ok(&["down", "-t", "0.1"]);
+        assert!(down.wait().unwrap().success());
+        // And a service manager need not kill the supervisor.
+        edit(&app, "stop_timeout = \"1h\"", "stop_timeout = \"100ms\"");
+        app.ok(&["up", "-d"]);
+        harness::signal(app.supervisor() as u32, nix::sys::signal::Signal::SIGTERM);
+        wait_until(|| (!app.state().join("run").exists()).then_some(()));
+    }
+}
+
 #[test]
 fn probes_ask_from_inside() {
     for mode in BOTH {

@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 /// Messages of one service that are read in one turn of the loop: one that never stops speaking holds up nobody.
 const MOST_MESSAGES: usize = 64;
 
+/// How many times `start_timeout` and `stop_timeout` a service may take in all if it asks for more time.
+const LONGEST_START: u32 = 10;
+const LONGEST_END: u32 = 3;
+
 /// Most services are ready soon, and those behind them wait: the first questions come quicker, each wait twice the last.
 const FIRST_ASKED: Duration = Duration::from_millis(20);
 
@@ -809,9 +813,12 @@ impl App {
         }
     }
 
-    /// Ends the app.
+    /// Ends the app. Who asks for it again may have less patience than who did first.
     pub(super) fn stop(&mut self, timeout: Option<Duration>) {
         if self.stopping.is_some() {
+            if let Some(timeout) = timeout {
+                self.hurry(timeout);
+            }
             return;
         }
         self.stopping = Some(Instant::now());
@@ -820,6 +827,19 @@ impl App {
         let all: Vec<u32> = self.services.keys().copied().collect();
         for id in all {
             self.end(id, After::Rest, timeout);
+        }
+    }
+
+    /// None of those that are ending takes longer than this from now.
+    fn hurry(&mut self, timeout: Duration) {
+        let until = Instant::now().checked_add(timeout);
+        for (id, service) in self.services.iter_mut().filter(|(_, s)| s.running.is_some()) {
+            service.stop_within = Some(service.stop_within.map_or(timeout, |before| before.min(timeout)));
+            if let (Some(at), Some(until)) = (self.timers.at(*id, Timer::Stop), until)
+                && until < at
+            {
+                self.timers.set(*id, Timer::Stop, until);
+            }
         }
     }
 
@@ -1022,14 +1042,20 @@ impl App {
         }
     }
 
-    /// `EXTEND_TIMEOUT_USEC`: at least so long from now for what it is doing; sd_notify(3).
+    /// `EXTEND_TIMEOUT_USEC`: at least so long from now for what it is doing; sd_notify(3). Others wait for that, so there is
+    /// a bound, which a service cannot move; and whoever said how long it may take to end is taken at their word.
     fn extend(&mut self, id: u32, time: Duration) {
-        let timer = match self.services.get(&id).map(|s| &s.state) {
-            Some(State::Starting) => Timer::Start,
-            Some(State::Stopping) => Timer::Stop,
+        let Some(service) = self.services.get(&id) else { return };
+        let life = &service.plan.life;
+        let (timer, longest) = match service.state {
+            State::Starting => (Timer::Start, life.start_timeout.saturating_mul(LONGEST_START)),
+            State::Stopping if service.stop_within.is_none() => {
+                (Timer::Stop, life.stop_timeout.saturating_mul(LONGEST_END))
+            }
             _ => return,
         };
-        if let Some(until) = Instant::now().checked_add(time)
+        let until = time.min(longest.saturating_sub(service.since.elapsed()));
+        if let Some(until) = Instant::now().checked_add(until)
             && self.timers.at(id, timer).is_some_and(|at| at < until)
         {
             self.timers.set(id, timer, until);

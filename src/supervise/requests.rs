@@ -253,7 +253,10 @@ impl App {
 
     /// Signals services' programs: with what `reload_signal` says, or with this.
     fn signal_named(&mut self, number: u32, names: &[String], signal: Option<u8>) -> Result<(), String> {
-        self.going_down()?;
+        if signal.is_none() {
+            // A signal is of use until the end: what takes long to end may be killed.
+            self.going_down()?;
+        }
         let ids = self.named(names)?;
         for id in ids {
             let Some(service) = self.services.get(&id) else {
