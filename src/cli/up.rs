@@ -137,17 +137,26 @@ pub(super) fn reconcile(
     let resting: Vec<&str> = status
         .services
         .iter()
-        .filter(|s| matches!(s.state.as_str(), "exited" | "failed" | "stopped"))
+        .filter(|s| matches!(s.state.as_str(), "exited" | "failed" | "stopped" | "stopping"))
         .filter(|s| s.exit_code != Some(0) || !oneshot(&s.service))
         .filter(|s| !changed.contains(s.service.as_str()))
         .map(|s| s.service.as_str())
         .collect();
-    if same && resting.is_empty() {
+    let starting = status.services.iter().any(|s| match s.state.as_str() {
+        "waiting" | "starting" | "restarting" => true,
+        "running" => oneshot(&s.service),
+        _ => false,
+    });
+    let already = same && resting.is_empty();
+    let is_up_already = || {
         outln!(
             "`{app}` is up already: {} services, supervisor {}",
             status.services.len(),
             status.supervisor_pid
         );
+    };
+    if already && (args.dry_run || !starting && !status.going_down) {
+        is_up_already();
         return Ok(0);
     }
     for (name, change) in &changes {
@@ -183,12 +192,11 @@ pub(super) fn reconcile(
     let mut told = Told::new(apply.services.len());
     client.change(&Request::Apply(Box::new(apply)), |progress| told.hear(&progress))?;
     match told.end() {
-        0 => {
-            outln!("`{app}` is up: {count} services");
-            Ok(0)
-        }
-        code => Ok(code),
+        0 if already => is_up_already(),
+        0 => outln!("`{app}` is up: {count} services"),
+        code => return Ok(code),
     }
+    Ok(0)
 }
 
 fn prints(plan: &Plan) -> Vec<(String, Prints)> {

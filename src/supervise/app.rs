@@ -9,7 +9,7 @@ use super::network::{NetworkError, Networks};
 use super::output::{OutputError, Outputs};
 use super::protocol::{Progress, Reply};
 use super::relays::Relays;
-use super::service::{Ending, Service, State};
+use super::service::{After, Ending, Service, State};
 use super::sockets::{self, Sockets};
 use super::timers::Timers;
 use super::{capabilities, events, systemd};
@@ -174,6 +174,10 @@ pub(super) struct Watch {
     sink: Sink,
     starts: BTreeSet<u32>,
     ends: BTreeSet<u32>,
+    /// It is an `up`, which speaks of all services: of those as well that had started when it was asked.
+    whole: bool,
+    /// Of a whole one: services that had started, and were told to start anew since.
+    anew: BTreeSet<u32>,
 }
 
 impl Watch {
@@ -182,6 +186,15 @@ impl Watch {
             sink,
             starts: BTreeSet::new(),
             ends: BTreeSet::new(),
+            whole: false,
+            anew: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn of_all(sink: Sink) -> Watch {
+        Watch {
+            whole: true,
+            ..Watch::new(sink)
         }
     }
 
@@ -372,7 +385,7 @@ impl App {
             queue: VecDeque::new(),
             warm: VecDeque::new(),
             timers: Timers::default(),
-            watches: BTreeMap::from([(FIRST_WATCH, Watch::new(first))]),
+            watches: BTreeMap::from([(FIRST_WATCH, Watch::of_all(first))]),
             next_watch: FIRST_WATCH + 1,
             sockets,
             ground,
@@ -807,7 +820,44 @@ impl App {
                 code,
             },
         };
-        self.settle(&progress, |watch| watch.starts.remove(&id));
+        let failed = how.is_err();
+        self.settle(&progress, |watch| {
+            watch.starts.remove(&id) | watch.anew.remove(&id) | (failed && watch.whole)
+        });
+    }
+
+    /// Tells those whose order can no longer be carried out, as a later one says otherwise.
+    pub(super) fn overtake(&mut self, id: u32, after: After) {
+        match after {
+            After::Policy => {}
+            After::Rest => self.settle_start(id, Err(("it was told to stop meanwhile", 1))),
+            After::Again => {
+                // One that removes it does not speak of it.
+                let speaks = |w: &&mut Watch| w.whole && !w.starts.contains(&id) && !w.ends.contains(&id);
+                for watch in self.watches.values_mut().filter(speaks) {
+                    watch.anew.insert(id);
+                }
+                let error = "it was told to start again before it had ended".to_owned();
+                self.settle_failed(id, error, |watch| watch.ends.remove(&id));
+            }
+            After::Gone => {
+                let error = "the manifest has it no more".to_owned();
+                self.settle_failed(id, error, |watch| watch.starts.remove(&id) | watch.anew.remove(&id));
+            }
+        }
+    }
+
+    fn settle_failed(&mut self, id: u32, error: String, takes: impl FnMut(&mut Watch) -> bool) {
+        let Some(service) = self.services.get(&id) else { return };
+        let service = service.plan.name.clone();
+        self.settle(
+            &Progress::Failed {
+                service,
+                error,
+                code: 1,
+            },
+            takes,
+        );
     }
 
     pub(super) fn settle_end(&mut self, id: u32) {
@@ -884,7 +934,7 @@ impl App {
     /// Ends a watch for which nothing more is to come.
     pub(super) fn check_watch(&mut self, number: u32) {
         let Some(watch) = self.watches.get(&number) else { return };
-        if !watch.starts.is_empty() || !watch.ends.is_empty() {
+        if !watch.starts.is_empty() || !watch.ends.is_empty() || !watch.anew.is_empty() {
             return;
         }
         if number == FIRST_WATCH {
@@ -916,9 +966,11 @@ impl App {
             connection.reply(&Reply::default());
             let _ = connection.flush();
         }
-        let left: Vec<(u32, bool)> = self.watches.iter().map(|(n, w)| (*n, !w.starts.is_empty())).collect();
+        let waits = |w: &Watch| !w.starts.is_empty() || !w.anew.is_empty();
+        let left: Vec<(u32, bool)> = self.watches.iter().map(|(n, w)| (*n, waits(w))).collect();
         for (number, waits) in left {
-            if waits && number != FIRST_WATCH {
+            // The first has been told which service could not be started, if that is why all end.
+            if waits && (number != FIRST_WATCH || self.failure.is_none()) {
                 let error = format!("`{}` went down meanwhile", self.plan.app);
                 self.tell(
                     number,

@@ -618,18 +618,37 @@ impl App {
         self.wake_dependents(id);
     }
 
-    /// Ends a service, and then does as `after` says. `timeout` in place of its own, if there is one.
+    /// Ends a service, and then does as `after` says. `timeout` in place of its own, if there is one. Whoever waits for
+    /// what an earlier order said is told that it is overtaken.
     pub(super) fn end(&mut self, id: u32, after: After, timeout: Option<Duration>) {
         self.unlisten(id);
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
+        // What the manifest has no more does not come back because somebody restarts all.
+        let after = if service.after == After::Gone {
+            After::Gone
+        } else {
+            after
+        };
         service.after = after;
-        service.stop_within = timeout;
+        let earlier = service.stop_within;
+        service.stop_within = timeout.or(earlier);
         service.wanted = after == After::Again;
+        if self.stopping.is_none() {
+            self.overtake(id, after);
+        }
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
         if service.running.is_none() {
             self.timers.cancel_all(id);
             self.finish(id, after, false);
+        } else if service.state == State::Stopping {
+            // It has been told. No further order gives it more time, but one may give it less.
+            if let Some(within) = timeout.or(earlier.map(|_| service.plan.life.stop_timeout)) {
+                self.timers.bring_forward(id, Timer::Stop, within);
+            }
         } else if service.held {
             // None of it is the service's own yet, so there is nothing to ask to end.
             let _ = service.running.as_ref().map(|running| running.signal(Signal::KILL));
@@ -787,7 +806,6 @@ impl App {
             }
             After::Gone => {
                 service.enter(State::Stopped);
-                self.settle_start(id, Err(("the manifest has it no more", 1)));
                 self.settle_end(id);
                 self.services.remove(&id);
                 self.relays.forget(id);
@@ -801,9 +819,6 @@ impl App {
                 // How it ended by itself stays on show.
                 if !service.state.over() || service.state == State::Stopped {
                     service.enter(State::Stopped);
-                }
-                if !stopping {
-                    self.settle_start(id, Err(("it was stopped", 1)));
                 }
                 self.settle_end(id);
                 if !stopping {

@@ -102,6 +102,9 @@ pub struct AppStatus {
     pub denied: u64,
     /// What its resources were planned to be, in short.
     pub storage: u64,
+    /// All of it was told to end.
+    #[serde(default)]
+    pub going_down: bool,
     pub services: Vec<ServiceStatus>,
 }
 

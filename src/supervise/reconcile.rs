@@ -4,6 +4,7 @@ use super::app::{App, Sink, Watch};
 use super::protocol::Apply;
 use super::service::{After, Service, State};
 use crate::manifest::types::ServiceType;
+use crate::model::life::Ready;
 use crate::plan::{self, template::Template};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,7 +104,7 @@ impl App {
         self.watch_app_network().map_err(|e| e.to_string())?;
         let templates = apply.templates;
         let named: std::collections::HashSet<&str> = apply.order.iter().map(String::as_str).collect();
-        let mut watch = Watch::new(sink);
+        let mut watch = Watch::of_all(sink);
         let gone: Vec<u32> = self
             .order
             .iter()
@@ -130,6 +131,10 @@ impl App {
             );
             let new = Prints::of(&service, templates.get(&service.rootfs));
             let Some(of) = self.services.get_mut(&id) else { continue };
+            if of.after == After::Gone {
+                // It had been removed, and has not ended yet.
+                of.after = After::Rest;
+            }
             if old.process == new.process {
                 of.plan.life = service.life;
                 of.next = None;
@@ -154,8 +159,10 @@ impl App {
             .into_iter()
             .map(|(id, anew)| (id, anew || self.services.get(&id).is_some_and(rests)))
             .collect();
-        for (id, _) in begins.iter().filter(|(_, begins)| *begins) {
-            watch.await_start(*id);
+        for (id, begins) in &begins {
+            if *begins || self.services.get(id).is_some_and(is_starting) {
+                watch.await_start(*id);
+            }
         }
         let number = self.watch_for(watch);
         for id in gone {
@@ -185,10 +192,19 @@ impl App {
     }
 }
 
-/// Is there a service that could run and does not? One whose work is done has nothing to run for.
+/// Is there a service that could run and does not, or is about to end? One whose work is done has nothing to run for.
 pub(super) fn rests(service: &Service) -> bool {
     let done = service.plan.life.kind == ServiceType::Oneshot && service.state == State::Exited { code: 0 };
-    !done && (service.state.over() || service.state == State::Stopping)
+    !done && (service.state.over() || service.state == State::Stopping || service.after != After::Policy)
+}
+
+/// Is it on its way to what a start is awaited for?
+pub(super) fn is_starting(service: &Service) -> bool {
+    match service.state {
+        State::Waiting | State::Starting | State::Restarting => true,
+        State::Running => service.plan.life.kind == ServiceType::Oneshot && service.plan.life.ready == Ready::Started,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::app::{App, Sink, Watch};
 use super::control::{Connection, Heard};
 use super::metrics;
 use super::protocol::{AppStatus, Progress, Reply, Request};
-use super::reconcile::Prints;
+use super::reconcile::{Prints, is_starting, rests};
 use super::service::{After, Service, State};
 use super::usage::{self, ServiceUsage};
 use crate::compile;
@@ -152,6 +152,22 @@ impl App {
         names.iter().map(of).collect()
     }
 
+    /// The same of those that may be started: what is removed has only its end before it.
+    fn named_to_run(&self, names: &[String]) -> Result<Vec<u32>, String> {
+        let mut ids = self.named(names)?;
+        let is_gone = |id: &u32| self.services.get(id).is_some_and(|s| s.after == After::Gone);
+        if let Some(service) = ids.iter().find(|id| is_gone(id)).and_then(|id| self.services.get(id))
+            && !names.is_empty()
+        {
+            return Err(format!(
+                "`{}` is being removed, as the manifest has it no more; write it there and `pysecure up -d` starts it",
+                service.plan.name
+            ));
+        }
+        ids.retain(|id| !is_gone(id));
+        Ok(ids)
+    }
+
     fn listens(&self, id: u32) -> bool {
         self.services.get(&id).is_some_and(|s| s.state == State::Listening)
     }
@@ -165,7 +181,7 @@ impl App {
 
     fn start(&mut self, number: u32, names: &[String]) -> Result<(), String> {
         self.going_down()?;
-        let asked = self.named(names)?;
+        let asked = self.named_to_run(names)?;
         let mut wanted = Vec::new();
         let mut left = asked.clone();
         while let Some(id) = left.pop() {
@@ -188,10 +204,14 @@ impl App {
             let Some(service) = self.services.get(&id) else {
                 continue;
             };
-            let listens = service.state == State::Listening && !names.is_empty() && asked.contains(&id);
-            if super::reconcile::rests(service) || listens {
+            let by_name = asked.contains(&id) && !names.is_empty();
+            // By its name it is asked for now, and not when somebody connects or when it has waited long enough.
+            let at_once = by_name && matches!(service.state, State::Listening | State::Restarting);
+            if rests(service) || at_once {
                 watch.await_start(id);
-                fresh.push((id, listens || asked.contains(&id) && !names.is_empty()));
+                fresh.push((id, by_name));
+            } else if is_starting(service) {
+                watch.await_start(id);
             }
         }
         let watch = self.watch_for(watch);
@@ -230,7 +250,10 @@ impl App {
         timeout: Option<Duration>,
     ) -> Result<(), String> {
         self.going_down()?;
-        let ids = self.named(names)?;
+        let ids = match after {
+            After::Again => self.named_to_run(names)?,
+            _ => self.named(names)?,
+        };
         let mut watch = Watch::new(Sink::Connection(number));
         for id in &ids {
             match after {
@@ -238,7 +261,7 @@ impl App {
                 _ => watch.await_end(*id),
             }
         }
-        self.watch_for(watch);
+        let watch = self.watch_for(watch);
         for id in &ids {
             match after {
                 After::Again => self.begin_anew(*id, timeout),
@@ -248,6 +271,8 @@ impl App {
         for id in ids {
             self.consider(id);
         }
+        // There may have been none.
+        self.check_watch(watch);
         Ok(())
     }
 
@@ -316,6 +341,7 @@ impl App {
             supervisor_pid: std::process::id(),
             denied: self.denied_in_all,
             storage: self.storage,
+            going_down: self.stopping.is_some(),
             services: self
                 .order
                 .iter()

@@ -166,7 +166,13 @@ impl Service {
     pub(super) fn status(&self, prints: super::reconcile::Prints) -> ServiceStatus {
         ServiceStatus {
             service: self.plan.name.clone(),
-            state: self.state.word().to_owned(),
+            state: match self.after {
+                After::Policy => self.state.word(),
+                // What depends on it ends first.
+                _ if self.state.live() => State::Stopping.word(),
+                _ => self.state.word(),
+            }
+            .to_owned(),
             pid: self.pid(),
             uid: self.plan.identity.uid,
             gid: self.plan.identity.gid,

@@ -52,6 +52,15 @@ impl Timers {
         }
     }
 
+    /// Sets a timer that is set to so long from now, if that is earlier.
+    pub(super) fn bring_forward(&mut self, service: u32, timer: Timer, wait: Duration) {
+        if let (Some(set), Some(at)) = (self.at(service, timer), Instant::now().checked_add(wait))
+            && at < set
+        {
+            self.set(service, timer, at);
+        }
+    }
+
     /// Moves all of them.
     pub(super) fn postpone(&mut self, by: Duration) {
         let all: Vec<(Instant, u32, Timer)> = self.due.iter().copied().collect();
@@ -107,5 +116,13 @@ mod tests {
         assert_eq!(timers.next(), None);
         timers.set_in(4, Timer::Stop, Duration::MAX);
         assert_eq!(timers.next(), None);
+        timers.bring_forward(5, Timer::Stop, Duration::ZERO);
+        assert_eq!(timers.next(), None);
+        timers.set(5, Timer::Stop, start);
+        timers.bring_forward(5, Timer::Stop, Duration::from_secs(9));
+        assert_eq!(timers.next(), Some(start));
+        timers.set_in(5, Timer::Stop, Duration::from_secs(900));
+        timers.bring_forward(5, Timer::Stop, Duration::ZERO);
+        assert!(timers.next() <= Some(Instant::now()));
     }
 }
