@@ -5,7 +5,6 @@ mod harness;
 
 use harness::{App, BOTH, Ended, Mode};
 use std::path::Path;
-use std::process::Command;
 
 const SHOP: &str = r#"
 [app]
@@ -160,20 +159,9 @@ fn what_is_left_out_is_so_in_bundles_for_other_runtimes() {
     }
 }
 
-/// In a mount namespace with cgroups as crun wants them.
 fn by(program: &str, bundle: &Path) -> Ended {
-    let script = format!(
-        "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec {program} run -b \"$1\" exclude-{}",
-        std::process::id()
-    );
-    let mut command = Command::new("unshare");
-    command
-        .args(["-m", "--propagation", "private", "sh", "-c", &script, "sh"])
-        .arg(bundle);
-    let mut child = command
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+    let id = format!("exclude-{}", std::process::id());
+    let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
         .spawn()
         .unwrap();
     drop(child.stdin.take());

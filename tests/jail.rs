@@ -93,6 +93,8 @@ fn services_see_their_jail_and_nothing_else_of_the_host() {
 
 #[test]
 fn another_runtime_runs_the_same_jail() {
+    let null = || std::fs::metadata("/dev/null").map(|m| (m.uid(), m.gid())).unwrap();
+    let before = null();
     let app = App::new(
         Mode::Root,
         r#"
@@ -109,26 +111,21 @@ rootfs = "python"
     let out = app.folder.join("bundles");
     app.ok(&["compile", "-o", out.to_str().unwrap()]);
     for (service, wanted) in [("small", "bin\nheld"), ("snake", "False")] {
-        // crun refuses hybrid cgroups.
-        let script =
-            "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec crun run -b \"$1\" \"$2\"";
         let id = format!("pysecure-jail-{}-{service}", std::process::id());
-        let mut command = app.shell_free("unshare", &["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
-        command.arg(out.join(service)).arg(id);
-        // Its input is a pipe: crun gives a service its standard input, and would change the owner of /dev/null.
-        command.stdin(std::process::Stdio::piped());
-        command
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
-        let ended = Ended::from(command.spawn().unwrap().wait_with_output().unwrap()).ok();
-        let owner = std::fs::metadata("/dev/null").unwrap();
-        assert_eq!(
-            (owner.uid(), owner.gid()),
-            (0, 0),
-            "the host's /dev/null was given away"
-        );
+        let bundle = out.join(service);
+        let mut runtime = harness::runtime("crun", &["run", "-b", bundle.to_str().unwrap(), &id]);
+        let ended = Ended::from(runtime.output().unwrap()).ok();
         assert!(ended.out.contains(wanted), "{}\n{}", ended.out, ended.err);
     }
+    // Given the host's as its standard streams, the runtime has changed the owner of another.
+    let mut runtime = harness::runtime("crun", &["run", "-b", out.join("small").to_str().unwrap()]);
+    let all_null = runtime
+        .arg(format!("pysecure-jail-{}", std::process::id()))
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    assert!(all_null.status().unwrap().success());
+    assert_eq!(null(), before, "the host's /dev/null was given away");
 }
 
 #[test]

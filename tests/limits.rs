@@ -491,8 +491,9 @@ limits = { memory = "48M", pids = 10, cpus = 0.5, nofile = 99, core = "1M" }
 
     app.ok(&["compile", "-o", "bundles"]);
     let id = format!("limit-runc-{}", std::process::id());
-    let mut runc = app.shell_free("runc", &["run", "--bundle", "bundles/a", &id]);
-    let mut running = runc.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut runc = harness::runtime("runc", &["run", "--bundle", "bundles/a", &id]);
+    runc.current_dir(&app.folder).stderr(std::process::Stdio::inherit());
+    let mut running = runc.spawn().unwrap();
     let mut said = std::io::BufReader::new(running.stdout.take().unwrap());
     let mut lines = String::new();
     while !lines.ends_with("up\n") {

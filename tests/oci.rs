@@ -209,45 +209,15 @@ owner_resources = ["mine"]
 
 const SERVICES: [&str; 4] = ["auth", "front", "admin", "net"];
 
-/// Runs a bundle. Its input is a pipe: runc 1.1 and crun 1.8 give a service its standard input, and would change
-/// the owner of the host's /dev/null.
+/// Runs a bundle to its end.
 fn runtime(program: &str, bundle: &Path) -> Ended {
-    let id = format!(
-        "pysecure-test-{}-{}",
-        std::process::id(),
-        bundle.file_name().unwrap().to_str().unwrap()
-    );
-    let mut child = runtime_command(program, bundle, &id)
-        .stderr(std::process::Stdio::piped())
+    let name = bundle.file_name().unwrap().to_str().unwrap();
+    let id = format!("pysecure-test-{}-{name}", std::process::id());
+    let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
         .spawn()
         .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
     drop(child.stdin.take());
     Ended::from(child.wait_with_output().unwrap())
-}
-
-fn runtime_command(program: &str, bundle: &Path, id: &str) -> Command {
-    // crun refuses hybrid cgroups.
-    let cgroups = if program == "crun" {
-        "umount -R -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup;"
-    } else {
-        ""
-    };
-    let script = format!("{cgroups} exec {program} run -b \"$1\" {id}");
-    let mut command = Command::new("unshare");
-    command
-        .args([
-            "-m",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            &script,
-            "sh",
-            bundle.to_str().unwrap(),
-        ])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped());
-    command
 }
 
 /// Flags that the OCI gives a runtime no say in, or that Debian's are known to do in another way: what is
@@ -342,7 +312,7 @@ impl Container {
         use std::io::BufRead;
         let name = bundle.file_name().unwrap().to_str().unwrap();
         let id = format!("pysecure-test-{}-{program}-{name}", std::process::id());
-        let mut child = runtime_command(program, bundle, &id)
+        let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
             .stderr(std::process::Stdio::inherit())
             .spawn()
             .unwrap();

@@ -423,6 +423,24 @@ pub fn folder_of_the_host() -> tempfile::TempDir {
     folder
 }
 
+/// An OCI runtime of the host's, where it cannot give away what is the host's: see the script. Its streams are pipes.
+pub fn runtime(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/harness/runtime-namespace.sh"
+    ));
+    if program == "crun" {
+        command.arg("--cgroup2");
+    }
+    command
+        .arg(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
 pub fn need_root() {
     let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
     assert_eq!(
