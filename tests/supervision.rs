@@ -310,6 +310,129 @@ restart = "on-failure"
 }
 
 #[test]
+fn nothing_is_left_of_a_probe() {
+    for mode in BOTH {
+        // Each leaves one that is its child, one that is not, and one in a session of its own, and notes which.
+        let starts = "sleep 1000 & echo $! >>/tmp/pids; (sleep 1000 & echo $! >>/tmp/pids); setsid sh -c 'echo $$ >>/tmp/pids; exec sleep 1000' &";
+        let app = app(
+            mode,
+            "leftover",
+            42_240,
+            &format!(
+                r#"
+[services.late]
+command = ["sleep", "1000"]
+health = {{ command = ["sh", "-c", "{starts} sleep 1000"], interval = "10ms", timeout = "300ms", retries = 4 }}
+[services.prompt]
+command = ["sleep", "1000"]
+health = {{ command = ["sh", "-c", "{starts} until [ $(wc -l </tmp/pids) -ge 3 ]; do sleep 0.01; done"], interval = "10ms" }}
+[services.root]
+command = ["sleep", "1000"]
+runs_with_root = true
+health = {{ command = ["sh", "-c", "{starts} sleep 1000"], interval = "10ms", timeout = "300ms", retries = 4 }}
+"#
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let noted = |service: &str| {
+            let script = "for p in $(cat /tmp/pids); do echo; kill -0 $p 2>/dev/null && echo alive; done; true";
+            let told = app.sh(service, script).ok().out;
+            (told.matches('\n').count(), told.matches("alive").count())
+        };
+        for service in ["late", "prompt", "root"] {
+            wait_until(|| (noted(service).0 >= 12).then_some(()));
+            let (_, alive) = noted(service);
+            assert!(alive <= 3, "{service}: {alive} are left, and one probe has three");
+        }
+        assert!(app.service("late")["health"] != "healthy" && app.service("prompt")["health"] == "healthy");
+    }
+}
+
+#[test]
+fn a_probe_that_fails_says_why() {
+    let asked = [
+        (r#"command = ["pg_isreadyy"]"#, "run pg_isreadyy: not found"),
+        (
+            r#"command = ["sh", "-c", "echo no room >&2; exit 3"]"#,
+            "exit 3` ended with code 3: no room",
+        ),
+        (r#"command = ["sh", "-c", "kill -9 $$"]"#, "ended by signal 9"),
+        (
+            r#"command = ["sh", "-c", "echo asking; sleep 1000"], timeout = "100ms""#,
+            "gave no answer within 100ms: asking",
+        ),
+        (r#"tcp = "127.0.0.1:9""#, "127.0.0.1:9: connection refused"),
+        (r#"unix = "/tmp/none.sock""#, "/tmp/none.sock: no such file"),
+        (r#"http = "http://127.0.0.1:8000/none""#, "/none: status 404"),
+    ];
+    for mode in BOTH {
+        let services: String = asked
+            .iter()
+            .enumerate()
+            .map(|(n, (probe, _))| {
+                format!(
+                    r#"
+[services.s{n}]
+command = ["sh", "-c", "cd /tmp; exec python3 -m http.server --bind 127.0.0.1 8000"]
+ready = {{ {probe}, interval = "20ms" }}
+start_timeout = "3s"
+restart = "always"
+"#
+                )
+            })
+            .collect();
+        let app = app(mode, "complains", 42_260, &services);
+        let mut up = app
+            .command(&["up", "-d"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let shown = wait_until(|| {
+            let shown = app.run(&["ps"]).out;
+            asked.iter().all(|(_, why)| shown.contains(why)).then_some(shown)
+        });
+        assert!(shown.contains("starting: probe: "), "{shown}");
+        // Each time that it is given up, the service's log has why.
+        for (n, (_, why)) in asked.iter().enumerate() {
+            let name = format!("s{n}");
+            let log = app.wait_for_log(&name, "starts again in 200ms");
+            assert!(log.matches(why).count() >= 2, "{log}");
+        }
+        app.ok(&["down"]);
+        up.wait().unwrap();
+        // And so when it gets ill later.
+        let healthy = r#"
+[services.ill]
+command = ["sleep", "1000"]
+health = { tcp = "127.0.0.1:9", interval = "20ms", retries = 2 }
+restart = "on-failure"
+"#;
+        let app = self::app(mode, "complains", 42_260, healthy);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log(
+            "ill",
+            "failed 2 times in a row: 127.0.0.1:9: connection refused; starts again",
+        );
+        app.ok(&["down"]);
+        edit(
+            &app,
+            "health = { tcp = \"127.0.0.1:9\"",
+            "start_timeout = 1\nready = { command = [\"pg_isreadyy\"]",
+        );
+        edit(&app, ", retries = 2", "");
+        edit(&app, "on-failure", "no");
+        let ended = app.run(&["up", "-d"]);
+        assert!(
+            ended
+                .err
+                .contains("`ill`: was not ready within 1s; its probe: run pg_isreadyy: not found"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
 fn restarts_wait_longer_each_time_and_are_given_up() {
     for (mode, port) in [(Mode::Root, 18_331), (Mode::Rootless, 18_332)] {
         let app = app(

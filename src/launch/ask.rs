@@ -2,28 +2,62 @@
 //! own program has.
 //!
 //! A helper stays outside and waits, no longer than the answer may take. Its exit code is the answer
-//! ([`YES`], [`NO`], [`LATE`]); it says nothing else. Its child is born in the namespaces as `exec`'s is
-//! ([`super::join`]), and there connects, or runs a command.
+//! ([`YES`], [`NO`], [`LATE`]); why it is no, it leaves in a pipe ([`Asking::words`]). Its child is born in the namespaces
+//! as `exec`'s is ([`super::join`]), and there connects, or has a command run.
+//!
+//! A command may start more, and those may outlive it. So the child stays as the one that all of them end up below, and
+//! when the command has ended or its time is over, none is left.
 
 #![allow(unsafe_code)]
 
+use super::descendants;
 use super::join::Joiner;
-use super::{LaunchError, Launcher, child, sys};
+use super::{LaunchError, Launcher, Report, child, explain_stage, keeper, read_report, step::Stage, sys};
 use crate::model::life::Question;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 pub const YES: u8 = 0;
 pub const NO: u8 = 1;
 /// No answer within the time.
 pub const LATE: u8 = 124;
 /// The question could not be asked.
-const UNASKED: i32 = 125;
+const UNASKED: u8 = 125;
+
+/// How much is kept of what a command printed last, and of all that is said of an answer: no more than a pipe takes at once.
+const LONGEST_OUTPUT: usize = 400;
+const LONGEST_WORDS: usize = 2048;
+
+/// How long the child may take to end by itself when the command has, and nothing is left of it.
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// A question that is being asked.
+#[derive(Debug)]
+pub struct Asking {
+    /// The process that ends with the answer.
+    pub helper: Pid,
+    words: OwnedFd,
+}
+
+impl Asking {
+    /// What there is to say of an answer other than yes, once the helper has ended. Some of it is a service's own words.
+    pub fn words(&self) -> Vec<u8> {
+        let mut bytes = vec![0; LONGEST_WORDS];
+        let read = rustix::io::read(&self.words, &mut bytes).unwrap_or(0);
+        bytes.truncate(read);
+        bytes
+    }
+}
 
 /// A question with nothing left to compute.
 enum Asked {
@@ -32,12 +66,22 @@ enum Asked {
         address: SocketAddrAny,
         request: Vec<u8>,
     },
-    /// What the entry runs.
-    Command,
+    /// What the entry runs. The child goes on as this id, in the service's namespaces, if 0 is the service's there.
+    Command {
+        keep: Option<(u32, u32)>,
+    },
+}
+
+/// For what is said of the answer.
+struct Names {
+    /// What is asked.
+    object: String,
+    program: String,
+    directory: String,
 }
 
 impl Launcher {
-    /// Asks beside the service whose PID 1 is `init`. The pid is the helper's.
+    /// Asks beside the service whose PID 1 is `init`. `owner` is the service's, as ids are here.
     pub fn ask(
         &mut self,
         init: Pid,
@@ -45,7 +89,8 @@ impl Launcher {
         null: BorrowedFd<'_>,
         question: &Question,
         timeout: Duration,
-    ) -> Result<Pid, LaunchError> {
+        (uid, gid): (Uid, Gid),
+    ) -> Result<Asking, LaunchError> {
         let mut spec = spec.clone();
         let asked = match question {
             Question::Tcp(address) => Asked::Connect((*address).into()),
@@ -62,68 +107,256 @@ impl Launcher {
                 if let Some(process) = spec.process_mut() {
                     process.set_args(Some(args.clone()));
                 }
-                Asked::Command
+                let root_inside = spec.process().as_ref().is_some_and(|p| p.user().uid() == 0);
+                let keep = spec.linux().as_ref().filter(|_| root_inside).and_then(keeper);
+                Asked::Command { keep }
             }
         };
-        let (joiner, reports) = self.joiner(init, &spec, [null; 3], false)?;
+        let process = spec.process().as_ref();
+        let args = process.and_then(|p| p.args().as_ref());
+        let names = Names {
+            object: match question {
+                Question::Tcp(address) => address.to_string(),
+                Question::Unix(path) => path.clone(),
+                Question::Http { address, path } => format!("http://{address}{path}"),
+                Question::Command(args) => format!("`{}`", args.join(" ")),
+            },
+            program: args.and_then(|a| a.first()).cloned().unwrap_or_default(),
+            directory: process.map(|p| p.cwd().display().to_string()).unwrap_or_default(),
+        };
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(LaunchError::system("make", "a pipe"));
+        let ((printed, output), (words, tell)) = (pipe()?, pipe()?);
+        for end in [&printed, &words] {
+            rustix::io::ioctl_fionbio(end, true).map_err(LaunchError::system("prepare", "a pipe"))?;
+        }
+        // So that a command can open /dev/stdout.
+        rustix::fs::fchown(&output, Some(uid), Some(gid)).map_err(LaunchError::system("give away", "a pipe"))?;
+        let (joiner, reports) = self.joiner(init, &spec, [null, output.as_fd(), output.as_fd()], false)?;
         // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
         match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
             0 => {
-                drop(reports);
-                help(&joiner, &asked, timeout)
+                let mut kept = joiner.descriptors();
+                kept.extend([&reports, &printed, &tell].map(AsRawFd::as_raw_fd));
+                // The supervisor's other descriptors are what other services' lives hang on.
+                sys::close_all_but(&mut kept);
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                match inquire(joiner, &reports, &printed, &asked, timeout, &names) {
+                    Ok(()) => child::exit(YES.into()),
+                    Err((code, mut why)) => {
+                        why.truncate(LONGEST_WORDS);
+                        let _ = rustix::io::write(&tell, &why);
+                        child::exit(code.into())
+                    }
+                }
             }
-            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished),
+            pid => {
+                let helper = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
+                Ok(Asking { helper, words })
+            }
         }
     }
 }
 
-fn help(joiner: &Joiner, asked: &Asked, timeout: Duration) -> ! {
-    let mut kept = joiner.descriptors();
-    // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&mut kept);
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let Ok(pid) = joiner.bear(|_| ask(joiner, asked)) else {
-        child::exit(UNASKED)
+/// How the child came to an end.
+enum End {
+    /// A wait status: its own, or the command's.
+    Status(i32),
+    Failed(LaunchError),
+    Late,
+}
+
+/// The helper's part. An answer other than yes comes with what there is to say of it.
+fn inquire(
+    joiner: Joiner,
+    reports: &OwnedFd,
+    printed: &OwnedFd,
+    asked: &Asked,
+    timeout: Duration,
+    names: &Names,
+) -> Result<(), (u8, Vec<u8>)> {
+    let explain = |number, errno| explain_stage(number, errno, &names.program, &names.directory);
+    let unasked = |error: LaunchError| (UNASKED, error.to_string().into_bytes());
+    let born = joiner.bear(|_| ask(&joiner, asked));
+    drop(joiner);
+    let pid = born.map_err(|errno| match read_report(reports.as_fd(), explain) {
+        Ok(Report::Failed(error)) => unasked(error),
+        _ => unasked(explain(Stage::Namespaces as u32, errno)),
+    })?;
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(errno) => {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            return Err(unasked(explain(Stage::Spawn as u32, errno)));
+        }
     };
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
-        child::exit(UNASKED)
+    let until = Instant::now().checked_add(timeout);
+    let (mut output, mut open, mut waited) = (Vec::new(), [true; 2], false);
+    let end = loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut ready = [
+            PollFd::new(&pidfd, PollFlags::IN),
+            PollFd::new(reports, if open[0] { PollFlags::IN } else { PollFlags::empty() }),
+            PollFd::new(printed, if open[1] { PollFlags::IN } else { PollFlags::empty() }),
+        ];
+        // One that is at its end is always ready.
+        let watched: &mut [PollFd<'_>] = match open {
+            [_, true] => &mut ready,
+            [true, false] => &mut ready[..2],
+            [false, false] => &mut ready[..1],
+        };
+        match rustix::event::poll(watched, left.as_ref()) {
+            Err(Errno::INTR) => continue,
+            Ok(1..) => {}
+            _ => break End::Late,
+        }
+        let [ended, reported, printed_more] = [0, 1, 2].map(|at| !ready[at].revents().is_empty());
+        if printed_more && open[1] {
+            open[1] = keep(printed, &mut output);
+        }
+        if reported && open[0] {
+            match read_report(reports.as_fd(), explain) {
+                Ok(Report::Exited(status)) => break End::Status(status),
+                Ok(Report::Failed(error)) => break End::Failed(error),
+                Ok(Report::End) => open[0] = false,
+                _ => {}
+            }
+        } else if ended {
+            let status = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+            waited = true;
+            break End::Status(status.ok().flatten().map_or(-1, |(_, status)| status.as_raw()));
+        }
     };
-    let time = Timespec {
-        tv_sec: timeout.as_secs() as i64,
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    let answered = rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time));
-    if answered != Ok(1) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-        child::exit(LATE.into());
+    if !waited {
+        if matches!(end, End::Late) || !descendants::ended(&pidfd, &AT_ONCE) {
+            descendants::end(pid, pidfd.as_fd());
+        }
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
     }
-    match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
-        Ok(Some((_, status))) if status.exit_status() == Some(0) => child::exit(YES.into()),
-        Ok(Some((_, status))) if status.exit_status() == Some(UNASKED) => child::exit(UNASKED),
-        _ => child::exit(NO.into()),
+    // What it printed last; none of it is left to print more.
+    for _ in 0..64 {
+        if !open[1] || !keep(printed, &mut output) {
+            break;
+        }
+    }
+    judge(end, asked, timeout, names, &output)
+}
+
+fn judge(end: End, asked: &Asked, timeout: Duration, names: &Names, output: &[u8]) -> Result<(), (u8, Vec<u8>)> {
+    let object = &names.object;
+    let (code, why) = match (end, asked) {
+        (End::Status(0), _) => return Ok(()),
+        (End::Failed(error), _) => return Err((UNASKED, error.to_string().into_bytes())),
+        (End::Late, _) => (LATE, format!("{object} gave no answer within {timeout:?}")),
+        (End::Status(status), Asked::Command { .. }) if status & 0x7f == 0 => {
+            (NO, format!("{object} ended with code {}", status >> 8 & 0xff))
+        }
+        (End::Status(status), Asked::Command { .. }) => (NO, format!("{object} ended by signal {}", status & 0x7f)),
+        (End::Status(_), _) => (NO, object.clone()),
+    };
+    let mut why = why.into_bytes();
+    let output = output.trim_ascii();
+    if !output.is_empty() {
+        why.extend_from_slice(b": ");
+        // One line, whatever it printed.
+        why.extend(
+            output
+                .iter()
+                .map(|b| if matches!(*b, b'\n' | b'\r') { b' ' } else { *b }),
+        );
+    }
+    Err((code, why))
+}
+
+/// Reads a piece, and keeps the last of all; `false` when there is no more.
+fn keep(printed: &OwnedFd, output: &mut Vec<u8>) -> bool {
+    let mut bytes = [0u8; 4096];
+    match rustix::io::read(printed, &mut bytes) {
+        Ok(0) => false,
+        Ok(read) => {
+            output.extend_from_slice(&bytes[..read]);
+            output.drain(..output.len().saturating_sub(LONGEST_OUTPUT));
+            true
+        }
+        Err(Errno::AGAIN | Errno::INTR) => true,
+        Err(_) => false,
     }
 }
 
-/// In the service's namespaces already. As after every clone3(2), only system calls.
+/// In the service's namespaces already. As after every clone3(2), only system calls up to a program's execve(2).
 fn ask(joiner: &Joiner, asked: &Asked) -> ! {
     let address = match asked {
-        Asked::Command => {
-            let _ = child::enter(&joiner.entry, None, 0);
-            child::exit(UNASKED)
-        }
+        Asked::Command { keep } => run(joiner, *keep),
         Asked::Connect(address) | Asked::Http { address, .. } => address,
     };
-    if child::take_on(&joiner.entry, None, 0).is_err() || child::hide().is_err() {
-        child::exit(UNASKED);
+    if let Err((stage, errno)) = child::take_on(&joiner.entry, None, 0) {
+        // The socket for it is closed by now, or may be.
+        complain(&format!("{stage:?}: {errno}"));
+        child::exit(UNASKED.into());
+    }
+    if child::hide().is_err() {
+        child::exit(UNASKED.into());
     }
     let answer = connect(address).and_then(|socket| match asked {
         Asked::Http { request, .. } => converse(socket.as_fd(), request),
-        _ => Ok(true),
+        _ => Ok(None),
     });
-    child::exit(if answer == Ok(true) { YES.into() } else { NO.into() })
+    match answer {
+        Ok(None) => child::exit(YES.into()),
+        // No program comes after this, and it has one thread: it may take memory.
+        Ok(Some(why)) => complain(&why),
+        Err(errno) => complain(&nix::errno::Errno::from_raw(errno.raw_os_error()).desc().to_lowercase()),
+    }
+    child::exit(NO.into())
 }
 
-fn connect(address: &SocketAddrAny) -> Result<std::os::fd::OwnedFd, Errno> {
+fn complain(why: &str) {
+    let _ = rustix::io::write(rustix::stdio::stdout(), why.as_bytes());
+}
+
+/// Has the command run, tells how it ended, and stays until nothing is left of it.
+fn run(joiner: &Joiner, keep: Option<(u32, u32)>) -> ! {
+    let report = joiner.report.as_fd();
+    let wrong = |stage: Stage, errno| -> ! { child::fail(report, stage as u32, errno) };
+    if let Err(errno) = rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)) {
+        wrong(Stage::Spawn, errno);
+    }
+    // SAFETY: a helper has one thread, and so has its copy.
+    let main = match unsafe { sys::clone3(0) } {
+        // Where a limit leaves no room for one more, it is this process that runs it. There can be no others, then.
+        Ok(0) | Err(Errno::AGAIN) => {
+            // Behind the command's three, where it stays open until execve(2) succeeds.
+            if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3).and_then(|()| sys::close_on_exec(3)) {
+                wrong(Stage::Descriptors, errno);
+            }
+            // SAFETY: the descriptor was just made.
+            let report = unsafe { BorrowedFd::borrow_raw(3) };
+            let (stage, errno) = child::enter(&joiner.entry, None, 1);
+            child::fail(report, stage as u32, errno)
+        }
+        Ok(pid) => pid,
+        Err(errno) => wrong(Stage::Spawn, errno),
+    };
+    if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 0).and_then(|()| sys::close_from(1)) {
+        wrong(Stage::Descriptors, errno);
+    }
+    // SAFETY: the descriptor was just made, and is open until this process ends.
+    let report = unsafe { BorrowedFd::borrow_raw(0) };
+    if let Err(errno) = child::give_up(keep, false) {
+        child::fail(report, Stage::User as u32, errno);
+    }
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == main => {
+                child::say(report, child::report::EXITED, status.as_raw() as u32, 0);
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => child::exit(0),
+        }
+    }
+}
+
+fn connect(address: &SocketAddrAny) -> Result<OwnedFd, Errno> {
     let family = address.address_family();
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     match rustix::net::connect(&socket, address) {
@@ -137,8 +370,8 @@ fn connect(address: &SocketAddrAny) -> Result<std::os::fd::OwnedFd, Errno> {
     }
 }
 
-/// Is the answer's status below 400? Its first line is `HTTP/1.x NNN …`; RFC 9112, 4.
-fn converse(socket: BorrowedFd<'_>, request: &[u8]) -> Result<bool, Errno> {
+/// Why an answer is not one whose status is below 400. Its first line is `HTTP/1.x NNN …`; RFC 9112, 4.
+fn converse(socket: BorrowedFd<'_>, request: &[u8]) -> Result<Option<String>, Errno> {
     let mut rest = request;
     while !rest.is_empty() {
         let sent = rustix::net::send(socket, rest, rustix::net::SendFlags::NOSIGNAL)?;
@@ -148,9 +381,17 @@ fn converse(socket: BorrowedFd<'_>, request: &[u8]) -> Result<bool, Errno> {
     let mut filled = 0;
     while filled < head.len() {
         match rustix::io::read(socket, &mut head[filled..])? {
-            0 => return Ok(false),
+            0 => break,
             read => filled += read,
         }
     }
-    Ok(head.starts_with(b"HTTP/1.") && matches!(head[9], b'1'..=b'3') && head[8] == b' ')
+    let status = head.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+    Ok(match status {
+        Some([b'1'..=b'3', b'0'..=b'9', b'0'..=b'9']) if head[8] == b' ' => None,
+        Some(status) if head[8] == b' ' && status.iter().all(u8::is_ascii_digit) => {
+            Some(format!("status {}", String::from_utf8_lossy(status)))
+        }
+        _ if filled == 0 => Some("it closed the connection without an answer".to_owned()),
+        _ => Some("its answer is not one of HTTP".to_owned()),
+    })
 }

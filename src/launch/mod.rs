@@ -9,6 +9,7 @@ pub mod ask;
 pub mod cgroup;
 mod child;
 pub mod companion;
+pub mod descendants;
 pub mod dry_run;
 mod error;
 pub mod forward;

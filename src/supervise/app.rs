@@ -616,7 +616,7 @@ impl App {
                     self.outputs.ended(id);
                     self.over(id, status.as_raw());
                 }
-                Some(Child::Probe(id)) => self.answered(id, pid.as_raw_nonzero().get(), status.exit_status()),
+                Some(Child::Probe(id)) => self.answered(id, pid, status.exit_status()),
                 None => {}
             }
         }
@@ -1035,7 +1035,8 @@ pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseEr
     // A relay takes its control socket, its pidfd and a pair of sockets.
     let relay = |s: &plan::Service| if s.listen.is_empty() { 0 } else { 4 };
     let each = |s: &plan::Service| {
-        5 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())
+        // One for what is said of a probe's answer.
+        6 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())
     };
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {

@@ -16,7 +16,7 @@ use crate::launch::{LaunchError, Request as Start};
 use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -345,6 +345,7 @@ impl App {
         service.note = None;
         service.healthy = None;
         service.failures = 0;
+        service.complaint = None;
         service.says = None;
         service.reloading = false;
         service.held = hold;
@@ -464,8 +465,8 @@ impl App {
         let (name, kind) = (service.plan.name.clone(), service.plan.life.kind);
         let policy = service.plan.life.restart.when;
         self.timers.cancel_all(id);
-        if let Some(asking) = asking.and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process(asking, Signal::KILL);
+        if let Some(asking) = asking {
+            let _ = rustix::process::kill_process(asking.helper, Signal::KILL);
         }
         let code = match ending {
             Ending::Failed(error) if after == After::Policy => {
@@ -585,6 +586,7 @@ impl App {
         self.timers.set_in(id, Timer::Restart, wait);
         let detail = format!("{why}; starts again in {}", in_words(wait));
         self.outputs.say(&format!("{name}: {detail}"));
+        self.outputs.remark(id, &detail);
         self.emit(&Event::new(Kind::Restarting, &name).code(code).detail(detail));
         self.wake_dependents(id);
     }
@@ -605,6 +607,7 @@ impl App {
         self.timers.cancel_all(id);
         self.unwell = true;
         self.outputs.say(&format!("error: service `{name}`: {error}"));
+        self.outputs.remark(id, &format!("error: {error}"));
         self.emit(&Event::new(Kind::Failed, &name).code(code).detail(error));
         let ends_all = self.begins_with(id) && self.stopping.is_none();
         if ends_all && self.failure.is_none() {
@@ -874,7 +877,11 @@ impl App {
         };
         match timer {
             Timer::Start => {
-                let why = format!("was not ready within {}", in_words(service.plan.life.start_timeout));
+                let mut why = format!("was not ready within {}", in_words(service.plan.life.start_timeout));
+                if let Ready::Probe(_) = service.plan.life.ready {
+                    let said = service.complaint.as_deref().unwrap_or("not answered yet");
+                    why = format!("{why}; its probe: {said}");
+                }
                 self.fault(id, &why);
             }
             Timer::Stop => {
@@ -918,43 +925,52 @@ impl App {
         }
         let spec = compile::compile(&self.plan, &service.plan, &self.plan.dirs.bundle(&service.plan.name));
         let asked = spec.map_err(|e| e.to_string()).and_then(|bundle| {
+            let (null, owner) = (self.null.as_fd(), super::sockets::ids(&service.plan.identity));
             let asked = self
                 .launcher
-                .ask(init, &bundle.spec, self.null.as_fd(), &probe.question, probe.timeout);
+                .ask(init, &bundle.spec, null, &probe.question, probe.timeout, owner);
             asked.map_err(|e| e.to_string())
         });
         match asked {
-            Ok(pid) => {
-                let pid = pid.as_raw_nonzero().get();
-                self.by_pid.insert(pid, Child::Probe(id));
+            Ok(asking) => {
+                self.by_pid
+                    .insert(asking.helper.as_raw_nonzero().get(), Child::Probe(id));
                 if let Some(service) = self.services.get_mut(&id) {
-                    service.asking = Some(pid);
+                    service.asking = Some(asking);
                 }
             }
             Err(e) => {
                 tracing::warn!(id, "ask a service how it is: {e}");
-                self.told(id, false);
+                self.told(id, Err(e));
             }
         }
     }
 
     /// The helper of a probe has ended.
-    pub(super) fn answered(&mut self, id: u32, pid: i32, code: Option<i32>) {
+    pub(super) fn answered(&mut self, id: u32, helper: Pid, code: Option<i32>) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if service.asking == Some(pid) {
-            service.asking = None;
-            self.told(id, code == Some(YES.into()));
+        if let Some(asking) = service.asking.take_if(|asking| asking.helper == helper) {
+            let answer = match code {
+                Some(code) if code == i32::from(YES) => Ok(()),
+                _ => Err(match super::console::shown(&asking.words()) {
+                    nothing if nothing.is_empty() => "it ended without an answer".to_owned(),
+                    words => words,
+                }),
+            };
+            self.told(id, answer);
         }
     }
 
-    fn told(&mut self, id: u32, well: bool) {
+    fn told(&mut self, id: u32, answer: Result<(), String>) {
+        let well = answer.is_ok();
         let Some(probe) = self.probe(id) else { return };
         let (interval, retries) = (probe.interval, probe.retries);
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
+        service.complaint = answer.err();
         if service.state == State::Starting {
             if well {
                 service.failures = 0;
@@ -973,6 +989,7 @@ impl App {
         } else if service.failures >= retries {
             service.healthy = Some(false);
         }
+        let said = service.complaint.clone().unwrap_or_default();
         let (now, failures) = (service.healthy, service.failures);
         let (name, policy) = (service.plan.name.clone(), service.plan.life.restart.when);
         self.timers.set_in(id, Timer::Ask, interval);
@@ -982,7 +999,7 @@ impl App {
         match now {
             Some(true) => self.emit(&Event::new(Kind::Healthy, &name)),
             _ => {
-                let why = format!("unhealthy: its probe failed {failures} times in a row");
+                let why = format!("unhealthy: its probe failed {failures} times in a row: {said}");
                 self.emit(&Event::new(Kind::Unhealthy, &name).detail(why.clone()));
                 if policy != Restart::No {
                     self.fault(id, &why);

@@ -230,6 +230,16 @@ impl Outputs {
         }
     }
 
+    /// Says something of the supervisor's own among a service's lines. Its pipes are to be closed, or it would stand within
+    /// a line.
+    pub fn remark(&mut self, id: u32, text: &str) {
+        let time = logs::now();
+        self.records.clear();
+        let text = crate::plain::line(text);
+        self.records.extend(logs::remark(&time, &text));
+        self.deliver(id, &time);
+    }
+
     /// Takes what has come, a piece from each pipe at most.
     pub fn turn(&mut self) -> Result<(), OutputError> {
         let mut events = [EpollEvent::empty(); 64];

@@ -9,7 +9,7 @@ use super::reconcile::{Prints, is_starting, rests};
 use super::service::{After, Service, State};
 use super::usage::{self, ServiceUsage};
 use crate::compile;
-use crate::launch::join;
+use crate::launch::{descendants, join};
 use crate::manifest::types::Start;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
@@ -294,7 +294,7 @@ impl App {
                 (_, None) => Err(format!("{number_of} is no signal that can be sent")),
                 // PID 1 cannot pass these on, and is not to be stopped itself.
                 (Some(running), Some(signal @ Signal::STOP)) => {
-                    for pid in usage::below(running.pid.as_raw_nonzero().get() as u32) {
+                    for pid in descendants::below(running.pid.as_raw_nonzero().get() as u32) {
                         if let Some(pid) = Pid::from_raw(pid as i32) {
                             let _ = rustix::process::kill_process(pid, signal);
                         }

@@ -2,6 +2,7 @@
 
 use super::figures::Figures;
 use super::protocol::ServiceStatus;
+use crate::launch::ask::Asking;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
 use std::os::fd::OwnedFd;
@@ -108,8 +109,10 @@ pub(super) struct Service {
     /// Of its health probe; `None` before the first answer.
     pub healthy: Option<bool>,
     pub failures: u32,
-    /// The helper that asks, if one does.
-    pub asking: Option<i32>,
+    /// A probe that is being asked.
+    pub asking: Option<Asking>,
+    /// Why the last one was not answered as it is to be.
+    pub complaint: Option<String>,
     /// `STATUS=` of sd_notify(3).
     pub says: Option<String>,
     pub reloading: bool,
@@ -143,6 +146,7 @@ impl Service {
             healthy: None,
             failures: 0,
             asking: None,
+            complaint: None,
             says: None,
             reloading: false,
             notify: None,
@@ -184,7 +188,10 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => self.note.clone(),
+                _ => self
+                    .note
+                    .clone()
+                    .or_else(|| Some(format!("probe: {}", self.complaint.as_ref()?))),
             },
             restarts: self.restarts_in_all,
             health: self

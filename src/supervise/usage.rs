@@ -1,6 +1,7 @@
 //! What services use: time, memory, processes, bytes read and written, as proc(5) tells it of each process in the
 //! service's PID namespace.
 
+use crate::launch::descendants::children;
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -55,17 +56,6 @@ pub(super) fn add(usage: &mut ServiceUsage, pid: u32) {
     }
 }
 
-/// All processes below one.
-pub(super) fn below(pid: u32) -> Vec<u32> {
-    let mut out = Vec::new();
-    let mut left = children(pid);
-    while let Some(pid) = left.pop() {
-        out.push(pid);
-        left.extend(children(pid));
-    }
-    out
-}
-
 fn one(usage: &mut ServiceUsage, pid: u32) -> Option<()> {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
     let stat = read("stat").ok()?;
@@ -86,21 +76,6 @@ fn one(usage: &mut ServiceUsage, pid: u32) -> Option<()> {
     usage.io_read_bytes += of("read_bytes:");
     usage.io_write_bytes += of("write_bytes:");
     Some(())
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    threads
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|list| {
-            list.split_ascii_whitespace()
-                .filter_map(|p| p.parse().ok())
-                .collect::<Vec<u32>>()
-        })
-        .collect()
 }
 
 fn ticks_per_second() -> u64 {
