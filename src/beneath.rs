@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, U
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -121,19 +121,7 @@ impl Root {
             Err(Errno::NOENT) => return Ok(()),
             other => other?,
         };
-        // The standard library goes by descriptor below a directory, but wants a path to it.
-        let place = Path::new("/proc/self/fd")
-            .join(parent.as_fd().as_raw_fd().to_string())
-            .join(name);
-        let gone = match std::fs::symlink_metadata(&place) {
-            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&place),
-            Ok(_) => std::fs::remove_file(&place),
-            Err(e) => Err(e),
-        };
-        match gone {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
+        crate::walk::remove_at(parent.as_fd(), name).map_err(|trouble| trouble.below(path))
     }
 
     fn parent<'p>(&self, path: &'p Path) -> Result<(Parent<'_>, &'p OsStr), Errno> {

@@ -430,3 +430,136 @@ fn a_full_disk_is_said_and_the_ledger_stays_as_it_was() {
         app.ok(&["down"]);
     }
 }
+
+/// What one service may do to a folder that it shares: make it deep, and rename what is in it.
+fn shares(mode: Mode, name: &str, range: u32, bundle: &str) -> String {
+    let adopted = match mode {
+        Mode::Root => {
+            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", adopt = true, owner = \"rw\", bundle = \"rw\" }"
+        }
+        // Without root, nobody's files can be shown as another's: one writer.
+        Mode::Rootless => {
+            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", adopt = true, owner = \"r\", bundle = \"rw\" }"
+        }
+    };
+    format!(
+        r#"
+[app]
+name = "{name}"
+uid_range = [{range}, {last}]
+gid_range = [{range}, {last}]
+initialize = "init.sh"
+[resources]
+shared = {{ path = "/data/shared/", owner = "rw", bundle = "{bundle}" }}
+inner = {{ path = "/data/shared/sub/inner/", owner = "rw", bundle = "{bundle}" }}
+{adopted}
+[bundles.team]
+resources = ["shared", "inner", "theirs"]
+[services.owns]
+command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
+directory = "/data/shared/sub"
+owner_resources = ["shared", "inner", "theirs"]
+health = {{ command = ["sh", "-c", "echo >>/tmp/asked"], interval = "20ms", retries = 1 }}
+[services.member]
+command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
+bundle = "team"
+"#,
+        last = range + 9
+    )
+}
+
+const INIT: &str = "echo first >/data/shared/file\n";
+
+fn sharing(mode: Mode, name: &str, range: u32) -> App {
+    let app = App::new(mode, &shares(mode, name, range, "rw"));
+    app.write("init.sh", INIT);
+    app.write("theirs/file", "theirs");
+    app
+}
+
+#[test]
+fn depth_is_no_reason_to_fail() {
+    for mode in BOTH {
+        let app = sharing(mode, "deep", 41_700);
+        app.ok(&["up", "-d"]);
+        let dig = "import os,sys\nos.chdir(sys.argv[1])\nfor i in range(int(sys.argv[2])):\n os.mkdir('deep'); os.chdir('deep')\n\
+                   open('bottom', 'w').write('here')\n";
+        // More than there are descriptors, and more than a path has room for.
+        for (place, depth) in [("/data/shared", "5000"), ("/data/theirs", "1100")] {
+            app.ok(&["exec", "-T", "member", "--", "python3", "-c", dig, place, depth]);
+        }
+        app.sh("owns", "cat /data/shared/file").ok();
+        app.ok(&["restart"]);
+        app.ok(&["down"]);
+        // Rights change, and go all the way down.
+        app.write("pysecure.toml", shares(mode, "deep", 41_700, "r"));
+        app.ok(&["up", "-d"]);
+        let climb = "import os,sys\nos.chdir(sys.argv[1])\nwhile os.path.isdir('deep'):\n os.chdir('deep')\n\
+                     print(open('bottom').read(), os.access('bottom', os.W_OK))\n";
+        let seen = |service: &str| {
+            app.ok(&["exec", "-T", service, "--", "python3", "-c", climb, "/data/shared"])
+                .out
+        };
+        assert_eq!(seen("owns"), "here True\n");
+        assert_eq!(seen("member"), "here False\n");
+        let listed = app.ok(&["data", "--json"]).out;
+        assert!(listed.contains("\"name\": \"shared\""), "{listed}");
+        app.ok(&["down"]);
+        // A copy of all there is, and back.
+        app.ok(&["init-resources"]);
+        app.ok(&["up", "-d"]);
+        assert_eq!(seen("owns"), "here True\n");
+        app.ok(&["down"]);
+        let purged = app.ok(&["down", "--purge"]);
+        assert!(purged.out.contains("2 files, "), "{purged:?}");
+        assert!(!app.state().join("apps/deep").exists());
+        // What was the user's is the user's again, and as deep as it was made.
+        let owner = std::fs::metadata(app.folder.join("theirs")).unwrap().uid();
+        assert_eq!(owner, if mode == Mode::Root { 0 } else { harness::user().0 });
+        let theirs = app.folder.join("theirs");
+        let bottom = Command::new("python3")
+            .args(["-c", climb])
+            .arg(&theirs)
+            .output()
+            .unwrap();
+        assert_eq!(Ended::from(bottom).ok().out, "here True\n");
+        assert!(Command::new("rm").arg("-rf").arg(&theirs).status().unwrap().success());
+    }
+}
+
+#[test]
+fn a_folder_that_another_service_renames_fails_nobody() {
+    for mode in BOTH {
+        let app = sharing(mode, "renames", 41_720);
+        app.ok(&["up", "-d"]);
+        let before = app.init_of("owns");
+        app.sh("owns", "echo kept >/data/shared/sub/inner/kept").ok();
+        app.sh(
+            "member",
+            "mv /data/shared/sub /data/shared/other; ln -s /etc /data/shared/sub",
+        )
+        .ok();
+        // Whoever looks after the service gets in, and so do its probes.
+        let asked = app.sh("owns", "pwd; wc -l </tmp/asked").ok().out;
+        let (place, asked) = asked.split_once('\n').unwrap();
+        assert_ne!(place, "/data/shared/sub");
+        let asked: usize = asked.trim().parse().unwrap();
+        wait_until(|| {
+            let now = app.sh("owns", "wc -l </tmp/asked").ok().out;
+            (now.trim().parse::<usize>().unwrap() > asked + 3).then_some(())
+        });
+        assert_eq!(app.init_of("owns"), before);
+        assert_eq!(app.service("owns")["state"], "running");
+        // But a directory that somebody names is to be there.
+        let named = app.run(&["exec", "-T", "--workdir", "/data/shared/sub/gone", "owns", "--", "pwd"]);
+        assert_ne!(named.code, 0, "{named:?}");
+        app.ok(&["down"]);
+        app.ok(&["up", "-d"]);
+        assert_eq!(
+            app.sh("owns", "pwd; cat inner/kept").ok().out,
+            "/data/shared/sub\nkept\n"
+        );
+        let all = app.sh("member", "ls /data/shared; cat /data/shared/file").ok().out;
+        assert_eq!(all, "file\nmoved-aside-1\nother\nsub\nfirst\n");
+    }
+}

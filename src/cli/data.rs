@@ -3,11 +3,11 @@
 use super::args::{Cli, Data, DataCommand};
 use super::load::{Loaded, with_privilege};
 use super::{Done, Failure};
-use crate::launch::storage::remove;
 use crate::plan::Ledger;
 use crate::plan::leftover::{self, Kept, What};
 use crate::plan::lock::{Claim, Deed, Lock};
 use crate::supervise::console::shown;
+use crate::walk::remove;
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 
@@ -60,14 +60,14 @@ fn list(cli: &Cli, loaded: &Loaded, json: bool) -> Done {
 
 /// What the files in it take, as far as it can be read.
 fn size(path: &Path) -> u64 {
-    let Ok(found) = std::fs::symlink_metadata(path) else {
-        return 0;
-    };
-    if !found.is_dir() {
-        return found.len();
-    }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|entry| size(&entry.path())).sum()
+    let mut sum = 0;
+    crate::walk::any(path, |entry| {
+        if entry.kind() != rustix::fs::FileType::Directory {
+            sum += u64::try_from(entry.stat.st_size).unwrap_or(0);
+        }
+        false
+    });
+    sum
 }
 
 fn delete(cli: &Cli, loaded: &Loaded, names: &[String], yes: bool) -> Done {

@@ -5,11 +5,11 @@ use super::load::{Loaded, with_privilege};
 use super::{Done, Failure, give_back};
 use crate::jail::store::Store;
 use crate::launch::adopted::{self, Record};
-use crate::launch::storage::remove;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Deed, Lock};
 use crate::plan::{Dirs, Ledger};
 use crate::supervise::client::{Client, ClientError};
+use crate::walk::remove;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
@@ -173,17 +173,13 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, path: &Path) {
-        let Ok(found) = std::fs::symlink_metadata(path) else {
-            return;
-        };
-        if found.is_dir() {
-            for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-                self.add(&entry.path());
+        crate::walk::any(path, |entry| {
+            if entry.kind() != rustix::fs::FileType::Directory {
+                self.files += 1;
+                self.bytes += u64::try_from(entry.stat.st_size).unwrap_or(0);
             }
-        } else {
-            self.files += 1;
-            self.bytes += found.len();
-        }
+            false
+        });
     }
 }
 
@@ -214,7 +210,7 @@ fn purge(app: &str, dirs: &Dirs) -> Result<(), Failure> {
     for path in below(&dirs.app)? {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if OURS.contains(&name) {
-            remove_any(&path).map_err(wrong(&path))?;
+            remove(&path).map_err(wrong(&path))?;
         }
     }
     let _lock = Lock::take(dirs)?;
@@ -245,11 +241,4 @@ fn purge(app: &str, dirs: &Dirs) -> Result<(), Failure> {
         Err(e) => return Err(wrong(&dirs.app)(e)),
     }
     Ok(())
-}
-
-fn remove_any(path: &Path) -> std::io::Result<()> {
-    match std::fs::symlink_metadata(path)?.is_dir() {
-        true => remove(path),
-        false => std::fs::remove_file(path),
-    }
 }

@@ -20,10 +20,12 @@ use super::collect::{Item, Kind, Listing, Origin};
 use super::image::Image;
 use super::recipe::Recipe;
 use crate::beneath::Root;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+use crate::walk::{Found, Walk};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -88,7 +90,7 @@ impl Store {
         let fresh = making.join("owned");
         directory(&fresh)?;
         let root = Root::open(&fresh).map_err(|e| JailError::io("open", &fresh, e))?;
-        own_copy(&self.tree(hash), &root, Path::new(""), ids)?;
+        own_copy(&self.tree(hash), &root, ids)?;
         directory(place.parent().unwrap_or(&self.folder))?;
         std::fs::rename(&fresh, &place).map_err(|e| JailError::io("put in place", &place, e))?;
         remove(&making)
@@ -653,29 +655,36 @@ fn finish(target: &File, shown: &Path, executable: bool, modified: i64) -> Resul
     rustix::fs::futimens(target, &times).map_err(wrong)
 }
 
-/// What is at `from` once more at `inside` of `root`, as somebody's own, who may write to it. An empty `inside` is the
-/// root itself, which is there.
-fn own_copy(from: &Path, root: &Root, inside: &Path, ids: (u32, u32)) -> Result<(), JailError> {
-    let wrong = |e| JailError::io("make in the copy of a jail", Path::new("/").join(inside), e);
-    let found = std::fs::symlink_metadata(from).map_err(|e| JailError::io("look at", from, e))?;
-    if found.is_dir() {
-        if !inside.as_os_str().is_empty() {
-            root.directory(inside, 0o755).map_err(wrong)?;
+/// What is at `from` once more in `root`, which is there, as somebody's own, who may write to it.
+fn own_copy(from: &Path, root: &Root, ids: (u32, u32)) -> Result<(), JailError> {
+    let unseen = |e: std::io::Error| JailError::io("look at", from, e);
+    let mut walk = Walk::at(from).map_err(|errno| unseen(errno.into()))?;
+    while let Some(found) = walk.next().map_err(|trouble| unseen(trouble.below(from)))? {
+        let Found::Entry(entry) = found else { continue };
+        let inside = entry.path;
+        let wrong = |e| JailError::io("make in the copy of a jail", Path::new("/").join(inside), e);
+        let at = || from.join(inside);
+        match (entry.kind(), entry.parent) {
+            (FileType::Directory, None) => {}
+            (FileType::Directory, Some(_)) => root.directory(inside, 0o755).map_err(wrong)?,
+            (FileType::Symlink, _) => {
+                let target = rustix::fs::readlinkat(entry.file, c"", Vec::new())
+                    .map_err(|errno| JailError::io("read the link", at(), std::io::Error::from(errno)))?;
+                root.link(inside, Path::new(OsStr::from_bytes(target.to_bytes())))
+                    .map_err(wrong)?;
+            }
+            _ => {
+                let (from, runs) = (at(), entry.stat.st_mode & 0o111 != 0);
+                let mut target = root.file(inside, 0o600).map_err(wrong)?;
+                fill(&mut open(&from)?, &mut target, &from)?;
+                finish(&target, &from, runs, entry.stat.st_mtime)?;
+                let mode = if runs { 0o755 } else { 0o644 };
+                rustix::fs::fchmod(&target, Mode::from_raw_mode(mode)).map_err(wrong)?;
+            }
         }
-        for name in names(from) {
-            own_copy(&from.join(&name), root, &inside.join(&name), ids)?;
-        }
-    } else if found.is_symlink() {
-        let target = std::fs::read_link(from).map_err(|e| JailError::io("read the link", from, e))?;
-        root.link(inside, &target).map_err(wrong)?;
-    } else {
-        let mut target = root.file(inside, 0o600).map_err(wrong)?;
-        fill(&mut open(from)?, &mut target, from)?;
-        finish(&target, from, found.mode() & 0o111 != 0, found.mtime())?;
-        let mode = if found.mode() & 0o111 != 0 { 0o755 } else { 0o644 };
-        rustix::fs::fchmod(&target, Mode::from_raw_mode(mode)).map_err(wrong)?;
+        root.own(inside, ids).map_err(wrong)?;
     }
-    root.own(inside, ids).map_err(wrong)
+    Ok(())
 }
 
 fn link_or_copy(blob: &Path, root: &Root, place: &Path, executable: bool, modified: i64) -> Result<(), JailError> {
@@ -705,27 +714,20 @@ fn private(path: &Path) -> Result<(), JailError> {
 }
 
 fn remove(path: &Path) -> Result<(), JailError> {
-    let gone = match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match gone {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(JailError::io("remove", path, e)),
-        _ => Ok(()),
-    }
+    crate::walk::remove(path).map_err(|e| JailError::io("remove", path, e))
 }
 
 /// Adds what lies at a path.
 fn weigh(path: &Path, sum: &mut Count) -> Result<(), JailError> {
-    let found = std::fs::symlink_metadata(path).map_err(|e| JailError::io("look at", path, e))?;
-    if found.is_dir() {
-        for name in names(path) {
-            weigh(&path.join(name), sum)?;
+    let wrong = |e: std::io::Error| JailError::io("look at", path, e);
+    let mut walk = Walk::at(path).map_err(|errno| wrong(errno.into()))?;
+    while let Some(found) = walk.next().map_err(|trouble| wrong(trouble.below(path)))? {
+        if let Found::Entry(entry) = found
+            && entry.kind() == FileType::RegularFile
+        {
+            sum.files += 1;
+            sum.bytes += u64::try_from(entry.stat.st_size).unwrap_or(0);
         }
-    } else if found.is_file() {
-        sum.files += 1;
-        sum.bytes += found.len();
     }
     Ok(())
 }

@@ -10,20 +10,18 @@
 use super::LaunchError;
 use super::storage::through_proc;
 use crate::plan::{Dirs, Ledger, PlanError, make_private};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use crate::walk::{self, Found, Walk};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const VERSION: &str = "pysecure adopted 1";
-/// As deep as PySecure goes below a resource.
-const DEEPEST: usize = 200;
 
 /// What is on record of one tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,17 +154,14 @@ pub(super) fn record(dirs: &Dirs, ledger: &Ledger, resource: &str, path: &Path) 
         let top = open_top(path)?;
         let found = rustix::fs::fstat(&top)?;
         let owner = original(ledger, path, &found);
-        let mut walk = Walk {
-            at: Vec::new(),
-            each: &mut |name: &[u8], _: BorrowedFd<'_>, found: &rustix::fs::Stat| {
-                let was = known_or(ledger, found, owner);
-                write!(out, "{:o} {} {} ", found.st_mode & 0o7777, was.0, was.1)?;
-                out.write_all(name)?;
-                out.write_all(&[0])?;
-                Ok(())
-            },
-        };
-        walk.run(top, &found)
+        each(top, |name, _, found| {
+            let was = known_or(ledger, found, owner);
+            write!(out, "{:o} {} {} ", found.st_mode & 0o7777, was.0, was.1)?;
+            out.write_all(name)?;
+            out.write_all(&[0])?;
+            Ok(())
+        })
+        .map_err(|(_, trouble)| trouble)
     });
     let done = done
         .map_err(|e| wrong(e.into()))
@@ -244,17 +239,21 @@ pub fn give_back(record: &Record, place: &Path) -> Result<(), GiveBackError> {
         }
         Err(errno) => return Err(LaunchError::system("open", place.display().to_string())(errno).into()),
     };
-    let found = rustix::fs::fstat(&top).map_err(LaunchError::system("look at", place.display().to_string()))?;
-    let shown = std::cell::RefCell::new(place.to_owned());
-    let mut walk = Walk {
-        at: Vec::new(),
-        each: &mut |name: &[u8], file: BorrowedFd<'_>, found: &rustix::fs::Stat| {
-            *shown.borrow_mut() = place.join(OsStr::from_bytes(name));
-            put_back(name, file, found, &entries)
-        },
-    };
-    walk.run(top, &found).map_err(|e| {
-        let shown = shown.borrow().display().to_string();
+    // The folders on the way that were there when the tree was adopted, outer ones first.
+    let mut above: Vec<(Vec<u8>, Was)> = Vec::new();
+    let result = each(top, |name, file, found| {
+        while above.last().is_some_and(|(folder, _)| !lies_in(name, folder)) {
+            above.pop();
+        }
+        let was = entries.get(name).copied();
+        let folder = above.last().map(|(_, was)| *was);
+        if let Some(was) = was.filter(|_| FileType::from_raw_mode(found.st_mode) == FileType::Directory) {
+            above.push((name.to_vec(), was));
+        }
+        put_back(file, found, was, folder)
+    });
+    result.map_err(|(path, e)| {
+        let shown = walk::shown(&place.join(path));
         match e {
             Trouble::Errno(errno) => LaunchError::system("give back", shown)(errno),
             Trouble::Io(e) => LaunchError::system_text("give back", shown, e),
@@ -272,12 +271,21 @@ pub fn forget(record: &Record) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn put_back(name: &[u8], file: BorrowedFd<'_>, found: &rustix::fs::Stat, entries: &Entries) -> Done {
+/// Is a path in a tree that of something in this folder of it?
+fn lies_in(path: &[u8], folder: &[u8]) -> bool {
+    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+/// `was`: as it was, if it was there; `folder`: as the nearest folder was that was there.
+fn put_back(file: BorrowedFd<'_>, found: &rustix::fs::Stat, was: Option<Was>, folder: Option<Was>) -> Done {
     let kind = FileType::from_raw_mode(found.st_mode);
-    let (owner, mode) = match entries.get(name) {
-        Some(was) => (*was, Some(was.mode)),
-        None => (above(name, entries), None),
+    let nobody = Was {
+        mode: 0o700,
+        uid: 0,
+        gid: 0,
     };
+    let owner = was.or(folder).unwrap_or(nobody);
+    let mode = was.map(|was| was.mode);
     if (found.st_uid, found.st_gid) != (owner.uid, owner.gid) {
         let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
         rustix::fs::chownat(
@@ -303,23 +311,6 @@ fn put_back(name: &[u8], file: BorrowedFd<'_>, found: &rustix::fs::Stat, entries
         (_, None) => 0o600,
     };
     Ok(rustix::fs::chmod(through_proc(file), Mode::from_raw_mode(mode))?)
-}
-
-/// Whose the nearest folder was that was there when the tree was adopted.
-fn above(name: &[u8], entries: &Entries) -> Was {
-    let mut at = name;
-    while let Some(slash) = at.iter().rposition(|b| *b == b'/') {
-        at = &at[..slash];
-        if let Some(was) = entries.get(at) {
-            return *was;
-        }
-    }
-    let nobody = Was {
-        mode: 0o700,
-        uid: 0,
-        gid: 0,
-    };
-    entries.get(&b""[..]).copied().unwrap_or(nobody)
 }
 
 enum Trouble {
@@ -362,54 +353,16 @@ fn open_top(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// A tree, file by file: each by its path in the tree, a descriptor of it and what it is. A directory comes before what is
-/// in it. Follows no link, and enters no other file system.
-struct Walk<'a> {
-    at: Vec<u8>,
-    each: &'a mut dyn FnMut(&[u8], BorrowedFd<'_>, &rustix::fs::Stat) -> Done,
-}
-
-impl Walk<'_> {
-    fn run(&mut self, top: OwnedFd, found: &rustix::fs::Stat) -> Done {
-        (self.each)(&self.at, top.as_fd(), found)?;
-        match FileType::from_raw_mode(found.st_mode) {
-            FileType::Directory => self.below(top.as_fd(), found.st_dev, 0),
-            _ => Ok(()),
-        }
+/// in it.
+fn each(
+    top: OwnedFd,
+    mut done: impl FnMut(&[u8], BorrowedFd<'_>, &rustix::fs::Stat) -> Done,
+) -> Result<(), (PathBuf, Trouble)> {
+    let mut walk = Walk::new(top).map_err(|errno| (PathBuf::new(), Trouble::Errno(errno)))?;
+    let wrong = |e: walk::Trouble| (e.path, Trouble::Errno(e.errno));
+    while let Some(Found::Entry(entry)) = walk.next().map_err(wrong)? {
+        done(entry.path.as_os_str().as_bytes(), entry.file, &entry.stat)
+            .map_err(|trouble| (entry.path.to_owned(), trouble))?;
     }
-
-    fn below(&mut self, directory: BorrowedFd<'_>, device: u64, depth: usize) -> Done {
-        if depth > DEEPEST {
-            return Err(Errno::NAMETOOLONG.into());
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let open = rustix::fs::openat(directory, c".", flags, Mode::empty())?;
-        for entry in Dir::new(open)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                // Gone since it was listed.
-                Err(Errno::NOENT) => continue,
-                other => other?,
-            };
-            let found = rustix::fs::fstat(&file)?;
-            if found.st_dev != device {
-                continue;
-            }
-            let length = self.at.len();
-            if length > 0 {
-                self.at.push(b'/');
-            }
-            self.at.extend(name.to_bytes());
-            (self.each)(&self.at, file.as_fd(), &found)?;
-            if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-                self.below(file.as_fd(), device, depth + 1)?;
-            }
-            self.at.truncate(length);
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -499,7 +499,12 @@ pub(super) fn take_on(
         inheritable: none,
     };
     rustix::thread::set_capabilities(None, sets).map_err(at(Stage::Capabilities))?;
-    rustix::process::chdir(entry.directory.as_c_str()).map_err(at(Stage::Directory))?;
+    match rustix::process::chdir(entry.directory.as_c_str()) {
+        // Who looks after a service gets in though another one has renamed the folder that it began in.
+        Err(_) if entry.joins => rustix::process::chdir(c"/"),
+        other => other,
+    }
+    .map_err(at(Stage::Directory))?;
     rustix::thread::set_no_new_privs(true).map_err(at(Stage::NoNewPrivileges))?;
     if let Some(rules) = &entry.landlock {
         landlock::apply(rules).map_err(at(Stage::Landlock))?;

@@ -49,16 +49,18 @@ pub fn encode(kind: u32, number: u32, text: &str) -> Vec<u8> {
 
 impl Launcher {
     /// Starts a program beside the service whose PID 1 is `init`. `spec` is the service's, with the program
-    /// in its `process`. The pid is the helper's, which ends when all is told.
+    /// in its `process`. `chosen`: is the directory there not the service's? The pid is the helper's, which ends when all is
+    /// told.
     pub fn join(
         &mut self,
         init: Pid,
         spec: &Spec,
+        chosen: bool,
         stdio: [BorrowedFd<'_>; 3],
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
-        self.join_for(&Work::Program, init, spec, stdio, terminal, client)
+        self.join_for(&Work::Program { chosen }, init, spec, stdio, terminal, client)
     }
 
     /// Copies files in or out beside the service whose PID 1 is `init`: as [`Launcher::join`], but what is done there
@@ -88,7 +90,8 @@ impl Launcher {
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
-        let (joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
+        let (mut joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
+        joiner.entry.joins = !matches!(work, Work::Program { chosen: true });
         let args = spec
             .process()
             .as_ref()
@@ -121,7 +124,8 @@ impl Launcher {
             .linux()
             .as_ref()
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
-        let entry = prepare::entry(self, spec, stdio, &[], terminal)?;
+        let mut entry = prepare::entry(self, spec, stdio, &[], terminal)?;
+        entry.joins = true;
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
@@ -264,7 +268,7 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
         child::exit(0)
     };
     let born = joiner.bear(|terminal| match work {
-        Work::Program => join(&joiner, terminal),
+        Work::Program { .. } => join(&joiner, terminal),
         Work::Copy(copy) => join_to_copy(&joiner, copy),
     });
     drop(joiner);
@@ -360,7 +364,10 @@ pub enum Way {
 
 /// What is done beside a service.
 enum Work<'a> {
-    Program,
+    Program {
+        /// In a directory that the client has chosen?
+        chosen: bool,
+    },
     Copy(&'a Copy),
 }
 

@@ -91,12 +91,13 @@ pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
 pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
     let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
     for (path, directory, file) in &rules.paths {
-        let place = rustix::fs::openat(
-            CWD,
-            path.as_c_str(),
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = match rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty()) {
+            // A mount that lies in a shared resource goes where its folder goes when another service renames that. It
+            // gets no rule, and so no right; the others keep theirs.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,
+            other => other?,
+        };
         let found = rustix::fs::fstat(&place)?;
         let access = if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
             *directory

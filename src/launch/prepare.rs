@@ -512,6 +512,7 @@ pub(super) fn entry(
         umask: user.umask().unwrap_or(0o077),
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         directory: terminated(process.cwd())?,
+        joins: false,
         candidates: candidates(program, &environment)?,
         arguments: launcher.arguments.clone(),
         argv: Strings::new(terminated_all(args)?),

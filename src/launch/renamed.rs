@@ -3,8 +3,8 @@
 //! Each step is one rename(2), and the next time all that is left is done: after a kill nothing is lost, and nothing is
 //! twice. The record of what was called how is changed by the caller, when all of this is done.
 
-use super::storage::remove;
 use crate::plan::{Dirs, PlanError};
+use crate::walk::{Found, Walk, remove};
 use std::path::{Path, PathBuf};
 
 /// What SQLite keeps beside a database; it goes with it, and before it.
@@ -105,13 +105,14 @@ pub fn logs(dirs: &Dirs, old: &str, new: &str) -> Result<(), PlanError> {
 
 /// A file with something in it, or a link or the like; not folders of empty files.
 pub fn holds_something(path: &Path) -> std::io::Result<bool> {
-    let found = std::fs::symlink_metadata(path)?;
-    if !found.is_dir() {
-        return Ok(!found.is_file() || found.len() > 0);
-    }
-    for entry in std::fs::read_dir(path)? {
-        if holds_something(&entry?.path())? {
-            return Ok(true);
+    use rustix::fs::FileType;
+    let mut walk = Walk::at(path)?;
+    while let Some(found) = walk.next().map_err(|trouble| trouble.below(path))? {
+        let Found::Entry(entry) = found else { continue };
+        match entry.kind() {
+            FileType::Directory => {}
+            FileType::RegularFile if entry.stat.st_size == 0 => {}
+            _ => return Ok(true),
         }
     }
     Ok(false)

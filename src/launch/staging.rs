@@ -6,11 +6,14 @@
 use super::LaunchError;
 use super::storage::{self, StorageError};
 use crate::plan::{Dirs, Initial, Initializer};
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use crate::walk::{self, Found, Trail, Walk};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// As many bytes as a script may have.
@@ -22,7 +25,7 @@ pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), Sto
     clear(aside)?;
     crate::plan::make_private(aside)?;
     if let Some(from) = from.map(Dirs::resources).filter(|from| from.exists()) {
-        copy_tree(&from, &initializer.dirs.resources(), 0)
+        copy_tree(&from, &initializer.dirs.resources())
             .map_err(|(path, e)| crate::plan::PlanError::io("copy the app's data at", path, e))?;
     }
     storage::make(&initializer.dirs, &initializer.storage, &mut BTreeMap::new())?;
@@ -49,7 +52,7 @@ pub fn put_in_place(initializer: &Initializer, dirs: &Dirs) -> Result<(), Storag
 
 /// Removes what a script that failed, or was killed, has left.
 pub fn clear(aside: &Path) -> Result<(), StorageError> {
-    storage::remove(aside).map_err(|e| crate::plan::PlanError::io("remove", aside, e).into())
+    crate::walk::remove(aside).map_err(|e| crate::plan::PlanError::io("remove", aside, e).into())
 }
 
 /// The script is its runner's to read and to run, whatever its mode in the user's folder.
@@ -75,61 +78,76 @@ pub(super) fn begin_with(initial: &Initial, folder: &Path) -> Copied {
     // No resource's name begins with a dot.
     let aside = folder.with_file_name(".initial");
     let wrong = |e: std::io::Error| (initial.from.clone(), e);
-    storage::remove(&aside).map_err(wrong)?;
+    crate::walk::remove(&aside).map_err(wrong)?;
     match &initial.file {
-        None => copy_tree(&initial.from, &aside, 0)?,
-        Some(name) => {
-            let found = std::fs::symlink_metadata(&initial.from).map_err(wrong)?;
-            std::fs::DirBuilder::new().mode(0o711).create(&aside).map_err(wrong)?;
-            copy_file(&initial.from, &aside.join(name), &found).map_err(wrong)?;
-        }
+        None => copy_tree(&initial.from, &aside)?,
+        Some(name) => copy_alone(&initial.from, &aside, name).map_err(wrong)?,
     }
     std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o711)).map_err(wrong)?;
     std::fs::rename(&aside, folder).map_err(wrong)
 }
 
+fn copy_alone(from: &Path, aside: &Path, name: &str) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o711).create(aside)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let into = rustix::fs::open(aside, flags, Mode::empty())?;
+    let source = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(from)?;
+    copy_file(source, into.as_fd(), &CString::new(name)?)
+}
+
 type Copied = Result<(), (std::path::PathBuf, std::io::Error)>;
 
 /// Directories, files and links; pipes and sockets are made anew by whoever wants them. Modes stay, owners do not.
-fn copy_tree(from: &Path, to: &Path, depth: usize) -> Copied {
-    let wrong = |e: std::io::Error| (from.to_owned(), e);
-    if depth > 200 {
-        return Err(wrong(Errno::NAMETOOLONG.into()));
-    }
-    std::fs::DirBuilder::new().mode(0o700).create(to).map_err(wrong)?;
-    // Held, so that nobody who may write there can put a link in the place of what is gone through.
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let held = rustix::fs::open(from, flags, Mode::empty()).map_err(|errno| wrong(errno.into()))?;
-    let through = std::path::PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
-    for entry in std::fs::read_dir(&through).map_err(wrong)? {
-        let entry = entry.map_err(wrong)?;
-        let (path, target) = (through.join(entry.file_name()), to.join(entry.file_name()));
-        let here = |e: std::io::Error| (from.join(entry.file_name()), e);
-        let found = std::fs::symlink_metadata(&path).map_err(here)?;
-        if found.is_dir() {
-            copy_tree(&path, &target, depth + 1).map_err(|(inner, e)| {
-                let inside = inner.strip_prefix(&through).map(Path::to_owned);
-                (inside.map_or(inner, |inside| from.join(inside)), e)
-            })?;
-        } else if found.is_symlink() {
-            symlink(std::fs::read_link(&path).map_err(here)?, &target).map_err(here)?;
-        } else if found.is_file() {
-            copy_file(&path, &target, &found).map_err(here)?;
+fn copy_tree(from: &Path, to: &Path) -> Copied {
+    let wrong = |errno: Errno| (from.to_owned(), errno.into());
+    let mut walk = Walk::at(from).map_err(wrong)?.with_ends();
+    let mut made = Trail::default();
+    let none = |trouble: walk::Trouble| (from.join(trouble.path), trouble.errno.into());
+    while let Some(found) = walk.next().map_err(none)? {
+        match found {
+            Found::End { .. } => drop(made.leave()),
+            Found::Entry(entry) => copy_entry(&entry, to, &mut made).map_err(|e| (from.join(entry.path), e))?,
         }
     }
     Ok(())
 }
 
-fn copy_file(from: &Path, to: &Path, found: &std::fs::Metadata) -> std::io::Result<()> {
-    let mut source = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(from)?;
-    let mut target = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(found.mode() & 0o777)
-        .open(to)?;
+fn copy_entry(entry: &walk::Entry<'_>, to: &Path, made: &mut Trail) -> std::io::Result<()> {
+    let private = Mode::from_raw_mode(0o700);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (Some(parent), Some(into)) = (entry.parent, made.last()) else {
+        // The top.
+        rustix::fs::mkdirat(CWD, to, private)?;
+        return Ok(made.enter(entry.name, rustix::fs::open(to, flags, Mode::empty())?)?);
+    };
+    match entry.kind() {
+        FileType::Directory => {
+            rustix::fs::mkdirat(into, entry.name, private)?;
+            let directory = rustix::fs::openat(into, entry.name, flags, Mode::empty())?;
+            made.enter(entry.name, directory)?;
+        }
+        FileType::Symlink => {
+            let target = rustix::fs::readlinkat(entry.file, c"", Vec::new())?;
+            rustix::fs::symlinkat(target, into, entry.name)?;
+        }
+        FileType::RegularFile => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let source = rustix::fs::openat(parent, entry.name, flags, Mode::empty())?;
+            copy_file(source.into(), into, entry.name)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn copy_file(mut source: File, into: BorrowedFd<'_>, name: &CStr) -> std::io::Result<()> {
+    let found = source.metadata()?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(found.mode() & 0o777);
+    let mut target = File::from(rustix::fs::openat(into, name, flags, mode)?);
     if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
         std::io::copy(&mut source, &mut target)?;
     }

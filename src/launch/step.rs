@@ -109,6 +109,8 @@ pub(super) struct Entry {
     pub umask: u32,
     pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,
     pub directory: CString,
+    /// Is it for a process beside a service that runs, which begins in `/` where the directory is gone?
+    pub joins: bool,
     /// Where the launcher's own command line lies, which its copies forget before anybody can read it.
     pub arguments: std::ops::Range<usize>,
     pub argv: Strings,

@@ -6,7 +6,8 @@
 
 use super::LaunchError;
 use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Storage};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags};
+use crate::walk::{self, Found, Walk};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -121,9 +122,9 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
     if changed {
         let apply = Apply { of: &storage.ownership };
         if storage.directory {
-            apply.tree(top.as_fd(), &storage.path, 0)?;
+            apply.tree(top.as_fd(), &storage.path)?;
         } else {
-            apply.file(top.as_fd(), &storage.path)?;
+            apply.file(top.as_fd(), At(&storage.path, Path::new("")))?;
         }
     }
     for point in &storage.mount_points {
@@ -149,13 +150,21 @@ fn make_file(path: &Path) -> Result<bool, LaunchError> {
     }
 }
 
-/// An empty place for a resource that lies in this one. Folders on the way are ours, and only searched.
+/// An empty place for a resource that lies in this one. Folders on the way are ours, and only searched. What a service has
+/// put there meanwhile goes out of the way: a member that can rename folders holds up nobody's start.
 fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<(), LaunchError> {
     let wrong = || LaunchError::system("make a mount point in", format!("{} ({})", shown.display(), point.path));
     let mut at = rustix::io::fcntl_dupfd_cloexec(top, 3).map_err(wrong())?;
     let mut parts = point.path.split('/').peekable();
     while let Some(part) = parts.next() {
-        if parts.peek().is_none() && !point.directory {
+        let directory = parts.peek().is_some() || point.directory;
+        if let Some(name) = move_out_of_the_way(at.as_fd(), part, directory).map_err(wrong())? {
+            tracing::warn!(
+                resource = %shown.display(),
+                "{part}, which was in the place of {}, is called {name} now", point.path
+            );
+        }
+        if !directory {
             let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(wrong())?;
             return Ok(());
@@ -183,77 +192,85 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
     Ok(())
 }
 
+/// Gives another name to what nothing can be mounted on: a link, or a file where a directory is to be, and the other way
+/// round. That name, if there was such.
+fn move_out_of_the_way(at: BorrowedFd<'_>, part: &str, directory: bool) -> Result<Option<String>, Errno> {
+    match rustix::fs::statat(at, part, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno),
+        Ok(found) => match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory if directory => return Ok(None),
+            FileType::Directory | FileType::Symlink => {}
+            _ if !directory => return Ok(None),
+            _ => {}
+        },
+    }
+    let mut number = 1;
+    loop {
+        let name = format!("moved-aside-{number}");
+        match rustix::fs::renameat_with(at, part, at, &name, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(Some(name)),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::EXIST) if number < 10_000 => number += 1,
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 struct Apply<'a> {
     of: &'a Ownership,
+}
+
+/// A path below another one, put together only for an error.
+#[derive(Clone, Copy)]
+struct At<'a>(&'a Path, &'a Path);
+
+impl At<'_> {
+    fn wrong(self, operation: &'static str, errno: Errno) -> LaunchError {
+        let path = match self.1.as_os_str().is_empty() {
+            true => self.0.to_owned(),
+            false => self.0.join(self.1),
+        };
+        LaunchError::system(operation, walk::shown(&path))(errno)
+    }
 }
 
 const DEFAULT_ACL: &std::ffi::CStr = c"system.posix_acl_default";
 const ACCESS_ACL: &std::ffi::CStr = c"system.posix_acl_access";
 
-/// Deeper than any program makes them; a bound on descriptors and stack.
-const DEEPEST: usize = 200;
-
 impl Apply<'_> {
-    /// A directory and all below it. Other file systems mounted in it are not entered.
-    fn tree(&self, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Trouble> {
-        let wrong = |operation: &'static str, name: &str| {
-            LaunchError::system(operation, shown.join(name).display().to_string())
-        };
-        if depth > DEEPEST {
-            return Err(wrong("go below", "")(Errno::NAMETOOLONG).into());
-        }
-        let here = rustix::fs::fstat(directory).map_err(wrong("look at", ""))?;
-        self.directory(directory, &here, shown)?;
-        for entry in Dir::read_from(directory).map_err(wrong("read", ""))? {
-            let entry = entry.map_err(wrong("read", ""))?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let text = name.to_string_lossy();
-            let below = match rustix::fs::openat(
-                directory,
-                name,
-                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) {
-                // Gone since it was listed.
-                Err(Errno::NOENT) => continue,
-                other => other.map_err(wrong("open", &text))?,
-            };
-            let found = rustix::fs::fstat(&below).map_err(wrong("look at", &text))?;
-            if found.st_dev != here.st_dev {
-                continue;
-            }
-            match FileType::from_raw_mode(found.st_mode) {
-                FileType::Directory => {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let deeper =
-                        rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(wrong("open", &text))?;
-                    self.tree(deeper.as_fd(), &shown.join(&*text), depth + 1)?;
-                }
-                FileType::Symlink => self.own(below.as_fd(), &found, &shown.join(&*text))?,
-                _ => self.file(below.as_fd(), &shown.join(&*text))?,
+    /// A directory and all below it. What is mounted in it is not entered.
+    fn tree(&self, top: BorrowedFd<'_>, shown: &Path) -> Result<(), Trouble> {
+        let wrong = |e: walk::Trouble| LaunchError::system(e.operation, walk::shown(&shown.join(e.path)))(e.errno);
+        let top = rustix::io::fcntl_dupfd_cloexec(top, 3)
+            .map_err(LaunchError::system("open", shown.display().to_string()))?;
+        let mut walk = Walk::new(top).map_err(LaunchError::system("look at", shown.display().to_string()))?;
+        while let Some(Found::Entry(entry)) = walk.next().map_err(wrong)? {
+            let at = At(shown, entry.path);
+            match entry.kind() {
+                FileType::Directory => self.directory(entry.file, &entry.stat, at)?,
+                FileType::Symlink => self.own(entry.file, &entry.stat, at)?,
+                _ => self.file(entry.file, at)?,
             }
         }
         Ok(())
     }
 
-    fn directory(&self, directory: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), Trouble> {
+    fn directory(&self, directory: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: At<'_>) -> Result<(), Trouble> {
         self.own(directory, found, shown)?;
-        let _ = rustix::fs::removexattr(through_proc(directory), ACCESS_ACL);
+        self.without(directory, ACCESS_ACL, shown)?;
         self.mode(directory, self.of.directory_mode(), shown)?;
         if self.of.inherited {
             self.xattr(directory, DEFAULT_ACL, &self.of.default_acl(), shown)?;
         } else {
-            let _ = rustix::fs::removexattr(through_proc(directory), DEFAULT_ACL);
+            self.without(directory, DEFAULT_ACL, shown)?;
         }
         self.access(directory, &self.of.directory_acl(), shown)
     }
 
     /// The ACL's group class is a mask, which is where a mode's group bits go: so it is set, or taken off, after
     /// the mode.
-    fn access(&self, fd: BorrowedFd<'_>, acl: &[u8], shown: &Path) -> Result<(), Trouble> {
+    fn access(&self, fd: BorrowedFd<'_>, acl: &[u8], shown: At<'_>) -> Result<(), Trouble> {
         if self.of.named.is_empty() {
             return Ok(());
         }
@@ -261,11 +278,11 @@ impl Apply<'_> {
     }
 
     /// A file keeps `x` only where it had any; set-id bits it loses, and the ACL that it took on when it was made.
-    fn file(&self, file: BorrowedFd<'_>, shown: &Path) -> Result<(), Trouble> {
-        let found = rustix::fs::fstat(file).map_err(LaunchError::system("look at", shown.display().to_string()))?;
+    fn file(&self, file: BorrowedFd<'_>, shown: At<'_>) -> Result<(), Trouble> {
+        let found = rustix::fs::fstat(file).map_err(|errno| shown.wrong("look at", errno))?;
         self.own(file, &found, shown)?;
         // With an ACL, a mode's group bits would be but its mask.
-        let _ = rustix::fs::removexattr(through_proc(file), ACCESS_ACL);
+        self.without(file, ACCESS_ACL, shown)?;
         let runs = found.st_mode & 0o111 != 0;
         self.mode(file, self.of.file_mode() & if runs { 0o777 } else { 0o666 }, shown)?;
         self.access(file, &self.of.file_acl(runs), shown)
@@ -273,7 +290,7 @@ impl Apply<'_> {
 
     /// All of a resource becomes its owner's, whoever made it: as a file's UNIX owner a former owner or member
     /// would keep rights that the manifest has taken away.
-    fn own(&self, fd: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: &Path) -> Result<(), LaunchError> {
+    fn own(&self, fd: BorrowedFd<'_>, found: &rustix::fs::Stat, shown: At<'_>) -> Result<(), LaunchError> {
         if (found.st_uid, found.st_gid) == (self.of.uid, self.of.gid) {
             return Ok(());
         }
@@ -284,19 +301,28 @@ impl Apply<'_> {
             Some(Gid::from_raw(self.of.gid)),
             AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
         )
-        .map_err(LaunchError::system("change the owner of", shown.display().to_string()))
+        .map_err(|errno| shown.wrong("change the owner of", errno))
     }
 
-    fn mode(&self, fd: BorrowedFd<'_>, mode: u32, shown: &Path) -> Result<(), Trouble> {
+    fn mode(&self, fd: BorrowedFd<'_>, mode: u32, shown: At<'_>) -> Result<(), Trouble> {
         rustix::fs::chmod(through_proc(fd), Mode::from_raw_mode(mode))
-            .map_err(|errno| LaunchError::system("change the mode of", shown.display().to_string())(errno).into())
+            .map_err(|errno| shown.wrong("change the mode of", errno).into())
     }
 
-    fn xattr(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8], shown: &Path) -> Result<(), Trouble> {
+    fn xattr(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, value: &[u8], shown: At<'_>) -> Result<(), Trouble> {
         match rustix::fs::setxattr(through_proc(fd), name, value, XattrFlags::empty()) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP) => Err(Trouble::NoAcl),
-            Err(errno) => Err(LaunchError::system("set the ACL of", shown.display().to_string())(errno).into()),
+            Err(errno) => Err(shown.wrong("set the ACL of", errno).into()),
+        }
+    }
+
+    /// Takes an ACL off: what it grants may be a former owner's or member's.
+    fn without(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, shown: At<'_>) -> Result<(), Trouble> {
+        match rustix::fs::removexattr(through_proc(fd), name) {
+            // There is none, or there can be none.
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            Err(errno) => Err(shown.wrong("take the ACL off", errno).into()),
         }
     }
 }
@@ -348,12 +374,4 @@ pub fn mend(fd: BorrowedFd<'_>, found: &rustix::fs::Stat, of: &Ownership) -> Res
 /// The one path by which a descriptor of whatever kind can be named: magic, so no link is followed.
 pub(super) fn through_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-/// Removes an app's data: what is below `path`, through no link.
-pub fn remove(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }

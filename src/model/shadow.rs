@@ -64,15 +64,10 @@ pub(super) fn check(model: &Model, base: &Base, found: &mut Vec<Diagnostic>) {
     }
 }
 
-/// A file with something in it, or a folder with something other than empty folders in it.
+/// A file with something in it, or a folder with something other than empty folders in it. One that cannot be read is no
+/// reason to be silent.
 fn holds_something(path: &Path) -> bool {
-    let Ok(found) = std::fs::symlink_metadata(path) else {
-        return false;
-    };
-    if found.is_dir() {
-        // One that cannot be read is no reason to be silent.
-        std::fs::read_dir(path).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| holds_something(&e.path()))))
-    } else {
-        found.len() > 0
-    }
+    crate::walk::any(path, |entry| {
+        entry.kind() != rustix::fs::FileType::Directory && entry.stat.st_size > 0
+    })
 }

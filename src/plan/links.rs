@@ -6,19 +6,15 @@
 
 use super::Service;
 use super::overlap::{Ground, Leak, Place};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use crate::walk::{Found, Walk};
+use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// As many files are looked at, at most, and for so long.
 const MOST: usize = 200_000;
 const LONGEST: Duration = Duration::from_secs(1);
-
-/// Deeper than any program makes directories; a bound on descriptors and stack.
-const DEEPEST: usize = 200;
 
 /// Device and inode.
 type File = (u64, u64);
@@ -84,61 +80,34 @@ impl Search<'_> {
         }
     }
 
-    fn place(&mut self, of: usize, path: &Path) -> Result<(), Enough> {
-        let Ok(stat) = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) else {
-            // Yet to be made, or swapped for something that a start will refuse.
-            return Ok(());
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => match open(CWD, path) {
-                Some(directory) => self.tree(of, directory.as_fd(), path, 0),
-                None => Ok(()),
-            },
-            FileType::RegularFile => {
-                self.file(of, &stat, path);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn tree(&mut self, of: usize, directory: BorrowedFd<'_>, shown: &Path, depth: usize) -> Result<(), Enough> {
-        if depth > DEEPEST {
-            return Err(Enough);
-        }
-        // What an ordinary user may not look into before the start, is looked into at the start.
-        let Ok(entries) = Dir::read_from(directory) else {
-            return Ok(());
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..")
-                || !matches!(
-                    entry.file_type(),
-                    FileType::Unknown | FileType::Directory | FileType::RegularFile
-                )
-            {
-                continue;
-            }
-            self.left = self.left.checked_sub(1).ok_or(Enough)?;
-            if self.left.is_multiple_of(256) && Instant::now() > self.until {
-                return Err(Enough);
-            }
-            let Ok(stat) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
+    fn place(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
+        // Yet to be made, or swapped for something that a start will refuse.
+        let Ok(mut walk) = Walk::at(top) else { return Ok(()) };
+        loop {
+            let (kind, stat, path) = match walk.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(Found::Entry(entry))) => (entry.kind(), entry.stat, entry.path),
+                // What an ordinary user may not look into before the start, is looked into at the start.
+                _ => continue,
             };
-            let path = shown.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory if !self.others.contains(path.as_path()) => {
-                    if let Some(below) = open(directory, name) {
-                        self.tree(of, below.as_fd(), &path, depth + 1)?;
-                    }
+            let within = !path.as_os_str().is_empty();
+            if within {
+                self.left = self.left.checked_sub(1).ok_or(Enough)?;
+                if self.left.is_multiple_of(256) && Instant::now() > self.until {
+                    return Err(Enough);
                 }
-                FileType::RegularFile if !self.others.contains(path.as_path()) => self.file(of, &stat, &path),
+            }
+            if kind != FileType::Directory && (kind != FileType::RegularFile || stat.st_nlink < 2) {
+                continue;
+            }
+            let path = if within { top.join(path) } else { top.to_owned() };
+            let another_s = within && self.others.contains(path.as_path());
+            match kind {
+                FileType::Directory if another_s => walk.skip(),
+                FileType::RegularFile if !another_s => self.file(of, &stat, &path),
                 _ => {}
             }
         }
-        Ok(())
     }
 
     fn file(&mut self, of: usize, stat: &rustix::fs::Stat, path: &Path) {
@@ -147,9 +116,4 @@ impl Search<'_> {
             names.entry(of).or_insert_with(|| path.to_owned());
         }
     }
-}
-
-fn open(from: impl AsFd, name: impl rustix::path::Arg) -> Option<std::os::fd::OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(from, name, flags, Mode::empty()).ok()
 }

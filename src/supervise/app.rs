@@ -290,7 +290,7 @@ impl App {
         make_private(&plan.dirs.run)?;
         crate::launch::cgroup::clear(&plan.dirs.run);
         for stale in RUNTIME_FOLDERS {
-            crate::launch::storage::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
+            crate::walk::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
         }
         make_private(&plan.dirs.logs())?;
         let manager = systemd::Manager::find();
@@ -1019,9 +1019,9 @@ fn clear_away(dirs: &Dirs) {
     let _ = std::fs::remove_file(dirs.socket());
     let _ = std::fs::remove_file(dirs.metrics());
     for left in RUNTIME_FOLDERS {
-        let _ = crate::launch::storage::remove(&dirs.run.join(left));
+        let _ = crate::walk::remove(&dirs.run.join(left));
     }
-    let _ = crate::launch::storage::remove(&dirs.dynamic);
+    let _ = crate::walk::remove(&dirs.dynamic);
     let _ = dirs.dynamic.parent().map(std::fs::remove_dir);
     let _ = std::fs::remove_dir(&dirs.run);
     // Only if no other app runs.

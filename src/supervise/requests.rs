@@ -406,6 +406,7 @@ impl App {
     ) -> Result<(), (u32, String)> {
         let passed = passed(connection)?;
         let (init, mut spec) = self.joinable(service)?;
+        let chosen = directory.is_some();
         if let Some(process) = spec.process_mut() {
             process.set_args(Some(args));
             let mut all = process.env().clone().unwrap_or_default();
@@ -418,7 +419,9 @@ impl App {
             }
         }
         let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        let helper = self.launcher.join(init, &spec, stdio, terminal, &connection.socket);
+        let helper = self
+            .launcher
+            .join(init, &spec, chosen, stdio, terminal, &connection.socket);
         helper.map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
