@@ -158,8 +158,9 @@ mod tests {
         for entry in std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
             let m = entry.symlink_metadata().unwrap();
             out.push(format!(
-                "{entry:?} {:o} {} {:?}",
+                "{entry:?} {:o} {}.{} {:?}",
                 m.mode(),
+                m.ctime(),
                 m.ctime_nsec(),
                 std::fs::read(&entry).ok()
             ));

@@ -4,9 +4,14 @@ mod harness;
 
 use flate2::{Compression, write::GzEncoder};
 use harness::{App, BOTH, Mode};
+use proptest::prelude::*;
+use pysecure::jail::JailError;
+use pysecure::jail::collect::Listing;
+use pysecure::jail::image::{Image, layers::listing};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tar::{EntryType, Header};
 
 enum Entry<'a> {
@@ -43,6 +48,48 @@ fn layer(entries: &[Entry<'_>]) -> Vec<u8> {
         out.append(&head, content).unwrap();
     }
     out.into_inner().unwrap()
+}
+
+/// A header that claims this size, and what it is followed by.
+fn raw(name: &str, kind: EntryType, size: u64, content: &[u8]) -> Vec<u8> {
+    let mut head = Header::new_gnu();
+    head.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    head.set_entry_type(kind);
+    head.set_size(size);
+    head.set_mode(0o644);
+    head.set_mtime(0);
+    head.set_cksum();
+    let mut out = head.as_bytes().to_vec();
+    out.extend_from_slice(content);
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+/// An entry whose name, or the target of the link that it is, is longer than its header holds.
+fn long(name: &str, target: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (text, kind) in [(Some(name), EntryType::GNULongName), (target, EntryType::GNULongLink)] {
+        if let Some(text) = text {
+            out.extend(raw("././@LongLink", kind, text.len() as u64, text.as_bytes()));
+        }
+    }
+    let kind = target.map_or(EntryType::Regular, |_| EntryType::Symlink);
+    out.extend(raw("short", kind, 0, b""));
+    out
+}
+
+/// Records of pax for the entry that follows.
+fn records(all: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = String::new();
+    for (key, value) in all {
+        let rest = format!(" {key}={value}\n");
+        let mut length = rest.len();
+        while length != rest.len() + length.to_string().len() {
+            length = rest.len() + length.to_string().len();
+        }
+        text += &format!("{length}{rest}");
+    }
+    raw("records", EntryType::XHeader, text.len() as u64, text.as_bytes())
 }
 
 fn gzip(data: &[u8]) -> Vec<u8> {
@@ -90,6 +137,11 @@ fn layout(app: &App, folder: &str, layers: &[Vec<u8>], packed: &[Vec<u8>]) {
 }
 
 fn archive(app: &App, name: &str, layers: &[Vec<u8>]) {
+    app.write(name, saved(layers));
+}
+
+/// As `docker save` writes it.
+fn saved(layers: &[Vec<u8>]) -> Vec<u8> {
     let mut out = tar::Builder::new(Vec::new());
     let mut put = |name: &str, data: &[u8]| {
         let mut head = Header::new_gnu();
@@ -104,7 +156,7 @@ fn archive(app: &App, name: &str, layers: &[Vec<u8>]) {
     }
     let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["app:latest"], "Layers": names }]);
     put("manifest.json", &serde_json::to_vec(&manifest).unwrap());
-    app.write(name, out.into_inner().unwrap());
+    out.into_inner().unwrap()
 }
 
 fn image() -> Vec<Vec<u8>> {
@@ -356,6 +408,313 @@ fn an_image_that_is_made_to_do_harm_is_refused() {
         let shown = app.ok(&["jail", "show", "oci"]).out;
         assert!(shown.contains(&format!("{}/theirs  4 B", outside.display())), "{shown}");
     }
+}
+
+/// `pysecure ARGS` with no more memory than a few of the images below would take, were there no bounds.
+fn with_little_memory(app: &App, args: &[&str]) -> harness::Ended {
+    let program = harness::binary().to_str().unwrap();
+    let all = [&["--as=400000000", program], args].concat();
+    harness::Ended::from(app.shell_free("prlimit", &all).output().expect("install util-linux"))
+}
+
+#[test]
+fn an_image_costs_no_more_than_its_size() {
+    let app = App::new(Mode::Root, &manifest("imagecost"));
+    let refused = |name: &str, wanted: &str| {
+        let begun = std::time::Instant::now();
+        let ended = with_little_memory(&app, &["jail", "build", "oci"]);
+        println!("{name}: {:?}", begun.elapsed());
+        assert_eq!(ended.code, 2, "{name}: {}{}", ended.out, ended.err);
+        assert!(ended.err.contains(wanted), "{name}: {}", ended.err);
+        assert!(ended.err.len() < 3000, "{name}: {} bytes of error", ended.err.len());
+    };
+    let of_layers = |name: &str, layers: &[Vec<u8>], packed: &[Vec<u8>], wanted: &str| {
+        let _ = std::fs::remove_dir_all(app.folder.join("image"));
+        layout(&app, "image", layers, packed);
+        refused(name, wanted);
+    };
+    let of_layer = |name: &str, entries: Vec<u8>, wanted: &str| {
+        let one = [entries];
+        of_layers(name, &one, &one, wanted);
+    };
+    // What a name of directories brings along, and what it takes to look each of them up.
+    let deep: Vec<u8> = (0..300)
+        .flat_map(|n| long(&format!("{n}/{}x", "a/".repeat(2_035)), None))
+        .collect();
+    of_layer("deep", deep, "in more than 128 directories");
+    let wide: Vec<u8> = (0..700)
+        .flat_map(|n| long(&format!("{n:04}{}x", format!("{}/", "w".repeat(31)).repeat(127)), None))
+        .collect();
+    of_layer("wide", wide, "come to more than 128 MiB");
+    of_layer(
+        "target",
+        long("link", Some(&"a/".repeat(2_000))),
+        "leads through more than 128 directories",
+    );
+    let half = "a/".repeat(100);
+    let mut onward = long(&format!("{half}on"), Some(&half));
+    onward.extend(long(&format!("{half}on/x"), None));
+    of_layer("a link that leads on", onward, "in more than 128 directories");
+    let folder = format!("{}/", "w".repeat(60)).repeat(62);
+    let mut round: Vec<u8> = (0..39)
+        .flat_map(|n| long(&format!("{folder}{n}"), Some(&format!("/{folder}{}", n + 1))))
+        .collect();
+    for n in 0..2_000 {
+        round.extend(long(&format!("{folder}0/{n}"), None));
+    }
+    of_layer(
+        "links looked up",
+        round,
+        "lead through more directories than any image's",
+    );
+    // Names and records.
+    let mut path = records(&[("path", &"p".repeat(100_000))]);
+    path.extend(raw("x", EntryType::Regular, 0, b""));
+    of_layer("a record's name", path, "a name of 100000 bytes");
+    let mut target = records(&[("linkpath", &"p".repeat(100_000))]);
+    target.extend(raw("x", EntryType::Symlink, 0, b""));
+    of_layer("a record's target", target, "a name of 100000 bytes");
+    for kind in [EntryType::XHeader, EntryType::XGlobalHeader, EntryType::GNULongLink] {
+        of_layer(
+            "a header",
+            raw("x", kind, 2 << 30, &[0; 4096]),
+            "a header of 2147483648 bytes",
+        );
+    }
+    let mut twice = records(&[("size", "3")]);
+    twice.extend(raw("x", EntryType::Regular, 0, b"abc"));
+    of_layer("two sizes", twice, "a file has two sizes");
+    // Each layer alone would pass.
+    let zeros = vec![0u8; 40 << 20];
+    let bombs = [1, 2].map(|n| layer(&[Entry::File(&format!("bomb{n}"), &zeros, 0o644)]));
+    let packed = bombs.clone().map(|b| {
+        let mut out = GzEncoder::new(Vec::new(), Compression::best());
+        out.write_all(&b).unwrap();
+        out.finish().unwrap()
+    });
+    of_layers("several bombs", &bombs, &packed, "as a bomb does");
+    // Documents.
+    let empty = vec![Vec::new(); 600];
+    of_layers("many layers", &empty, &empty, "more than 512; squash it");
+
+    let _ = std::fs::remove_dir_all(app.folder.join("image"));
+    let of_archive = |name: &str, content: &[u8], length: u64, wanted: &str| {
+        let file = app.write("image.tar", content);
+        // What follows is a hole, which costs its maker nothing.
+        let file = std::fs::File::options().write(true).open(file).unwrap();
+        file.set_len(length.max(content.len() as u64)).unwrap();
+        refused(name, wanted);
+    };
+    for kind in [
+        EntryType::GNULongName,
+        EntryType::GNULongLink,
+        EntryType::XHeader,
+        EntryType::XGlobalHeader,
+    ] {
+        let claims = raw("x", kind, 2 << 30, b"");
+        of_archive("an archive's header", &claims, 3 << 30, "a header of 2147483648 bytes");
+    }
+    let claims = raw("layer.tar", EntryType::Regular, 1 << 40, b"");
+    of_archive("an archive's size", &claims, 0, "longer than the file");
+    let document = |name: &str, text: &str| {
+        let mut out = tar::Builder::new(Vec::new());
+        let mut head = Header::new_gnu();
+        head.set_size(text.len() as u64);
+        out.append_data(&mut head, name, text.as_bytes()).unwrap();
+        out.into_inner().unwrap()
+    };
+    let many = format!(
+        "[{{\"Config\": \"config.json\", \"Layers\": [{}\"\"]}}]",
+        "\"\",".repeat(1_300_000)
+    );
+    of_archive(
+        "many names of layers",
+        &document("manifest.json", &many),
+        0,
+        "it lacks config.json",
+    );
+    let odd = format!("[{{\"Config\": \"{}\", \"Layers\": []}}]", "c".repeat(4_000_000));
+    of_archive("a long name", &document("manifest.json", &odd), 0, "it lacks ccc");
+    let nested = "[".repeat(4_000_000);
+    of_archive("nesting", &document("manifest.json", &nested), 0, "cannot be read");
+    let variables: Vec<String> = (0..5_000).map(|n| format!("V{n}=x")).collect();
+    let config = serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": { "Env": variables },
+        "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    let mut two = document("config.json", &config.to_string());
+    two.truncate(two.len() - 1024);
+    two.extend(document(
+        "manifest.json",
+        r#"[{"Config": "config.json", "Layers": []}]"#,
+    ));
+    of_archive("many variables", &two, 0, "5000 variables, more than");
+}
+
+#[test]
+fn an_archive_whose_names_and_sizes_stand_in_records_is_read() {
+    let app = App::new(Mode::Root, &manifest("imagerecords"));
+    let inner = layer(&[Entry::File("etc/x", b"x", 0o644)]);
+    // As for a layer of more than 8 GiB: the header holds no size, and only the record tells where the next entry is.
+    let mut out = records(&[("path", "0/layer.tar"), ("size", &inner.len().to_string())]);
+    out.extend(raw("short", EntryType::Regular, 0, b""));
+    out.extend_from_slice(&inner);
+    let mut rest = tar::Builder::new(Vec::new());
+    let documents = [
+        ("config.json", config(std::slice::from_ref(&inner))),
+        (
+            "manifest.json",
+            br#"[{"Config": "config.json", "Layers": ["a/linked.tar"]}]"#.to_vec(),
+        ),
+    ];
+    for (name, text) in &documents {
+        let mut head = Header::new_gnu();
+        head.set_size(text.len() as u64);
+        rest.append_data(&mut head, name, text.as_slice()).unwrap();
+    }
+    out.extend(long("a/linked.tar", Some("../0/layer.tar")));
+    out.extend(rest.into_inner().unwrap());
+    app.write("image.tar", out);
+    assert!(app.ok(&["jail", "show", "oci"]).out.contains("/etc/x  1 B"));
+}
+
+#[test]
+fn what_a_pattern_leaves_out_goes_with_all_that_is_below() {
+    let app = App::new(Mode::Root, &manifest("imageexclude"));
+    let layers = [layer(&[
+        Entry::File("a/b/c/d", b"", 0o644),
+        Entry::File("a/b.x", b"", 0o644),
+        Entry::File("a/bc/d", b"", 0o644),
+        Entry::Link("z", "a"),
+    ])];
+    layout(&app, "image", &layers, &layers);
+    for (pattern, left) in [
+        ("/a/b", "a a/b.x a/bc a/bc/d z"),
+        ("/a/b*", "a z"),
+        ("*/d", "a a/b a/b.x a/b/c a/bc z"),
+        ("/*", ""),
+        ("/", ""),
+    ] {
+        app.write(
+            "rootfs-templates/oci.toml",
+            format!("image = \"image\"\nexclude = [\"{pattern}\"]\n"),
+        );
+        let shown = app.ok(&["jail", "show", "oci"]).out;
+        let names: Vec<&str> = shown
+            .lines()
+            .filter_map(|l| l.strip_prefix('/')?.split([' ']).next())
+            .map(|n| n.trim_end_matches('/'))
+            .collect();
+        let mut wanted: Vec<&str> = left.split_whitespace().collect();
+        wanted.sort();
+        let mut names = names;
+        names.sort();
+        assert_eq!(names, wanted, "{pattern}: {shown}");
+    }
+}
+
+/// An entry of a few names, so that they come across each other.
+fn any_entry() -> impl Strategy<Value = (u8, String, String)> {
+    let part = || proptest::sample::select(vec!["a", "b", "c", "..", ".", ".wh.a", ".wh..wh..opq"]);
+    let path = move || proptest::collection::vec(part(), 1..5).prop_map(|parts| parts.join("/"));
+    let target = (any::<bool>(), path()).prop_map(|(top, p)| if top { format!("/{p}") } else { p });
+    (0u8..5, path(), target)
+}
+
+fn of_entries(entries: &[(u8, String, String)]) -> Vec<u8> {
+    let entry = |(kind, name, target): &'_ (u8, String, String)| -> Entry<'static> {
+        // Tests end.
+        let (name, target): (&str, &str) = (name.clone().leak(), target.clone().leak());
+        match kind {
+            0 => Entry::Dir(name),
+            1 | 2 => Entry::File(name, target.as_bytes(), 0o755),
+            3 => Entry::Link(name, target),
+            _ => Entry::Hard(name, target),
+        }
+    };
+    layer(&entries.iter().map(entry).collect::<Vec<_>>())
+}
+
+/// A listing is a tree, the same each time, or there is an error. Nothing else is asked of rubbish.
+fn listed(path: &Path, open: impl Fn(&Path) -> Result<Image, JailError>) -> Option<Listing> {
+    let once = |image: Image| listing(&Arc::new(image), &[]);
+    let first = open(path).and_then(once);
+    let second = open(path).and_then(once);
+    assert_eq!(first, second);
+    let found = first.ok()?;
+    found.check().unwrap_or_else(|e| panic!("{e}: {found:#?}"));
+    Some(found)
+}
+
+#[test]
+fn whatever_the_layers_say_is_a_tree_or_an_error() {
+    let folder = harness::fresh_folder();
+    let path = folder.join("image.tar");
+    let trees = std::cell::Cell::new(0);
+    let layers = proptest::collection::vec(proptest::collection::vec(any_entry(), 0..8), 1..4);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 2_000,
+        ..ProptestConfig::default()
+    });
+    let ran = runner.run(&layers, |layers| {
+        let layers: Vec<_> = layers.iter().map(|l| of_entries(l)).collect();
+        std::fs::write(&path, saved(&layers)).unwrap();
+        if listed(&path, |p| Image::open(p, None)).is_some_and(|l| !l.items.is_empty()) {
+            trees.set(trees.get() + 1);
+        }
+        Ok(())
+    });
+    ran.unwrap();
+    assert!(trees.get() > 100, "of 2,000 only {} came to something", trees.get());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn whatever_the_bytes_are_the_readers_end_with_a_tree_or_an_error() {
+    let folder = harness::fresh_folder();
+    let path = folder.join("image.tar");
+    let mut seed = of_entries(&[(0, "a".into(), "".into()), (1, "a/b".into(), "text".into())]);
+    seed.splice(0..0, long("a/long", Some("b")));
+    seed.splice(0..0, records(&[("path", "c/d"), ("size", "4"), ("mtime", "1.5")]));
+    let whole = saved(std::slice::from_ref(&seed));
+    let changes = proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6);
+    let cut = proptest::option::of(any::<proptest::sample::Index>());
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 2_000,
+        ..ProptestConfig::default()
+    });
+    let ran = runner.run(
+        &(any::<bool>(), any::<bool>(), changes, cut),
+        |(outer, mend, changes, cut)| {
+            let mut bytes = if outer { whole.clone() } else { seed.clone() };
+            for (at, byte) in changes {
+                let length = bytes.len();
+                bytes[at.index(length)] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            if mend {
+                // A reader that sees a wrong checksum sees nothing else.
+                for block in bytes.chunks_exact_mut(512) {
+                    let mut head = Header::from_byte_slice(block).clone();
+                    if head.entry_size().is_ok() && block[257..262] == *b"ustar" {
+                        head.set_cksum();
+                        block.copy_from_slice(head.as_bytes());
+                    }
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            if outer {
+                listed(&path, |p| Image::open(p, None));
+            } else {
+                listed(&path, Image::of_tar);
+            }
+            Ok(())
+        },
+    );
+    ran.unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 /// All that could be seen of a change below a folder: names, kinds, modes, owners, times, contents.

@@ -85,6 +85,9 @@ pub enum JailError {
     NotBuilt(String),
 }
 
+/// Characters of either end of what an error says of an image.
+const LONGEST_QUOTE: usize = 300;
+
 /// What a recipe comes to now.
 pub fn work_out(store: &Store, name: &str, recipe: &Recipe) -> Result<Listing, JailError> {
     let listing = listing(store, name, recipe)?;
@@ -114,10 +117,17 @@ fn listing(store: &Store, name: &str, recipe: &Recipe) -> Result<Listing, JailEr
 }
 
 impl JailError {
+    /// The cause may quote an image, whose names and digests are as long as it likes: its middle is left out then.
     pub fn image(path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> JailError {
+        let mut cause = cause.to_string();
+        if cause.len() > 4 * LONGEST_QUOTE {
+            let head: String = cause.chars().take(LONGEST_QUOTE).collect();
+            let tail = cause.char_indices().rev().nth(LONGEST_QUOTE);
+            cause = format!("{head} … {}", &cause[tail.map_or(0, |(at, _)| at)..]);
+        }
         JailError::Image {
             path: path.into(),
-            cause: cause.to_string(),
+            cause,
         }
     }
 

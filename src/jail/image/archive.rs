@@ -1,9 +1,12 @@
 //! The files that an image consists of: in a folder, or in a tar file.
 
 use super::JailError;
+use super::header::{Before, Head};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -52,37 +55,11 @@ impl Archive {
             )
         };
         let file = open_file(path).map_err(wrong)?;
+        let length = file.metadata().map_err(wrong)?.len();
         let mut files = BTreeMap::new();
-        let mut archive = tar::Archive::new(file);
-        for entry in archive.entries_with_seek().map_err(wrong)? {
-            let entry = entry.map_err(wrong)?;
-            if files.len() >= MOST_FILES {
-                return Err(JailError::image(path, "it holds more files than any image"));
-            }
-            let Some(name) = entry.path().ok().and_then(|p| plain(&p)) else {
-                continue;
-            };
-            let place = match entry.header().entry_type() {
-                tar::EntryType::Regular => Place::File(entry.raw_file_position(), entry.size()),
-                tar::EntryType::Symlink | tar::EntryType::Link => {
-                    let is_hard = entry.header().entry_type() == tar::EntryType::Link;
-                    let Some(target) = entry.link_name().ok().flatten() else {
-                        continue;
-                    };
-                    let beside = Path::new(&name).parent().unwrap_or(Path::new(""));
-                    let target = if is_hard {
-                        target.into_owned()
-                    } else {
-                        beside.join(target)
-                    };
-                    match plain(&target) {
-                        Some(target) => Place::Link(target),
-                        None => continue,
-                    }
-                }
-                _ => continue,
-            };
-            files.insert(name, place);
+        let mut start = Some(0);
+        while let Some(at) = start {
+            start = read_entries(&file, at, length, &mut files).map_err(wrong)?;
         }
         Ok(Archive::Tar {
             path: path.to_owned(),
@@ -141,6 +118,77 @@ impl Archive {
             .read_to_end(&mut text)
             .map_err(|e| JailError::io("read", name, e))?;
         Ok(text)
+    }
+}
+
+/// Takes in the entries from `start` on. Where to go on: a record may give an entry another size than its header does,
+/// as for one of more than 8 GiB, and then the next one lies elsewhere than the reader of raw entries believes.
+fn read_entries(
+    file: &File,
+    start: u64,
+    length: u64,
+    files: &mut BTreeMap<String, Place>,
+) -> std::io::Result<Option<u64>> {
+    let wrong = std::io::Error::other;
+    let mut before = Before::default();
+    let mut rest = Rest { file, start };
+    rest.rewind()?;
+    let mut archive = tar::Archive::new(rest);
+    // Raw: names of any length would be read into memory.
+    for entry in archive.entries_with_seek()?.raw(true) {
+        let mut entry = entry?;
+        let Some(head) = before.head(&mut entry).map_err(wrong)? else {
+            continue;
+        };
+        let at = start + entry.raw_file_position();
+        let size = head.recorded.unwrap_or(head.size);
+        let end = at.checked_add(size).filter(|end| *end <= length);
+        // Or its layers could claim to be as large as they like, and unpack to a hundred times that.
+        let end = end.ok_or_else(|| wrong("an entry of it is longer than the file".into()))?;
+        if let (Some(name), Some(place)) = (plain(Path::new(OsStr::from_bytes(&head.name))), place(&head, at, size)) {
+            files.insert(name, place);
+            if files.len() > MOST_FILES {
+                return Err(wrong("it holds more files than any image".into()));
+            }
+        }
+        if size != head.size {
+            return Ok(Some(end.next_multiple_of(512)));
+        }
+    }
+    Ok(None)
+}
+
+/// A file from some place on, which is its beginning to whoever reads it.
+struct Rest<'f> {
+    file: &'f File,
+    start: u64,
+}
+
+impl Read for Rest<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Rest<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let out = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        let to = match to {
+            SeekFrom::Start(at) => SeekFrom::Start(self.start.checked_add(at).ok_or_else(out)?),
+            other => other,
+        };
+        self.file.seek(to)?.checked_sub(self.start).ok_or_else(out)
+    }
+}
+
+fn place(head: &Head, at: u64, size: u64) -> Option<Place> {
+    let target = head.link.as_deref().map(|l| Path::new(OsStr::from_bytes(l)));
+    let name = Path::new(OsStr::from_bytes(&head.name));
+    match head.kind {
+        tar::EntryType::Regular => Some(Place::File(at, size)),
+        tar::EntryType::Link => plain(target?).map(Place::Link),
+        tar::EntryType::Symlink => plain(&name.parent()?.join(target?)).map(Place::Link),
+        _ => None,
     }
 }
 

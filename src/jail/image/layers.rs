@@ -4,11 +4,13 @@
 //! The layers are read as streams, and no path of theirs is ever made on disk: names and links lead from place to place
 //! in a list, whose root is the root. What no image builder writes is an error. Bounds hold whatever a header claims.
 
+use super::header::{Before, Head, LONGEST_NAME};
 use super::{Image, Layer};
 use crate::jail::JailError;
 use crate::jail::collect::{Item, Kind, Listing, Origin};
 use crate::jail::store::hex;
 use sha2::{Digest, Sha256};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -21,12 +23,16 @@ const LARGEST_FILE: u64 = 4 << 30;
 const LARGEST_IMAGE: u64 = 32 << 30;
 /// A layer that comes to more than so many times its size has not been packed to save space…
 const STEEPEST: u64 = 100;
-/// …but a small one may be steep.
+/// …but an image may be steep for so much.
 const SMALL: u64 = 64 << 20;
+/// Entries, and directories that no entry but only the names of others bring.
 const MOST_ENTRIES: u64 = 1_000_000;
-/// Longer names and headers than the kernel's paths are nobody's.
-const LONGEST_NAME: u64 = 4096;
-const LONGEST_HEADER: u64 = 1 << 20;
+/// More directories than anybody's files lie in, one in the other. Each may have to be made for one file.
+const DEEPEST: usize = 128;
+/// All paths and targets of links that are held, in bytes.
+const LONGEST_LIST: u64 = 128 << 20;
+/// All paths that are looked up, in bytes: on the way to a file and through links each directory is.
+const MOST_LOOKED_UP: u64 = 1 << 30;
 const LARGEST_PASSWD: u64 = 1 << 16;
 /// The kernel follows as many.
 const MOST_LINKS: usize = 40;
@@ -57,11 +63,14 @@ pub fn listing(image: &Arc<Image>, exclude: &[glob::Pattern]) -> Result<Listing,
         opaque: Vec::new(),
         passwd: None,
         notes: BTreeSet::new(),
+        room: Room {
+            implied: MOST_ENTRIES,
+            list: LONGEST_LIST,
+            looked_up: Cell::new(MOST_LOOKED_UP),
+        },
+        buffer: vec![0; 1 << 16],
     };
-    let mut budget = Budget {
-        bytes: LARGEST_IMAGE,
-        entries: MOST_ENTRIES,
-    };
+    let mut budget = Budget::new();
     for (number, layer) in image.layers.iter().enumerate() {
         each(image, number, layer, &mut budget, |ordinal, head, content| {
             merge.entry(number, ordinal, head, content)
@@ -69,7 +78,7 @@ pub fn listing(image: &Arc<Image>, exclude: &[glob::Pattern]) -> Result<Listing,
         merge.end_layer();
     }
     let mut items = merge.base;
-    items.retain(|path, _| !exclude.iter().any(|g| path.ancestors().any(|p| g.matches_path(p))));
+    leave_out(&mut items, exclude);
     Ok(Listing {
         items,
         notes: merge.notes.into_iter().collect(),
@@ -84,10 +93,7 @@ pub fn extract(
     wanted: &BTreeSet<Origin>,
     mut take: impl FnMut(Origin, &mut dyn Read) -> Result<(), JailError>,
 ) -> Result<(), JailError> {
-    let mut budget = Budget {
-        bytes: LARGEST_IMAGE,
-        entries: MOST_ENTRIES,
-    };
+    let mut budget = Budget::new();
     for (number, layer) in image.layers.iter().enumerate() {
         if !wanted
             .iter()
@@ -106,19 +112,42 @@ pub fn extract(
     Ok(())
 }
 
+/// What is left of what all layers together may come to.
 struct Budget {
     bytes: u64,
+    /// Of what is steeper than it may be.
+    steep: u64,
     entries: u64,
 }
 
-/// An entry's header, with the names that stood before it.
-struct Head {
-    name: Vec<u8>,
-    link: Option<Vec<u8>>,
-    kind: EntryType,
-    mode: u32,
-    modified: i64,
-    size: u64,
+impl Budget {
+    fn new() -> Budget {
+        Budget {
+            bytes: LARGEST_IMAGE,
+            steep: SMALL,
+            entries: MOST_ENTRIES,
+        }
+    }
+}
+
+/// Takes out what a pattern matches, and what lies below.
+fn leave_out(items: &mut BTreeMap<PathBuf, Item>, exclude: &[glob::Pattern]) {
+    let matches = |path: &Path| exclude.iter().any(|g| g.matches_path(path));
+    if matches(Path::new("/")) {
+        return items.clear();
+    }
+    // What lies below a directory follows it.
+    let mut last: Option<PathBuf> = None;
+    items.retain(|path, _| {
+        if last.as_ref().is_some_and(|l| path.starts_with(l)) {
+            return false;
+        }
+        let gone = matches(path);
+        if gone {
+            last = Some(path.clone());
+        }
+        !gone
+    });
 }
 
 /// Goes through a layer, and then sees that it is what the configuration says.
@@ -132,7 +161,8 @@ fn each(
     let bad = |what: String| JailError::image(&image.path, format!("layer {number}: {what}"));
     let read = |e: std::io::Error| bad(e.to_string());
     let (packed, size) = image.archive.file(&layer.file)?;
-    let most = size.saturating_mul(STEEPEST).max(SMALL).min(budget.bytes);
+    let usual = size.saturating_mul(STEEPEST);
+    let most = usual.max(budget.steep).min(budget.bytes);
     let mut stream = Bounded {
         inner: unpacked(packed).map_err(read)?,
         hasher: Sha256::new(),
@@ -141,73 +171,21 @@ fn each(
     let mut archive = tar::Archive::new(&mut stream);
     // Raw: names of any length would be read into memory.
     let entries = archive.entries().map_err(read)?.raw(true);
-    let (mut long_name, mut long_link, mut extended) = (None, None, Vec::new());
+    let mut before = Before::default();
     let mut used = 0u64;
     for (ordinal, entry) in entries.enumerate() {
         let mut entry = entry.map_err(read)?;
-        budget.entries = budget
-            .entries
-            .checked_sub(1)
-            .ok_or_else(|| bad(format!("the image has more than {MOST_ENTRIES} entries")))?;
-        let kind = entry.header().entry_type();
-        let size = entry.size();
-        let mut whole = |most: u64| {
-            if size > most {
-                return Err(bad(format!("a header of {size} bytes, more than {most}")));
-            }
-            let mut text = Vec::new();
-            entry.read_to_end(&mut text).map_err(read)?;
-            Ok(text)
+        budget.entries = budget.entries.checked_sub(1).ok_or_else(|| bad(too_many()))?;
+        let Some(head) = before.head(&mut entry).map_err(bad)? else {
+            continue;
         };
-        match kind {
-            EntryType::GNULongName => {
-                long_name = Some(until_nul(whole(LONGEST_NAME)?));
-                continue;
-            }
-            EntryType::GNULongLink => {
-                long_link = Some(until_nul(whole(LONGEST_NAME)?));
-                continue;
-            }
-            EntryType::XHeader => {
-                extended = whole(LONGEST_HEADER)?;
-                continue;
-            }
-            EntryType::XGlobalHeader => {
-                whole(LONGEST_HEADER)?;
-                continue;
-            }
-            _ => {}
+        let size = head.size;
+        if head.recorded.is_some_and(|recorded| recorded != size) {
+            return Err(bad(
+                "a file has two sizes; the image is broken, or made to be misread".into()
+            ));
         }
-        let mut head = Head {
-            name: long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned()),
-            link: long_link
-                .take()
-                .or_else(|| entry.link_name_bytes().map(|l| l.into_owned())),
-            kind,
-            mode: entry.header().mode().map_err(read)?,
-            modified: entry.header().mtime().map_err(read)?.try_into().unwrap_or(0),
-            size,
-        };
-        let records = std::mem::take(&mut extended);
-        for record in tar::PaxExtensions::new(&records) {
-            let record = record.map_err(read)?;
-            match record.key().unwrap_or_default() {
-                "path" => head.name = record.value_bytes().to_vec(),
-                "linkpath" => head.link = Some(record.value_bytes().to_vec()),
-                "mtime" => {
-                    let whole = record.value().unwrap_or_default().split('.').next().unwrap_or_default();
-                    head.modified = whole.parse().unwrap_or(head.modified);
-                }
-                "size" if record.value().ok().and_then(|v| v.parse::<u64>().ok()) != Some(size) => {
-                    return Err(bad(
-                        "a file has two sizes; the image is broken, or made to be misread".into()
-                    ));
-                }
-                key if key.starts_with("GNU.sparse") => return Err(bad(sparse(&head))),
-                _ => {}
-            }
-        }
-        if kind == EntryType::GNUSparse {
+        if head.sparse {
             return Err(bad(sparse(&head)));
         }
         if size > LARGEST_FILE {
@@ -221,7 +199,9 @@ fn each(
     }
     // What lies behind the end is part of the digest too.
     std::io::copy(&mut stream, &mut std::io::sink()).map_err(read)?;
-    budget.bytes = budget.bytes.saturating_sub(used.max(most - stream.left));
+    let unpacked = most - stream.left;
+    budget.bytes = budget.bytes.saturating_sub(used.max(unpacked));
+    budget.steep = budget.steep.saturating_sub(unpacked.saturating_sub(usual));
     if !layer.diff.is_empty() && hex(&stream.hasher.finalize()) != layer.diff {
         return Err(bad(
             "its content is not what the configuration says; fetch the image again".into(),
@@ -235,11 +215,8 @@ fn sparse(head: &Head) -> String {
     format!("{name} is a sparse file, which no image builder writes; make the image anew without it")
 }
 
-fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
-    if let Some(end) = text.iter().position(|b| *b == 0) {
-        text.truncate(end);
-    }
-    text
+fn too_many() -> String {
+    format!("the image has more than {MOST_ENTRIES} entries")
 }
 
 /// By its first bytes: what media types say is a claim.
@@ -286,6 +263,27 @@ struct Merge<'i> {
     opaque: Vec<PathBuf>,
     passwd: Option<String>,
     notes: BTreeSet<String>,
+    room: Room,
+    buffer: Vec<u8>,
+}
+
+/// What is left of what the list and the work on it may come to.
+struct Room {
+    implied: u64,
+    list: u64,
+    looked_up: Cell<u64>,
+}
+
+impl Room {
+    /// For something that is kept.
+    fn hold(&mut self, length: usize) -> Result<(), String> {
+        let left = self.list.checked_sub(length as u64);
+        self.list = left.ok_or_else(|| {
+            let most = LONGEST_LIST >> 20;
+            format!("its names and links come to more than {most} MiB; do not use this image")
+        })?;
+        Ok(())
+    }
 }
 
 impl Merge<'_> {
@@ -304,6 +302,7 @@ impl Merge<'_> {
         if let Some(removed) = last.strip_prefix(".wh.") {
             return match removed {
                 ".wh..opq" if parent != Path::new("/") => {
+                    self.room.hold(parent.as_os_str().len()).map_err(bad)?;
                     self.opaque.push(parent);
                     Ok(())
                 }
@@ -311,6 +310,7 @@ impl Merge<'_> {
                 // Of aufs, for itself.
                 _ if removed.starts_with(".wh.") => Ok(()),
                 _ => {
+                    self.room.hold(path.as_os_str().len()).map_err(bad)?;
                     self.gone.push(parent.join(removed));
                     Ok(())
                 }
@@ -319,6 +319,7 @@ impl Merge<'_> {
         if NOT_IN_JAILS.iter().any(|r| path.starts_with(r)) {
             return Ok(());
         }
+        let no_number = || bad(format!("the mode or the time of {shown} is no number"));
         let kind = match head.kind {
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => {
@@ -328,6 +329,11 @@ impl Merge<'_> {
                 let target = String::from_utf8(target).map_err(|_| bad(format!("the link {shown} is not UTF-8")))?;
                 if target.is_empty() || target.contains('\0') {
                     return Err(bad(format!("the link {shown} leads nowhere")));
+                }
+                if Path::new(&target).components().nth(DEEPEST).is_some() {
+                    return Err(bad(format!(
+                        "the link {shown} leads through more than {DEEPEST} directories; take it out of the image"
+                    )));
                 }
                 Kind::Link(target.into())
             }
@@ -340,7 +346,7 @@ impl Merge<'_> {
                 })?;
                 let parent = self.resolve(inside.parent().unwrap_or(Path::new("/"))).map_err(bad)?;
                 let inside = parent.join(inside.file_name().unwrap_or_default());
-                let item = self.fresh.get(&inside).or_else(|| self.base.get(&inside)).cloned();
+                let item = self.look_up(&inside).map_err(bad)?.cloned();
                 return match item.filter(|i| i.kind != Kind::Directory) {
                     Some(item) => self.put(path, item).map_err(bad),
                     None => Err(bad(format!(
@@ -349,9 +355,9 @@ impl Merge<'_> {
                 };
             }
             EntryType::Regular | EntryType::Continuous => Kind::File {
-                executable: head.mode & 0o111 != 0,
+                executable: head.mode.ok_or_else(no_number)? & 0o111 != 0,
                 size: head.size,
-                modified: head.modified,
+                modified: head.modified.ok_or_else(no_number)?,
             },
             EntryType::Char | EntryType::Block => {
                 return Err(bad(format!(
@@ -359,6 +365,7 @@ impl Merge<'_> {
                 )));
             }
             EntryType::Fifo => {
+                self.room.hold(shown.len()).map_err(bad)?;
                 self.notes.insert(format!("{shown} is a pipe, and stays out"));
                 return Ok(());
             }
@@ -372,9 +379,9 @@ impl Merge<'_> {
             let mut hasher = Sha256::new();
             let mut text = Vec::new();
             let wants_text = path == Path::new("/etc/passwd") && head.size <= LARGEST_PASSWD;
-            let mut buffer = vec![0; 1 << 16];
+            let buffer = &mut self.buffer;
             loop {
-                match content.read(&mut buffer).map_err(|e| bad(format!("{shown}: {e}")))? {
+                match content.read(buffer).map_err(|e| bad(format!("{shown}: {e}")))? {
                     0 => break,
                     n => {
                         hasher.update(&buffer[..n]);
@@ -396,20 +403,33 @@ impl Merge<'_> {
         self.put(path, item).map_err(bad)
     }
 
-    fn get(&self, path: &Path) -> Option<&Item> {
-        self.fresh.get(path).or_else(|| self.base.get(path))
+    fn look_up(&self, path: &Path) -> Result<Option<&Item>, String> {
+        let left = self.room.looked_up.get().checked_sub(path.as_os_str().len() as u64);
+        let left = left.ok_or("its names and links lead through more directories than any image's; do not use it")?;
+        self.room.looked_up.set(left);
+        Ok(self.fresh.get(path).or_else(|| self.base.get(path)))
     }
 
     fn put(&mut self, path: PathBuf, item: Item) -> Result<(), String> {
+        let mut implied = Vec::new();
         for parent in path.ancestors().skip(1).filter(|p| *p != Path::new("/")) {
-            match self.get(parent).map(|i| &i.kind) {
-                None => {}
+            match self.look_up(parent)?.map(|i| &i.kind) {
+                None => implied.push(parent.to_owned()),
                 Some(Kind::Directory) => break,
                 Some(_) => return Err(format!("{} lies in a file", path.display())),
             }
-            let directory = Item::new(Kind::Directory, "something lies in it");
-            self.fresh.insert(parent.to_owned(), directory);
         }
+        for parent in implied {
+            self.room.implied = self.room.implied.checked_sub(1).ok_or_else(too_many)?;
+            self.room.hold(parent.as_os_str().len())?;
+            self.fresh
+                .insert(parent, Item::new(Kind::Directory, "something lies in it"));
+        }
+        let target = match &item.kind {
+            Kind::Link(target) => target.as_os_str().len(),
+            _ => 0,
+        };
+        self.room.hold(path.as_os_str().len() + target)?;
         // What this layer has put into a directory of a layer below goes with that, too.
         if item.kind != Kind::Directory {
             remove_below(&mut self.fresh, &path);
@@ -422,14 +442,21 @@ impl Merge<'_> {
     fn resolve(&self, path: &Path) -> Result<PathBuf, String> {
         let mut left: Vec<String> = names(path);
         let mut at = PathBuf::from("/");
-        let mut links = 0;
+        let (mut links, mut depth) = (0, 0);
         while let Some(part) = left.pop() {
             if part == ".." {
-                at.pop();
+                depth -= usize::from(at.pop());
                 continue;
             }
             let next = at.join(&part);
-            let Some(Kind::Link(target)) = self.get(&next).map(|i| &i.kind) else {
+            if depth == DEEPEST || next.as_os_str().len() as u64 >= LONGEST_NAME {
+                return Err(format!(
+                    "{} lies in more than {DEEPEST} directories, or its place has more than {LONGEST_NAME} bytes; take it out of the image",
+                    path.display()
+                ));
+            }
+            let Some(Kind::Link(target)) = self.look_up(&next)?.map(|i| &i.kind) else {
+                depth += 1;
                 at = next;
                 continue;
             };
@@ -439,6 +466,7 @@ impl Merge<'_> {
             }
             if target.is_absolute() {
                 at = PathBuf::from("/");
+                depth = 0;
             }
             left.extend(names(target));
         }
@@ -458,10 +486,14 @@ impl Merge<'_> {
             if item.kind != Kind::Directory && self.base.get(&path).is_some_and(|i| i.kind == Kind::Directory) {
                 remove_below(&mut self.base, &path);
             }
-            // A directory may have been taken away, and be there again by what lies in it alone.
+            // A directory may have been taken away, and be there again by what lies in it alone. Where one is, those
+            // above it are.
             for parent in path.ancestors().skip(1).filter(|p| *p != Path::new("/")) {
-                let directory = || Item::new(Kind::Directory, "something lies in it");
-                self.base.entry(parent.to_owned()).or_insert_with(directory);
+                if self.base.contains_key(parent) {
+                    break;
+                }
+                let directory = Item::new(Kind::Directory, "something lies in it");
+                self.base.insert(parent.to_owned(), directory);
             }
             self.base.insert(path, item);
         }

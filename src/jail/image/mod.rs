@@ -4,6 +4,7 @@
 //! the layers come to without a file being made; what is made of that lies in the store, under names by content.
 
 pub mod archive;
+mod header;
 pub mod layers;
 
 use super::JailError;
@@ -15,6 +16,10 @@ use std::path::{Path, PathBuf};
 
 /// As large as a manifest or a configuration may be.
 const LARGEST_DOCUMENT: u64 = 4 << 20;
+/// More layers than any file system lays over each other.
+const MOST_LAYERS: usize = 512;
+/// More variables than a program's are.
+const MOST_VARIABLES: usize = 4096;
 /// Indexes may name indexes.
 const DEEPEST_INDEX: usize = 3;
 
@@ -75,18 +80,30 @@ impl Image {
             );
             return Err(JailError::image(path, text));
         }
+        if layers.len() > MOST_LAYERS {
+            let text = format!("it has {} layers, more than {MOST_LAYERS}; squash it", layers.len());
+            return Err(JailError::image(path, text));
+        }
         let layers = layers.into_iter().zip(diffs).map(|(file, diff)| {
             let diff = sha256_of(diff).ok_or_else(|| JailError::image(path, format!("{diff} is no sha256 digest")))?;
             Ok(Layer { file, diff })
         });
         let layers = layers.collect::<Result<_, JailError>>()?;
         let process = config.config().as_ref();
-        let environment = process.and_then(|c| c.env().as_ref()).into_iter().flatten();
+        let environment = process.and_then(|c| c.env().as_deref()).unwrap_or_default();
+        if environment.len() > MOST_VARIABLES {
+            let text = format!(
+                "it sets {} variables, more than {MOST_VARIABLES}; take some out of the image",
+                environment.len()
+            );
+            return Err(JailError::image(path, text));
+        }
         Ok(Image {
             path: path.to_owned(),
             archive,
             layers,
             environment: environment
+                .iter()
                 .filter_map(|v| v.split_once('='))
                 .filter(|(key, value)| !key.is_empty() && !key.contains('\0') && !value.contains('\0'))
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -101,19 +118,26 @@ impl Image {
         use std::os::unix::fs::MetadataExt;
         let found = std::fs::metadata(path).map_err(|e| JailError::io("look at", path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let stamp = format!("{name} {} {} {}", found.ino(), found.ctime_nsec(), found.len());
+        let changed = (found.ctime(), found.ctime_nsec());
         Ok(Image {
             path: path.to_owned(),
             archive: Archive::Folder(path.parent().unwrap_or(Path::new("/")).to_owned()),
             layers: vec![Layer {
-                file: name,
+                file: name.clone(),
                 diff: String::new(),
             }],
             environment: Vec::new(),
             user: String::new(),
-            identity: super::store::hex(&Sha256::digest(stamp)),
+            identity: stamp(&name, (found.dev(), found.ino()), changed, found.len()),
         })
     }
+}
+
+/// What says of a file that is not read that it is the same: the time is of no use without its seconds, which are all that
+/// some file systems keep.
+fn stamp(name: &str, (dev, ino): (u64, u64), (seconds, nanoseconds): (i64, i64), length: u64) -> String {
+    let all = format!("{name} {dev} {ino} {seconds}.{nanoseconds:09} {length}");
+    super::store::hex(&Sha256::digest(all))
 }
 
 type Parts = (String, Vec<String>);
@@ -194,4 +218,26 @@ fn sha256_of(digest: &str) -> Option<String> {
 
 fn blob_file(digest: &str) -> Option<String> {
     Some(format!("blobs/sha256/{}", sha256_of(digest)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_changed_is_another_one() {
+        let first = stamp("root.tar", (1, 2), (1_700_000_000, 0), 10);
+        assert_eq!(stamp("root.tar", (1, 2), (1_700_000_000, 0), 10), first);
+        for other in [
+            stamp("other.tar", (1, 2), (1_700_000_000, 0), 10),
+            stamp("root.tar", (2, 2), (1_700_000_000, 0), 10),
+            stamp("root.tar", (1, 3), (1_700_000_000, 0), 10),
+            // As where a file system keeps whole seconds.
+            stamp("root.tar", (1, 2), (1_700_000_001, 0), 10),
+            stamp("root.tar", (1, 2), (1_700_000_000, 1), 10),
+            stamp("root.tar", (1, 2), (1_700_000_000, 0), 11),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
 }
