@@ -593,3 +593,29 @@ pub(super) fn exit(code: i32) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(code) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_mount_point_is_reached_through_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        std::fs::create_dir_all(real.join("in")).unwrap();
+        symlink(&real, &link).unwrap();
+        symlink("/proc/self/fd/0", folder.path().join("magic")).unwrap();
+        let open = |path: &std::path::Path| {
+            let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+            open_place(&path).map(|found| found.is_some())
+        };
+        assert_eq!(open(&real.join("in")), Ok(true));
+        assert_eq!(open(&real.join("missing")), Ok(false));
+        for path in [link.clone(), link.join("in"), folder.path().join("magic")] {
+            assert!(path.symlink_metadata().is_ok());
+            assert_eq!(open(&path), Err(Errno::LOOP), "{}", path.display());
+        }
+    }
+}

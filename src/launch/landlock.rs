@@ -108,3 +108,83 @@ pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
     }
     sys::landlock_restrict(ruleset.as_fd())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(target: &str, kind: &str, options: &[&str]) -> Mount {
+        let mut mount = Mount::default();
+        mount.set_destination(target.into());
+        mount.set_typ(Some(kind.into()));
+        mount.set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+        mount
+    }
+
+    /// By rules alone, the mounts' own flags aside.
+    #[test]
+    fn rules_hold_what_mounts_say() {
+        let cases = [
+            ("/ro", "bind", &["bind", "ro", "nosuid", "noexec"][..], "r"),
+            ("/rro", "bind", &["rbind", "rro", "rnoexec"], "r"),
+            ("/ro-run", "bind", &["bind", "ro"], "rx"),
+            ("/rw", "bind", &["bind", "rw", "noexec"], "rw"),
+            ("/rrw", "bind", &["rbind", "rw", "rnoexec"], "rw"),
+            ("/rw-run", "bind", &["bind", "rw"], "rwx"),
+            ("/overlay", "overlay", &["ro", "noexec"], "r"),
+            ("/tmp", "tmpfs", &["nosuid", "noexec"], "rw"),
+            ("/proc", "proc", &["nosuid", "noexec"], "rf"),
+            ("/dev", "tmpfs", &["nosuid", "noexec"], "rf"),
+            ("/dev/pts", "devpts", &["nosuid", "noexec"], "rf"),
+        ];
+        let mounts: Vec<Mount> = cases
+            .iter()
+            .map(|(target, kind, o, _)| mount(target, kind, o))
+            .collect();
+        assert!(rules(0, &mounts).is_none());
+        let bits = |rights: BitFlags<AccessFs>| rights.bits();
+        let makes = AccessFs::WriteFile
+            | AccessFs::RemoveDir
+            | AccessFs::RemoveFile
+            | AccessFs::MakeReg
+            | AccessFs::MakeDir
+            | AccessFs::MakeSym
+            | AccessFs::MakeSock
+            | AccessFs::MakeFifo;
+        for abi in 1..=8 {
+            let rules = rules(abi, &mounts).unwrap();
+            let level = [ABI::V1, ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6];
+            let all = <AccessFs as ::landlock::Access>::from_all(level[(abi as usize).min(6)]);
+            assert_eq!(rules.attributes.handled_access_fs, bits(all), "ABI {abi}");
+            assert_eq!(rules.attributes.scoped, if abi >= 6 { 3 } else { 0 }, "ABI {abi}");
+            assert_eq!(rules.size, [0, 8, 8, 8, 16, 16, 24, 24, 24][abi as usize]);
+            let of = |path: &str| {
+                let found: Vec<_> = rules.paths.iter().filter(|r| r.0.to_str() == Ok(path)).collect();
+                assert_eq!(found.len(), 1, "{path}");
+                (found[0].1, found[0].2)
+            };
+            let read = bits(AccessFs::ReadFile | AccessFs::ReadDir);
+            assert_eq!(of("/"), (read, bits(AccessFs::ReadFile.into())), "ABI {abi}");
+            for (path, _, _, rights) in cases {
+                let (directory, file) = of(path);
+                assert_eq!(directory & read, read, "{path}");
+                let runs = directory & bits(AccessFs::Execute.into()) != 0;
+                assert_eq!(runs, rights.contains('x'), "{path} ABI {abi}");
+                let written = directory & bits(makes | AccessFs::Refer | AccessFs::Truncate);
+                let expected = match rights {
+                    r if r.contains('w') => bits((makes | AccessFs::Refer | AccessFs::Truncate) & all),
+                    r if r.contains('f') => bits(AccessFs::WriteFile.into()),
+                    _ => 0,
+                };
+                assert_eq!(written, expected, "{path} ABI {abi}");
+                assert_eq!(directory & bits(AccessFs::MakeChar | AccessFs::MakeBlock), 0, "{path}");
+                assert_eq!(
+                    file,
+                    directory & bits(AccessFs::from_file(level[(abi as usize).min(6)])),
+                    "{path}"
+                );
+            }
+            assert_eq!(rules.paths.len(), cases.len() + 1);
+        }
+    }
+}

@@ -466,3 +466,19 @@ fn namespace_flag(kind: LinuxNamespaceType) -> u64 {
         LinuxNamespaceType::Time => libc::CLONE_NEWTIME,
     }) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launcher_is_not_dumpable() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
+        let _launcher = Launcher::new().unwrap();
+        let has = dumpable_behavior().unwrap();
+        // It is the whole process's.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        assert_eq!(has, DumpableBehavior::NotDumpable);
+    }
+}

@@ -601,3 +601,72 @@ fn candidates(program: &str, environment: &[String]) -> Result<Vec<CString>, Lau
 fn terminated(text: &Path) -> Result<CString, LaunchError> {
     c_path(text).ok_or_else(|| LaunchError::Spec(format!("holds a NUL byte in {:?}", text.display().to_string())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A folder `place` with a folder, and links to that and to another folder outside.
+    fn planted() -> (tempfile::TempDir, tempfile::TempDir) {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(inside.path().join("real/in")).unwrap();
+        std::fs::create_dir(outside.path().join("in")).unwrap();
+        symlink(outside.path(), inside.path().join("away")).unwrap();
+        symlink("real", inside.path().join("aside")).unwrap();
+        symlink("/proc/self/fd/0", inside.path().join("magic")).unwrap();
+        symlink(
+            format!("../../../../../..{}", outside.path().display()),
+            inside.path().join("dots"),
+        )
+        .unwrap();
+        (inside, outside)
+    }
+
+    #[test]
+    fn a_place_within_a_mount_is_reached_through_no_link() {
+        let (inside, _outside) = planted();
+        let tree = rustix::fs::open(inside.path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let steps = [Step::Attach {
+            tree,
+            target: c"/data".into(),
+            place: None,
+        }];
+        let within = |path: &str| place_within(Path::new(path), &steps);
+        assert!(within("/data/real/in").unwrap().is_some());
+        assert!(within("/elsewhere").unwrap().is_none());
+        for path in ["away", "away/in", "aside", "aside/in", "dots/in", "magic"] {
+            assert!(inside.path().join(path).symlink_metadata().is_ok(), "{path}");
+            assert!(within(&format!("/data/{path}")).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_reached_through_no_link() {
+        let (inside, _outside) = planted();
+        assert!(open_without_links(&inside.path().join("real/in")).is_ok());
+        for path in ["away", "away/in", "aside", "aside/in", "dots/in", "magic"] {
+            let path = inside.path().join(path);
+            assert!(path.symlink_metadata().is_ok(), "{}", path.display());
+            assert!(open_without_links(&path).is_err(), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn every_flag_is_the_mounts() {
+        let of = |options: &[&str]| {
+            let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+            let (set, rest) = attributes(&options);
+            (set, rest.len())
+        };
+        for (one, deep, flag) in [
+            ("ro", "rro", libc::MOUNT_ATTR_RDONLY),
+            ("nosuid", "rnosuid", libc::MOUNT_ATTR_NOSUID),
+            ("nodev", "rnodev", libc::MOUNT_ATTR_NODEV),
+            ("noexec", "rnoexec", libc::MOUNT_ATTR_NOEXEC),
+        ] {
+            assert_eq!((of(&[one]), of(&[deep])), ((flag, 0), (flag, 0)), "{one}");
+        }
+        assert_eq!(of(&["rbind", "rw", "mode=755"]), (0, 2));
+    }
+}

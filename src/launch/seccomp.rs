@@ -344,7 +344,10 @@ mod tests {
 
     /// What the kernel would do with a classic BPF program of the instructions that seccomp takes.
     fn evaluate(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> u32 {
-        let (audit_arch, _) = this_machine().unwrap();
+        evaluate_of(this_machine().unwrap().0, program, number, arguments)
+    }
+
+    fn evaluate_of(audit_arch: u32, program: &[sock_filter], number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = number.to_le_bytes().to_vec();
         data.extend(audit_arch.to_le_bytes());
         data.extend(0u64.to_le_bytes());
@@ -553,6 +556,155 @@ mod tests {
         let ours = compile(&with_openat2(&shipped()).unwrap()).unwrap();
         assert_eq!(evaluate(&ours, number, [0; 6]), libc::SECCOMP_RET_ALLOW);
         assert_eq!(evaluate(&ours, syscalls::Sysno::clone3.id() as u32, [0; 6]), absent);
+    }
+
+    /// A profile allows numbers, and another architecture has other calls under them.
+    #[test]
+    fn a_call_of_another_architecture_ends_the_process() {
+        const I386: u32 = 0x4000_0003;
+        const ARM: u32 = 0x4000_0028;
+        let program = compile(&shipped()).unwrap();
+        for other in [I386, ARM, this_machine().unwrap().0 ^ 0x8000_0000, 0] {
+            for number in 0..600 {
+                let got = evaluate_of(other, &program, number, [0; 6]);
+                assert_eq!(got, libc::SECCOMP_RET_KILL_PROCESS, "call {number} of {other:#x}");
+            }
+        }
+        assert_eq!(evaluate(&program, 0, [0; 6]), libc::SECCOMP_RET_ALLOW);
+    }
+
+    /// The profile says the same as a list that is kept by hand, so that no call comes in unseen.
+    #[test]
+    fn what_is_allowed_was_decided() {
+        let profile: serde_json::Value = serde_json::from_str(include_str!("../../specs/seccomp.json")).unwrap();
+        assert_eq!(
+            (&profile["defaultAction"], &profile["defaultErrnoRet"]),
+            (&"SCMP_ACT_ERRNO".into(), &libc::EPERM.into())
+        );
+        let mut lines = std::collections::BTreeSet::new();
+        for entry in profile["syscalls"].as_array().unwrap() {
+            let mut words = match entry["action"].as_str().unwrap() {
+                "SCMP_ACT_ALLOW" => Vec::new(),
+                "SCMP_ACT_ERRNO" => vec![format!("errno {}", entry["errnoRet"])],
+                other => panic!("{other}"),
+            };
+            for of in entry["args"].as_array().into_iter().flatten() {
+                let (index, op) = (&of["index"], of["op"].as_str().unwrap());
+                words.push(format!("{index} {op} {:#x}", of["value"].as_u64().unwrap()));
+                words.extend(of["valueTwo"].as_u64().map(|two| format!("{two:#x}")));
+            }
+            for name in entry["names"].as_array().unwrap() {
+                let words = [&[name.as_str().unwrap().to_owned()], &words[..]].concat();
+                lines.insert(words.join(" "));
+            }
+        }
+        let decided: std::collections::BTreeSet<String> = include_str!("../../tests/system-calls.txt")
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        let new: Vec<_> = lines.difference(&decided).collect();
+        let gone: Vec<_> = decided.difference(&lines).collect();
+        assert!(
+            new.is_empty() && gone.is_empty(),
+            "specs/seccomp.json and tests/system-calls.txt differ: new {new:?}, gone {gone:?}"
+        );
+    }
+
+    /// What reaches the kernel's own, other processes or the machine, whatever its arguments.
+    #[test]
+    fn calls_that_no_service_needs_are_refused() {
+        let program = compile(&shipped()).unwrap();
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for name in [
+            "acct",
+            "add_key",
+            "adjtimex",
+            "bpf",
+            "chroot",
+            "clock_adjtime",
+            "clock_settime",
+            "create_module",
+            "delete_module",
+            "fanotify_init",
+            "finit_module",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "get_kernel_syms",
+            "init_module",
+            "io_uring_enter",
+            "io_uring_register",
+            "io_uring_setup",
+            "ioperm",
+            "iopl",
+            "kcmp",
+            "kexec_file_load",
+            "kexec_load",
+            "keyctl",
+            "lookup_dcookie",
+            "lsm_set_self_attr",
+            "memfd_secret",
+            "migrate_pages",
+            "modify_ldt",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "move_pages",
+            "name_to_handle_at",
+            "nfsservctl",
+            "open_by_handle_at",
+            "open_tree",
+            "perf_event_open",
+            "pivot_root",
+            "process_madvise",
+            "process_mrelease",
+            "process_vm_readv",
+            "process_vm_writev",
+            "ptrace",
+            "query_module",
+            "quotactl",
+            "quotactl_fd",
+            "reboot",
+            "request_key",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "settimeofday",
+            "stime",
+            "swapoff",
+            "swapon",
+            "syslog",
+            "umount2",
+            "unshare",
+            "uselib",
+            "userfaultfd",
+            "vhangup",
+            "vm86",
+            "vm86old",
+        ] {
+            let Ok(number) = syscalls::Sysno::from_str(name) else {
+                continue;
+            };
+            for argument in [0, 1, 2, 0x10, 0x40000, 0x1000_0000, u64::MAX] {
+                assert_eq!(evaluate(&program, number.id() as u32, [argument; 6]), refused, "{name}");
+            }
+        }
+        let personality = syscalls::Sysno::personality.id() as u32;
+        for (argument, expected) in [
+            (0, libc::SECCOMP_RET_ALLOW),
+            (0x40000, libc::SECCOMP_RET_ALLOW),
+            (0xffff_ffff, libc::SECCOMP_RET_ALLOW),
+            (0x400000, refused),
+            (0x0008, refused),
+            (0x1_0000_0000, refused),
+        ] {
+            assert_eq!(
+                evaluate(&program, personality, [argument, 0, 0, 0, 0, 0]),
+                expected,
+                "{argument:#x}"
+            );
+        }
     }
 
     #[test]

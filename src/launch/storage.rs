@@ -375,3 +375,55 @@ pub fn mend(fd: BorrowedFd<'_>, found: &rustix::fs::Stat, of: &Ownership) -> Res
 pub(super) fn through_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Holding;
+
+    #[test]
+    fn a_resource_that_has_become_a_link_is_not_followed() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let dirs = Dirs {
+            state: folder.path().join("state"),
+            app: folder.path().join("state/apps/a"),
+            run: folder.path().join("run"),
+            dynamic: folder.path().join("dynamic"),
+        };
+        for directory in [true, false] {
+            let theirs = folder.path().join(format!("theirs-{directory}"));
+            if directory {
+                std::fs::create_dir(&theirs).unwrap();
+            } else {
+                std::fs::write(&theirs, "").unwrap();
+            }
+            std::fs::set_permissions(&theirs, PermissionsExt::from_mode(0o755)).unwrap();
+            let link = folder.path().join(format!("link-{directory}"));
+            symlink(&theirs, &link).unwrap();
+            let storage = |path: &Path| Storage {
+                resource: "r".into(),
+                path: path.to_owned(),
+                directory,
+                keeping: Keeping::Adopted,
+                holding: Holding::OneOwner,
+                initial: None,
+                ownership: Ownership {
+                    uid,
+                    gid,
+                    owner: 7,
+                    ..Ownership::default()
+                },
+                disk: Default::default(),
+                mount_points: Vec::new(),
+            };
+            let mode = || theirs.symlink_metadata().unwrap().mode() & 0o777;
+            assert!(make(&dirs, &[storage(&link)], &mut BTreeMap::new()).is_err());
+            assert_eq!(mode(), 0o755);
+            // The control: by its own name it is changed.
+            assert!(make(&dirs, &[storage(&theirs)], &mut BTreeMap::new()).is_ok());
+            assert_eq!(mode() & 0o077, 0);
+        }
+    }
+}
