@@ -964,6 +964,128 @@ command = ["sh", "/app/web.sh"]
 }
 
 #[test]
+fn watch_is_heard_beside_one_who_writes_on_and_on() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "noise",
+            42_320,
+            "code = { \"/app\" = \"./code\" }\n[services.web]\ncommand = [\"sh\", \"/app/web.sh\"]\n[services.still]\ncommand = [\"sleep\", \"1000\"]\n",
+        );
+        app.write("code/web.sh", "echo version one; sleep 1000 & wait\n");
+        let mut up = app
+            .command(&["up", "--watch"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("watching") {
+            line.clear();
+            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
+            assert!(!line.is_empty());
+        }
+        std::thread::spawn(move || std::io::copy(&mut says, &mut std::io::sink()));
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let noisy = |name: &'static str| {
+                let (app, over) = (&app, &over);
+                scope.spawn(move || {
+                    for n in 0u64.. {
+                        if over.load(std::sync::atomic::Ordering::Relaxed) {
+                            break;
+                        }
+                        app.write(name, n.to_string());
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    }
+                });
+            };
+            // Beside the manifest: that is nobody's business, and what is asked for is done all the same.
+            noisy("noise");
+            edit(
+                &app,
+                "[services.still]",
+                "[services.more]\ncommand = [\"sh\", \"-c\", \"echo more; sleep 1000 & wait\"]\n[services.still]",
+            );
+            app.wait_for_log("more", "more");
+            assert_eq!(app.logs("web").matches("version one").count(), 1);
+            // In the code itself: of what has changed nothing waits for the end of it.
+            noisy("code/noise");
+            app.write("code/web.sh", "echo version two; sleep 1000 & wait\n");
+            app.wait_for_log("web", "version two");
+            // While it waits for a service that does not come, a signal is heard.
+            edit(
+                &app,
+                "[services.still]",
+                "[services.never]\ncommand = [\"sleep\", \"1000\"]\nready = { command = [\"false\"] }\nstart_timeout = \"1h\"\n[services.still]",
+            );
+            wait_until(|| app.run(&["ps"]).out.contains("never").then_some(()));
+            app.wait_for_state("never", "starting");
+            harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
+            assert_eq!(up.wait().unwrap().code(), Some(0));
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(!app.state().join("run").exists());
+    }
+}
+
+#[test]
+fn a_socket_that_was_handed_over_stays_when_a_change_fails() {
+    for (mode, port) in [(Mode::Root, 18_323), (Mode::Rootless, 18_325)] {
+        let app = app(
+            mode,
+            "handed",
+            42_340,
+            "[services.idle]\ncommand = [\"sleep\", \"1000\"]\n",
+        );
+        let (address, other) = (format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}"));
+        let mut activate = app
+            .shell_free(
+                "systemd-socket-activate",
+                &[
+                    "-E",
+                    "PYSECURE_STATE_DIR",
+                    "-l",
+                    &address,
+                    harness::binary().to_str().unwrap(),
+                    "up",
+                ],
+            )
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("install `systemd`");
+        // It waits in the socket for a service that is yet to come.
+        let mut client = wait_until(|| TcpStream::connect(&address).ok());
+        wait_until(|| (app.run(&["ps"]).code == 0).then_some(()));
+        let taken = std::net::TcpListener::bind(&other).unwrap();
+        edit(
+            &app,
+            "[services.idle]",
+            &format!(
+                r#"[services.web]
+command = ["python3", "-c", "import socket,time; s=socket.socket(fileno=3); c,_=s.accept(); c.sendall(b'served'); c.close(); time.sleep(1000)"]
+listen = ["{address}", "{other}"]
+[services.idle]"#
+            ),
+        );
+        let refused = app.run(&["up", "-d"]);
+        assert!(
+            refused.code == 1 && refused.err.contains("another program listens there"),
+            "{refused:?}"
+        );
+        drop(taken);
+        app.ok(&["up", "-d"]);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "served", "{mode:?}");
+        app.ok(&["down"]);
+        assert!(activate.wait().unwrap().success());
+    }
+}
+
+#[test]
 fn long_work_shows_how_far_it_is() {
     let services: String = (0..3)
         .map(|n| {

@@ -52,11 +52,12 @@ fn ask(cli: &Cli, request: &Request) -> Done {
     let loaded = Loaded::read(cli)?;
     let dirs = loaded.dirs(cli)?;
     let mut told = Told::new(1);
-    Client::connect(&dirs, &loaded.model.app)?.change(request, |progress| {
+    let each = |progress: Progress| {
         if let Progress::Settled { service, state } = &progress {
             outln!("{service}: {state}");
         }
         told.hear(&progress);
-    })?;
+    };
+    Client::connect(&dirs, &loaded.model.app)?.change(request, each, &mut |_| true)?;
     Ok(told.end())
 }

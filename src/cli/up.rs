@@ -15,7 +15,7 @@ use crate::supervise::reconcile::{Change, Prints, difference, storage_print};
 use crate::supervise::{App, Options, Outcome};
 use std::collections::BTreeSet;
 use std::io::BufRead;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     limits::in_scope(cli);
@@ -98,7 +98,7 @@ fn on_running(loaded: &Loaded, dirs: &Dirs, args: &Up) -> Result<Option<u8>, Fai
         other => other?,
     };
     let supervisor = status.supervisor_pid;
-    let code = reconcile(loaded, dirs, client, &status, args)?;
+    let code = reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
     if !args.detach && !args.dry_run && code == 0 {
         errln!("note: its supervisor is process {supervisor}; `pysecure logs -f` shows what its services print");
     }
@@ -111,13 +111,14 @@ pub(super) fn connect(loaded: &Loaded, dirs: &Dirs) -> Result<(Client, AppStatus
     Ok((client, status))
 }
 
-/// Finds what differs, shows it, and has the supervisor make it so.
+/// Finds what differs, shows it, and has the supervisor make it so. `wait`: see [`Client::change`].
 pub(super) fn reconcile(
     loaded: &Loaded,
     dirs: &Dirs,
     mut client: Client,
     status: &AppStatus,
     args: &Up,
+    wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool,
 ) -> Result<u8, Failure> {
     let app = &loaded.model.app;
     if args.dry_run {
@@ -190,7 +191,8 @@ pub(super) fn reconcile(
     };
     let count = apply.order.len();
     let mut told = Told::new(apply.services.len());
-    client.change(&Request::Apply(Box::new(apply)), |progress| told.hear(&progress))?;
+    let request = Request::Apply(Box::new(apply));
+    client.change(&request, |progress| told.hear(&progress), wait)?;
     match told.end() {
         0 if already => is_up_already(),
         0 => outln!("`{app}` is up: {count} services"),
@@ -229,6 +231,8 @@ fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
 pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     let (progress, theirs): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    // Before anything runs: it says how the start goes, and an error of its making is not to look like one of the app.
+    let own = theirs.try_clone()?;
     let app = plan.app.clone();
     let log = plan.dirs.app.join("supervisor.log");
     let count = plan.services.len();
@@ -240,7 +244,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
                 claim,
                 Options {
                     attached: false,
-                    progress: theirs.try_clone().ok(),
+                    progress: Some(own),
                 },
             );
             app.map_err(|e| {
@@ -260,7 +264,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     }
     // It is the supervisor's alone, and ends with it.
     drop(claim);
-    drop(theirs);
+    drop((theirs, own));
     let mut told = Told::new(count);
     let mut done = false;
     for line in std::io::BufReader::new(std::fs::File::from(progress)).lines() {

@@ -17,8 +17,10 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// An editor writes a file in several steps, and a checkout many files: after the last of them it is quiet for so long.
 const QUIET: Timespec = Timespec {
@@ -26,15 +28,24 @@ const QUIET: Timespec = Timespec {
     tv_nsec: 200_000_000,
 };
 
+/// Whoever goes on writing is not waited for any longer.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// What is read-only for a service is its code: paths on the host, and who sees them.
 struct Code {
     paths: Vec<(PathBuf, String)>,
 }
 
 pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
+    // Whoever presses Ctrl-C means the supervisor; this process ends after it. They wait from before there is one, whose end
+    // would not be noticed else.
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+        mask.add(signal);
+    }
     let supervisor = match up::connect(loaded, dirs) {
         Ok((client, status)) => {
-            up::reconcile(loaded, dirs, client, &status, args)?;
+            up::reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
             None
         }
         Err(ClientError::NotUp { .. }) => {
@@ -47,9 +58,11 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
                 }
                 None
             } else {
+                mask.thread_block().map_err(std::io::Error::from)?;
                 // Before the watcher makes a thread of its own.
                 match launch::fork()? {
                     None => {
+                        mask.thread_unblock().map_err(std::io::Error::from)?;
                         let code = match up::attached(plan, claim) {
                             Ok(code) => code,
                             Err(failure) => {
@@ -65,11 +78,6 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
         }
         Err(e) => return Err(e.into()),
     };
-    // Whoever presses Ctrl-C means the supervisor; this process ends after it.
-    let mut mask = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
-        mask.add(signal);
-    }
     mask.thread_block().map_err(std::io::Error::from)?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(std::io::Error::from)?;
@@ -80,41 +88,67 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
     let mut code = Code::of(loaded, dirs)?;
     watched.hold(&manifest, &code)?;
     errln!("note: watching {} and the code of its services", manifest.display());
+    // What a signal or the supervisor's end has this process do while it waits for something else.
+    let mut over: Option<Done> = None;
     loop {
-        let mut ready = [
-            PollFd::new(&signals, PollFlags::IN),
-            PollFd::new(&changed, PollFlags::IN),
-        ];
-        match rustix::event::poll(&mut ready, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other.map_err(std::io::Error::from)?,
-        };
-        if !ready[0].revents().is_empty()
-            && let Some(code) = ended(&signals, supervisor)?
-        {
-            return Ok(code);
+        if !heard(&changed, &signals, supervisor, None, &mut over) {
+            break;
         }
-        if ready[1].revents().is_empty() {
-            continue;
+        if !settle(&changed, &signals, supervisor, &mut over) {
+            break;
         }
-        let paths = settle(&changed, &watched)?;
-        if paths.iter().any(|p| *p == manifest) {
-            match again(cli, args, dirs) {
+        let paths = watched.take();
+        let mut failures = Vec::new();
+        let mut wait = |socket: BorrowedFd<'_>| heard(socket, &signals, supervisor, None, &mut over);
+        if paths.contains(&manifest) {
+            match again(cli, args, dirs, &mut wait) {
                 Ok(fresh) => {
                     code = fresh;
                     watched.hold(&manifest, &code)?;
                 }
                 // Half-written, or wrong: what runs goes on.
-                Err(failure) => failure.messages.iter().for_each(|m| errln!("error: {m}")),
+                Err(failure) => failures.push(failure),
             }
         }
         let services = code.seen_by(&paths);
         if !services.is_empty()
-            && let Err(failure) = restart(loaded, dirs, services)
+            && let Err(failure) = restart(loaded, dirs, services, &mut wait)
         {
-            failure.messages.iter().for_each(|m| errln!("error: {m}"));
+            failures.push(failure);
+        }
+        if over.is_some() {
+            break;
+        }
+        for message in failures.iter().flat_map(|failure| &failure.messages) {
+            errln!("error: {message}");
         }
     }
+    over.unwrap_or(Ok(0))
+}
+
+/// Waits until there is something to be read here, at most so long; signals are obeyed meanwhile. `false` if this process is to
+/// end, as `over` then says, or if nothing came.
+fn heard(
+    what: impl AsFd,
+    signals: &SignalFd,
+    supervisor: Option<Pid>,
+    within: Option<&Timespec>,
+    over: &mut Option<Done>,
+) -> bool {
+    while over.is_none() {
+        let mut ready = [
+            PollFd::new(signals, PollFlags::IN),
+            PollFd::from_borrowed_fd(what.as_fd(), PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut ready, within) {
+            Ok(0) => return false,
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(e) => *over = Some(Err(std::io::Error::from(e).into())),
+            Ok(_) if !ready[0].revents().is_empty() => *over = ended(signals, supervisor).transpose(),
+            Ok(_) => return true,
+        }
+    }
+    false
 }
 
 /// Has the supervisor ended, or is this process to end? The exit code.
@@ -142,14 +176,19 @@ fn ended(signals: &SignalFd, supervisor: Option<Pid>) -> Result<Option<u8>, Fail
 }
 
 /// The manifest has changed: reads it anew and makes it so.
-fn again(cli: &Cli, args: &Up, dirs: &Dirs) -> Result<Code, Failure> {
+fn again(cli: &Cli, args: &Up, dirs: &Dirs, wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool) -> Result<Code, Failure> {
     let loaded = up::read(cli)?;
     let (client, status) = up::connect(&loaded, dirs)?;
-    up::reconcile(&loaded, dirs, client, &status, args)?;
+    up::reconcile(&loaded, dirs, client, &status, args, wait)?;
     Code::of(&loaded, dirs)
 }
 
-fn restart(loaded: &Loaded, dirs: &Dirs, services: BTreeSet<&str>) -> Result<(), Failure> {
+fn restart(
+    loaded: &Loaded,
+    dirs: &Dirs,
+    services: BTreeSet<&str>,
+    wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool,
+) -> Result<(), Failure> {
     let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
     outln!("  restart  {} (its code has changed)", services.join(", "));
     let (mut client, _) = up::connect(loaded, dirs)?;
@@ -158,20 +197,19 @@ fn restart(loaded: &Loaded, dirs: &Dirs, services: BTreeSet<&str>) -> Result<(),
         services,
         timeout_ms: None,
     };
-    client.change(&request, |progress| told.hear(&progress))?;
+    client.change(&request, |progress| told.hear(&progress), wait)?;
     told.end();
     Ok(())
 }
 
-/// Waits until nothing has changed for a while; what has.
-fn settle(changed: &OwnedFd, watched: &Watched) -> Result<BTreeSet<PathBuf>, Failure> {
+/// Waits until nothing has changed for a while, or for as long as is reasonable; `false` if this process is to end.
+fn settle(changed: &OwnedFd, signals: &SignalFd, supervisor: Option<Pid>, over: &mut Option<Done>) -> bool {
     let mut bytes = [0u8; 4096];
+    let begun = Instant::now();
     loop {
         while rustix::io::read(changed, &mut bytes).is_ok_and(|n| n > 0) {}
-        match rustix::event::poll(&mut [PollFd::new(changed, PollFlags::IN)], Some(&QUIET)) {
-            Ok(0) => return Ok(std::iter::from_fn(|| watched.paths.try_recv().ok()).flatten().collect()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(std::io::Error::from(e).into()),
+        if begun.elapsed() >= LONGEST || !heard(changed, signals, supervisor, Some(&QUIET), over) {
+            return over.is_none();
         }
     }
 }
@@ -200,23 +238,44 @@ impl Code {
     }
 }
 
+/// The manifest and the code, and which of them have changed. What else lies beside them is nobody's business.
+#[derive(Default)]
+struct Concern {
+    of: BTreeSet<PathBuf>,
+    changed: BTreeSet<PathBuf>,
+}
+
+impl Concern {
+    /// Is it about one of these?
+    fn note(&mut self, event: &notify::Event) -> bool {
+        let kind = matches!(
+            event.kind,
+            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_)
+        );
+        // More has happened than the kernel could tell: it may have been any.
+        let lost = event.need_rescan();
+        let hit = |of: &&PathBuf| lost || kind && event.paths.iter().any(|path| path.starts_with(of));
+        let hits: Vec<PathBuf> = self.of.iter().filter(hit).cloned().collect();
+        let concerns = !hits.is_empty();
+        self.changed.extend(hits);
+        concerns
+    }
+}
+
 struct Watched {
     watcher: notify::RecommendedWatcher,
-    paths: std::sync::mpsc::Receiver<Vec<PathBuf>>,
+    concern: Arc<Mutex<Concern>>,
     held: BTreeSet<PathBuf>,
 }
 
 impl Watched {
     /// `told` gets a byte whenever something has changed.
     fn new(told: OwnedFd) -> Result<Watched, Failure> {
-        let (sender, paths) = std::sync::mpsc::channel();
+        let concern = Arc::new(Mutex::new(Concern::default()));
+        let noted = concern.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if let Ok(event) = event
-                && matches!(
-                    event.kind,
-                    EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_)
-                )
-                && sender.send(event.paths).is_ok()
+                && noted.lock().is_ok_and(|mut concern| concern.note(&event))
             {
                 // Full: then there is enough in it to wake the reader.
                 let _ = rustix::io::write(&told, b"!");
@@ -225,12 +284,22 @@ impl Watched {
         .map_err(|e| Failure::failed(format!("watch for changes: {e}")))?;
         Ok(Watched {
             watcher,
-            paths,
+            concern,
             held: BTreeSet::new(),
         })
     }
 
+    /// What has changed since this was last asked.
+    fn take(&self) -> BTreeSet<PathBuf> {
+        let concern = self.concern.lock();
+        concern.map_or_else(|_| BTreeSet::new(), |mut concern| std::mem::take(&mut concern.changed))
+    }
+
     fn hold(&mut self, manifest: &Path, code: &Code) -> Result<(), Failure> {
+        if let Ok(mut concern) = self.concern.lock() {
+            let sources = code.paths.iter().map(|(source, _)| source.clone());
+            concern.of = sources.chain([manifest.to_owned()]).collect();
+        }
         let folder = manifest.parent().unwrap_or(Path::new("/")).to_owned();
         // An editor puts a new file in the manifest's place, so it is the folder that is watched.
         let mut wanted = vec![(folder, RecursiveMode::NonRecursive)];

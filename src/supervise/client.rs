@@ -24,6 +24,8 @@ pub enum ClientError {
     Unreachable(#[from] PlanError),
     #[error("{0}")]
     Refused(String),
+    #[error("what became of it was not waited for")]
+    Unheard,
 }
 
 pub struct Client {
@@ -137,10 +139,19 @@ impl Client {
         self.reply().map(drop)
     }
 
-    /// Asks for a change, and hears how it goes until it is done.
-    pub fn change(&mut self, request: &Request, mut each: impl FnMut(Progress)) -> Result<(), ClientError> {
+    /// Asks for a change, and hears how it goes until it is done. `wait` is asked before each wait for more, and may wait
+    /// itself until there is some; if it says no, nobody wants to hear the rest.
+    pub fn change(
+        &mut self,
+        request: &Request,
+        mut each: impl FnMut(Progress),
+        wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool,
+    ) -> Result<(), ClientError> {
         self.send(request, &[])?;
         loop {
+            if !self.heard.contains(&b'\n') && !wait(self.socket.as_fd()) {
+                return Err(ClientError::Unheard);
+            }
             let Some(line) = self.line()? else {
                 return Err(ClientError::NotUp { app: self.app.clone() });
             };
