@@ -26,6 +26,11 @@ const MOST: usize = 16_384;
 const DESCRIPTORS: [u64; 2] = [6, 64];
 /// How long a client may be silent before it is asked whether it is there.
 const KEPT_ALIVE: Duration = Duration::from_secs(300);
+/// How long no connection is taken when there is no descriptor for one, and none to wait for.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 /// Empty pipes that are kept; and connections that are taken from one socket before others have their turn.
 const SPARE: usize = 16;
 /// As much as is moved at once: the size of a pipe.
@@ -153,7 +158,10 @@ impl Forwarder {
             full: false,
             leaving: false,
         };
-        forwarder.listen().map_err(wrong)?;
+        for (number, (listener, _)) in forwarder.listeners.iter().enumerate() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER | number as u64);
+            forwarder.epoll.add(listener, event).map_err(wrong)?;
+        }
         Ok(forwarder)
     }
 
@@ -172,12 +180,13 @@ impl Forwarder {
         self.connections.len() == self.free.len()
     }
 
-    fn listen(&self) -> nix::Result<()> {
+    /// Hears of new connections, or of none. Their listeners stay in the epoll: to be put there again may fail, and then
+    /// nothing would ever try once more.
+    fn hear(&self, interest: EpollFlags) {
         for (number, (listener, _)) in self.listeners.iter().enumerate() {
-            self.epoll
-                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER | number as u64))?;
+            let mut event = EpollEvent::new(interest, LISTENER | number as u64);
+            let _ = self.epoll.modify(listener, &mut event);
         }
-        Ok(())
     }
 
     /// Has [`Forwarder::turn`] end a wait when there is something to be read here too.
@@ -245,11 +254,12 @@ impl Forwarder {
             Err(Errno::AGAIN) => return false,
             Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 // Listeners would be ready again and again until a connection ends.
-                if !self.idle() {
+                if self.idle() {
+                    // None of its own will, so it is others who hold all.
+                    let _ = rustix::event::poll(&mut [], Some(&PAUSE));
+                } else {
                     self.full = true;
-                    for (listener, _) in &self.listeners {
-                        let _ = self.epoll.delete(listener);
-                    }
+                    self.hear(EpollFlags::empty());
                 }
                 return false;
             }
@@ -326,7 +336,8 @@ impl Forwarder {
         // Closing takes its sockets out of the epoll.
         self.connections[index] = None;
         self.free.push(index);
-        if self.full && self.listen().is_ok() {
+        if self.full {
+            self.hear(EpollFlags::EPOLLIN);
             self.full = false;
         }
     }

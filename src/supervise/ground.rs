@@ -18,14 +18,13 @@ impl Ground {
     pub fn new(places: Vec<Place>) -> Result<Ground, SuperviseError> {
         // Opened first: what changes from here on is told.
         let table = File::open("/proc/self/mountinfo").map_err(system("open /proc/self/mountinfo"))?;
-        let known = plan::Ground::new(places, &Mounts::read()?);
+        let known = known(places)?;
         Ok(Ground { table, known })
     }
 
     /// The manifest says something else of who may do what.
-    pub fn replace(&mut self, places: Vec<Place>) -> Result<(), SuperviseError> {
-        self.known = plan::Ground::new(places, &Mounts::read()?);
-        Ok(())
+    pub fn replace(&mut self, with: plan::Ground) {
+        self.known = with;
     }
 
     /// The service as it is to be started now, if nothing shows that it has no right to.
@@ -33,7 +32,7 @@ impl Ground {
         let mut changed = [PollFd::new(&self.table, PollFlags::PRI)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut changed, Some(&now)).map_err(system("poll /proc/self/mountinfo"))? > 0 {
-            self.replace(self.known.places().to_vec())?;
+            self.known = known(self.known.places().to_vec())?;
         }
         self.known.look_again();
         let mut service = planned.clone();
@@ -46,4 +45,9 @@ impl Ground {
             Some(error) => Err(LaunchError::system_text("start", &planned.name, error).into()),
         }
     }
+}
+
+/// These places as they are now.
+pub(super) fn known(places: Vec<Place>) -> Result<plan::Ground, SuperviseError> {
+    Ok(plan::Ground::new(places, &Mounts::read()?))
 }

@@ -85,29 +85,43 @@ impl Sockets {
                 make_passable(&dirs.rpc(&service.name))?;
             }
         }
-        let mut fresh = Vec::new();
+        let mut fresh: Vec<(Key, OwnedFd)> = Vec::new();
+        let mut handed = Vec::new();
         for (key, owner) in wanted.iter().filter(|(key, _)| !self.held.contains_key(key)) {
             let socket = match (key, owner) {
-                (Key::Listen(address), _) => match self.inherited.iter().position(|(a, _)| a == address) {
-                    Some(at) => self.inherited.swap_remove(at).1,
-                    None => listener(*address)?,
-                },
-                (Key::Pair { callee, caller }, owner) => bind_pair(dirs, caller, callee, *owner)?,
+                // Taken when all others are there: if one of those cannot be had, it stays what it is.
+                (Key::Listen(address), _) if self.inherited.iter().any(|(a, _)| a == address) => {
+                    handed.push(*address);
+                    continue;
+                }
+                (Key::Listen(address), _) => listener(*address),
+                (Key::Pair { callee, caller }, owner) => bind_pair(dirs, caller, callee, *owner),
             };
-            fresh.push((key.clone(), socket));
+            match socket {
+                Ok(socket) => fresh.push((key.clone(), socket)),
+                Err(error) => {
+                    fresh.iter().for_each(|(key, _)| unlink(dirs, key));
+                    return Err(error);
+                }
+            }
         }
         self.held.extend(fresh);
+        for address in handed {
+            if let Some(at) = self.inherited.iter().position(|(a, _)| *a == address) {
+                self.held.insert(Key::Listen(address), self.inherited.swap_remove(at).1);
+            }
+        }
         self.owners = wanted.clone();
         self.held.retain(|key, socket| {
             let stays = wanted.contains_key(key);
             if !stays {
                 close(&self.managed, key, socket);
             }
-            if let Key::Pair { callee, caller } = key
+            if let Key::Pair { .. } = key
                 && !stays
             {
                 abandon(socket);
-                let _ = std::fs::remove_file(folder(dirs, caller).join(format!("{callee}.sock")));
+                unlink(dirs, key);
             }
             stays
         });
@@ -337,6 +351,13 @@ fn folder(dirs: &Dirs, caller: &str) -> PathBuf {
     match caller {
         DYNAMIC => dirs.dynamic.clone(),
         _ => dirs.rpc(caller),
+    }
+}
+
+/// Takes away the file by which a caller finds a socket.
+fn unlink(dirs: &Dirs, key: &Key) {
+    if let Key::Pair { callee, caller } = key {
+        let _ = std::fs::remove_file(folder(dirs, caller).join(format!("{callee}.sock")));
     }
 }
 
