@@ -158,16 +158,14 @@ fn to_json(kind: &Type) -> Json {
 pub fn description(service: &str, caller: &str, described: &Json) -> Json {
     let mut functions = described.as_array().cloned().unwrap_or_default();
     let typed = |text: &Json| text.as_str().and_then(parse).map_or(Json::Null, |kind| to_json(&kind));
-    for function in &mut functions {
-        let returns = typed(&function["returns"]);
-        if let Some(object) = function.as_object_mut() {
-            object.insert("returns_type".to_owned(), returns);
-        }
-        for parameter in function["parameters"].as_array_mut().into_iter().flatten() {
-            let kind = typed(&parameter["type"]);
-            if let Some(object) = parameter.as_object_mut() {
-                object.insert("parsed".to_owned(), kind);
-            }
+    // By index, one that is no object would end this program.
+    for function in functions.iter_mut().filter_map(Json::as_object_mut) {
+        let returns = function.get("returns").map_or(Json::Null, typed);
+        function.insert("returns_type".to_owned(), returns);
+        let parameters = function.get_mut("parameters").and_then(Json::as_array_mut);
+        for parameter in parameters.into_iter().flatten().filter_map(Json::as_object_mut) {
+            let kind = parameter.get("type").map_or(Json::Null, typed);
+            parameter.insert("parsed".to_owned(), kind);
         }
     }
     json!({ "protocol": 1, "service": service, "caller": caller, "functions": functions })
@@ -418,6 +416,23 @@ mod tests {
         }
         let deep = "list[".repeat(10_000) + "int" + &"]".repeat(10_000);
         assert_eq!(Stub::default().hint(&json!(deep), "f_p"), "Any");
+    }
+
+    #[test]
+    fn a_description_may_be_anything() {
+        for odd in [json!(1), json!(null), json!("x"), json!([]), json!(true)] {
+            let around = [
+                json!([odd]),
+                json!([{ "parameters": odd, "returns": odd }]),
+                json!([{ "parameters": [odd] }]),
+                json!([{ "name": odd, "parameters": [{ "name": odd, "type": odd, "kind": odd }] }]),
+                odd,
+            ];
+            for described in around {
+                description("a", "b", &described);
+                stub("a", "b", &described);
+            }
+        }
     }
 
     #[test]
