@@ -35,6 +35,26 @@ for number in range(1, 65):
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
 os.execv(sys.argv[1], sys.argv[1:])";
 
+/// Has one system call fail from here on, and execs the rest of its arguments: its number, the error, and what its second
+/// argument is to be, or -1 for any. seccomp(2).
+const DENYING: &str = "import ctypes, os, struct, sys
+call, error, second = map(int, sys.argv[1:4])
+def op(code, yes, no, k): return struct.pack('HBBI', code, yes, no, k)
+ops = [op(0x20, 0, 0, 0), op(0x15, 0, 3, call), op(0x20, 0, 0, 24)]
+ops += [op(0x15, 0, 1, second) if second >= 0 else op(0x05, 0, 0, 0)]
+ops += [op(0x06, 0, 0, 0x00050000 | error), op(0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(ops))
+program = struct.pack('H6xP', len(ops), ctypes.addressof(code))
+assert ctypes.CDLL(None, use_errno=True).prctl(22, 2, program) == 0, ctypes.get_errno()
+os.execv(sys.argv[4], sys.argv[4:])";
+
+/// `pysecure ARGS` where a system call fails.
+fn denying(app: &App, call: i64, error: i32, args: &[&str]) -> Ended {
+    let (call, error) = (call.to_string(), error.to_string());
+    let words = ["/usr/bin/python3", "-c", DENYING, &call, &error, "-1"];
+    Ended::from(under(app, &words, args).output().unwrap())
+}
+
 fn ends(pid: i32) {
     wait_until(|| (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
 }
@@ -342,4 +362,29 @@ time.sleep(1000000)"
         let _ = UnixStream::connect(&socket).map(|mut s| s.write_all(b"half a requ"));
         app.ok(&["ps"]);
     }
+}
+
+#[test]
+fn what_cannot_be_closed_or_taken_away_is_no_reason_to_go_on() {
+    let app = app(
+        Mode::Root,
+        "failclosed",
+        "[resources]\ndata = { path = \"/data/\", owner = \"rw\" }\n\
+         [services.idle]\ncommand = [\"sleep\", \"1000000\"]\nowner_resources = [\"data\"]\n",
+    );
+    // The control: with a call that nobody makes it is as ever.
+    assert_eq!(denying(&app, libc::SYS_swapon, libc::EPERM, &["check"]).code, 0);
+    let ended = denying(&app, libc::SYS_close_range, libc::EPERM, &["check"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(
+        ended.err.contains("close the descriptors that the caller left open"),
+        "{ended:?}"
+    );
+    // A former owner would go on by an entry of the ACL.
+    let ended = denying(&app, libc::SYS_removexattr, libc::EIO, &["up", "-d"]);
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.err.contains("take the ACL off"), "{ended:?}");
+    assert!(app.run(&["ps"]).err.contains("is not up"));
+    // Where there are none, there is nothing to take off.
+    denying(&app, libc::SYS_removexattr, libc::EOPNOTSUPP, &["up", "-d"]).ok();
 }

@@ -4,14 +4,15 @@
 //! Supplementary groups stay: by them a user may pass the folders that lead to a manifest. Services do not get them.
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::RawFd;
 
 /// Limits that would end this process in the middle of its work, or that its services would inherit unasked.
 const RAISED: [Resource; 4] = [Resource::Fsize, Resource::Cpu, Resource::As, Resource::Data];
 
-/// To be called first in `main`, while this is the only thread.
-pub(super) fn put_right() {
+/// To be called first in `main`, while this is the only thread. An error is one of closing what is not ours.
+pub(super) fn put_right() -> Result<(), Errno> {
     for number in Signal::iterator() {
         let handler = match number {
             // nohup(1), and a shell's background jobs: these are wishes of the caller.
@@ -45,7 +46,7 @@ pub(super) fn put_right() {
         }
     }
     // A lock, a pipe or a secret of the caller's would stay open for as long as the app is up.
-    crate::launch::close_inherited(&mut wanted());
+    crate::launch::close_inherited(&wanted())
 }
 
 /// Descriptors from 3 on that were handed over on purpose: by a service manager, and by the shell in arguments, as

@@ -68,7 +68,12 @@ use std::process::ExitCode;
 type Done = Result<u8, Failure>;
 
 pub fn main() -> ExitCode {
-    inherited::put_right();
+    if let Err(errno) = inherited::put_right() {
+        return said(Err(Failure::failed(format!(
+            "close the descriptors that the caller left open: {errno}; close_range(2) is needed, so allow it here, or run this \
+             outside of what forbids it"
+        ))));
+    }
     let cli = Cli::parse();
     trace(&cli);
     if let Err(failure) = check_state_dir(&cli) {

@@ -138,7 +138,13 @@ impl Launcher {
                 let mut kept = joiner.descriptors();
                 kept.extend([&reports, &printed, &tell].map(AsRawFd::as_raw_fd));
                 // The supervisor's other descriptors are what other services' lives hang on.
-                sys::close_all_but(&mut kept);
+                if let Err(errno) = sys::close_all_but(&kept) {
+                    let _ = rustix::io::write(
+                        &tell,
+                        format!("close descriptors of the supervisor: {errno}").as_bytes(),
+                    );
+                    child::exit(UNASKED.into())
+                }
                 let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
                 match inquire(joiner, &reports, &printed, &asked, timeout, &names) {
                     Ok(()) => child::exit(YES.into()),

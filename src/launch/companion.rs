@@ -121,7 +121,7 @@ fn live(
     kept.extend(service.map(AsRawFd::as_raw_fd));
     kept.extend(task.service.map(|s| s.reports.as_raw_fd()));
     // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&mut kept);
+    sys::close_all_but(&kept).map_err(wrong("close descriptors of the supervisor"))?;
     for place in 0..3 {
         sys::duplicate_to(null.as_raw_fd(), place).map_err(wrong("hand over descriptors"))?;
     }
@@ -130,7 +130,7 @@ fn live(
     child::hide().map_err(wrong("hide a process"))?;
     let mut pasta = task
         .pasta
-        .map(|arguments| Pasta::start(arguments, task, words.as_fd(), service))
+        .map(|arguments| Pasta::start(arguments, task, words.as_fd(), service, clear_groups))
         .transpose()?;
     if let Some(service) = task.service {
         if task.pasta.is_some() {
@@ -201,6 +201,7 @@ impl Pasta {
         task: &Task<'_>,
         words: BorrowedFd<'_>,
         service: Option<&OwnedFd>,
+        clear_groups: bool,
     ) -> Result<Pasta, LaunchError> {
         let wrong = |operation: &'static str| LaunchError::system(operation, "pasta");
         let (said, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(wrong("make a pipe for"))?;
@@ -211,7 +212,7 @@ impl Pasta {
         }
         // SAFETY: this process has one thread.
         if unsafe { sys::clone3(0) }.map_err(wrong("start"))? == 0 {
-            let errno = become_pasta(arguments, task.network, &stderr);
+            let errno = become_pasta(arguments, task.network, clear_groups, &stderr);
             let text = format!("{}: {errno}", arguments[0].to_string_lossy());
             let _ = rustix::io::write(&stderr, text.as_bytes());
             child::exit(127)
@@ -288,11 +289,13 @@ impl Pasta {
 
 /// Returns only if it failed. It has the service's network for standard input, and where it cannot be root over that
 /// by itself, the user namespace that this belongs to for standard output.
-fn become_pasta(arguments: &[CString], network: &Network, stderr: &OwnedFd) -> Errno {
+fn become_pasta(arguments: &[CString], network: &Network, clear_groups: bool, stderr: &OwnedFd) -> Errno {
     let become_it = || -> Result<(), Errno> {
         if network.root.is_some() {
             move_into_link_name_space(network.user.as_fd(), Some(LinkNameSpaceType::User))?;
-            let _ = rustix::thread::set_thread_groups(&[]);
+            if clear_groups {
+                rustix::thread::set_thread_groups(&[])?;
+            }
             child::become_id(0, 0)?;
         }
         sys::duplicate_to(network.network.as_raw_fd(), 0)?;

@@ -257,7 +257,7 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
     let mut kept = joiner.descriptors();
     kept.extend([reports.as_raw_fd(), client.as_raw_fd()]);
     // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&mut kept);
+    let closed = sys::close_all_but(&kept);
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let tell = |kind: u32, number: u32, text: &str| {
         let bytes = encode(kind, number, text);
@@ -267,6 +267,9 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
         tell(told::FAILED, error.exit_code().into(), &error.to_string());
         child::exit(0)
     };
+    if let Err(errno) = closed {
+        failed(&LaunchError::system("close descriptors", "of the supervisor")(errno))
+    }
     let born = joiner.bear(|terminal| match work {
         Work::Program { .. } => join(&joiner, terminal),
         Work::Copy(copy) => join_to_copy(&joiner, copy),

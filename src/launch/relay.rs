@@ -136,7 +136,7 @@ fn live(
     let mut kept: Vec<i32> = task.outside.iter().chain(&task.left).map(AsRawFd::as_raw_fd).collect();
     kept.extend([control.as_raw_fd(), null.as_raw_fd()]);
     // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&mut kept);
+    sys::close_all_but(&kept)?;
     for place in 0..3 {
         sys::duplicate_to(null.as_raw_fd(), place)?;
     }

@@ -150,6 +150,14 @@ fn make_file(path: &Path) -> Result<bool, LaunchError> {
     }
 }
 
+/// Takes an ACL off. That there is none, or can be none, is as good.
+fn without(fd: BorrowedFd<'_>, acl: &std::ffi::CStr) -> Result<(), Errno> {
+    match rustix::fs::removexattr(through_proc(fd), acl) {
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        other => other,
+    }
+}
+
 /// An empty place for a resource that lies in this one. Folders on the way are ours, and only searched. What a service has
 /// put there meanwhile goes out of the way: a member that can rename folders holds up nobody's start.
 fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<(), LaunchError> {
@@ -184,7 +192,7 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
         if made {
             // Whatever the resource's own ACL made of it: whoever gets so far may pass.
             for acl in [DEFAULT_ACL, ACCESS_ACL] {
-                let _ = rustix::fs::removexattr(through_proc(at.as_fd()), acl);
+                without(at.as_fd(), acl).map_err(wrong())?;
             }
             rustix::fs::chmod(through_proc(at.as_fd()), Mode::from_raw_mode(0o711)).map_err(wrong())?;
         }
@@ -319,11 +327,7 @@ impl Apply<'_> {
 
     /// Takes an ACL off: what it grants may be a former owner's or member's.
     fn without(&self, fd: BorrowedFd<'_>, name: &std::ffi::CStr, shown: At<'_>) -> Result<(), Trouble> {
-        match rustix::fs::removexattr(through_proc(fd), name) {
-            // There is none, or there can be none.
-            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-            Err(errno) => Err(shown.wrong("take the ACL off", errno).into()),
-        }
+        without(fd, name).map_err(|errno| shown.wrong("take the ACL off", errno).into())
     }
 }
 

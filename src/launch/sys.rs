@@ -200,10 +200,10 @@ pub fn close_from(first: u32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
-/// Closes every descriptor from 3 on that is not in the list, which is sorted on the way.
-pub fn close_all_but(kept: &mut [RawFd]) {
-    kept.sort_unstable();
-    let _ = close_except(|| kept.iter().copied());
+/// Closes every descriptor from 3 on that is not in the list. With an error, whatever was open still may be: who goes on has
+/// what was not meant for it.
+pub fn close_all_but(kept: &[RawFd]) -> Result<()> {
+    close_except(|| kept.iter().copied())
 }
 
 /// Closes every descriptor from 3 on that is not among these, in whatever order they come; takes no memory.

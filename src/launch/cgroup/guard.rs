@@ -73,7 +73,9 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
-    sys::close_all_but(&mut [pipe.as_raw_fd()]);
+    if sys::close_all_but(&[pipe.as_raw_fd()]).is_err() {
+        child::exit(1)
+    }
     while rustix::io::read(pipe, &mut [0u8; 1]) == Err(Errno::INTR) {}
     // The services end with their supervisor, each as soon as it is scheduled.
     for _ in 0..30 {
