@@ -380,6 +380,83 @@ fn a_service_does_not_outlive_its_way_out() {
 }
 
 #[test]
+fn a_service_does_not_outlive_the_process_for_its_ports() {
+    for mode in BOTH {
+        let (port, other, lazy) = (free_port(), free_port(), free_port());
+        let web = says("here", "127.0.0.1", 80);
+        let manifest = format!(
+            r#"
+[app]
+name = "ported"
+[services.again]
+command = {web}
+publish = ["127.0.0.1:{port}:80"]
+restart = "on-failure"
+restart_delay = "1ms"
+[services.once]
+command = {web}
+publish = ["127.0.0.1:{other}:80"]
+[services.lazy]
+command = ["python3", "-c", """
+import socket
+listener = socket.socket(fileno=3)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(b'here')
+    connection.close()
+"""]
+listen = ["127.0.0.1:{lazy}"]
+start = "on-demand"
+"#
+        );
+        let app = App::new(mode, &manifest);
+        app.ok(&["up", "-d"]);
+        let supervisor = app.supervisor();
+        let others = || {
+            let mut others = family(supervisor);
+            for service in ["again", "once"] {
+                for pid in app.service(service)["pid"]
+                    .as_i64()
+                    .iter()
+                    .flat_map(|pid| family(*pid as i32))
+                {
+                    others.remove(&pid);
+                }
+            }
+            others.remove(&supervisor);
+            others
+        };
+        // One for each with ports, a relay, and what is made ready for the first connection.
+        let all = wait_until(|| Some(others()).filter(|all| all.len() == 4));
+        for pid in &all {
+            harness::signal(*pid as u32, nix::sys::signal::Signal::SIGKILL);
+        }
+        let failed = app.wait_for_state("once", "failed");
+        assert!(
+            failed["error"]
+                .as_str()
+                .unwrap()
+                .contains("the process for its network ended")
+        );
+        assert!(TcpStream::connect(("127.0.0.1", other)).is_err());
+        wait_until(|| {
+            let again = app.service("again");
+            (again["restarts"] == 1 && again["state"] == "running").then_some(())
+        });
+        let here = |port| wait_until(|| read_all(("127.0.0.1", port)).ok().filter(|text| text == "here"));
+        here(port);
+        assert_eq!(app.service("again")["restarts"], 1);
+        // What was not used yet is nobody's loss.
+        wait_until(|| all.iter().all(|pid| !alive(*pid)).then_some(()));
+        assert_eq!(app.service("lazy")["state"], "listening");
+        here(lazy);
+        assert_eq!(app.service("lazy")["restarts"], 0);
+        app.ok(&["start", "once"]);
+        here(other);
+    }
+}
+
+#[test]
 fn the_apps_way_out_comes_back_with_its_services() {
     open_tun();
     let outer = TcpListener::bind((outer_address(), 0)).unwrap();

@@ -570,6 +570,157 @@ start = "on-demand"
     }
 }
 
+/// Reads until the other end is closed or reset.
+fn closed(mut stream: TcpStream) {
+    let mut bytes = [0u8; 100];
+    while stream.read(&mut bytes).is_ok_and(|read| read > 0) {}
+}
+
+#[test]
+fn who_takes_no_connection_is_not_started_without_end() {
+    for (mode, port) in [(Mode::Root, 18_341), (Mode::Rootless, 18_351)] {
+        let app = app(
+            mode,
+            "untaken",
+            42_280,
+            &format!(
+                r#"
+[services.brief]
+command = ["sh", "-c", "exit 0"]
+listen = ["127.0.0.1:{port}"]
+start = "on-demand"
+restart_delay = "1ms"
+restart_limit = 3
+[services.deaf]
+command = ["sh", "-c", "exit 0"]
+callers = {{ operator = "*" }}
+start = "on-demand"
+restart_delay = "1ms"
+restart_limit = 3
+[services.each]
+command = ["python3", "-c", '''
+import socket
+c, _ = socket.socket(fileno=3).accept()
+c.sendall(b"hello")
+''']
+listen = ["127.0.0.1:{}"]
+start = "on-demand"
+restart_delay = "1h"
+[services.slow]
+command = ["sh", "-c", "exit 0"]
+listen = ["127.0.0.1:{}"]
+start = "on-demand"
+restart_delay = "1h"
+"#,
+                port + 1,
+                port + 2,
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let waits = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let failed = app.wait_for_state("brief", "failed");
+        let why = "ended with code 0 and took none of the connections that wait for it";
+        assert_eq!(failed["error"], format!("{why}; given up after 3 restarts"));
+        assert!(app.logs("brief").contains(&format!("{why}; starts again in 1ms")));
+        // Nobody is left waiting, nor waits anew.
+        closed(waits);
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+        let called = app.run(&["call", "deaf", "anything"]);
+        assert_ne!(called.code, 0, "{called:?}");
+        assert_eq!(app.wait_for_state("deaf", "failed")["error"], failed["error"]);
+        assert_ne!(app.run(&["call", "deaf", "anything"]).code, 0);
+        // One that takes one each time is started as often as that, however many wait.
+        let all: Vec<TcpStream> = (0..20)
+            .map(|_| TcpStream::connect(("127.0.0.1", port + 1)).unwrap())
+            .collect();
+        for mut stream in all {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "hello");
+        }
+        app.wait_for_state("each", "listening");
+        assert_eq!(app.service("each")["restarts"], 0);
+        // And one that is to wait does.
+        let _waits = TcpStream::connect(("127.0.0.1", port + 2)).unwrap();
+        app.wait_for_state("slow", "restarting");
+        assert_eq!(app.service("slow")["restarts"], 1);
+        app.ok(&["start", "slow"]);
+    }
+}
+
+#[test]
+fn nobody_waits_for_what_has_ended_for_good_or_never_takes_a_connection() {
+    for (mode, port) in [(Mode::Root, 18_361), (Mode::Rootless, 18_371)] {
+        let serves = |sleep: u32| {
+            format!(
+                r#"["python3", "-c", '''
+import socket, time
+time.sleep({sleep})
+s = socket.socket(fileno=3)
+while True:
+    c, _ = s.accept()
+    c.sendall(b"hello")
+    c.close()
+''']"#
+            )
+        };
+        let app = app(
+            mode,
+            "forgood",
+            42_300,
+            &format!(
+                r#"
+[services.ends]
+command = ["sh", "-c", "until [ -e /tmp/end ]; do sleep 0.01; done"]
+listen = ["127.0.0.1:{port}"]
+callers = {{ operator = "*" }}
+publish = ["127.0.0.1:{}:80"]
+[services.never]
+command = ["sleep", "1000"]
+listen = ["127.0.0.1:{}"]
+[services.prompt]
+command = {}
+listen = ["127.0.0.1:{}"]
+[services.late]
+command = {}
+listen = ["127.0.0.1:{}"]
+"#,
+                port + 1,
+                port + 2,
+                serves(0),
+                port + 3,
+                serves(13),
+                port + 4,
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        let connect = |port: u16| TcpStream::connect(("127.0.0.1", port));
+        let _waits: Vec<TcpStream> = (2..5).map(|n| connect(port + n).unwrap()).collect();
+        let waits = connect(port).unwrap();
+        let call = app.command(&["call", "ends", "anything"]).stderr(Stdio::null()).spawn();
+        app.sh("ends", "touch /tmp/end");
+        app.wait_for_state("ends", "exited");
+        closed(waits);
+        assert!(!call.unwrap().wait().unwrap().success());
+        for port in [port, port + 1] {
+            assert!(connect(port).is_err(), "{port}");
+        }
+        assert_ne!(app.run(&["call", "ends", "anything"]).code, 0);
+        // It is back with all of them.
+        app.ok(&["start", "ends"]);
+        let _again = [connect(port).unwrap(), connect(port + 1).unwrap()];
+        // Who waits in vain is not told, but who runs it is.
+        let told = format!("no connection to 127.0.0.1:{} was taken in 10s", port + 2);
+        let log = app.wait_for_log("never", &told);
+        assert!(log.contains("`--fd 3`") && log.contains("`publish`"), "{log}");
+        wait_until(|| app.service("never")["error"].as_str()?.starts_with(&told).then_some(()));
+        assert_eq!(app.service("prompt")["error"], Value::Null);
+        // One that begins late is told of as well, until it has begun.
+        app.wait_for_log("late", "was taken in 10s");
+        wait_until(|| app.service("late")["error"].is_null().then_some(()));
+    }
+}
+
 #[test]
 fn up_touches_only_what_changed() {
     for mode in BOTH {

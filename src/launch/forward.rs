@@ -92,6 +92,8 @@ pub(super) struct Forwarder {
     full: bool,
     /// Is there nobody inside any more? Then nothing goes there.
     leaving: bool,
+    /// Connections that have come to be inside so far, whether anybody took them or not.
+    opened: u64,
 }
 
 struct Connection {
@@ -157,6 +159,7 @@ impl Forwarder {
             unfinished: Vec::new(),
             full: false,
             leaving: false,
+            opened: 0,
         };
         for (number, (listener, _)) in forwarder.listeners.iter().enumerate() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER | number as u64);
@@ -173,6 +176,11 @@ impl Forwarder {
     /// Is there something to do without an event?
     pub(super) fn busy(&self) -> bool {
         !self.unfinished.is_empty()
+    }
+
+    /// How many connections have come to be inside so far.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Is no connection left?
@@ -313,6 +321,9 @@ impl Forwarder {
             Err(_) => Left::Broken,
         };
         let other_socket = connection.state != before && connection.state != State::Open;
+        if before != State::Open && connection.state == State::Open {
+            self.opened += 1;
+        }
         match left {
             Left::Over => self.close(index),
             Left::Broken => {
@@ -343,8 +354,9 @@ impl Forwarder {
     }
 
     /// The process that `inside`, the listening sockets of this network, were for is gone. What it was sent by connections
-    /// that it did not take is left for whoever comes after it in `successor`; what it said by others goes out yet.
-    pub(super) fn leave(&mut self, inside: &[OwnedFd], successor: BorrowedFd<'_>) {
+    /// that it did not take is left for whoever comes after it in `successor`; what it said by others goes out yet. Says how
+    /// many are left.
+    pub(super) fn leave(&mut self, inside: &[OwnedFd], successor: BorrowedFd<'_>) -> usize {
         self.leaving = true;
         self.full = false;
         for (listener, _) in self.listeners.drain(..) {
@@ -387,6 +399,7 @@ impl Forwarder {
         for index in 0..self.connections.len() {
             self.advance(index, Side::Both);
         }
+        left.len()
     }
 }
 

@@ -296,6 +296,13 @@ impl Running {
         go(self.reports.as_fd())
     }
 
+    /// Has PID 1 ended, and is to be waited for?
+    pub fn has_ended(&self) -> bool {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let flags = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        !matches!(waitid(WaitId::Pid(self.pid), flags), Ok(None))
+    }
+
     /// Sends a signal to PID 1, which passes it on.
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<(), Errno> {
         rustix::process::kill_process(self.pid, signal)

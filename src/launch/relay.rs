@@ -45,8 +45,84 @@ pub struct Task<'a> {
 #[derive(Debug)]
 pub struct Relay {
     pidfd: OwnedFd,
-    /// Ends when the relay does.
+    /// What it says ([`hear`]); ends when the relay does.
     pub control: OwnedFd,
+}
+
+/// What a relay says of the service that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It took a connection, the first.
+    Taken,
+    /// There has been one for [`NOBODY`], and it took none.
+    Nobody,
+    /// It has ended, and took none of those that there were.
+    Untaken,
+    /// It has ended, and there was none.
+    Nothing,
+    /// The relay has ended.
+    Ended,
+}
+
+/// How long a connection waits, and none was taken, before that is said.
+pub const NOBODY: Duration = Duration::from_secs(10);
+
+/// Takes what a relay said next, if it said something.
+pub fn hear(control: BorrowedFd<'_>) -> Option<Said> {
+    let mut word = [0u8; 1];
+    match sys::receive(control, &mut word) {
+        Err(Errno::AGAIN | Errno::INTR) => None,
+        Ok(received) if received.bytes == 1 => Some(match word[0] {
+            b'T' => Said::Taken,
+            b'N' => Said::Nobody,
+            b'U' => Said::Untaken,
+            _ => Said::Nothing,
+        }),
+        _ => Some(Said::Ended),
+    }
+}
+
+/// Does the service take connections?
+#[derive(Default)]
+struct Witness {
+    taken: bool,
+    /// Since when one waits, and none was taken.
+    since: Option<Instant>,
+    said: bool,
+}
+
+impl Witness {
+    /// When there is something to say by then.
+    fn wait(&self) -> EpollTimeout {
+        let Some(since) = self.since.filter(|_| !self.taken && !self.said) else {
+            return EpollTimeout::NONE;
+        };
+        let left = (NOBODY + Duration::from_millis(1)).saturating_sub(since.elapsed());
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn look(&mut self, opened: u64, inside: &[OwnedFd], control: &OwnedFd) {
+        if self.taken || opened == 0 {
+            return;
+        }
+        let waiting: u64 = inside
+            .iter()
+            .map(|listener| sys::waiting(listener.as_fd()).map_or(0, u64::from))
+            .sum();
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if opened > waiting {
+            self.taken = true;
+            say(control, b'T');
+        } else if !self.said && since.elapsed() >= NOBODY {
+            self.said = true;
+            say(control, b'N');
+        }
+    }
+}
+
+fn say(control: &OwnedFd, word: u8) {
+    // Whoever would read it may be gone; then nobody has to know.
+    let _ = rustix::net::send(control, &[word], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }
 
 /// How long a client may take for what a process said that is gone.
@@ -119,9 +195,9 @@ impl Relay {
         send_fd(self.control.as_fd(), b"!", pidfd.as_fd()).map_err(wrong())
     }
 
-    /// A descriptor of its process; readable when it has ended.
-    pub fn let_go(self) -> OwnedFd {
-        self.pidfd
+    /// A descriptor of its process, readable when it has ended, and what it says.
+    pub fn let_go(self) -> (OwnedFd, OwnedFd) {
+        (self.pidfd, self.control)
     }
 }
 
@@ -176,7 +252,11 @@ fn live(
     let mut forwarder = Forwarder::new(listeners).map_err(|_| Errno::NOMEM)?;
     forwarder.await_too(control.as_fd())?;
     forwarder.await_too(service.as_fd())?;
-    while !forwarder.turn(EpollTimeout::NONE) {}
+    let mut witness = Witness::default();
+    while !forwarder.turn(witness.wait()) {
+        witness.look(forwarder.opened(), &inside, control);
+    }
+    witness.look(forwarder.opened(), &inside, control);
     // Both stay ready from now on.
     forwarder.await_no_more(control.as_fd());
     forwarder.await_no_more(service.as_fd());
@@ -184,7 +264,10 @@ fn live(
     for outside in task.outside {
         unsafe { rustix::io::close(outside.as_raw_fd()) };
     }
-    forwarder.leave(&inside, leave);
+    let left = forwarder.leave(&inside, leave);
+    if !witness.taken {
+        say(control, if left > 0 { b'U' } else { b'0' });
+    }
     drop(inside);
     let until = Instant::now() + PATIENCE;
     while !forwarder.idle() {

@@ -402,6 +402,24 @@ pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize> {
     Ok(bytes.max(0) as usize)
 }
 
+/// How many connections wait in a listening TCP socket to be accepted. tcp(7) does not say it, but ss(8) goes by it too.
+pub fn waiting(listener: BorrowedFd<'_>) -> Result<u32> {
+    // SAFETY: an all-zero tcp_info is valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes as many bytes as the length says at most.
+    check(c_long::from(unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &mut length,
+        )
+    }))?;
+    Ok(info.tcpi_unacked)
+}
+
 /// Brings up `lo` in this network namespace; netdevice(7).
 pub fn loopback_up() -> Result<()> {
     let socket = rustix::net::socket_with(

@@ -153,7 +153,9 @@ pub(super) fn read(name: &At<String>, table: &types::Service, names: &Names, fou
             "write, for example, watchdog = \"30s\"",
         );
     }
-    if restart == Restart::No {
+    let on_demand = table.start.as_ref().is_some_and(|s| s.value == Start::OnDemand);
+    // One on demand is started again where it took none of the connections that wait, whatever `restart` says.
+    if restart == Restart::No && !on_demand {
         let idle = [&table.restart_delay, &table.restart_max_delay, &table.restart_window];
         let first = idle.into_iter().flatten().map(|at| at.span.clone());
         if let Some(span) = first.chain(table.restart_limit.as_ref().map(|l| l.span.clone())).next() {

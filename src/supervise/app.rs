@@ -546,7 +546,7 @@ impl App {
                 Source::Demand(id) => self.demanded(id),
                 Source::Network(id) => self.network_said(id),
                 Source::AppNetwork => self.app_network_said(),
-                Source::Relay(id) => self.relay_ended(id),
+                Source::Relay(id) => self.relay_said(id),
                 Source::Folder => self.folder_changed(),
                 Source::Mending => self.mend(),
             }
@@ -1032,8 +1032,8 @@ fn clear_away(dirs: &Dirs) {
 pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
-    // A relay takes its control socket, its pidfd and a pair of sockets.
-    let relay = |s: &plan::Service| if s.listen.is_empty() { 0 } else { 4 };
+    // A relay takes its control socket, that of the one before it, its pidfd and a pair of sockets.
+    let relay = |s: &plan::Service| if s.listen.is_empty() { 0 } else { 5 };
     let each = |s: &plan::Service| {
         // One for what is said of a probe's answer.
         6 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())

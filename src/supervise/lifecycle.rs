@@ -12,6 +12,7 @@ use super::service::{After, Ending, Service, State, exit_code};
 use super::timers::Timer;
 use crate::compile;
 use crate::launch::ask::YES;
+use crate::launch::relay::{NOBODY, Said};
 use crate::launch::{LaunchError, Request as Start};
 use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
@@ -26,6 +27,9 @@ const MOST_MESSAGES: usize = 64;
 /// How many times `start_timeout` and `stop_timeout` a service may take in all if it asks for more time.
 const LONGEST_START: u32 = 10;
 const LONGEST_END: u32 = 3;
+
+/// Of a service on demand.
+const UNTAKEN: &str = "ended with code 0 and took none of the connections that wait for it";
 
 /// Most services are ready soon, and those behind them wait: the first questions come quicker, each wait twice the last.
 const FIRST_ASKED: Duration = Duration::from_millis(20);
@@ -135,6 +139,7 @@ impl App {
             }
         }
         service.enter(State::Listening);
+        service.judged = true;
         self.warm.push_back(id);
         self.settle_start(id, Ok(()));
         self.wake_dependents(id);
@@ -209,6 +214,7 @@ impl App {
         };
         self.unlisten(id);
         self.relays.end(id);
+        self.networks.end(id);
         let code = match &error {
             SuperviseError::Launch(error) => error.exit_code(),
             _ => 1,
@@ -263,6 +269,7 @@ impl App {
         let hidden = crate::plan::hide_again(&service.plan)?;
         let planned = &self.ground.settle(&hidden)?;
         self.sockets.reclaim(&self.plan.dirs, planned)?;
+        self.networks.reclaim(planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);
         let bundle = compile::compile(&self.plan, planned, &folder)
             .map_err(|e| LaunchError::system_text("compile", &planned.name, e))?;
@@ -347,6 +354,7 @@ impl App {
         service.failures = 0;
         service.complaint = None;
         service.says = None;
+        (service.takes, service.advice, service.judged) = (false, None, true);
         service.reloading = false;
         service.held = hold;
         if !hold {
@@ -442,14 +450,21 @@ impl App {
         service.notify = None;
         service.figures.end();
         self.networks.end(id);
-        self.relays.end(id);
         let asking = service.asking.take();
         let held = std::mem::take(&mut service.held);
+        let parting = if held {
+            self.relays.end(id)
+        } else {
+            self.relays.part(id)
+        };
         let (began, ready) = (
             std::mem::take(&mut service.program_runs),
             service.state == State::Running,
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
+        service.advice = None;
+        let untaken = began && !service.takes && self.sockets.callers_wait(&service.plan);
+        let parting = parting && !service.takes;
         if began {
             self.sockets.renew(&self.plan.dirs, &service.plan);
         }
@@ -475,10 +490,10 @@ impl App {
                 return;
             }
             Ending::Failed(error) => error.exit_code(),
-            // It was made ready for nothing, or for a connection that has come meanwhile.
+            // It was made ready ahead of time, and none of it was the service's own: the connection that wants it, or has come
+            // meanwhile, gets another.
             Ending::Exited(_) if held && after == After::Policy => {
-                self.unlisten(id);
-                self.broke(id, &LaunchError::Vanished.to_string(), 125);
+                tracing::debug!(service = name, "what was made ready for it has ended");
                 return;
             }
             Ending::Exited(_) if !began && after == After::Policy => {
@@ -526,6 +541,15 @@ impl App {
         match policy {
             Restart::Always => self.restart_later(id, &why, code),
             Restart::OnFailure if failed => self.restart_later(id, &why, code),
+            // Whoever waited would have it started at once, again and again.
+            _ if on_demand && !failed && untaken => self.restart_later(id, UNTAKEN, code),
+            _ if on_demand && !failed && parting => {
+                if let Some(service) = self.services.get_mut(&id) {
+                    service.demanded = false;
+                    service.judged = false;
+                    service.enter(State::Waiting);
+                }
+            }
             // It had no more to do; the next connection starts it anew.
             _ if on_demand && !failed => {
                 if let Some(service) = self.services.get_mut(&id) {
@@ -541,6 +565,30 @@ impl App {
         }
     }
 
+    /// Of a service on demand that ended well it is known whether it took any of the connections that there were.
+    fn judge(&mut self, id: u32, untaken: bool) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut service.judged, true) || service.state != State::Waiting {
+            return;
+        }
+        if untaken {
+            return self.restart_later(id, UNTAKEN, 0);
+        }
+        service.restarts = 0;
+        self.consider(id);
+    }
+
+    /// Nobody waits any longer for what does not come back by itself.
+    fn release(&mut self, id: u32) {
+        if let Some(service) = self.services.get(&id) {
+            self.sockets.release(&service.plan);
+            self.networks.release(&service.plan);
+        }
+        self.relays.forget(id);
+    }
+
     /// It ended by itself, and stays so.
     fn ended(&mut self, id: u32, code: u8, failed: bool) {
         self.unwell |= failed;
@@ -548,6 +596,7 @@ impl App {
             service.wanted = false;
             service.enter(State::Exited { code });
         }
+        self.release(id);
         self.settle_start(id, Ok(()));
         self.settle_end(id);
         self.wake_dependents(id);
@@ -602,9 +651,8 @@ impl App {
         service.enter(State::Failed {
             error: error.to_owned(),
         });
-        self.sockets.release(&service.plan);
-        self.relays.forget(id);
         self.timers.cancel_all(id);
+        self.release(id);
         self.unwell = true;
         self.outputs.say(&format!("error: service `{name}`: {error}"));
         self.outputs.remark(id, &format!("error: {error}"));
@@ -751,18 +799,53 @@ impl App {
     pub(super) fn network_said(&mut self, id: u32) {
         let Some(error) = self.networks.heard(id) else { return };
         if let Some(service) = self.services.get_mut(&id)
-            && let Some(running) = &service.running
+            && let Some(running) = service.running.as_ref().filter(|r| !r.has_ended())
         {
             let _ = running.signal(Signal::KILL);
             service.fault.get_or_insert(error);
         }
     }
 
+    /// What brings a service its connections says what becomes of them.
+    pub(super) fn relay_said(&mut self, id: u32) {
+        while let Some((said, parting)) = self.relays.heard(id) {
+            match said {
+                Said::Nobody if !parting => self.advise(id),
+                Said::Taken if !parting => {
+                    if let Some(service) = self.services.get_mut(&id) {
+                        (service.takes, service.advice) = (true, None);
+                    }
+                }
+                Said::Ended if !parting => return self.relay_ended(id),
+                Said::Nobody => {}
+                said => self.judge(id, said == Said::Untaken),
+            }
+        }
+    }
+
+    /// Clients wait, and nobody takes their connections: most likely the program has opened a port of its own.
+    fn advise(&mut self, id: u32) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let (name, plan) = (service.plan.name.clone(), &service.plan);
+        let addresses: Vec<String> = plan.listen.iter().map(ToString::to_string).collect();
+        let advice = format!(
+            "no connection to {} was taken in {}: its program has to serve on the socket that it is handed (LISTEN_FDS; \
+             `--fd 3` of uvicorn), or, if it opens a port of its own, be granted `publish` in place of `listen`",
+            addresses.join(", "),
+            in_words(NOBODY)
+        );
+        service.advice = Some(advice.clone());
+        self.outputs.say(&format!("{name}: {advice}"));
+        self.outputs.remark(id, &advice);
+    }
+
     /// What brings a service its connections is gone: it is not left as if there were none.
-    pub(super) fn relay_ended(&mut self, id: u32) {
+    fn relay_ended(&mut self, id: u32) {
         if self.relays.end(id)
             && let Some(service) = self.services.get_mut(&id)
-            && let Some(running) = &service.running
+            && let Some(running) = service.running.as_ref().filter(|r| !r.has_ended())
         {
             let _ = running.signal(Signal::KILL);
             let error = "the process that brings it the connections of `listen` ended";

@@ -17,6 +17,7 @@ use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Service};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
 use rustix::io::Errno;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::net::SocketAddr;
@@ -90,10 +91,7 @@ impl Networks {
             .collect();
         let mut published = BTreeMap::new();
         for address in addresses.iter().filter(|a| !self.published.contains_key(a)) {
-            let socket = sockets::tcp(*address)
-                .and_then(|socket| Ok(rustix::io::ioctl_fionbio(&socket, true).map(|()| socket)?))
-                .map_err(|e| PlanError::io("publish", address.to_string(), sockets::explain(e)))?;
-            published.insert(*address, socket);
+            published.insert(*address, publish(*address)?);
         }
         let mut prepared = Prepared {
             app: None,
@@ -186,6 +184,23 @@ impl Networks {
         }
     }
 
+    /// Closes the published ports of a service that was given up: whoever connects is refused.
+    pub fn release(&mut self, service: &Service) {
+        for publish in &service.publish {
+            self.published.remove(&publish.address);
+        }
+    }
+
+    /// Binds them again.
+    pub fn reclaim(&mut self, service: &Service) -> Result<(), NetworkError> {
+        for port in &service.publish {
+            if let Entry::Vacant(place) = self.published.entry(port.address) {
+                place.insert(publish(port.address)?);
+            }
+        }
+        Ok(())
+    }
+
     /// The network that a service is to be started in, if it is not one of its own.
     pub fn shared(&self, service: &Service) -> Option<BorrowedFd<'_>> {
         let app = self.app.as_ref().filter(|_| service.network == Kind::App)?;
@@ -248,13 +263,13 @@ impl Networks {
         Ok(self.companions.get(&id).map(|companion| companion.words.as_fd()))
     }
 
-    /// What a service's companion could not do, if it said something.
+    /// What a service's companion could not do, if it said something, or that it has ended.
     pub fn heard(&mut self, id: u32) -> Option<String> {
         let mut bytes = [0u8; 4096];
         match rustix::io::read(&self.companions.get(&id)?.words, &mut bytes) {
             Ok(0) => {
                 self.end(id);
-                None
+                Some("the process for its network ended".to_owned())
             }
             Ok(read) => trouble(&bytes[..read]),
             Err(Errno::AGAIN | Errno::INTR) => None,
@@ -282,6 +297,13 @@ impl Networks {
     pub fn settled(&self, id: u32) -> Result<(), String> {
         self.companions.get(&id).map_or(Ok(()), settled)
     }
+}
+
+/// A socket of the host's for a published port.
+fn publish(address: SocketAddr) -> Result<OwnedFd, NetworkError> {
+    let socket =
+        sockets::tcp(address).and_then(|socket| Ok(rustix::io::ioctl_fionbio(&socket, true).map(|()| socket)?));
+    Ok(socket.map_err(|e| PlanError::io("publish", address.to_string(), sockets::explain(e)))?)
 }
 
 fn settled(companion: &Companion) -> Result<(), String> {

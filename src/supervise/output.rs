@@ -230,8 +230,7 @@ impl Outputs {
         }
     }
 
-    /// Says something of the supervisor's own among a service's lines. Its pipes are to be closed, or it would stand within
-    /// a line.
+    /// Says something of the supervisor's own among a service's lines.
     pub fn remark(&mut self, id: u32, text: &str) {
         let time = logs::now();
         self.records.clear();

@@ -5,7 +5,7 @@
 
 use super::sockets::BACKLOG;
 use crate::compile;
-use crate::launch::relay::{Relay, Task};
+use crate::launch::relay::{Relay, Said, Task, hear};
 use crate::launch::{LaunchError, Launcher, Running};
 use crate::plan::Service;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -24,6 +24,8 @@ pub(super) struct Relays {
     left: BTreeMap<u32, [OwnedFd; 2]>,
     /// Processes of relays whose service has ended.
     ending: Vec<OwnedFd>,
+    /// Of these by service what they have yet to say of it.
+    parting: BTreeMap<u32, OwnedFd>,
 }
 
 impl Relays {
@@ -79,19 +81,43 @@ impl Relays {
         self.left.get(&id).map(|[left, _]| left.as_fd())
     }
 
+    /// What the relay of a service says, and whether that service has ended.
+    pub(super) fn heard(&mut self, id: u32) -> Option<(Said, bool)> {
+        if let Some(said) = self.parting.get(&id).and_then(|control| hear(control.as_fd())) {
+            if said != Said::Nobody {
+                self.parting.remove(&id);
+            }
+            return Some((said, true));
+        }
+        Some((hear(self.control(id)?)?, false))
+    }
+
+    /// As [`Relays::end`], of a process that had begun: its relay will yet say whether it took connections. Is there one?
+    pub(super) fn part(&mut self, id: u32) -> bool {
+        if let Some(relay) = self.held.remove(&id) {
+            let (pidfd, control) = relay.let_go();
+            self.parting.insert(id, control);
+            self.ending.push(pidfd);
+            return true;
+        }
+        false
+    }
+
     /// Its process is gone. What this said is still brought to its clients, and the rest is left for the next one.
     pub(super) fn end(&mut self, id: u32) -> bool {
         self.ending
             .retain(|pidfd| !ended(pidfd, &Timespec { tv_sec: 0, tv_nsec: 0 }));
         let relay = self.held.remove(&id);
         let held = relay.is_some();
-        self.ending.extend(relay.map(Relay::let_go));
+        self.ending.extend(relay.map(|relay| relay.let_go().0));
+        self.parting.remove(&id);
         held
     }
 
     /// Nobody comes after it, so connections that are left for the next one are closed.
     pub(super) fn forget(&mut self, id: u32) {
         self.left.remove(&id);
+        self.parting.remove(&id);
     }
 
     /// Ends all of it, but gives clients a moment to take what they were sent.
@@ -100,6 +126,7 @@ impl Relays {
             self.end(id);
         }
         self.left.clear();
+        self.parting.clear();
         let mut patience = FAREWELL;
         for pidfd in self.ending.drain(..) {
             if !ended(&pidfd, &patience) {

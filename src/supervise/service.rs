@@ -115,6 +115,12 @@ pub(super) struct Service {
     pub complaint: Option<String>,
     /// `STATUS=` of sd_notify(3).
     pub says: Option<String>,
+    /// Has its process taken a connection of those that it listens for?
+    pub takes: bool,
+    /// What keeps it from that, as far as that can be told.
+    pub advice: Option<String>,
+    /// On demand: is it known of the process that ended last whether it took any?
+    pub judged: bool,
     pub reloading: bool,
     pub notify: Option<OwnedFd>,
     /// Of its functions, since the app is up.
@@ -148,6 +154,9 @@ impl Service {
             asking: None,
             complaint: None,
             says: None,
+            takes: false,
+            advice: None,
+            judged: true,
             reloading: false,
             notify: None,
             figures: Figures::default(),
@@ -188,10 +197,10 @@ impl Service {
             seconds: self.since.elapsed().as_secs(),
             error: match &self.state {
                 State::Failed { error } => Some(error.clone()),
-                _ => self
-                    .note
-                    .clone()
-                    .or_else(|| Some(format!("probe: {}", self.complaint.as_ref()?))),
+                _ => {
+                    let probe = || Some(format!("probe: {}", self.complaint.as_ref()?));
+                    self.note.clone().or_else(probe).or_else(|| self.advice.clone())
+                }
             },
             restarts: self.restarts_in_all,
             health: self

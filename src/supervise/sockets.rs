@@ -133,9 +133,24 @@ impl Sockets {
         self.inherited.iter().map(|(address, _)| *address)
     }
 
-    /// Lets go of the addresses of a service that was given up: whoever connects is refused, and does not wait for what does
-    /// not come. Sockets of callers stay, since their files say who may call.
+    /// Does anybody wait in a socket that a service's callers connect to?
+    pub(super) fn callers_wait(&self, service: &plan::Service) -> bool {
+        let of = |caller: &String| self.held.get(&pair(&service.name, caller));
+        service.callers.iter().filter_map(of).any(|socket| {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)) == Ok(1)
+        })
+    }
+
+    /// Lets go of the sockets of a service that was given up: whoever connects is refused, and does not wait for what does
+    /// not come. The files of those of its callers stay, since they say who may call.
     pub(super) fn release(&mut self, service: &plan::Service) {
+        for caller in &service.callers {
+            if let Some(socket) = self.held.remove(&pair(&service.name, caller)) {
+                abandon(&socket);
+            }
+        }
         for address in service.listen.iter().filter(|a| !self.managed.contains(a)) {
             let key = Key::Listen(*address);
             if let Some(socket) = self.held.remove(&key) {
