@@ -1,7 +1,7 @@
 //! A tree of files, gone through however deep it is: services make directories as deep as they like.
 //!
 //! Neither the stack nor the number of descriptors grows with the depth, and no path is looked up that could be longer
-//! than the kernel takes. Everything is reached by descriptor, through no link, and no other mount is entered. What is
+//! than the kernel takes. Everything is reached by descriptor, through no link, and no other mount is entered unless that is said. What is
 //! gone or moved meanwhile is left out.
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -180,6 +180,7 @@ pub struct Walk {
     /// What [`Walk::next`] has told last, if that was an entry.
     told: Option<Told>,
     tells_ends: bool,
+    crosses: bool,
     name: CString,
     top: Option<(OwnedFd, Stat)>,
 }
@@ -199,6 +200,7 @@ impl Walk {
             path: PathBuf::new(),
             told: None,
             tells_ends: false,
+            crosses: false,
             name: CString::default(),
             top: Some((top, stat)),
         })
@@ -216,6 +218,11 @@ impl Walk {
             tells_ends: true,
             ..self
         }
+    }
+
+    /// The same, entering what is mounted in it: all that whoever sees the top sees.
+    pub fn with_mounts(self) -> Walk {
+        Walk { crosses: true, ..self }
     }
 
     /// Does not go into the directory that was told last.
@@ -259,7 +266,11 @@ impl Walk {
                 return Ok(None);
             };
             self.path.push(OsStr::from_bytes(name.to_bytes()));
-            let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+            let within = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+            let resolve = match self.crosses {
+                true => within,
+                false => within | ResolveFlags::NO_XDEV,
+            };
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let opened = rustix::fs::openat2(directory, &*name, flags, Mode::empty(), resolve);
             let opened = opened.and_then(|file| Ok((rustix::fs::fstat(&file)?, file)));

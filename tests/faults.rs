@@ -568,3 +568,114 @@ fn a_folder_that_another_service_renames_fails_nobody() {
         assert_eq!(all, "file\nmoved-aside-1\nother\nsub\nfirst\n");
     }
 }
+
+#[test]
+fn what_a_killed_supervisor_leaves_of_a_root_that_can_be_written_to_goes_by_down() {
+    for mode in BOTH {
+        let manifest = "[app]\nname = \"killedroot\"\nuid_range = [41740, 41749]\ngid_range = [41740, 41749]\n\
+                        [services.web]\ncommand = [\"sh\", \"-c\", \"mkdir -p /var/made; sleep 1000 & wait\"]\n\
+                        rootfs = \"minimal\"\nwritable = true\n";
+        let app = App::new(mode, manifest);
+        app.ok(&["up", "-d"]);
+        kill(app.supervisor());
+        assert_nothing_runs(&app, 41_740);
+        let run = app.state().join("run/killedroot");
+        assert!(run.exists());
+        let down = app.ok(&["down"]);
+        assert!(down.out.contains("is not up"), "{down:?}");
+        assert!(!run.exists());
+    }
+}
+
+#[test]
+fn a_purge_that_is_killed_is_brought_to_its_end_by_the_next_command() {
+    for mode in BOTH {
+        let app = sharing(mode, "halfpurged", 41_760);
+        let folder = app.state().join("apps/halfpurged");
+        let mut caught = 0;
+        for next in [
+            &["up", "-d"][..],
+            &["down"],
+            &["down", "--purge"],
+            &["run", "owns", "--", "true"],
+        ] {
+            // Until one is killed on the way.
+            let purging = folder.join("purging");
+            loop {
+                app.ok(&["up", "-d"]);
+                let fill = "cd /data/shared && for n in $(seq 300); do mkdir $n && : >$n/a; done; echo second >file";
+                app.sh("owns", fill).ok();
+                app.ok(&["down"]);
+                let mut child = app.command(&["down", "--purge"]).stdout(Stdio::null()).spawn().unwrap();
+                wait_until(|| (purging.exists() || child.try_wait().unwrap().is_some()).then_some(()));
+                let mark = format!("PYSECURE_STATE_DIR={}", app.state().display());
+                for pid in processes(&app, 41_760) {
+                    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                    if environment.windows(mark.len()).any(|w| w == mark.as_bytes()) {
+                        kill(pid);
+                    }
+                }
+                child.wait().unwrap();
+                assert_nothing_runs(&app, 41_760);
+                if purging.exists() {
+                    break;
+                }
+            }
+            caught += 1;
+            app.ok(next);
+            assert!(!purging.exists(), "{next:?}");
+            if next[0] != "down" {
+                let seen = app.run(&[
+                    "run",
+                    "-T",
+                    "owns",
+                    "--",
+                    "sh",
+                    "-c",
+                    "ls /data/shared; cat /data/shared/file",
+                ]);
+                assert_eq!(seen.ok().out, "file\nsub\nfirst\n", "{mode:?} {next:?}");
+            }
+            app.ok(&["down", "--purge"]);
+            assert!(!folder.exists(), "{next:?}");
+        }
+        assert_eq!(caught, 4);
+    }
+}
+
+#[test]
+fn a_build_and_a_copy_that_find_the_disk_full_leave_it_as_it_was() {
+    for mode in BOTH {
+        let app = sharing(mode, "fullbuild", 41_780);
+        let host = harness::folder_of_the_host();
+        for number in 0..40 {
+            std::fs::write(host.path().join(number.to_string()), vec![number; 10_000]).unwrap();
+        }
+        let recipe = format!("paths = [\"{}\"]\n", host.path().display());
+        app.write("rootfs-templates/big.toml", recipe);
+        let small = Small::mount(&app);
+        app.ok(&["up", "-d"]);
+        app.sh("owns", "head -c 150000 /dev/zero >/data/shared/big").ok();
+        app.ok(&["down"]);
+        let free = || {
+            let size = nix::sys::statvfs::statvfs(&app.state()).unwrap();
+            size.blocks_available() as usize * size.fragment_size() as usize
+        };
+        for command in [&["jail", "build", "big"][..], &["init-resources"]] {
+            let before = free();
+            let failed = app.run(command);
+            assert_ne!(failed.code, 0, "{failed:?}");
+            assert!(failed.err.contains("No space left on device"), "{failed:?}");
+            // But for the folders of the store themselves, and its lock.
+            assert!(
+                free() + 8 * 4096 >= before,
+                "{command:?}: {before} were free, and now {}",
+                free()
+            );
+            assert!(!app.state().join("jails/making").exists());
+            assert!(!app.state().join("apps/fullbuild/initializing").exists());
+        }
+        app.ok(&["down", "--purge"]);
+        drop(small);
+    }
+}

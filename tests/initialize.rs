@@ -202,3 +202,34 @@ fn what_is_wrong_with_it_is_said_at_its_line() {
         wrong.err
     );
 }
+
+/// `init-resources` works on a copy, which the next command finds if it was killed.
+#[test]
+fn one_that_is_killed_later_leaves_no_copy() {
+    for mode in BOTH {
+        let app = app(mode, "initkilled", SCRIPT);
+        app.ok(&["up", "-d"]);
+        app.ok(&["down"]);
+        let aside = app.state().join("apps/initkilled/initializing");
+        for next in [&["up", "-d"][..], &["down"], &["run", "web", "--", "true"]] {
+            app.write(
+                "pysecure_initialize_resources.sh",
+                "#!/bin/sh\n: >/srv/board/here\nexec sleep infinity\n",
+            );
+            let mut child = app
+                .command(&["init-resources"])
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            wait_until(|| aside.join("resources/board/here").exists().then_some(()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(aside.exists());
+            app.ok(next);
+            assert!(!aside.exists(), "{mode:?} {next:?}");
+            app.ok(&["down"]);
+        }
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.sh("web", "cat /srv/board/runs").ok().out, "once\n");
+    }
+}

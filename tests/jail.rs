@@ -1184,3 +1184,185 @@ fn who_is_not_root_shows_nothing_in_a_jail_that_he_may_not_read() {
     // What whoever writes the recipe names is his to show.
     assert!(has("named", &secret), "{}", shown("named"));
 }
+
+/// A jail of a few files of the host's, and a service in it.
+fn small(mode: Mode, name: &str, host: &Path, more: &str) -> App {
+    for number in 0..3 {
+        std::fs::write(host.join(number.to_string()), format!("the content of {number}\n")).unwrap();
+    }
+    let manifest = format!(
+        r#"
+[app]
+name = "{name}"
+[resources]
+data = {{ path = "/data/d/", owner = "rw" }}
+[services.web]
+command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
+rootfs = "small"
+{more}
+owner_resources = ["data"]
+"#
+    );
+    let app = App::new(mode, &manifest);
+    let recipe = format!("extends = \"minimal\"\npaths = [\"{}\"]\n", host.display());
+    app.write("rootfs-templates/small.toml", recipe);
+    app
+}
+
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    all.sort();
+    all
+}
+
+/// As a power loss leaves a file that was not synced.
+fn break_off(file: &Path, length: u64) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(file)
+        .unwrap()
+        .set_len(length)
+        .unwrap();
+}
+
+#[test]
+fn what_is_broken_in_the_store_is_made_anew() {
+    for mode in BOTH {
+        let host = harness::folder_of_the_host();
+        let app = small(mode, "brokenstore", host.path(), "");
+        let jails = app.state().join("jails");
+        let inside = host.path().strip_prefix("/").unwrap().join("1");
+        let tree = || {
+            let trees = below(&jails.join("trees"));
+            assert_eq!(trees.len(), 1, "{trees:?}");
+            trees[0].clone()
+        };
+        let whole = || std::fs::read_to_string(tree().join(&inside)).unwrap() == "the content of 1\n";
+        let built = app.ok(&["jail", "build", "small"]).out;
+        assert!(whole());
+        // A file, by all of its names; the same length, and other content; the hash of nothing as that of a jail; a record
+        // of nothing. By a build, and by a start, which looks at sizes.
+        let breaks: [(&str, &dyn Fn()); 5] = [
+            ("empty", &|| break_off(&tree().join(&inside), 0)),
+            ("half", &|| break_off(&tree().join(&inside), 7)),
+            ("other", &|| {
+                break_off(&tree().join(&inside), 0);
+                std::fs::write(tree().join(&inside), "THE CONTENT OF 1\n").unwrap();
+            }),
+            ("known", &|| {
+                below(&jails.join("known")).iter().for_each(|known| break_off(known, 0))
+            }),
+            ("lists", &|| {
+                below(&jails.join("lists")).iter().for_each(|list| break_off(list, 0))
+            }),
+        ];
+        for (name, broken) in breaks {
+            broken();
+            let again = app.ok(&["jail", "build", "small"]).out;
+            assert_eq!(again.split(',').next(), built.split(',').next(), "{name}");
+            assert!(whole(), "{mode:?} {name}");
+            assert!(app.ok(&["jail", "list"]).out.contains("jail "), "{name}");
+            if name == "other" {
+                continue;
+            }
+            broken();
+            app.ok(&["up", "-d"]);
+            let seen = app
+                .sh("web", &format!("cat {}", host.path().join("1").display()))
+                .ok()
+                .out;
+            assert_eq!(seen, "the content of 1\n", "{mode:?} {name}");
+            app.ok(&["down"]);
+        }
+        // What another jail would be linked to.
+        for blob in below(&jails.join("blobs")).iter().flat_map(|shelf| below(shelf)) {
+            std::fs::remove_file(&blob).unwrap();
+            std::fs::write(&blob, "").unwrap();
+        }
+        std::fs::write(host.path().join("3"), "one more\n").unwrap();
+        app.ok(&["jail", "build", "small"]);
+        for tree in below(&jails.join("trees")) {
+            assert_eq!(
+                std::fs::read_to_string(tree.join(&inside)).unwrap(),
+                "the content of 1\n"
+            );
+        }
+        assert!(!jails.join("making").exists());
+    }
+}
+
+#[test]
+fn a_jail_or_a_folder_that_is_deleted_while_the_app_is_up_is_made_again() {
+    for mode in BOTH {
+        for (more, folders) in [("", ["trees"].as_slice()), ("writable = true", &["owned", "trees"])] {
+            let host = harness::folder_of_the_host();
+            let app = small(mode, "deletedjail", host.path(), more);
+            app.ok(&["up", "-d"]);
+            let cat = format!("cat {}", host.path().join("1").display());
+            for restart in [&["restart", "web"][..], &["up", "-d"]] {
+                for folder in folders {
+                    for jail in below(&app.state().join("jails").join(folder)) {
+                        std::fs::remove_dir_all(jail).unwrap();
+                    }
+                }
+                let data = app.state().join("apps/deletedjail/resources/data");
+                std::fs::remove_dir_all(&data).unwrap();
+                app.ok(restart);
+                app.ok(&["restart", "web"]);
+                assert_eq!(
+                    app.sh("web", &cat).ok().out,
+                    "the content of 1\n",
+                    "{mode:?} {more} {restart:?}"
+                );
+                // And it is the service's.
+                app.sh("web", "echo kept >/data/d/file && cat /data/d/file").ok();
+            }
+            // With nothing to make it of, it is said what does.
+            let jails = app.state().join("jails");
+            for folder in folders.iter().chain(&["lists"]) {
+                for part in below(&jails.join(folder)) {
+                    let _ = std::fs::remove_dir_all(&part);
+                    let _ = std::fs::remove_file(&part);
+                }
+            }
+            app.run(&["restart", "web"]);
+            app.wait_for_log("web", "`pysecure up -d` makes it anew");
+            app.ok(&["up", "-d"]);
+            app.ok(&["restart", "web"]);
+            assert_eq!(app.sh("web", &cat).ok().out, "the content of 1\n");
+        }
+    }
+}
+
+#[test]
+fn a_resource_may_lie_at_the_top_of_a_root_that_can_be_written_to() {
+    for mode in BOTH {
+        for writable in ["true", "\"kept\""] {
+            let manifest = format!(
+                r#"
+[app]
+name = "attop"
+[resources]
+data = {{ path = "/data", owner = "rw" }}
+inner = {{ path = "/data/in/ner", owner = "rw" }}
+conf = {{ path = "/conf.txt", owner = "rw" }}
+[services.web]
+command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
+rootfs = "minimal"
+writable = {writable}
+owner_resources = ["data", "inner", "conf"]
+"#
+            );
+            let app = App::new(mode, &manifest);
+            app.ok(&["up", "-d"]);
+            let write = "for f in /data/f /data/in/ner/f /conf.txt /var/f; do echo $f >$f || exit 1; done";
+            app.sh("web", write).ok();
+            app.ok(&["restart", "web"]);
+            let seen = app.sh("web", "cat /data/f /data/in/ner/f /conf.txt").ok().out;
+            assert_eq!(seen, "/data/f\n/data/in/ner/f\n/conf.txt\n", "{mode:?}");
+            let kept = app.sh("web", "test -e /var/f").code == 0;
+            assert_eq!(kept, writable != "true");
+        }
+    }
+}

@@ -5,6 +5,8 @@ use super::load::{Loaded, with_privilege};
 use super::{Done, Failure, give_back};
 use crate::jail::store::Store;
 use crate::launch::adopted::{self, Record};
+use crate::launch::purge::{self, OURS};
+use crate::launch::staging;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Deed, Lock};
 use crate::plan::{Dirs, Ledger};
@@ -41,7 +43,11 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         Ok(()) => outln!("`{app}` is down"),
         // Or it was, and ended as it was asked.
         Err(ClientError::NotUp { .. }) => {
-            if dirs.run.exists() {
+            if dirs.run.exists() || dirs.purging().exists() || dirs.initializing().exists() {
+                // What services made in it may belong to subordinate ids, too.
+                if let Some(code) = with_privilege()? {
+                    return Ok(code);
+                }
                 clear_away(&dirs)?;
             }
             outln!("`{app}` is not up");
@@ -49,16 +55,20 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         Err(e) => return Err(e.into()),
     }
     if args.purge {
-        purge(app, &dirs)?;
+        delete(app, &dirs)?;
     }
     Ok(0)
 }
 
-/// What a supervisor left that was killed; but not from under one that is about to start.
+/// What others left that were killed, a supervisor, a purge, the maker of the first data; but not from under one that is
+/// about to start.
 fn clear_away(dirs: &Dirs) -> Result<(), Failure> {
     let _claim = Claim::supervise(dirs)?;
+    let _one = crate::plan::lock::initializing(dirs)?;
+    purge::sweep(dirs)?;
+    staging::clear(&dirs.initializing())?;
     crate::launch::cgroup::clear(&dirs.run);
-    remove(&dirs.run)?;
+    remove(&dirs.run).map_err(|e| Failure::failed(format!("clear away {}: {e}", dirs.run.display())))?;
     // Only if no other app runs.
     let _ = dirs.run.parent().map(std::fs::remove_dir);
     Ok(())
@@ -79,18 +89,6 @@ fn may_purge(loaded: &Loaded, dirs: &Dirs) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
-
-/// What PySecure puts into an app's folder, but for what is last to go. Nothing else in it is deleted.
-const OURS: [&str; 8] = [
-    "resources",
-    "writable",
-    "initializing",
-    "initializing.lock",
-    "logs",
-    "supervisor.log",
-    "traces",
-    "ledger.json.new",
-];
 
 /// What an app has left.
 struct Left {
@@ -191,7 +189,7 @@ impl std::fmt::Display for Sum {
 }
 
 /// Deletes the data first and the ledger last: ids are others' to have only when nothing is left that may be theirs.
-fn purge(app: &str, dirs: &Dirs) -> Result<(), Failure> {
+fn delete(app: &str, dirs: &Dirs) -> Result<(), Failure> {
     let _alone = Claim::alone(dirs, Deed::Purge)?;
     if !dirs.app.exists() {
         outln!("nothing to delete: `{app}` has no data in {}", dirs.state.display());
@@ -207,12 +205,7 @@ fn purge(app: &str, dirs: &Dirs) -> Result<(), Failure> {
         let path = path.display().to_string();
         move |e| Failure::failed(format!("delete {path}: {e}"))
     };
-    for path in below(&dirs.app)? {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if OURS.contains(&name) {
-            remove(&path).map_err(wrong(&path))?;
-        }
-    }
+    purge::purge(dirs)?;
     let _lock = Lock::take(dirs)?;
     if let Ok(ledger) = Ledger::read(dirs, app) {
         Store::new(&dirs.state)

@@ -149,7 +149,7 @@ fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> D
     for (name, recipe) in &recipes {
         jail::made::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
         let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
-        let (hash, new) = place.store.build(&listing, recipe).map_err(|e| named(name, e))?;
+        let (hash, new) = place.store.build(&listing, recipe, true).map_err(|e| named(name, e))?;
         for note in &listing.notes {
             errln!("note: {}", plain::line(note));
         }

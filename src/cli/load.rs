@@ -328,10 +328,12 @@ pub(super) fn with_privilege() -> Result<Option<u8>, Failure> {
 /// The plan with its ledger saved and its storage made: all that a service needs before it starts. `claim`: the right
 /// to touch the data, which is to be kept for as long as something runs on it.
 pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, claim: &Claim) -> Result<Plan, Failure> {
-    if loaded.model.initialize.is_none() {
+    if loaded.model.initialize.is_none() && !dirs.initializing().exists() {
         return prepared(loaded, dirs, claim, |_| false);
     }
     let _one = plan::lock::initializing(dirs)?;
+    // Of one that was killed.
+    crate::launch::staging::clear(&dirs.initializing())?;
     prepared(loaded, dirs, claim, initialize::due)
 }
 
@@ -347,6 +349,10 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     loaded.claim(&mut ledger)?;
+    if crate::launch::purge::sweep(dirs)? {
+        ledger.applied.clear();
+        ledger.paths.clear();
+    }
     super::renamed::carry_out(loaded, dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     let mut plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
     loaded.compiles(&plan).map_err(|f| loaded.tell(f))?;
@@ -391,6 +397,21 @@ fn written(plan: &Plan) -> impl Iterator<Item = &Path> {
         Keeping::Theirs => by_services(&s.path),
     };
     plan.storage.iter().filter(of).map(|s| s.path.as_path())
+}
+
+/// Services of which something on disk is gone that a start would make: a jail, a copy of one, a folder of a resource.
+pub(super) fn lacking(plan: &Plan) -> Vec<String> {
+    let store = crate::jail::store::Store::new(&plan.dirs.state);
+    let gone = |path: &Path| std::fs::symlink_metadata(path).is_err();
+    let lacks = |service: &&plan::Service| {
+        let jail = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref());
+        let ours = plan.storage.iter().filter(|s| s.keeping == Keeping::Ours);
+        let resources = ours.filter(|s| service.mounts.iter().any(|m| m.source == s.path));
+        jail.is_some_and(|hash| !store.has(hash) || !store.known(hash))
+            || service.writable.iter().any(|upper| gone(&upper.lower))
+            || resources.into_iter().any(|s| gone(&s.path))
+    };
+    plan.services.iter().filter(lacks).map(|s| s.name.clone()).collect()
 }
 
 /// Jails that services of the plan have and that are not there yet.

@@ -148,7 +148,8 @@ pub(super) fn reconcile(
         "running" => oneshot(&s.service),
         _ => false,
     });
-    let already = same && resting.is_empty();
+    let lacking = super::load::lacking(&plan);
+    let already = same && resting.is_empty() && lacking.is_empty();
     let is_up_already = || {
         outln!(
             "`{app}` is up already: {} services, supervisor {}",
@@ -171,11 +172,19 @@ pub(super) fn reconcile(
         return Ok(0);
     }
     let claim = Claim::join(dirs)?;
-    let plan = if same {
+    let plan = if same && lacking.is_empty() {
         plan
     } else {
         planned(loaded, dirs, &claim, args.strict)?
     };
+    let running = |name: &&str| !changed.contains(name) && !resting.contains(name);
+    let lacking: Vec<&str> = lacking.iter().map(String::as_str).filter(running).collect();
+    if !lacking.is_empty() {
+        errln!(
+            "note: a folder or a root of {0} was deleted, and is made anew; what runs does not see it before `pysecure restart {0}`",
+            lacking.join(" ")
+        );
+    }
     let kept: BTreeSet<&str> = status.services.iter().map(|s| s.service.as_str()).collect();
     let apply = Apply {
         order: plan.services.iter().map(|s| s.name.clone()).collect(),

@@ -61,7 +61,13 @@ impl Overlays {
             memory: upper.kept.is_none().then(|| place.display().to_string()),
         };
         root.directory(Path::new("/run"));
-        for (top, entries) in root.take_below_tops(&OTHERS) {
+        // A resource directly at the top has the place for itself: there is nothing for an overlay to be over.
+        let resources = service.mounts.iter().filter_map(|m| m.target.strip_prefix('/'));
+        let without: Vec<&str> = OTHERS
+            .into_iter()
+            .chain(resources.filter(|t| !t.contains('/')))
+            .collect();
+        for (top, entries) in root.take_below_tops(&without) {
             let mut lower = Vec::new();
             if !entries.is_empty() || !in_lower(&top) {
                 let name = layers.len().to_string();

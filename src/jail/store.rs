@@ -20,6 +20,7 @@ use super::collect::{Item, Kind, Listing, Origin};
 use super::image::Image;
 use super::recipe::Recipe;
 use crate::beneath::Root;
+use crate::durable;
 use crate::walk::{Found, Walk};
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -84,16 +85,36 @@ impl Store {
         if place.exists() {
             return Ok(());
         }
+        self.aside(|making| {
+            let fresh = making.join("owned");
+            directory(&fresh)?;
+            let root = Root::open(&fresh).map_err(|e| JailError::io("open", &fresh, e))?;
+            own_copy(&self.tree(hash), &root, ids)?;
+            self.place(making, &fresh, &place)
+        })
+    }
+
+    /// Has something made in a place of its own, of which nothing is left, however it ends: on a full disk it would be half
+    /// a jail that fills it.
+    fn aside<T>(&self, make: impl FnOnce(&Path) -> Result<T, JailError>) -> Result<T, JailError> {
         let making = self.folder.join("making");
         remove(&making)?;
         directory(&making)?;
-        let fresh = making.join("owned");
-        directory(&fresh)?;
-        let root = Root::open(&fresh).map_err(|e| JailError::io("open", &fresh, e))?;
-        own_copy(&self.tree(hash), &root, ids)?;
+        let made = make(&making);
+        let cleared = remove(&making);
+        made.and_then(|made| cleared.map(|()| made))
+    }
+
+    /// Gives what was made in `making` its name, when all of it is on disk. What has that name already goes.
+    fn place(&self, making: &Path, fresh: &Path, place: &Path) -> Result<(), JailError> {
+        let wrong = |e| JailError::io("put in place", place, e);
+        durable::settle(making).map_err(wrong)?;
         directory(place.parent().unwrap_or(&self.folder))?;
-        std::fs::rename(&fresh, &place).map_err(|e| JailError::io("put in place", &place, e))?;
-        remove(&making)
+        match std::fs::rename(place, making.join("former")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(wrong(e)),
+            _ => {}
+        }
+        durable::rename(fresh, place).map_err(wrong)
     }
 
     /// Removes the copies that belong to ids of an app that is deleted.
@@ -115,12 +136,42 @@ impl Store {
     }
 
     pub fn has(&self, hash: &str) -> bool {
-        self.tree(hash).is_dir()
+        is_hash(hash) && self.tree(hash).is_dir()
+    }
+
+    /// Is all there that a listing says, as far as names and sizes tell?
+    pub fn is_whole(&self, hash: &str, listing: &Listing) -> bool {
+        self.has(hash) && self.known(hash) && has_sizes(&self.tree(hash), listing)
+    }
+
+    /// The same, by the listing that is on record.
+    pub fn is_intact(&self, hash: &str) -> bool {
+        self.has(hash)
+            && self
+                .listing(hash)
+                .is_ok_and(|(_, listing)| has_sizes(&self.tree(hash), &listing))
+    }
+
+    /// Makes a tree that is gone once more, of what the store and the host still have of it.
+    pub fn restore(&self, hash: &str) -> Result<(), JailError> {
+        if self.has(hash) {
+            return Ok(());
+        }
+        let path = self.folder.join("lists").join(hash);
+        let gone = |_| JailError::Gone(self.tree(hash));
+        let text = std::fs::read(&path).map_err(|e| gone(e.to_string()))?;
+        let listing: Listing = serde_json::from_slice(&text).map_err(|e| gone(e.to_string()))?;
+        match self.make(&listing, true) {
+            Ok((made, _)) if made == hash => Ok(()),
+            Ok(_) => Err(gone(String::new())),
+            Err(e) => Err(gone(e.to_string())),
+        }
     }
 
     /// Is it on record what is in a tree?
     pub fn known(&self, hash: &str) -> bool {
-        self.folder.join("lists").join(hash).exists()
+        let list = std::fs::symlink_metadata(self.folder.join("lists").join(hash));
+        list.is_ok_and(|found| found.is_file() && found.len() > 0)
     }
 
     /// The hash of the tree that a listing comes to. Reads its files unless they are as they were at the last build.
@@ -131,9 +182,10 @@ impl Store {
         tree_hash(listing, |path, item| content(path, item))
     }
 
-    /// Makes the tree of a listing, if it is not there.
-    pub fn build(&self, listing: &Listing, recipe: &Recipe) -> Result<(String, Count), JailError> {
-        let built = self.make(listing)?;
+    /// Makes the tree of a listing, if it is not there. `thoroughly`: looks at what is there as well, and makes anew what is
+    /// not as it should be.
+    pub fn build(&self, listing: &Listing, recipe: &Recipe, thoroughly: bool) -> Result<(String, Count), JailError> {
+        let built = self.make(listing, thoroughly)?;
         let made = super::made::names(self, recipe)?;
         if !made.is_empty() {
             let _lock = self.lock()?;
@@ -148,42 +200,58 @@ impl Store {
         Ok(built)
     }
 
-    fn make(&self, listing: &Listing) -> Result<(String, Count), JailError> {
-        if let Some(known) = self.as_it_was(listing) {
+    fn make(&self, listing: &Listing, thoroughly: bool) -> Result<(String, Count), JailError> {
+        let as_it_was = || self.as_it_was(listing).filter(|_| !thoroughly);
+        if let Some(known) = as_it_was() {
             return Ok((known, Count::default()));
         }
         let _lock = self.lock()?;
-        if let Some(known) = self.as_it_was(listing) {
+        if let Some(known) = as_it_was() {
             return Ok((known, Count::default()));
         }
-        let making = self.folder.join("making");
-        remove(&making)?;
-        directory(&making)?;
+        let (hash, made) = self.aside(|making| self.fill(making, listing))?;
+        self.remember(listing, &hash)?;
+        Ok((hash, made))
+    }
+
+    fn fill(&self, making: &Path, listing: &Listing) -> Result<(String, Count), JailError> {
         let tree = making.join("tree");
         directory(&tree)?;
         // Places are chosen by an image: no link of its own leads out.
         let root = Root::open(&tree).map_err(|e| JailError::io("open", &tree, e))?;
-        let mut made = Count::default();
-        self.take_from_image(listing, &mut made)?;
+        let mut blobs = Blobs {
+            store: self,
+            making,
+            fresh: BTreeMap::new(),
+            whole: BTreeSet::new(),
+            made: Count::default(),
+        };
+        blobs.take_from_image(listing)?;
         let mut contents = BTreeMap::new();
         for (number, (path, item)) in listing.items.iter().enumerate() {
             if let Some(tell) = self.tell {
                 tell(number + 1, listing.items.len());
             }
             let wrong = |e| JailError::io("make in the jail", path, e);
-            let place = path.strip_prefix("/").unwrap_or(path);
+            let place = inside(path);
             match &item.kind {
                 Kind::Directory => root.directory(place, 0o755).map_err(wrong)?,
                 Kind::Link(target) => root.link(place, target).map_err(wrong)?,
                 Kind::File {
-                    executable, modified, ..
+                    executable,
+                    modified,
+                    size,
                 } => {
-                    let content = match (&item.content, &item.origin) {
+                    let known = item.content.as_ref().filter(|hash| {
+                        let of_image = matches!(item.origin, Some(Origin::Layer { .. }));
+                        of_image || blobs.has(&self.blob(hash, *executable, *modified), hash, *size)
+                    });
+                    let content = match (known, &item.origin) {
                         (Some(known), _) => known.clone(),
-                        (None, Some(Origin::Host(from))) => self.take_in(from, item, &mut made)?,
-                        (None, _) => self.take_in(path, item, &mut made)?,
+                        (None, Some(Origin::Host(from))) => blobs.take_in(from, item)?,
+                        (None, _) => blobs.take_in(path, item)?,
                     };
-                    let blob = self.blob(&content, *executable, *modified);
+                    let blob = blobs.at(self.blob(&content, *executable, *modified));
                     link_or_copy(&blob, &root, place, *executable, *modified)?;
                     contents.insert(path, content);
                 }
@@ -194,133 +262,34 @@ impl Store {
         for (path, item) in &mut kept.items {
             item.content = contents.get(path).cloned();
         }
+        let (fresh, made) = (std::mem::take(&mut blobs.fresh), blobs.made);
+        let is_there = self.has(&hash) && is_as_listed(&self.tree(&hash), &kept)?;
         let list = serde_json::to_vec(&kept).map_err(|e| JailError::io("write", &self.folder, e))?;
         self.write("lists", &hash, &list)?;
-        let place = self.tree(&hash);
-        directory(place.parent().unwrap_or(&self.folder))?;
-        if !self.has(&hash) {
-            std::fs::rename(&tree, &place).map_err(|e| JailError::io("put in place", &place, e))?;
+        // What has its name in the store counts as there, and is on disk.
+        match is_there {
+            true => durable::settle(making).map_err(|e| JailError::io("write to disk", making, e))?,
+            false => self.place(making, &tree, &self.tree(&hash))?,
         }
-        remove(&making)?;
-        self.remember(listing, &hash)?;
+        for (blob, one) in fresh {
+            self.shelve(&one.at, &blob, one.executable, one.modified)?;
+        }
+        if !is_there {
+            // Copies of a tree that was broken.
+            let owned = self.folder.join("owned");
+            for name in names(&owned).into_iter().filter(|name| name.starts_with(&hash)) {
+                if !has_sizes(&owned.join(&name), &kept) {
+                    remove(&owned.join(name))?;
+                }
+            }
+        }
         Ok((hash, made))
     }
 
     /// The tree of a listing whose files are as they were when it was made.
     fn as_it_was(&self, listing: &Listing) -> Option<String> {
         let known = std::fs::read_to_string(self.folder.join("known").join(print(listing))).ok()?;
-        (self.has(&known) && self.known(&known)).then_some(known)
-    }
-
-    /// Puts a file of the host into the store if its content is not there; the hash of that. Read once: what is hashed is
-    /// what is written.
-    fn take_in(&self, from: &Path, item: &Item, made: &mut Count) -> Result<String, JailError> {
-        let Kind::File {
-            executable,
-            size,
-            modified,
-        } = item.kind
-        else {
-            return Err(JailError::Changed);
-        };
-        let wrong = |e| JailError::io("read", from, e);
-        // Where it was found there was no link on the way.
-        let resolve = match item.origin {
-            None => ResolveFlags::NO_SYMLINKS,
-            _ => ResolveFlags::empty(),
-        };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let source = rustix::fs::openat2(CWD, from, flags, Mode::empty(), resolve);
-        let mut source = File::from(source.map_err(|e| JailError::io("read", from, std::io::Error::from(e)))?);
-        let small = size <= AT_ONCE;
-        let mut content = Vec::with_capacity(if small { size as usize + 1 } else { 0 });
-        let hash = if small {
-            Read::by_ref(&mut source)
-                .take(AT_ONCE + 1)
-                .read_to_end(&mut content)
-                .map_err(wrong)?;
-            hex(&Sha256::digest(&content))
-        } else {
-            hash_all(&mut source, from)?
-        };
-        let blob = self.blob(&hash, executable, modified);
-        if !blob.exists() {
-            let fresh = self.fresh()?;
-            if small {
-                let mut target = create(&fresh)?;
-                if !cloned(&source, &target, &fresh, &content)? {
-                    target
-                        .write_all(&content)
-                        .map_err(|e| JailError::io("write", &fresh, e))?;
-                }
-                finish(&target, &fresh, executable, modified)?;
-            } else {
-                source.rewind().map_err(wrong)?;
-                let mut target = create(&fresh)?;
-                fill(&mut source, &mut target, &fresh)?;
-                finish(&target, &fresh, executable, modified)?;
-                if hash_file(&fresh)? != hash {
-                    return Err(JailError::Changed);
-                }
-            }
-            self.shelve(&fresh, &blob, executable, modified)?;
-            made.files += 1;
-            made.bytes += size;
-        }
-        // As it was when the listing was made, and not half of that and half of what it is now.
-        let found = source.metadata().map_err(wrong)?;
-        match (found.ino(), found.ctime(), found.ctime_nsec(), found.len())
-            == (item.print.0, item.print.1, item.print.2, size)
-        {
-            true => Ok(hash),
-            false => Err(JailError::Changed),
-        }
-    }
-
-    /// The files of an image that the store does not have yet.
-    fn take_from_image(&self, listing: &Listing, made: &mut Count) -> Result<(), JailError> {
-        let Some(image) = &listing.image else { return Ok(()) };
-        let mut wanted: BTreeMap<Origin, (PathBuf, &String, bool, i64)> = BTreeMap::new();
-        let mut named: BTreeSet<PathBuf> = BTreeSet::new();
-        for item in listing.items.values() {
-            let (
-                Some(origin @ Origin::Layer { .. }),
-                Kind::File {
-                    executable, modified, ..
-                },
-            ) = (&item.origin, &item.kind)
-            else {
-                continue;
-            };
-            let hash = item.content.as_ref().ok_or(JailError::Changed)?;
-            let blob = self.blob(hash, *executable, *modified);
-            if !blob.exists() && named.insert(blob.clone()) {
-                wanted.insert(origin.clone(), (blob, hash, *executable, *modified));
-            }
-        }
-        let origins = wanted.keys().cloned().collect();
-        super::image::layers::extract(image, &origins, |origin, content| {
-            let Some((blob, hash, executable, modified)) = wanted.get(&origin) else {
-                return Ok(());
-            };
-            let fresh = self.fresh()?;
-            let mut file = create(&fresh)?;
-            let wrong = |e| JailError::io("write", &fresh, e);
-            made.bytes += std::io::copy(content, &mut file).map_err(wrong)?;
-            made.files += 1;
-            finish(&file, &fresh, *executable, *modified)?;
-            if hash_file(&fresh)? != **hash {
-                return Err(JailError::Changed);
-            }
-            self.shelve(&fresh, blob, *executable, *modified)
-        })
-    }
-
-    /// Where a blob is made.
-    fn fresh(&self) -> Result<PathBuf, JailError> {
-        let fresh = self.folder.join("making").join("blob");
-        remove(&fresh)?;
-        Ok(fresh)
+        self.is_whole(&known, listing).then_some(known)
     }
 
     /// What an image came to when a jail was made of it, if that is still there.
@@ -344,20 +313,19 @@ impl Store {
     /// Has something made, and puts it in place as a whole.
     pub fn make_aside(&self, place: &Path, make: impl FnOnce(&Path) -> Result<(), JailError>) -> Result<(), JailError> {
         let _lock = self.lock()?;
-        let making = self.folder.join("making");
-        remove(&making)?;
-        directory(&making)?;
-        let aside = making.join(place.file_name().unwrap_or_default());
-        make(&aside)?;
-        directory(place.parent().unwrap_or(&self.folder))?;
-        remove(place)?;
-        std::fs::rename(&aside, place).map_err(|e| JailError::io("put in place", place, e))?;
-        remove(&making)
+        self.aside(|making| {
+            let aside = making.join(place.file_name().unwrap_or_default());
+            make(&aside)?;
+            self.place(making, &aside, place)
+        })
     }
 
     fn remember(&self, listing: &Listing, tree: &str) -> Result<(), JailError> {
         let name = print(listing);
-        if self.folder.join("known").join(&name).exists() {
+        if lines(&self.folder.join("known").join(&name))
+            .first()
+            .is_some_and(|known| known == tree)
+        {
             return Ok(());
         }
         self.write("known", &name, tree.as_bytes())
@@ -371,9 +339,13 @@ impl Store {
         }
         // Not while a prune looks at what is used.
         let _lock = self.lock()?;
+        let had: BTreeSet<String> = lines(&path).into_iter().collect();
         let mut all = trees.clone();
         if keep {
-            all.extend(lines(&path));
+            all.extend(had.iter().cloned());
+        }
+        if all == had {
+            return Ok(());
         }
         self.write("users", app, all.into_iter().collect::<Vec<_>>().join("\n").as_bytes())
     }
@@ -488,7 +460,9 @@ impl Store {
                 let aside = blob.with_extension("fresh");
                 remove(&aside)?;
                 copy(fresh, &aside, executable, modified)?;
-                std::fs::rename(aside, blob)
+                File::open(&aside)
+                    .and_then(|file| file.sync_all())
+                    .and_then(|()| std::fs::rename(aside, blob))
             }
             other => other,
         };
@@ -501,9 +475,7 @@ impl Store {
         directory(&folder)?;
         let path = folder.join(name);
         let fresh = self.folder.join(format!("fresh-{}", std::process::id()));
-        std::fs::write(&fresh, content)
-            .and_then(|()| std::fs::rename(&fresh, &path))
-            .map_err(|e| JailError::io("write", path, e))
+        durable::write(&fresh, &path, content).map_err(|e| JailError::io("write", path, e))
     }
 
     /// One build at a time; the other waits, and finds the work done.
@@ -521,6 +493,204 @@ impl Store {
         rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| wrong(e.into()))?;
         Ok(file)
     }
+}
+
+/// The blobs of a tree that is being made.
+struct Blobs<'s> {
+    store: &'s Store,
+    making: &'s Path,
+    /// Those that are not in the store yet, by the name that they will have there.
+    fresh: BTreeMap<PathBuf, Fresh>,
+    /// Those in the store that hold what their names say.
+    whole: BTreeSet<PathBuf>,
+    made: Count,
+}
+
+struct Fresh {
+    at: PathBuf,
+    executable: bool,
+    modified: i64,
+}
+
+impl Blobs<'_> {
+    /// Is there one with this content? One in the store is read: a power loss may have left half of it.
+    fn has(&mut self, blob: &Path, hash: &str, size: u64) -> bool {
+        if self.fresh.contains_key(blob) || self.whole.contains(blob) {
+            return true;
+        }
+        let whole = is_file_of(blob, size) && hash_file(blob).is_ok_and(|found| found == hash);
+        if whole {
+            self.whole.insert(blob.to_owned());
+        }
+        whole
+    }
+
+    /// Where it is now.
+    fn at(&self, blob: PathBuf) -> PathBuf {
+        self.fresh.get(&blob).map_or(blob, |fresh| fresh.at.clone())
+    }
+
+    /// Where the next one is made.
+    fn next(&self) -> PathBuf {
+        self.making.join(format!("blob-{}", self.fresh.len()))
+    }
+
+    fn add(&mut self, blob: PathBuf, at: PathBuf, executable: bool, modified: i64) {
+        let fresh = Fresh {
+            at,
+            executable,
+            modified,
+        };
+        self.fresh.insert(blob, fresh);
+        self.made.files += 1;
+    }
+
+    /// Puts a file of the host into the store if its content is not there; the hash of that. Read once: what is hashed is
+    /// what is written.
+    fn take_in(&mut self, from: &Path, item: &Item) -> Result<String, JailError> {
+        let Kind::File {
+            executable,
+            size,
+            modified,
+        } = item.kind
+        else {
+            return Err(JailError::Changed);
+        };
+        let wrong = |e| JailError::io("read", from, e);
+        // Where it was found there was no link on the way.
+        let resolve = match item.origin {
+            None => ResolveFlags::NO_SYMLINKS,
+            _ => ResolveFlags::empty(),
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = rustix::fs::openat2(CWD, from, flags, Mode::empty(), resolve);
+        let mut source = File::from(source.map_err(|e| JailError::io("read", from, std::io::Error::from(e)))?);
+        let small = size <= AT_ONCE;
+        let mut content = Vec::with_capacity(if small { size as usize + 1 } else { 0 });
+        let hash = if small {
+            Read::by_ref(&mut source)
+                .take(AT_ONCE + 1)
+                .read_to_end(&mut content)
+                .map_err(wrong)?;
+            hex(&Sha256::digest(&content))
+        } else {
+            hash_all(&mut source, from)?
+        };
+        let blob = self.store.blob(&hash, executable, modified);
+        if !self.has(&blob, &hash, size) {
+            let fresh = self.next();
+            if small {
+                let mut target = create(&fresh)?;
+                if !cloned(&source, &target, &fresh, &content)? {
+                    target
+                        .write_all(&content)
+                        .map_err(|e| JailError::io("write", &fresh, e))?;
+                }
+                finish(&target, &fresh, executable, modified)?;
+            } else {
+                source.rewind().map_err(wrong)?;
+                let mut target = create(&fresh)?;
+                fill(&mut source, &mut target, &fresh)?;
+                finish(&target, &fresh, executable, modified)?;
+                if hash_file(&fresh)? != hash {
+                    return Err(JailError::Changed);
+                }
+            }
+            self.add(blob, fresh, executable, modified);
+            self.made.bytes += size;
+        }
+        // As it was when the listing was made, and not half of that and half of what it is now.
+        let found = source.metadata().map_err(wrong)?;
+        match (found.ino(), found.ctime(), found.ctime_nsec(), found.len())
+            == (item.print.0, item.print.1, item.print.2, size)
+        {
+            true => Ok(hash),
+            false => Err(JailError::Changed),
+        }
+    }
+
+    /// The files of an image that the store does not have yet.
+    fn take_from_image(&mut self, listing: &Listing) -> Result<(), JailError> {
+        let Some(image) = &listing.image else { return Ok(()) };
+        let mut wanted: BTreeMap<Origin, (PathBuf, &String, bool, i64)> = BTreeMap::new();
+        let mut named: BTreeSet<PathBuf> = BTreeSet::new();
+        for item in listing.items.values() {
+            let (
+                Some(origin @ Origin::Layer { .. }),
+                Kind::File {
+                    executable,
+                    modified,
+                    size,
+                },
+            ) = (&item.origin, &item.kind)
+            else {
+                continue;
+            };
+            let hash = item.content.as_ref().ok_or(JailError::Changed)?;
+            let blob = self.store.blob(hash, *executable, *modified);
+            if !self.has(&blob, hash, *size) && named.insert(blob.clone()) {
+                wanted.insert(origin.clone(), (blob, hash, *executable, *modified));
+            }
+        }
+        let origins = wanted.keys().cloned().collect();
+        super::image::layers::extract(image, &origins, |origin, content| {
+            let Some((blob, hash, executable, modified)) = wanted.get(&origin) else {
+                return Ok(());
+            };
+            let fresh = self.next();
+            let mut file = create(&fresh)?;
+            let wrong = |e| JailError::io("write", &fresh, e);
+            self.made.bytes += std::io::copy(content, &mut file).map_err(wrong)?;
+            finish(&file, &fresh, *executable, *modified)?;
+            if hash_file(&fresh)? != **hash {
+                return Err(JailError::Changed);
+            }
+            self.add(blob.clone(), fresh, *executable, *modified);
+            Ok(())
+        })
+    }
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn inside(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn is_file_of(path: &Path, size: u64) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
+}
+
+/// Have the files of a tree the sizes that a listing has?
+fn has_sizes(tree: &Path, listing: &Listing) -> bool {
+    listing.items.iter().all(|(path, item)| match item.kind {
+        Kind::File { size, .. } => is_file_of(&tree.join(inside(path)), size),
+        _ => true,
+    })
+}
+
+/// Is all of a tree as a listing has it, whose contents are known?
+fn is_as_listed(tree: &Path, listing: &Listing) -> Result<bool, JailError> {
+    for (path, item) in &listing.items {
+        let at = tree.join(inside(path));
+        let as_listed = match &item.kind {
+            Kind::Directory => std::fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir()),
+            Kind::Link(target) => std::fs::read_link(&at).is_ok_and(|found| found == *target),
+            Kind::File { size, .. } => {
+                is_file_of(&at, *size)
+                    && item
+                        .content
+                        .as_ref()
+                        .is_some_and(|hash| hash_file(&at).ok().as_ref() == Some(hash))
+            }
+        };
+        if !as_listed {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What tells that no file of a listing has changed, without reading any.

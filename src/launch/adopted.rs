@@ -167,7 +167,7 @@ pub(super) fn record(dirs: &Dirs, ledger: &Ledger, resource: &str, path: &Path) 
         .map_err(|e| wrong(e.into()))
         .and_then(|()| out.into_inner().map_err(|e| wrong(e.into_error())))
         .and_then(|file| file.sync_all().map_err(wrong))
-        .and_then(|()| std::fs::rename(&fresh, &file).map_err(wrong));
+        .and_then(|()| crate::durable::rename(&fresh, &file).map_err(wrong));
     if done.is_err() {
         let _ = std::fs::remove_file(&fresh);
     }

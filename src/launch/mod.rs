@@ -19,6 +19,7 @@ mod landlock;
 pub mod network;
 pub mod outer;
 mod prepare;
+pub mod purge;
 pub mod relay;
 pub mod renamed;
 mod seccomp;

@@ -39,7 +39,7 @@ pub fn folder(old: &Path, new: &Path) -> Result<Moved, PlanError> {
     if let Some(parent) = new.parent() {
         crate::plan::make_private(parent)?;
     }
-    std::fs::rename(old, new).map_err(wrong)?;
+    crate::durable::rename(old, new).map_err(wrong)?;
     Ok(Moved::Yes)
 }
 
@@ -65,7 +65,7 @@ pub fn file(folder: &Path, old: Option<&str>, new: &str) -> Result<(), PlanError
             folder.join(format!("{old}{ending}")),
             folder.join(format!("{new}{ending}")),
         );
-        match std::fs::rename(&from, &to) {
+        match crate::durable::rename(&from, &to) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             other => other.map_err(|e| PlanError::io("give its new name to", &from, e))?,
         }
@@ -97,7 +97,7 @@ pub fn logs(dirs: &Dirs, old: &str, new: &str) -> Result<(), PlanError> {
         return Ok(());
     }
     for (path, rest) in of(old) {
-        std::fs::rename(&path, dirs.logs().join(format!("{new}{rest}")))
+        crate::durable::rename(&path, &dirs.logs().join(format!("{new}{rest}")))
             .map_err(|e| PlanError::io("give its new name to", &path, e))?;
     }
     Ok(())

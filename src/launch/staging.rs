@@ -5,6 +5,7 @@
 
 use super::LaunchError;
 use super::storage::{self, StorageError};
+use crate::durable;
 use crate::plan::{Dirs, Initial, Initializer};
 use crate::walk::{self, Found, Trail, Walk};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
@@ -14,7 +15,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// As many bytes as a script may have.
 const LONGEST_SCRIPT: u64 = 1 << 20;
@@ -23,12 +24,27 @@ const LONGEST_SCRIPT: u64 = 1 << 20;
 pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), StorageError> {
     let aside = &initializer.dirs.app;
     clear(aside)?;
+    let done = fill(initializer, from);
+    if done.is_err() {
+        // On a full disk it would be the copy that fills it.
+        let _ = clear(aside);
+    }
+    done
+}
+
+fn fill(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), StorageError> {
+    let aside = &initializer.dirs.app;
     crate::plan::make_private(aside)?;
     if let Some(from) = from.map(Dirs::resources).filter(|from| from.exists()) {
         copy_tree(&from, &initializer.dirs.resources())
             .map_err(|(path, e)| crate::plan::PlanError::io("copy the app's data at", path, e))?;
     }
-    storage::make(&initializer.dirs, &initializer.storage, &mut BTreeMap::new())?;
+    storage::make(
+        &initializer.dirs,
+        &initializer.storage,
+        &mut BTreeMap::new(),
+        &mut Vec::new(),
+    )?;
     let shown = initializer.script.display().to_string();
     copy_script(initializer).map_err(|errno| {
         let source = LaunchError::system("copy the script", shown)(errno);
@@ -42,11 +58,17 @@ pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), Sto
 /// Puts the resources in place; `fresh`: nothing is there yet.
 pub fn put_in_place(initializer: &Initializer, dirs: &Dirs) -> Result<(), StorageError> {
     let (made, place) = (initializer.dirs.resources(), dirs.resources());
+    let wrong = |e: std::io::Error| crate::plan::PlanError::io("put the app's data in place at", &place, e);
+    // It counts as made from then on.
+    durable::settle(&made).map_err(wrong)?;
     let moved = match rustix::fs::renameat_with(CWD, &made, CWD, &place, RenameFlags::NOREPLACE) {
         Err(Errno::EXIST) => rustix::fs::renameat_with(CWD, &made, CWD, &place, RenameFlags::EXCHANGE),
         other => other,
     };
-    moved.map_err(|e| crate::plan::PlanError::io("put the app's data in place at", &place, e))?;
+    moved.map_err(|errno| wrong(errno.into()))?;
+    for folder in [&dirs.app, &initializer.dirs.app] {
+        durable::settle_names(folder).map_err(wrong)?;
+    }
     clear(&initializer.dirs.app)
 }
 
@@ -73,18 +95,29 @@ fn copy_script(initializer: &Initializer) -> Result<(), Errno> {
     std::fs::set_permissions(&initializer.copy, std::fs::Permissions::from_mode(0o555)).map_err(io)
 }
 
-/// Makes a resource's folder with what it begins with, as a whole: after a kill it is there or it is not.
-pub(super) fn begin_with(initial: &Initial, folder: &Path) -> Copied {
-    // No resource's name begins with a dot.
-    let aside = folder.with_file_name(".initial");
+/// Where a resource's folder is made; no resource's name begins with a dot.
+pub(super) fn initial(resources: &Path) -> PathBuf {
+    resources.join(".initial")
+}
+
+/// Makes a resource's folder with what it begins with, as a whole: after a kill or a power loss it is there or it is not.
+pub(super) fn begin_with(initial: &Initial, aside: &Path, folder: &Path) -> Copied {
     let wrong = |e: std::io::Error| (initial.from.clone(), e);
-    crate::walk::remove(&aside).map_err(wrong)?;
-    match &initial.file {
-        None => copy_tree(&initial.from, &aside)?,
-        Some(name) => copy_alone(&initial.from, &aside, name).map_err(wrong)?,
+    crate::walk::remove(aside).map_err(wrong)?;
+    let copied = match &initial.file {
+        None => copy_tree(&initial.from, aside),
+        Some(name) => copy_alone(&initial.from, aside, name).map_err(wrong),
+    };
+    let placed = copied.and_then(|()| {
+        std::fs::set_permissions(aside, std::fs::Permissions::from_mode(0o711))
+            .and_then(|()| durable::settle(aside))
+            .and_then(|()| durable::rename(aside, folder))
+            .map_err(wrong)
+    });
+    if placed.is_err() {
+        let _ = crate::walk::remove(aside);
     }
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o711)).map_err(wrong)?;
-    std::fs::rename(&aside, folder).map_err(wrong)
+    placed
 }
 
 fn copy_alone(from: &Path, aside: &Path, name: &str) -> std::io::Result<()> {
@@ -98,7 +131,7 @@ fn copy_alone(from: &Path, aside: &Path, name: &str) -> std::io::Result<()> {
     copy_file(source, into.as_fd(), &CString::new(name)?)
 }
 
-type Copied = Result<(), (std::path::PathBuf, std::io::Error)>;
+type Copied = Result<(), (PathBuf, std::io::Error)>;
 
 /// Directories, files and links; pipes and sockets are made anew by whoever wants them. Modes stay, owners do not.
 fn copy_tree(from: &Path, to: &Path) -> Copied {

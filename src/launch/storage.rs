@@ -5,8 +5,9 @@
 //! `source` of the user's is changed only if the manifest says `adopt`.
 
 use super::LaunchError;
+use crate::durable;
 use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Storage};
-use crate::walk::{self, Found, Walk};
+use crate::walk::{self, Found, Walk, remove};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -36,7 +37,41 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
             ledger.applied.remove(&storage.resource);
         }
     }
-    make(&plan.dirs, &plan.storage, &mut ledger.applied)
+    let mut changed = Vec::new();
+    let made = make(&plan.dirs, &plan.storage, &mut ledger.applied, &mut changed);
+    for (storage, done) in changed {
+        if let Err(e) = settle(&plan.dirs.resources(), storage, done) {
+            ledger.applied.remove(&storage.resource);
+            return Err(PlanError::io("write to disk what was changed in", &storage.path, e).into());
+        }
+    }
+    made
+}
+
+/// Makes the folder of a resource once more, which was deleted while the app is up. The ledger knows it.
+pub fn make_again(dirs: &Dirs, storage: &Storage) -> Result<(), StorageError> {
+    let mut changed = Vec::new();
+    make(dirs, std::slice::from_ref(storage), &mut BTreeMap::new(), &mut changed)?;
+    for (storage, done) in changed {
+        settle(&dirs.resources(), storage, done)
+            .map_err(|e| PlanError::io("write to disk what was changed in", &storage.path, e))?;
+    }
+    Ok(())
+}
+
+/// Has on disk what the ledger is about to say.
+fn settle(resources: &Path, storage: &Storage, done: Done) -> std::io::Result<()> {
+    let folder = match storage.directory {
+        true => Some(storage.path.as_path()),
+        false => storage.path.parent(),
+    };
+    let folder = folder.unwrap_or(resources);
+    match done {
+        Done::Nothing => Ok(()),
+        // A folder, or an empty file in one.
+        Done::Made => durable::settle_names(folder).and_then(|()| durable::settle_names(resources)),
+        Done::Changed => durable::settle(folder),
+    }
 }
 
 /// Takes off the record how those resources are owned that are about to be owned otherwise: if that is interrupted, it is
@@ -49,15 +84,30 @@ pub fn forget_changing(plan: &Plan, ledger: &mut Ledger) {
     }
 }
 
-/// `applied`: how the files of each resource are owned, as far as that is known; brought up to date.
-pub(super) fn make(
+/// What was done about a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    Nothing,
+    /// It is there now, and empty.
+    Made,
+    /// What is in it is owned otherwise.
+    Changed,
+}
+
+/// `applied`: how the files of each resource are owned, as far as that is known; brought up to date. `changed`: those that
+/// it was brought up to date for.
+pub(super) fn make<'s>(
     dirs: &Dirs,
-    storages: &[Storage],
+    storages: &'s [Storage],
     applied: &mut BTreeMap<String, Ownership>,
+    changed: &mut Vec<(&'s Storage, Done)>,
 ) -> Result<(), StorageError> {
     let resources = dirs.resources();
     crate::plan::make_private(&dirs.app)?;
     crate::plan::make_private(&resources)?;
+    // Of a start that was killed.
+    let unfinished = super::staging::initial(&resources);
+    remove(&unfinished).map_err(|e| PlanError::io("remove", &unfinished, e))?;
     for storage in storages {
         let before = applied.get(&storage.resource).cloned();
         tracing::debug!(resource = storage.resource, path = %storage.path.display(), keeping = ?storage.keeping, "storage");
@@ -71,8 +121,9 @@ pub(super) fn make(
                 path: storage.path.display().to_string(),
             },
         })?;
-        if done && storage.keeping != Keeping::Theirs {
+        if done != Done::Nothing {
             applied.insert(storage.resource.clone(), storage.ownership.clone());
+            changed.push((storage, done));
         }
     }
     Ok(())
@@ -89,20 +140,19 @@ impl From<LaunchError> for Trouble {
     }
 }
 
-/// Says whether the ownership was set.
-fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Result<bool, Trouble> {
+fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Result<Done, Trouble> {
     let shown = storage.path.display().to_string();
     let wrong = |operation: &'static str| LaunchError::system(operation, shown.clone());
     if storage.keeping == Keeping::Theirs {
-        return Ok(false);
+        return Ok(Done::Nothing);
     }
-    let mut fresh = false;
+    let (mut fresh, mut filled) = (false, false);
     if storage.keeping == Keeping::Ours {
         let folder = resources.join(&storage.resource);
         if let Some(initial) = storage.initial.as_ref().filter(|_| !folder.exists()) {
-            super::staging::begin_with(initial, &folder)
+            super::staging::begin_with(initial, &super::staging::initial(resources), &folder)
                 .map_err(|(path, e)| LaunchError::system_text("copy what it begins with from", path.display(), e))?;
-            fresh = true;
+            filled = true;
         }
         fresh |= make_directory(&folder)?;
         if !storage.directory {
@@ -118,7 +168,7 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
         };
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let top = rustix::fs::openat2(CWD, &storage.path, flags, Mode::empty(), resolve).map_err(wrong("open"))?;
-    let changed = fresh || before != Some(&storage.ownership);
+    let changed = fresh || filled || before != Some(&storage.ownership);
     if changed {
         let apply = Apply { of: &storage.ownership };
         if storage.directory {
@@ -130,7 +180,11 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
     for point in &storage.mount_points {
         mount_point(top.as_fd(), &storage.path, point)?;
     }
-    Ok(changed)
+    Ok(match (changed, fresh && !filled && before.is_none()) {
+        (false, _) => Done::Nothing,
+        (true, true) => Done::Made,
+        (true, false) => Done::Changed,
+    })
 }
 
 fn make_directory(path: &Path) -> Result<bool, LaunchError> {
@@ -423,10 +477,10 @@ mod tests {
                 mount_points: Vec::new(),
             };
             let mode = || theirs.symlink_metadata().unwrap().mode() & 0o777;
-            assert!(make(&dirs, &[storage(&link)], &mut BTreeMap::new()).is_err());
+            assert!(make(&dirs, &[storage(&link)], &mut BTreeMap::new(), &mut Vec::new()).is_err());
             assert_eq!(mode(), 0o755);
             // The control: by its own name it is changed.
-            assert!(make(&dirs, &[storage(&theirs)], &mut BTreeMap::new()).is_ok());
+            assert!(make(&dirs, &[storage(&theirs)], &mut BTreeMap::new(), &mut Vec::new()).is_ok());
             assert_eq!(mode() & 0o077, 0);
         }
     }

@@ -96,6 +96,11 @@ impl Dirs {
         self.app.join("initializing")
     }
 
+    /// What `down --purge` is deleting, and what one that was killed has left.
+    pub fn purging(&self) -> PathBuf {
+        self.app.join("purging")
+    }
+
     /// What services have written to their roots, where that is kept.
     pub fn roots(&self) -> PathBuf {
         self.app.join("writable")

@@ -5,17 +5,16 @@
 
 use super::{Mount, MountPoint, PlanError, Service};
 use crate::model::{Exclude, path};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use crate::walk::{self, Found};
+use rustix::fs::FileType;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A folder with more in it is one that somebody named by mistake.
 const MOST_ENTRIES: usize = 1_000_000;
 /// More of them are better left out by the folder that they lie in.
 const MOST_HIDDEN: usize = 10_000;
-const DEEPEST: usize = 200;
 /// What SQLite keeps beside a database, and may make at any time.
 const BESIDE: [&str; 3] = ["-journal", "-shm", "-wal"];
 
@@ -46,7 +45,7 @@ pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(),
                 .into(),
         );
     }
-    let mut walk = Walk {
+    let mut search = Search {
         exclude,
         found: BTreeSet::new(),
         linked: BTreeSet::new(),
@@ -54,29 +53,28 @@ pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(),
         entries: 0,
         closed,
     };
-    let top = open(CWD, &mount.source, &mount.source)?;
-    walk.directory(top.as_fd(), Path::new(""), 0)?;
+    search.tree(&mount.source)?;
     // Another name of the same file is that file.
-    for (file, path) in std::mem::take(&mut walk.links) {
-        if walk.linked.contains(&file) {
-            walk.found.insert(path);
+    for (file, path) in std::mem::take(&mut search.links) {
+        if search.linked.contains(&file) {
+            search.found.insert(path);
         }
     }
     for literal in exclude.literals() {
         let path = PathBuf::from(literal);
         let parent = path.parent().unwrap_or(Path::new(""));
         let there = std::fs::symlink_metadata(mount.source.join(parent)).is_ok_and(|m| m.is_dir());
-        if there && exclude.names(&path) && !walk.found.iter().any(|f| path.starts_with(f)) {
-            walk.found.insert(path);
+        if there && exclude.names(&path) && !search.found.iter().any(|f| path.starts_with(f)) {
+            search.found.insert(path);
         }
     }
-    if walk.found.len() > MOST_HIDDEN {
+    if search.found.len() > MOST_HIDDEN {
         return Err(format!(
             "`exclude` names {} entries, more than {MOST_HIDDEN}: name the folders that they lie in",
-            walk.found.len()
+            search.found.len()
         ));
     }
-    for path in walk.found {
+    for path in search.found {
         around(&mount.source, path, &inner, &mut mount.hidden, &mut mount.missing)?;
     }
     mount.hidden.sort();
@@ -164,7 +162,7 @@ fn text(path: &Path) -> Result<String, String> {
 
 type FileId = (u64, u64);
 
-struct Walk<'e> {
+struct Search<'e> {
     exclude: &'e Exclude,
     found: BTreeSet<PathBuf>,
     /// Files left out that have other names, too.
@@ -175,21 +173,33 @@ struct Walk<'e> {
     closed: bool,
 }
 
-impl Walk<'_> {
-    fn directory(&mut self, directory: BorrowedFd<'_>, path: &Path, depth: usize) -> Result<(), String> {
-        let wrong = |e: rustix::io::Errno| format!("look for what to leave out in {}: {e}", shown(path));
-        if depth > DEEPEST {
-            return Err(format!(
-                "{} is nested more than {DEEPEST} deep: `exclude` it",
-                shown(path)
-            ));
-        }
-        let mut folders: Vec<PathBuf> = Vec::new();
-        let mut here: Vec<(PathBuf, FileType)> = Vec::new();
-        for entry in Dir::read_from(directory).map_err(wrong)? {
-            let entry = entry.map_err(wrong)?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
+impl Search<'_> {
+    fn tree(&mut self, top: &Path) -> Result<(), String> {
+        let wrong = |e: walk::Trouble| format!("look for what to leave out in {}: {}", shown(&e.path), e.errno);
+        let mut walk = walk::Walk::at(top)
+            .map_err(|e| format!("look for what to leave out in {}: {e}", top.display()))?
+            .with_mounts()
+            .with_ends();
+        // How much was found before each directory on the way, and its mode.
+        let mut before: Vec<(usize, u32)> = Vec::new();
+        while let Some(found) = walk.next().map_err(wrong)? {
+            let entry = match found {
+                Found::Entry(entry) => entry,
+                Found::End { path, .. } => {
+                    let changed = before.pop().filter(|(count, _)| self.found.len() > *count);
+                    if self.closed && changed.is_some_and(|(_, mode)| mode & 0o004 == 0) {
+                        return Err(format!(
+                            "{} may be searched but not read by services, and leaving something out of it would change \
+                             that: `chmod o+r` or `chmod o-x` it, or `exclude` it",
+                            shown(path)
+                        ));
+                    }
+                    continue;
+                }
+            };
+            let (kind, stat, path) = (entry.kind(), entry.stat, entry.path);
+            if path.as_os_str().is_empty() {
+                before.push((0, 0o777));
                 continue;
             }
             self.entries += 1;
@@ -198,63 +208,34 @@ impl Walk<'_> {
                     "there are more than {MOST_ENTRIES} files in it: name a smaller folder"
                 ));
             }
-            use std::os::unix::ffi::OsStrExt;
-            let inside = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(rustix::io::Errno::NOENT) => continue,
-                other => other.map_err(wrong)?,
-            };
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            let names = self.exclude.names(&inside);
+            let names = self.exclude.names(path);
             if kind != FileType::Directory && stat.st_nlink > 1 {
                 let file = (stat.st_dev, stat.st_ino);
                 if names {
                     self.linked.insert(file);
                 } else {
-                    self.links.push((file, inside.clone()));
+                    self.links.push((file, path.to_owned()));
                 }
             }
             if names {
-                here.push((inside, kind));
+                for ending in BESIDE.iter().filter(|_| kind == FileType::RegularFile) {
+                    let mut beside = path.to_owned().into_os_string();
+                    beside.push(ending);
+                    self.found.insert(beside.into());
+                }
+                self.found.insert(path.to_owned());
+                walk.skip();
             } else if kind == FileType::Directory {
                 // Nobody gets into it, and a layer over it would open it.
-                let others = stat.st_mode & 0o007;
-                if self.closed && others & 0o001 == 0 {
-                    continue;
+                if self.closed && stat.st_mode & 0o001 == 0 {
+                    walk.skip();
+                } else {
+                    before.push((self.found.len(), stat.st_mode));
                 }
-                folders.push(inside);
-            }
-        }
-        for (hidden, kind) in here {
-            for ending in BESIDE.iter().filter(|_| kind == FileType::RegularFile) {
-                let mut beside = hidden.clone().into_os_string();
-                beside.push(ending);
-                self.found.insert(beside.into());
-            }
-            self.found.insert(hidden);
-        }
-        for inside in folders {
-            let name = inside.file_name().unwrap_or_default();
-            let inner = open(directory, Path::new(name), &inside)?;
-            let before = self.found.len();
-            self.directory(inner.as_fd(), &inside, depth + 1)?;
-            let mode = rustix::fs::fstat(&inner).map_err(wrong)?.st_mode;
-            if self.closed && self.found.len() > before && mode & 0o004 == 0 {
-                return Err(format!(
-                    "{} may be searched but not read by services, and leaving something out of it would change that: \
-                     `chmod o+r` or `chmod o-x` it, or `exclude` it",
-                    shown(&inside)
-                ));
             }
         }
         Ok(())
     }
-}
-
-fn open(at: impl AsFd, path: &Path, shown_as: &Path) -> Result<OwnedFd, String> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, path, flags, Mode::empty())
-        .map_err(|e| format!("look for what to leave out in {}: {e}", shown(shown_as)))
 }
 
 fn shown(path: &Path) -> String {

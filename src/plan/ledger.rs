@@ -6,11 +6,10 @@
 
 use super::lock::Lock;
 use super::{Dirs, PlanError, Privilege};
+use crate::durable;
 use crate::model::{INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each: the upper end of
@@ -156,19 +155,20 @@ impl Ledger {
         })
     }
 
-    /// Replaces the file in one step; readers see the old one or the new one.
+    /// Replaces the file in one step; readers see the old one or the new one, after a power loss as well.
     pub fn write(&self, dirs: &Dirs, _held: &Lock) -> Result<(), PlanError> {
         let path = dirs.ledger();
         let fresh = path.with_extension("json.new");
         let wrong = |e: std::io::Error| PlanError::io("write the ledger", &path, e);
         let mut text = serde_json::to_string_pretty(self).map_err(|e| wrong(e.into()))?;
         text.push('\n');
-        let mut file = File::create(&fresh).map_err(wrong)?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
-        if let Err(e) = written.and_then(|()| std::fs::rename(&fresh, &path)) {
-            // What was there stays as it was; a torn copy beside it serves nobody.
-            let _ = std::fs::remove_file(&fresh);
-            return Err(wrong(e));
+        let first = !path.exists();
+        durable::write(&fresh, &path, text.as_bytes()).map_err(wrong)?;
+        if first {
+            // So may the folders be that it lies in.
+            for folder in [dirs.state.join("apps"), dirs.state.clone()] {
+                durable::settle_names(&folder).map_err(wrong)?;
+            }
         }
         Ok(())
     }
@@ -487,7 +487,7 @@ fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
 
 /// Is there something in an app's folder that may belong to ids?
 pub fn has_data(app: &Path) -> bool {
-    ["resources", "adopted", "writable", "initializing"]
+    ["resources", "adopted", "writable", "initializing", "purging"]
         .iter()
         .any(|name| app.join(name).exists())
 }

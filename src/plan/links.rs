@@ -82,7 +82,8 @@ impl Search<'_> {
 
     fn place(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
         // Yet to be made, or swapped for something that a start will refuse.
-        let Ok(mut walk) = Walk::at(top) else { return Ok(()) };
+        let Ok(walk) = Walk::at(top) else { return Ok(()) };
+        let mut walk = walk.with_mounts();
         loop {
             let (kind, stat, path) = match walk.next() {
                 Ok(None) => return Ok(()),

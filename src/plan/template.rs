@@ -120,7 +120,7 @@ impl Library {
     pub fn make(&self, template: &Template, tell: Option<Tell>) -> Result<(), PlanError> {
         let Some(hash) = &template.jail else { return Ok(()) };
         let store = Store::new(&self.state).telling(tell);
-        if store.has(hash) && store.known(hash) {
+        if store.is_intact(hash) {
             return Ok(());
         }
         let bad = |e: crate::jail::JailError| PlanError::Template {
@@ -129,7 +129,7 @@ impl Library {
         };
         let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
         let listing = jail::work_out(&store, &template.name, &recipe).map_err(bad)?;
-        let (built, _) = store.build(&listing, &recipe).map_err(bad)?;
+        let (built, _) = store.build(&listing, &recipe, false).map_err(bad)?;
         if built != *hash {
             return Err(bad(crate::jail::JailError::Changed));
         }

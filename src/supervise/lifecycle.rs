@@ -11,11 +11,13 @@ use super::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
 use super::timers::Timer;
 use crate::compile;
+use crate::jail::store::Store;
 use crate::launch::ask::YES;
 use crate::launch::relay::{NOBODY, Said};
 use crate::launch::{LaunchError, Request as Start};
 use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
+use crate::plan::{Keeping, Mount};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -260,12 +262,40 @@ impl App {
         Ok(())
     }
 
+    /// Makes what a service needs on disk once more, if it was deleted while the app is up: its jail, its copy of that, the
+    /// folders of its resources, which are as when they are made.
+    fn restore(&self, service: &crate::plan::Service) -> Result<(), SuperviseError> {
+        let store = Store::new(&self.plan.dirs.state);
+        let of_template = self.plan.templates.get(&service.rootfs);
+        if let Some(hash) = of_template.and_then(|t| t.jail.as_ref()) {
+            let wrong = |e| LaunchError::system_text("make anew the root of", &service.name, e);
+            store.restore(hash).map_err(wrong)?;
+            if service.writable.is_some() {
+                store.own(hash, service.identity.on_disk()).map_err(wrong)?;
+            }
+        }
+        let missing = |mount: &&Mount| std::fs::symlink_metadata(&mount.source).is_err();
+        for mount in service.mounts.iter().filter(missing) {
+            let of = self.plan.storage.iter().find(|s| s.path == mount.source);
+            if let Some(storage) = of.filter(|s| s.keeping == Keeping::Ours) {
+                tracing::warn!(
+                    resource = storage.resource,
+                    "its data is gone; it is made anew, as at first"
+                );
+                crate::launch::storage::make_again(&self.plan.dirs, storage)
+                    .map_err(|e| LaunchError::system_text("make anew", storage.path.display(), e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// `hold`: all but the program.
     fn launch(&mut self, id: u32, hold: bool) -> Result<(), SuperviseError> {
         self.restore_way_out(id)?;
         let Some(service) = self.services.get(&id) else {
             return Ok(());
         };
+        self.restore(&service.plan)?;
         let hidden = crate::plan::hide_again(&service.plan)?;
         let planned = &self.ground.settle(&hidden)?;
         self.sockets.reclaim(&self.plan.dirs, planned)?;
