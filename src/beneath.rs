@@ -7,17 +7,20 @@
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A directory below which things are made. Paths are relative to it, without `..`.
 pub struct Root {
     fd: OwnedFd,
+    /// The links that are there, where all of them are known.
+    links: Option<RefCell<Vec<PathBuf>>>,
 }
 
 /// The directory that something lies in.
@@ -42,7 +45,14 @@ impl Root {
     }
 
     pub fn of(fd: OwnedFd) -> Root {
-        Root { fd }
+        Root { fd, links: None }
+    }
+
+    /// A root that is empty, and that nobody else can write to: the only links in it are those that are made here, and
+    /// where none is on the way, nothing has to be looked for.
+    pub fn fresh(fd: OwnedFd) -> Root {
+        let links = Some(RefCell::default());
+        Root { fd, links }
     }
 
     pub fn into_inner(self) -> OwnedFd {
@@ -83,7 +93,9 @@ impl Root {
 
     pub fn link(&self, path: &Path, target: &Path) -> Result<(), Errno> {
         let (parent, name) = self.parent(path)?;
-        rustix::fs::symlinkat(target, parent, name)
+        rustix::fs::symlinkat(target, parent, name)?;
+        self.may_lead_away(path);
+        Ok(())
     }
 
     /// A device that is none, which hides what lies below it in an overlay; making it takes no right (mknod(2), since
@@ -96,7 +108,9 @@ impl Root {
     /// One more name for the file `of`, a path of this program's own choosing.
     pub fn hard_link(&self, path: &Path, of: &Path) -> Result<(), Errno> {
         let (parent, name) = self.parent(path)?;
-        rustix::fs::linkat(CWD, of, parent, name, AtFlags::empty())
+        rustix::fs::linkat(CWD, of, parent, name, AtFlags::empty())?;
+        self.may_lead_away(path);
+        Ok(())
     }
 
     /// chmod(2) of a directory, whatever the umask.
@@ -125,6 +139,9 @@ impl Root {
     }
 
     fn parent<'p>(&self, path: &'p Path) -> Result<(Parent<'_>, &'p OsStr), Errno> {
+        if self.meets_no_link(path) {
+            return Ok((Parent::Root(self.fd.as_fd()), path.as_os_str()));
+        }
         let name = path.file_name().ok_or(Errno::INVAL)?;
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => {
@@ -133,6 +150,19 @@ impl Root {
             _ => Parent::Root(self.fd.as_fd()),
         };
         Ok((parent, name))
+    }
+
+    fn may_lead_away(&self, path: &Path) {
+        if let Some(links) = &self.links {
+            links.borrow_mut().push(path.to_owned());
+        }
+    }
+
+    /// Is it known that no link is on the way to `path`, which stays below?
+    fn meets_no_link(&self, path: &Path) -> bool {
+        let below = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
+        let known = |links: &RefCell<Vec<PathBuf>>| !links.borrow().iter().any(|link| path.starts_with(link));
+        self.links.as_ref().is_some_and(known) && below(path)
     }
 }
 
@@ -232,5 +262,27 @@ mod tests {
             assert!(inside.path().join(gone).symlink_metadata().is_err());
         }
         assert_eq!(state(&away), before);
+    }
+
+    #[test]
+    fn a_fresh_root_follows_no_link_that_was_made_in_it() {
+        let (outside, inside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = Root::fresh(std::fs::File::open(inside.path()).unwrap().into());
+        root.directory(Path::new("real"), 0o755).unwrap();
+        root.link(Path::new("real/away"), outside.path()).unwrap();
+        root.hard_link(Path::new("real/too"), &inside.path().join("real/away"))
+            .unwrap();
+        for way in ["real/away", "real/too"] {
+            // By path, it would be made outside.
+            assert!(inside.path().join(way).is_dir());
+            let made = Path::new(way).join("made");
+            assert_eq!(root.directory(&made, 0o755), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.file(&made, 0o644).map(drop), Err(Errno::LOOP), "{way}");
+            assert_eq!(root.link(&made, Path::new("x")), Err(Errno::LOOP), "{way}");
+        }
+        assert_eq!(root.directory(Path::new("real/../../made"), 0o755), Err(Errno::XDEV));
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+        root.file(Path::new("real/f"), 0o600).unwrap();
+        assert!(inside.path().join("real/f").is_file());
     }
 }

@@ -380,7 +380,7 @@ fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchErro
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, safe).map_err(wrong("make"))?;
     // What an image brings lies among these: its links are the service's to follow, and not the launcher's.
-    let root = crate::beneath::Root::of(root);
+    let root = crate::beneath::Root::fresh(root);
     for entry in entries {
         let wrong =
             |errno| LaunchError::system("make in the service's root", entry.path().display().to_string())(errno);

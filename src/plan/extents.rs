@@ -4,6 +4,8 @@
 use super::PlanError;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
 use std::ops::Bound;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +51,12 @@ pub struct Extent {
 impl Mounts {
     pub fn read() -> Result<Mounts, PlanError> {
         let path = "/proc/self/mountinfo";
-        let text = std::fs::read(path).map_err(|e| PlanError::io("read", path, e))?;
+        let wrong = |e| PlanError::io("read", path, e);
+        // The kernel does not say how long it is; one call takes what most hosts have.
+        let mut text = Vec::with_capacity(1 << 14);
+        File::open(path)
+            .and_then(|mut table| table.read_to_end(&mut text))
+            .map_err(wrong)?;
         Ok(Mounts::parse(&text))
     }
 

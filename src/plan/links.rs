@@ -19,16 +19,34 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Device and inode.
 type File = (u64, u64);
 
-#[derive(Default)]
+/// Names of files in more than one place.
 pub(super) struct Links {
-    pub leaks: Vec<Leak>,
+    /// For each file, which places it is in, and where.
+    names: Vec<BTreeMap<usize, PathBuf>>,
     /// What was not looked at to the end.
     pub unseen: Vec<PathBuf>,
 }
 
-/// `services`: all whose rights count.
-pub(super) fn find(ground: &Ground, services: &[Service]) -> Links {
-    let places = ground.places();
+impl Links {
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Those that let a service do what it may not. `services`: all whose rights count.
+    pub fn leaks(&self, ground: &Ground, services: &[Service]) -> Vec<Leak> {
+        let mut out = Vec::new();
+        for names in &self.names {
+            for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
+                if outer != inner {
+                    out.extend(ground.linked(services, *outer, *inner, there));
+                }
+            }
+        }
+        out
+    }
+}
+
+pub(super) fn find(places: &[Place]) -> Links {
     let (mut closed, mut open) = (Vec::new(), Vec::new());
     for (at, place) in places.iter().enumerate().filter(|(_, p)| p.is_resource()) {
         if place.is_code() {
@@ -44,20 +62,13 @@ pub(super) fn find(ground: &Ground, services: &[Service]) -> Links {
         left: MOST,
         until: Instant::now() + LONGEST,
     };
-    let mut out = Links::default();
-    search.all(places, &closed, &mut out);
-    if search.found.is_empty() {
-        return out;
+    let mut unseen = Vec::new();
+    search.all(places, &closed, &mut unseen);
+    if !search.found.is_empty() {
+        search.all(places, &open, &mut unseen);
     }
-    search.all(places, &open, &mut out);
-    for names in search.found.values() {
-        for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
-            if outer != inner {
-                out.leaks.extend(ground.linked(services, *outer, *inner, there));
-            }
-        }
-    }
-    out
+    let names = search.found.into_values().filter(|of| of.len() > 1).collect();
+    Links { names, unseen }
 }
 
 struct Search<'p> {
@@ -72,10 +83,10 @@ struct Search<'p> {
 struct Enough;
 
 impl Search<'_> {
-    fn all(&mut self, places: &[Place], these: &[usize], out: &mut Links) {
+    fn all(&mut self, places: &[Place], these: &[usize], unseen: &mut Vec<PathBuf>) {
         for at in these {
             if self.place(*at, &places[*at].path).is_err() {
-                out.unseen.push(places[*at].path.clone());
+                unseen.push(places[*at].path.clone());
             }
         }
     }

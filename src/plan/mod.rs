@@ -340,11 +340,14 @@ pub fn draw(
 /// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
 /// service do what it may not. Notes say what was not looked at.
 pub fn hard_links(plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
-    let mounts = Mounts::read().map_err(|e| vec![e])?;
-    let ground = Ground::new(plan.places.clone(), &mounts);
-    let found = links::find(&ground, &plan.services);
-    if !found.leaks.is_empty() {
-        return Err(ground.errors(&found.leaks));
+    let found = links::find(&plan.places);
+    if !found.is_empty() {
+        let mounts = Mounts::read().map_err(|e| vec![e])?;
+        let ground = Ground::new(plan.places.clone(), &mounts);
+        let leaks = found.leaks(&ground, &plan.services);
+        if !leaks.is_empty() {
+            return Err(ground.errors(&leaks));
+        }
     }
     let note = |path: PathBuf| {
         format!(

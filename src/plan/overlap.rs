@@ -96,11 +96,12 @@ pub(super) fn places<'t>(
 ) -> Vec<Place> {
     let mut out = Vec::with_capacity(model.resources.len() + 16);
     // Below this nobody but PySecure makes anything, so it holds no link.
+    let mut resolved = Resolved::default();
     let resources = dirs.resources();
-    let kept_in = real(&resources);
-    let kept_at = |path: &Path| match path.strip_prefix(&resources) {
+    let kept_in = resolved.real(&resources);
+    let mut kept_at = |path: &Path| match path.strip_prefix(&resources) {
         Ok(inside) => join(&kept_in, inside),
-        Err(_) => real(path),
+        Err(_) => resolved.real(path),
     };
     for (id, (resource, place)) in model.resources.iter().zip(storage).enumerate() {
         let concerned = resource.owner.into_iter().chain(
@@ -136,7 +137,7 @@ pub(super) fn places<'t>(
         out.extend(template.binds().map(|(at, source)| Place {
             name: template.name.clone(),
             what: What::Root,
-            path: real(source),
+            path: resolved.real(source),
             target: at.display().to_string(),
             all: READ | EXECUTE | CONNECT,
             of: BTreeMap::new(),
@@ -145,7 +146,7 @@ pub(super) fn places<'t>(
     // The state directory itself may hold what is others'.
     let of_all = [dirs.locks(), dirs.state.join("apps"), dirs.state.join("jails")];
     let of_app = [&dirs.run, &dirs.dynamic].map(|d| d.parent().unwrap_or(d).to_owned());
-    let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| real(p)).collect();
+    let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| resolved.real(p)).collect();
     out.extend(own.into_iter().map(|path| Place {
         name: "PySecure's own data".to_owned(),
         what: What::Own,
@@ -161,7 +162,7 @@ pub(super) fn places<'t>(
     out.extend(rules.into_iter().chain(script).map(|(name, path)| Place {
         name,
         what: What::Rules,
-        path: real(&path),
+        path: resolved.real(&path),
         target: String::new(),
         all: READ | EXECUTE | CONNECT,
         of: BTreeMap::new(),
@@ -169,8 +170,31 @@ pub(super) fn places<'t>(
     out
 }
 
-/// The path without links, as far as it is there.
-fn real(path: &Path) -> PathBuf {
+/// Paths without links, as far as they are there. What many have in common is looked at once.
+#[derive(Default)]
+struct Resolved {
+    known: HashMap<PathBuf, PathBuf>,
+}
+
+impl Resolved {
+    fn real(&mut self, path: &Path) -> PathBuf {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return as_far_as_it_is_there(path);
+        };
+        if let Some(real) = self.known.get(path) {
+            return real.clone();
+        }
+        let plain = self.real(parent).join(name);
+        let real = match std::fs::read_link(&plain) {
+            Ok(_) => as_far_as_it_is_there(path),
+            Err(_) => plain,
+        };
+        self.known.insert(path.to_owned(), real.clone());
+        real
+    }
+}
+
+fn as_far_as_it_is_there(path: &Path) -> PathBuf {
     let there = path.ancestors().find_map(|a| Some((a, std::fs::canonicalize(a).ok()?)));
     match there {
         Some((ancestor, real)) => match path.strip_prefix(ancestor) {
@@ -793,4 +817,52 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
         out.push(shown);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn paths_are_resolved_together_as_each_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        std::fs::create_dir_all(at("real/deep/er")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for (name, target) in [
+            ("link", "real"),
+            ("real/up", ".."),
+            ("real/deep/away", "/usr"),
+            ("broken", "nothing/there"),
+            ("loop", "loop"),
+        ] {
+            symlink(target, at(name)).unwrap();
+        }
+        let mut resolved = Resolved::default();
+        for path in [
+            "",
+            "real",
+            "link",
+            "link/deep/er",
+            "link/deep/er/new",
+            "link/up/link/deep/away/bin",
+            "real/up/file",
+            "file/below",
+            "broken",
+            "broken/below",
+            "loop/below",
+            "real/deep/../..",
+            "real/deep/../deep/er",
+            "link/../link/deep",
+            "no/where/at/all",
+        ] {
+            let path = at(path);
+            assert_eq!(resolved.real(&path), as_far_as_it_is_there(&path), "{path:?}");
+        }
+        for path in ["/", "/bin/sh", "relative", "."] {
+            let path = Path::new(path);
+            assert_eq!(resolved.real(path), as_far_as_it_is_there(path), "{path:?}");
+        }
+    }
 }
