@@ -1,6 +1,7 @@
 //! The arguments, which read as `docker compose`'s do where both have them.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::StyledStr;
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
 /// Privilege separation from one manifest: every service of an application in its own namespaces, with its own
@@ -35,6 +36,47 @@ impl Cli {
     }
 }
 
+/// A command's arguments, which are described to clap once it is that command that was given: to describe all of them
+/// takes longer than many a command does.
+#[derive(Debug)]
+pub struct Deferred<T>(T);
+
+impl<T> std::ops::Deref for Deferred<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Args> Args for Deferred<T> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.defer(|command| described_as(command.get_about().cloned(), T::augment_args(command)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command.defer(|command| described_as(command.get_about().cloned(), T::augment_args_for_update(command)))
+    }
+}
+
+/// What a command does is said with the command, and not with its arguments, which several may have in common.
+fn described_as(about: Option<StyledStr>, command: clap::Command) -> clap::Command {
+    match about {
+        Some(about) => command.about(about),
+        None => command,
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Deferred<T>, clap::Error> {
+        T::from_arg_matches(matches).map(Deferred)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -44,61 +86,61 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Write a commented manifest that works
-    Init(Init),
+    Init(Deferred<Init>),
     /// Check the manifest, and show all that is wrong with it
-    Check(Check),
+    Check(Deferred<Check>),
     /// Print or write the OCI bundle of each service
-    Compile(Compile),
+    Compile(Deferred<Compile>),
     /// Start the app's services, or make those that run what the manifest says now
-    Up(Up),
+    Up(Deferred<Up>),
     /// Stop the app's services
-    Down(Down),
+    Down(Deferred<Down>),
     /// List the app's services and how they are
-    Ps(Ps),
+    Ps(Deferred<Ps>),
     /// Start services that rest, and those that they depend on
-    Start(Named),
+    Start(Deferred<Named>),
     /// Stop services; the app stays up
-    Stop(Stop),
+    Stop(Deferred<Stop>),
     /// Stop services and start them again
-    Restart(Stop),
+    Restart(Deferred<Stop>),
     /// Have services read their configuration again
-    Reload(Named),
+    Reload(Deferred<Named>),
     /// Send a signal to services' programs
-    Kill(Kill),
+    Kill(Deferred<Kill>),
     /// Show what services printed
-    Logs(Logs),
+    Logs(Deferred<Logs>),
     /// Show what services use
-    Stats(Stats),
+    Stats(Deferred<Stats>),
     /// A page of all services on the terminal: how they are, what they use, what they print
     Top,
     /// Tell what happens to services, as it happens
-    Events(Events),
+    Events(Deferred<Events>),
     /// Print what services use as Prometheus reads it
-    Metrics(Metrics),
+    Metrics(Deferred<Metrics>),
     /// Run a program beside a running service, as that service
-    Exec(Exec),
+    Exec(Deferred<Exec>),
     /// Run a program with a service's grants; the app need not be up
-    Run(Run),
+    Run(Deferred<Run>),
     /// Copy files into a service or out of it, as its grants allow
-    Cp(Cp),
+    Cp(Deferred<Cp>),
     /// Run a program, or a shell, that sees the files of rootless services as root does
-    Unshare(Unshare),
+    Unshare(Deferred<Unshare>),
     /// Make what was adopted its owner's again; the app must be down
-    GiveBack(GiveBack),
+    GiveBack(Deferred<GiveBack>),
     /// Run the script of `initialize` on the app's data; the app must be down
     InitResources,
     /// What is kept of the app, and what of it nothing in the manifest uses
-    Data(Data),
+    Data(Deferred<Data>),
     /// Roots put together from recipes: build them, and look into them
-    Jail(Jail),
+    Jail(Deferred<Jail>),
     /// Call a function of a service, as one of its callers
-    Call(Call),
+    Call(Deferred<Call>),
     /// What a service's functions are, for programs
-    Rpc(Rpc),
+    Rpc(Deferred<Rpc>),
     /// Show who may touch what
-    Access(Access),
+    Access(Deferred<Access>),
     /// Show what this host has of what PySecure uses, and how to get the rest
-    Doctor(Doctor),
+    Doctor(Deferred<Doctor>),
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]
@@ -489,4 +531,23 @@ pub enum JailDeed {
     },
     /// Remove jails that no app has
     Prune,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn commands_are_described_whole_when_they_are_asked_for() {
+        Cli::command().debug_assert();
+        let mut cli = Cli::command();
+        cli.build();
+        // Two that have their arguments in common.
+        for (name, about) in [("start", "Start services that rest"), ("reload", "Have services read")] {
+            let command = cli.find_subcommand(name).unwrap();
+            assert!(command.get_about().unwrap().to_string().starts_with(about), "{name}");
+            assert!(command.get_arguments().any(|a| a.get_id() == "services"), "{name}");
+        }
+    }
 }
