@@ -421,3 +421,32 @@ fn the_exit_code_of_up_says_how_it_went() {
         assert!(ended.err.contains("web ended with code 3"), "{ended:?}");
     }
 }
+
+#[test]
+fn an_end_by_a_signal_that_has_no_name_is_told_as_any() {
+    let app = App::new(
+        Mode::Rootless,
+        "[app]\nname = \"nameless\"\n[services.idle]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    let mut outside = app.command(&["run", "-T", "idle"]).spawn().unwrap();
+    let list = format!("/proc/{0}/task/{0}/children", outside.id());
+    // As an ordinary user the program goes on in a namespace, and the first process waits for that.
+    let inside: u32 = wait_until(|| {
+        let text = std::fs::read_to_string(&list).unwrap();
+        let first = text.split_whitespace().next()?.parse().ok()?;
+        let arguments = std::fs::read(format!("/proc/{first}/cmdline")).ok()?;
+        let environment = std::fs::read_to_string(format!("/proc/{first}/comm")).ok()?;
+        (arguments.ends_with(b"idle\0") && environment.starts_with("pysecure")).then_some(first)
+    });
+    // It has taken the signals by then that it listens to, and 40 is not one.
+    wait_until(|| {
+        let text = std::fs::read_to_string(format!("/proc/{inside}/task/{inside}/children")).unwrap();
+        (!text.is_empty()).then_some(())
+    });
+    let sent = std::process::Command::new("kill")
+        .args(["-40", &inside.to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    assert_eq!(outside.wait().unwrap().code(), Some(128 + 40));
+}

@@ -595,6 +595,38 @@ rootfs = "{rootfs}"
     }
 }
 
+/// A process that stops, one that handles a real-time signal, and one that ends by it.
+const SIGNALS: &str = r#"
+import os, signal, sys, time
+signal.signal(40, lambda *_: print("handled", flush=True))
+os.kill(os.getpid(), 40)
+child = os.fork()
+if child == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print("goes on", flush=True)
+    os.kill(os.getpid(), 41)
+while not os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1]):
+    pass
+time.sleep(0.3)
+print("is stopped", flush=True)
+os.kill(child, signal.SIGCONT)
+print("ended by", os.WTERMSIG(os.waitpid(child, 0)[1]), flush=True)
+signal.signal(42, signal.SIG_DFL)
+os.kill(os.getpid(), 42)
+"#;
+
+#[test]
+fn a_trace_passes_on_every_signal() {
+    let manifest = "[app]\nname = \"jailsignals\"\n[services.snake]\ncommand = [\"true\"]\nrootfs = \"host\"\n";
+    for mode in BOTH {
+        let app = App::new(mode, manifest);
+        let traced = app.run(&["jail", "trace", "snake", "--", "python3", "-c", SIGNALS]);
+        assert_eq!(traced.err, "handled\nis stopped\ngoes on\nended by 41\n", "{mode:?}");
+        assert_eq!(traced.code, 128 + 42, "{mode:?}");
+        assert!(traced.out.contains("python3"), "{mode:?}: {}", traced.out);
+    }
+}
+
 /// Compiles with gcc.
 fn cc(args: &[&str], folder: &Path) {
     let mut command = std::process::Command::new("cc");
@@ -1124,6 +1156,69 @@ fn where_there_can_be_no_links_files_are_copied() {
     let rest: Vec<&str> = rest.lines().collect();
     assert_eq!(rest[1..3], ["1", "runs"], "{} {}", ended.out, ended.err);
     assert!(trees(&app).is_empty());
+}
+
+/// Files below a folder that have a set-id bit.
+fn with_set_id(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    all_below(folder, &mut all);
+    all.retain(|path| {
+        let found = path.symlink_metadata().unwrap();
+        found.is_file() && found.permissions().mode() & 0o6000 != 0
+    });
+    all
+}
+
+#[test]
+fn no_file_s_set_id_bits_get_into_a_jail_however_it_is_copied() {
+    for mode in BOTH {
+        let from = harness::folder_of_the_host();
+        // Larger ones are not read into memory, but copied by the kernel.
+        for (name, size) in [("small", 100), ("at-once", 8 << 20), ("large", (8 << 20) + 1)] {
+            for (kind, bits) in [("user", 0o4755), ("group", 0o2755), ("both", 0o6755)] {
+                let place = from.path().join(format!("{name}-{kind}"));
+                std::fs::write(&place, &format!("{name} {kind}\n").repeat(size / 8).as_bytes()[..size]).unwrap();
+                std::fs::set_permissions(&place, PermissionsExt::from_mode(bits)).unwrap();
+            }
+        }
+        assert_eq!(with_set_id(from.path()).len(), 9);
+        let manifest = "[app]\nname = \"jailsetid\"\n[services.main]\ncommand = [\"sleep\", \"1000\"]\n\
+                        rootfs = \"big\"\nwritable = true\n";
+        let app = App::new(mode, manifest);
+        app.write(
+            "rootfs-templates/big.toml",
+            format!("binaries = [\"sleep\"]\npaths = [{:?}]\n", from.path()),
+        );
+        app.ok(&["up", "-d"]);
+        let store = app.state().join("jails");
+        let mut all = Vec::new();
+        all_below(&store, &mut all);
+        // Blobs, the tree, and as root the copy that is the service's own.
+        let copies = all
+            .iter()
+            .filter(|p| p.ends_with("large-both") || p.ends_with("at-once-both"))
+            .count();
+        assert!(copies >= 2, "{mode:?}: {all:?}");
+        assert_eq!(with_set_id(&store), Vec::<PathBuf>::new(), "{mode:?}");
+        app.ok(&["down", "--purge"]);
+        // Where blobs are another file system's, all goes by a second copy.
+        let script = r#"
+            umask 0
+            "$0" jail prune
+            mount -t tmpfs none "$1/jails/blobs" || exit 99
+            "$0" jail build big && find "$1/jails" -type f -perm /6000
+            find "$1/jails" -name 'large-*' | wc -l
+            umount "$1/jails/blobs"
+        "#;
+        if mode == Mode::Root {
+            let (state, binary) = (app.state(), harness::binary());
+            let words = ["-m", "--propagation", "private", "sh", "-c", script];
+            let mut command = app.shell_free("unshare", &words);
+            command.arg(binary).arg(&state);
+            let ended = Ended::from(command.output().unwrap()).ok();
+            assert!(ended.out.ends_with("new)\n3\n"), "{} {}", ended.out, ended.err);
+        }
+    }
 }
 
 #[test]

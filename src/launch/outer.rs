@@ -12,8 +12,8 @@ use crate::plan::Privilege;
 use crate::plan::subid::{self, Accounts};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::WaitOptions;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -143,10 +143,13 @@ fn take_signals() -> nix::Result<SignalFd> {
 /// Outlasts the process inside, to tell how it ended, and passes on what is sent to this one.
 fn accompany(inside: Pid, signals: &SignalFd) -> nix::Result<u8> {
     loop {
-        match waitpid(inside, Some(WaitPidFlag::WNOHANG))? {
-            WaitStatus::Exited(_, code) => return Ok(code as u8),
-            WaitStatus::Signaled(_, signal, _) => return Ok(128 + signal as u8),
-            _ => {}
+        let ended = rustix::process::waitpid(rustix::process::Pid::from_raw(inside.as_raw()), WaitOptions::NOHANG)
+            .map_err(|e| nix::Error::from_raw(e.raw_os_error()))?;
+        if let Some((_, status)) = ended {
+            // The signal may be one that has a number only, as real-time signals do.
+            if let Some(code) = status.exit_status().or(status.terminating_signal().map(|s| 128 + s)) {
+                return Ok(code as u8);
+            }
         }
         let Some(info) = signals.read_signal()? else { continue };
         let signal = Signal::try_from(info.ssi_signo as i32)?;

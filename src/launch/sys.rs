@@ -294,6 +294,12 @@ pub fn kill(pid: i32, signal: i32) -> Result<()> {
     check(unsafe { libc::syscall(libc::SYS_kill, pid, signal) }).map(drop)
 }
 
+/// Lets a process go on that is traced and has stopped, with a signal or 0; ptrace(2). The signal may be one without a name.
+pub fn ptrace_onward(how: u32, pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: `how` is one of the requests that make a process go on; those take integers only.
+    check(unsafe { libc::syscall(libc::SYS_ptrace, how, pid, 0, signal) }).map(drop)
+}
+
 /// What came with a message.
 pub struct Received {
     /// The bytes that were taken of it.

@@ -3,16 +3,19 @@
 //! The tracer has its right over the service's processes from the namespace above theirs, as an ordinary user too. It
 //! only looks: no call is changed, and when the tracer ends, what it traces is killed.
 
-use super::{LaunchError, Running};
+use super::{LaunchError, Running, sys};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::process::WaitOptions;
 use std::collections::{BTreeSet, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
+/// The event of a process that a signal such as SIGSTOP has stopped; linux/ptrace.h.
+const EVENT_STOP: i32 = 128;
+/// What a process stops with at a system call, by `PTRACE_O_TRACESYSGOOD`.
+const SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
 /// As long as the kernel's paths may be.
 const LONGEST_PATH: usize = 4096;
 
@@ -53,44 +56,45 @@ pub fn follow(running: &Running) -> Result<Opened, LaunchError> {
     running.go().map_err(LaunchError::system("signal", "the new process"))?;
     let mut opened = Opened::default();
     let mut begun: HashMap<Pid, Call> = HashMap::new();
+    let all = WaitOptions::from_bits_retain(libc::__WALL as u32);
     loop {
-        let status = match waitpid(None, Some(WaitPidFlag::__WALL)) {
-            Err(Errno::EINTR) => continue,
+        let (pid, status) = match rustix::process::wait(all) {
+            Err(rustix::io::Errno::INTR) | Ok(None) => continue,
             // All have ended.
-            Err(Errno::ECHILD) => return Ok(opened),
-            other => other.map_err(wrong)?,
+            Err(rustix::io::Errno::CHILD) => return Ok(opened),
+            Err(errno) => return Err(wrong(Errno::from_raw(errno.raw_os_error()))),
+            Ok(Some((pid, status))) => (Pid::from_raw(pid.as_raw_nonzero().get()), status.as_raw()),
         };
-        let (pid, signal) = match status {
-            WaitStatus::PtraceSyscall(pid) => {
+        if !libc::WIFSTOPPED(status) {
+            begun.remove(&pid);
+            if pid == init {
+                return Ok(opened);
+            }
+            continue;
+        }
+        let onward = match pid == init {
+            // PID 1 is ours, and of no interest.
+            true => libc::PTRACE_CONT,
+            false => libc::PTRACE_SYSCALL,
+        };
+        // The signal may be one that has a number only, as real-time signals do.
+        let (onward, signal) = match (status >> 16, libc::WSTOPSIG(status)) {
+            (0, SYSTEM_CALL) => {
                 let _ = call(pid, &mut begun, &mut opened);
-                (pid, None)
+                (onward, 0)
             }
-            WaitStatus::PtraceEvent(pid, _, event) => {
-                if event == libc::PTRACE_EVENT_EXEC {
-                    executed(pid, begun.remove(&pid), &mut opened);
-                }
-                (pid, None)
+            (0, signal) => (onward, signal),
+            (libc::PTRACE_EVENT_EXEC, _) => {
+                executed(pid, begun.remove(&pid), &mut opened);
+                (onward, 0)
             }
-            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
-            WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
-                begun.remove(&pid);
-                if pid == init {
-                    return Ok(opened);
-                }
-                continue;
-            }
-            _ => continue,
+            // It has been stopped, by SIGSTOP for one, and stays so until it is told to go on.
+            (EVENT_STOP, signal) if signal != libc::SIGTRAP => (libc::PTRACE_LISTEN, 0),
+            _ => (onward, 0),
         };
-        go_on(pid, pid == init, signal);
+        // Whoever is gone meanwhile needs no word.
+        let _ = sys::ptrace_onward(onward, pid.as_raw(), signal);
     }
-}
-
-/// PID 1 is ours, and of no interest. Whoever is gone meanwhile needs no word.
-fn go_on(pid: Pid, is_init: bool, signal: Option<Signal>) {
-    let _ = match is_init {
-        true => ptrace::cont(pid, signal),
-        false => ptrace::syscall(pid, signal),
-    };
 }
 
 /// A call begins or ends.
