@@ -8,8 +8,8 @@
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -281,7 +281,10 @@ pub fn unpack(stream: impl Read, path: &Path, name: Option<&OsStr>, modes: Modes
         };
         match kind {
             tar::EntryType::Directory => unpacker.directory(&inside, mode)?,
-            tar::EntryType::Regular => unpacker.file(&inside, mode, mtime, &mut entry)?,
+            tar::EntryType::Regular => {
+                let size = entry.size();
+                unpacker.file(&inside, mode, mtime, size, &mut entry)?;
+            }
             tar::EntryType::Symlink => {
                 let target = entry
                     .link_name_bytes()
@@ -416,32 +419,62 @@ impl Unpacker {
         }
     }
 
-    fn file(&mut self, inside: &[u8], mode: u32, mtime: u64, content: &mut impl Read) -> Result<(), TransferError> {
+    /// A file gets its name, or what stands there is changed, when all of its content has come: either side may end
+    /// before that.
+    fn file(
+        &mut self,
+        inside: &[u8],
+        mode: u32,
+        mtime: u64,
+        size: u64,
+        content: &mut impl Read,
+    ) -> Result<(), TransferError> {
         self.refuse_content()?;
         let (folder, name, shown) = self.place_or_root(inside)?;
-        let mode = match self.modes {
+        let mode = Mode::from_raw_mode(match self.modes {
             Modes::Receiver => 0o666 | mode & 0o111,
             Modes::Sender => mode & 0o777,
-        };
+        });
         // A pipe that stands there would have this wait for somebody who reads it.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, name, flags, Mode::from_raw_mode(mode)).map_err(at("write", &shown))?;
-        let found = rustix::fs::fstat(&file).map_err(at("look at", &shown))?;
-        if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || is_proc(file.as_fd()).unwrap_or(true) {
-            return Err(refused("write", &shown, "something that is no file stands there"));
-        }
-        rustix::fs::ftruncate(&file, 0).map_err(at("write", &shown))?;
-        let mut file = std::fs::File::from(file);
-        let mut buffer = vec![0u8; 64 << 10];
-        loop {
-            let read = content
-                .read(&mut buffer)
-                .map_err(|e| TransferError::Stream(e.to_string()))?;
-            if read == 0 {
-                break;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |flags| {
+            let file = rustix::fs::openat(&folder, name, flags, mode).map_err(at("write", &shown))?;
+            let found = rustix::fs::fstat(&file).map_err(at("look at", &shown))?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || is_proc(file.as_fd()).unwrap_or(true)
+            {
+                return Err(refused("write", &shown, "something that is no file stands there"));
             }
-            file.write_all(&buffer[..read]).map_err(at("write", &shown))?;
+            Ok(std::fs::File::from(file))
+        };
+        if rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            open(flags)?;
         }
+        let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let staged = rustix::fs::openat(&folder, ".", nameless, mode).map(std::fs::File::from);
+        let file = match staged {
+            Ok(mut staged) => {
+                fill(&mut staged, content, size, &shown)?;
+                let own = format!("/proc/self/fd/{}", staged.as_raw_fd());
+                match rustix::fs::linkat(CWD, own, &folder, name, AtFlags::SYMLINK_FOLLOW) {
+                    Ok(()) => staged,
+                    // It is there, and keeps its owner, its mode and its other names.
+                    Err(_) => {
+                        staged.rewind().map_err(at("read again", &shown))?;
+                        let mut file = open(flags | OFlags::CREATE)?;
+                        file.set_len(0).map_err(at("write", &shown))?;
+                        fill(&mut file, &mut staged, size, &shown)?;
+                        file
+                    }
+                }
+            }
+            // The directory is not to be written in, or its file system knows no such files.
+            Err(_) => {
+                let mut file = open(flags | OFlags::CREATE)?;
+                file.set_len(0).map_err(at("write", &shown))?;
+                fill(&mut file, content, size, &shown)?;
+                file
+            }
+        };
         let time = Timespec {
             tv_sec: i64::try_from(mtime).unwrap_or(0),
             tv_nsec: 0,
@@ -479,6 +512,28 @@ impl Unpacker {
             ));
         }
         Ok(())
+    }
+}
+
+fn fill(file: &mut std::fs::File, content: &mut impl Read, size: u64, shown: &Path) -> Result<(), TransferError> {
+    let mut buffer = vec![0u8; 64 << 10];
+    let mut left = size;
+    loop {
+        let read = content
+            .read(&mut buffer)
+            .map_err(|e| TransferError::Stream(e.to_string()))?;
+        if read == 0 {
+            break;
+        }
+        file.write_all(&buffer[..read]).map_err(at("write", shown))?;
+        left = left.saturating_sub(read as u64);
+    }
+    match left {
+        0 => Ok(()),
+        _ => Err(TransferError::Stream(format!(
+            "it ends in the middle of {}",
+            plain(shown)
+        ))),
     }
 }
 
@@ -557,6 +612,36 @@ mod tests {
             archive.append(&header, content.as_bytes()).unwrap();
         }
         archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_copy_that_is_cut_off_leaves_no_part() {
+        let (from, to) = (folder(), folder());
+        std::fs::create_dir(from.path().join("tree")).unwrap();
+        for name in ["a-new", "b-there"] {
+            std::fs::write(from.path().join("tree").join(name), name.repeat(50_000)).unwrap();
+        }
+        let stream = packed(&from.path().join("tree/."));
+        for length in (0..stream.len()).step_by(9_973) {
+            let tree = to.path().join(length.to_string());
+            std::fs::create_dir(&tree).unwrap();
+            std::fs::write(tree.join("b-there"), "as it was").unwrap();
+            let _ = unpack(&stream[..length], &tree, None, Modes::Sender);
+            for (name, before) in [("a-new", None), ("b-there", Some("as it was"))] {
+                let got = std::fs::read_to_string(tree.join(name)).ok();
+                assert!(
+                    got.as_deref() == before || got.as_deref() == Some(&name.repeat(50_000)),
+                    "{length}: a part of {name}"
+                );
+            }
+            assert!(std::fs::read_dir(&tree).unwrap().count() <= 2);
+        }
+        let tree = to.path().join("0");
+        unpack(&stream[..], &tree, None, Modes::Sender).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(tree.join("b-there")).unwrap(),
+            "b-there".repeat(50_000)
+        );
     }
 
     #[test]
