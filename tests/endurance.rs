@@ -1,7 +1,9 @@
-//! Again and again: a thousand kills of the supervisor, a thousand starts and ends of a service. What is lost or left each
-//! time by one chance in a hundred shows here.
+//! Again and again: a thousand kills of the supervisor, a thousand starts and ends of a service, and a soak of all at once, whose
+//! length the environment gives (`PYSECURE_SOAK`, in seconds). What is lost or left each time by one chance in a hundred shows here.
 
 mod harness;
+#[path = "endurance/soak.rs"]
+mod soak;
 
 use harness::{App, Mode, wait_until};
 use nix::sys::signal::Signal;
@@ -193,6 +195,14 @@ fn kills(mode: Mode, name: &str, range: u32) {
     app.ok(&["up", "-d"]);
     app.ok(&["down"]);
     assert!(!app.state().join("run").exists());
+}
+
+#[test]
+fn a_soak_of_all_at_once_loses_nothing_and_leaves_nothing() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| soak::soak(Mode::Root, "rootsoak", 43_100, 28_310));
+        scope.spawn(|| soak::soak(Mode::Rootless, "usersoak", 43_130, 28_320));
+    });
 }
 
 /// Open descriptors, and memory of its own in KiB: that of the program's file is shared with whoever runs it.
