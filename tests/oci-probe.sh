@@ -10,7 +10,7 @@ grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/self/status
 env | grep -v -E '^(PWD|OLDPWD|SHLVL|_)=' | sort | sed 's/^/env /'
 echo "ids $(tr -s ' ' </proc/self/uid_map | tr '\n' ';') $(tr -s ' ' </proc/self/gid_map | tr '\n' ';')"
 for namespace in user mnt pid ipc uts net cgroup; do
-  [ -e "/proc/self/ns/$namespace" ] && echo "namespace $namespace"
+  echo "namespace $namespace $(readlink "/proc/self/ns/$namespace")"
 done
 grep -E '^ *lo:' /proc/net/dev | sed 's/:.*//; s/^ */interface /'
 echo "interfaces $(tail -n +3 /proc/net/dev | wc -l)"

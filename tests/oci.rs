@@ -207,6 +207,20 @@ owner_resources = ["mine"]
     valid(&schema(), "idmapped", &specs["idmapped"]);
 }
 
+/// The facts of a probe, with a namespace named by whose it is.
+fn facts_of(text: &str) -> String {
+    let fact = |line: &str| match line.strip_prefix("namespace ").and_then(|l| l.split_once(' ')) {
+        Some((kind, id)) => {
+            let host = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+            let whose = if host == Path::new(id) { "the host's" } else { "its own" };
+            assert!(id.starts_with(&format!("{kind}:[")), "{line}");
+            format!("namespace {kind}: {whose}\n")
+        }
+        None => format!("{line}\n"),
+    };
+    text.lines().map(fact).collect()
+}
+
 const SERVICES: [&str; 4] = ["auth", "front", "admin", "net"];
 
 /// Runs a bundle to its end.
@@ -247,7 +261,15 @@ fn other_runtimes_run_a_bundle_to_the_same_effect() {
     app.ok(&["compile", "-o", out.to_str().unwrap()]);
     let mut different = String::new();
     for service in SERVICES {
-        let ours = app.ok(&["run", "-T", service]).out;
+        let ours = facts_of(&app.ok(&["run", "-T", service]).out);
+        let shared = ours.lines().filter(|l| l.ends_with(": the host's"));
+        // It has `network = "host"`.
+        let expected: &[&str] = if service == "net" {
+            &["namespace net: the host's"]
+        } else {
+            &[]
+        };
+        assert_eq!(shared.collect::<Vec<_>>(), expected, "{service}");
         assert!(
             ours.contains("loopback up") && ours.contains("NoNewPrivs:\t1"),
             "{ours}"
@@ -269,7 +291,7 @@ fn other_runtimes_run_a_bundle_to_the_same_effect() {
                 );
                 continue;
             }
-            let theirs = theirs.ok().out;
+            let theirs = facts_of(&theirs.ok().out);
             for line in theirs.lines().filter(|l| l.starts_with("path ")) {
                 let mut words = line.split(' ').skip(1);
                 let (path, may) = (words.next().unwrap(), words.next().unwrap());
@@ -459,7 +481,7 @@ publish = ["127.0.0.1:18080:80"]
 fn rootless_services_are_as_those_of_root() {
     let [root, user] = BOTH.map(|mode| {
         let app = app(mode, "alike");
-        SERVICES.map(|service| app.ok(&["run", "-T", service]).out)
+        SERVICES.map(|service| facts_of(&app.ok(&["run", "-T", service]).out))
     });
     for (service, (root, user)) in SERVICES.iter().zip(root.iter().zip(&user)) {
         // What is shared has one owner and a mode of 0700 as root, and by class without: what may be done is the same.

@@ -166,15 +166,22 @@ fn errors_point_at_the_file_s_lines() {
 
 /// Tries all that a configuration may not, and says what came of it.
 const PRYING: &str = r#"
-import os, socket, subprocess, sys, threading
+import ctypes, os, socket, subprocess, sys, threading
 from pysecure import *
 
 def attempt(what, deed):
     try:
         result = deed()
         print("DONE:", what, result)
+    except (AttributeError, ImportError, NameError, TypeError) as e:
+        print("BROKEN: it was not tried:", what, repr(e))
     except BaseException as e:
         print("refused:", what, type(e).__name__)
+
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*args):
+    if libc.syscall(*args) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 def connect():
     s = socket.create_connection(("1.1.1.1", 53), 2)
@@ -190,7 +197,7 @@ def big_memfd():
 here = os.path.dirname(os.path.abspath(__file__))
 attempt("connect", connect)
 attempt("connect to the host", host)
-attempt("talk to the host's system bus", lambda: socket.socket(socket.AF_UNIX).connect("/run/dbus/system_bus_socket"))
+attempt("talk to a socket of the host's", lambda: socket.socket(socket.AF_UNIX).connect(here + "/../OTHER/socket"))
 for path in (here, here + "/lib", "/tmp", "/dev", "/dev/shm", "/", "/usr", "/var/tmp", "/run", "/proc/self"):
     attempt("write in " + path, lambda: open(path + "/written", "w"))
 attempt("change itself", lambda: open(__file__, "a"))
@@ -205,8 +212,11 @@ attempt("a gigabyte", lambda: len(bytearray(1 << 30)))
 for path in ("/etc/shadow", "/root", "/home", "/var/lib", here + "/../OTHER"):
     attempt("see " + path, lambda: (os.listdir(path) if os.path.isdir(path) else open(path).read()) or 1 / 0)
 attempt("signal", lambda: os.kill(1, 9))
-attempt("mount", lambda: os.mount) if hasattr(os, "mount") else None
-attempt("a namespace", lambda: os.unshare(0x10000000) if hasattr(os, "unshare") else 1 / 0)
+attempt("mount", lambda: call(165, b"none", b"/tmp", b"tmpfs", 0, 0))
+attempt("a namespace of users", lambda: call(272, 0x10000000))
+attempt("a namespace of mounts", lambda: call(272, 0x20000))
+attempt("another's namespace", lambda: call(308, os.open("/proc/1/ns/net", os.O_RDONLY), 0))
+attempt("trace", lambda: call(101, 16, 1, 0, 0))
 attempt("see processes", lambda: [p for p in os.listdir("/proc") if p.isdigit() and int(p) > 2] or 1 / 0)
 print("tried all")
 config = PySecureConfig("prying", (61000, 61999), (61000, 61999))
@@ -218,12 +228,30 @@ fn a_configuration_can_only_say_what_it_is() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let other = harness::fresh_folder();
+    let _socket = std::os::unix::net::UnixListener::bind(other.join("socket")).unwrap();
+    std::fs::set_permissions(
+        other.join("socket"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    std::fs::write(other.join("file"), "").unwrap();
+    // The controls: what is tried by number is something, and what is looked for is there.
+    let script = "import ctypes, sys; print(ctypes.CDLL(None).syscall(272, 0x20000), ctypes.CDLL(None).syscall(165, b'none', b'/tmp', b'tmpfs', 0, 0))";
+    let outside = std::process::Command::new("unshare")
+        .args(["-m", "/usr/bin/python3", "-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(Ended::from(outside).ok().out, "0 0\n");
+    for path in ["/etc/shadow", "/root", "/home", "/var/lib"] {
+        assert!(Path::new(path).exists(), "{path}");
+    }
     for mode in BOTH {
         let other = other.file_name().unwrap().to_str().unwrap();
         let app = app(mode, &PRYING.replace("PORT", &port.to_string()).replace("OTHER", other));
         let ended = check(&app).ok();
         assert!(ended.err.contains("tried all"), "{mode:?}: {}", ended.err);
         assert!(!ended.err.contains("DONE"), "{mode:?}: {}", ended.err);
+        assert!(!ended.err.contains("BROKEN"), "{mode:?}: {}", ended.err);
         // Nothing was left behind, not even what Python keeps of a module.
         let left = std::fs::read_dir(app.folder.join("lib/pysecure")).unwrap();
         let left: Vec<_> = left.map(|e| e.unwrap().file_name()).collect();

@@ -639,3 +639,48 @@ fn chosen_ids_are_out_of_everybodys_way() {
     }
     assert!(seen > 5, "{seen}");
 }
+
+/// A mount within a resource is somebody's own affair: a change of who owns the resource ends at it.
+#[test]
+fn what_is_mounted_in_a_resource_keeps_its_owner() {
+    let manifest = |owner: &str, other: &str| {
+        format!(
+            "[app]\nname = \"within\"\n[resources]\ndata = {{ path = \"/data/\", owner = \"rw\" }}\n\
+             [services.{owner}]\ncommand = [\"sleep\", \"1000\"]\nowner_resources = [\"data\"]\n\
+             [services.{other}]\ncommand = [\"sleep\", \"1000\"]\n"
+        )
+    };
+    let app = App::new(Mode::Root, &manifest("one", "two"));
+    app.ok(&["up", "-d"]);
+    app.ok(&["down"]);
+    let data = app.state().join("apps/within/resources/data");
+    for name in ["plain", "mounted"] {
+        std::fs::create_dir(data.join(name)).unwrap();
+    }
+    let mounted = data.join("mounted");
+    let mount = |program: &str, args: &[&str]| {
+        let done = std::process::Command::new(program)
+            .args(args)
+            .arg(&mounted)
+            .status()
+            .unwrap();
+        assert!(done.success(), "{program}");
+    };
+    mount("mount", &["-t", "tmpfs", "-o", "uid=12345,mode=0751", "none"]);
+    for name in ["plain/file", "mounted/file"] {
+        std::fs::write(data.join(name), "").unwrap();
+        std::os::unix::fs::chown(data.join(name), Some(12_345), Some(12_345)).unwrap();
+    }
+    app.write("pysecure.toml", manifest("two", "one"));
+    let up = app.run(&["up", "-d"]);
+    let owner = |name: &str| {
+        let found = std::fs::symlink_metadata(data.join(name)).unwrap();
+        (found.uid(), found.mode() & 0o7777)
+    };
+    let seen = (owner("mounted/file").0, owner("mounted"), owner("plain/file").0);
+    app.run(&["down"]);
+    mount("umount", &["-l"]);
+    up.ok();
+    assert_eq!((seen.0, seen.1), (12_345, (12_345, 0o751)));
+    assert_ne!(seen.2, 12_345, "the control: what is of the resource has a new owner");
+}

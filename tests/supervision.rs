@@ -1334,3 +1334,106 @@ command = ["sh", "-c", "echo @@@@@@@@@@@@; sleep 1000 & wait"]
         );
     }
 }
+
+/// What is said beside the rule that holds does not count.
+#[test]
+fn readiness_and_completion_are_what_the_manifest_says() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "meant",
+            42_400,
+            &format!(
+                r#"
+[services.probed]
+command = ["python3", "-c", '''{NOTIFIES}
+daemon.notify("READY=1\nSTATUS=told")
+while True:
+    time.sleep(0.1)
+    daemon.notify("WATCHDOG=1")
+''']
+ready = {{ command = ["test", "-e", "/tmp/ready"] }}
+watchdog = "600s"
+[services.setup]
+type = "oneshot"
+command = ["sh", "-c", "exit $(cat /code/code)"]
+[services.after]
+command = ["sleep", "1000"]
+depends_on = {{ setup = "completed" }}
+"#
+            ),
+        );
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        let name = "name = \"meant\"\n";
+        app.write(
+            "pysecure.toml",
+            manifest.replacen(name, &format!("{name}code = {{ \"/code\" = \"./code\" }}\n"), 1),
+        );
+        app.write("code/code", "0");
+        let mut up = app.command(&["up", "-d"]).spawn().unwrap();
+        wait_until(|| {
+            let ended = app.run(&["ps", "--json"]);
+            let ps: Value = serde_json::from_str(&ended.out).ok()?;
+            let said = |s: &Value| s["service"] == "probed" && s["status"] == "told";
+            ps["services"].as_array()?.iter().any(said).then_some(())
+        });
+        // It has said that it is ready, and is asked whether it is.
+        assert_eq!(app.service("probed")["state"], "starting", "{mode:?}");
+        app.sh("probed", "touch /tmp/ready").ok();
+        assert!(up.wait().unwrap().success());
+        assert_eq!(app.service("probed")["state"], "running");
+        assert_eq!(app.service("after")["state"], "running");
+        // What ends with an error has not completed.
+        app.ok(&["stop", "after"]);
+        app.write("code/code", "4");
+        app.run(&["restart", "setup"]);
+        app.wait_for_state("setup", "failed");
+        let started = app.run(&["start", "after"]);
+        assert!(
+            started.code != 0 && app.service("after")["state"] != "running",
+            "{mode:?}: {started:?}"
+        );
+    }
+}
+
+/// The clock of a watchdog runs from the moment at which a service is ready, and not from what it says first.
+#[test]
+fn a_watchdog_is_for_those_too_that_never_said_a_word() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "mute",
+            42_420,
+            &format!(
+                r#"
+[services.mute]
+command = ["python3", "-c", '''{NOTIFIES}
+daemon.notify("READY=1")
+time.sleep(100000)
+''']
+ready = "notify"
+watchdog = "500ms"
+restart = "on-failure"
+[services.speaks]
+command = ["python3", "-c", '''{NOTIFIES}
+daemon.notify("READY=1")
+daemon.notify("WATCHDOG=1")
+time.sleep(100000)
+''']
+ready = "notify"
+watchdog = "500ms"
+restart = "on-failure"
+depends_on = ["mute"]
+"#
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        // The one that was ready later, and spoke, has been restarted: the one before it has been, too.
+        let all = wait_until(|| {
+            let (mute, speaks) = (app.service("mute"), app.service("speaks"));
+            let restarts = |s: &Value| s["restarts"].as_u64().unwrap_or(0);
+            (restarts(&speaks) >= 3).then(|| restarts(&mute))
+        });
+        assert!(all >= 1, "{mode:?}");
+    }
+}

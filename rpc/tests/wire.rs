@@ -163,7 +163,21 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     );
     let large = written(&Value::Bytes(vec![1; 100_000]));
     assert_eq!(large.fds.len(), 1);
+    let memfd = |seals: Option<rustix::fs::SealFlags>| {
+        let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("large", flags).unwrap();
+        rustix::fs::ftruncate(&fd, 1_000_000).unwrap();
+        if let Some(seals) = seals {
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        }
+        fd
+    };
+    // The control: sealed, it is read.
+    let sealed = memfd(Some(rustix::fs::SealFlags::SHRINK));
+    assert!(value::read(&large.bytes, vec![sealed], &mut Kept::default()).is_ok());
     for wrong in [
+        memfd(None),
+        memfd(Some(rustix::fs::SealFlags::GROW)),
         open(),
         OwnedFd::from(std::io::pipe().unwrap().0),
         OwnedFd::from(tempfile::tempfile().unwrap()),

@@ -477,8 +477,14 @@ mod tests {
                 mount_points: Vec::new(),
             };
             let mode = || theirs.symlink_metadata().unwrap().mode() & 0o777;
-            assert!(make(&dirs, &[storage(&link)], &mut BTreeMap::new(), &mut Vec::new()).is_err());
-            assert_eq!(mode(), 0o755);
+            // The one named, and one on the way to it.
+            let way = folder.path().join(format!("way-{directory}"));
+            symlink(folder.path(), &way).unwrap();
+            for path in [link, way.join(theirs.file_name().unwrap_or_default())] {
+                assert!(path.exists());
+                assert!(make(&dirs, &[storage(&path)], &mut BTreeMap::new(), &mut Vec::new()).is_err());
+                assert_eq!(mode(), 0o755, "{}", path.display());
+            }
             // The control: by its own name it is changed.
             assert!(make(&dirs, &[storage(&theirs)], &mut BTreeMap::new(), &mut Vec::new()).is_ok());
             assert_eq!(mode() & 0o077, 0);

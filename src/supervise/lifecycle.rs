@@ -97,12 +97,7 @@ impl App {
                 waits = true;
                 continue;
             }
-            let come = match condition {
-                Condition::Started => on.program_runs || matches!(on.state, State::Listening | State::Exited { .. }),
-                Condition::Ready => matches!(on.state, State::Running | State::Listening),
-                Condition::Completed => on.state == State::Exited { code: 0 },
-            };
-            if come {
+            if has_come(condition, &on.state, on.program_runs) {
                 continue;
             }
             match &on.state {
@@ -1220,5 +1215,42 @@ pub(super) fn in_words(time: Duration) -> String {
         format!("{}s", time.as_secs())
     } else {
         format!("{:.1}s", time.as_secs_f64())
+    }
+}
+
+/// Does a service in this state fulfil what another waits for?
+fn has_come(condition: &Condition, state: &State, program_runs: bool) -> bool {
+    match condition {
+        Condition::Started => program_runs || matches!(state, State::Listening | State::Exited { .. }),
+        Condition::Ready => matches!(state, State::Running | State::Listening),
+        Condition::Completed => *state == State::Exited { code: 0 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_waited_for_comes_in_no_other_state() {
+        let of = |condition: Condition| {
+            let states = [
+                State::Waiting,
+                State::Starting,
+                State::Running,
+                State::Listening,
+                State::Stopping,
+                State::Stopped,
+                State::Exited { code: 0 },
+                State::Exited { code: 1 },
+                State::Exited { code: 143 },
+            ];
+            states.map(|state| u8::from(has_come(&condition, &state, false)))
+        };
+        assert_eq!(of(Condition::Started), [0, 0, 0, 1, 0, 0, 1, 1, 1]);
+        assert_eq!(of(Condition::Ready), [0, 0, 1, 1, 0, 0, 0, 0, 0]);
+        assert_eq!(of(Condition::Completed), [0, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert!(has_come(&Condition::Started, &State::Starting, true));
+        assert!(!has_come(&Condition::Ready, &State::Starting, true));
     }
 }

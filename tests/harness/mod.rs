@@ -2,7 +2,8 @@
 //! user, and cleaned away afterwards.
 //!
 //! Nothing here is skipped: a test that lacks what it needs panics and says what to install. Nothing has a
-//! time limit either; what is waited for either comes, or the test is stuck where it can be looked at.
+//! time limit either; what is waited for either comes, or the test is stuck. That is told by name after a while, and
+//! ends all tests of its program: [`bound`].
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
@@ -64,9 +65,62 @@ impl Ended {
     }
 }
 
+/// Has the test that runs in this thread end in a bounded time: counted from its last app, so that it bears on one that is
+/// stuck, and not on one that is slow. A bound of the run and no assertion; `PYSECURE_TEST_MINUTES` is another one, and 0
+/// is none.
+pub fn bound() {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    use std::thread::{ThreadId, current};
+    use std::time::{Duration, Instant};
+    static RUNNING: Mutex<Option<HashMap<ThreadId, (String, Instant)>>> = Mutex::new(None);
+    /// Gone with its thread.
+    struct Entered(ThreadId);
+    impl Drop for Entered {
+        fn drop(&mut self) {
+            if let Some(running) = &mut *RUNNING.lock().unwrap() {
+                running.remove(&self.0);
+            }
+        }
+    }
+    thread_local! {
+        static ENTERED: Entered = Entered(current().id());
+    }
+    let minutes = std::env::var("PYSECURE_TEST_MINUTES").ok().and_then(|m| m.parse().ok());
+    let bound = Duration::from_secs(60 * minutes.unwrap_or(30));
+    if bound.is_zero() {
+        return;
+    }
+    let name = current().name().unwrap_or("a test").to_owned();
+    let watch = move || {
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+            let running = RUNNING.lock().unwrap();
+            let all = running.iter().flat_map(HashMap::values);
+            let stuck: Vec<&str> = all
+                .filter(|(_, since)| since.elapsed() > bound)
+                .map(|(name, _)| name.as_str())
+                .collect();
+            if !stuck.is_empty() {
+                let text = format!("\nstuck for {} minutes: {}\n", bound.as_secs() / 60, stuck.join(", "));
+                // Not by what the tests' output is taken by.
+                let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+                std::process::abort();
+            }
+        }
+    };
+    let mut running = RUNNING.lock().unwrap();
+    if running.is_none() {
+        std::thread::spawn(watch);
+    }
+    let id = ENTERED.with(|entered| entered.0);
+    running.get_or_insert_default().insert(id, (name, Instant::now()));
+}
+
 impl App {
     /// A folder with this manifest as `pysecure.toml`. The app's name should be unlike that of any other test.
     pub fn new(mode: Mode, manifest: &str) -> App {
+        bound();
         need_root();
         let folder = fresh_folder();
         let app = App { mode, folder };
