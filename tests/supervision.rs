@@ -675,6 +675,10 @@ command = ["sh", "-c", "until [ -e /tmp/end ]; do sleep 0.01; done"]
 listen = ["127.0.0.1:{port}"]
 callers = {{ operator = "*" }}
 publish = ["127.0.0.1:{}:80"]
+[services.done]
+type = "oneshot"
+command = ["true"]
+listen = ["127.0.0.1:{}"]
 [services.never]
 command = ["sleep", "1000"]
 listen = ["127.0.0.1:{}"]
@@ -686,6 +690,7 @@ command = {}
 listen = ["127.0.0.1:{}"]
 "#,
                 port + 1,
+                port + 5,
                 port + 2,
                 serves(0),
                 port + 3,
@@ -709,6 +714,15 @@ listen = ["127.0.0.1:{}"]
         // It is back with all of them.
         app.ok(&["start", "ends"]);
         let _again = [connect(port).unwrap(), connect(port + 1).unwrap()];
+        // Nor does anybody wait for work that is done, also when something else changes.
+        assert!(connect(port + 5).is_err());
+        edit(
+            &app,
+            "[services.done]",
+            "[services.new]\ncommand = [\"sleep\", \"1000\"]\n[services.done]",
+        );
+        app.ok(&["up", "-d"]);
+        assert!(connect(port + 5).is_err());
         // Who waits in vain is not told, but who runs it is.
         let told = format!("no connection to 127.0.0.1:{} was taken in 10s", port + 2);
         let log = app.wait_for_log("never", &told);

@@ -606,7 +606,7 @@ impl App {
     }
 
     /// Nobody waits any longer for what does not come back by itself.
-    fn release(&mut self, id: u32) {
+    pub(super) fn release(&mut self, id: u32) {
         if let Some(service) = self.services.get(&id) {
             self.sockets.release(&service.plan);
             self.networks.release(&service.plan);

@@ -179,6 +179,16 @@ impl App {
         for (id, _) in begins {
             self.consider(id);
         }
+        // Sockets were bound for all, those whose work is done included.
+        for id in self.order.clone() {
+            if self
+                .services
+                .get(&id)
+                .is_some_and(|s| matches!(s.state, State::Exited { .. }))
+            {
+                self.release(id);
+            }
+        }
         self.check_watch(number);
         Ok(())
     }

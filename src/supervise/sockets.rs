@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 /// Name under which a `listen` socket is handed over; sd_listen_fds_with_names(3).
 const LISTEN: &str = "listen";
 pub(super) const BACKLOG: i32 = 4096;
+/// Threads and descriptors of the host's that are looked at when a service has ended; some tenths of a second.
+const MOST_LOOKS: usize = 50_000;
 
 /// What a socket is for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -163,12 +165,13 @@ impl Sockets {
     /// one by it answers nobody any more, and what it did to one, such as shutdown(2), is over. One that callers wait in
     /// stays, for they would be lost with it, unless somebody else may hold it.
     pub(super) fn renew(&mut self, dirs: &Dirs, service: &plan::Service) {
+        let mut looks = MOST_LOOKS;
         for caller in &service.callers {
             let key = pair(&service.name, caller);
             let (Some(old), Some(owner)) = (self.held.get(&key), self.owners.get(&key)) else {
                 continue;
             };
-            if waited_in(old) && !held_elsewhere(old) && rustix::net::listen(old, BACKLOG).is_ok() {
+            if waited_in(old) && !held_elsewhere(old, &mut looks) && rustix::net::listen(old, BACKLOG).is_ok() {
                 continue;
             }
             let old = match bind_pair(dirs, caller, &service.name, *owner) {
@@ -246,8 +249,13 @@ fn waited_in(socket: &OwnedFd) -> bool {
 }
 
 /// May a process other than this one have a socket, or be about to receive it from another? Threads may have descriptors of
-/// their own. Processes that this one may not look into are no service's.
-fn held_elsewhere(socket: &OwnedFd) -> bool {
+/// their own. Processes that this one may not look into are no service's. `looks`: so many threads and descriptors are looked
+/// at, for a service may have any number of both, and all others wait meanwhile; beyond that, it may.
+fn held_elsewhere(socket: &OwnedFd, looks: &mut usize) -> bool {
+    let mut spent = || {
+        *looks = looks.saturating_sub(1);
+        *looks == 0
+    };
     let Ok(found) = rustix::fs::fstat(socket) else {
         return true;
     };
@@ -267,11 +275,17 @@ fn held_elsewhere(socket: &OwnedFd) -> bool {
             .flatten()
     });
     threads.into_iter().any(|thread| {
+        if spent() {
+            return true;
+        }
         let descriptors = std::fs::read_dir(thread.path().join("fd"))
             .into_iter()
             .flatten()
             .flatten();
         descriptors.into_iter().any(|descriptor| {
+            if spent() {
+                return true;
+            }
             let Ok(to) = std::fs::read_link(descriptor.path()) else {
                 return false;
             };
@@ -443,4 +457,22 @@ pub(super) fn bind_unix(path: &Path, kind: SocketType) -> std::io::Result<OwnedF
     }
     rustix::net::bind(&socket, &SocketAddrUnix::new(&short)?)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_take_too_long_to_find_out_is_not_ruled_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = bind_unix(&folder.path().join("s"), SocketType::SEQPACKET).unwrap();
+        // Other processes of the host may have sockets on their way at any time, but not for long.
+        while held_elsewhere(&socket, &mut usize::MAX.clone()) {
+            std::thread::yield_now();
+        }
+        let mut looks = 20;
+        assert!(held_elsewhere(&socket, &mut looks));
+        assert_eq!(looks, 0);
+    }
 }
