@@ -403,6 +403,123 @@ fn an_id_is_never_given_to_another() {
     }
 }
 
+/// Who edits a ledger, or copies one, cannot have two services share an id, or one have the host's.
+#[test]
+fn a_ledger_that_nobody_would_have_written_is_refused() {
+    for mode in BOTH {
+        let app = App::new(mode, &minimal("edited", "[services.b]\ncommand = \"true\"\n"));
+        app.ok(&["run", "-T", "one"]);
+        let path = app.state().join("apps/edited/ledger.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let edited = |change: &dyn Fn(&mut Value)| {
+            let mut value: Value = serde_json::from_str(&text).unwrap();
+            change(&mut value);
+            std::fs::write(&path, value.to_string()).unwrap();
+        };
+        let of = |v: &Value, key: &str, id: &str| v["services"][key][id].clone();
+        // The control: it may be written anew.
+        edited(&|_| {});
+        app.ok(&["run", "-T", "one"]);
+        type Change<'c> = (&'c str, &'c dyn Fn(&mut Value));
+        let changes: [Change<'_>; 9] = [
+            ("to `b` and `one`", &|v| v["services"]["b"]["uid"] = of(v, "one", "uid")),
+            ("to `b` and `one`", &|v| v["services"]["b"]["gid"] = of(v, "one", "gid")),
+            ("to `one` and `the keeper`", &|v| {
+                v["services"]["one"]["uid"] = v["keeper"]["uid"].clone()
+            }),
+            ("the UID 0 to `one`", &|v| v["services"]["one"]["uid"] = 0.into()),
+            ("the GID 0 to `one`", &|v| v["services"]["one"]["gid"] = 0.into()),
+            ("the GID 0 to `x`", &|v| v["groups"]["x"] = 0.into()),
+            ("to `one` and `x`", &|v| v["groups"]["x"] = of(v, "one", "gid")),
+            ("uid_range is", &|v| v["uid_range"] = serde_json::json!([5, 4])),
+            ("that of the app `other`", &|v| v["app"] = "other".into()),
+        ];
+        std::fs::create_dir(app.state().join("apps/other")).unwrap();
+        for (says, change) in changes {
+            edited(change);
+            refused(app.run(&["run", "-T", "one"]), 1, &["ledger.json", says, "backup"]);
+            refused(app.run(&["up", "-d"]), 1, &[says]);
+        }
+        std::fs::write(&path, &text).unwrap();
+        app.ok(&["run", "-T", "one"]);
+    }
+}
+
+/// What lies in the state directory, and other apps that cannot start, are no reason for one that has its ids.
+#[test]
+fn an_app_that_cannot_start_stops_no_other() {
+    for mode in BOTH {
+        let app = App::new(mode, &minimal("first", ""));
+        app.write("two.toml", minimal("two", ""));
+        let two = |args: &[&str]| {
+            let all: Vec<&str> = ["-f", "two.toml"].iter().chain(args).copied().collect();
+            app.run(&all)
+        };
+        app.ok(&["run", "-T", "one"]);
+        two(&["run", "-T", "one"]).ok();
+        std::fs::write(app.state().join("apps/notes.txt"), "mine").unwrap();
+        app.ok(&["run", "-T", "one"]);
+        app.write("three.toml", minimal("three", ""));
+        app.run(&["-f", "three.toml", "run", "-T", "one"]).ok();
+        let ledger = app.state().join("apps/two/ledger.json");
+        let text = std::fs::read(&ledger).unwrap();
+        for broken in ["", "{", "{\"version\": 7}"] {
+            std::fs::write(&ledger, broken).unwrap();
+            refused(two(&["run", "-T", "one"]), 1, &["apps/two/ledger.json"]);
+            let said = app.ok(&["up", "-d"]);
+            assert!(
+                said.err
+                    .contains("note: another app of this state directory cannot start"),
+                "{said:?}"
+            );
+            assert!(said.err.contains("apps/two/ledger.json"), "{said:?}");
+            app.ok(&["down"]);
+            // One that is yet to be given ids might be given the other's.
+            app.write("four.toml", minimal("four", ""));
+            refused(
+                app.run(&["-f", "four.toml", "run", "-T", "one"]),
+                1,
+                &["apps/two/ledger.json", "backup"],
+            );
+        }
+        std::fs::write(&ledger, text).unwrap();
+        two(&["run", "-T", "one"]).ok();
+        for name in ["two.toml", "three.toml"] {
+            app.run(&["-f", name, "down", "--purge"]).ok();
+        }
+    }
+}
+
+/// A bundle's GID that the dynamic service's takes the place of is given to nobody: files may have it.
+#[test]
+fn the_gid_that_a_bundle_had_is_given_to_nobody() {
+    let with = |used: bool, more: &str| {
+        format!(
+            "[app]\nname = \"formergid\"\nuid_range = [61400, 61409]\ngid_range = [61400, 61409]\ndynamic_svc_uid = 33\n\
+             dynamic_svc_gid = 33\n[resources]\nx = {{ path = \"/x/\", owner = \"rw\", bundle = \"r\" }}\n\
+             [bundles.it]\nresources = [\"x\"]\nused_by_dynamic_svc = {used}\n\
+             [services.a]\ncommand = \"true\"\nowner_resources = [\"x\"]\n[services.b]\ncommand = \"true\"\nbundle = \"it\"\n{more}"
+        )
+    };
+    let app = App::new(Mode::Root, &with(false, ""));
+    app.ok(&["run", "-T", "a"]);
+    let had = ids(&app, "formergid")["groups"]["it"].as_u64().unwrap();
+    app.write("pysecure.toml", with(true, "[services.c]\ncommand = \"true\"\n"));
+    app.ok(&["run", "-T", "c"]);
+    let ledger = ids(&app, "formergid");
+    assert_eq!(ledger["groups"]["it"], 33);
+    assert_ne!(ledger["services"]["c"]["gid"].as_u64(), Some(had), "{ledger}");
+    // It is the bundle's own yet, if that returns.
+    app.write("pysecure.toml", with(false, "[services.d]\ncommand = \"true\"\n"));
+    app.ok(&["run", "-T", "d"]);
+    let ledger = ids(&app, "formergid");
+    assert_eq!(ledger["groups"]["it"].as_u64(), Some(had), "{ledger}");
+    // Nor are its ids those of the app.
+    app.write("pysecure.toml", with(true, "").replace("_gid = 33", "_gid = 61405"));
+    refused(app.run(&["check"]), 2, &["61405", "the dynamic service"]);
+    app.write("pysecure.toml", with(false, ""));
+}
+
 const TWO: &str = r#"
 [app]
 name = "NAME"
@@ -498,6 +615,76 @@ fn a_user_without_subordinate_ids() {
         .collect();
         Ended::from(app.shell_free("setpriv", &args).output().unwrap())
     });
+}
+
+/// The files of accounts and subordinate ids are others', in a mount namespace of their own.
+fn with_accounts(app: &App, passwd: &str, subordinate: &str, args: &[&str]) -> Ended {
+    let (uid, gid) = harness::user();
+    app.write("passwd", passwd);
+    app.write("subid", subordinate);
+    let script = format!(
+        "mount --bind passwd /etc/passwd && mount --bind subid /etc/subuid && mount --bind subid /etc/subgid && \
+         exec setpriv --reuid {uid} --regid {gid} --clear-groups --inh-caps=-all \"$@\""
+    );
+    let binary = harness::binary().to_str().unwrap();
+    let all: Vec<&str> = ["--mount", "sh", "-c", &script, "sh", binary]
+        .into_iter()
+        .chain(args.iter().copied())
+        .collect();
+    Ended::from(app.shell_free("unshare", &all).output().unwrap())
+}
+
+#[test]
+fn ids_are_the_users_whoever_the_files_name() {
+    let app = App::new(
+        Mode::Root,
+        &minimal("aliases", "uid_range = [2000, 2099]\ngid_range = [2000, 2099]"),
+    );
+    let (uid, gid) = harness::user();
+    let start = harness::first_subordinate_id();
+    let owned = Command::new("chown")
+        .args(["-R", &format!("{uid}:{gid}")])
+        .arg(&app.folder)
+        .status()
+        .unwrap();
+    assert!(owned.success());
+    let line = |name: &str| format!("{name}:x:{uid}:{gid}::{}:/bin/sh\n", app.folder.display());
+    let names = ["ann", "anna", "anne", "annabel"];
+    let passwd = "root:x:0:0::/root:/bin/sh\n".to_owned() + &names.map(line).concat();
+    let number = uid.to_string();
+    // Of one user with four names, and with no name in the files.
+    for name in names.iter().chain([&number.as_str()]) {
+        let checked = with_accounts(&app, &passwd, &format!("{name}:{start}:65536\n"), &["run", "-T", "one"]).ok();
+        assert!(!checked.err.contains("no subordinate ids"), "{name}: {checked:?}");
+    }
+    // What they give twice, whole or in part.
+    for (first, second) in [(0, 0), (0, 1000), (1000, 0)] {
+        let twice = format!("ann:{}:30000\n{uid}:{}:30000\n", start + first, start + second);
+        with_accounts(&app, &passwd, &twice, &["run", "-T", "one"]).ok();
+        let said = with_accounts(&app, &passwd, &twice, &["doctor"]);
+        assert!(
+            said.out.contains("ids were mapped into a namespace"),
+            "{twice}: {said:?}"
+        );
+    }
+    with_accounts(&app, &passwd, &format!("ann:{start}:65536\n"), &["down", "--purge"]).ok();
+}
+
+#[test]
+fn what_a_caller_may_not_start_or_open_is_told_as_that() {
+    let app = App::new(Mode::Rootless, &minimal("lacking", ""));
+    let under = |limit: &str| {
+        let args = [limit, harness::binary().to_str().unwrap(), "run", "-T", "one"];
+        Ended::from(app.shell_free("prlimit", &args).output().unwrap())
+    };
+    refused(under("--nproc=0"), 1, &["ulimit -u"]);
+    // Wherever it is that none is left.
+    for files in 5..24 {
+        let ended = under(&format!("--nofile={files}"));
+        assert!(!ended.err.contains("must name this user"), "{files}: {ended:?}");
+        assert!(ended.code == 0 || !ended.err.is_empty(), "{files}: {ended:?}");
+    }
+    app.ok(&["run", "-T", "one"]);
 }
 
 #[test]

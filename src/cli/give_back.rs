@@ -72,7 +72,8 @@ fn forget(record: &Record) -> Result<(), Failure> {
 /// If the manifest adopts it once more, all of it is to be made the services' again.
 fn not_applied(dirs: &Dirs, record: &Record) -> Result<(), Failure> {
     let lock = Lock::take(dirs)?;
-    let mut ledger = Ledger::read(dirs, &record.resource)?;
+    let app = dirs.app.file_name().unwrap_or_default().to_string_lossy();
+    let mut ledger = Ledger::read(dirs, &app)?;
     if ledger.applied.remove(&record.resource).is_some() {
         ledger.write(dirs, &lock)?;
     }

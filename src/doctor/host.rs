@@ -26,8 +26,9 @@ impl Host {
         // An account of LDAP or the like stands in no file; then the environment is believed, for
         // it can only spoil this report.
         let user = accounts
-            .name_of(uid)
-            .map(str::to_owned)
+            .names_of(uid)
+            .first()
+            .map(|name| (*name).to_owned())
             .or_else(|| std::env::var("USER").ok())
             .unwrap_or_else(|| uid.to_string());
         let root = uid == 0;
@@ -40,6 +41,15 @@ impl Host {
             accounts,
             data: data_directory(root),
         }
+    }
+
+    /// All names that the user has.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = self.accounts.names_of(self.uid);
+        if names.is_empty() {
+            names.push(&self.user);
+        }
+        names
     }
 
     /// The data directory, or the nearest directory above that exists.

@@ -138,10 +138,10 @@ fn file_grants(xattr: &[u8], capability: u32) -> bool {
 
 pub fn subordinate(host: &Host) -> Answer {
     let files = PROGRAMS.map(|program| (program.file, subid::parse(&read(program.file))));
-    explain_subordinate(&files, &host.user, host.uid)
+    explain_subordinate(&files, &host.user, &host.names(), host.uid)
 }
 
-fn explain_subordinate(files: &[(&str, SubIds)], user: &str, uid: u32) -> Answer {
+fn explain_subordinate(files: &[(&str, SubIds)], user: &str, names: &[&str], uid: u32) -> Answer {
     let all: Vec<&SubIds> = files.iter().map(|(_, ids)| ids).collect();
     let remedy = match subid::free_range(&all, WANTED as u32) {
         Some((first, last)) => {
@@ -152,7 +152,7 @@ fn explain_subordinate(files: &[(&str, SubIds)], user: &str, uid: u32) -> Answer
     let mut counts = Vec::new();
     let mut bad = String::new();
     for (file, ids) in files {
-        let count: u64 = ids.of(user, uid).iter().map(|range| u64::from(range.count)).sum();
+        let count: u64 = ids.of(names, uid).iter().map(|range| u64::from(range.count)).sum();
         counts.push((*file, count));
         for (line, why) in ids.bad.iter().take(3) {
             bad += &format!("; line {line} of {file} is ignored: {why}");
@@ -183,17 +183,18 @@ pub fn mapping(host: &Host) -> Answer {
     let own = [host.uid, host.gid];
     let ranges = PROGRAMS.map(|program| {
         let ids = subid::parse(&read(program.file));
-        ids.of(&host.user, host.uid).first().map(|range| (*range).clone())
+        ids.of(&host.names(), host.uid)
     });
-    let [Some(uids), Some(gids)] = &ranges else {
+    let [uids, gids] = &ranges;
+    if uids.is_empty() || gids.is_empty() {
         return Answer::blocked("subordinate ids");
-    };
+    }
     let held = match host.runner.hold_user_namespace() {
         Ok(held) => held,
         Err(_) => return Answer::blocked("user namespaces"),
     };
-    for ((program, own), range) in PROGRAMS.iter().zip(own).zip([uids, gids]) {
-        if let Err(refused) = map(&held, program, own, range) {
+    for ((program, own), ranges) in PROGRAMS.iter().zip(own).zip(&ranges) {
+        if let Err(refused) = map(&held, program, own, ranges) {
             // What is known to be wrong with the programs is said once.
             if map_programs(host).status == Status::Missing {
                 return Answer::blocked("newuidmap, newgidmap");
@@ -204,16 +205,23 @@ pub fn mapping(host: &Host) -> Answer {
             );
         }
     }
+    let count = |ranges: &[Range]| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>();
     Answer::ok(format!(
         "tried: {} ids were mapped into a namespace",
-        uids.count.min(gids.count)
+        count(uids).min(count(gids))
     ))
 }
 
-fn map(held: &Held, program: &Program, own: u32, range: &Range) -> Result<(), Refused> {
-    let arguments = [held.pid(), 0, own, 1, 1, range.start, range.count];
+/// All of them at once, as a start maps them.
+fn map(held: &Held, program: &Program, own: u32, ranges: &[Range]) -> Result<(), Refused> {
+    let mut arguments = vec![held.pid(), 0, own, 1];
+    let mut next = 1;
+    for range in ranges {
+        arguments.extend([next, range.start, range.count]);
+        next = next.saturating_add(range.count);
+    }
     let output = Command::new(program.name)
-        .args(arguments.map(|n| n.to_string()))
+        .args(arguments.iter().map(u32::to_string))
         .stdin(Stdio::null())
         .output()
         .map_err(|e| Refused::new(program.name, e.raw_os_error().unwrap_or(0)))?;
@@ -310,14 +318,14 @@ mod tests {
 
     #[test]
     fn subordinate_ids_none_few_and_enough() {
-        let answer = explain_subordinate(&files("ann:1:70000", "bob:1:70000"), "ann", 1000);
+        let answer = explain_subordinate(&files("ann:1:70000", "bob:1:70000"), "ann", &["ann"], 1000);
         assert_eq!(answer.status, Status::Missing);
         assert!(answer.found.contains("/etc/subgid"));
         assert!(answer.remedy.unwrap().contains("--add-subgids 100000-165535 ann"));
-        let answer = explain_subordinate(&files("ann:1:70000", "1000:1:10"), "ann", 1000);
+        let answer = explain_subordinate(&files("ann:1:70000", "1000:1:10"), "ann", &["ann"], 1000);
         assert_eq!(answer.status, Status::Degraded);
         let text = "ann:1:60000\n1000:90000:60000\nann:oops:1";
-        let answer = explain_subordinate(&files(text, text), "ann", 1000);
+        let answer = explain_subordinate(&files(text, text), "ann", &["ann"], 1000);
         assert_eq!(answer.status, Status::Ok);
         assert!(answer.found.contains("120000") && answer.found.contains("line 3"));
     }

@@ -74,9 +74,8 @@ fn subordinate() -> Option<Subordinate> {
             .unwrap_or_default()
     };
     let accounts = Accounts::parse(&read("/etc/passwd"));
-    let name = accounts.name_of(uid).unwrap_or_default().to_owned();
-    let of =
-        |path: &str| -> Vec<subid::Range> { subid::parse(&read(path)).of(&name, uid).into_iter().cloned().collect() };
+    let names = accounts.names_of(uid);
+    let of = |path: &str| subid::parse(&read(path)).of(&names, uid);
     let (uids, gids) = (of("/etc/subuid"), of("/etc/subgid"));
     if uids.is_empty() || gids.is_empty() {
         return None;
@@ -182,7 +181,7 @@ fn maps(of: &Subordinate) -> (Vec<unshare::UidMap>, Vec<unshare::GidMap>) {
             outside_uid: range.start,
             count: range.count,
         });
-        next += range.count;
+        next = next.saturating_add(range.count);
     }
     next = 1;
     for range in &of.gids {
@@ -191,7 +190,7 @@ fn maps(of: &Subordinate) -> (Vec<unshare::UidMap>, Vec<unshare::GidMap>) {
             outside_gid: range.start,
             count: range.count,
         });
-        next += range.count;
+        next = next.saturating_add(range.count);
     }
     (uids, gids)
 }
@@ -207,10 +206,19 @@ fn write_one_id(pid: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>
 }
 
 fn explain(error: &unshare::Error) -> String {
+    let lacking = match error.raw_os_error() {
+        Some(libc::EMFILE) => "; no more files can be open here: raise the limit (`ulimit -n`)",
+        Some(libc::ENFILE) => "; the host has no more open files to give: raise fs.file-max",
+        Some(libc::EAGAIN) => "; no more processes can be started here: end some, or raise the limit (`ulimit -u`)",
+        Some(libc::ENOMEM) => "; the host is out of memory",
+        _ => "",
+    };
     match error {
-        unshare::Error::SetIdMap(_) => {
-            format!("{error}: newuidmap refused; /etc/subuid and /etc/subgid must name this user")
+        unshare::Error::SetIdMap(_) => format!("run newuidmap or newgidmap: {error}{lacking}"),
+        // It has said why.
+        unshare::Error::AuxCommandExited(_) | unshare::Error::AuxCommandKilled(_) => {
+            format!("{error}: newuidmap or newgidmap refused; /etc/subuid and /etc/subgid must name this user")
         }
-        other => other.to_string(),
+        other => format!("{other}{lacking}"),
     }
 }

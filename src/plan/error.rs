@@ -62,7 +62,7 @@ pub enum PlanError {
         remedy: String,
     },
     #[error(
-        "the ledger {} cannot be read: {cause}; restore it from a backup, or `pysecure down --purge --take-over` in the app's \
+        "the ledger {} cannot be used: {cause}; restore it from a backup, or `pysecure down --purge --take-over` in the app's \
          folder deletes it together with the app's data", path.display()
     )]
     Ledger { path: PathBuf, cause: String },

@@ -106,9 +106,7 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Optio
 fn own_subordinate(subordinate: &str) -> Vec<subid::Range> {
     let uid = rustix::process::geteuid().as_raw();
     let accounts = subid::Accounts::parse(&read("/etc/passwd"));
-    let parsed = subid::parse(subordinate);
-    let own = parsed.of(accounts.name_of(uid).unwrap_or_default(), uid);
-    own.into_iter().cloned().collect()
+    subid::parse(subordinate).of(&accounts.names_of(uid), uid)
 }
 
 /// Ids that the file gives, and this user namespace does not have: newuidmap(1) fails of them. So it is in a container.

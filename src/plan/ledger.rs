@@ -95,7 +95,22 @@ impl Ledger {
     /// Reads an app's ledger; an empty one if there is none yet.
     pub fn read(dirs: &Dirs, app: &str) -> Result<Ledger, PlanError> {
         match read(&dirs.ledger())? {
-            Some(ledger) => Ok(ledger),
+            Some(mut ledger) => {
+                let unfit = |cause| PlanError::Ledger {
+                    path: dirs.ledger(),
+                    cause,
+                };
+                ledger.fit().map_err(unfit)?;
+                if ledger.app != app {
+                    // Whoever gave the app another name may have moved its folder; if the other one has one, this is a copy.
+                    let other = dirs.app.with_file_name(&ledger.app);
+                    if !ledger.app.is_empty() && other.exists() {
+                        return Err(unfit(format!("it is that of the app `{}`", ledger.app)));
+                    }
+                    app.clone_into(&mut ledger.app);
+                }
+                Ok(ledger)
+            }
             // Which ids its files have is not known any more.
             None if has_data(&dirs.app) => Err(lost(&dirs.app)),
             None => Ok(Ledger {
@@ -104,6 +119,36 @@ impl Ledger {
                 ..Ledger::default()
             }),
         }
+    }
+
+    /// Is it one that [`Ledger::allocate`] may have made? Whoever edits it may give two names one id, or one the host's.
+    fn fit(&self) -> Result<(), String> {
+        for (key, [low, high]) in [("uid_range", self.uid_range), ("gid_range", self.gid_range)] {
+            if low > high || (low == 0) != (high == 0) {
+                return Err(format!("{key} is {low}-{high}"));
+            }
+        }
+        let keeper = (self.keeper != Ids::default()).then_some(("the keeper", self.keeper));
+        let services = self
+            .services
+            .iter()
+            .map(|(name, ids)| (name.as_str(), *ids))
+            .chain(keeper);
+        let uids = services.clone().map(|(name, ids)| (name, ids.uid));
+        // One that no range holds is the dynamic service's, and all bundles that it uses may have it.
+        let own = |gid: u32| (self.gid_range[0]..=self.gid_range[1]).contains(&gid);
+        let groups = self.groups.iter().map(|(name, gid)| (name.as_str(), *gid));
+        let (own, others): (Vec<_>, Vec<_>) = groups.partition(|(_, gid)| own(*gid));
+        let gids = services.map(|(name, ids)| (name, ids.gid));
+        once_each("UID", uids)?;
+        let taken = once_each("GID", gids.chain(own))?;
+        for (name, gid) in others {
+            if let Some(other) = taken.get(&gid) {
+                return Err(format!("it gives the GID {gid} to `{other}` and `{name}`"));
+            }
+            once_each("GID", [(name, gid)].into_iter())?;
+        }
+        Ok(())
     }
 
     /// Whose the app's data is. `manifest` is free of links.
@@ -201,8 +246,19 @@ impl Ledger {
     }
 
     /// Gives every name of the model an id, and every range a place. What was given before stays.
-    pub(super) fn allocate(&mut self, model: &Model, siblings: &[Ledger], privilege: &Privilege) -> Vec<PlanError> {
+    pub(super) fn allocate(
+        &mut self,
+        model: &Model,
+        siblings: &Siblings,
+        privilege: &Privilege,
+        notes: &mut Vec<String>,
+    ) -> Vec<PlanError> {
         let mut errors = Vec::new();
+        let Siblings {
+            known: siblings,
+            unknown,
+        } = siblings;
+        let before = (self.uid_range, self.gid_range);
         self.rename(model);
         let needed = crate::model::needed_ids(model);
         let fresh = self.uid_range == [0, 0];
@@ -213,7 +269,31 @@ impl Ledger {
             }
             Err(e) => return vec![e],
         }
+        // Which ids another app has is not known. Those that this one has had before it has from when that was known.
+        match (self.uid_range, self.gid_range) == before {
+            true => notes.extend(
+                unknown
+                    .iter()
+                    .map(|e| format!("another app of this state directory cannot start: {e}")),
+            ),
+            false => errors.extend(unknown.iter().cloned()),
+        }
         errors.extend(self.moved());
+        for (key, range, dynamic) in [
+            ("uid_range", self.uid_range, model.dynamic_uid),
+            ("gid_range", self.gid_range, model.dynamic_gid),
+        ] {
+            errors.extend(
+                dynamic
+                    .filter(|id| (range[0]..=range[1]).contains(id))
+                    .map(|id| PlanError::Taken {
+                        key,
+                        range,
+                        id,
+                        whose: "the dynamic service".to_owned(),
+                    }),
+            );
+        }
         for (key, range, theirs) in [
             (
                 "uid_range",
@@ -310,14 +390,27 @@ impl Ledger {
             let dynamic = model
                 .dynamic_gid
                 .filter(|_| set.iter().any(|b| model.bundles[*b].used_by_dynamic));
-            match dynamic {
-                // The dynamic service has one GID, which is not ours to choose; it becomes the bundle's.
-                Some(gid) => drop(self.groups.insert(name, gid)),
-                None if self
-                    .groups
-                    .get(&name)
-                    .is_some_and(|gid| (self.gid_range[0]..=self.gid_range[1]).contains(gid)) => {}
-                None => drop(self.groups.insert(name, gids.take(live)?)),
+            let range = self.gid_range[0]..=self.gid_range[1];
+            let held = self.groups.get(&name).copied().filter(|gid| range.contains(gid));
+            // No bundle can be called so.
+            let former = format!("{name}/former");
+            match (dynamic, held) {
+                // The dynamic service has one GID, which is not ours to choose; it becomes the bundle's. Files may have the
+                // bundle's own yet, and it may return.
+                (Some(gid), held) => {
+                    self.groups.insert(name, gid);
+                    if let Some(held) = held.filter(|held| *held != gid) {
+                        self.groups.insert(former, held);
+                    }
+                }
+                (None, Some(_)) => {}
+                (None, None) => {
+                    let own = match self.groups.remove(&former).filter(|gid| range.contains(gid)) {
+                        Some(own) => own,
+                        None => gids.take(live)?,
+                    };
+                    self.groups.insert(name, own);
+                }
             }
         }
         Ok(())
@@ -393,6 +486,20 @@ impl Ledger {
         out.truncate(3);
         out
     }
+}
+
+/// Who has which id, if each is one that can be given out, and one name's alone.
+fn once_each<'n>(what: &str, given: impl Iterator<Item = (&'n str, u32)>) -> Result<BTreeMap<u32, &'n str>, String> {
+    let mut taken = BTreeMap::new();
+    for (name, id) in given {
+        if id == 0 || id == u32::MAX {
+            return Err(format!("it gives the {what} {id} to `{name}`"));
+        }
+        if let Some(other) = taken.insert(id, name) {
+            return Err(format!("it gives the {what} {id} to `{other}` and `{name}`"));
+        }
+    }
+    Ok(taken)
 }
 
 /// A configuration in Python, or the manifest that one wrote.
@@ -499,24 +606,35 @@ fn lost(app: &Path) -> PlanError {
     }
 }
 
-/// The ledgers of all other apps that keep their state in the same place.
-pub(super) fn siblings(dirs: &Dirs, app: &str) -> Result<Vec<Ledger>, PlanError> {
+/// What is known of all other apps that keep their state in the same place.
+#[derive(Debug, Default)]
+pub(super) struct Siblings {
+    pub known: Vec<Ledger>,
+    /// Of each of whose ids nothing can be said: why.
+    pub unknown: Vec<PlanError>,
+}
+
+pub(super) fn siblings(dirs: &Dirs, app: &str) -> Result<Siblings, PlanError> {
     let apps = dirs.state.join("apps");
     let entries = match std::fs::read_dir(&apps) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Siblings::default()),
         Err(e) => return Err(PlanError::io("read", apps, e)),
     };
-    let mut out = Vec::new();
+    let mut out = Siblings::default();
     for entry in entries {
-        let entry = entry.map_err(|e| PlanError::io("read", &apps, e))?;
-        if entry.file_name() != app {
-            match read(&entry.path().join("ledger.json"))? {
-                Some(ledger) => out.push(ledger),
-                // Its files may have any id.
-                None if has_data(&entry.path()) => return Err(lost(&entry.path())),
-                None => {}
-            }
+        let path = entry.map_err(|e| PlanError::io("read", &apps, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // A file that somebody left there is nobody's.
+        if name == app || !path.is_dir() {
+            continue;
+        }
+        match read(&path.join("ledger.json")) {
+            Ok(Some(ledger)) => out.known.push(Ledger { app: name, ..ledger }),
+            // Its files may have any id.
+            Ok(None) if has_data(&path) => out.unknown.push(lost(&path)),
+            Ok(None) => {}
+            Err(error) => out.unknown.push(error),
         }
     }
     Ok(out)

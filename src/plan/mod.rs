@@ -34,7 +34,7 @@ pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 use crate::jail::store::Store;
 use crate::manifest::types::{Callable, Network, Writable};
 use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ServiceId, Subject};
-use ledger::Ids;
+use ledger::{Ids, Siblings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -187,9 +187,10 @@ pub fn draw(
     let mut errors = Vec::new();
     let siblings = ledger::siblings(dirs, &model.app).unwrap_or_else(|e| {
         errors.push(e);
-        Vec::new()
+        Siblings::default()
     });
-    errors.extend(ledger.allocate(model, &siblings, privilege));
+    let mut notes = Vec::new();
+    errors.extend(ledger.allocate(model, &siblings, privilege, &mut notes));
     if errors.is_empty() {
         errors.extend(host::collisions(
             ledger,
@@ -200,7 +201,7 @@ pub fn draw(
     if !errors.is_empty() {
         return Err(errors);
     }
-    let mut notes = host::notes(model, ledger, privilege);
+    notes.extend(host::notes(model, ledger, privilege));
     let mut used = BTreeMap::new();
     let initialize = model.initialize.as_ref().map(|i| &i.rootfs);
     for rootfs in model.services.iter().map(|s| &s.rootfs).chain(initialize) {

@@ -4,8 +4,6 @@
 //! and the tests bring their own text. A line that cannot be read is kept and told, never skipped
 //! in silence: `newuidmap` skips it in silence, which is what users stumble over.
 
-use std::collections::HashMap;
-
 /// `COUNT` ids from `START` on, which `owner` may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -18,6 +16,24 @@ impl Range {
     /// Included. Cannot overflow: [`parse`] refuses ranges that would.
     pub fn last(&self) -> u32 {
         self.start + (self.count - 1)
+    }
+
+    /// What of it is before another, and what is behind that.
+    fn without(&self, other: &Range) -> impl Iterator<Item = Range> + use<> {
+        let part = |from: u32, to: u32| Range {
+            owner: self.owner.clone(),
+            start: from,
+            count: to - from + 1,
+        };
+        let (start, last) = (self.start, self.last());
+        let parts = match other.start <= last && other.last() >= start {
+            false => [Some(self.clone()), None],
+            true => [
+                (other.start > start).then(|| part(start, other.start - 1)),
+                (other.last() < last).then(|| part(other.last() + 1, last)),
+            ],
+        };
+        parts.into_iter().flatten()
     }
 }
 
@@ -68,13 +84,24 @@ fn parse_line(line: &str) -> Result<Range, &'static str> {
 }
 
 impl SubIds {
-    /// The ranges of one user, who may stand in the file by name or by uid.
-    pub fn of(&self, name: &str, uid: u32) -> Vec<&Range> {
+    /// The ranges of one user, who may stand in the file by uid and by each name that has it: so newuidmap(1) takes them. Ids
+    /// that stand there twice are there once, for a map that names them twice is refused. Each range lies in one line, and
+    /// they come in the order of the file.
+    pub fn of(&self, names: &[&str], uid: u32) -> Vec<Range> {
         let uid = uid.to_string();
-        self.ranges
+        let mut own: Vec<Range> = Vec::new();
+        for range in self
+            .ranges
             .iter()
-            .filter(|r| r.owner == name || r.owner == uid)
-            .collect()
+            .filter(|r| r.owner == uid || names.contains(&r.owner.as_str()))
+        {
+            let mut left = vec![range.clone()];
+            for known in &own {
+                left = left.iter().flat_map(|range| range.without(known)).collect();
+            }
+            own.extend(left);
+        }
+        own
     }
 
     /// Pairs of ranges that share ids although they belong to different users.
@@ -112,10 +139,10 @@ pub fn free_range(files: &[&SubIds], count: u32) -> Option<(u32, u32)> {
     Some((start, last))
 }
 
-/// The host's accounts: name and uid.
+/// The host's accounts: name and uid, in the order of the file. Of two with one uid, the first is the one that the host shows.
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
-    uid_of: HashMap<String, u32>,
+    all: Vec<(String, u32)>,
 }
 
 impl Accounts {
@@ -127,22 +154,21 @@ impl Accounts {
             Some((name.to_owned(), uid))
         };
         Accounts {
-            uid_of: passwd.lines().filter_map(entry).collect(),
+            all: passwd.lines().filter_map(entry).collect(),
         }
     }
 
-    pub fn name_of(&self, uid: u32) -> Option<&str> {
-        self.uid_of
-            .iter()
-            .find(|(_, known)| **known == uid)
-            .map(|(name, _)| name.as_str())
+    /// All names of one uid.
+    pub fn names_of(&self, uid: u32) -> Vec<&str> {
+        let of = self.all.iter().filter(|(_, known)| *known == uid);
+        of.map(|(name, _)| name.as_str()).collect()
     }
 
     /// Accounts whose uid lies in a range.
     pub fn within(&self, range: &Range) -> Vec<&str> {
         let inside = |uid: &u32| (range.start..=range.last()).contains(uid);
         let mut names: Vec<&str> = self
-            .uid_of
+            .all
             .iter()
             .filter(|(_, uid)| inside(uid))
             .map(|(n, _)| n.as_str())
@@ -152,7 +178,8 @@ impl Accounts {
     }
 
     fn same_user(&self, one: &str, other: &str) -> bool {
-        let uid = |owner: &str| self.uid_of.get(owner).copied().or_else(|| owner.parse().ok());
+        let known = |owner: &str| self.all.iter().find(|(name, _)| name == owner).map(|(_, uid)| *uid);
+        let uid = |owner: &str| known(owner).or_else(|| owner.parse().ok());
         one == other || (uid(one).is_some() && uid(one) == uid(other))
     }
 }
@@ -174,11 +201,40 @@ mod tests {
         let ids = parse("# who may\n\nann:100000:65536\n 1001:200000:10 \nann:300000:5\n");
         assert_eq!(ids.bad, []);
         assert_eq!(
-            ids.of("ann", 1000),
-            [&range("ann", 100000, 65536), &range("ann", 300000, 5)]
+            ids.of(&["ann"], 1000),
+            [range("ann", 100000, 65536), range("ann", 300000, 5)]
         );
-        assert_eq!(ids.of("bob", 1001), [&range("1001", 200000, 10)]);
-        assert!(ids.of("eve", 7).is_empty());
+        assert_eq!(ids.of(&["bob"], 1001), [range("1001", 200000, 10)]);
+        assert!(ids.of(&["eve"], 7).is_empty());
+    }
+
+    #[test]
+    fn two_names_of_one_user_have_all_that_either_has() {
+        let accounts = Accounts::parse("root:x:0:0\nann:x:1000:1000\nanna:x:1000:1000\nbob:x:1001:1001\n");
+        let names = accounts.names_of(1000);
+        assert_eq!(names, ["ann", "anna"]);
+        for text in ["anna:100000:10\n", "ann:100000:10\n", "1000:100000:10\n"] {
+            let own = parse(text).of(&names, 1000);
+            assert_eq!(
+                own.iter().map(|r| (r.start, r.count)).collect::<Vec<_>>(),
+                [(100000, 10)]
+            );
+        }
+    }
+
+    #[test]
+    fn what_stands_there_twice_is_there_once() {
+        let parts = |text: &str| -> Vec<(u32, u32)> {
+            let own = parse(text).of(&["ann"], 1000);
+            own.iter().map(|r| (r.start, r.count)).collect()
+        };
+        assert_eq!(parts("ann:100:50\n1000:100:50\n"), [(100, 50)]);
+        assert_eq!(parts("ann:100:50\nann:100:50\nann:300:1"), [(100, 50), (300, 1)]);
+        assert_eq!(parts("ann:120:10\n1000:100:50\n"), [(120, 10), (100, 20), (130, 20)]);
+        assert_eq!(
+            parts("ann:100:50\nann:140:50\nann:90:200"),
+            [(100, 50), (150, 40), (90, 10), (190, 100)]
+        );
     }
 
     #[test]
@@ -227,7 +283,7 @@ mod tests {
     fn accounts_in_a_range() {
         let accounts = Accounts::parse("root:x:0:0\nann:x:1000:1000\n");
         assert_eq!(accounts.within(&range("bob", 900, 200)), ["ann"]);
-        assert_eq!(accounts.name_of(1000), Some("ann"));
-        assert_eq!(accounts.name_of(5), None);
+        assert_eq!(accounts.names_of(1000), ["ann"]);
+        assert!(accounts.names_of(5).is_empty());
     }
 }
