@@ -17,6 +17,8 @@ use std::time::Duration;
 pub enum ClientError {
     #[error("`{app}` is not up; start it with `pysecure up -d`")]
     NotUp { app: String },
+    #[error("`{app}` went down before it had said what came of this; `pysecure ps` shows whether it is up again")]
+    Ended { app: String },
     #[error("talk to the supervisor of `{app}`: {cause}")]
     Io { app: String, cause: io::Error },
     /// Somebody has the app's data for himself, and does not answer.
@@ -147,13 +149,19 @@ impl Client {
         mut each: impl FnMut(Progress),
         wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool,
     ) -> Result<(), ClientError> {
-        self.send(request, &[])?;
+        // It was up a moment ago.
+        let app = self.app.clone();
+        let ended = |e| match e {
+            ClientError::NotUp { .. } => ClientError::Ended { app: app.clone() },
+            other => other,
+        };
+        self.send(request, &[]).map_err(ended)?;
         loop {
             if !self.heard.contains(&b'\n') && !wait(self.socket.as_fd()) {
                 return Err(ClientError::Unheard);
             }
-            let Some(line) = self.line()? else {
-                return Err(ClientError::NotUp { app: self.app.clone() });
+            let Some(line) = self.line().map_err(ended)? else {
+                return Err(ClientError::Ended { app });
             };
             match serde_json::from_slice(&line) {
                 Ok(Progress::Done) => return Ok(()),

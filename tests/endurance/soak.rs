@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -37,7 +37,12 @@ const SERVICES: [&str; 8] = [
 /// Those that write down what they were told of calls.
 const CALLERS: [&str; 3] = ["calls", "slow", "ahead"];
 
-fn manifest(name: &str, range: u32, port: u16) -> String {
+fn manifest(mode: Mode, name: &str, range: u32, port: u16) -> String {
+    // An ordinary user has no cgroups of version 1.
+    let limits = match mode {
+        Mode::Root => "limits = { pids = 50 }",
+        Mode::Rootless => "",
+    };
     let python = |service: &str, folder: &str, rest: &str| {
         format!(
             r#"
@@ -76,6 +81,7 @@ files = {{ path = "/data/files/", owner = "rw" }}
 [services.stubborn]
 command = ["sh", "-c", "trap 'sleep 0.3; exit 0' TERM; while :; do sleep 0.05; done"]
 stop_timeout = "1s"
+{limits}
 {RESTART}
 [services.files]
 command = ["sh", "-c", "echo begins; sleep 100000 & wait"]
@@ -141,7 +147,7 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
         Ok(text) => text.parse().expect("PYSECURE_SOAK is a number of seconds"),
         Err(_) => SECONDS,
     };
-    let app = App::new(mode, &manifest(name, range, port));
+    let app = App::new(mode, &manifest(mode, name, range, port));
     for (file, text) in [
         ("single.py", include_str!("single.py")),
         ("counter.py", include_str!("counter.py")),
@@ -168,21 +174,24 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
         copied: Mutex::default(),
     };
     println!("{mode:?}: seed {:#x}, {seconds} s", soak.seed);
+    let before = soak.figures(range);
     soak.rest();
     let first = soak.app.supervisor();
     soak.storm(Storm::OneSupervisor, Duration::from_secs(seconds) / 6, 1);
     soak.rest();
-    let early = (cost(first), descriptors(first));
+    let early = (cost(first), descriptors(first), soak.figures(range));
     soak.storm(Storm::OneSupervisor, Duration::from_secs(seconds) / 3, 2);
     soak.rest();
     assert_eq!(soak.app.supervisor(), first, "the supervisor was to last");
-    let late = (cost(first), descriptors(first));
+    let late = (cost(first), descriptors(first), soak.figures(range));
     soak.storm(Storm::All, Duration::from_secs(seconds) / 2, 3);
     soak.rest();
     let again = soak.app.sh("files", "echo again").ok().out;
     assert_eq!(again, "again\n");
     soak.app.ok(&["down"]);
     soak.nothing_runs(range);
+    let after = soak.figures(range);
+    assert_eq!(after, before);
     println!(
         "{mode:?}: {} commands by {CLIENTS} clients",
         soak.commands.load(Ordering::Relaxed)
@@ -193,14 +202,26 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
     }
     soak.calls(mode);
     soak.copies(mode);
-    println!(
-        "{mode:?}: the supervisor's descriptors and KiB of memory, early {:?}, late {:?}; after `down` 0 processes, mounts, cgroups, \
-         sockets",
-        early.0, late.0
+    for (when, figures, supervisor) in [
+        ("before", &before, None),
+        ("early, at rest", &early.2, Some(early.0)),
+        ("late, at rest", &late.2, Some(late.0)),
+        ("after", &after, None),
+    ] {
+        println!("{mode:?}: {when}: {figures:?}; of the supervisor, descriptors and KiB: {supervisor:?}");
+    }
+    assert!(
+        late.2.processes <= early.2.processes + 2
+            && late.2.mounts <= early.2.mounts
+            && late.2.sockets <= early.2.sockets,
+        "something grows: {:?}, {:?}",
+        early.2,
+        late.2
     );
     // A probe or a client may be there in one of them.
+    let count = |of: &BTreeMap<String, usize>| of.values().sum::<usize>();
     assert!(
-        late.0.0 <= early.0.0 + 3,
+        count(&late.1) <= count(&early.1) + 3,
         "descriptors grow: {:#?}, {:#?}",
         early.1,
         late.1
@@ -213,7 +234,28 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
     );
 }
 
-/// What a process has open, and how often.
+#[derive(Debug, PartialEq, Eq)]
+struct Figures {
+    processes: usize,
+    mounts: usize,
+    cgroups: usize,
+    sockets: usize,
+}
+
+/// Sockets that lie below a folder.
+fn sockets(folder: &Path) -> usize {
+    use std::os::unix::fs::FileTypeExt;
+    // What is looked at may go meanwhile.
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    all.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => sockets(&entry.path()),
+        Ok(kind) => usize::from(kind.is_socket()),
+        Err(_) => 0,
+    })
+    .sum()
+}
+
+/// What a process has open, and how often: but for logs, of which it opens each when it has something for it, and sixteen at most.
 fn descriptors(pid: i32) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
@@ -221,6 +263,9 @@ fn descriptors(pid: i32) -> BTreeMap<String, usize> {
             continue;
         };
         let what = what.display().to_string();
+        if what.ends_with(".log") {
+            continue;
+        }
         // Of sockets and pipes the kind, and not the number.
         let kind = what.split(":[").next().unwrap_or_default();
         *all.entry(kind.to_owned()).or_default() += 1;
@@ -436,25 +481,28 @@ impl Soak {
         *self.faults.lock().unwrap().entry(done).or_default() += 1;
     }
 
-    fn nothing_runs(&self, range: u32) {
+    /// What there is of the app on this host.
+    fn figures(&self, range: u32) -> Figures {
         let shift = match self.app.mode {
             Mode::Root => 0,
             Mode::Rootless => harness::first_subordinate_id() - 1,
         };
-        let ids = range + shift..range + shift + 20;
-        wait_until(|| {
-            let (launchers, services) = processes(&self.app, &ids, None);
-            (launchers.is_empty() && services == 0).then_some(())
-        });
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.app.folder.to_str().unwrap()), "a mount is left");
-        assert_eq!(
-            harness::cgroups_of(self.name),
-            Vec::<PathBuf>::new(),
-            "a cgroup is left"
-        );
-        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
-        assert!(!sockets.contains(self.app.folder.to_str().unwrap()), "a socket is left");
+        let (launchers, services) = processes(&self.app, &(range + shift..range + shift + 20), None);
+        let named = |list: &str| {
+            let text = std::fs::read_to_string(list).unwrap();
+            let folder = self.app.folder.to_str().unwrap();
+            text.lines().filter(|l| l.contains(folder)).count()
+        };
+        Figures {
+            processes: launchers.len() + services,
+            mounts: named("/proc/self/mountinfo"),
+            cgroups: harness::cgroups_of(self.name).len(),
+            sockets: sockets(&self.app.state()),
+        }
+    }
+
+    fn nothing_runs(&self, range: u32) {
+        wait_until(|| (self.figures(range).processes == 0).then_some(()));
         let run = self.app.state().join("run");
         assert!(
             !run.exists(),
