@@ -109,6 +109,12 @@ impl Store {
     fn place(&self, making: &Path, fresh: &Path, place: &Path) -> Result<(), JailError> {
         let wrong = |e| JailError::io("put in place", place, e);
         durable::settle(making).map_err(wrong)?;
+        self.put(making, fresh, place)
+    }
+
+    /// The same of what is on disk already.
+    fn put(&self, making: &Path, fresh: &Path, place: &Path) -> Result<(), JailError> {
+        let wrong = |e| JailError::io("put in place", place, e);
         directory(place.parent().unwrap_or(&self.folder))?;
         match std::fs::rename(place, making.join("former")) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(wrong(e)),
@@ -262,19 +268,17 @@ impl Store {
         for (path, item) in &mut kept.items {
             item.content = contents.get(path).cloned();
         }
-        let (fresh, made) = (std::mem::take(&mut blobs.fresh), blobs.made);
-        let is_there = self.has(&hash) && is_as_listed(&self.tree(&hash), &kept)?;
+        let Blobs { fresh, whole, made, .. } = blobs;
+        let is_there = self.has(&hash) && self.is_as_listed(&self.tree(&hash), &kept, &whole);
         let list = serde_json::to_vec(&kept).map_err(|e| JailError::io("write", &self.folder, e))?;
-        self.write("lists", &hash, &list)?;
         // What has its name in the store counts as there, and is on disk.
-        match is_there {
-            true => durable::settle(making).map_err(|e| JailError::io("write to disk", making, e))?,
-            false => self.place(making, &tree, &self.tree(&hash))?,
-        }
+        durable::settle(making).map_err(|e| JailError::io("write to disk", making, e))?;
+        self.write("lists", &hash, &list)?;
         for (blob, one) in fresh {
             self.shelve(&one.at, &blob, one.executable, one.modified)?;
         }
         if !is_there {
+            self.put(making, &tree, &self.tree(&hash))?;
             // Copies of a tree that was broken.
             let owned = self.folder.join("owned");
             for name in names(&owned).into_iter().filter(|name| name.starts_with(&hash)) {
@@ -284,6 +288,30 @@ impl Store {
             }
         }
         Ok((hash, made))
+    }
+
+    /// Is all of a tree as a listing has it, whose contents are known? `whole`: blobs that are known to be right.
+    fn is_as_listed(&self, tree: &Path, listing: &Listing, whole: &BTreeSet<PathBuf>) -> bool {
+        listing.items.iter().all(|(path, item)| {
+            let at = tree.join(inside(path));
+            match (&item.kind, &item.content) {
+                (Kind::Directory, _) => std::fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir()),
+                (Kind::Link(target), _) => std::fs::read_link(&at).is_ok_and(|found| found == *target),
+                (
+                    Kind::File {
+                        executable,
+                        modified,
+                        size,
+                    },
+                    Some(hash),
+                ) => {
+                    let blob = self.blob(hash, *executable, *modified);
+                    let same = || is_one(&at, &blob) && whole.contains(&blob);
+                    is_file_of(&at, *size) && (same() || hash_file(&at).is_ok_and(|found| found == *hash))
+                }
+                (Kind::File { .. }, None) => false,
+            }
+        })
     }
 
     /// The tree of a listing whose files are as they were when it was made.
@@ -663,34 +691,22 @@ fn is_file_of(path: &Path, size: u64) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == size)
 }
 
+/// Are both names of one file?
+fn is_one(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| {
+        std::fs::symlink_metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    id(one).is_some_and(|found| Some(found) == id(other))
+}
+
 /// Have the files of a tree the sizes that a listing has?
 fn has_sizes(tree: &Path, listing: &Listing) -> bool {
     listing.items.iter().all(|(path, item)| match item.kind {
         Kind::File { size, .. } => is_file_of(&tree.join(inside(path)), size),
         _ => true,
     })
-}
-
-/// Is all of a tree as a listing has it, whose contents are known?
-fn is_as_listed(tree: &Path, listing: &Listing) -> Result<bool, JailError> {
-    for (path, item) in &listing.items {
-        let at = tree.join(inside(path));
-        let as_listed = match &item.kind {
-            Kind::Directory => std::fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir()),
-            Kind::Link(target) => std::fs::read_link(&at).is_ok_and(|found| found == *target),
-            Kind::File { size, .. } => {
-                is_file_of(&at, *size)
-                    && item
-                        .content
-                        .as_ref()
-                        .is_some_and(|hash| hash_file(&at).ok().as_ref() == Some(hash))
-            }
-        };
-        if !as_listed {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// What tells that no file of a listing has changed, without reading any.
