@@ -473,6 +473,9 @@ fn data_that_is_being_deleted_is_all_there_or_counts_as_gone() {
         files: vec![("fill.sh", FILL.into())],
         before: &|app| {
             app.ok(&["up", "-d"]);
+            // So much that deleting it takes several turns of the journal.
+            let more = "mkdir /data/d/more && cd /data/d/more && for n in $(seq 2000); do : >$n; done";
+            app.sh("keeps", more).ok();
             app.sh("keeps", "echo second > /data/d/state").ok();
             app.ok(&["down"]);
         },
@@ -481,6 +484,8 @@ fn data_that_is_being_deleted_is_all_there_or_counts_as_gone() {
             app.ok(&["up", "-d"]);
             // Half of it would not be whole.
             let first = whole(app);
+            let more = app.sh("keeps", "ls /data/d/more | wc -l").ok().out;
+            assert_eq!(more.trim(), if first { "0" } else { "2000" });
             assert!(!app.state().join("apps/losspurge/purging").exists());
             if first { "gone" } else { "all there" }
         },
