@@ -3,9 +3,10 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode, user};
+use harness::{App, BOTH, Ended, Mode, signal, user, wait_until};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Stdio;
 
 fn app(mode: Mode, name: &str) -> App {
     let manifest = format!(
@@ -264,5 +265,52 @@ fn unshare_shows_files_with_the_ids_of_services() {
         let mut shell = app.command(&["unshare"]);
         shell.env("SHELL", "/bin/echo");
         assert_eq!(Ended::from(shell.output().unwrap()).ok().out, "\n");
+    }
+}
+
+/// A copy that is cut off says so, and leaves nothing under the name that it was to have.
+#[test]
+fn a_copy_that_is_cut_off_says_so() {
+    for mode in BOTH {
+        let app = app(mode, "cutoff");
+        app.ok(&["up", "-d"]);
+        std::fs::File::create(app.folder.join("big"))
+            .unwrap()
+            .set_len(8 << 30)
+            .unwrap();
+        std::fs::set_permissions(app.folder.join("big"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        inside(&app, true, "keeps", "truncate -s 8G /data/own/large").ok();
+        let own = app.state().join("apps/cutoff/resources/own");
+        // The client does not go on until the service is another one.
+        let cut_off = |from: &str, to: &str| {
+            let mut command = app.command(&["cp", from, to]);
+            let copy = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            wait_until(|| {
+                let figures = std::fs::read_to_string(format!("/proc/{}/io", copy.id())).unwrap();
+                let moved = figures.lines().find_map(|l| l.strip_prefix("wchar: ")).unwrap();
+                (moved.parse::<u64>().unwrap() > 1 << 20).then_some(())
+            });
+            signal(copy.id(), nix::sys::signal::Signal::SIGSTOP);
+            app.ok(&["restart", "keeps"]);
+            signal(copy.id(), nix::sys::signal::Signal::SIGCONT);
+            let ended = Ended::from(copy.wait_with_output().unwrap());
+            assert_eq!(ended.code, 1, "{mode:?} {ended:?}");
+            assert!(
+                ended.err.contains("the copy was cut off, as `keeps` ended"),
+                "{mode:?} {ended:?}"
+            );
+        };
+        cut_off("big", "keeps:/data/own/big");
+        assert!(!own.join("big").exists(), "{mode:?}");
+        inside(&app, true, "keeps", "printf 'as it was' >/data/own/big").ok();
+        cut_off("big", "keeps:/data/own/big");
+        assert_eq!(
+            std::fs::read_to_string(own.join("big")).unwrap(),
+            "as it was",
+            "{mode:?}"
+        );
+        cut_off("keeps:/data/own/large", "large");
+        assert!(!app.folder.join("large").exists(), "{mode:?}");
+        app.ok(&["down"]);
     }
 }

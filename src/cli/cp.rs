@@ -126,7 +126,15 @@ fn transfer_by(
     match (ours, theirs) {
         (Ok(()), Ok(0)) => Ok(0),
         // What went wrong there was said there.
-        (Ok(()) | Err(TransferError::Gone), Ok(_)) => Err(Failure::silent(1)),
+        (Ok(()) | Err(TransferError::Gone), Ok(1)) => Err(Failure::silent(1)),
+        // Or there was nobody to say it. What it leaves of the stream is cut off here as well, which is no news then.
+        (Ok(()) | Err(TransferError::Gone | TransferError::Stream(_)), Ok(code @ 2..)) => {
+            Err(Failure::failed(format!(
+                "the copy was cut off, as `{}` ended or was restarted meanwhile (its part ended with code {code}): of a directory, what \
+             had been copied is there; a file that had not arrived as a whole is not; copy it again",
+                wanted.service
+            )))
+        }
         (Ok(()) | Err(TransferError::Gone), Err(failure)) => Err(failure),
         (Err(error), _) => Err(Failure::failed(error)),
     }
