@@ -296,6 +296,8 @@ restart = "on-failure"
             (&ill["state"], &ill["restarts"]),
             (&Value::from("running"), &Value::from(0))
         );
+        let why = "pysecure: unhealthy: its probe failed 2 times in a row: http://127.0.0.1:8080/healthy: status 404";
+        assert!(app.logs("http").contains(why));
         wait_until(|| (app.service("command")["health"] == "healthy").then_some(()));
         let mut events = app.events();
         app.sh("command", "touch /tmp/ill").ok();

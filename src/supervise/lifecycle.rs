@@ -1111,6 +1111,9 @@ impl App {
                 self.emit(&Event::new(Kind::Unhealthy, &name).detail(why.clone()));
                 if policy != Restart::No {
                     self.fault(id, &why);
+                } else {
+                    self.outputs.say(&format!("{name}: {why}"));
+                    self.outputs.remark(id, &why);
                 }
             }
         }
