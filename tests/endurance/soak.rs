@@ -179,11 +179,11 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
     let first = soak.app.supervisor();
     soak.storm(Storm::OneSupervisor, Duration::from_secs(seconds) / 6, 1);
     soak.rest();
-    let early = (cost(first), descriptors(first), soak.figures(range));
+    let early = (cost(first), descriptors(first), soak.at_rest(range));
     soak.storm(Storm::OneSupervisor, Duration::from_secs(seconds) / 3, 2);
     soak.rest();
     assert_eq!(soak.app.supervisor(), first, "the supervisor was to last");
-    let late = (cost(first), descriptors(first), soak.figures(range));
+    let late = (cost(first), descriptors(first), soak.at_rest(range));
     soak.storm(Storm::All, Duration::from_secs(seconds) / 2, 3);
     soak.rest();
     let again = soak.app.sh("files", "echo again").ok().out;
@@ -210,8 +210,9 @@ pub(super) fn soak(mode: Mode, name: &'static str, range: u32, port: u16) {
     ] {
         println!("{mode:?}: {when}: {figures:?}; of the supervisor, descriptors and KiB: {supervisor:?}");
     }
+    // `stubborn` has its sleep at most moments, and not at all.
     assert!(
-        late.2.processes <= early.2.processes + 2
+        late.2.processes <= early.2.processes + 1
             && late.2.mounts <= early.2.mounts
             && late.2.sockets <= early.2.sockets,
         "something grows: {:?}, {:?}",
@@ -499,6 +500,15 @@ impl Soak {
             cgroups: harness::cgroups_of(self.name).len(),
             sockets: sockets(&self.app.state()),
         }
+    }
+
+    /// The same, without a probe that happens to be asked: as few processes as there are at some moment.
+    fn at_rest(&self, range: u32) -> Figures {
+        let some = (0..50).map(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            self.figures(range)
+        });
+        some.min_by_key(|f| f.processes).unwrap()
     }
 
     fn nothing_runs(&self, range: u32) {
