@@ -313,3 +313,18 @@ fn a_resource_in_the_place_of_files_says_so_and_can_begin_with_them() {
         );
     }
 }
+
+#[test]
+fn what_is_left_out_may_lie_however_deep() {
+    for mode in BOTH {
+        let manifest = "[app]\nname = \"excludedeep\"\ncode = { \"/app\" = { source = \"./src\", exclude = [\"*.secret\"] } }\n\
+                        [services.web]\ncommand = [\"sleep\", \"1000\"]\n";
+        let app = App::new(mode, manifest);
+        let deepest = format!("src{}", "/d".repeat(300));
+        app.write(&format!("{deepest}/open"), "seen");
+        app.write(&format!("{deepest}/a.secret"), "hidden");
+        let listing = format!("ls /app{}", "/d".repeat(300));
+        let seen = app.run(&["run", "-T", "web", "--", "sh", "-c", &listing]);
+        assert_eq!(seen.ok().out, "open\n", "{mode:?}");
+    }
+}
