@@ -1510,6 +1510,8 @@ fn the_kernel_says_what_holds_each_process_of_a_service() {
             panic!("{mode:?}: {children}: {held:?}")
         };
         // The supervisor's three, the program's three, its socket, and the way to the launcher.
+        let line = std::fs::read(format!("/proc/{held}/cmdline")).unwrap();
+        assert!(line.iter().all(|b| *b == 0), "{mode:?}: {line:?}");
         assert_eq!(open(held), 8, "{mode:?}");
         assert!(open(supervisor) > 16, "{mode:?}");
     }
@@ -1533,6 +1535,25 @@ fn mounts_of(pid: i32) -> Vec<(String, std::collections::BTreeSet<String>, Strin
 #[test]
 fn every_mount_has_the_flags_that_it_should() {
     const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+    const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+    const MASKED: [&str; 12] = [
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/interrupts",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+    ];
+    // Those that this host's /proc has not, too.
+    let spec: serde_json::Value = serde_json::from_str(include_str!("../specs/config.json")).unwrap();
+    assert_eq!(spec["linux"]["readonlyPaths"], serde_json::json!(READ_ONLY));
+    assert_eq!(spec["linux"]["maskedPaths"], serde_json::json!(MASKED));
     for (mode, port) in [(Mode::Root, 18_473), (Mode::Rootless, 18_474)] {
         let app = kinds(mode, "flags", port);
         for (service, seconds) in [("web", "82001"), ("rooted", "82003")] {
@@ -1575,26 +1596,13 @@ fn every_mount_has_the_flags_that_it_should() {
                 assert!(at(point), "{point}: {shown}");
             }
             // What this host's /proc has.
-            let there = |path: &&&str| Path::new(path).exists();
-            const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+            let there = |path: &&&str| path.starts_with("/proc/") && Path::new(path).exists();
             for path in READ_ONLY.iter().filter(there) {
                 assert!(
                     mounts.iter().any(|m| m.0 == *path && m.1.contains("ro")),
                     "{path}: {shown}"
                 );
             }
-            const MASKED: [&str; 10] = [
-                "/proc/acpi",
-                "/proc/asound",
-                "/proc/interrupts",
-                "/proc/kcore",
-                "/proc/keys",
-                "/proc/latency_stats",
-                "/proc/sched_debug",
-                "/proc/scsi",
-                "/proc/timer_list",
-                "/proc/timer_stats",
-            ];
             let (mut files, mut folders) = (0, 0);
             for path in MASKED.iter().filter(there) {
                 let inside = Path::new("/proc").join(main.to_string()).join("root").join(&path[1..]);
@@ -1623,8 +1631,10 @@ fn every_mount_has_the_flags_that_it_should() {
 fn a_service_ends_with_its_supervisor_by_the_signal_alone() {
     need_python();
     for mode in BOTH {
-        let app = two(mode, "orphan", "");
-        let (supervisor, init) = (app.supervisor(), app.init_of("web"));
+        let rooted = "[services.rooted]\ncommand = [\"sleep\", \"1000\"]\nruns_with_root = true";
+        let app = two(mode, "orphan", rooted);
+        let supervisor = app.supervisor();
+        let inits = ["web", "rooted"].map(|service| app.init_of(service));
         let main = host_pid("80002", &app, "web");
         // Whoever holds the supervisor's descriptors keeps the socket open.
         let script = format!(
@@ -1648,20 +1658,21 @@ sys.stdin.read()
             // A process that is ending has no memory any more.
             line("VmRSS").and(line("PPid:"))
         };
-        let before = state(init).unwrap();
+        let before = inits.map(|init| state(init).unwrap());
         harness::signal(supervisor as u32, nix::sys::signal::Signal::SIGKILL);
-        let left = wait_until(|| match state(init) {
-            None => Some(false),
-            // Another one's child now, and told so: if it lives on, no signal came.
-            Some(parent) => (parent != before && state(supervisor).is_none()).then_some(true),
-        });
-        let survives = left
-            && wait_until(|| {
-                let idle = std::fs::read_to_string(format!("/proc/{init}/stat"))
-                    .ok()
-                    .filter(|s| s.contains(") S "));
-                (idle.is_some() || state(init).is_none()).then(|| state(init).is_some())
+        let survives = |init: i32, before: &String| {
+            let left = wait_until(|| match state(init) {
+                None => Some(false),
+                // Another one's child now, and told so: if it lives on, no signal came.
+                Some(parent) => (parent != *before && state(supervisor).is_none()).then_some(true),
             });
+            left && wait_until(|| {
+                let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).ok();
+                let idle = stat.is_some_and(|s| s.contains(") S "));
+                (idle || state(init).is_none()).then(|| state(init).is_some())
+            })
+        };
+        let survives = std::iter::zip(inits, &before).any(|(init, before)| survives(init, before));
         drop(holder.stdin.take());
         holder.wait().unwrap();
         assert!(!survives, "{mode:?}: PID 1 outlives its supervisor");

@@ -485,6 +485,11 @@ mod tests {
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::Dumpable);
         let _launcher = Launcher::new().unwrap();
         let has = dumpable_behavior().unwrap();
+        // And what hides by itself, for a change of id would do the same where the host is set up so.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+        child::hide().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        rustix::process::set_parent_process_death_signal(None).unwrap();
         // It is the whole process's.
         set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
         assert_eq!(has, DumpableBehavior::NotDumpable);

@@ -200,6 +200,24 @@ mod tests {
         assert_eq!(scraped(b"\r\n\r\n"), Some(false));
     }
 
+    /// Whoever never ends a request does not fill this process's memory with it.
+    #[test]
+    fn what_has_no_end_is_no_request() {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let mut connection = Connection::new(ours);
+        // All but a little has come.
+        connection.incoming = vec![b'x'; LONGEST_REQUEST];
+        assert!(matches!(connection.hear(), Heard::Nothing));
+        rustix::io::write(&theirs, b"x").unwrap();
+        assert!(matches!(connection.hear(), Heard::Rubbish(_)));
+    }
+
     proptest::proptest! {
         #[test]
         fn anything_is_heard(bytes: Vec<u8>) {

@@ -86,8 +86,17 @@ pub fn bound() {
     thread_local! {
         static ENTERED: Entered = Entered(current().id());
     }
-    let minutes = std::env::var("PYSECURE_TEST_MINUTES").ok().and_then(|m| m.parse().ok());
-    let bound = Duration::from_secs(60 * minutes.unwrap_or(30));
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let minutes = number("PYSECURE_TEST_MINUTES").unwrap_or(30);
+    // A soak is as long as it is told to be.
+    let bound = Duration::from_secs(
+        60 * minutes
+            + if minutes > 0 {
+                number("PYSECURE_SOAK").unwrap_or(0)
+            } else {
+                0
+            },
+    );
     if bound.is_zero() {
         return;
     }
