@@ -171,10 +171,12 @@ fn kills(mode: Mode, name: &str, range: u32) {
         let was_running = client.try_wait().unwrap().is_none();
         // All that is not a service: a client that lived on would start a supervisor anew.
         wait_until(|| {
+            // Asked first: what it has started before its end is among those that are found then. While it is only just
+            // becoming `pysecure` (execve(2)), it has no environment to be found by.
+            let ended = client.try_wait().unwrap().is_some();
             let (launchers, services) = processes(&app, &ids, guarded.then_some(client.id()));
             launchers.iter().copied().for_each(kill);
-            let _ = client.try_wait();
-            (launchers.is_empty() && services == 0).then_some(())
+            (ended && launchers.is_empty() && services == 0).then_some(())
         });
         client.wait().unwrap();
         *moments.entry((action, was_running)).or_default() += 1;

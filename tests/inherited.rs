@@ -121,7 +121,7 @@ fn what_the_caller_ignores_or_blocks_changes_nothing() {
 fn limits_and_descriptors_of_the_caller_are_not_the_apps() {
     for mode in BOTH {
         let writes = "[services.writes]
-command = [\"sh\", \"-c\", \"i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; sleep 1000000\"]
+command = [\"sh\", \"-c\", \"seq -f 'line %.0f' 0 19999; sleep 1000000\"]
 logs = { max_size = \"1M\" }\n";
         let app = app(mode, "limited", writes);
         let lock = app.write("lock", "");
@@ -142,7 +142,15 @@ logs = { max_size = \"1M\" }\n";
                 .unwrap(),
         )
         .ok();
-        app.wait_for_log("writes", "line 19999");
+        let all = app.wait_for_log("writes", "line 19999");
+        let last = all.lines().rev().take(2_000);
+        let missing = last
+            .zip((18_000..20_000).rev())
+            .find(|(line, n)| !line.ends_with(&format!(" line {n}")));
+        assert_eq!(
+            missing, None,
+            "what comes in one piece and lies in two files is all there"
+        );
         assert_eq!(app.service("writes")["state"], "running");
     }
 }

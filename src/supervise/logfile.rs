@@ -104,10 +104,11 @@ impl LogFile {
                         shelf.close(&self.path);
                     }
                     // A limit of this process's own (RLIMIT_FSIZE) is as good a bound as the policy's.
-                    if errno == Errno::FBIG && whole == 0 && size > 0 {
-                        return (0, self.rotate(shelf).err());
-                    }
-                    return (whole, Some(errno));
+                    return match errno {
+                        Errno::FBIG if whole > 0 => (whole, None),
+                        Errno::FBIG if size > 0 => (0, self.rotate(shelf).err()),
+                        _ => (whole, Some(errno)),
+                    };
                 }
             }
         }
