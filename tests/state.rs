@@ -684,3 +684,24 @@ fn what_is_mounted_in_a_resource_keeps_its_owner() {
     assert_eq!((seen.0, seen.1), (12_345, (12_345, 0o751)));
     assert_ne!(seen.2, 12_345, "the control: what is of the resource has a new owner");
 }
+
+#[test]
+fn the_keepers_ids_are_no_services() {
+    for mode in BOTH {
+        let service = |name: &str| format!("[services.{name}]\ncommand = [\"sleep\", \"infinity\"]\n");
+        let app = App::new(mode, &("[app]\nname = \"keeps\"\n".to_owned() + &service("first")));
+        app.ok(&["up", "-d"]);
+        // One that comes later, when the keeper has ids already.
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write("pysecure.toml", manifest + &service("second"));
+        app.ok(&["up", "-d"]);
+        let ledger = std::fs::read(app.state().join("apps/keeps/ledger.json")).unwrap();
+        let ledger: serde_json::Value = serde_json::from_slice(&ledger).unwrap();
+        let all: Vec<&serde_json::Value> = ledger["services"].as_object().unwrap().values().collect();
+        assert_eq!(all.len(), 2);
+        for key in ["uid", "gid"] {
+            assert!(ledger["keeper"][key].as_u64().unwrap() > 0);
+            assert!(all.iter().all(|ids| ids[key] != ledger["keeper"][key]), "{ledger}");
+        }
+    }
+}
