@@ -197,3 +197,35 @@ const BEYOND: WireError = WireError::Bad("bytes beyond the end of their memfd");
 fn size(fd: &OwnedFd) -> Result<u64, WireError> {
     Ok(rustix::fs::fstat(fd)?.st_size as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+
+    #[test]
+    fn bytes_beyond_the_end_are_refused_before_memory_is_taken_for_them() {
+        let fd = rustix::fs::memfd_create(c"test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&fd, 100).unwrap();
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+        let peer = fd.try_clone().unwrap();
+        let area = Area::check(fd).unwrap();
+        for (offset, len, there) in [
+            (0, 100, true),
+            (100, 0, true),
+            (40, 60, true),
+            (0, 101, false),
+            (1, 100, false),
+            (101, 0, false),
+            (0, usize::MAX, false),
+            (u64::MAX, 1, false),
+        ] {
+            assert_eq!(area.holds(offset, len).is_ok(), there, "{offset} {len}");
+            // Else this would ask for as much memory.
+            assert_eq!(area.read(offset, len).is_ok(), there, "{offset} {len}");
+        }
+        // Its owner may make it longer.
+        rustix::fs::ftruncate(&peer, 200).unwrap();
+        assert!(area.holds(100, 100).is_ok() && area.holds(100, 101).is_err());
+    }
+}
