@@ -20,8 +20,9 @@ if [ "$1" = --cgroup2 ]; then
   umount -R -l /sys/fs/cgroup
   mount -t cgroup2 none /sys/fs/cgroup
 fi
-# In the background twice: a runtime waits for its own children.
+# In the background twice, and waited for: a runtime waits for its own children, and takes in those whose parents end
+# while it runs.
 [ -p "/proc/$$/fd/0" ] || exec </dev/null
-[ -p "/proc/$$/fd/1" ] || exec > >(cat <&0 &)
-[ -p "/proc/$$/fd/2" ] || exec 2> >(cat <&0 >&2 &)
+[ -p "/proc/$$/fd/1" ] || { exec > >(cat <&0 &); wait $! || :; }
+[ -p "/proc/$$/fd/2" ] || { exec 2> >(cat <&0 >&2 &); wait $! || :; }
 exec "$@"
