@@ -11,7 +11,7 @@ use crate::walk::{self, Found, Walk, remove};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 #[derive(Debug, thiserror::Error)]
@@ -236,13 +236,7 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(wrong()(errno)),
         };
-        at = rustix::fs::openat(
-            &at,
-            part,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(wrong())?;
+        at = enter(at.as_fd(), part).map_err(wrong())?;
         if made {
             // Whatever the resource's own ACL made of it: whoever gets so far may pass.
             for acl in [DEFAULT_ACL, ACCESS_ACL] {
@@ -252,6 +246,12 @@ fn mount_point(top: BorrowedFd<'_>, shown: &Path, point: &MountPoint) -> Result<
         }
     }
     Ok(())
+}
+
+/// A directory in this one. A link that a service has put in its place since that was looked at is none.
+fn enter(at: BorrowedFd<'_>, part: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, part, flags, Mode::empty())
 }
 
 /// Gives another name to what nothing can be mounted on: a link, or a file where a directory is to be, and the other way
@@ -438,6 +438,17 @@ pub(super) fn through_proc(fd: BorrowedFd<'_>) -> String {
 mod tests {
     use super::*;
     use crate::plan::Holding;
+
+    #[test]
+    fn a_way_to_a_mount_point_goes_through_no_link() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+        assert!(folder.path().join("link").is_dir());
+        let at = std::fs::File::open(folder.path()).unwrap();
+        assert!(enter(at.as_fd(), "real").is_ok());
+        assert!(enter(at.as_fd(), "link").is_err());
+    }
 
     #[test]
     fn a_resource_that_has_become_a_link_is_not_followed() {
