@@ -17,14 +17,14 @@ const HELD: usize = 32;
 
 /// What could not be done, and at which path in the tree. The walk can go on without it.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+pub struct WalkError {
     pub operation: &'static str,
     /// Relative to the top, which is empty.
     pub path: PathBuf,
     pub errno: Errno,
 }
 
-impl Trouble {
+impl WalkError {
     /// As an error that names the path below `top`.
     pub fn below(self, top: &Path) -> std::io::Error {
         let kind = std::io::Error::from(self.errno).kind();
@@ -234,7 +234,7 @@ impl Walk {
 
     /// The next one, until there are none. After an error it goes on with what comes after.
     #[allow(clippy::should_implement_trait, reason = "what it gives is lent")]
-    pub fn next(&mut self) -> Result<Option<Found<'_>>, Trouble> {
+    pub fn next(&mut self) -> Result<Option<Found<'_>>, WalkError> {
         if let Some((file, stat)) = self.top.take() {
             self.told = Some(Told { file, stat });
             return Ok(self.entry());
@@ -298,8 +298,8 @@ impl Walk {
         }))
     }
 
-    fn trouble(&self, operation: &'static str, errno: Errno) -> Trouble {
-        Trouble {
+    fn trouble(&self, operation: &'static str, errno: Errno) -> WalkError {
+        WalkError {
             operation,
             path: self.path.clone(),
             errno,
@@ -313,7 +313,7 @@ impl Walk {
         self.path = PathBuf::from(OsString::from_vec(bytes));
     }
 
-    fn enter(&mut self, file: &OwnedFd) -> Result<(), Trouble> {
+    fn enter(&mut self, file: &OwnedFd) -> Result<(), WalkError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = open(file.as_fd(), c".", flags).and_then(|directory| {
             let stream = Dir::read_from(&directory)?;
@@ -350,7 +350,7 @@ impl Walk {
         Ok(())
     }
 
-    fn next_name(&mut self) -> Result<Option<CString>, Trouble> {
+    fn next_name(&mut self) -> Result<Option<CString>, WalkError> {
         let Some(listing) = self.listings.last_mut() else {
             return Ok(None);
         };
@@ -417,10 +417,10 @@ pub fn remove(path: &Path) -> std::io::Result<()> {
 }
 
 /// The same of what lies in a directory.
-pub fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Trouble> {
+pub fn remove_at(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), WalkError> {
     let wrong = |operation, path: &Path| {
         let path = path.to_owned();
-        move |errno| Trouble { operation, path, errno }
+        move |errno| WalkError { operation, path, errno }
     };
     let gone = |result: Result<(), Errno>| match result {
         Err(Errno::NOENT) => Ok(()),

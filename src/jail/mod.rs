@@ -81,8 +81,11 @@ pub enum JailError {
     NoInterpreter { script: PathBuf, interpreter: String },
     #[error("the host's files changed while the jail was made; try again when that is over")]
     Changed,
-    #[error("the jail {} is gone, and cannot be put together again from the store; `pysecure up -d` makes it anew", .0.display())]
-    Gone(PathBuf),
+    #[error(
+        "the jail {} is gone, and cannot be put together again from the store ({cause}); `pysecure up -d` makes it anew",
+        path.display()
+    )]
+    Gone { path: PathBuf, cause: String },
     #[error("no jail of this name or hash is built: {0}; see `pysecure jail list`")]
     NotBuilt(String),
 }

@@ -164,12 +164,15 @@ impl Store {
             return Ok(());
         }
         let path = self.folder.join("lists").join(hash);
-        let gone = |_| JailError::Gone(self.tree(hash));
+        let gone = |cause: String| JailError::Gone {
+            path: self.tree(hash),
+            cause,
+        };
         let text = std::fs::read(&path).map_err(|e| gone(e.to_string()))?;
         let listing: Listing = serde_json::from_slice(&text).map_err(|e| gone(e.to_string()))?;
         match self.make(&listing, true) {
             Ok((made, _)) if made == hash => Ok(()),
-            Ok(_) => Err(gone(String::new())),
+            Ok(_) => Err(gone("what it was made of is not as it was".to_owned())),
             Err(e) => Err(gone(e.to_string())),
         }
     }

@@ -359,7 +359,7 @@ fn each(
     mut done: impl FnMut(&[u8], BorrowedFd<'_>, &rustix::fs::Stat) -> Done,
 ) -> Result<(), (PathBuf, Trouble)> {
     let mut walk = Walk::new(top).map_err(|errno| (PathBuf::new(), Trouble::Errno(errno)))?;
-    let wrong = |e: walk::Trouble| (e.path, Trouble::Errno(e.errno));
+    let wrong = |e: walk::WalkError| (e.path, Trouble::Errno(e.errno));
     while let Some(Found::Entry(entry)) = walk.next().map_err(wrong)? {
         done(entry.path.as_os_str().as_bytes(), entry.file, &entry.stat)
             .map_err(|trouble| (entry.path.to_owned(), trouble))?;

@@ -51,58 +51,58 @@ pub struct Relay {
 
 /// What a relay says of the service that it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
-    /// It took a connection, the first.
-    Taken,
-    /// There has been one for [`NOBODY`], and it took none.
-    Nobody,
-    /// It has ended, and took none of those that there were.
-    Untaken,
+pub enum Notice {
+    /// It accepted a connection, the first.
+    Accepted,
+    /// There has been one for [`ACCEPT_PATIENCE`], and it accepted none.
+    NoneAccepted,
+    /// It has ended, and accepted none of those that there were.
+    EndedUnaccepted,
     /// It has ended, and there was none.
-    Nothing,
+    EndedIdle,
     /// The relay has ended.
-    Ended,
+    RelayEnded,
 }
 
-/// How long a connection waits, and none was taken, before that is said.
-pub const NOBODY: Duration = Duration::from_secs(10);
+/// How long a connection waits, and none was accepted, before that is said.
+pub const ACCEPT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Takes what a relay said next, if it said something.
-pub fn hear(control: BorrowedFd<'_>) -> Option<Said> {
+pub fn hear(control: BorrowedFd<'_>) -> Option<Notice> {
     let mut word = [0u8; 1];
     match sys::receive(control, &mut word) {
         Err(Errno::AGAIN | Errno::INTR) => None,
         Ok(received) if received.bytes == 1 => Some(match word[0] {
-            b'T' => Said::Taken,
-            b'N' => Said::Nobody,
-            b'U' => Said::Untaken,
-            _ => Said::Nothing,
+            b'T' => Notice::Accepted,
+            b'N' => Notice::NoneAccepted,
+            b'U' => Notice::EndedUnaccepted,
+            _ => Notice::EndedIdle,
         }),
-        _ => Some(Said::Ended),
+        _ => Some(Notice::RelayEnded),
     }
 }
 
 /// Does the service take connections?
 #[derive(Default)]
-struct Witness {
-    taken: bool,
-    /// Since when one waits, and none was taken.
+struct AcceptWatch {
+    accepted: bool,
+    /// Since when one waits, and none was accepted.
     since: Option<Instant>,
     said: bool,
 }
 
-impl Witness {
+impl AcceptWatch {
     /// When there is something to say by then.
     fn wait(&self) -> EpollTimeout {
-        let Some(since) = self.since.filter(|_| !self.taken && !self.said) else {
+        let Some(since) = self.since.filter(|_| !self.accepted && !self.said) else {
             return EpollTimeout::NONE;
         };
-        let left = (NOBODY + Duration::from_millis(1)).saturating_sub(since.elapsed());
+        let left = (ACCEPT_PATIENCE + Duration::from_millis(1)).saturating_sub(since.elapsed());
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn look(&mut self, opened: u64, inside: &[OwnedFd], control: &OwnedFd) {
-        if self.taken || opened == 0 {
+        if self.accepted || opened == 0 {
             return;
         }
         let waiting: u64 = inside
@@ -111,9 +111,9 @@ impl Witness {
             .sum();
         let since = *self.since.get_or_insert_with(Instant::now);
         if opened > waiting {
-            self.taken = true;
+            self.accepted = true;
             say(control, b'T');
-        } else if !self.said && since.elapsed() >= NOBODY {
+        } else if !self.said && since.elapsed() >= ACCEPT_PATIENCE {
             self.said = true;
             say(control, b'N');
         }
@@ -252,11 +252,11 @@ fn live(
     let mut forwarder = Forwarder::new(listeners).map_err(|_| Errno::NOMEM)?;
     forwarder.await_too(control.as_fd())?;
     forwarder.await_too(service.as_fd())?;
-    let mut witness = Witness::default();
-    while !forwarder.turn(witness.wait()) {
-        witness.look(forwarder.opened(), &inside, control);
+    let mut accepts = AcceptWatch::default();
+    while !forwarder.turn(accepts.wait()) {
+        accepts.look(forwarder.opened(), &inside, control);
     }
-    witness.look(forwarder.opened(), &inside, control);
+    accepts.look(forwarder.opened(), &inside, control);
     // Both stay ready from now on.
     forwarder.await_no_more(control.as_fd());
     forwarder.await_no_more(service.as_fd());
@@ -265,7 +265,7 @@ fn live(
         unsafe { rustix::io::close(outside.as_raw_fd()) };
     }
     let left = forwarder.leave(&inside, leave);
-    if !witness.taken {
+    if !accepts.accepted {
         say(control, if left > 0 { b'U' } else { b'0' });
     }
     drop(inside);

@@ -138,7 +138,7 @@ fn copy_tree(from: &Path, to: &Path) -> Copied {
     let wrong = |errno: Errno| (from.to_owned(), errno.into());
     let mut walk = Walk::at(from).map_err(wrong)?.with_ends();
     let mut made = Trail::default();
-    let none = |trouble: walk::Trouble| (from.join(trouble.path), trouble.errno.into());
+    let none = |trouble: walk::WalkError| (from.join(trouble.path), trouble.errno.into());
     while let Some(found) = walk.next().map_err(none)? {
         match found {
             Found::End { .. } => drop(made.leave()),

@@ -60,17 +60,17 @@ pub fn make_again(dirs: &Dirs, storage: &Storage) -> Result<(), StorageError> {
 }
 
 /// Has on disk what the ledger is about to say.
-fn settle(resources: &Path, storage: &Storage, done: Done) -> std::io::Result<()> {
+fn settle(resources: &Path, storage: &Storage, done: Applied) -> std::io::Result<()> {
     let folder = match storage.directory {
         true => Some(storage.path.as_path()),
         false => storage.path.parent(),
     };
     let folder = folder.unwrap_or(resources);
     match done {
-        Done::Nothing => Ok(()),
+        Applied::Nothing => Ok(()),
         // A folder, or an empty file in one.
-        Done::Made => durable::settle_names(folder).and_then(|()| durable::settle_names(resources)),
-        Done::Changed => durable::settle(folder),
+        Applied::Made => durable::settle_names(folder).and_then(|()| durable::settle_names(resources)),
+        Applied::Changed => durable::settle(folder),
     }
 }
 
@@ -86,7 +86,7 @@ pub fn forget_changing(plan: &Plan, ledger: &mut Ledger) {
 
 /// What was done about a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Done {
+pub(super) enum Applied {
     Nothing,
     /// It is there now, and empty.
     Made,
@@ -100,7 +100,7 @@ pub(super) fn make<'s>(
     dirs: &Dirs,
     storages: &'s [Storage],
     applied: &mut BTreeMap<String, Ownership>,
-    changed: &mut Vec<(&'s Storage, Done)>,
+    changed: &mut Vec<(&'s Storage, Applied)>,
 ) -> Result<(), StorageError> {
     let resources = dirs.resources();
     crate::plan::make_private(&dirs.app)?;
@@ -121,7 +121,7 @@ pub(super) fn make<'s>(
                 path: storage.path.display().to_string(),
             },
         })?;
-        if done != Done::Nothing {
+        if done != Applied::Nothing {
             applied.insert(storage.resource.clone(), storage.ownership.clone());
             changed.push((storage, done));
         }
@@ -140,11 +140,11 @@ impl From<LaunchError> for Trouble {
     }
 }
 
-fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Result<Done, Trouble> {
+fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Result<Applied, Trouble> {
     let shown = storage.path.display().to_string();
     let wrong = |operation: &'static str| LaunchError::system(operation, shown.clone());
     if storage.keeping == Keeping::Theirs {
-        return Ok(Done::Nothing);
+        return Ok(Applied::Nothing);
     }
     let (mut fresh, mut filled) = (false, false);
     if storage.keeping == Keeping::Ours {
@@ -181,9 +181,9 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
         mount_point(top.as_fd(), &storage.path, point)?;
     }
     Ok(match (changed, fresh && !filled && before.is_none()) {
-        (false, _) => Done::Nothing,
-        (true, true) => Done::Made,
-        (true, false) => Done::Changed,
+        (false, _) => Applied::Nothing,
+        (true, true) => Applied::Made,
+        (true, false) => Applied::Changed,
     })
 }
 
@@ -303,7 +303,7 @@ const ACCESS_ACL: &std::ffi::CStr = c"system.posix_acl_access";
 impl Apply<'_> {
     /// A directory and all below it. What is mounted in it is not entered.
     fn tree(&self, top: BorrowedFd<'_>, shown: &Path) -> Result<(), Trouble> {
-        let wrong = |e: walk::Trouble| LaunchError::system(e.operation, walk::shown(&shown.join(e.path)))(e.errno);
+        let wrong = |e: walk::WalkError| LaunchError::system(e.operation, walk::shown(&shown.join(e.path)))(e.errno);
         let top = rustix::io::fcntl_dupfd_cloexec(top, 3)
             .map_err(LaunchError::system("open", shown.display().to_string()))?;
         let mut walk = Walk::new(top).map_err(LaunchError::system("look at", shown.display().to_string()))?;

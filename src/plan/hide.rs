@@ -175,7 +175,7 @@ struct Search<'e> {
 
 impl Search<'_> {
     fn tree(&mut self, top: &Path) -> Result<(), String> {
-        let wrong = |e: walk::Trouble| format!("look for what to leave out in {}: {}", shown(&e.path), e.errno);
+        let wrong = |e: walk::WalkError| format!("look for what to leave out in {}: {}", shown(&e.path), e.errno);
         let mut walk = walk::Walk::at(top)
             .map_err(|e| format!("look for what to leave out in {}: {e}", top.display()))?
             .with_mounts()

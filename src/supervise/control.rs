@@ -200,9 +200,8 @@ mod tests {
         assert_eq!(scraped(b"\r\n\r\n"), Some(false));
     }
 
-    /// Whoever never ends a request does not fill this process's memory with it.
-    #[test]
-    fn what_has_no_end_is_no_request() {
+    /// A connection, and its client's end.
+    fn connected() -> (Connection, OwnedFd) {
         let (ours, theirs) = rustix::net::socketpair(
             rustix::net::AddressFamily::UNIX,
             rustix::net::SocketType::STREAM,
@@ -210,7 +209,13 @@ mod tests {
             None,
         )
         .unwrap();
-        let mut connection = Connection::new(ours);
+        (Connection::new(ours), theirs)
+    }
+
+    /// Whoever never ends a request does not fill this process's memory with it.
+    #[test]
+    fn what_has_no_end_is_no_request() {
+        let (mut connection, theirs) = connected();
         // All but a little has come.
         connection.incoming = vec![b'x'; LONGEST_REQUEST];
         assert!(matches!(connection.hear(), Heard::Nothing));
@@ -223,14 +228,7 @@ mod tests {
         fn anything_is_heard(bytes: Vec<u8>) {
             scraped(&bytes);
             // What a client says becomes a request or a sentence.
-            let (ours, theirs) = rustix::net::socketpair(
-                rustix::net::AddressFamily::UNIX,
-                rustix::net::SocketType::STREAM,
-                rustix::net::SocketFlags::CLOEXEC,
-                None,
-            )
-            .unwrap();
-            let mut connection = Connection::new(ours);
+            let (mut connection, theirs) = connected();
             rustix::io::write(&theirs, &bytes).unwrap();
             rustix::io::write(&theirs, b"\n").unwrap();
             while connection.incoming.is_empty() || connection.has_more() {

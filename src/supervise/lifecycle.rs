@@ -13,7 +13,7 @@ use super::timers::Timer;
 use crate::compile;
 use crate::jail::store::Store;
 use crate::launch::ask::YES;
-use crate::launch::relay::{NOBODY, Said};
+use crate::launch::relay::{ACCEPT_PATIENCE, Notice};
 use crate::launch::{LaunchError, Request as Start};
 use crate::manifest::types::{Condition, Restart, ServiceType, Start as Begin};
 use crate::model::life::{Probe, Ready};
@@ -31,7 +31,7 @@ const LONGEST_START: u32 = 10;
 const LONGEST_END: u32 = 3;
 
 /// Of a service on demand.
-const UNTAKEN: &str = "ended with code 0 and took none of the connections that wait for it";
+const UNACCEPTED: &str = "ended with code 0 and took none of the connections that wait for it";
 
 /// Most services are ready soon, and those behind them wait: the first questions come quicker, each wait twice the last.
 const FIRST_ASKED: Duration = Duration::from_millis(20);
@@ -136,7 +136,7 @@ impl App {
             }
         }
         service.enter(State::Listening);
-        service.judged = true;
+        service.acceptance_known = true;
         self.warm.push_back(id);
         self.settle_start(id, Ok(()));
         self.wake_dependents(id);
@@ -379,7 +379,7 @@ impl App {
         service.failures = 0;
         service.complaint = None;
         service.says = None;
-        (service.takes, service.advice, service.judged) = (false, None, true);
+        (service.accepts, service.advice, service.acceptance_known) = (false, None, true);
         service.reloading = false;
         service.held = hold;
         if !hold {
@@ -488,8 +488,8 @@ impl App {
         );
         let ending = service.ending.take().unwrap_or(Ending::Exited(status));
         service.advice = None;
-        let untaken = began && !service.takes && self.sockets.callers_wait(&service.plan);
-        let parting = parting && !service.takes;
+        let unaccepted = began && !service.accepts && self.sockets.callers_wait(&service.plan);
+        let parting = parting && !service.accepts;
         if began {
             self.sockets.renew(&self.plan.dirs, &service.plan);
         }
@@ -567,11 +567,11 @@ impl App {
             Restart::Always => self.restart_later(id, &why, code),
             Restart::OnFailure if failed => self.restart_later(id, &why, code),
             // Whoever waited would have it started at once, again and again.
-            _ if on_demand && !failed && untaken => self.restart_later(id, UNTAKEN, code),
+            _ if on_demand && !failed && unaccepted => self.restart_later(id, UNACCEPTED, code),
             _ if on_demand && !failed && parting => {
                 if let Some(service) = self.services.get_mut(&id) {
                     service.demanded = false;
-                    service.judged = false;
+                    service.acceptance_known = false;
                     service.enter(State::Waiting);
                 }
             }
@@ -591,15 +591,15 @@ impl App {
     }
 
     /// Of a service on demand that ended well it is known whether it took any of the connections that there were.
-    fn judge(&mut self, id: u32, untaken: bool) {
+    fn judge(&mut self, id: u32, unaccepted: bool) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
-        if std::mem::replace(&mut service.judged, true) || service.state != State::Waiting {
+        if std::mem::replace(&mut service.acceptance_known, true) || service.state != State::Waiting {
             return;
         }
-        if untaken {
-            return self.restart_later(id, UNTAKEN, 0);
+        if unaccepted {
+            return self.restart_later(id, UNACCEPTED, 0);
         }
         service.restarts = 0;
         self.consider(id);
@@ -835,15 +835,15 @@ impl App {
     pub(super) fn relay_said(&mut self, id: u32) {
         while let Some((said, parting)) = self.relays.heard(id) {
             match said {
-                Said::Nobody if !parting => self.advise(id),
-                Said::Taken if !parting => {
+                Notice::NoneAccepted if !parting => self.advise(id),
+                Notice::Accepted if !parting => {
                     if let Some(service) = self.services.get_mut(&id) {
-                        (service.takes, service.advice) = (true, None);
+                        (service.accepts, service.advice) = (true, None);
                     }
                 }
-                Said::Ended if !parting => return self.relay_ended(id),
-                Said::Nobody => {}
-                said => self.judge(id, said == Said::Untaken),
+                Notice::RelayEnded if !parting => return self.relay_ended(id),
+                Notice::NoneAccepted => {}
+                said => self.judge(id, said == Notice::EndedUnaccepted),
             }
         }
     }
@@ -859,7 +859,7 @@ impl App {
             "no connection to {} was taken in {}: its program has to serve on the socket that it is handed (LISTEN_FDS; \
              `--fd 3` of uvicorn), or, if it opens a port of its own, be granted `publish` in place of `listen`",
             addresses.join(", "),
-            in_words(NOBODY)
+            in_words(ACCEPT_PATIENCE)
         );
         service.advice = Some(advice.clone());
         self.outputs.say(&format!("{name}: {advice}"));

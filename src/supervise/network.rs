@@ -184,10 +184,13 @@ impl Networks {
         }
     }
 
-    /// Closes the published ports of a service that was given up: whoever connects is refused.
+    /// Closes the published ports of a service that was given up: whoever connects is refused, also while a process that
+    /// was just cloned for another service still holds them.
     pub fn release(&mut self, service: &Service) {
         for publish in &service.publish {
-            self.published.remove(&publish.address);
+            if let Some(socket) = self.published.remove(&publish.address) {
+                let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::sockets::BACKLOG;
 use crate::compile;
-use crate::launch::relay::{Relay, Said, Task, hear};
+use crate::launch::relay::{Notice, Relay, Task, hear};
 use crate::launch::{LaunchError, Launcher, Running};
 use crate::plan::Service;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -82,9 +82,9 @@ impl Relays {
     }
 
     /// What the relay of a service says, and whether that service has ended.
-    pub(super) fn heard(&mut self, id: u32) -> Option<(Said, bool)> {
+    pub(super) fn heard(&mut self, id: u32) -> Option<(Notice, bool)> {
         if let Some(said) = self.parting.get(&id).and_then(|control| hear(control.as_fd())) {
-            if said != Said::Nobody {
+            if said != Notice::NoneAccepted {
                 self.parting.remove(&id);
             }
             return Some((said, true));

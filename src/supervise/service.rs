@@ -115,12 +115,12 @@ pub(super) struct Service {
     pub complaint: Option<String>,
     /// `STATUS=` of sd_notify(3).
     pub says: Option<String>,
-    /// Has its process taken a connection of those that it listens for?
-    pub takes: bool,
+    /// Has its process accepted a connection of those that it listens for?
+    pub accepts: bool,
     /// What keeps it from that, as far as that can be told.
     pub advice: Option<String>,
-    /// On demand: is it known of the process that ended last whether it took any?
-    pub judged: bool,
+    /// On demand: is it known of the process that ended last whether it accepted any?
+    pub acceptance_known: bool,
     pub reloading: bool,
     pub notify: Option<OwnedFd>,
     /// Of its functions, since the app is up.
@@ -154,9 +154,9 @@ impl Service {
             asking: None,
             complaint: None,
             says: None,
-            takes: false,
+            accepts: false,
             advice: None,
-            judged: true,
+            acceptance_known: true,
             reloading: false,
             notify: None,
             figures: Figures::default(),
