@@ -135,6 +135,8 @@ logs = { max_size = \"1M\" }\n";
         assert!(free.success(), "the supervisor holds its caller's lock");
         app.ok(&["down"]);
         // As a hard limit: what does not fit goes on in the next file, and nobody dies of it.
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write("pysecure.toml", manifest.replace("'line %.0f'", "'again %.0f'"));
         let script = "ulimit -f 256; exec \"$@\"";
         Ended::from(
             under(&app, &["/bin/sh", "-c", script, "sh"], &["up", "-d"])
@@ -142,11 +144,11 @@ logs = { max_size = \"1M\" }\n";
                 .unwrap(),
         )
         .ok();
-        let all = app.wait_for_log("writes", "line 19999");
+        let all = app.wait_for_log("writes", "again 19999");
         let last = all.lines().rev().take(2_000);
         let missing = last
             .zip((18_000..20_000).rev())
-            .find(|(line, n)| !line.ends_with(&format!(" line {n}")));
+            .find(|(line, n)| !line.ends_with(&format!(" again {n}")));
         assert_eq!(
             missing, None,
             "what comes in one piece and lies in two files is all there"
