@@ -76,13 +76,13 @@ fn what_is_seen_of_calls_from_outside_with_the_core() {
 }
 
 #[test]
-fn bad_luck_and_bad_company() {
-    python("test_luck");
+fn hostile_peers_and_rare_mishaps() {
+    python("test_hostile");
 }
 
 #[test]
-fn bad_luck_and_bad_company_with_the_core() {
-    python_with("test_luck", true);
+fn hostile_peers_and_rare_mishaps_with_the_core() {
+    python_with("test_hostile", true);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""Bad luck and bad company: services that lie to their callers, lengths that cannot be, calls that go round in circles."""
+"""Hostile peers and mishaps: services that lie to their callers, lengths that cannot be, calls that go round in circles."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Liar(WithServices):
             self.unlink()
 
 
-class Luck(WithServices):
+class Mishaps(WithServices):
     def test_lengths_that_cannot_be(self) -> None:
         process = self.supervisor.start("one", {"web": "*"})
         before = len(os.listdir(f"/proc/{process.pid}/fd"))
