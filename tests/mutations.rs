@@ -67,10 +67,10 @@ fn every_patch_names_tests_that_there_are() {
             let (binary, filter) = test.split_once(' ').unwrap_or((test, ""));
             let source = match binary {
                 "lib" => sources(&root().join("src")),
-                "rpc:lib" => sources(&root().join("rpc/src")),
+                "rpc:lib" => sources(&root().join("crates/pysecure-rpc/src")),
                 name => {
                     let file = match name.strip_prefix("rpc:") {
-                        Some(name) => root().join("rpc/tests").join(name),
+                        Some(name) => root().join("crates/pysecure-rpc/tests").join(name),
                         None => root().join("tests").join(name),
                     };
                     std::fs::read_to_string(file.with_extension("rs"))

@@ -109,7 +109,7 @@ fn callers_in_gunicorn_and_gevent_with_the_core() {
 #[test]
 fn the_benchmark_beside_peers_works() {
     let out = Command::new(PYTHON)
-        .args(["-B", "python/bench/peers", "--quick", "--core"])
+        .args(["-B", "benches/rpc/peers/python", "--quick", "--core"])
         .arg(with_core())
         .current_dir(repository())
         .output()

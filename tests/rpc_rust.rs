@@ -12,7 +12,7 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `rpc/examples/vault.rs`, linked statically as all of this workspace is.
+/// `crates/pysecure-rpc/examples/vault.rs`, linked statically as all of this workspace is.
 fn vault() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {

@@ -1,4 +1,4 @@
-"""A service in Rust, `rpc/examples/vault.rs`, and callers that mean it ill. `PYSECURE_VAULT` is the program."""
+"""A service in Rust, `crates/pysecure-rpc/examples/vault.rs`, and callers that mean it ill. `PYSECURE_VAULT` is the program."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a call costs beside bytes on a raw socket, all in one run, turn by turn, on one machine.
 
-    python3 python/bench/rpc.py [ROUNDS]
+    python3 benches/rpc/call.py [ROUNDS]
 
 Latency is measured with both ends on one CPU, for a wake-up across CPUs costs more than all else and hides it; and across two, and
 as the kernel places them. Each figure is the best of the rounds' medians. Ratios are what to look at; microseconds are this machine's.
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-SRC = pathlib.Path(__file__).resolve().parent.parent / "src"
+SRC = pathlib.Path(__file__).resolve().parents[2] / "python/src"
 sys.path.insert(0, str(SRC))
 
 import pysecure_rpc  # noqa: E402

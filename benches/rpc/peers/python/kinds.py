@@ -1,6 +1,6 @@
 """The kinds of value, and which of them come back as they went: the same type, and the same value.
 
-    python3 python/bench/peers/kinds.py CODEC      a line of JSON: {kind: what came back}
+    python3 benches/rpc/peers/python/kinds.py CODEC      a line of JSON: {kind: what came back}
 
 Ours makes real calls, to the service that PYSECURE_RPC_DIR leads to; of the others only the codec is asked.
 """

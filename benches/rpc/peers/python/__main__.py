@@ -1,8 +1,8 @@
 """Calls beside the peers' and beside bare sockets, in Python and in Rust, in one run and in turn.
 
-    python3 python/bench/peers [--rounds N] [--core PACKAGE] [--rust PROGRAM] [--quick] …
+    python3 benches/rpc/peers/python [--rounds N] [--core PACKAGE] [--rust PROGRAM] [--quick] …
 
-`benches/rpc` builds and installs all of it and runs this. Every round asks every side once. A figure is the median of the rounds',
+`benches/rpc/peers/run` builds and installs all of it and runs this. Every round asks every side once. A figure is the median of the rounds',
 a ratio the median of the rounds' ratios. What cannot be measured is named at the end. `--quick` takes a moment and its figures mean
 nothing: it asks only what needs no more than the standard library, so that this program is known to work, and fails if it does not.
 """
@@ -30,7 +30,7 @@ from kinds import KINDS, SAME
 from running import HERE, Absent, Caller, Party, Server, end_all, on
 from sides import ANSWERED, ASKED
 
-SOURCE = HERE.parent.parent / "src"
+SOURCE = HERE.parents[3] / "python/src"
 STANDARD = ("stream", "packet", "json", "xmlrpc")
 #: What each side is, in the order of the table.
 PYTHON = {
@@ -370,7 +370,7 @@ def machine() -> None:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} is not installed")
-    lock = (HERE.parents[2] / "rpc/peers/Cargo.lock").read_text().split("[[package]]")
+    lock = (HERE.parent / "rust/Cargo.lock").read_text().split("[[package]]")
     for package in lock:
         words = package.split('"')
         if len(words) > 3 and words[1] in ("rmp-serde", "tarpc", "tonic", "varlink"):
@@ -382,7 +382,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--core", type=pathlib.Path, help="a folder with pysecure_rpc and its compiled core")
-    parser.add_argument("--rust", type=pathlib.Path, help="the program that rpc/peers builds")
+    parser.add_argument("--rust", type=pathlib.Path, help="the program of benches/rpc/peers/rust")
     parser.add_argument("--still-core", type=pathlib.Path, help="as --core, without its spin")
     parser.add_argument("--still-rust", type=pathlib.Path, help="as --rust, without its spin")
     parser.add_argument("--quick", action="store_true")

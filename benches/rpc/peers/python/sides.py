@@ -294,7 +294,7 @@ class Varlink(Side):
     def serve(path: str) -> None:
         import varlink
 
-        interfaces = pathlib.Path(__file__).parents[3] / "rpc/peers/src"
+        interfaces = pathlib.Path(__file__).resolve().parents[1] / "rust/src"
         service = varlink.Service("bench", "bench", "1", "", interface_dir=str(interfaces))
 
         @service.interface("bench.auth")

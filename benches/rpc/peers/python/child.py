@@ -1,10 +1,10 @@
 """One side's server or caller, in a process of its own, that the benchmark starts and asks.
 
-    python3 python/bench/peers/child.py serve SIDE FOLDER     serves on FOLDER/bench.sock
-    python3 python/bench/peers/child.py call SIDE FOLDER      each line of its standard input asks for a figure
+    python3 benches/rpc/peers/python/child.py serve SIDE FOLDER     serves on FOLDER/bench.sock
+    python3 benches/rpc/peers/python/child.py call SIDE FOLDER      each line of its standard input asks for a figure
 
 `small N`: the median of N small calls in microseconds. `large N`: the same of a mebibyte there and back, or `none` where the
-side cannot carry it. `run S`: calls a second, over S seconds. The Rust sides (rpc/peers) are asked the same.
+side cannot carry it. `run S`: calls a second, over S seconds. The Rust sides (benches/rpc/peers/rust) are asked the same.
 """
 
 from __future__ import annotations
