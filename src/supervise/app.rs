@@ -1,16 +1,16 @@
 //! The event loop of one app: what there is to wait for, and who is told of what. What follows from an event stands in
-//! [`super::lifecycle`], what clients may ask for in [`super::requests`].
+//! [`super::lifecycle`], what clients may ask for in [`super::control::requests`].
 
-use super::control::Connection;
-use super::events::{Event, Kind};
+use super::control::protocol::{Progress, Reply};
+use super::control::server::Connection;
 use super::ground::Ground;
+use super::logs::output::{OutputError, Outputs};
 use super::mending::{self, Mending};
-use super::network::{NetworkError, Networks};
-use super::output::{OutputError, Outputs};
-use super::protocol::{Progress, Reply};
-use super::relays::Relays;
+use super::net::network::{NetworkError, Networks};
+use super::net::relays::Relays;
+use super::net::sockets::{self, Sockets};
 use super::service::{After, Ending, Service, State};
-use super::sockets::{self, Sockets};
+use super::stats::events::{Event, Kind};
 use super::timers::Timers;
 use super::{capabilities, events, systemd};
 use crate::launch::{LaunchError, Launcher, Report};
@@ -351,7 +351,7 @@ impl App {
             operation: "drop capabilities",
             cause: std::io::Error::other(e),
         })?;
-        let storage = super::reconcile::storage_print(&plan);
+        let storage = super::control::reconcile::storage_print(&plan);
         let planned = std::mem::take(&mut plan.services);
         let first = match options.progress {
             Some(pipe) => Sink::Pipe(pipe),

@@ -4,11 +4,11 @@
 //! to happen when another service has come so far is decided again when it has ([`App::consider`]).
 
 use super::app::{App, Child, Source, SuperviseError, system};
-use super::events::{Event, Kind};
 use super::limits;
-use super::network::Networks;
-use super::notify::{self, Watchdog};
+use super::net::network::Networks;
+use super::net::notify::{self, Watchdog};
 use super::service::{After, Ending, Service, State, exit_code};
+use super::stats::events::{Event, Kind};
 use super::timers::Timer;
 use crate::compile;
 use crate::jail::store::Store;
@@ -309,7 +309,7 @@ impl App {
         let [out_write, err_write] = self.outputs.begin(id)?;
         // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
         for pipe in [&out_write, &err_write] {
-            let (uid, gid) = super::sockets::ids(&planned.identity);
+            let (uid, gid) = super::net::sockets::ids(&planned.identity);
             rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(system("give a pipe to a service"))?;
         }
         limits::hold(planned, &self.plan, &mut self.launcher)?;
@@ -1033,7 +1033,7 @@ impl App {
         }
         let spec = compile::compile(&self.plan, &service.plan, &self.plan.dirs.bundle(&service.plan.name));
         let asked = spec.map_err(|e| e.to_string()).and_then(|bundle| {
-            let (null, owner) = (self.null.as_fd(), super::sockets::ids(&service.plan.identity));
+            let (null, owner) = (self.null.as_fd(), super::net::sockets::ids(&service.plan.identity));
             let asked = self
                 .launcher
                 .ask(init, &bundle.spec, null, &probe.question, probe.timeout, owner);
@@ -1062,7 +1062,7 @@ impl App {
         if let Some(asking) = service.asking.take_if(|asking| asking.helper == helper) {
             let answer = match code {
                 Some(code) if code == i32::from(YES) => Ok(()),
-                _ => Err(match super::console::shown(&asking.words()) {
+                _ => Err(match super::logs::console::shown(&asking.words()) {
                     nothing if nothing.is_empty() => "it ended without an answer".to_owned(),
                     words => words,
                 }),

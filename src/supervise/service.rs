@@ -1,7 +1,7 @@
 //! One service under supervision: where it stands, and all that is kept of it.
 
-use super::figures::Figures;
-use super::protocol::ServiceStatus;
+use super::control::protocol::ServiceStatus;
+use super::stats::figures::Figures;
 use crate::launch::ask::Asking;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
@@ -176,7 +176,7 @@ impl Service {
             .map(|r| r.pid.as_raw_nonzero().get() as u32)
     }
 
-    pub(super) fn status(&self, prints: super::reconcile::Prints) -> ServiceStatus {
+    pub(super) fn status(&self, prints: super::control::reconcile::Prints) -> ServiceStatus {
         ServiceStatus {
             service: self.plan.name.clone(),
             state: match self.after {

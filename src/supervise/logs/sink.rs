@@ -3,7 +3,7 @@
 //! journald: its native protocol, <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>. syslog: RFC 3164, as syslog(3)
 //! writes it. Nothing here waits: a socket that is full says so, and one that is gone is tried again.
 
-use super::logs::{self, Record};
+use super::record::{self, Record};
 use crate::manifest::types::Sink;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
@@ -11,13 +11,13 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Daemon {
+pub(in crate::supervise) enum Daemon {
     Journald,
     Syslog,
 }
 
 impl Daemon {
-    pub(super) fn of(sink: Sink) -> Option<Daemon> {
+    pub(in crate::supervise) fn of(sink: Sink) -> Option<Daemon> {
         match sink {
             Sink::Journald => Some(Daemon::Journald),
             Sink::Syslog => Some(Daemon::Syslog),
@@ -25,14 +25,14 @@ impl Daemon {
         }
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::supervise) fn name(self) -> &'static str {
         match self {
             Daemon::Journald => "journald",
             Daemon::Syslog => "syslog",
         }
     }
 
-    pub(super) fn path(self) -> &'static str {
+    pub(in crate::supervise) fn path(self) -> &'static str {
         match self {
             Daemon::Journald => "/run/systemd/journal/socket",
             Daemon::Syslog => "/dev/log",
@@ -41,7 +41,7 @@ impl Daemon {
 }
 
 /// A service's connection to a daemon. The descriptor stays the same when it is made anew.
-pub(super) struct Connection {
+pub(in crate::supervise) struct Connection {
     pub socket: OwnedFd,
     daemon: Daemon,
     app: String,
@@ -50,7 +50,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(daemon: Daemon, app: &str, service: &str) -> Result<Connection, Errno> {
+    pub(in crate::supervise) fn new(daemon: Daemon, app: &str, service: &str) -> Result<Connection, Errno> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let made = Connection {
             socket: rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?,
@@ -68,10 +68,10 @@ impl Connection {
     }
 
     /// Sends records; how many bytes of them went, and why it is not all. `AGAIN`: the rest may go later.
-    pub(super) fn send(&mut self, records: &[u8]) -> (usize, Option<Errno>) {
+    pub(in crate::supervise) fn send(&mut self, records: &[u8]) -> (usize, Option<Errno>) {
         let mut done = 0;
         for line in records.split_inclusive(|b| *b == b'\n') {
-            if let Some(record) = logs::parse(line.strip_suffix(b"\n").unwrap_or(line)) {
+            if let Some(record) = record::parse(line.strip_suffix(b"\n").unwrap_or(line)) {
                 self.message.clear();
                 self.compose(&record);
                 if let Err(errno) = self.send_one() {
@@ -103,7 +103,7 @@ impl Connection {
 
     fn compose(&mut self, record: &Record<'_>) {
         // syslog(3): LOG_ERR, LOG_INFO.
-        let priority = if record.stream == logs::STREAMS[1] { 3 } else { 6 };
+        let priority = if record.stream == record::STREAMS[1] { 3 } else { 6 };
         let (app, service, out) = (&self.app, &self.service, &mut self.message);
         // Writing to memory does not fail.
         let _ = match self.daemon {

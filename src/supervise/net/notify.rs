@@ -11,7 +11,7 @@ const LONGEST: usize = 4096;
 const LONGEST_STATUS: usize = 200;
 
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(in crate::supervise) struct Said {
     pub ready: bool,
     pub reloading: bool,
     pub stopping: bool,
@@ -19,15 +19,15 @@ pub(super) struct Said {
     pub status: Option<String>,
     /// More time for what it does, in microseconds.
     pub extend_usec: Option<u64>,
-    /// What comes with it is a page of figures, to be kept ([`super::figures`]).
+    /// What comes with it is a page of figures, to be kept ([`crate::supervise::stats::figures`]).
     pub figures: bool,
 }
 
 /// A descriptor that came with a message, and the process that sent it, as far as that can be told; 0 if not.
-pub(super) type Handed = (OwnedFd, i32);
+pub(in crate::supervise) type Handed = (OwnedFd, i32);
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Watchdog {
+pub(in crate::supervise) enum Watchdog {
     /// It is well.
     Alive,
     /// It says itself that it is not.
@@ -35,7 +35,7 @@ pub(super) enum Watchdog {
 }
 
 /// Makes the socket of a service that notifies.
-pub(super) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, PlanError> {
+pub(in crate::supervise) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, PlanError> {
     let folder = dirs.notify(&service.name);
     make_passable(&folder)?;
     let path = folder.join(NOTIFY_SOCKET);
@@ -52,7 +52,7 @@ pub(super) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, Plan
 
 /// Takes the next message; `None` if there is none. Descriptors that come with one are closed, but for a page of figures:
 /// that is how sd_notify_barrier(3) learns that it was read.
-pub(super) fn hear(socket: &OwnedFd) -> Option<(Said, Option<Handed>)> {
+pub(in crate::supervise) fn hear(socket: &OwnedFd) -> Option<(Said, Option<Handed>)> {
     let mut bytes = [0u8; LONGEST];
     let received = crate::launch::receive(socket.as_fd(), &mut bytes).ok()?;
     let said = parse(bytes.get(..received.bytes).unwrap_or_default());
@@ -72,12 +72,12 @@ fn parse(bytes: &[u8]) -> Said {
             Some(("WATCHDOG", "1")) => said.watchdog = Some(Watchdog::Alive),
             Some(("WATCHDOG", "trigger")) => said.watchdog = Some(Watchdog::Trigger),
             Some(("STATUS", text)) => {
-                let shown = super::console::shown(text.as_bytes());
+                let shown = crate::supervise::logs::console::shown(text.as_bytes());
                 said.status = Some(shown.chars().take(LONGEST_STATUS).collect());
             }
             Some(("EXTEND_TIMEOUT_USEC", time)) => said.extend_usec = time.parse().ok(),
             Some(("FDSTORE", "1")) => stores = true,
-            Some(("FDNAME", name)) => named = name == super::figures::NAME,
+            Some(("FDNAME", name)) => named = name == crate::supervise::stats::figures::NAME,
             _ => {}
         }
     }

@@ -2,8 +2,8 @@
 //! Follows the Prometheus text exposition format, version 0.0.4.
 
 use super::figures::{self, FunctionUsage};
-use super::protocol::AppStatus;
 use super::usage::ServiceUsage;
+use crate::supervise::control::protocol::AppStatus;
 use std::fmt::Write;
 
 /// A metric: name, type, help, and the value for a service.
@@ -49,7 +49,7 @@ const METRICS: [Metric; 7] = [
 ];
 
 /// The whole answer, head and body.
-pub(super) fn answer(status: &AppStatus, usage: &[ServiceUsage]) -> Vec<u8> {
+pub(in crate::supervise) fn answer(status: &AppStatus, usage: &[ServiceUsage]) -> Vec<u8> {
     let body = text(status, usage);
     let head = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -58,7 +58,7 @@ pub(super) fn answer(status: &AppStatus, usage: &[ServiceUsage]) -> Vec<u8> {
     (head + &body).into_bytes()
 }
 
-pub(super) fn refusal() -> Vec<u8> {
+pub(in crate::supervise) fn refusal() -> Vec<u8> {
     let body = "ask for GET /metrics\n";
     format!(
         "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

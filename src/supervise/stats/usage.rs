@@ -32,7 +32,7 @@ pub struct ServiceUsage {
 
 impl ServiceUsage {
     /// A cgroup knows better, as far as it counts: nothing twice, and what has ended since is in it.
-    pub(super) fn refine(&mut self, by: &crate::launch::cgroup::Usage) {
+    pub(in crate::supervise) fn refine(&mut self, by: &crate::launch::cgroup::Usage) {
         let put = |to: &mut u64, from: Option<u64>| *to = from.unwrap_or(*to);
         put(&mut self.cpu_usec, by.cpu_usec);
         put(&mut self.memory_bytes, by.memory);
@@ -47,7 +47,7 @@ impl ServiceUsage {
 }
 
 /// Adds up a process and all below it. `pid` 1 of a namespace has every process of it below.
-pub(super) fn add(usage: &mut ServiceUsage, pid: u32) {
+pub(in crate::supervise) fn add(usage: &mut ServiceUsage, pid: u32) {
     let mut left = vec![pid];
     while let Some(pid) = left.pop() {
         if one(usage, pid).is_some() {

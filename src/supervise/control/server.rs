@@ -15,7 +15,7 @@ const MOST_READ: usize = 256 << 10;
 /// Answers that a client may leave unread, in bytes: until it reads on, nothing more of it is heard.
 const MOST_UNSENT: usize = 1 << 20;
 
-pub(super) struct Connection {
+pub(in crate::supervise) struct Connection {
     pub socket: OwnedFd,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -38,7 +38,7 @@ pub(super) struct Connection {
 }
 
 /// What reading from a client came to.
-pub(super) enum Heard {
+pub(in crate::supervise) enum Heard {
     Nothing,
     Request(Request),
     /// To be answered with this, and closed.
@@ -49,7 +49,7 @@ pub(super) enum Heard {
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd) -> Connection {
+    pub(in crate::supervise) fn new(socket: OwnedFd) -> Connection {
         Connection {
             socket,
             incoming: Vec::new(),
@@ -66,12 +66,12 @@ impl Connection {
     }
 
     /// Is the peer this process's own user? unix(7), SO_PEERCRED.
-    pub(super) fn is_owner(&self) -> bool {
+    pub(in crate::supervise) fn is_owner(&self) -> bool {
         rustix::net::sockopt::socket_peercred(&self.socket).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
     }
 
     /// Reads what is there, up to the end of one request.
-    pub(super) fn hear(&mut self) -> Heard {
+    pub(in crate::supervise) fn hear(&mut self) -> Heard {
         let mut seen = 0;
         let mut in_all = 0;
         loop {
@@ -110,17 +110,17 @@ impl Connection {
     }
 
     /// Has a whole request been read that was not looked at yet?
-    pub(super) fn has_more(&self) -> bool {
+    pub(in crate::supervise) fn has_more(&self) -> bool {
         !self.scrapes && self.incoming.contains(&b'\n')
     }
 
     /// Has it said nothing for so long, and is nothing owed to it? Whether it waits for a service, others know.
-    pub(super) fn is_idle_for(&self, time: Duration) -> bool {
+    pub(in crate::supervise) fn is_idle_for(&self, time: Duration) -> bool {
         self.heard.elapsed() >= time && !self.events && !self.waits_for_down && self.unsent() == 0
     }
 
     /// Not while it leaves so much unread, and not when its last answer is on the way.
-    pub(super) fn is_heard(&self) -> bool {
+    pub(in crate::supervise) fn is_heard(&self) -> bool {
         !self.closes && self.unsent() <= MOST_UNSENT
     }
 
@@ -141,23 +141,23 @@ impl Connection {
         Ok(read)
     }
 
-    pub(super) fn reply(&mut self, reply: &Reply) {
+    pub(in crate::supervise) fn reply(&mut self, reply: &Reply) {
         // A reply holds strings and numbers only, which always serialise.
         self.outgoing.extend(serde_json::to_vec(reply).unwrap_or_default());
         self.outgoing.push(b'\n');
     }
 
-    pub(super) fn put(&mut self, bytes: &[u8]) {
+    pub(in crate::supervise) fn put(&mut self, bytes: &[u8]) {
         self.outgoing.extend_from_slice(bytes);
     }
 
     /// Bytes that the client has not taken yet.
-    pub(super) fn unsent(&self) -> usize {
+    pub(in crate::supervise) fn unsent(&self) -> usize {
         self.outgoing.len() - self.sent
     }
 
     /// Sends what it can; says whether something is left, or `Err` if the client is gone.
-    pub(super) fn flush(&mut self) -> Result<bool, Errno> {
+    pub(in crate::supervise) fn flush(&mut self) -> Result<bool, Errno> {
         while self.sent < self.outgoing.len() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             match rustix::net::send(self.socket.as_fd(), &self.outgoing[self.sent..], flags) {

@@ -5,7 +5,7 @@
 //! All of it is an untrusted side's: a page is checked before it is kept and read as bytes, never mapped; how many pages
 //! and names are kept has bounds; and numbers that a service takes back stay as they were.
 
-use super::console::shown;
+use crate::supervise::logs::console::shown;
 use rustix::fs::{FileType, SealFlags};
 use rustix::io::{Errno, pread};
 use rustix::process::Pid;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 /// What a page of figures is called, as sd_pid_notify_with_fds(3) names descriptors.
-pub(super) const NAME: &str = "rpc-figures";
+pub(in crate::supervise) const NAME: &str = "rpc-figures";
 const SIZE: usize = 65_536;
 const MAGIC: &[u8; 8] = b"PSRPCFG1";
 const HEAD: usize = 16;
@@ -24,7 +24,7 @@ const LONGEST_NAME: usize = 64;
 /// So many counts of how long calls took.
 pub const BUCKETS: usize = 28;
 /// Pages of one service at a time: so many processes of it may serve.
-pub(super) const MOST_PAGES: usize = 128;
+pub(in crate::supervise) const MOST_PAGES: usize = 128;
 /// Names of functions that are kept of one service, from all its versions that ran.
 const MOST_FUNCTIONS: usize = 512;
 
@@ -49,7 +49,7 @@ pub struct FunctionUsage {
 }
 
 /// The upper bound of a bucket, in seconds; the last has none.
-pub(super) fn bound(bucket: usize) -> Option<f64> {
+pub(in crate::supervise) fn bound(bucket: usize) -> Option<f64> {
     (bucket + 1 < BUCKETS).then(|| (1u64 << bucket) as f64 / 1e6)
 }
 
@@ -165,7 +165,7 @@ impl Page {
 
 /// The figures of one service, from all processes of it.
 #[derive(Default)]
-pub(super) struct Figures {
+pub(in crate::supervise) struct Figures {
     pages: Vec<Page>,
     /// Of processes that have ended.
     ended: Table,
@@ -176,12 +176,12 @@ pub(super) struct Figures {
 
 impl Figures {
     /// Pages that are held, a descriptor each.
-    pub(super) fn pages(&self) -> usize {
+    pub(in crate::supervise) fn pages(&self) -> usize {
         self.pages.len()
     }
 
     /// Takes over a page from a process. `room`: so many pages it may have, if not [`MOST_PAGES`] are fewer.
-    pub(super) fn take(&mut self, service: &str, memfd: OwnedFd, process: i32, room: usize) {
+    pub(in crate::supervise) fn take(&mut self, service: &str, memfd: OwnedFd, process: i32, room: usize) {
         let page = match Page::check(memfd, process) {
             Ok(page) => page,
             Err(why) => {
@@ -208,7 +208,7 @@ impl Figures {
     }
 
     /// All processes of the service have ended.
-    pub(super) fn end(&mut self) {
+    pub(in crate::supervise) fn end(&mut self) {
         self.settle(|_| true);
         self.warned = false;
     }
@@ -232,7 +232,7 @@ impl Figures {
         });
     }
 
-    pub(super) fn read(&mut self) -> Vec<FunctionUsage> {
+    pub(in crate::supervise) fn read(&mut self) -> Vec<FunctionUsage> {
         let mut now = self.ended.clone();
         for page in &self.pages {
             page.add_to(&mut now);

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// Name under which a `listen` socket is handed over; sd_listen_fds_with_names(3).
 const LISTEN: &str = "listen";
-pub(super) const BACKLOG: i32 = 4096;
+pub(in crate::supervise) const BACKLOG: i32 = 4096;
 /// Threads and descriptors of the host's that are looked at when a service has ended; some tenths of a second.
 const MOST_LOOKS: usize = 50_000;
 
@@ -31,7 +31,7 @@ enum Key {
 
 /// All sockets of an app.
 #[derive(Default)]
-pub(super) struct Sockets {
+pub(in crate::supervise) struct Sockets {
     held: BTreeMap<Key, OwnedFd>,
     /// Whose the files of callers' sockets are.
     owners: BTreeMap<Key, Owner>,
@@ -42,7 +42,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    pub(super) fn new(inherited: Vec<(SocketAddr, OwnedFd)>) -> Sockets {
+    pub(in crate::supervise) fn new(inherited: Vec<(SocketAddr, OwnedFd)>) -> Sockets {
         Sockets {
             held: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -53,7 +53,7 @@ impl Sockets {
 
     /// Binds what these services are to be handed, and lets go of all else. What is held already stays as it is.
     /// With an error, all is as it was.
-    pub(super) fn hold<'s>(
+    pub(in crate::supervise) fn hold<'s>(
         &mut self,
         dirs: &Dirs,
         services: impl Iterator<Item = &'s plan::Service> + Clone,
@@ -131,12 +131,12 @@ impl Sockets {
     }
 
     /// Addresses that this process was handed and no service listens on.
-    pub(super) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
+    pub(in crate::supervise) fn unclaimed(&self) -> impl Iterator<Item = SocketAddr> {
         self.inherited.iter().map(|(address, _)| *address)
     }
 
     /// Does anybody wait in a socket that a service's callers connect to?
-    pub(super) fn callers_wait(&self, service: &plan::Service) -> bool {
+    pub(in crate::supervise) fn callers_wait(&self, service: &plan::Service) -> bool {
         let of = |caller: &String| self.held.get(&pair(&service.name, caller));
         service.callers.iter().filter_map(of).any(|socket| {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -147,7 +147,7 @@ impl Sockets {
 
     /// Lets go of the sockets of a service that was given up: whoever connects is refused, and does not wait for what does
     /// not come. The files of those of its callers stay, since they say who may call.
-    pub(super) fn release(&mut self, service: &plan::Service) {
+    pub(in crate::supervise) fn release(&mut self, service: &plan::Service) {
         for caller in &service.callers {
             if let Some(socket) = self.held.remove(&pair(&service.name, caller)) {
                 abandon(&socket);
@@ -164,7 +164,7 @@ impl Sockets {
     /// Puts new sockets in the place of those that the callers of a service connect to, when it has ended. Whoever was given
     /// one by it answers nobody any more, and what it did to one, such as shutdown(2), is over. One that callers wait in
     /// stays, for they would be lost with it, unless somebody else may hold it.
-    pub(super) fn renew(&mut self, dirs: &Dirs, service: &plan::Service) {
+    pub(in crate::supervise) fn renew(&mut self, dirs: &Dirs, service: &plan::Service) {
         let mut looks = MOST_LOOKS;
         for caller in &service.callers {
             let key = pair(&service.name, caller);
@@ -187,7 +187,7 @@ impl Sockets {
     }
 
     /// Binds again what was released or could not be made anew.
-    pub(super) fn reclaim(&mut self, dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
+    pub(in crate::supervise) fn reclaim(&mut self, dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
         for caller in &service.callers {
             let key = pair(&service.name, caller);
             if let (Some(owner), false) = (self.owners.get(&key), self.held.contains_key(&key)) {
@@ -204,7 +204,7 @@ impl Sockets {
     }
 
     /// Lets go of all.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::supervise) fn clear(&mut self) {
         for (key, socket) in std::mem::take(&mut self.held) {
             close(&self.managed, &key, &socket);
         }
@@ -212,13 +212,13 @@ impl Sockets {
     }
 
     /// Those of the host's addresses that a service listens on.
-    pub(super) fn listening(&self, service: &plan::Service) -> Vec<BorrowedFd<'_>> {
+    pub(in crate::supervise) fn listening(&self, service: &plan::Service) -> Vec<BorrowedFd<'_>> {
         let held = |address| Some(self.held.get(&Key::Listen(address))?.as_fd());
         service.listen.iter().copied().filter_map(held).collect()
     }
 
     /// The sockets of one service and their names, in the order of their descriptors.
-    pub(super) fn of<'s>(&'s self, service: &'s plan::Service) -> Vec<(BorrowedFd<'s>, &'s str)> {
+    pub(in crate::supervise) fn of<'s>(&'s self, service: &'s plan::Service) -> Vec<(BorrowedFd<'s>, &'s str)> {
         let listen = service.listen.iter().map(|address| (Key::Listen(*address), LISTEN));
         let callers = service
             .callers
@@ -322,7 +322,7 @@ fn listener(address: SocketAddr) -> Result<OwnedFd, PlanError> {
     tcp(address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))
 }
 
-pub(super) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
+pub(in crate::supervise) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd> {
     // The standard library sets SO_REUSEADDR and CLOEXEC; its backlog is 128, so listen(2) again.
     let listener = std::net::TcpListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
@@ -344,7 +344,7 @@ pub fn cannot_bind(address: SocketAddr, privilege: &Privilege) -> Option<String>
         .then(|| explain(std::io::Error::from_raw_os_error(libc::EACCES)))
 }
 
-pub(super) fn explain(error: std::io::Error) -> String {
+pub(in crate::supervise) fn explain(error: std::io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => "EADDRINUSE: another program listens there; `ss -ltnp` shows which".to_owned(),
         Some(libc::EACCES) => "EACCES: ports below 1024 are root's; choose a higher one".to_owned(),
@@ -422,7 +422,7 @@ fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner) -> Result<Ow
 }
 
 /// Makes a socket one service's alone.
-pub(super) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
+pub(in crate::supervise) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
     let (uid, gid) = ids(identity);
     rustix::fs::chown(path, Some(uid), Some(gid))?;
     rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600))?;
@@ -430,14 +430,14 @@ pub(super) fn give(path: &Path, identity: &Identity) -> std::io::Result<()> {
 }
 
 /// A service's ids where the supervisor is. Where there is but one id, all are that.
-pub(super) fn ids(identity: &Identity) -> (rustix::fs::Uid, rustix::fs::Gid) {
+pub(in crate::supervise) fn ids(identity: &Identity) -> (rustix::fs::Uid, rustix::fs::Gid) {
     let (uid, gid) = identity.on_disk();
     (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid))
 }
 
 /// Binds a Unix socket at a path of any length: sockaddr_un holds 108 bytes, so the folder is named by
 /// descriptor.
-pub(super) fn bind_unix(path: &Path, kind: SocketType) -> std::io::Result<OwnedFd> {
+pub(in crate::supervise) fn bind_unix(path: &Path, kind: SocketType) -> std::io::Result<OwnedFd> {
     let (folder, name) = (
         path.parent().unwrap_or(Path::new("/")),
         path.file_name().unwrap_or_default(),

@@ -7,7 +7,7 @@
 
 use super::console::Console;
 use super::logfile::{LogFile, Shelf};
-use super::logs::{self, STREAMS, Stream};
+use super::record::{self, STREAMS, Stream};
 use super::sink::{Connection, Daemon};
 use crate::manifest::types::Sink;
 use crate::model::Logs;
@@ -232,10 +232,10 @@ impl Outputs {
 
     /// Says something of the supervisor's own among a service's lines.
     pub fn remark(&mut self, id: u32, text: &str) {
-        let time = logs::now();
+        let time = record::now();
         self.records.clear();
         let text = crate::plain::line(text);
-        self.records.extend(logs::remark(&time, &text));
+        self.records.extend(record::remark(&time, &text));
         self.deliver(id, &time);
     }
 
@@ -313,7 +313,7 @@ impl Outputs {
             self.close(number, which);
             return false;
         }
-        let time = logs::now();
+        let time = record::now();
         self.records.clear();
         let stream = &mut of.streams[which];
         let bytes = &self.buffer[..read];
@@ -332,7 +332,7 @@ impl Outputs {
         if let Some(pipe) = of.pipes[which].take() {
             let _ = self.epoll.delete(&pipe);
         }
-        let time = logs::now();
+        let time = record::now();
         self.records.clear();
         let console = &mut self.console;
         of.streams[which].end(&time, &mut self.records, |line| {
@@ -359,7 +359,7 @@ impl Outputs {
     fn room(&mut self, number: u32) {
         let Some(of) = self.each.get_mut(&number) else { return };
         let records = std::mem::take(&mut of.waiting);
-        of.deliver(&mut self.shelf, &records, &logs::now());
+        of.deliver(&mut self.shelf, &records, &record::now());
         if of.waiting.is_empty() {
             self.watch(number);
         }
@@ -397,7 +397,7 @@ impl Output {
             return self.waiting.extend_from_slice(records);
         }
         if self.lost > 0 {
-            let remark = logs::remark(time, &format!("{} lines were lost: {}", self.lost, self.why));
+            let remark = record::remark(time, &format!("{} lines were lost: {}", self.lost, self.why));
             match self.put(shelf, &remark) {
                 (_, None) => self.lost = 0,
                 (_, Some(errno)) => return self.lose(records, errno),

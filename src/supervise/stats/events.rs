@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Events that a slow reader may leave unread, in bytes; after that it is told that some were lost.
-pub(super) const MOST_UNREAD: usize = 1 << 20;
+pub(in crate::supervise) const MOST_UNREAD: usize = 1 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
@@ -65,9 +65,9 @@ impl Kind {
 }
 
 impl Event {
-    pub(super) fn new(event: Kind, service: &str) -> Event {
+    pub(in crate::supervise) fn new(event: Kind, service: &str) -> Event {
         Event {
-            time: super::logs::now(),
+            time: crate::supervise::logs::record::now(),
             event,
             service: service.to_owned(),
             code: None,
@@ -75,18 +75,18 @@ impl Event {
         }
     }
 
-    pub(super) fn line(&self) -> Vec<u8> {
+    pub(in crate::supervise) fn line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
         line
     }
 
-    pub(super) fn code(mut self, code: u8) -> Event {
+    pub(in crate::supervise) fn code(mut self, code: u8) -> Event {
         self.code = Some(code);
         self
     }
 
-    pub(super) fn detail(mut self, detail: impl Into<String>) -> Event {
+    pub(in crate::supervise) fn detail(mut self, detail: impl Into<String>) -> Event {
         self.detail = Some(detail.into());
         self
     }

@@ -6,7 +6,7 @@
 //! going to be written to this one is in it, and it is read to its end once more before the next is begun.
 
 use super::logfile::{HIGHEST, aside, highest};
-use super::logs::{STREAMS, parse};
+use super::record::{STREAMS, parse};
 use memchr::{memchr, memrchr_iter};
 use std::collections::VecDeque;
 use std::fs::File;

@@ -1,9 +1,9 @@
 //! The control socket's client side: what `ps`, `down`, `restart` and `exec` speak through.
 
-use super::events::Event;
 use super::protocol::{AppStatus, Progress, Reply, Request};
-use super::usage::ServiceUsage;
 use crate::plan::{Dirs, PlanError, lock};
+use crate::supervise::stats::events::Event;
+use crate::supervise::stats::usage::ServiceUsage;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType,

@@ -16,7 +16,7 @@ const MOST_OPEN: usize = 16;
 
 /// The logs that were written to last, the latest behind.
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(in crate::supervise) struct Shelf {
     open: Vec<(PathBuf, File)>,
 }
 
@@ -42,7 +42,7 @@ impl Shelf {
     }
 }
 
-pub(super) struct LogFile {
+pub(in crate::supervise) struct LogFile {
     path: PathBuf,
     max_size: u64,
     max_files: u32,
@@ -51,7 +51,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    pub(super) fn new(path: PathBuf, policy: &crate::model::Logs) -> LogFile {
+    pub(in crate::supervise) fn new(path: PathBuf, policy: &crate::model::Logs) -> LogFile {
         LogFile {
             path,
             max_size: policy.max_size,
@@ -61,7 +61,7 @@ impl LogFile {
     }
 
     /// Appends whole records. How many bytes of them lie there now, and why it is not all.
-    pub(super) fn append(&mut self, shelf: &mut Shelf, records: &[u8]) -> (usize, Option<Errno>) {
+    pub(in crate::supervise) fn append(&mut self, shelf: &mut Shelf, records: &[u8]) -> (usize, Option<Errno>) {
         let mut done = 0;
         while done < records.len() {
             match self.append_some(shelf, &records[done..]) {
@@ -168,7 +168,7 @@ impl LogFile {
 }
 
 /// `NAME.log.N`; the current file for 0.
-pub(super) fn aside(path: &Path, n: u32) -> PathBuf {
+pub(in crate::supervise) fn aside(path: &Path, n: u32) -> PathBuf {
     if n == 0 {
         return path.to_owned();
     }
@@ -178,11 +178,11 @@ pub(super) fn aside(path: &Path, n: u32) -> PathBuf {
 }
 
 /// The highest number that a file put aside can have; one file is the current one.
-pub(super) const HIGHEST: u32 = crate::model::Logs::MOST_FILES - 1;
+pub(in crate::supervise) const HIGHEST: u32 = crate::model::Logs::MOST_FILES - 1;
 
 /// The highest number that a file put aside has; 0 if there is none. Other files beside it are not ours: a date at the end of
 /// a name is no number of a file.
-pub(super) fn highest(path: &Path) -> io::Result<u32> {
+pub(in crate::supervise) fn highest(path: &Path) -> io::Result<u32> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
         return Ok(0);
     };

@@ -81,7 +81,7 @@ fn printable(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Where an `up` in the foreground shows its services.
-pub(super) struct Console {
+pub(in crate::supervise) struct Console {
     lines: Lines,
     out: Outlet,
     err: Outlet,
@@ -90,7 +90,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Console {
+    pub(in crate::supervise) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Console {
         Console {
             lines: Lines::new(names),
             out: Outlet::new(rustix::stdio::stdout()),
@@ -100,7 +100,7 @@ impl Console {
     }
 
     /// Shows a line of the service that stands `number`th in the manifest, or counts it.
-    pub(super) fn line(&mut self, number: usize, name: &str, text: &[u8]) {
+    pub(in crate::supervise) fn line(&mut self, number: usize, name: &str, text: &[u8]) {
         if self.out.waiting() >= MOST_WAITING {
             self.unseen += 1;
             return;
@@ -114,7 +114,7 @@ impl Console {
     }
 
     /// Says something of the supervisor's own, on standard error.
-    pub(super) fn say(&mut self, text: &str) {
+    pub(in crate::supervise) fn say(&mut self, text: &str) {
         if self.err.waiting() < MOST_WAITING {
             self.err.bytes.extend_from_slice(crate::plain::lines(text).as_bytes());
             self.err.bytes.push(b'\n');
@@ -131,7 +131,7 @@ impl Console {
     }
 
     /// Shows what can be shown now.
-    pub(super) fn flush(&mut self) {
+    pub(in crate::supervise) fn flush(&mut self) {
         self.out.flush();
         if self.unseen > 0 {
             self.own_up();
@@ -141,12 +141,12 @@ impl Console {
     }
 
     /// What is worth watching for room, edge-triggered.
-    pub(super) fn outlets(&self) -> [BorrowedFd<'_>; 2] {
+    pub(in crate::supervise) fn outlets(&self) -> [BorrowedFd<'_>; 2] {
         [self.out.fd(), self.err.fd()]
     }
 
     /// Shows the rest, as long as its reader goes on reading.
-    pub(super) fn finish(&mut self) {
+    pub(in crate::supervise) fn finish(&mut self) {
         self.flush();
         while self.out.wait_for_room() {
             self.flush();

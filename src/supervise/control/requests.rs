@@ -1,16 +1,16 @@
 //! What clients may ask for over the control socket, and what becomes of it. Whoever asks is the owner: that was made
 //! sure of when the connection was accepted.
 
-use super::app::{App, Sink, Watch};
-use super::control::{Connection, Heard};
-use super::metrics;
 use super::protocol::{AppStatus, Progress, Reply, Request};
 use super::reconcile::{Prints, is_starting, rests};
-use super::service::{After, Service, State};
-use super::usage::{self, ServiceUsage};
+use super::server::{Connection, Heard};
 use crate::compile;
 use crate::launch::{descendants, join};
 use crate::manifest::types::Start;
+use crate::supervise::app::{App, Sink, Watch};
+use crate::supervise::service::{After, Service, State};
+use crate::supervise::stats::metrics;
+use crate::supervise::stats::usage::{self, ServiceUsage};
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 impl App {
     /// A client has said something, reads on, or is gone.
-    pub(super) fn converse(&mut self, number: u32) {
+    pub(in crate::supervise) fn converse(&mut self, number: u32) {
         self.flush(number);
         // What it has said at once is answered at once: nothing would wake the loop for what was read already.
         while let Some(connection) = self.connections.get_mut(&number).filter(|c| c.is_heard()) {

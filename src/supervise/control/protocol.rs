@@ -1,6 +1,6 @@
 //! What goes over the control socket: one JSON object a line each way. After an `exec` request is granted,
 //! the socket carries that session's messages instead ([`crate::launch::join::told`]); after `events`, an
-//! [`Event`](super::events::Event) a line; after a request that changes something, [`Progress`] until
+//! [`Event`](crate::supervise::stats::events::Event) a line; after a request that changes something, [`Progress`] until
 //! [`Progress::Done`].
 
 use super::reconcile::Prints;
@@ -72,7 +72,7 @@ pub struct Apply {
     pub places: Vec<plan::Place>,
     /// See [`AppStatus::storage`].
     pub storage: u64,
-    pub shared: Vec<super::mending::Shared>,
+    pub shared: Vec<crate::supervise::mending::Shared>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -82,11 +82,11 @@ pub struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stats: Option<Vec<super::usage::ServiceUsage>>,
+    pub stats: Option<Vec<crate::supervise::stats::usage::ServiceUsage>>,
 }
 
 impl Reply {
-    pub(super) fn error(error: String) -> Reply {
+    pub(in crate::supervise) fn error(error: String) -> Reply {
         Reply {
             error: Some(error),
             ..Reply::default()

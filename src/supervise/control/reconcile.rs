@@ -1,11 +1,11 @@
 //! What runs against what the manifest says now: the difference, and making it so. Only what differs is touched.
 
-use super::app::{App, Sink, Watch};
 use super::protocol::Apply;
-use super::service::{After, Service, State};
 use crate::manifest::types::ServiceType;
 use crate::model::life::Ready;
 use crate::plan::{self, template::Template};
+use crate::supervise::app::{App, Sink, Watch};
+use crate::supervise::service::{After, Service, State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -75,7 +75,7 @@ pub fn difference(runs: &[(String, Prints)], wanted: &[(String, Prints)]) -> Vec
 
 impl App {
     /// Makes the app what it is to become; `sink` hears how that goes. With an error nothing was changed.
-    pub(super) fn apply(&mut self, apply: Apply, sink: Sink) -> Result<(), String> {
+    pub(in crate::supervise) fn apply(&mut self, apply: Apply, sink: Sink) -> Result<(), String> {
         if self.stopping.is_some() {
             return Err(format!("`{}` is going down", self.plan.app));
         }
@@ -90,12 +90,12 @@ impl App {
                 None => return Err(format!("service `{name}` is not known, and came without a plan")),
             }
         }
-        let spare = super::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
+        let spare = crate::supervise::app::raise_descriptors(&planned).map_err(|e| e.to_string())?;
         let networks = self
             .networks
             .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
             .map_err(|e| e.to_string())?;
-        let ground = super::ground::known(apply.places).map_err(|e| e.to_string())?;
+        let ground = crate::supervise::ground::known(apply.places).map_err(|e| e.to_string())?;
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
@@ -194,7 +194,7 @@ impl App {
     }
 
     /// Takes a new service on, which does not run yet.
-    pub(super) fn add(&mut self, planned: plan::Service) -> u32 {
+    pub(in crate::supervise) fn add(&mut self, planned: plan::Service) -> u32 {
         let id = self.next_service;
         self.next_service += 1;
         self.by_name.insert(planned.name.clone(), id);
@@ -204,13 +204,13 @@ impl App {
 }
 
 /// Is there a service that could run and does not, or is about to end? One whose work is done has nothing to run for.
-pub(super) fn rests(service: &Service) -> bool {
+pub(in crate::supervise) fn rests(service: &Service) -> bool {
     let done = service.plan.life.kind == ServiceType::Oneshot && service.state == State::Exited { code: 0 };
     !done && (service.state.over() || service.state == State::Stopping || service.after != After::Policy)
 }
 
 /// Is it on its way to what a start is awaited for?
-pub(super) fn is_starting(service: &Service) -> bool {
+pub(in crate::supervise) fn is_starting(service: &Service) -> bool {
     match service.state {
         State::Waiting | State::Starting | State::Restarting => true,
         State::Running => service.plan.life.kind == ServiceType::Oneshot && service.plan.life.ready == Ready::Started,

@@ -1,0 +1,10 @@
+//! Services' output: as records, to its sinks, and read back.
+
+pub mod console;
+pub mod history;
+pub(in crate::supervise) mod logfile;
+pub(in crate::supervise) mod output;
+pub mod record;
+pub(in crate::supervise) mod sink;
+
+pub use record::stamp;

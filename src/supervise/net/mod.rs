@@ -1,0 +1,6 @@
+//! What services have of sockets and the network, and what outlasts their processes of it.
+
+pub mod network;
+pub(in crate::supervise) mod notify;
+pub(in crate::supervise) mod relays;
+pub(in crate::supervise) mod sockets;
