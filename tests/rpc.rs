@@ -56,6 +56,16 @@ fn the_core_s_codec_and_the_plain_one_are_the_same() {
 }
 
 #[test]
+fn the_vectors_are_read_in_plain_python() {
+    python("test_vectors");
+}
+
+#[test]
+fn the_vectors_are_read_by_the_core() {
+    python_with("test_vectors", true);
+}
+
+#[test]
 fn calls_mean_what_they_say() {
     python("test_calls");
 }
