@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use pysecure::manifest::Severity;
 use pysecure::manifest::types::{App as AppTable, At, Bundle, Kind, Manifest, Perms, Resource, Service};
 use pysecure::model::source::Base;
-use pysecure::model::{self, Model, Subject};
+use pysecure::model::{self, Model, ResourceId, ServiceId, Subject};
 use pysecure::plan::template::Library;
 use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage, Who};
 use std::collections::BTreeMap;
@@ -166,8 +166,8 @@ fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> (
 }
 
 fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
-    for (id, service) in plan.services.iter().enumerate() {
-        for (number, storage) in plan.storage.iter().enumerate() {
+    for (id, service) in ServiceId::all(&plan.services).zip(&plan.services) {
+        for (number, storage) in ResourceId::all(&plan.storage).zip(&plan.storage) {
             let resource = &model.resources[number];
             prop_assert_eq!(storage.keeping, Keeping::Ours);
             let wanted = model.access(Subject::Service(id), number).perms;

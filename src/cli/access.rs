@@ -4,7 +4,7 @@ use super::Done;
 use super::args::{Access, Cli};
 use super::load::Loaded;
 use super::terminal;
-use crate::model::Subject;
+use crate::model::{ResourceId, ServiceId, Subject};
 
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let loaded = Loaded::read(cli)?.checked()?;
@@ -13,7 +13,7 @@ pub(super) fn run(cli: &Cli, args: &Access) -> Done {
         eprintln!("note: {note}");
     }
     let model = &loaded.model;
-    let rows = (0..model.services.len()).flat_map(|id| {
+    let rows = ServiceId::all(&model.services).flat_map(|id| {
         model
             .grants(id)
             .into_iter()
@@ -21,7 +21,7 @@ pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     });
     let dynamic = model.dynamic_uid.is_some().then_some(Subject::Dynamic);
     let theirs = dynamic.into_iter().flat_map(|subject| {
-        (0..model.resources.len()).map(move |resource| {
+        ResourceId::all(&model.resources).map(move |resource| {
             let access = model.access(subject, resource);
             (
                 subject,

@@ -5,7 +5,7 @@
 //! does not borrow the bundle's. Mounts, modes, groups, `access`, assertions and exports are all
 //! drawn from [`Model::access`] and [`Model::grants`].
 
-use super::{Model, ResourceId, ServiceId};
+use super::{BundleId, Model, ResourceId, ServiceId};
 use crate::manifest::types::{Callable, Perms};
 
 /// Whose rights are asked about.
@@ -102,14 +102,14 @@ impl Model {
     }
 
     pub(super) fn index_everyone(&mut self) {
-        self.everyone = (0..self.resources.len())
+        self.everyone = ResourceId::all(&self.resources)
             .filter(|r| self.resources[*r].perms.global.any())
             .collect();
     }
 }
 
 /// Do two sorted lists share an element?
-fn intersects(a: &[usize], b: &[usize]) -> bool {
+fn intersects(a: &[BundleId], b: &[BundleId]) -> bool {
     if a.len() > b.len() {
         return intersects(b, a);
     }

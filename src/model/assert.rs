@@ -117,7 +117,7 @@ fn parse(rule: &At<String>, names: &super::build::Names) -> Result<(Action, Scop
 }
 
 fn violations(model: &Model, action: Action, scope: &Scope) -> Vec<Subject> {
-    let all = (0..model.services.len())
+    let all = ServiceId::all(&model.services)
         .map(Subject::Service)
         .chain(model.dynamic_uid.is_some().then_some(Subject::Dynamic));
     let asked: Vec<Subject> = match scope {

@@ -3,8 +3,9 @@
 
 use super::source::Base;
 use super::{
-    Bundle, ClassPerms, DYNAMIC, Exclude, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource, Service,
-    ServicePlaces, Subject, assert, life, limits, logs, nesting, network, path, renames, shadow,
+    Bundle, BundleId, ClassPerms, DYNAMIC, Exclude, INITIALIZE, Initialize, Model, OPERATOR, Places, Resource,
+    ResourceId, Service, ServiceId, ServicePlaces, Subject, assert, life, limits, logs, nesting, network, path,
+    renames, shadow,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
@@ -58,34 +59,31 @@ fn places(app: &types::App) -> Places {
 
 /// Where each declared name stands; indices agree with the model's.
 pub(super) struct Names<'m> {
-    resources: HashMap<&'m str, usize>,
-    bundles: HashMap<&'m str, usize>,
-    services: HashMap<&'m str, usize>,
+    resources: HashMap<&'m str, ResourceId>,
+    bundles: HashMap<&'m str, BundleId>,
+    services: HashMap<&'m str, ServiceId>,
     dynamic: bool,
 }
 
 impl<'m> Names<'m> {
     fn collect(manifest: &'m Manifest) -> Self {
-        fn index<T>(table: &types::Named<T>) -> HashMap<&str, usize> {
-            table
-                .iter()
-                .enumerate()
-                .map(|(i, (name, _))| (name.value.as_str(), i))
-                .collect()
+        fn index<T, Id>(table: &types::Named<T>, id: fn(usize) -> Id) -> HashMap<&str, Id> {
+            let names = table.iter().map(|(name, _)| name.value.as_str());
+            names.enumerate().map(|(at, name)| (name, id(at))).collect()
         }
         Names {
-            resources: index(&manifest.resources),
-            bundles: index(&manifest.bundles),
-            services: index(&manifest.services),
+            resources: index(&manifest.resources, ResourceId::new),
+            bundles: index(&manifest.bundles, BundleId::new),
+            services: index(&manifest.services, ServiceId::new),
             dynamic: manifest.app.dynamic_svc_uid.is_some(),
         }
     }
 
-    pub(super) fn resource(&self, name: &str) -> Option<usize> {
+    pub(super) fn resource(&self, name: &str) -> Option<ResourceId> {
         self.resources.get(name).copied()
     }
 
-    pub(super) fn service(&self, name: &str) -> Option<usize> {
+    pub(super) fn service(&self, name: &str) -> Option<ServiceId> {
         self.services.get(name).copied()
     }
 
@@ -102,12 +100,12 @@ impl<'m> Names<'m> {
         if name == DYNAMIC && what == "service" {
             return "`dynamic` is named, but `dynamic_svc_uid` is not set in [app]".into();
         }
-        let table = match what {
-            "resource" => &self.resources,
-            "bundle" => &self.bundles,
-            _ => &self.services,
+        let table: Vec<&str> = match what {
+            "resource" => self.resources.keys().copied().collect(),
+            "bundle" => self.bundles.keys().copied().collect(),
+            _ => self.services.keys().copied().collect(),
         };
-        let nearest = table.keys().map(|k| (strsim::damerau_levenshtein(name, k), *k)).min();
+        let nearest = table.iter().map(|k| (strsim::damerau_levenshtein(name, k), *k)).min();
         match nearest {
             Some((distance, near)) if distance <= 1 + name.len() / 4 => {
                 format!("no {what} is called `{name}`; did you mean `{near}`?")
@@ -403,7 +401,7 @@ fn services(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut V
         for (caller, callable) in table.callers.iter().flatten() {
             match names.subject(&caller.value) {
                 None => found.push(names.unknown("service", caller)),
-                Some(Subject::Service(id)) if manifest.services[id].0.value == name.value => {
+                Some(Subject::Service(id)) if manifest.services[id.position()].0.value == name.value => {
                     found.push(
                         Diagnostic::error(
                             caller.span.clone(),
@@ -487,7 +485,8 @@ pub(super) fn address_error(at: &At<String>, what: &str) -> Diagnostic {
 }
 
 fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {
-    for (id, (name, table)) in manifest.bundles.iter().enumerate() {
+    for (at, (name, table)) in manifest.bundles.iter().enumerate() {
+        let id = BundleId::new(at);
         let mut members = BTreeSet::new();
         for at in &table.resources {
             match names.resource(&at.value) {
@@ -514,7 +513,8 @@ fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Ve
             used_by_dynamic: flag(&table.used_by_dynamic_svc),
         });
     }
-    for (service, (_, table)) in manifest.services.iter().enumerate() {
+    for (at, (_, table)) in manifest.services.iter().enumerate() {
+        let service = ServiceId::new(at);
         for at in &table.bundles {
             match names.bundles.get(at.value.as_str()) {
                 None => found.push(names.unknown("bundle", at)),
@@ -535,8 +535,9 @@ fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Ve
 }
 
 fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {
-    let mut claimed: HashMap<usize, &At<String>> = HashMap::new();
-    for (service, (_, table)) in manifest.services.iter().enumerate() {
+    let mut claimed: HashMap<ResourceId, &At<String>> = HashMap::new();
+    for (at, (_, table)) in manifest.services.iter().enumerate() {
+        let service = ServiceId::new(at);
         for at in &table.owner_resources {
             let Some(resource) = names.resource(&at.value) else {
                 found.push(names.unknown("resource", at));
@@ -570,7 +571,7 @@ fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec
 
 /// How many UIDs and GIDs an app needs, the keeper's among them.
 pub fn needed_ids(model: &Model) -> (u64, u64) {
-    let sets: BTreeSet<&[usize]> = model
+    let sets: BTreeSet<&[BundleId]> = model
         .resources
         .iter()
         .map(|r| r.bundles.as_slice())

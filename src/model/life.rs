@@ -1,8 +1,8 @@
 //! A service's life as the manifest wants it: what it waits for, when it counts as ready, what is done when it
 //! ends. Defaults stand here, once; what only makes sense together is checked together.
 
-use super::DYNAMIC;
 use super::build::Names;
+use super::{DYNAMIC, ServiceId};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Condition, Readiness, Restart, ServiceType, Start};
 use serde::{Deserialize, Serialize};
@@ -362,41 +362,41 @@ pub(super) fn check(model: &super::Model, manifest: &types::Manifest, names: &Na
 
 /// Services of which each depends on the next and the last on the first, if there are any. Depth first with a stack of
 /// its own: a chain may be as long as the manifest.
-fn circle(model: &super::Model, names: &Names) -> Option<Vec<usize>> {
+fn circle(model: &super::Model, names: &Names) -> Option<Vec<ServiceId>> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
         Open,
         Done,
     }
-    let next = |id: usize, at: usize| {
+    let next = |id: ServiceId, at: usize| {
         let (name, _) = model.services[id].life.depends_on.get(at)?;
         names.service(name)
     };
     let mut marks = vec![Mark::New; model.services.len()];
-    for start in 0..model.services.len() {
-        if marks[start] != Mark::New {
+    for start in ServiceId::all(&model.services) {
+        if marks[start.position()] != Mark::New {
             continue;
         }
-        marks[start] = Mark::Open;
+        marks[start.position()] = Mark::Open;
         let mut path = vec![(start, 0)];
         while let Some((id, at)) = path.last_mut() {
             let id = *id;
             let Some(to) = next(id, *at) else {
-                marks[id] = Mark::Done;
+                marks[id.position()] = Mark::Done;
                 path.pop();
                 continue;
             };
             *at += 1;
-            match marks[to] {
+            match marks[to.position()] {
                 Mark::Done => {}
                 Mark::New => {
-                    marks[to] = Mark::Open;
+                    marks[to.position()] = Mark::Open;
                     path.push((to, 0));
                 }
                 Mark::Open => {
                     let from = path.iter().position(|(id, _)| *id == to).unwrap_or(0);
-                    let mut found: Vec<usize> = path[from..].iter().map(|(id, _)| *id).collect();
+                    let mut found: Vec<ServiceId> = path[from..].iter().map(|(id, _)| *id).collect();
                     found.push(to);
                     return Some(found);
                 }

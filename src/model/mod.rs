@@ -8,6 +8,7 @@ pub mod access;
 mod assert;
 mod build;
 mod exclude;
+mod id;
 pub mod life;
 pub mod limits;
 mod logs;
@@ -21,6 +22,8 @@ pub mod source;
 pub use access::{Access, Class, Subject};
 pub use build::{build, kind_name, needed_ids};
 pub use exclude::Exclude;
+pub(crate) use id::indexed_by;
+pub use id::{BundleId, ResourceId, ServiceId};
 pub use life::Life;
 pub use limits::Limits;
 pub use logs::Logs;
@@ -29,13 +32,6 @@ pub use network::{ProxyProtocol, Publish};
 use crate::manifest::types::{Callable, Kind, Network, Perms, Writable};
 use std::ops::Range;
 use std::path::PathBuf;
-
-/// Index into [`Model::resources`].
-pub type ResourceId = usize;
-/// Index into [`Model::bundles`].
-pub type BundleId = usize;
-/// Index into [`Model::services`].
-pub type ServiceId = usize;
 
 /// The word that stands for the dynamic service in `callers` and `[assert]`.
 pub const DYNAMIC: &str = "dynamic";
@@ -199,11 +195,11 @@ impl Resource {
 
 impl Model {
     pub fn service(&self, name: &str) -> Option<ServiceId> {
-        self.services.iter().position(|s| s.name == name)
+        self.services.iter().position(|s| s.name == name).map(ServiceId::new)
     }
 
     pub fn resource(&self, name: &str) -> Option<ResourceId> {
-        self.resources.iter().position(|r| r.name == name)
+        self.resources.iter().position(|r| r.name == name).map(ResourceId::new)
     }
 
     /// Is there something to share, some of it written, whose owner is nobody or may not read it?

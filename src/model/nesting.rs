@@ -19,7 +19,7 @@ const SYSTEM: [&str; 20] = [
 ];
 
 pub(super) fn check(model: &mut Model, found: &mut Vec<Diagnostic>) {
-    let mut order: Vec<ResourceId> = (0..model.resources.len())
+    let mut order: Vec<ResourceId> = ResourceId::all(&model.resources)
         .filter(|r| !model.resources[*r].path.is_empty())
         .collect();
     order.sort_by(|a, b| path::nesting_order(&model.resources[*a].path, &model.resources[*b].path).then(a.cmp(b)));

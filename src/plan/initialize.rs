@@ -11,7 +11,7 @@ use super::{
     Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts,
 };
 use crate::manifest::types::{Network, Perms};
-use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model};
+use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, ResourceId};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
@@ -47,22 +47,24 @@ pub(super) fn plan(
         ..dirs.clone()
     };
     let mut storage: Vec<Storage> = storage.iter().map(|s| place_aside(s, on_disk, dirs, &aside)).collect();
-    let everything = model.resources.iter().enumerate().map(|(id, resource)| {
-        let all = resource.perms;
-        let any = all.owner.union(all.bundle).union(all.global);
-        let perms = match storage[id].keeping {
-            Keeping::Ours => Perms {
-                read: true,
-                write: true,
-                exec: true,
-                connect: true,
-            },
-            Keeping::Theirs => Perms { write: false, ..any },
-            // What is in it, the user has made, and who may read it is not settled yet.
-            Keeping::Adopted => Perms::default(),
-        };
-        (id, perms)
-    });
+    let everything = ResourceId::all(&model.resources)
+        .zip(&model.resources)
+        .map(|(id, resource)| {
+            let all = resource.perms;
+            let any = all.owner.union(all.bundle).union(all.global);
+            let perms = match storage[id].keeping {
+                Keeping::Ours => Perms {
+                    read: true,
+                    write: true,
+                    exec: true,
+                    connect: true,
+                },
+                Keeping::Theirs => Perms { write: false, ..any },
+                // What is in it, the user has made, and who may read it is not settled yet.
+                Keeping::Adopted => Perms::default(),
+            };
+            (id, perms)
+        });
     let mut mounts = mounts::lay(
         model,
         everything.filter(|(_, perms)| perms.any()).collect(),

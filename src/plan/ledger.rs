@@ -7,7 +7,7 @@
 use super::lock::Lock;
 use super::{Dirs, PlanError, Privilege};
 use crate::durable;
-use crate::model::{INITIALIZE, Model, ServiceId, Subject};
+use crate::model::{BundleId, INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -224,7 +224,7 @@ impl Ledger {
     }
 
     /// The GID of a resource's bundles, if it is in any.
-    pub fn group(&self, model: &Model, bundles: &[usize]) -> Option<u32> {
+    pub fn group(&self, model: &Model, bundles: &[BundleId]) -> Option<u32> {
         if bundles.is_empty() {
             None
         } else {
@@ -240,7 +240,7 @@ impl Ledger {
             .flat_map(|b| &model.bundles[*b].resources)
             .map(|r| model.resources[*r].bundles.as_slice());
         let singles = own.iter().map(std::slice::from_ref);
-        let named = |set: &[usize]| Some((self.group(model, set)?, set_name(model, set)));
+        let named = |set: &[BundleId]| Some((self.group(model, set)?, set_name(model, set)));
         let gids: BTreeSet<(u32, String)> = sets.chain(singles).filter_map(named).collect();
         gids.into_iter().collect()
     }
@@ -384,7 +384,7 @@ impl Ledger {
             .iter()
             .map(|r| r.bundles.clone())
             .filter(|b| b.len() > 1);
-        let singles = (0..model.bundles.len()).map(|b| vec![b]);
+        let singles = BundleId::all(&model.bundles).map(|b| vec![b]);
         for set in singles.chain(sets) {
             let name = set_name(model, &set);
             let dynamic = model
@@ -562,7 +562,7 @@ impl Pool {
     }
 }
 
-fn set_name(model: &Model, bundles: &[usize]) -> String {
+fn set_name(model: &Model, bundles: &[BundleId]) -> String {
     let mut names: Vec<&str> = bundles.iter().map(|b| model.bundles[*b].name.as_str()).collect();
     names.sort_unstable();
     names.join("+")

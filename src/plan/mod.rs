@@ -33,12 +33,14 @@ pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
 use crate::manifest::types::{Callable, Network, Writable};
-use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ServiceId, Subject};
+use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ResourceId, ServiceId, Subject, indexed_by};
 use ledger::{Ids, Siblings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+
+indexed_by!(ResourceId: Storage);
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -231,7 +233,7 @@ pub fn draw(
     for place in storage.iter().filter(|s| s.ownership.inherited) {
         by_acl.entry(&place.path).or_default().push(&place.ownership);
     }
-    for (id, service) in model.services.iter().enumerate() {
+    for (id, service) in ServiceId::all(&model.services).zip(&model.services) {
         let identity = identity(model, id, ledger, privilege);
         let own = Ids {
             uid: identity.uid,
@@ -290,7 +292,10 @@ pub fn draw(
                 && service.callers.iter().any(|(caller, _)| *caller == Subject::Dynamic))
             .then_some(model.dynamic_uid)
             .flatten(),
-            callees: callees[id].iter().map(|c| model.services[*c].name.clone()).collect(),
+            callees: callees[id.position()]
+                .iter()
+                .map(|c| model.services[*c].name.clone())
+                .collect(),
             life: service.life.clone(),
             limits: service.limits.clone(),
             logs: service.logs.clone(),
@@ -435,10 +440,10 @@ fn umask(mounts: &[Mount], by_acl: &BTreeMap<&Path, Vec<&Ownership>>) -> u32 {
 /// The inverse of `callers`: whom each service may call.
 fn callees(model: &Model) -> Vec<Vec<ServiceId>> {
     let mut out = vec![Vec::new(); model.services.len()];
-    for (callee, service) in model.services.iter().enumerate() {
+    for (callee, service) in ServiceId::all(&model.services).zip(&model.services) {
         for (caller, _) in &service.callers {
             if let Subject::Service(caller) = caller {
-                out[*caller].push(callee);
+                out[caller.position()].push(callee);
             }
         }
     }

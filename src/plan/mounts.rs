@@ -32,7 +32,7 @@ pub(super) fn lay(
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
 ) -> Vec<Mount> {
-    let mut kept: Vec<usize> = Vec::new();
+    let mut kept: Vec<ResourceId> = Vec::new();
     let mut out: Vec<Mount> = Vec::new();
     wanted.sort_by(|a, b| path::nesting_order(model.resources[a.0].mount_path(), model.resources[b.0].mount_path()));
     for (id, perms) in wanted {

@@ -18,7 +18,7 @@ use super::extents::{Extent, Mounts, join};
 use super::template::Template;
 use super::{Dirs, Keeping, Mount, PlanError, Service, Storage};
 use crate::manifest::types::Perms;
-use crate::model::{INITIALIZE, Model, Subject, path};
+use crate::model::{INITIALIZE, Model, ResourceId, Subject, path};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -103,7 +103,7 @@ pub(super) fn places<'t>(
         Ok(inside) => join(&kept_in, inside),
         Err(_) => resolved.real(path),
     };
-    for (id, (resource, place)) in model.resources.iter().zip(storage).enumerate() {
+    for ((id, resource), place) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
         let concerned = resource.owner.into_iter().chain(
             resource
                 .bundles

@@ -17,7 +17,7 @@
 use super::ledger::{Ids, owner_ids};
 use super::{Dirs, IdMap, Ledger, MountPoint, PlanError, Privilege};
 use crate::manifest::types::{Kind, Perms};
-use crate::model::{Model, Resource, Subject, path};
+use crate::model::{Model, Resource, ResourceId, Subject, path};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -201,7 +201,7 @@ pub(super) fn plan(
     let mut by_acl: Vec<String> = Vec::new();
     let mut trials = super::host::IdmapTrials::default();
     let mut out: Vec<Storage> = Vec::with_capacity(model.resources.len());
-    for (id, resource) in model.resources.iter().enumerate() {
+    for (id, resource) in ResourceId::all(&model.resources).zip(&model.resources) {
         let (path, keeping) = match &resource.source {
             Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
             Some(source) => (source.clone(), Keeping::Theirs),
@@ -319,7 +319,7 @@ fn holder(model: &Model, ledger: &Ledger, resource: &Resource) -> Ids {
 }
 
 /// All is one id's; by name, those who see it as it is on disk.
-fn owned_by_one(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
+fn owned_by_one(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
     let resource = &model.resources[id];
     let perms = resource.perms;
     let holder = holder(model, ledger, resource);
@@ -360,7 +360,7 @@ fn owned_by_one(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
 }
 
 /// By class, as UNIX has it.
-fn by_class(model: &Model, ledger: &Ledger, id: usize) -> Ownership {
+fn by_class(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
     let resource = &model.resources[id];
     let perms = resource.perms;
     let owner = owner_ids(model, ledger, resource.owner);
@@ -441,7 +441,7 @@ fn roots(storage: &Storage) -> Option<String> {
 
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is
 /// shown as the manifest's by an idmapped mount (mount_setattr(2)) where one is needed.
-fn theirs(model: &Model, id: usize, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
+fn theirs(model: &Model, id: ResourceId, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
     let resource = &model.resources[id];
     let metadata =
         std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
@@ -524,7 +524,7 @@ pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
     };
     let gid = model.dynamic_gid;
     let mut out = Vec::new();
-    for (id, (resource, storage)) in model.resources.iter().zip(storage).enumerate() {
+    for ((id, resource), storage) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
         let bits = |path: &Path| -> u32 {
             let Ok(found) = std::fs::metadata(path) else { return 0 };
             let shift = if found.uid() == uid {
