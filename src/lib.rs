@@ -16,4 +16,5 @@ pub mod plan;
 pub mod python;
 pub mod rpc;
 pub mod supervise;
+pub mod sys;
 pub mod walk;

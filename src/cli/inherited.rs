@@ -3,7 +3,8 @@
 //!
 //! Supplementary groups stay: by them a user may pass the folders that lead to a manifest. Services do not get them.
 
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use crate::sys;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::RawFd;
@@ -14,21 +15,18 @@ const RAISED: [Resource; 4] = [Resource::Fsize, Resource::Cpu, Resource::As, Res
 /// To be called first in `main`, while this is the only thread. An error is one of closing what is not ours.
 pub(super) fn put_right() -> Result<(), Errno> {
     for number in Signal::iterator() {
-        let handler = match number {
+        match number {
             // nohup(1), and a shell's background jobs: these are wishes of the caller.
-            Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT => continue,
+            Signal::SIGHUP | Signal::SIGINT | Signal::SIGQUIT => {}
             // Rust's runtime has handlers of its own for these.
-            Signal::SIGSEGV | Signal::SIGBUS => continue,
-            Signal::SIGKILL | Signal::SIGSTOP => continue,
+            Signal::SIGSEGV | Signal::SIGBUS => {}
+            Signal::SIGKILL | Signal::SIGSTOP => {}
             // A file that may not grow further is an error of the write, as a full disk is.
-            Signal::SIGXFSZ => SigHandler::SigIgn,
+            Signal::SIGXFSZ => sys::ignore_signal(number),
             // SIGCHLD too: if it is ignored, nobody learns how a child ended; wait(2). And SIGPIPE, which Rust ignores: a
             // command whose reader has gone (`pysecure logs | head`) is to end quietly.
-            _ => SigHandler::SigDfl,
-        };
-        // SAFETY: no handler is installed, so none can do anything unsafe.
-        #[allow(unsafe_code)]
-        let _ = unsafe { signal(number, handler) };
+            _ => sys::default_signal(number),
+        }
     }
     let _ = SigSet::empty().thread_set_mask();
     // What is made has the mode that it is made with.
@@ -46,7 +44,7 @@ pub(super) fn put_right() -> Result<(), Errno> {
         }
     }
     // A lock, a pipe or a secret of the caller's would stay open for as long as the app is up.
-    crate::launch::close_inherited(&wanted())
+    sys::close_all_but(&wanted())
 }
 
 /// Descriptors from 3 on that were handed over on purpose: by a service manager, and by the shell in arguments, as

@@ -3,7 +3,7 @@
 use super::child::Refused;
 use super::finding::Answer;
 use super::host::{Host, number, read, set_sysctl};
-use super::raw;
+use crate::sys;
 use nix::errno::Errno;
 
 const WANTED: (u32, u32) = (5, 12);
@@ -33,9 +33,9 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
 }
 
 pub fn clone3(_: &Host) -> Answer {
-    match raw::clone3_refusal() {
-        Errno::EINVAL => Answer::ok("answers"),
-        errno => call_refused("clone3", errno),
+    match sys::clone3_refusal() {
+        rustix::io::Errno::INVAL => Answer::ok("answers"),
+        errno => call_refused("clone3", Errno::from_raw(errno.raw_os_error())),
     }
 }
 

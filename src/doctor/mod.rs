@@ -16,7 +16,6 @@ mod identities;
 mod kernel;
 mod limits;
 mod namespaces;
-mod raw;
 mod report;
 mod trials;
 

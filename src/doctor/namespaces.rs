@@ -6,7 +6,8 @@ use super::child::Refused;
 use super::finding::{Answer, reason};
 use super::host::{Host, number, read, set_sysctl};
 use super::kernel::under_seccomp;
-use super::{raw, trials};
+use super::trials;
+use crate::sys;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -293,11 +294,15 @@ pub fn idmapped(host: &Host) -> Answer {
         Err(e) => return Answer::missing(format!("open a user namespace: {}", reason(e))),
     };
     let shown = directory.display();
-    match raw::mount_setattr(tree.as_fd(), libc::MOUNT_ATTR_IDMAP, Some(namespace.as_fd())) {
+    let attributes = sys::MountAttributes {
+        set: 0,
+        idmap: Some(namespace.as_fd()),
+    };
+    match sys::mount_setattr(tree.as_fd(), attributes) {
         Ok(()) => Answer::ok(format!("work on the filesystem of {shown}")),
-        Err(nix::errno::Errno::EINVAL) => Answer::missing(format!("the filesystem of {shown} cannot be mounted so"))
+        Err(rustix::io::Errno::INVAL) => Answer::missing(format!("the filesystem of {shown} cannot be mounted so"))
             .remedy("ext4 and xfs can since Linux 5.12, btrfs since 5.15, overlayfs and tmpfs since 5.19 and 6.3"),
-        Err(errno) => Answer::missing(format!("mount_setattr on {shown}: {}", errno.desc())),
+        Err(errno) => Answer::missing(format!("mount_setattr on {shown}: {}", reason(errno))),
     }
 }
 

@@ -5,7 +5,7 @@
 //! itself: nothing here may touch a mount, file or limit of the host.
 
 use super::child::{Outcome, Refused, Runner, answer, step};
-use super::raw;
+use crate::sys;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
@@ -187,7 +187,13 @@ fn mount_api() -> Outcome {
     )?;
     step(
         "mount_setattr",
-        raw::mount_setattr(tree.as_fd(), libc::MOUNT_ATTR_RDONLY, None),
+        sys::mount_setattr(
+            tree.as_fd(),
+            sys::MountAttributes {
+                set: libc::MOUNT_ATTR_RDONLY,
+                idmap: None,
+            },
+        ),
     )?;
     step(
         "move_mount",
@@ -276,7 +282,7 @@ fn seccomp() -> Outcome {
         ("errno", libc::SECCOMP_RET_ERRNO),
         ("log", libc::SECCOMP_RET_LOG),
     ] {
-        step(&format!("the action \"{name}\""), raw::seccomp_action_available(action))?;
+        step(&format!("the action \"{name}\""), sys::seccomp_action_available(action))?;
     }
     Ok("a filter was installed and refused a call".into())
 }

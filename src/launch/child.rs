@@ -13,7 +13,8 @@
 use super::cgroup;
 use super::landlock;
 use super::step::{Entry, Stage, Step};
-use super::sys;
+use crate::sys;
+pub(super) use crate::sys::exit;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -174,7 +175,7 @@ fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::close_from(1).map_err(at(Stage::Descriptors))?;
     // Before the change of id, which leaves no capability in effect, though it keeps them permitted.
-    drop_bounding_set().map_err(at(Stage::Capabilities))?;
+    sys::drop_bounding_set().map_err(at(Stage::Capabilities))?;
     if let Some((uid, gid)) = init.keep {
         rustix::thread::set_keep_capabilities(true).map_err(at(Stage::User))?;
         become_id(uid, gid).map_err(at(Stage::User))?;
@@ -483,7 +484,7 @@ pub(super) fn take_on(
         rustix::process::setrlimit(*resource, *limit).map_err(at(Stage::Limits))?;
     }
     rustix::process::umask(Mode::from_raw_mode(entry.umask));
-    drop_bounding_set().map_err(at(Stage::Capabilities))?;
+    sys::drop_bounding_set().map_err(at(Stage::Capabilities))?;
     if let Some(groups) = &entry.groups {
         rustix::thread::set_thread_groups(groups).map_err(at(Stage::Groups))?;
     }
@@ -533,7 +534,7 @@ pub(super) fn become_id(uid: u32, gid: u32) -> Result<()> {
 
 /// Every right for good, and every id but the one given.
 pub(super) fn give_up(id: Option<(u32, u32)>, clear_groups: bool) -> Result<()> {
-    drop_bounding_set()?;
+    sys::drop_bounding_set()?;
     if clear_groups {
         rustix::thread::set_thread_groups(&[])?;
     }
@@ -554,22 +555,6 @@ pub(super) fn give_up(id: Option<(u32, u32)>, clear_groups: bool) -> Result<()> 
     hide()
 }
 
-fn drop_bounding_set() -> Result<()> {
-    for number in 0..64 {
-        // SAFETY: takes integers only; a number past the kernel's last capability answers EINVAL.
-        if unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
-            // SAFETY: errno is this thread's own.
-            let errno = Errno::from_raw_os_error(unsafe { *libc::__errno_location() });
-            return if errno == Errno::INVAL && number > 30 {
-                Ok(())
-            } else {
-                Err(errno)
-            };
-        }
-    }
-    Ok(())
-}
-
 fn encode(tag: u32, a: u32, b: u32) -> [u8; 12] {
     let mut out = [0; 12];
     out[..4].copy_from_slice(&tag.to_ne_bytes());
@@ -586,12 +571,6 @@ pub(super) fn say(report: BorrowedFd<'_>, tag: u32, a: u32, b: u32) {
 pub(super) fn fail(report: BorrowedFd<'_>, number: u32, errno: Errno) -> ! {
     say(report, report::FAILED, number, errno.raw_os_error() as u32);
     exit(125)
-}
-
-/// Without destructors or handlers: they belong to the process that this is a copy of.
-pub(super) fn exit(code: i32) -> ! {
-    // SAFETY: ends the process.
-    unsafe { libc::_exit(code) }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 
 use super::forward::{Forwarder, Header, SOURCES, Way};
 use super::network::{Network, enter, take_in_both};
-use super::{LaunchError, Launcher, Running, child, go, sys};
+use super::{LaunchError, Launcher, Running, child, go};
+use crate::sys;
 use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};

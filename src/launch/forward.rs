@@ -5,7 +5,8 @@
 //! limit of open files: whoever comes after waits in the listening socket. A pipe that is empty is nobody's, so that a
 //! connection that rests has two descriptors.
 
-use super::{LaunchError, sys};
+use super::LaunchError;
+use crate::sys;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;

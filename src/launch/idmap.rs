@@ -1,6 +1,7 @@
 //! Idmapped mounts: user namespaces that exist only as the map of a mount; mount_setattr(2), MOUNT_ATTR_IDMAP.
 
-use super::{LaunchError, sys};
+use super::LaunchError;
+use crate::sys;
 use oci_spec::runtime::LinuxIdMapping;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;

@@ -14,8 +14,9 @@
 
 use super::step::{Entry, Stage, Step};
 use super::transfer::{self, Modes, TransferError};
-use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair, sys};
+use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair};
 use super::{cgroup, child, seccomp};
+use crate::sys;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;

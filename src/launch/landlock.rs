@@ -5,7 +5,7 @@
 //! border either; with the host's network that is the only thing that keeps the latter apart.
 //! Follows landlock(7) and linux/landlock.h.
 
-use super::sys;
+use crate::sys;
 use ::landlock::{ABI, AccessFs, BitFlags};
 use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags};

@@ -26,16 +26,15 @@ mod seccomp;
 pub mod staging;
 mod step;
 pub mod storage;
-mod sys;
 pub mod trace;
 pub mod transfer;
 mod writable;
 
 pub use error::LaunchError;
 pub use prepare::raise_limit;
-pub use sys::{close_all_but as close_inherited, receive};
 
 use crate::compile::RootEntry;
+use crate::sys;
 use child::report;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::io::Errno;

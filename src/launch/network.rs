@@ -3,8 +3,9 @@
 //! It belongs to a user namespace of its own, in which nothing runs: no service has a right over it. No process
 //! stays in it for its sake; it lives as long as somebody holds a descriptor of it, and is nowhere on disk.
 
-use super::{LaunchError, Launcher, child, socketpair, sys};
+use super::{LaunchError, Launcher, child, socketpair};
 use crate::compile::LOWEST_PORT;
+use crate::sys;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;

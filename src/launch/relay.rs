@@ -14,7 +14,8 @@
 use super::child;
 use super::forward::{Forwarder, Way, on_loopback};
 use super::network::take_in_both;
-use super::{LaunchError, Launcher, Running, go, socketpair, sys};
+use super::{LaunchError, Launcher, Running, go, socketpair};
+use crate::sys;
 use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags};

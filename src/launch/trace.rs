@@ -3,7 +3,8 @@
 //! The tracer has its right over the service's processes from the namespace above theirs, as an ordinary user too. It
 //! only looks: no call is changed, and when the tracer ends, what it traces is killed.
 
-use super::{LaunchError, Running, sys};
+use super::{LaunchError, Running};
+use crate::sys;
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
@@ -99,16 +100,9 @@ pub fn follow(running: &Running) -> Result<Opened, LaunchError> {
 
 /// A call begins or ends.
 fn call(pid: Pid, begun: &mut HashMap<Pid, Call>, opened: &mut Opened) -> Result<(), Errno> {
-    let info = ptrace::syscall_info(pid)?;
-    match info.op {
-        libc::PTRACE_SYSCALL_INFO_ENTRY => {
-            // SAFETY: `op` says which of the union's parts the kernel has written.
-            #[allow(unsafe_code)]
-            let entry = unsafe { info.u.entry };
-            let call = Call {
-                number: entry.nr as i64,
-                arguments: entry.args,
-            };
+    match sys::system_call(pid)? {
+        Some(sys::SystemCall::Entry { number, arguments }) => {
+            let call = Call { number, arguments };
             if matches!(call.number, libc::SYS_execve | libc::SYS_execveat)
                 && let Some(path) = named(pid, call)
             {
@@ -117,15 +111,12 @@ fn call(pid: Pid, begun: &mut HashMap<Pid, Call>, opened: &mut Opened) -> Result
             }
             begun.insert(pid, call);
         }
-        libc::PTRACE_SYSCALL_INFO_EXIT => {
-            // SAFETY: as above.
-            #[allow(unsafe_code)]
-            let exit = unsafe { info.u.exit };
-            if let (Some(call), false) = (begun.remove(&pid), exit.is_error != 0) {
-                ended(pid, call, exit.sval, opened);
+        Some(sys::SystemCall::Exit { value, failed }) => {
+            if let (Some(call), false) = (begun.remove(&pid), failed) {
+                ended(pid, call, value, opened);
             }
         }
-        _ => {}
+        None => {}
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 //! The kernel takes an overlay's layers from mounts that have a place. What is in memory gets one in a mount namespace
 //! that lives only until the overlays are made: it is then theirs alone, and gone with them.
 
-use super::{LaunchError, sys};
+use super::LaunchError;
+use crate::sys;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags};

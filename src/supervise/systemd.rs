@@ -3,7 +3,7 @@
 
 use sd_notify::NotifyState;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// sd_listen_fds(3): SD_LISTEN_FDS_START.
@@ -69,15 +69,9 @@ pub(super) fn inherited() -> Vec<(SocketAddr, OwnedFd)> {
     }
     let mut out = Vec::new();
     for fd in FIRST_DESCRIPTOR..FIRST_DESCRIPTOR.saturating_add(count.clamp(0, 1024)) {
-        let flags = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-        // SAFETY: whoever set LISTEN_PID to us, or to the process that became us, passed these numbers on, and nothing
-        // else here has taken them up. One that is not open is let go of without being closed.
-        #[allow(unsafe_code)]
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        if nix::fcntl::fcntl(&socket, flags).is_err() {
-            std::mem::forget(socket);
+        let Some(socket) = crate::sys::take_inherited(fd) else {
             continue;
-        }
+        };
         let name = rustix::net::getsockname(&socket)
             .ok()
             .and_then(|name| name.try_into().ok());

@@ -5,7 +5,8 @@
 //! call a program for every empty cgroup instead, but runs it with the host's full rights: CVE-2022-0492.)
 
 use super::{PATIENCE, remove_all};
-use crate::launch::{LaunchError, child, sys};
+use crate::launch::{LaunchError, child};
+use crate::sys;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};

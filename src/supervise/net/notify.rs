@@ -54,7 +54,7 @@ pub(in crate::supervise) fn bind(dirs: &Dirs, service: &plan::Service) -> Result
 /// that is how sd_notify_barrier(3) learns that it was read.
 pub(in crate::supervise) fn hear(socket: &OwnedFd) -> Option<(Said, Option<Handed>)> {
     let mut bytes = [0u8; LONGEST];
-    let received = crate::launch::receive(socket.as_fd(), &mut bytes).ok()?;
+    let received = crate::sys::receive(socket.as_fd(), &mut bytes).ok()?;
     let said = parse(bytes.get(..received.bytes).unwrap_or_default());
     let handed = received.fd.filter(|_| said.figures).map(|fd| (fd, received.sender));
     Some((said, handed))

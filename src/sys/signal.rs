@@ -1,0 +1,85 @@
+//! Signals, by number: real-time signals have no name, and between clone3(2) and execve(2) nothing may be allocated.
+
+#![allow(unsafe_code)]
+
+use super::{Result, check};
+use libc::{c_int, c_void};
+use nix::sys::signal::{SigHandler, Signal, signal};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Every signal at its default, none blocked: what a program expects to start with. Rust ignores SIGPIPE,
+/// and a shell may have left others ignored; both would be inherited through execve(2).
+pub fn reset_signals() {
+    // SAFETY: an all-zero sigaction is SIG_DFL; signals that cannot be set answer EINVAL, which is as good.
+    unsafe {
+        let default: [u64; 4] = [0; 4];
+        for signal in 1..=64 {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &default, std::ptr::null::<c_void>(), 8);
+        }
+    }
+    set_signal_mask(0);
+}
+
+/// Blocks the signals in `mask` (bit n-1 for signal n) and no other; rt_sigprocmask(2).
+pub fn set_signal_mask(mask: u64) {
+    // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &mask,
+            std::ptr::null::<c_void>(),
+            8,
+        );
+    }
+}
+
+/// A descriptor from which the signals in `mask` are read; signalfd(2).
+pub fn signalfd(mask: u64) -> Result<OwnedFd> {
+    // SAFETY: the mask is 8 bytes, the size of the kernel's sigset_t.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &mask,
+            8,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        )
+    };
+    // SAFETY: the kernel returned a new descriptor, which nobody else owns.
+    check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal; kill(2). `pid` -1: to all that may be signalled, in a PID namespace all but its init.
+pub fn kill(pid: i32, signal: i32) -> Result<()> {
+    // SAFETY: takes integers only.
+    check(unsafe { libc::syscall(libc::SYS_kill, pid, signal) }).map(drop)
+}
+
+/// Reaps one child, if one has ended: its pid and wait status; wait4(2).
+pub fn reap() -> Option<(i32, i32)> {
+    let mut status: c_int = 0;
+    // SAFETY: `status` is valid for the call; no usage is asked for.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_wait4,
+            -1,
+            &mut status,
+            libc::WNOHANG,
+            std::ptr::null::<c_void>(),
+        )
+    };
+    (pid > 0).then_some((pid as i32, status))
+}
+
+/// From now on this process ignores the signal; signal(7).
+pub fn ignore_signal(number: Signal) {
+    // SAFETY: no handler is installed, so none can do what a handler may not. What cannot be set stays as it is.
+    let _ = unsafe { signal(number, SigHandler::SigIgn) };
+}
+
+/// From now on the signal does to this process what it does by default; signal(7).
+pub fn default_signal(number: Signal) {
+    // SAFETY: likewise.
+    let _ = unsafe { signal(number, SigHandler::SigDfl) };
+}
