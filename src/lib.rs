@@ -17,4 +17,5 @@ pub mod python;
 pub mod rpc;
 pub mod supervise;
 pub mod sys;
+pub mod values;
 pub mod walk;

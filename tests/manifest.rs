@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 use pysecure::manifest::{
-    Callable, Diagnostic, Format, INIT, Kind, Manifest, Network, Severity, Source, diagnostics_json, locate, parse,
-    render, schema,
+    Diagnostic, Format, INIT, Manifest, Severity, Source, diagnostics_json, locate, parse, render, schema,
 };
+use pysecure::values::{Callable, Network, ResourceKind};
 use serde_json::{Value, json};
 
 fn source(text: &str, format: Format) -> Source {
@@ -137,7 +137,7 @@ fn every_key_is_decoded() {
     assert_eq!(manifest.app.code[0].1.source.value, "./zoobar");
     let (name, log) = &manifest.resources[0];
     assert_eq!((name.value.as_str(), &ZOOBAR[name.span.clone()]), ("log", "log"));
-    assert_eq!(log.kind.as_ref().map(|kind| kind.value), Some(Kind::Directory));
+    assert_eq!(log.kind.as_ref().map(|kind| kind.value), Some(ResourceKind::Directory));
     let perms = log.owner.as_ref().expect("owner").value;
     assert!(perms.read && perms.write && !perms.exec);
     let (_, auth) = &manifest.services[0];

@@ -6,11 +6,12 @@ mod harness;
 use harness::{App, BOTH};
 use proptest::prelude::*;
 use pysecure::manifest::Severity;
-use pysecure::manifest::types::{App as AppTable, At, Bundle, Kind, Manifest, Perms, Resource, Service};
+use pysecure::manifest::types::{App as AppTable, At, Bundle, Manifest, Resource, Service};
 use pysecure::model::source::Base;
 use pysecure::model::{self, Model, ResourceId, ServiceId, Subject};
 use pysecure::plan::template::Library;
 use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage, Who};
+use pysecure::values::{Perms, ResourceKind};
 use std::collections::BTreeMap;
 
 fn at<T>(value: T) -> At<T> {
@@ -35,7 +36,7 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 /// A resource as it was drawn: its path, its kind, its permissions by class, its owner.
-type DrawnResource = (String, Option<Kind>, [Perms; 3], Option<usize>);
+type DrawnResource = (String, Option<ResourceKind>, [Perms; 3], Option<usize>);
 
 #[derive(Clone, Debug)]
 struct Drawn {
@@ -45,7 +46,10 @@ struct Drawn {
 }
 
 fn drawn() -> impl Strategy<Value = Drawn> {
-    let kind = proptest::option::weighted(0.3, proptest::sample::select(vec![Kind::File, Kind::Directory]));
+    let kind = proptest::option::weighted(
+        0.3,
+        proptest::sample::select(vec![ResourceKind::File, ResourceKind::Directory]),
+    );
     let resource = (
         path(),
         kind,

@@ -4,9 +4,9 @@ use super::args::{Cli, Kill, Named, Stop};
 use super::load::Loaded;
 use super::progress::Told;
 use super::{Done, Failure};
-use crate::manifest::supervision::signal_number;
 use crate::supervise::client::Client;
 use crate::supervise::protocol::{Progress, Request};
+use crate::values::signal_number;
 
 pub(super) fn start(cli: &Cli, args: &Named) -> Done {
     let services = args.services.clone();

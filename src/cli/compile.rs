@@ -4,9 +4,9 @@ use super::args::{Cli, Compile};
 use super::load::{Loaded, ready, with_privilege};
 use super::{Done, Failure};
 use crate::compile::{app_network, compile};
-use crate::manifest::types::Network;
 use crate::plan::lock::Claim;
 use crate::plan::{Ledger, Plan};
+use crate::values::Network;
 
 pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     let Some(output) = &args.output else {

@@ -8,11 +8,11 @@ use crate::jail::collect::Listing;
 use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
-use crate::manifest::types::Kind;
 use crate::model::life::{Question, Ready};
 use crate::model::{INITIALIZE, Model, Service};
 use crate::plan::{self, Dirs, Keeping, Plan, Privilege};
 use crate::supervise::{self, network};
+use crate::values::ResourceKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -99,7 +99,7 @@ pub(super) fn exposed(loaded: &Loaded, dirs: &Dirs) -> Vec<Diagnostic> {
         let Some(source) = resource.source.as_ref() else {
             continue;
         };
-        if resource.kind != Kind::Directory || !resource.perms.global.read {
+        if resource.kind != ResourceKind::Directory || !resource.perms.global.read {
             continue;
         }
         let below = |r: &crate::model::Resource| {

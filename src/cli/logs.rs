@@ -3,11 +3,11 @@
 use super::args::{Cli, Logs};
 use super::load::Loaded;
 use super::{Done, Failure};
-use crate::manifest::types::Sink;
 use crate::plan::Dirs;
 use crate::supervise::console::Lines;
 use crate::supervise::history::{History, Line};
 use crate::supervise::logs::stamp;
+use crate::values::Sink;
 use jiff::Timestamp;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::VecDeque;

@@ -4,11 +4,11 @@ use super::Failure;
 use super::load::Loaded;
 use crate::launch::renamed::{self, Moved};
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::Kind;
 use crate::model::path;
 use crate::plan::leftover::{self, What};
 use crate::plan::{Dirs, Ledger};
 use crate::supervise::client::Client;
+use crate::values::ResourceKind;
 use std::path::Path;
 
 /// Gives data the names that the manifest has for it now. The ledger is the caller's to write, afterwards.
@@ -36,7 +36,7 @@ pub(super) fn carry_out(loaded: &Loaded, dirs: &Dirs, ledger: &mut Ledger) -> Re
             .and_then(|was| ledger.paths.get(was))
             .or(ledger.paths.get(&resource.name));
         let before = before.map(|p| path::base(p).to_owned());
-        if resource.kind == Kind::File && (was.is_some() || before.is_some()) {
+        if resource.kind == ResourceKind::File && (was.is_some() || before.is_some()) {
             renamed::file(&folder, before.as_deref(), path::base(&resource.path))?;
         }
         if let Some(was) = was {

@@ -1,7 +1,7 @@
 //! The seccomp profile of a service: the one of `specs/seccomp.json`, less what this service could misuse.
 
-use crate::manifest::types::Network;
 use crate::plan::{Plan, Privilege, Service};
+use crate::values::Network;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscallBuilder,

@@ -3,9 +3,9 @@
 use super::accounts;
 use super::bundle::{Bundle, Layer, RootEntry};
 use super::{limits, writable};
-use crate::manifest::types::Network;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
+use crate::values::Network;
 use oci_spec::runtime::{
     Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Process,
     Spec,

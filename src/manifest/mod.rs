@@ -12,7 +12,7 @@ mod scalar;
 mod schema;
 mod shape;
 mod source;
-pub mod supervision;
+mod supervision;
 mod tree;
 pub mod types;
 
@@ -21,10 +21,7 @@ pub use render::{diagnostics_json, render};
 pub use scalar::is_app_name;
 pub use schema::schema;
 pub use source::{Format, LoadError, Source, locate};
-pub use types::{
-    App, Assertions, At, Bundle, Callable, Condition, Kind, Manifest, Named, Network, Perms, Probe, Readiness,
-    Resource, Restart, Service, ServiceType, Start,
-};
+pub use types::{App, Assertions, At, Bundle, Manifest, Named, Probe, Readiness, Resource, Service};
 
 use std::collections::HashSet;
 

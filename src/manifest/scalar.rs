@@ -8,8 +8,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use super::decode::{Codec, Cx, Place, assignment, nearest, shown};
 use super::shape::KeyRule;
 use super::tree::{Key, Node, Tree};
-use super::types::{At, Callable, Kind, Network, Perms, Writable};
+use super::types::At;
 use super::{Diagnostic, Format};
+use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 
 /// No operating system interface takes a NUL within a string: it would be cut off there.
 fn refuse_nul(text: &str, span: &std::ops::Range<usize>, place: &Place<'_>, cx: &mut Cx) -> bool {
@@ -437,13 +438,18 @@ pub(super) fn word<C: Codec, T: Copy>(
     None
 }
 
-impl Codec for Kind {
-    type Out = At<Kind>;
+impl Codec for ResourceKind {
+    type Out = At<ResourceKind>;
     const EXPECTED: &'static str = "`\"file\"` or `\"directory\"`";
     const EXAMPLE: &'static str = "\"directory\"";
 
-    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Kind>> {
-        word::<Kind, Kind>(tree, place, cx, &[("file", Kind::File), ("directory", Kind::Directory)])
+    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<ResourceKind>> {
+        word::<ResourceKind, ResourceKind>(
+            tree,
+            place,
+            cx,
+            &[("file", ResourceKind::File), ("directory", ResourceKind::Directory)],
+        )
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {

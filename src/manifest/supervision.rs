@@ -8,7 +8,8 @@ use super::Format;
 use super::decode::{Codec, Cx, Place, assignment, shown};
 use super::scalar::{Text, word};
 use super::tree::{Node, Tree};
-use super::types::{At, Condition, Named, Probe, Readiness, Restart, ServiceType, Sink, Start};
+use super::types::{At, Named, Probe, Readiness};
+use crate::values::{Condition, Restart, ServiceType, Sink, Start, signal_number};
 
 /// Enums that are one word out of a few.
 macro_rules! words {
@@ -174,20 +175,4 @@ impl Codec for SignalName {
     fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^(SIG)?[A-Z0-9]+$" })
     }
-}
-
-/// signal(7). `TERM`, `SIGTERM`, `15`.
-pub fn signal_number(name: &str) -> Option<u8> {
-    if let Ok(number) = name.parse::<u8>() {
-        return nix::sys::signal::Signal::try_from(i32::from(number))
-            .is_ok()
-            .then_some(number);
-    }
-    let full = if name.starts_with("SIG") {
-        name.to_owned()
-    } else {
-        format!("SIG{name}")
-    };
-    let signal: nix::sys::signal::Signal = full.parse().ok()?;
-    u8::try_from(signal as i32).ok()
 }

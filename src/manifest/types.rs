@@ -13,6 +13,9 @@ use super::quantity::{Count, Processors, Size, Time};
 use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
 use super::shape::{Folder, List, Map, Nested, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
+use crate::values::{
+    Callable, Condition, MOST_LOG_FILES, Network, Perms, ResourceKind, Restart, ServiceType, Sink, Start, Writable,
+};
 
 /// A value and where it stands in the manifest's text, as a byte range.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +26,6 @@ pub struct At<T> {
 
 /// A table whose keys are names that the manifest's author chose, in the order of the file.
 pub type Named<T> = Vec<(At<String>, T)>;
-
-/// `r`, `w`, `x` and `c`, for one access class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Perms {
-    pub read: bool,
-    pub write: bool,
-    pub exec: bool,
-    /// Connecting to sockets, where neither `r` nor `w` says so already.
-    pub connect: bool,
-}
 
 table! {
     /// One application: its services, what each may touch, and who may call whom.
@@ -93,7 +86,7 @@ table! {
         pub path: At<String> = required { "path": Path };
         /// `file` or `directory`. Left out: what `source` is, else a directory if the path ends in `/` or
         /// its last component has no dot, else a file.
-        pub kind: Option<At<Kind>> = optional { "kind": Kind };
+        pub kind: Option<At<ResourceKind>> = optional { "kind": ResourceKind };
         /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
         pub source: Option<At<String>> = optional { "source": HostPath };
         /// Host path, relative to the manifest, of what it holds when PySecure makes it. Copied once, then left alone.
@@ -116,12 +109,6 @@ table! {
         /// What they make there is root's.
         pub write_as_root: Option<At<bool>> = optional { "write_as_root": bool };
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    File,
-    Directory,
 }
 
 table! {
@@ -232,9 +219,6 @@ table! {
     }
 }
 
-/// The most files of one log, the current one included.
-pub const MOST_LOG_FILES: u32 = 1_000;
-
 table! {
     /// What becomes of the lines that a service prints.
     pub struct Logs("log policy") {
@@ -245,17 +229,6 @@ table! {
         /// How many files there may be, the current one included; 3 if left out.
         pub max_files: Option<At<u32>> = optional { "max_files": Count<1, MOST_LOG_FILES> };
     }
-}
-
-/// Where a service's lines go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sink {
-    #[default]
-    File,
-    Journald,
-    Syslog,
-    None,
 }
 
 table! {
@@ -279,58 +252,6 @@ table! {
     }
 }
 
-/// What becomes of what a service writes to its root.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Writable {
-    /// It can write nothing.
-    #[default]
-    No,
-    Memory,
-    Kept,
-}
-
-/// How a service is meant to end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ServiceType {
-    #[default]
-    Simple,
-    Oneshot,
-}
-
-/// When a service is started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Start {
-    #[default]
-    Auto,
-    OnDemand,
-}
-
-/// What must be true of a service before one that depends on it is started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Condition {
-    /// Its program runs, or has run.
-    #[default]
-    Started,
-    Ready,
-    /// It has ended, with 0.
-    Completed,
-}
-
-/// What is done when a service ends by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Restart {
-    #[default]
-    No,
-    /// Restarted if it ended other than well.
-    OnFailure,
-    Always,
-}
-
 /// How a service is known to be ready.
 #[derive(Clone, Debug)]
 pub enum Readiness {
@@ -345,33 +266,6 @@ table! {
         /// Rules, such as `read cred_db except authsvc` or `call authsvc from profilesvc`.
         pub never: Vec<At<String>> = plain { "never": List<Rule> };
     }
-}
-
-/// Which functions of a callee a caller may call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Callable {
-    /// `"*"`
-    All,
-    Functions(Vec<String>),
-}
-
-/// The least: what an entry has whose value could not be decoded.
-impl Default for Callable {
-    fn default() -> Self {
-        Callable::Functions(Vec::new())
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Network {
-    /// A network namespace of its own, with nothing in it but a loopback.
-    #[default]
-    None,
-    /// One network namespace for all services of the app that say so, with nothing in it but a loopback.
-    App,
-    /// The host's network.
-    Host,
 }
 
 impl<T: Default> Default for At<T> {

@@ -6,7 +6,7 @@
 //! drawn from [`Model::access`] and [`Model::grants`].
 
 use super::{BundleId, Model, ResourceId, ServiceId};
-use crate::manifest::types::{Callable, Perms};
+use crate::values::{Callable, Perms};
 
 /// Whose rights are asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

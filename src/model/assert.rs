@@ -8,7 +8,8 @@
 
 use super::{Model, ResourceId, ServiceId, Subject};
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::{At, Perms};
+use crate::manifest::types::At;
+use crate::values::Perms;
 
 #[derive(Clone, Copy)]
 enum Action {

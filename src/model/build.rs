@@ -8,7 +8,8 @@ use super::{
     renames, shadow,
 };
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::{self, At, Callable, Kind, Manifest, Perms};
+use crate::manifest::types::{self, At, Manifest};
+use crate::values::{Callable, Perms, ResourceKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 
@@ -141,7 +142,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
         }
     };
     /// A path as it is written, a kind if one is, and the rest.
-    type Declared<'m> = (&'m At<String>, Option<&'m At<types::Kind>>, Resource);
+    type Declared<'m> = (&'m At<String>, Option<&'m At<ResourceKind>>, Resource);
     let mut declared: Vec<Declared<'_>> = Vec::new();
     let mut excludes = Vec::new();
     for (name, table) in &manifest.resources {
@@ -197,7 +198,7 @@ fn resources(model: &mut Model, manifest: &Manifest, base: &Base, found: &mut Ve
             Resource {
                 name: format!("code:{}", path.value),
                 path: String::new(),
-                kind: there.as_ref().map_or(Kind::Directory, |t| t.kind),
+                kind: there.as_ref().map_or(ResourceKind::Directory, |t| t.kind),
                 source: there.map(|t| t.path),
                 initial: None,
                 was: None,
@@ -310,7 +311,7 @@ fn initialize(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Opt
     };
     match base.find(&at.value) {
         Err(why) => wrong(why),
-        Ok(there) if there.kind == Kind::Directory => wrong("is a directory, not a script".into()),
+        Ok(there) if there.kind == ResourceKind::Directory => wrong("is a directory, not a script".into()),
         Ok(there) => Some(Initialize {
             script: there.path,
             rootfs: app
@@ -333,19 +334,19 @@ fn largest(app: &types::App, found: &mut Vec<Diagnostic>) -> Option<u64> {
 }
 
 /// Without a source, the path's shape tells: `/data/` and `/data` are directories, `/a.db` a file.
-fn kind_of_name(path: &str) -> Kind {
+fn kind_of_name(path: &str) -> ResourceKind {
     let base = path.rsplit('/').next().unwrap_or("");
     if base.trim_start_matches('.').contains('.') {
-        Kind::File
+        ResourceKind::File
     } else {
-        Kind::Directory
+        ResourceKind::Directory
     }
 }
 
-pub fn kind_name(kind: Kind) -> &'static str {
+pub fn kind_name(kind: ResourceKind) -> &'static str {
     match kind {
-        Kind::File => "a file",
-        Kind::Directory => "a directory",
+        ResourceKind::File => "a file",
+        ResourceKind::Directory => "a directory",
     }
 }
 

@@ -4,7 +4,8 @@
 use super::build::Names;
 use super::{DYNAMIC, ServiceId};
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::{self, At, Condition, Readiness, Restart, ServiceType, Start};
+use crate::manifest::types::{self, At, Readiness};
+use crate::values::{Condition, Restart, ServiceType, Start};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! What becomes of a service's lines: defaults stand here, once.
 
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::{self, Sink};
+use crate::manifest::types;
+use crate::values::{MOST_LOG_FILES, Sink};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct Logs {
 
 impl Logs {
     /// The most files of one log that may be asked for; see [`types::Logs`].
-    pub const MOST_FILES: u32 = types::MOST_LOG_FILES;
+    pub const MOST_FILES: u32 = MOST_LOG_FILES;
 }
 
 impl Default for Logs {

@@ -29,7 +29,7 @@ pub use limits::Limits;
 pub use logs::Logs;
 pub use network::{ProxyProtocol, Publish};
 
-use crate::manifest::types::{Callable, Kind, Network, Perms, Writable};
+use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -76,7 +76,7 @@ pub struct Resource {
     pub name: String,
     /// Absolute and normal: no `.`, no `..`, no doubled or trailing slash.
     pub path: String,
-    pub kind: Kind,
+    pub kind: ResourceKind,
     /// The host path, absolute and free of links; `None` where PySecure keeps the data itself.
     pub source: Option<PathBuf>,
     /// What it holds when PySecure makes it: a host path, absolute and free of links.

@@ -10,7 +10,7 @@
 
 use super::{Model, ResourceId, Subject, path};
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::Kind;
+use crate::values::ResourceKind;
 
 /// Directories that a root holds anyway; a resource that covered one would hide what is there.
 const SYSTEM: [&str; 20] = [
@@ -78,7 +78,7 @@ fn keep_directory(
     found: &mut Vec<Diagnostic>,
 ) {
     let of = &model.resources[id];
-    if of.kind != Kind::File || !of.writable() {
+    if of.kind != ResourceKind::File || !of.writable() {
         return;
     }
     let directory = path::parent(&of.path);
@@ -114,7 +114,7 @@ fn keep_directory(
 /// Refuses a pair in which a right on the outer directory undoes what the inner resource forbids.
 fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<Diagnostic>) {
     let (out, inn) = (&model.resources[outer], &model.resources[inner]);
-    if out.kind == Kind::File {
+    if out.kind == ResourceKind::File {
         found.push(
             Diagnostic::error(
                 inn.span.clone(),

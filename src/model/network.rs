@@ -1,7 +1,8 @@
 //! Published ports and the way out: what they say, and what they cannot mean together.
 
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::{At, Manifest, Network, Service};
+use crate::manifest::types::{At, Manifest, Service};
+use crate::values::Network;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;

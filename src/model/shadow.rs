@@ -3,7 +3,7 @@
 use super::source::Base;
 use super::{Model, path};
 use crate::manifest::diagnostic::Diagnostic;
-use crate::manifest::types::Kind;
+use crate::values::ResourceKind;
 use std::path::Path;
 
 /// A warning for each. `exclude` of the folder says that what it brings there is not meant to be seen.
@@ -16,7 +16,7 @@ pub(super) fn check(model: &Model, base: &Base, found: &mut Vec<Diagnostic>) {
         let Some(outer) = resource.parent.map(|p| &model.resources[p]) else {
             continue;
         };
-        let Some(folder) = outer.source.as_ref().filter(|_| outer.kind == Kind::Directory) else {
+        let Some(folder) = outer.source.as_ref().filter(|_| outer.kind == ResourceKind::Directory) else {
             continue;
         };
         let below = |path: &str| path[outer.path.len()..].trim_start_matches('/').to_owned();

@@ -4,7 +4,7 @@
 //! The launcher opens that path with `RESOLVE_NO_SYMLINKS`, so whatever is swapped for a link later is
 //! refused there; see openat2(2).
 
-use crate::manifest::types::Kind;
+use crate::values::ResourceKind;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Base {
 /// A source that exists and is a file or a directory.
 pub struct Found {
     pub path: PathBuf,
-    pub kind: Kind,
+    pub kind: ResourceKind,
 }
 
 impl Base {
@@ -75,8 +75,8 @@ impl Base {
         let fd = opened.map_err(|e| self.explain(source, e))?;
         let stat = rustix::fs::fstat(&fd).map_err(|e| format!("cannot be looked at: {e}"))?;
         let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::Directory => Kind::Directory,
-            rustix::fs::FileType::RegularFile => Kind::File,
+            rustix::fs::FileType::Directory => ResourceKind::Directory,
+            rustix::fs::FileType::RegularFile => ResourceKind::File,
             other => {
                 return Err(format!(
                     "is {}; only files and directories can be granted",

@@ -10,8 +10,8 @@ use super::template::Template;
 use super::{
     Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts,
 };
-use crate::manifest::types::{Network, Perms};
 use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, ResourceId};
+use crate::values::{Network, Perms};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]

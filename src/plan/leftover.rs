@@ -1,8 +1,8 @@
 //! Data of an app under names that its manifest no longer has: renamed there, or gone from it.
 
 use super::{Dirs, Ledger};
-use crate::manifest::types::{Kind, Writable};
 use crate::model::{Model, path};
+use crate::values::{ResourceKind, Writable};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,7 +93,7 @@ pub fn successor(model: &Model, left: &Kept, empty: impl Fn(&Path) -> bool, dirs
             let all: Vec<(usize, &crate::model::Resource)> = model.resources.iter().enumerate().collect();
             let fresh: Vec<_> = all.iter().filter(fresh).collect();
             let same_path = fresh.iter().find(|r| left.path.as_deref() == Some(&r.1.path));
-            let kind = |r: &crate::model::Resource| r.kind == Kind::File;
+            let kind = |r: &crate::model::Resource| r.kind == ResourceKind::File;
             let file = left.path.as_deref().map(|p| path::base(p).contains('.'));
             let same_kind = fresh.iter().find(|r| file.is_none_or(|f| f == kind(r.1)));
             same_path.or(same_kind).map(|r| r.0)

@@ -32,8 +32,8 @@ pub use overlap::{Ground, Place};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
-use crate::manifest::types::{Callable, Network, Writable};
 use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ResourceId, ServiceId, Subject, indexed_by};
+use crate::values::{Callable, Network, Writable};
 use ledger::{Ids, Siblings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

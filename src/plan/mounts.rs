@@ -4,8 +4,8 @@ use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Privilege, Storage};
-use crate::manifest::types::{Kind, Perms};
 use crate::model::{Model, ResourceId, ServiceId, path};
+use crate::values::{Perms, ResourceKind};
 
 /// The mounts of one service, outer before inner.
 pub(super) fn plan(
@@ -42,7 +42,7 @@ pub(super) fn lay(
         let mount = Mount {
             target: resource.mount_path().to_owned(),
             source: place.path.clone(),
-            directory: resource.kind == Kind::Directory || resource.with_directory,
+            directory: resource.kind == ResourceKind::Directory || resource.with_directory,
             foreign: place.keeping == Keeping::Ours && idmap.is_none() && place.disk != own,
             writable: perms.write,
             executable: perms.exec,

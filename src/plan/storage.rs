@@ -16,8 +16,8 @@
 
 use super::ledger::{Ids, owner_ids};
 use super::{Dirs, IdMap, Ledger, MountPoint, PlanError, Privilege};
-use crate::manifest::types::{Kind, Perms};
 use crate::model::{Model, Resource, ResourceId, Subject, path};
+use crate::values::{Perms, ResourceKind};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ impl Ownership {
     fn acl(&self, user: u32, of: impl Fn(u32) -> u32) -> Vec<u8> {
         const NOBODY_NAMED: u32 = u32::MAX;
         const VERSION: u32 = 2;
-        // Kind, rights, and for whoever is named its id; in the order that the kernel wants.
+        // ResourceKind, rights, and for whoever is named its id; in the order that the kernel wants.
         let mut entries: Vec<(u16, u32, u32)> = vec![(0x01, of(user), NOBODY_NAMED)];
         let named = |who: &(Who, u32)| match *who {
             (Who::User(id), bits) => (0x02, of(bits), id),
@@ -229,11 +229,11 @@ pub(super) fn plan(
         let mut storage = Storage {
             resource: resource.name.clone(),
             path,
-            directory: resource.kind == Kind::Directory || resource.with_directory,
+            directory: resource.kind == ResourceKind::Directory || resource.with_directory,
             keeping,
             initial: resource.initial.as_ref().map(|from| Initial {
                 from: from.clone(),
-                file: (resource.kind == Kind::File).then(|| path::base(&resource.path).to_owned()),
+                file: (resource.kind == ResourceKind::File).then(|| path::base(&resource.path).to_owned()),
             }),
             holding: if one_owner { Holding::OneOwner } else { Holding::Classes },
             disk: Ids {
@@ -282,7 +282,7 @@ pub(super) fn plan(
         {
             let point = MountPoint {
                 path: inside.trim_start_matches('/').to_owned(),
-                directory: resource.kind == Kind::Directory || resource.with_directory,
+                directory: resource.kind == ResourceKind::Directory || resource.with_directory,
             };
             if !point.path.is_empty() {
                 out[parent].mount_points.push(point);
@@ -391,7 +391,7 @@ fn by_class(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
 fn kept_at(dirs: &Dirs, resource: &Resource) -> PathBuf {
     let folder = dirs.resources().join(&resource.name);
     match resource.kind {
-        Kind::File if !resource.with_directory => folder.join(path::base(&resource.path)),
+        ResourceKind::File if !resource.with_directory => folder.join(path::base(&resource.path)),
         _ => folder,
     }
 }

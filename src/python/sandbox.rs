@@ -7,10 +7,10 @@
 use super::PythonError;
 use crate::compile::{self, Bundle, RootEntry};
 use crate::launch::{LaunchError, Launcher, Report, Request};
-use crate::manifest::types::Network;
 use crate::model::{Life, Limits, Logs};
 use crate::plan::template::{Entry, Library, Template};
 use crate::plan::{Dirs, Identity, Mount, Plan, PlanError, Privilege, Service};
+use crate::values::Network;
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxSyscall, Mount as SpecMount, PosixRlimit, PosixRlimitBuilder,
     PosixRlimitType,

@@ -1,11 +1,11 @@
 //! What runs against what the manifest says now: the difference, and making it so. Only what differs is touched.
 
 use super::protocol::Apply;
-use crate::manifest::types::ServiceType;
 use crate::model::life::Ready;
 use crate::plan::{self, template::Template};
 use crate::supervise::app::{App, Sink, Watch};
 use crate::supervise::service::{After, Service, State};
+use crate::values::ServiceType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -4,7 +4,7 @@
 //! writes it. Nothing here waits: a socket that is full says so, and one that is gone is tried again.
 
 use super::record::{self, Record};
-use crate::manifest::types::Sink;
+use crate::values::Sink;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::Write;

@@ -11,9 +11,9 @@ use crate::launch::companion::{Companion, Published, READY, Task};
 use crate::launch::forward::Header;
 use crate::launch::network::Network;
 use crate::launch::{LaunchError, Launcher, Running, outer};
-use crate::manifest::types::Network as Kind;
 use crate::model::ProxyProtocol;
 use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Service};
+use crate::values::Network as ResourceKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
 use rustix::io::Errno;
@@ -102,7 +102,7 @@ impl Networks {
             wants_app: false,
             wants_way_out: false,
         };
-        let mut members = services.filter(|s| s.network == Kind::App);
+        let mut members = services.filter(|s| s.network == ResourceKind::App);
         let Some(member) = members.next() else {
             return Ok(prepared);
         };
@@ -175,7 +175,7 @@ impl Networks {
 
     /// Would this service be started without the way out that it was granted?
     pub fn lacks_way_out(&self, service: &Service) -> bool {
-        service.egress && service.network == Kind::App && self.app_companion.is_none()
+        service.egress && service.network == ResourceKind::App && self.app_companion.is_none()
     }
 
     fn end_app_companion(&mut self) {
@@ -206,13 +206,13 @@ impl Networks {
 
     /// The network that a service is to be started in, if it is not one of its own.
     pub fn shared(&self, service: &Service) -> Option<BorrowedFd<'_>> {
-        let app = self.app.as_ref().filter(|_| service.network == Kind::App)?;
+        let app = self.app.as_ref().filter(|_| service.network == ResourceKind::App)?;
         Some(app.network.as_fd())
     }
 
     /// Must a service not run before its companion says so?
     pub fn holds(service: &Service) -> bool {
-        service.egress && service.network == Kind::None
+        service.egress && service.network == ResourceKind::None
     }
 
     /// Gives a service that was just started the companion that it needs, if any. What comes back is readable when
@@ -246,7 +246,7 @@ impl Networks {
             .collect();
         let own;
         let network = match &self.app {
-            Some(app) if service.network == Kind::App => app,
+            Some(app) if service.network == ResourceKind::App => app,
             _ => {
                 own = Network::of(running.pid, root_of(service))?;
                 &own

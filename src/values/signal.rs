@@ -1,0 +1,17 @@
+//! Signals by name and number.
+
+/// signal(7). `TERM`, `SIGTERM`, `15`.
+pub fn signal_number(name: &str) -> Option<u8> {
+    if let Ok(number) = name.parse::<u8>() {
+        return nix::sys::signal::Signal::try_from(i32::from(number))
+            .is_ok()
+            .then_some(number);
+    }
+    let full = if name.starts_with("SIG") {
+        name.to_owned()
+    } else {
+        format!("SIG{name}")
+    };
+    let signal: nix::sys::signal::Signal = full.parse().ok()?;
+    u8::try_from(signal as i32).ok()
+}
