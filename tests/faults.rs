@@ -673,7 +673,7 @@ fn a_build_and_a_copy_that_find_the_disk_full_leave_it_as_it_was() {
                 "{command:?}: {before} were free, and now {}",
                 free()
             );
-            assert!(!app.state().join("jails/making").exists());
+            assert!(!app.state().join("jails/tmp").exists());
             assert!(!app.state().join("apps/fullbuild/initializing").exists());
         }
         app.ok(&["down", "--purge"]);

@@ -138,7 +138,7 @@ fn the_same_input_is_the_same_tree_and_costs_nothing_twice() {
         let hash = |line: &str| line.split([' ', ',']).nth(1).unwrap().to_owned();
         assert_eq!(hash(&first), hash(&again));
         // What is in it is written down again, should that be lost.
-        let lists = app.state().join("jails/lists");
+        let lists = app.state().join("jails/manifests");
         std::fs::remove_dir_all(&lists).unwrap();
         app.ok(&["jail", "build", "python"]);
         assert!(app.ok(&["jail", "list"]).out.contains("no app has it"));
@@ -166,8 +166,12 @@ fn a_build_that_was_killed_is_taken_up_again() {
     let app = with(Mode::Root, "jailkill", &[]);
     let store = app.state().join("jails");
     let count = |folder: &str| std::fs::read_dir(store.join(folder)).map_or(0, Iterator::count);
-    let begun = || store.join("making").exists();
-    let (some, many, listed) = (|| count("blobs") > 0, || count("blobs") > 200, || count("lists") > 0);
+    let begun = || store.join("tmp").exists();
+    let (some, many, listed) = (
+        || count("blobs") > 0,
+        || count("blobs") > 200,
+        || count("manifests") > 0,
+    );
     let stages: [&dyn Fn() -> bool; 4] = [&begun, &some, &many, &listed];
     for stage in stages {
         let mut child = app
@@ -188,7 +192,7 @@ fn a_build_that_was_killed_is_taken_up_again() {
     }
     app.ok(&["jail", "build", "python"]);
     assert_eq!(trees(&app).len(), 1);
-    assert!(!app.state().join("jails/making").exists());
+    assert!(!app.state().join("jails/tmp").exists());
     let tree = &trees(&app)[0];
     let ended = Ended::from(
         app.shell_free(
@@ -393,7 +397,7 @@ rootfs = "minimal"
         assert_ne!(app.sh("own", "ls /usr/bin/new").code, 0);
         app.ok(&["down", "--purge"]);
         app.ok(&["jail", "prune"]);
-        for folder in ["owned", "trees"] {
+        for folder in ["private", "trees"] {
             let left = std::fs::read_dir(app.state().join("jails").join(folder))
                 .unwrap()
                 .count();
@@ -500,7 +504,7 @@ with zipfile.ZipFile("greeter-1.0-py3-none-any.whl", "w") as z:
         let why = app.ok(&["jail", "why", "/etc/mime.types", "mine"]).out;
         assert!(why.contains("package media-types brings it"), "{why}");
         // What pip has made stays while an app has the jail, and goes with it.
-        let made = || std::fs::read_dir(app.state().join("jails/made")).map_or(0, Iterator::count);
+        let made = || std::fs::read_dir(app.state().join("jails/inputs")).map_or(0, Iterator::count);
         app.ok(&["jail", "prune"]);
         assert_eq!(made(), 1);
         app.ok(&["down", "--purge"]);
@@ -723,7 +727,7 @@ fn a_full_disk_leaves_the_store_whole() {
         "$0" jail list > /dev/null; echo "list $?"
         mount -o remount,size=400m "$1"
         "$0" jail build python; echo "second $?"
-        test -e "$1/jails/making"; echo "left $?"
+        test -e "$1/jails/tmp"; echo "left $?"
         chroot "$1"/jails/trees/* /usr/bin/python3 -c 'import ssl, json'; echo "runs $?"
     "#;
     let state = app.state();
@@ -1105,7 +1109,7 @@ fn the_same_and_different_recipes_are_built_at_once() {
             assert!(contents(&tree) == contents(&other), "{}", tree.display());
         }
         let store = together.state().join("jails");
-        assert!(!store.join("making").exists());
+        assert!(!store.join("tmp").exists());
         let mut blobs = Vec::new();
         all_below(&store.join("blobs"), &mut blobs);
         for blob in blobs.iter().filter(|b| b.is_file()) {
@@ -1346,11 +1350,13 @@ fn what_is_broken_in_the_store_is_made_anew() {
                 break_off(&tree().join(&inside), 0);
                 std::fs::write(tree().join(&inside), "THE CONTENT OF 1\n").unwrap();
             }),
-            ("known", &|| {
-                below(&jails.join("known")).iter().for_each(|known| break_off(known, 0))
+            ("index", &|| {
+                below(&jails.join("index")).iter().for_each(|known| break_off(known, 0))
             }),
-            ("lists", &|| {
-                below(&jails.join("lists")).iter().for_each(|list| break_off(list, 0))
+            ("manifests", &|| {
+                below(&jails.join("manifests"))
+                    .iter()
+                    .for_each(|list| break_off(list, 0))
             }),
         ];
         for (name, broken) in breaks {
@@ -1384,14 +1390,14 @@ fn what_is_broken_in_the_store_is_made_anew() {
                 "the content of 1\n"
             );
         }
-        assert!(!jails.join("making").exists());
+        assert!(!jails.join("tmp").exists());
     }
 }
 
 #[test]
 fn a_jail_or_a_folder_that_is_deleted_while_the_app_is_up_is_made_again() {
     for mode in BOTH {
-        for (more, folders) in [("", ["trees"].as_slice()), ("writable = true", &["owned", "trees"])] {
+        for (more, folders) in [("", ["trees"].as_slice()), ("writable = true", &["private", "trees"])] {
             let host = harness::folder_of_the_host();
             let app = small(mode, "deletedjail", host.path(), more);
             app.ok(&["up", "-d"]);
@@ -1416,7 +1422,7 @@ fn a_jail_or_a_folder_that_is_deleted_while_the_app_is_up_is_made_again() {
             }
             // With nothing to make it of, it is said what does.
             let jails = app.state().join("jails");
-            for folder in folders.iter().chain(&["lists"]) {
+            for folder in folders.iter().chain(&["manifests"]) {
                 for part in below(&jails.join(folder)) {
                     let _ = std::fs::remove_dir_all(&part);
                     let _ = std::fs::remove_file(&part);

@@ -6,8 +6,8 @@ use flate2::{Compression, write::GzEncoder};
 use harness::{App, BOTH, Mode};
 use proptest::prelude::*;
 use pysecure::jail::JailError;
-use pysecure::jail::collect::Listing;
 use pysecure::jail::image::{Image, layers::listing};
+use pysecure::jail::listing::Listing;
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -286,7 +286,7 @@ fn an_image_that_is_made_to_do_harm_is_refused() {
             let ended = app.run(&["jail", "build", "oci"]);
             assert_eq!(ended.code, 2, "{name}: {}{}", ended.out, ended.err);
             assert!(ended.err.contains(wanted), "{name}: {}", ended.err);
-            assert!(!app.state().join("jails/making").exists(), "{name}");
+            assert!(!app.state().join("jails/tmp").exists(), "{name}");
             assert_eq!(trees(&app).len(), 1, "{name}");
         };
         for (name, entries, wanted) in [

@@ -447,9 +447,9 @@ fn check_store(jails: &Path, host: &Path) -> usize {
             );
         }
         let hash = tree.file_name().unwrap();
-        assert!(std::fs::metadata(jails.join("lists").join(hash)).unwrap().size() > 0);
+        assert!(std::fs::metadata(jails.join("manifests").join(hash)).unwrap().size() > 0);
     }
-    for known in entries(&jails.join("known")) {
+    for known in entries(&jails.join("index")) {
         let hash = std::fs::read_to_string(&known).unwrap();
         assert!(jails.join("trees").join(&hash).is_dir() && hash.len() == 64, "{hash:?}");
     }

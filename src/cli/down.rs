@@ -209,7 +209,7 @@ fn delete(app: &str, dirs: &Dirs) -> Result<(), Failure> {
     let _lock = Lock::take(dirs)?;
     if let Ok(ledger) = Ledger::read(dirs, app) {
         Store::new(&dirs.state)
-            .disown(|uid, gid| ledger.services.values().any(|ids| (ids.uid, ids.gid) == (uid, gid)))?;
+            .remove_private_trees(|uid, gid| ledger.services.values().any(|ids| (ids.uid, ids.gid) == (uid, gid)))?;
     }
     if !kept.is_empty() {
         kept.push(format!(

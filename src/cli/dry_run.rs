@@ -4,7 +4,7 @@
 use super::load::Loaded;
 use super::{Failure, limits};
 use crate::compile::{Bundle, compile};
-use crate::jail::collect::Listing;
+use crate::jail::listing::Listing;
 use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};

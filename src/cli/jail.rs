@@ -5,9 +5,10 @@ use super::args::{Cli, Jail, JailDeed};
 use super::load::with_privilege;
 use super::{Done, Failure};
 use crate::jail;
-use crate::jail::collect::{Item, Kind, Listing};
+use crate::jail::hash::content;
+use crate::jail::listing::{EntryKind, JailEntry, Listing};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::{Count, Store, Tell, content};
+use crate::jail::store::{Count, Store, Tell};
 use crate::launch::outer;
 use crate::plain;
 use crate::plan::{Dirs, Privilege};
@@ -147,9 +148,9 @@ fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> D
         recipes.push((name.clone(), place.recipe(name)?));
     }
     for (name, recipe) in &recipes {
-        jail::made::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
+        jail::inputs::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
         let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
-        let (hash, new) = place.store.build(&listing, recipe, true).map_err(|e| named(name, e))?;
+        let (hash, new) = jail::build(&place.store, &listing, recipe, true).map_err(|e| named(name, e))?;
         for note in &listing.notes {
             errln!("note: {}", plain::line(note));
         }
@@ -170,19 +171,19 @@ fn show(place: &Place, json: bool, name: &str) -> Done {
     }
     for (path, item) in &listing.items {
         match &item.kind {
-            Kind::Directory => outln!("{}/", one(path)),
-            Kind::Link(target) => outln!("{} -> {}", one(path), one(target)),
-            Kind::File { size: bytes, .. } => outln!("{}  {}", one(path), size(*bytes)),
+            EntryKind::Directory => outln!("{}/", one(path)),
+            EntryKind::Link(target) => outln!("{} -> {}", one(path), one(target)),
+            EntryKind::File { size: bytes, .. } => outln!("{}  {}", one(path), size(*bytes)),
         }
     }
     Ok(0)
 }
 
-fn in_json(path: &Path, item: &Item) -> serde_json::Value {
+fn in_json(path: &Path, item: &JailEntry) -> serde_json::Value {
     let (kind, target, bytes) = match &item.kind {
-        Kind::Directory => ("directory", None, None),
-        Kind::Link(target) => ("link", Some(target.display().to_string()), None),
-        Kind::File { size, .. } => ("file", None, Some(size)),
+        EntryKind::Directory => ("directory", None, None),
+        EntryKind::Link(target) => ("link", Some(target.display().to_string()), None),
+        EntryKind::File { size, .. } => ("file", None, Some(size)),
     };
     json!({ "path": path.display().to_string(), "kind": kind, "target": target, "bytes": bytes, "why": item.why })
 }
@@ -244,7 +245,7 @@ fn diff(place: &Place, json: bool, one: &str, other: &str) -> Done {
     for path in all {
         match (one.items.get(path), other.items.get(path)) {
             (Some(a), Some(b)) => {
-                let is_file = matches!(a.kind, Kind::File { .. });
+                let is_file = matches!(a.kind, EntryKind::File { .. });
                 if a.kind != b.kind || is_file && content(path, a)? != content(path, b)? {
                     changed.push(('~', path));
                 }
@@ -261,7 +262,7 @@ fn never_opened(json: bool, listing: &Listing, opened: &std::collections::BTreeS
     let files = listing
         .items
         .iter()
-        .filter(|(_, i)| matches!(i.kind, Kind::File { .. }));
+        .filter(|(_, i)| matches!(i.kind, EntryKind::File { .. }));
     let never = files.filter(|(path, _)| !opened.contains(*path));
     differences(json, never.map(|(path, _)| ('-', path)).collect())
 }
@@ -300,7 +301,7 @@ fn short(hash: &str) -> &str {
 
 fn total(listing: &Listing) -> (u64, u64) {
     let sizes = listing.items.values().filter_map(|i| match i.kind {
-        Kind::File { size, .. } => Some(size),
+        EntryKind::File { size, .. } => Some(size),
         _ => None,
     });
     sizes.fold((0, 0), |(n, sum), size| (n + 1, sum + size))

@@ -407,7 +407,7 @@ pub(super) fn lacking(plan: &Plan) -> Vec<String> {
         let jail = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref());
         let ours = plan.storage.iter().filter(|s| s.keeping == Keeping::Ours);
         let resources = ours.filter(|s| service.mounts.iter().any(|m| m.source == s.path));
-        jail.is_some_and(|hash| !store.has(hash) || !store.known(hash))
+        jail.is_some_and(|hash| !store.has(hash) || !store.has_manifest(hash))
             || service.writable.iter().any(|upper| gone(&upper.lower))
             || resources.into_iter().any(|s| gone(&s.path))
     };
@@ -420,7 +420,7 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     let trees: BTreeSet<String> = plan.templates.values().filter_map(|t| t.jail.clone()).collect();
     // On record before it is there, so that a prune at the same time spares it. What a running app has stays so.
     let store = crate::jail::store::Store::new(&dirs.state);
-    store.use_by(&plan.app, &trees, dirs.socket().exists())?;
+    store.set_refs(&plan.app, &trees, dirs.socket().exists())?;
     for template in plan.templates.values() {
         library
             .make(template, super::jail::tell())
@@ -428,7 +428,7 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan) -> Result<(), Failure> 
     }
     for service in plan.services.iter().filter(|s| s.writable.is_some()) {
         if let Some(hash) = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref()) {
-            store.own(hash, service.identity.on_disk())?;
+            store.make_private_tree(hash, service.identity.on_disk())?;
         }
     }
     Ok(())

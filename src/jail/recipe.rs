@@ -16,6 +16,9 @@ const BUILT_IN: [(&str, &str); 8] = [
     ("python", include_str!("../../rootfs-templates/python.toml")),
 ];
 
+/// Where a virtual environment is in its jail.
+pub const VENV: &str = "/venv";
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
@@ -196,4 +199,19 @@ fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
         Err(e) => return Err(JailError::io("read", own, e)),
     };
     toml::from_str(&text).map_err(|e| JailError::Form(e.to_string()))
+}
+
+/// A path below a root, absolute and normal.
+pub(super) fn checked(text: &str) -> Result<PathBuf, JailError> {
+    crate::model::path::normal(text)
+        .map(PathBuf::from)
+        .map_err(|cause| JailError::Leaves {
+            path: text.to_owned(),
+            cause,
+        })
+}
+
+pub(super) fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
+    let one = |g: &String| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it")));
+    globs.iter().map(one).collect()
 }

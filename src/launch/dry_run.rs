@@ -7,8 +7,8 @@
 use super::error::{LaunchError, errno_name};
 use super::prepare;
 use crate::compile::{Bundle, RootEntry};
-use crate::jail::collect::{self, Listing};
 use crate::jail::elf;
+use crate::jail::listing::{EntryKind, Listing};
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
@@ -270,9 +270,9 @@ impl<'b> View<'b> {
         let (tree, listing) = self.coming.iter().find(|(tree, _)| host.starts_with(tree))?;
         let inside = Path::new("/").join(host.strip_prefix(tree).ok()?);
         let (kind, mode) = match listing.items.get(&inside).map(|i| &i.kind) {
-            Some(collect::Kind::Directory) => (Kind::Directory, None),
-            Some(collect::Kind::Link(target)) => (Kind::Link(target.clone()), None),
-            Some(collect::Kind::File { executable, .. }) => (Kind::File, Some(if *executable { 0o755 } else { 0o644 })),
+            Some(EntryKind::Directory) => (Kind::Directory, None),
+            Some(EntryKind::Link(target)) => (Kind::Link(target.clone()), None),
+            Some(EntryKind::File { executable, .. }) => (Kind::File, Some(if *executable { 0o755 } else { 0o644 })),
             None if inside == Path::new("/") => (Kind::Directory, None),
             None => return Some(Seen::Missing),
         };

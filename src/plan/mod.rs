@@ -385,7 +385,7 @@ fn upper(
         });
     };
     Ok(Some(Upper {
-        lower: Store::new(&dirs.state).owned(jail, identity.on_disk()),
+        lower: Store::new(&dirs.state).private_tree(jail, identity.on_disk()),
         kept: (service.writable == Writable::Kept).then(|| dirs.roots().join(&service.name)),
     }))
 }

@@ -7,7 +7,7 @@
 
 use super::PlanError;
 use crate::jail;
-use crate::jail::collect::{Kind, Listing};
+use crate::jail::listing::{EntryKind, Listing};
 use crate::jail::recipe::{self, Recipe};
 use crate::jail::store::{Store, Tell};
 use serde::{Deserialize, Serialize};
@@ -129,7 +129,7 @@ impl Library {
         };
         let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
         let listing = jail::work_out(&store, &template.name, &recipe).map_err(bad)?;
-        let (built, _) = store.build(&listing, &recipe, false).map_err(bad)?;
+        let (built, _) = jail::build(&store, &listing, &recipe, false).map_err(bad)?;
         if built != *hash {
             return Err(bad(crate::jail::JailError::Changed));
         }
@@ -193,7 +193,7 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
     let filled: BTreeSet<&Path> = listing
         .items
         .iter()
-        .filter(|(_, item)| item.kind != Kind::Directory)
+        .filter(|(_, item)| item.kind != EntryKind::Directory)
         .flat_map(|(path, _)| path.ancestors().skip(1))
         .collect();
     for (path, item) in &listing.items {
@@ -206,15 +206,15 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
             directory,
         };
         out.push(match &item.kind {
-            Kind::Link(target) => Entry::Link {
+            EntryKind::Link(target) => Entry::Link {
                 path: path.clone(),
                 target: target.clone(),
             },
-            Kind::File { .. } => bind(false),
-            Kind::Directory if SHARED.iter().any(|s| path == Path::new(s)) || !filled.contains(path.as_path()) => {
+            EntryKind::File { .. } => bind(false),
+            EntryKind::Directory if SHARED.iter().any(|s| path == Path::new(s)) || !filled.contains(path.as_path()) => {
                 Entry::Directory { path: path.clone() }
             }
-            Kind::Directory => {
+            EntryKind::Directory => {
                 bound = Some(path);
                 bind(true)
             }
@@ -227,10 +227,10 @@ fn parts(listing: &Listing, tree: &Path) -> Vec<Entry> {
 fn environment(recipe: &Recipe, listing: &Listing) -> BTreeMap<String, String> {
     let mut out = BTreeMap::new();
     if recipe.requirements.is_some() {
-        out.insert("VIRTUAL_ENV".to_owned(), jail::made::VENV.to_owned());
+        out.insert("VIRTUAL_ENV".to_owned(), jail::recipe::VENV.to_owned());
         let path = format!(
             "{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            jail::made::VENV
+            jail::recipe::VENV
         );
         out.insert("PATH".to_owned(), path);
     }
@@ -257,14 +257,14 @@ fn tops(listing: &Listing) -> Vec<Entry> {
     let at_top = listing.items.iter().filter(|(p, _)| p.components().count() == 2);
     at_top
         .map(|(path, item)| match &item.kind {
-            Kind::Link(target) => Entry::Link {
+            EntryKind::Link(target) => Entry::Link {
                 path: path.clone(),
                 target: target.clone(),
             },
             kind => Entry::Bind {
                 path: path.clone(),
                 source: path.strip_prefix("/").unwrap_or(path).to_owned(),
-                directory: *kind == Kind::Directory,
+                directory: *kind == EntryKind::Directory,
             },
         })
         .collect()

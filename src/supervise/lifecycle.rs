@@ -266,7 +266,9 @@ impl App {
             let wrong = |e| LaunchError::system_text("make anew the root of", &service.name, e);
             store.restore(hash).map_err(wrong)?;
             if service.writable.is_some() {
-                store.own(hash, service.identity.on_disk()).map_err(wrong)?;
+                store
+                    .make_private_tree(hash, service.identity.on_disk())
+                    .map_err(wrong)?;
             }
         }
         let missing = |mount: &&Mount| std::fs::symlink_metadata(&mount.source).is_err();

@@ -7,8 +7,8 @@
 use super::header::{Before, Head, LONGEST_NAME};
 use super::{Image, Layer};
 use crate::jail::JailError;
-use crate::jail::collect::{Item, Kind, Listing, Origin};
-use crate::jail::store::hex;
+use crate::jail::hash::hex;
+use crate::jail::listing::{EntryKind, JailEntry, Listing, MOST_LINKS, Origin};
 use sha2::{Digest, Sha256};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +34,6 @@ const LONGEST_LIST: u64 = 128 << 20;
 /// All paths that are looked up, in bytes: on the way to a file and through links each directory is.
 const MOST_LOOKED_UP: u64 = 1 << 30;
 const LARGEST_PASSWD: u64 = 1 << 16;
-/// The kernel follows as many.
-const MOST_LINKS: usize = 40;
 
 /// What is made for each service, and what is nobody's in a jail.
 const GENERATED: [&str; 11] = [
@@ -131,7 +129,7 @@ impl Budget {
 }
 
 /// Takes out what a pattern matches, and what lies below.
-fn leave_out(items: &mut BTreeMap<PathBuf, Item>, exclude: &[glob::Pattern]) {
+fn leave_out(items: &mut BTreeMap<PathBuf, JailEntry>, exclude: &[glob::Pattern]) {
     let matches = |path: &Path| exclude.iter().any(|g| g.matches_path(path));
     if matches(Path::new("/")) {
         return items.clear();
@@ -255,9 +253,9 @@ impl Read for Bounded {
 struct Merge<'i> {
     image: &'i Image,
     /// What the layers below come to.
-    base: BTreeMap<PathBuf, Item>,
+    base: BTreeMap<PathBuf, JailEntry>,
     /// What this layer brings.
-    fresh: BTreeMap<PathBuf, Item>,
+    fresh: BTreeMap<PathBuf, JailEntry>,
     /// What it takes away, and directories below which it takes all away.
     gone: Vec<PathBuf>,
     opaque: Vec<PathBuf>,
@@ -288,11 +286,12 @@ impl Room {
 
 impl Merge<'_> {
     fn entry(&mut self, number: usize, ordinal: u64, head: Head, content: &mut dyn Read) -> Result<(), JailError> {
-        let bad = |what: String| JailError::image(&self.image.path, format!("layer {number}: {what}"));
+        let image = self.image;
+        let bad = |what: String| JailError::image(&image.path, format!("layer {number}: {what}"));
         let shown = String::from_utf8_lossy(&head.name).into_owned();
         let name =
-            String::from_utf8(head.name).map_err(|_| bad(format!("the name {shown} is not UTF-8; rename it")))?;
-        let path = place(&name).ok_or_else(|| bad(format!("{shown} leads out of the root; do not use this image")))?;
+            std::str::from_utf8(&head.name).map_err(|_| bad(format!("the name {shown} is not UTF-8; rename it")))?;
+        let path = place(name).ok_or_else(|| bad(format!("{shown} leads out of the root; do not use this image")))?;
         let Some(last) = path.file_name().and_then(|n| n.to_str()) else {
             // The root itself, which is there.
             return Ok(());
@@ -300,101 +299,25 @@ impl Merge<'_> {
         let parent = self.resolve(path.parent().unwrap_or(Path::new("/"))).map_err(bad)?;
         let path = parent.join(last);
         if let Some(removed) = last.strip_prefix(".wh.") {
-            return match removed {
-                ".wh..opq" if parent != Path::new("/") => {
-                    self.room.hold(parent.as_os_str().len()).map_err(bad)?;
-                    self.opaque.push(parent);
-                    Ok(())
-                }
-                "" | "." | ".." | ".wh..opq" => Err(bad(format!("{shown} takes the root away; do not use this image"))),
-                // Of aufs, for itself.
-                _ if removed.starts_with(".wh.") => Ok(()),
-                _ => {
-                    self.room.hold(path.as_os_str().len()).map_err(bad)?;
-                    self.gone.push(parent.join(removed));
-                    Ok(())
-                }
-            };
+            return self.whiteout(&parent, removed, &shown).map_err(bad);
         }
         if NOT_IN_JAILS.iter().any(|r| path.starts_with(r)) {
             return Ok(());
         }
-        let no_number = || bad(format!("the mode or the time of {shown} is no number"));
         let kind = match head.kind {
-            EntryType::Directory => Kind::Directory,
-            EntryType::Symlink => {
-                let target = head
-                    .link
-                    .ok_or_else(|| bad(format!("the link {shown} leads nowhere")))?;
-                let target = String::from_utf8(target).map_err(|_| bad(format!("the link {shown} is not UTF-8")))?;
-                if target.is_empty() || target.contains('\0') {
-                    return Err(bad(format!("the link {shown} leads nowhere")));
-                }
-                if Path::new(&target).components().nth(DEEPEST).is_some() {
-                    return Err(bad(format!(
-                        "the link {shown} leads through more than {DEEPEST} directories; take it out of the image"
-                    )));
-                }
-                Kind::Link(target.into())
-            }
-            EntryType::Link => {
-                let target = String::from_utf8(head.link.unwrap_or_default()).unwrap_or_default();
-                let inside = place(&target).ok_or_else(|| {
-                    bad(format!(
-                        "the hard link {shown} to {target} leads out of the root; do not use this image"
-                    ))
-                })?;
-                let parent = self.resolve(inside.parent().unwrap_or(Path::new("/"))).map_err(bad)?;
-                let inside = parent.join(inside.file_name().unwrap_or_default());
-                let item = self.look_up(&inside).map_err(bad)?.cloned();
-                return match item.filter(|i| i.kind != Kind::Directory) {
-                    Some(item) => self.put(path, item).map_err(bad),
-                    None => Err(bad(format!(
-                        "the hard link {shown} leads to {target}, which is no file of the image"
-                    ))),
-                };
-            }
-            EntryType::Regular | EntryType::Continuous => Kind::File {
-                executable: head.mode.ok_or_else(no_number)? & 0o111 != 0,
-                size: head.size,
-                modified: head.modified.ok_or_else(no_number)?,
-            },
-            EntryType::Char | EntryType::Block => {
-                return Err(bad(format!(
-                    "{shown} is a device, which no jail holds; take it out of the image"
-                )));
-            }
+            EntryType::Link => return self.hard_link(path, head.link, &shown).map_err(bad),
             EntryType::Fifo => {
                 self.room.hold(shown.len()).map_err(bad)?;
                 self.notes.insert(format!("{shown} is a pipe, and stays out"));
                 return Ok(());
             }
-            other => return Err(bad(format!("{shown} is of a kind that is not known ({other:?})"))),
+            _ => kind_of(&head, &shown).map_err(bad)?,
         };
-        let mut item = Item::new(
-            kind,
-            format!("layer {number} of {} brings it", self.image.path.display()),
-        );
-        if let Kind::File { .. } = item.kind {
-            let mut hasher = Sha256::new();
-            let mut text = Vec::new();
-            let wants_text = path == Path::new("/etc/passwd") && head.size <= LARGEST_PASSWD;
-            let buffer = &mut self.buffer;
-            loop {
-                match content.read(buffer).map_err(|e| bad(format!("{shown}: {e}")))? {
-                    0 => break,
-                    n => {
-                        hasher.update(&buffer[..n]);
-                        if wants_text {
-                            text.extend_from_slice(&buffer[..n]);
-                        }
-                    }
-                }
-            }
-            if wants_text {
-                self.passwd = String::from_utf8(text).ok();
-            }
-            item.content = Some(hex(&hasher.finalize()));
+        let why = format!("layer {number} of {} brings it", image.path.display());
+        let mut item = JailEntry::new(kind, why);
+        if let EntryKind::File { size, .. } = item.kind {
+            let hash = self.hash(&path, size, content);
+            item.content = Some(hash.map_err(|e| bad(format!("{shown}: {e}")))?);
             item.origin = Some(Origin::Layer { layer: number, ordinal });
         }
         if GENERATED.iter().any(|g| path == Path::new(g)) {
@@ -403,19 +326,74 @@ impl Merge<'_> {
         self.put(path, item).map_err(bad)
     }
 
-    fn look_up(&self, path: &Path) -> Result<Option<&Item>, String> {
+    /// An entry by which a layer takes something away (the OCI image specification's layer.md).
+    fn whiteout(&mut self, parent: &Path, removed: &str, shown: &str) -> Result<(), String> {
+        match removed {
+            ".wh..opq" if parent != Path::new("/") => {
+                self.room.hold(parent.as_os_str().len())?;
+                self.opaque.push(parent.to_owned());
+            }
+            "" | "." | ".." | ".wh..opq" => return Err(format!("{shown} takes the root away; do not use this image")),
+            // Of aufs, for itself.
+            _ if removed.starts_with(".wh.") => {}
+            _ => {
+                let path = parent.join(removed);
+                self.room.hold(path.as_os_str().len())?;
+                self.gone.push(path);
+            }
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, path: PathBuf, target: Option<Vec<u8>>, shown: &str) -> Result<(), String> {
+        let target = String::from_utf8(target.unwrap_or_default()).unwrap_or_default();
+        let inside = place(&target)
+            .ok_or_else(|| format!("the hard link {shown} to {target} leads out of the root; do not use this image"))?;
+        let parent = self.resolve(inside.parent().unwrap_or(Path::new("/")))?;
+        let inside = parent.join(inside.file_name().unwrap_or_default());
+        let item = self.look_up(&inside)?.cloned();
+        match item.filter(|i| i.kind != EntryKind::Directory) {
+            Some(item) => self.put(path, item),
+            None => Err(format!(
+                "the hard link {shown} leads to {target}, which is no file of the image"
+            )),
+        }
+    }
+
+    /// The hash of a file's content; that of /etc/passwd is kept.
+    fn hash(&mut self, path: &Path, size: u64, content: &mut dyn Read) -> std::io::Result<String> {
+        let mut hasher = Sha256::new();
+        let mut text = Vec::new();
+        let wants_text = path == Path::new("/etc/passwd") && size <= LARGEST_PASSWD;
+        loop {
+            let got = content.read(&mut self.buffer)?;
+            if got == 0 {
+                break;
+            }
+            hasher.update(&self.buffer[..got]);
+            if wants_text {
+                text.extend_from_slice(&self.buffer[..got]);
+            }
+        }
+        if wants_text {
+            self.passwd = String::from_utf8(text).ok();
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
+    fn look_up(&self, path: &Path) -> Result<Option<&JailEntry>, String> {
         let left = self.room.looked_up.get().checked_sub(path.as_os_str().len() as u64);
         let left = left.ok_or("its names and links lead through more directories than any image's; do not use it")?;
         self.room.looked_up.set(left);
         Ok(self.fresh.get(path).or_else(|| self.base.get(path)))
     }
 
-    fn put(&mut self, path: PathBuf, item: Item) -> Result<(), String> {
+    fn put(&mut self, path: PathBuf, item: JailEntry) -> Result<(), String> {
         let mut implied = Vec::new();
         for parent in path.ancestors().skip(1).filter(|p| *p != Path::new("/")) {
             match self.look_up(parent)?.map(|i| &i.kind) {
                 None => implied.push(parent.to_owned()),
-                Some(Kind::Directory) => break,
+                Some(EntryKind::Directory) => break,
                 Some(_) => return Err(format!("{} lies in a file", path.display())),
             }
         }
@@ -423,15 +401,15 @@ impl Merge<'_> {
             self.room.implied = self.room.implied.checked_sub(1).ok_or_else(too_many)?;
             self.room.hold(parent.as_os_str().len())?;
             self.fresh
-                .insert(parent, Item::new(Kind::Directory, "something lies in it"));
+                .insert(parent, JailEntry::new(EntryKind::Directory, "something lies in it"));
         }
         let target = match &item.kind {
-            Kind::Link(target) => target.as_os_str().len(),
+            EntryKind::Link(target) => target.as_os_str().len(),
             _ => 0,
         };
         self.room.hold(path.as_os_str().len() + target)?;
         // What this layer has put into a directory of a layer below goes with that, too.
-        if item.kind != Kind::Directory {
+        if item.kind != EntryKind::Directory {
             remove_below(&mut self.fresh, &path);
         }
         self.fresh.insert(path, item);
@@ -455,7 +433,7 @@ impl Merge<'_> {
                     path.display()
                 ));
             }
-            let Some(Kind::Link(target)) = self.look_up(&next)?.map(|i| &i.kind) else {
+            let Some(EntryKind::Link(target)) = self.look_up(&next)?.map(|i| &i.kind) else {
                 depth += 1;
                 at = next;
                 continue;
@@ -483,7 +461,8 @@ impl Merge<'_> {
             remove_below(&mut self.base, &path);
         }
         for (path, item) in std::mem::take(&mut self.fresh) {
-            if item.kind != Kind::Directory && self.base.get(&path).is_some_and(|i| i.kind == Kind::Directory) {
+            if item.kind != EntryKind::Directory && self.base.get(&path).is_some_and(|i| i.kind == EntryKind::Directory)
+            {
                 remove_below(&mut self.base, &path);
             }
             // A directory may have been taken away, and be there again by what lies in it alone. Where one is, those
@@ -492,7 +471,7 @@ impl Merge<'_> {
                 if self.base.contains_key(parent) {
                     break;
                 }
-                let directory = Item::new(Kind::Directory, "something lies in it");
+                let directory = JailEntry::new(EntryKind::Directory, "something lies in it");
                 self.base.insert(parent.to_owned(), directory);
             }
             self.base.insert(path, item);
@@ -500,7 +479,7 @@ impl Merge<'_> {
     }
 }
 
-fn remove_below(items: &mut BTreeMap<PathBuf, Item>, path: &Path) {
+fn remove_below(items: &mut BTreeMap<PathBuf, JailEntry>, path: &Path) {
     let below: Vec<PathBuf> = items
         .range(path.to_owned()..)
         .map(|(p, _)| p)
@@ -536,4 +515,35 @@ fn names(path: &Path) -> Vec<String> {
     let mut all: Vec<_> = kept.collect();
     all.reverse();
     all
+}
+
+/// What an entry is that is no hard link and no pipe.
+fn kind_of(head: &Head, shown: &str) -> Result<EntryKind, String> {
+    let no_number = || format!("the mode or the time of {shown} is no number");
+    match head.kind {
+        EntryType::Directory => Ok(EntryKind::Directory),
+        EntryType::Symlink => {
+            let nowhere = || format!("the link {shown} leads nowhere");
+            let target = head.link.as_ref().ok_or_else(nowhere)?;
+            let target = std::str::from_utf8(target).map_err(|_| format!("the link {shown} is not UTF-8"))?;
+            if target.is_empty() || target.contains('\0') {
+                return Err(nowhere());
+            }
+            if Path::new(target).components().nth(DEEPEST).is_some() {
+                return Err(format!(
+                    "the link {shown} leads through more than {DEEPEST} directories; take it out of the image"
+                ));
+            }
+            Ok(EntryKind::Link(target.into()))
+        }
+        EntryType::Regular | EntryType::Continuous => Ok(EntryKind::File {
+            executable: head.mode.ok_or_else(no_number)? & 0o111 != 0,
+            size: head.size,
+            modified: head.modified.ok_or_else(no_number)?,
+        }),
+        EntryType::Char | EntryType::Block => Err(format!(
+            "{shown} is a device, which no jail holds; take it out of the image"
+        )),
+        other => Err(format!("{shown} is of a kind that is not known ({other:?})")),
+    }
 }

@@ -109,7 +109,7 @@ impl Image {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
             user: process.and_then(|c| c.user().clone()).unwrap_or_default(),
-            identity: super::store::hex(&Sha256::digest(&text)),
+            identity: super::hash::hex(&Sha256::digest(&text)),
         })
     }
 
@@ -137,7 +137,7 @@ impl Image {
 /// some file systems keep.
 fn stamp(name: &str, (dev, ino): (u64, u64), (seconds, nanoseconds): (i64, i64), length: u64) -> String {
     let all = format!("{name} {dev} {ino} {seconds}.{nanoseconds:09} {length}");
-    super::store::hex(&Sha256::digest(all))
+    super::hash::hex(&Sha256::digest(all))
 }
 
 type Parts = (String, Vec<String>);
@@ -199,7 +199,7 @@ fn of_saved(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts, 
 fn blob(archive: &Archive, path: &Path, digest: &str) -> Result<Vec<u8>, JailError> {
     let file = blob_file(digest).ok_or_else(|| no_digest(path, digest))?;
     let text = archive.document(&file, LARGEST_DOCUMENT)?;
-    if super::store::hex(&Sha256::digest(&text)) != sha256_of(digest).unwrap_or_default() {
+    if super::hash::hex(&Sha256::digest(&text)) != sha256_of(digest).unwrap_or_default() {
         return Err(JailError::image(path, format!("{file} is not what its digest says")));
     }
     Ok(text)

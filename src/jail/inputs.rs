@@ -2,15 +2,13 @@
 //! `jail build`, and never else: they take long, and fetch things.
 
 use super::JailError;
-use super::recipe::{Debian, Recipe};
-use super::store::{Store, hex};
+use super::hash::hex;
+use super::recipe::{Debian, Recipe, VENV};
+use super::store::Store;
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Where a virtual environment is in its jail.
-pub const VENV: &str = "/venv";
 
 /// Where the virtual environment of this list is.
 pub fn venv(store: &Store, name: &str, list: &Path) -> Result<PathBuf, JailError> {
@@ -38,13 +36,13 @@ pub fn make(store: &Store, recipe: &Recipe, fresh: bool) -> Result<(), JailError
     if let Some(list) = &recipe.requirements {
         let place = venv_place(store, list)?;
         if fresh || !place.exists() {
-            store.make_aside(&place, |aside| make_venv(list, aside))?;
+            store.make_input(&place, |aside| make_venv(list, aside))?;
         }
     }
     if let Some(debian) = &recipe.debian {
         let place = debian_place(store, debian);
         if fresh || !place.exists() {
-            store.make_aside(&place, |aside| make_debian(debian, aside))?;
+            store.make_input(&place, |aside| make_debian(debian, aside))?;
         }
     }
     Ok(())
@@ -70,12 +68,16 @@ fn venv_place(store: &Store, list: &Path) -> Result<PathBuf, JailError> {
     hasher.update(python.as_os_str().as_encoded_bytes());
     hasher.update(b"\n");
     hasher.update(text);
-    Ok(store.made().join(format!("venv-{}", hex(&hasher.finalize()))))
+    Ok(store.inputs().join(format!("venv-{}", hex(&hasher.finalize()))))
 }
 
 fn debian_place(store: &Store, debian: &Debian) -> PathBuf {
-    let hash = hex(&Sha256::digest(format!("{debian:?}")));
-    store.made().join(format!("debian-{hash}.tar"))
+    let mut told = vec![format!("suite {}", debian.suite)];
+    told.extend(debian.variant.iter().map(|v| format!("variant {v}")));
+    told.extend(debian.packages.iter().map(|p| format!("package {p}")));
+    told.extend(debian.mirror.iter().map(|m| format!("mirror {m}")));
+    let hash = hex(&Sha256::digest(told.join("\0")));
+    store.inputs().join(format!("debian-{hash}.tar"))
 }
 
 fn make_venv(list: &Path, aside: &Path) -> Result<(), JailError> {
