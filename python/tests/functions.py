@@ -318,6 +318,8 @@ def fail(kind: str) -> None:
         raise Unspeakable
     if kind == "unknown":
         raise Unknown("what", 1)
+    if kind == "long":
+        raise ValueError("x" * 100_000, 7, b"y" * 100_000, None, sys.stdout)
     if kind == "exit":
         sys.exit(3)
     if kind == "stop":

@@ -204,6 +204,11 @@ class Calls(unittest.TestCase):
         self.assertEqual(unknown.exception.class_name, "functions.Unknown")
         self.assertEqual(unknown.exception.remote_args, ("what", 1))
         self.assertTrue(unknown.exception.may_have_run)
+        # What is too long, or cannot cross, is shortened, and stands where it stood.
+        with self.assertRaises(ValueError) as long:
+            f.fail("long")
+        self.assertEqual(long.exception.args[:4], ("x" * 2000, 7, b"y" * 2000, None))
+        self.assertIn("TextIOWrapper", long.exception.args[4])
         for kind in ("exit", "stop"):
             with self.assertRaises((RuntimeError, pysecure_rpc.RemoteError)):
                 f.fail(kind)

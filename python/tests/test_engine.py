@@ -3,6 +3,7 @@ that refuses; nowhere to print; ends in the midst of beginnings."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import fcntl
@@ -18,6 +19,7 @@ import threading
 import types
 import unittest
 import uuid
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import support
@@ -25,8 +27,11 @@ import functions as f  # isort: skip
 from support import WithServices, until
 
 import pysecure_rpc
-from pysecure_rpc import _client, _server
+from pysecure_rpc import _client, _exchange, _figures, _messages
 from pysecure_rpc import _codec as _wire
+from pysecure_rpc._server import calls as _calls
+from pysecure_rpc._server import connection as _connection
+from pysecure_rpc._server import engine as _engine
 
 
 class Peer:
@@ -206,24 +211,27 @@ class Rare(WithServices):
 
     def test_what_is_cancelled_before_it_begins_does_not_run(self) -> None:
         # The caller takes it back between the last look at that and the beginning.
-        server = _server.Server("one", threads=1)
+        functions = pysecure_rpc._function.State.functions["one"]
+        page = _figures.Page(functions)
+        self.addCleanup(page.close)
+        options = {"threads": 1, "queue": 1, "connections": 1, "tracebacks": False}
+        engine = _engine.Engine("one", functions, page, **options)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        table = _server._Table("one", None, server.functions, server._figures, server.gate.caller())
-        connection = _server._Connection(theirs, None, table)
-        server.gate.enter(None, None, False, 0)  # type: ignore[arg-type]
-        work = server._message(connection, [2, 1, "login", ["a", "b"], {}])
-        assert work is not None
-        original = _server.monotonic
+        connection = _connection.Connection(theirs, engine.principal(None, functions))
+        engine.gate.enter(None, None, False, 0)  # type: ignore[arg-type]
+        call = engine.dispatcher.take(connection, _messages.parse(_messages.call(1, "login", ["a", "b"], {}, None, None, 0, None)))
+        assert call is not None
+        original = _calls.monotonic
 
         def now() -> float:
-            _server.monotonic = original
-            server._message(connection, [8, 1])
+            _calls.monotonic = original
+            engine.dispatcher.take(connection, _messages.Cancel(1))
             return original()
 
-        _server.monotonic = now
-        self.addCleanup(setattr, _server, "monotonic", original)
+        _calls.monotonic = now
+        self.addCleanup(setattr, _calls, "monotonic", original)
         f.ran.clear()
-        work[1](work[0])
+        engine.dispatcher.run(call)
         answer = _wire.unpack(ours.recv(65536))
         self.assertEqual((answer[2], answer[6]), ("pysecure.Cancelled", bool(f.ran)), answer)
         ours.close()
@@ -613,8 +621,6 @@ class Ends(WithServices):
                     sock.send(_wire.pack([kind, number, value]))
                     sock.close()
 
-        import asyncio
-
         for kind, ask in (
             (3, f.who),
             (3, lambda: asyncio.run(f.later(0.0, "x"))),
@@ -626,9 +632,83 @@ class Ends(WithServices):
             self.assertIn(ask(), ("web", []))
             thread.join()
 
-    def test_a_service_that_accepts_nobody_is_left_at_the_deadline(self) -> None:
-        import asyncio
+    def in_four_ways(self, idempotent: bool) -> list[tuple[str, Any]]:
+        """A call, a coroutine's, a generator's and an asynchronous generator's, each to its end."""
 
+        def plain() -> None:
+            raise NotImplementedError
+
+        async def coroutine() -> None:
+            raise NotImplementedError
+
+        def generator() -> Iterator[int]:
+            yield 1
+
+        async def asynchronous() -> AsyncIterator[int]:
+            yield 1
+
+        async def read(items: Any) -> list[Any]:
+            return [each async for each in items]
+
+        def made(run: Any) -> Any:
+            return pysecure_rpc._function.Function(run, "one", idempotent, 60.0, None)
+
+        return [
+            ("a call", lambda: _client.call(made(plain), (), {})),
+            ("a coroutine", lambda: asyncio.run(_client.call_async(made(coroutine), (), {}))),
+            ("a generator", lambda: list(_client.stream(made(generator), (), {}))),
+            ("an asynchronous generator", lambda: asyncio.run(read(_client.stream(made(asynchronous), (), {})))),
+        ]
+
+    def serve(self, listener: socket.socket, deaf: int) -> list[int]:
+        """A service that ends, `deaf` times, after its greeting and before it reads, and then each time after it has read. It
+        returns the numbers of all CALLs that it has read."""
+        read: list[int] = []
+
+        def accept() -> None:
+            nonlocal deaf
+            while True:
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    return
+                with sock:
+                    if deaf:
+                        # From here on nothing can be sent to it.
+                        sock.shutdown(socket.SHUT_RD)
+                        deaf -= 1
+                    sock.send(_wire.pack([1, 1, "one", "web", {}]))
+                    if data := sock.recv(65536):
+                        read.append(_wire.unpack(data)[1])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(listener.shutdown, socket.SHUT_RDWR)
+        return read
+
+    def test_a_service_that_goes_between_its_greeting_and_the_call(self) -> None:
+        # It goes on for longer otherwise.
+        self.addCleanup(setattr, _exchange, "_NOT_TAKEN", _exchange._NOT_TAKEN)
+        _exchange._NOT_TAKEN = 8
+        read = self.serve(self.listener(100), deaf=10_000)
+        for way, ask in self.in_four_ways(idempotent=False):
+            with self.subTest(way), self.assertRaises(pysecure_rpc.ConnectionLost) as caught:
+                ask()
+            self.assertFalse(caught.exception.may_have_run)
+        self.assertEqual(read, [])
+
+    def test_all_calls_are_made_again_by_one_rule(self) -> None:
+        read = self.serve(self.listener(100), deaf=0)
+        for idempotent, times in ((True, 5), (False, 1)):
+            for way, ask in self.in_four_ways(idempotent):
+                del read[:]
+                with self.subTest(way), self.assertRaises(pysecure_rpc.ConnectionLost) as caught:
+                    ask()
+                self.assertTrue(caught.exception.may_have_run)
+                self.assertEqual(len(read), times, (way, idempotent))
+
+    def test_a_service_that_accepts_nobody_is_left_at_the_deadline(self) -> None:
         listener = self.listener(0)
         path = listener.getsockname()
         waiting = []

@@ -102,6 +102,20 @@ class Figures(WithServices):
         self.assertEqual(self.supervisor.stored, [])
 
 
+class Refusals(WithServices):
+    def test_the_first_the_tenth_and_the_hundredth_are_printed(self) -> None:
+        printed = self.supervisor.root / "printed"
+        self.supervisor.start("one", {"web": ["who"]}, redirect=f"2>{printed}")
+        raw = self.supervisor.raw("web", "one")
+        raw.recv(65536)
+        for number in range(1, 201):
+            raw.send(_wire.pack([2, number, "login", [], {}]))
+            self.assertEqual(_wire.unpack(raw.recv(65536))[:3], [4, number, "pysecure.NoSuchFunction"])
+        raw.close()
+        told = [f"pysecure_rpc: one refused 'login' to web, {count} so far" for count in (1, 10, 100)]
+        self.assertEqual(printed.read_text().splitlines(), told)
+
+
 class Tracebacks(WithServices):
     def test_only_if_the_manifest_asks_for_them(self) -> None:
         for asked, environment in ((False, {}), (False, {"PYSECURE_RPC_TRACEBACKS": "0"}), (True, {"PYSECURE_RPC_TRACEBACKS": "1"})):

@@ -317,7 +317,7 @@ struct Round<'py> {
     figures: Bound<'py, Slots>,
     set_context: Bound<'py, PyAny>,
     reset_context: Bound<'py, PyAny>,
-    /// `_function.enter` and `leave`.
+    /// `_context.enter` and `leave`.
     enter: Bound<'py, PyAny>,
     leave: Bound<'py, PyAny>,
     epoll: i32,
@@ -333,7 +333,7 @@ enum Came {
 impl<'py> Round<'py> {
     fn new(server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<Round<'py>> {
         let py = server.py();
-        let function = py.import("pysecure_rpc._function")?;
+        let function = py.import("pysecure_rpc._context")?;
         let context = function.getattr("context")?;
         Ok(Round {
             server: server.clone(),

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from ._context import bounded, caller, cancelled, deadline, deadline_here, local_caller, traceparent, traceparent_here, until
+from ._decorator import rpc
 from ._errors import (
     Busy,
     Cancelled,
@@ -36,7 +38,6 @@ from ._errors import (
     TooLarge,
     register_error,
 )
-from ._function import bounded, caller, cancelled, deadline, deadline_here, local_caller, rpc, traceparent, traceparent_here, until
 from ._values import Fd
 
 # What `typing` is for is read by type checkers alone, and it is half of what this package takes to import.

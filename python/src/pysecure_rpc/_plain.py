@@ -8,10 +8,13 @@ import mmap
 import threading
 from collections import deque
 from time import sleep
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from ._function import Context, Function
+from ._context import Context
 from ._wire import Area, Kept
+
+if TYPE_CHECKING:
+    from ._function import Function
 
 get_ident = threading.get_ident
 

@@ -1,0 +1,112 @@
+"""Coroutines: one event loop, in a thread of its own, which is made for the first of them."""
+# What begins with _ is private to this package.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .. import _context, _messages
+from .limits import MOMENT
+
+if TYPE_CHECKING:
+    from .._codec import Call
+    from .calls import Calls
+
+
+class Coroutines:
+    """All that run in a process."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._lock = threading.Lock()
+        self._loop: Any = None
+
+    def run(self, call: Call) -> None:
+        """Begins a call in the event loop."""
+        if not self._calls.begin(call):
+            return
+        with self._lock:
+            if self._loop is None:
+                import asyncio
+
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="pysecure-rpc-asyncio", daemon=True).start()
+        self._loop.call_soon_threadsafe(self._begin, call)
+
+    def stop(self) -> None:
+        """No more."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _begin(self, call: Call) -> None:
+        call.task = self._loop.create_task(self._stream(call) if call.function.is_stream else self._call(call))
+        if call.cancelled:
+            call.task.cancel()
+
+    async def _call(self, call: Call) -> None:
+        import asyncio
+
+        _context.enter(call)
+        try:
+            work = call.function.run(*call.args, **call.kwargs)
+            if call.deadline is None:
+                result = await work
+            else:
+                try:
+                    result = await asyncio.wait_for(work, max(0.0, call.deadline - monotonic()))
+                except asyncio.TimeoutError:
+                    if monotonic() < call.deadline:
+                        raise  # the function's own
+                    self._calls.fail(call, "pysecure.DeadlineExceeded", "it took longer than it had time", True)
+                    return
+        except BaseException as error:
+            self._calls.raised(call, error)
+            return
+        self._calls.returned(call, result)
+
+    async def _stream(self, call: Call) -> None:
+        import asyncio
+
+        _context.enter(call)
+        call.wake = asyncio.Event()
+        items = call.function.run(*call.args, **call.kwargs)
+        try:
+            while await self._may_go_on(call):
+                try:
+                    value = await items.__anext__()
+                except StopAsyncIteration:
+                    self._calls.answer(call, _messages.end, None)
+                    return
+                if not self._calls.item(call, value):
+                    return
+        except BaseException as error:
+            self._calls.raised(call, error)
+        finally:
+            await items.aclose()
+
+    async def _may_go_on(self, call: Call) -> bool:
+        """Waits until there is credit, and takes it for one item. False if its time is over."""
+        import asyncio
+
+        connection = call.connection
+        while True:
+            call.wake.clear()
+            with connection.lock:
+                unread = False
+                if call.credit > 0 and not connection.backlog:
+                    unread = connection.principal.must_read()
+                    if not unread:
+                        call.credit -= 1
+                        return True
+            if unread:
+                await asyncio.sleep(MOMENT)
+                continue
+            left = None if call.deadline is None else max(0.0, call.deadline - monotonic())
+            try:
+                await asyncio.wait_for(call.wake.wait(), left)
+            except asyncio.TimeoutError:
+                self._calls.fail(call, "pysecure.DeadlineExceeded", "the stream took longer than it had time", True)
+                return False

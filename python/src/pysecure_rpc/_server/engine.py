@@ -1,0 +1,190 @@
+"""The parts of one process that serves, put together; and what the threads that lead know of them."""
+# What begins with _ is private to this package.
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .. import _messages
+from .._codec import COMPILED, Served, Table, open_call
+from .._connection import DONTWAIT, receive
+from .._errors import ProtocolError
+from .accept import Acceptor
+from .calls import Calls
+from .connection import IN, Connection, Connections
+from .coroutines import Coroutines
+from .dispatch import Dispatcher
+from .limits import raise_limit
+from .principal import Principal
+from .saying import say
+from .scheduler import Scheduler
+from .streams import Streams
+
+if TYPE_CHECKING:
+    from .._figures import Page
+    from .._function import Function
+    from .sockets import Listener
+
+
+class Engine:
+    """One process that serves.
+
+    Whoever leads (`Lead.run`, in plain Python or in the core) is given it, and uses these by their names: `epoll`, `gate`,
+    `_connections`, `_figures`, and the methods that begin with _.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        functions: dict[str, Function],
+        figures: Page,
+        *,
+        threads: int,
+        queue: int,
+        connections: int,
+        tracebacks: bool,
+    ) -> None:
+        self.service = service
+        self._functions = functions
+        self._figures = figures
+        self._threads = threads
+        self._most_connections = connections
+        self.connections = Connections(service)
+        self.calls = Calls(self.connections, figures, tracebacks)
+        self.scheduler = Scheduler(service, threads, queue, self.connections, self.calls)
+        self.streams = Streams(self.calls, self.scheduler)
+        self.coroutines = Coroutines(self.calls)
+        self.dispatcher = Dispatcher(
+            service, functions, figures, self.connections, self.calls, self.scheduler, self.streams, self.coroutines
+        )
+        self.connections.abandon = self.calls.abandon
+        self._acceptor: Acceptor | None = None
+        self._stop_end = -1
+        self._workers: list[threading.Thread] = []
+
+        self.gate = self.scheduler.gate
+        self._connections = self.connections.by_fd
+        self._drop = self.connections.drop
+        self._put = self.connections.put
+        self._have_read = self.connections.have_read
+        self._raised = self.calls.raised
+        self._returned = self.calls.returned
+        self._arrived = self.dispatcher.arrived
+        self._malformed = self.dispatcher.malformed
+        self._work_through = self.scheduler.work_through
+        self._at_rest = self.scheduler.at_rest
+        self._defect = self.scheduler.defect
+
+    def _say(self, text: str) -> None:
+        say(f"{self.service}: {text}")
+
+    def _event(self, connection: Connection, event: int) -> None:
+        """Something can be done on a connection, and nothing was done yet."""
+        if connection.closed:
+            self._drop(connection, owner=True)
+            return
+        if event & select.EPOLLOUT and connection.backlog:
+            for call in self.connections.flush(connection) or ():
+                self.streams.resume(call)
+            return
+        if event & select.EPOLLOUT and not self.connections.want(connection, IN):
+            self._drop(connection, owner=True)
+            return
+        try:
+            data, fds = receive(connection.sock, DONTWAIT)
+        except BlockingIOError:
+            return
+        except ProtocolError as error:
+            self._malformed(connection, error)
+            return
+        except OSError:
+            data, fds = b"", []
+        if data:
+            self._arrived(connection, data, fds)
+        else:
+            self._drop(connection, owner=True)
+
+    def principal(self, name: str | None, functions: dict[str, Function]) -> Principal:
+        """One more caller, which may call these."""
+        fast: Any = None
+        if COMPILED:
+            served = {
+                n: Served(f, f.run, plans[0], plans[1], f.signature.result.plan, self._figures.slot(n))
+                for n, f in functions.items()
+                if not f.is_stream and not f.is_async and (plans := f.signature.plans())
+            }
+            fast = Table(served)
+        return Principal(name, functions, self.gate.caller(), fast, self._most_connections)
+
+    def start(self, listeners: list[Listener]) -> None:
+        """Begins to serve, in threads of its own."""
+        callers = [(listener, self.principal(listener.caller, listener.functions)) for listener in listeners]
+        # Each caller has its share of the descriptors, and some are the service's own.
+        limit = raise_limit()
+        for _, principal in callers:
+            principal.share = (limit - min(limit // 4, 128)) // len(callers)
+        self.connections.open()
+        self.epoll = self.connections.epoll
+        # Readable for ever once its other end is closed.
+        stop_fd, self._stop_end = os.pipe()
+        self.epoll.register(stop_fd, select.EPOLLIN)
+        for listener in listeners:
+            listener.sock.setblocking(False)
+        self._acceptor = Acceptor(self.service, callers, self.connections, stop_fd)
+        for number in range(self._threads + 1):
+            self._work(lambda: self.scheduler.lead.run(self, self.epoll.fileno()), str(number))
+        self._work(self.scheduler.lead.watch, "watch")
+        self._work(self._acceptor.run, "accept")
+
+    def _work(self, target: Any, name: str) -> None:
+        worker = threading.Thread(target=target, name=f"pysecure-rpc-{name}", daemon=True)
+        worker.start()
+        self._workers.append(worker)
+
+    def stop(self, drain: float) -> None:
+        """Takes no more calls, ends within `drain` seconds those that run, and is gone."""
+        with self.connections.lock:
+            if self._acceptor is not None:
+                self._acceptor.stopping = True
+            waiting = self.gate.stop()
+            connections = list(self._connections.values())
+        for call, _ in waiting:
+            self.calls.fail(call, "pysecure.GoingAway", f"{self.service} ends", False)
+        for connection in connections:
+            connection.leaving = True
+            self.connections.send(connection, _messages.goaway("the service ends"))
+        end = monotonic() + drain
+        with self.scheduler.idle:
+            while (self.gate.running or any(c.calls for c in connections)) and monotonic() < end:
+                self.scheduler.idle.wait(max(0.0, min(0.05, end - monotonic())))
+        self.scheduler.lead.end()
+        os.close(self._stop_end)
+        for worker in self._workers:
+            if worker is not threading.current_thread():
+                worker.join(1.0)
+        for connection in connections:
+            self._turn_away(connection)
+            self._drop(connection, owner=True)
+        self.coroutines.stop()
+
+    def _turn_away(self, connection: Connection) -> None:
+        """Answers calls that crossed the GOAWAY, so that their callers know that they were not begun."""
+        sock = connection.sock
+        try:
+            sock.shutdown(socket.SHUT_RD)
+            while True:
+                data, fds = receive(sock, DONTWAIT)
+                if not data:
+                    return
+                # Of no call anything has to be known but its number.
+                message = _messages.parse(open_call(data, fds, connection.kept, {}))
+                if isinstance(message, _messages.Call):
+                    self.calls.refuse(connection, message.identity, "pysecure.GoingAway", f"{self.service} ends")
+        except (OSError, ProtocolError):
+            return  # it is gone already, or speaks something else
