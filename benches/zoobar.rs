@@ -71,12 +71,21 @@ fn main() {
             let target = repository.join("target/python-core");
             must(
                 Command::new(env!("CARGO"))
-                    .args(["build", "--quiet", "--release", "--locked", "--target-dir"])
+                    .args([
+                        "rustc",
+                        "--quiet",
+                        "--profile",
+                        "extension",
+                        "--crate-type",
+                        "cdylib",
+                        "--locked",
+                        "--target-dir",
+                    ])
                     .arg(&target)
                     .current_dir(repository.join("python/core")),
             );
             let built = std::fs::read_dir(&target).unwrap().map(|e| e.unwrap().path());
-            let mut built = built.map(|folder| folder.join("release/lib_core.so"));
+            let mut built = built.map(|folder| folder.join("extension/lib_core.so"));
             std::fs::copy(built.find(|file| file.exists()).unwrap(), core).unwrap();
         }
     }

@@ -24,7 +24,7 @@ pub fn with_core() -> &'static Path {
     BUILT.get_or_init(|| {
         let build = repository().join("target/python-core");
         let out = Command::new(env!("CARGO"))
-            .args(["build", "--locked", "--target-dir"])
+            .args(["rustc", "--locked", "--crate-type", "cdylib", "--target-dir"])
             .arg(&build)
             // Its flags are those of the configuration there, as for the wheel, so that both share what they build.
             .current_dir(repository().join("python/core"))
