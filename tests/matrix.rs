@@ -135,7 +135,7 @@ fn manifest(drawn: &Drawn) -> Manifest {
 /// What the kernel would allow: the bits of the class that the ids fall into, as path_resolution(7) and acl(5) have it,
 /// of the file as the service's mount shows it; and of that, what the mount leaves. Connecting to a socket, which takes
 /// its `w`, no mount withholds.
-fn by_mode(service: &plan::Service, storage: &Storage, mount: &plan::Mount) -> (Perms, bool) {
+fn by_mode(service: &plan::Unit, storage: &Storage, mount: &plan::Mount) -> (Perms, bool) {
     let of = &storage.ownership;
     let ids: Vec<u32> = service.identity.groups.iter().map(|g| g.0).collect();
     let (uid, gid) = match mount.idmap {

@@ -51,7 +51,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
 }
 
 /// What a service has under `up`, and under another runtime only if somebody sees to it.
-fn beyond_the_bundle(service: &crate::plan::Service, folder: &std::path::Path) -> Option<String> {
+fn beyond_the_bundle(service: &crate::plan::Unit, folder: &std::path::Path) -> Option<String> {
     let lacking: Vec<&str> = [
         ("publish", !service.publish.is_empty()),
         ("egress", service.egress),
@@ -100,7 +100,7 @@ fn print(plan: &Plan, names: &[String]) -> Done {
     Ok(0)
 }
 
-fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p crate::plan::Service>, Failure> {
+fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p crate::plan::Unit>, Failure> {
     if names.is_empty() {
         return Ok(plan.services.iter().collect());
     }

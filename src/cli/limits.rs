@@ -8,12 +8,12 @@ use crate::compile;
 use crate::launch::cgroup::{self, Offer, Refusal, scope};
 use crate::launch::{outer, raise_limit};
 use crate::model::limits::size;
-use crate::plan::{Privilege, Service};
+use crate::plan::{Privilege, Unit};
 use oci_spec::runtime::PosixRlimitType;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Does the service need a cgroup?
-pub(super) fn any(service: &Service) -> bool {
+pub(super) fn any(service: &Unit) -> bool {
     compile::resources(&service.limits).is_some()
 }
 
@@ -40,7 +40,7 @@ pub(super) fn in_scope(cli: &Cli) {
 }
 
 /// Says what of the limits cannot be held here, each once; an error if one of them is required, or all are by `strict`.
-pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
+pub(super) fn say(services: &[Unit], strict: bool) -> Result<(), Failure> {
     let (refused, notes) = lacking(services, strict);
     for note in notes {
         errln!("note: {note}");
@@ -54,7 +54,7 @@ pub(super) fn say(services: &[Service], strict: bool) -> Result<(), Failure> {
 }
 
 /// The same for a start that is yet to come: what would be refused, and what would be said.
-pub(super) fn foreseen(services: &[Service]) -> (Vec<String>, Vec<String>) {
+pub(super) fn foreseen(services: &[Unit]) -> (Vec<String>, Vec<String>) {
     let outside = matches!(outer::privilege(), None | Some(Privilege::Root));
     if outside && scope::helps() {
         // What systemd will give is known only when it is asked.
@@ -64,7 +64,7 @@ pub(super) fn foreseen(services: &[Service]) -> (Vec<String>, Vec<String>) {
 }
 
 /// What is refused, and what is only said.
-fn lacking(services: &[Service], strict: bool) -> (Vec<String>, Vec<String>) {
+fn lacking(services: &[Unit], strict: bool) -> (Vec<String>, Vec<String>) {
     type Affected<'s> = (BTreeSet<&'static str>, BTreeSet<&'s str>);
     let mut lacking: BTreeMap<(bool, Refusal), Affected<'_>> = BTreeMap::new();
     let mut offer = None;

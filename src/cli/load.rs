@@ -216,7 +216,7 @@ impl Loaded {
         let initializer = plan.initializer.iter().map(|i| &i.service);
         let mut failure = Failure::silent(2);
         // What binds the host's directories was looked at with the plan; what others have put together was not.
-        let is_jail = |service: &&plan::Service| plan.templates.get(&service.rootfs).is_some_and(|t| t.jail.is_some());
+        let is_jail = |service: &&plan::Unit| plan.templates.get(&service.rootfs).is_some_and(|t| t.jail.is_some());
         for service in plan.services.iter().chain(initializer).filter(is_jail) {
             if let Err(error) = compile::compile(plan, service, &plan.dirs.bundle(&service.name)) {
                 let span = match self.model.service(&service.name) {
@@ -403,7 +403,7 @@ fn written(plan: &Plan) -> impl Iterator<Item = &Path> {
 pub(super) fn lacking(plan: &Plan) -> Vec<String> {
     let store = crate::jail::store::Store::new(&plan.dirs.state);
     let gone = |path: &Path| std::fs::symlink_metadata(path).is_err();
-    let lacks = |service: &&plan::Service| {
+    let lacks = |service: &&plan::Unit| {
         let jail = plan.templates.get(&service.rootfs).and_then(|t| t.jail.as_ref());
         let ours = plan.storage.iter().filter(|s| s.keeping == Keeping::Ours);
         let resources = ours.filter(|s| service.mounts.iter().any(|m| m.source == s.path));

@@ -9,7 +9,7 @@ use crate::compile::compile;
 use crate::launch::cgroup::{Cgroups, Offer};
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
 use crate::plan::lock::Claim;
-use crate::plan::{Dirs, Plan, Service};
+use crate::plan::{Dirs, Plan, Unit};
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::network::Networks;
 use crate::walk::remove;
@@ -138,7 +138,7 @@ pub(super) fn not_twice(dirs: &Dirs, app: &str, service: &str) -> Result<(), Fai
 pub(super) struct Folder(pub PathBuf);
 
 impl Folder {
-    pub fn of(plan: &Plan, service: &Service) -> Folder {
+    pub fn of(plan: &Plan, service: &Unit) -> Folder {
         let name = format!("run-{}-{}", service.name, std::process::id());
         Folder(plan.dirs.run.join(name))
     }

@@ -10,7 +10,7 @@ use crate::jail::recipe::Recipe;
 use crate::launch::trace::{Opened, follow};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::plan::lock::Claim;
-use crate::plan::{Plan, Service};
+use crate::plan::{Plan, Unit};
 use crate::values::Network;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -65,7 +65,7 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
     Ok(code)
 }
 
-fn traced(plan: &Plan, service: &Service) -> Result<(Opened, u8), Failure> {
+fn traced(plan: &Plan, service: &Unit) -> Result<(Opened, u8), Failure> {
     let folder = Folder::of(plan, service);
     let bundle = compile(plan, service, &folder.0)?;
     crate::plan::make_private(&plan.dirs.run)?;
@@ -101,7 +101,7 @@ fn traced(plan: &Plan, service: &Service) -> Result<(Opened, u8), Failure> {
 }
 
 /// Is it a matter of the root, rather than of what every service has or this one is granted?
-fn of_root(service: &Service, path: &Path) -> bool {
+fn of_root(service: &Unit, path: &Path) -> bool {
     let granted = service.mounts.iter().any(|m| path.starts_with(&m.target));
     let everywhere = EVERYWHERE.iter().any(|e| path.starts_with(e)) || GENERATED.iter().any(|g| path == Path::new(g));
     path.is_absolute() && !granted && !everywhere && crate::model::path::normal(&path.to_string_lossy()).is_ok()
@@ -109,7 +109,7 @@ fn of_root(service: &Service, path: &Path) -> bool {
 
 /// A recipe, in which nothing is said twice: what programs need follows from them. Its strings are JSON's, which are
 /// TOML's too.
-fn recipe(service: &Service, opened: &Opened) -> Result<String, Failure> {
+fn recipe(service: &Unit, opened: &Opened) -> Result<String, Failure> {
     let keep = |all: &BTreeSet<PathBuf>| -> Vec<String> {
         let kept = all.iter().filter(|p| of_root(service, p));
         kept.map(|p| p.display().to_string()).collect()
@@ -150,7 +150,7 @@ fn recipe(service: &Service, opened: &Opened) -> Result<String, Failure> {
 }
 
 /// Adds to what was opened before, for `jail diff`.
-fn remember(plan: &Plan, service: &Service, opened: &Opened) -> Result<(), Failure> {
+fn remember(plan: &Plan, service: &Unit, opened: &Opened) -> Result<(), Failure> {
     let path = plan.dirs.trace(&service.name);
     let mut all = read(&path);
     all.extend(opened.files.iter().cloned());

@@ -211,7 +211,7 @@ pub(super) fn reconcile(
 }
 
 fn prints(plan: &Plan) -> Vec<(String, Prints)> {
-    let of = |s: &crate::plan::Service| (s.name.clone(), Prints::of(s, plan.templates.get(&s.rootfs)));
+    let of = |s: &crate::plan::Unit| (s.name.clone(), Prints::of(s, plan.templates.get(&s.rootfs)));
     plan.services.iter().map(of).collect()
 }
 

@@ -1,10 +1,10 @@
 //! The files in `/etc` that name a service's own ids, and nobody else's.
 
-use crate::plan::{Identity, Service};
+use crate::plan::{Identity, Unit};
 use std::fmt::Write;
 
 /// passwd(5): the service, id 0 of its namespace, those who may connect to it, and the id under which all others show.
-pub(super) fn passwd(service: &Service) -> String {
+pub(super) fn passwd(service: &Unit) -> String {
     let Identity {
         uid, gid, root_inside, ..
     } = service.identity;
@@ -27,7 +27,7 @@ pub(super) fn passwd(service: &Service) -> String {
 }
 
 /// group(5), likewise, with the service's bundles.
-pub(super) fn group(service: &Service) -> String {
+pub(super) fn group(service: &Unit) -> String {
     let Identity {
         gid,
         ref groups,
@@ -48,7 +48,7 @@ pub(super) fn group(service: &Service) -> String {
 }
 
 /// hosts(5).
-pub(super) fn hosts(service: &Service) -> String {
+pub(super) fn hosts(service: &Unit) -> String {
     format!(
         "127.0.0.1 localhost {0}\n::1 localhost ip6-localhost {0}\n",
         service.name

@@ -1,6 +1,6 @@
 //! The seccomp profile of a service: the one of `specs/seccomp.json`, less what this service could misuse.
 
-use crate::plan::{Plan, Privilege, Service};
+use crate::plan::{Plan, Privilege, Unit};
 use crate::values::Network;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -20,7 +20,7 @@ const REUSEPORT: [Refused; 2] = [
 /// All that asks a socket for the interfaces of its network, netdevice(7): the second byte is 0x89, or 0x8B (wireless).
 const INTERFACES: [Refused; 1] = [(1, 0x8900, &[8, 10, 11, 12, 13, 14, 15])];
 
-pub(super) fn of(plan: &Plan, service: &Service, profile: &LinuxSeccomp) -> Result<LinuxSeccomp, OciSpecError> {
+pub(super) fn of(plan: &Plan, service: &Unit, profile: &LinuxSeccomp) -> Result<LinuxSeccomp, OciSpecError> {
     let mut profile = profile.clone();
     // The kernel would let each service take connections of others, and of all that the user runs.
     if plan.privilege == Privilege::OneId && service.network != Network::None {

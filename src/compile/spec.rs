@@ -4,7 +4,7 @@ use super::accounts;
 use super::bundle::{Bundle, Layer, RootEntry};
 use super::{limits, writable};
 use crate::plan::template::{Entry, Template};
-use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Service};
+use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{
     Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Mount, Process,
@@ -73,7 +73,7 @@ pub fn seccomp() -> Result<&'static LinuxSeccomp, CompileError> {
 }
 
 /// Compiles one service. `folder` is where its bundle will lie: an overlay names its layers by their path.
-pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, CompileError> {
+pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, CompileError> {
     let defaults = defaults()?;
     let template = plan
         .templates
@@ -185,7 +185,7 @@ pub fn compile(plan: &Plan, service: &Service, folder: &Path) -> Result<Bundle, 
     })
 }
 
-fn set_network(linux: &mut Linux, service: &Service, folder: &Path) {
+fn set_network(linux: &mut Linux, service: &Unit, folder: &Path) {
     let is_network = |n: &LinuxNamespace| n.typ() == LinuxNamespaceType::Network;
     let mut namespaces = linux.namespaces().clone().unwrap_or_default();
     match service.network {
@@ -218,7 +218,7 @@ pub fn app_network(folder: &Path) -> PathBuf {
 /// ip-sysctl: the first port that takes no right to bind.
 pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
-fn set_process(process: &mut Process, service: &Service) {
+fn set_process(process: &mut Process, service: &Unit) {
     let Identity {
         uid,
         gid,
@@ -387,7 +387,7 @@ fn swapped(one: u32, other: u32) -> Vec<LinuxIdMapping> {
 }
 
 /// Commas and colons part an overlay's options.
-pub(super) fn fit_for_options(service: &Service, path: &Path) -> Result<(), CompileError> {
+pub(super) fn fit_for_options(service: &Unit, path: &Path) -> Result<(), CompileError> {
     match path.to_string_lossy().chars().find(|c| matches!(c, ':' | ',' | '\\')) {
         None => Ok(()),
         Some(character) => Err(CompileError::Character {
@@ -401,7 +401,7 @@ pub(super) fn fit_for_options(service: &Service, path: &Path) -> Result<(), Comp
 /// The source under a layer of empty mount points, and of whiteouts for what it is not to show: an overlay without an
 /// upper, so nothing can be written. By name, so it holds whatever is put in the place of what is hidden.
 fn layered(
-    service: &Service,
+    service: &Unit,
     planned: &PlannedMount,
     folder: &Path,
     layers: &mut Vec<Layer>,
@@ -436,7 +436,7 @@ fn layered(
     Ok(mount)
 }
 
-fn etc(service: &Service, root: &mut Tree) {
+fn etc(service: &Unit, root: &mut Tree) {
     root.file("/etc/passwd", accounts::passwd(service));
     root.file("/etc/group", accounts::group(service));
     root.file("/etc/hosts", accounts::hosts(service));

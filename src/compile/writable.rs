@@ -6,7 +6,7 @@
 use super::bundle::{Layer, MEMORY};
 use super::spec::{CompileError, Tree, bind, fit_for_options};
 use crate::plan::template::{Entry, Template};
-use crate::plan::{Plan, Privilege, Service, Upper};
+use crate::plan::{Plan, Privilege, Unit, Upper};
 use oci_spec::runtime::Mount;
 use std::path::Path;
 
@@ -40,7 +40,7 @@ pub(super) struct Overlays {
 impl Overlays {
     pub(super) fn make(
         plan: &Plan,
-        service: &Service,
+        service: &Unit,
         upper: &Upper,
         folder: &Path,
         root: &mut Tree,

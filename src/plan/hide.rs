@@ -3,7 +3,7 @@
 //! They are looked for when a plan is made, and again at each start. A name that is no pattern is left out of the top of
 //! the folder even before it is there.
 
-use super::{Mount, MountPoint, PlanError, Service};
+use super::{Mount, MountPoint, PlanError, Unit};
 use crate::model::{Exclude, path};
 use crate::walk::{self, Found};
 use rustix::fs::FileType;
@@ -83,7 +83,7 @@ pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(),
 }
 
 /// The same for a service that is about to start: what lies in its sources may have changed since it was planned.
-pub fn again(service: &Service) -> Result<Cow<'_, Service>, PlanError> {
+pub fn again(service: &Unit) -> Result<Cow<'_, Unit>, PlanError> {
     if service.mounts.iter().all(|m| m.exclude.is_empty()) {
         return Ok(Cow::Borrowed(service));
     }

@@ -7,9 +7,7 @@
 
 use super::ledger::Ids;
 use super::template::Template;
-use super::{
-    Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Service, Storage, mounts,
-};
+use super::{Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Storage, Unit, mounts};
 use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, ResourceId};
 use crate::values::{Network, Perms};
 use std::path::PathBuf;
@@ -23,7 +21,7 @@ pub struct Initializer {
     pub storage: Vec<Storage>,
     /// `dirs` of the place aside.
     pub dirs: Dirs,
-    pub service: Service,
+    pub service: Unit,
 }
 
 #[allow(clippy::too_many_arguments, reason = "all that a plan is made of")]
@@ -99,7 +97,7 @@ pub(super) fn plan(
         keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
         root_inside: false,
     };
-    let service = Service {
+    let service = Unit {
         name: INITIALIZE.to_owned(),
         environment: {
             let mut all = super::login(INITIALIZE, INITIALIZE);

@@ -4,7 +4,7 @@
 //! that somebody may not read; if no file there has a second name, there is nothing to look for in the others. Looking
 //! has a bound, and what lies beyond it is said.
 
-use super::Service;
+use super::Unit;
 use super::overlap::{Ground, Leak, Place};
 use crate::walk::{Found, Walk};
 use rustix::fs::FileType;
@@ -33,7 +33,7 @@ impl Links {
     }
 
     /// Those that let a service do what it may not. `services`: all whose rights count.
-    pub fn leaks(&self, ground: &Ground, services: &[Service]) -> Vec<Leak> {
+    pub fn leaks(&self, ground: &Ground, services: &[Unit]) -> Vec<Leak> {
         let mut out = Vec::new();
         for names in &self.names {
             for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {

@@ -48,7 +48,7 @@ pub struct Plan {
     pub privilege: Privilege,
     pub dirs: Dirs,
     pub storage: Vec<Storage>,
-    pub services: Vec<Service>,
+    pub services: Vec<Unit>,
     pub templates: BTreeMap<String, template::Template>,
     /// Who makes the first content of the resources, if the manifest names a script.
     pub initializer: Option<Initializer>,
@@ -59,7 +59,7 @@ pub struct Plan {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Service {
+pub struct Unit {
     pub name: String,
     pub identity: Identity,
     pub command: Vec<String>,
@@ -96,7 +96,7 @@ pub struct Service {
     pub logs: Logs,
 }
 
-impl Service {
+impl Unit {
     /// Has it a socket to speak sd_notify(3) on? Services that are called hand over their figures there.
     pub fn notifies(&self) -> bool {
         self.life.notifies() || !self.callers.is_empty()
@@ -264,7 +264,7 @@ pub fn draw(
                     .ok()
             })
             .flatten();
-        services.push(Service {
+        services.push(Unit {
             name: service.name.clone(),
             environment: environment(model, service, &identity, used.get(&service.rootfs)),
             identity,
@@ -538,7 +538,7 @@ fn environment(
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
     out.extend(template.iter().flat_map(|t| t.environment.clone()));
-    // As [`Service::notifies`].
+    // As [`Unit::notifies`].
     if service.life.notifies() || !service.callers.is_empty() {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }

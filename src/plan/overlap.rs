@@ -16,7 +16,7 @@
 use super::error::Shows;
 use super::extents::{Extent, Mounts, join};
 use super::template::Template;
-use super::{Dirs, Keeping, Mount, PlanError, Service, Storage};
+use super::{Dirs, Keeping, Mount, PlanError, Storage, Unit};
 use crate::model::{INITIALIZE, Model, ResourceId, Subject, path};
 use crate::values::Perms;
 use serde::{Deserialize, Serialize};
@@ -267,11 +267,11 @@ impl Ground {
     }
 
     /// Who may do more with a file of `inner` by its name in `outer`, which is `there`.
-    pub(super) fn linked(&self, services: &[Service], outer: usize, inner: usize, there: &Path) -> Vec<Leak> {
+    pub(super) fn linked(&self, services: &[Unit], outer: usize, inner: usize, there: &Path) -> Vec<Leak> {
         let (out, inn) = (&self.places[outer], &self.places[inner]);
         let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
-        let refused = |service: &Service| out.rights(&service.name) & !inn.rights(&service.name);
-        let seen = |service: &Service| {
+        let refused = |service: &Unit| out.rights(&service.name) & !inn.rights(&service.name);
+        let seen = |service: &Unit| {
             let mut mounts = service.mounts.iter();
             !mounts.any(|m| m.target == out.target && covered(m, inside))
         };

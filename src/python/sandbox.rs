@@ -9,7 +9,7 @@ use crate::compile::{self, Bundle, RootEntry};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::model::{Life, Limits, Logs};
 use crate::plan::template::{Entry, Library, Template};
-use crate::plan::{Dirs, Identity, Mount, Plan, PlanError, Privilege, Service};
+use crate::plan::{Dirs, Identity, Mount, Plan, PlanError, Privilege, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxSyscall, Mount as SpecMount, PosixRlimit, PosixRlimitBuilder,
@@ -191,7 +191,7 @@ fn seen(folder: &Path) -> Mount {
     }
 }
 
-fn service(command: Vec<String>, directory: &str) -> Service {
+fn service(command: Vec<String>, directory: &str) -> Unit {
     let environment = [
         ("HOME", "/"),
         ("LANG", "C.UTF-8"),
@@ -199,7 +199,7 @@ fn service(command: Vec<String>, directory: &str) -> Service {
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("PYTHONHASHSEED", "0"),
     ];
-    Service {
+    Unit {
         name: "configuration".into(),
         identity: Identity {
             uid: INSIDE,

@@ -1029,12 +1029,12 @@ fn clear_away(dirs: &Dirs) {
 }
 
 /// May this process have as many open files as these services need? How many are left then.
-pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseError> {
+pub fn enough_descriptors(services: &[plan::Unit]) -> Result<u64, SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     // A relay takes its control socket, that of the one before it, its pidfd and a pair of sockets.
-    let relay = |s: &plan::Service| if s.listen.is_empty() { 0 } else { 5 };
-    let each = |s: &plan::Service| {
+    let relay = |s: &plan::Unit| if s.listen.is_empty() { 0 } else { 5 };
+    let each = |s: &plan::Unit| {
         // One for what is said of a probe's answer.
         6 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())
     };
@@ -1050,7 +1050,7 @@ pub fn enough_descriptors(services: &[plan::Service]) -> Result<u64, SuperviseEr
 }
 
 /// As many open files as the services need, up to the hard limit; how many are left then.
-pub(super) fn raise_descriptors(services: &[plan::Service]) -> Result<usize, SuperviseError> {
+pub(super) fn raise_descriptors(services: &[plan::Unit]) -> Result<usize, SuperviseError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let left = enough_descriptors(services)?;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;

@@ -28,7 +28,7 @@ impl Ground {
     }
 
     /// The service as it is to be started now, if nothing shows that it has no right to.
-    pub fn settle(&mut self, planned: &plan::Service) -> Result<plan::Service, SuperviseError> {
+    pub fn settle(&mut self, planned: &plan::Unit) -> Result<plan::Unit, SuperviseError> {
         let mut changed = [PollFd::new(&self.table, PollFlags::PRI)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut changed, Some(&now)).map_err(system("poll /proc/self/mountinfo"))? > 0 {

@@ -259,7 +259,7 @@ impl App {
 
     /// Makes what a service needs on disk once more, if it was deleted while the app is up: its jail, its copy of that, the
     /// folders of its resources, which are as when they are made.
-    fn restore(&self, service: &crate::plan::Service) -> Result<(), SuperviseError> {
+    fn restore(&self, service: &crate::plan::Unit) -> Result<(), SuperviseError> {
         let store = Store::new(&self.plan.dirs.state);
         let of_template = self.plan.templates.get(&service.rootfs);
         if let Some(hash) = of_template.and_then(|t| t.jail.as_ref()) {

@@ -8,7 +8,7 @@ use crate::plan::{self, Plan};
 
 /// Makes the place for the app's cgroups when the first service with limits starts, and sees to it that a service
 /// gets what it requires: `up` has looked as well, but from another cgroup, if the app ran without limits before.
-pub(super) fn hold(service: &plan::Service, plan: &Plan, launcher: &mut Launcher) -> Result<(), LaunchError> {
+pub(super) fn hold(service: &plan::Unit, plan: &Plan, launcher: &mut Launcher) -> Result<(), LaunchError> {
     let Some(resources) = compile::resources(&service.limits) else {
         return Ok(());
     };

@@ -78,9 +78,9 @@ pub(super) enum Ending {
 }
 
 pub(super) struct Service {
-    pub plan: plan::Service,
+    pub plan: plan::Unit,
     /// What the manifest says by now, to be taken on when the process has ended.
-    pub next: Option<plan::Service>,
+    pub next: Option<plan::Unit>,
     pub state: State,
     pub since: Instant,
     pub running: Option<Running>,
@@ -128,7 +128,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(plan: plan::Service) -> Service {
+    pub(super) fn new(plan: plan::Unit) -> Service {
         let now = Instant::now();
         Service {
             plan,

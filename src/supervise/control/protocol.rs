@@ -66,7 +66,7 @@ pub struct Apply {
     /// All services, in the manifest's order.
     pub order: Vec<String>,
     /// Those that are new or different.
-    pub services: Vec<plan::Service>,
+    pub services: Vec<plan::Unit>,
     pub templates: BTreeMap<String, plan::template::Template>,
     /// What the services could meet on disk.
     pub places: Vec<plan::Place>,

@@ -20,8 +20,8 @@ pub struct Prints {
 }
 
 impl Prints {
-    pub fn of(service: &plan::Service, template: Option<&Template>) -> Prints {
-        let kept = plan::Service {
+    pub fn of(service: &plan::Unit, template: Option<&Template>) -> Prints {
+        let kept = plan::Unit {
             life: crate::model::Life::default(),
             ..service.clone()
         };
@@ -79,8 +79,7 @@ impl App {
         if self.stopping.is_some() {
             return Err(format!("`{}` is going down", self.plan.app));
         }
-        let mut given: BTreeMap<String, plan::Service> =
-            apply.services.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let mut given: BTreeMap<String, plan::Unit> = apply.services.into_iter().map(|s| (s.name.clone(), s)).collect();
         let mut planned = Vec::with_capacity(apply.order.len());
         for name in &apply.order {
             let known = self.by_name.get(name).and_then(|id| self.services.get(id));
@@ -194,7 +193,7 @@ impl App {
     }
 
     /// Takes a new service on, which does not run yet.
-    pub(in crate::supervise) fn add(&mut self, planned: plan::Service) -> u32 {
+    pub(in crate::supervise) fn add(&mut self, planned: plan::Unit) -> u32 {
         let id = self.next_service;
         self.next_service += 1;
         self.by_name.insert(planned.name.clone(), id);

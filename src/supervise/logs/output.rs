@@ -137,7 +137,7 @@ impl Outputs {
     }
 
     /// Takes in a service, and connects to the log daemon that it names; does nothing if that is so already.
-    pub fn hold(&mut self, id: u32, app: &str, dirs: &Dirs, service: &plan::Service) -> Result<(), OutputError> {
+    pub fn hold(&mut self, id: u32, app: &str, dirs: &Dirs, service: &plan::Unit) -> Result<(), OutputError> {
         if self.each.get(&id).is_some_and(|of| of.policy == service.logs) {
             return Ok(());
         }

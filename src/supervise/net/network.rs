@@ -12,7 +12,7 @@ use crate::launch::forward::Header;
 use crate::launch::network::Network;
 use crate::launch::{LaunchError, Launcher, Running, outer};
 use crate::model::ProxyProtocol;
-use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Service};
+use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Unit};
 use crate::values::Network as ResourceKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
@@ -78,7 +78,7 @@ impl Networks {
     pub fn prepare<'s>(
         &self,
         privilege: &Privilege,
-        services: impl Iterator<Item = &'s Service> + Clone,
+        services: impl Iterator<Item = &'s Unit> + Clone,
         launcher: &mut Launcher,
     ) -> Result<Prepared, NetworkError> {
         let pasta = match services.clone().find(|s| s.egress) {
@@ -174,7 +174,7 @@ impl Networks {
     }
 
     /// Would this service be started without the way out that it was granted?
-    pub fn lacks_way_out(&self, service: &Service) -> bool {
+    pub fn lacks_way_out(&self, service: &Unit) -> bool {
         service.egress && service.network == ResourceKind::App && self.app_companion.is_none()
     }
 
@@ -186,7 +186,7 @@ impl Networks {
 
     /// Closes the published ports of a service that was given up: whoever connects is refused, also while a process that
     /// was just cloned for another service still holds them.
-    pub fn release(&mut self, service: &Service) {
+    pub fn release(&mut self, service: &Unit) {
         for publish in &service.publish {
             if let Some(socket) = self.published.remove(&publish.address) {
                 let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
@@ -195,7 +195,7 @@ impl Networks {
     }
 
     /// Binds them again.
-    pub fn reclaim(&mut self, service: &Service) -> Result<(), NetworkError> {
+    pub fn reclaim(&mut self, service: &Unit) -> Result<(), NetworkError> {
         for port in &service.publish {
             if let Entry::Vacant(place) = self.published.entry(port.address) {
                 place.insert(publish(port.address)?);
@@ -205,13 +205,13 @@ impl Networks {
     }
 
     /// The network that a service is to be started in, if it is not one of its own.
-    pub fn shared(&self, service: &Service) -> Option<BorrowedFd<'_>> {
+    pub fn shared(&self, service: &Unit) -> Option<BorrowedFd<'_>> {
         let app = self.app.as_ref().filter(|_| service.network == ResourceKind::App)?;
         Some(app.network.as_fd())
     }
 
     /// Must a service not run before its companion says so?
-    pub fn holds(service: &Service) -> bool {
+    pub fn holds(service: &Unit) -> bool {
         service.egress && service.network == ResourceKind::None
     }
 
@@ -220,7 +220,7 @@ impl Networks {
     pub fn accompany(
         &mut self,
         id: u32,
-        service: &Service,
+        service: &Unit,
         running: &Running,
         launcher: &mut Launcher,
     ) -> Result<Option<BorrowedFd<'_>>, NetworkError> {
@@ -329,12 +329,12 @@ fn trouble(words: &[u8]) -> Option<String> {
     (!text.is_empty()).then(|| String::from_utf8_lossy(&text).into_owned())
 }
 
-fn keeper(service: &Service) -> Option<(u32, u32)> {
+fn keeper(service: &Unit) -> Option<(u32, u32)> {
     service.identity.keeper.map(|keeper| (keeper.uid, keeper.gid))
 }
 
 /// Who is 0 in a service's namespace, in the ids of this process.
-fn root_of(service: &Service) -> Option<(u32, u32)> {
+fn root_of(service: &Unit) -> Option<(u32, u32)> {
     let identity = &service.identity;
     match (identity.keeper, identity.root_inside) {
         (Some(_), true) => Some((identity.uid, identity.gid)),

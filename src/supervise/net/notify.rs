@@ -35,7 +35,7 @@ pub(in crate::supervise) enum Watchdog {
 }
 
 /// Makes the socket of a service that notifies.
-pub(in crate::supervise) fn bind(dirs: &Dirs, service: &plan::Service) -> Result<OwnedFd, PlanError> {
+pub(in crate::supervise) fn bind(dirs: &Dirs, service: &plan::Unit) -> Result<OwnedFd, PlanError> {
     let folder = dirs.notify(&service.name);
     make_passable(&folder)?;
     let path = folder.join(NOTIFY_SOCKET);

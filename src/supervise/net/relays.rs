@@ -7,7 +7,7 @@ use super::sockets::BACKLOG;
 use crate::compile;
 use crate::launch::relay::{Notice, Relay, Task, hear};
 use crate::launch::{LaunchError, Launcher, Running};
-use crate::plan::Service;
+use crate::plan::Unit;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ impl Relays {
     pub(in crate::supervise) fn prepare(
         &mut self,
         id: u32,
-        service: &Service,
+        service: &Unit,
         outside: &[BorrowedFd<'_>],
         launcher: &mut Launcher,
     ) -> Result<Vec<OwnedFd>, LaunchError> {

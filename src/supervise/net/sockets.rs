@@ -56,7 +56,7 @@ impl Sockets {
     pub(in crate::supervise) fn hold<'s>(
         &mut self,
         dirs: &Dirs,
-        services: impl Iterator<Item = &'s plan::Service> + Clone,
+        services: impl Iterator<Item = &'s plan::Unit> + Clone,
     ) -> Result<(), PlanError> {
         let known: HashMap<&str, &Identity> = services.clone().map(|s| (s.name.as_str(), &s.identity)).collect();
         // And to whom it is to belong, if it is a file.
@@ -136,7 +136,7 @@ impl Sockets {
     }
 
     /// Does anybody wait in a socket that a service's callers connect to?
-    pub(in crate::supervise) fn callers_wait(&self, service: &plan::Service) -> bool {
+    pub(in crate::supervise) fn callers_wait(&self, service: &plan::Unit) -> bool {
         let of = |caller: &String| self.held.get(&pair(&service.name, caller));
         service.callers.iter().filter_map(of).any(|socket| {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -147,7 +147,7 @@ impl Sockets {
 
     /// Lets go of the sockets of a service that was given up: whoever connects is refused, and does not wait for what does
     /// not come. The files of those of its callers stay, since they say who may call.
-    pub(in crate::supervise) fn release(&mut self, service: &plan::Service) {
+    pub(in crate::supervise) fn release(&mut self, service: &plan::Unit) {
         for caller in &service.callers {
             if let Some(socket) = self.held.remove(&pair(&service.name, caller)) {
                 abandon(&socket);
@@ -164,7 +164,7 @@ impl Sockets {
     /// Puts new sockets in the place of those that the callers of a service connect to, when it has ended. Whoever was given
     /// one by it answers nobody any more, and what it did to one, such as shutdown(2), is over. One that callers wait in
     /// stays, for they would be lost with it, unless somebody else may hold it.
-    pub(in crate::supervise) fn renew(&mut self, dirs: &Dirs, service: &plan::Service) {
+    pub(in crate::supervise) fn renew(&mut self, dirs: &Dirs, service: &plan::Unit) {
         let mut looks = MOST_LOOKS;
         for caller in &service.callers {
             let key = pair(&service.name, caller);
@@ -187,7 +187,7 @@ impl Sockets {
     }
 
     /// Binds again what was released or could not be made anew.
-    pub(in crate::supervise) fn reclaim(&mut self, dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
+    pub(in crate::supervise) fn reclaim(&mut self, dirs: &Dirs, service: &plan::Unit) -> Result<(), PlanError> {
         for caller in &service.callers {
             let key = pair(&service.name, caller);
             if let (Some(owner), false) = (self.owners.get(&key), self.held.contains_key(&key)) {
@@ -212,13 +212,13 @@ impl Sockets {
     }
 
     /// Those of the host's addresses that a service listens on.
-    pub(in crate::supervise) fn listening(&self, service: &plan::Service) -> Vec<BorrowedFd<'_>> {
+    pub(in crate::supervise) fn listening(&self, service: &plan::Unit) -> Vec<BorrowedFd<'_>> {
         let held = |address| Some(self.held.get(&Key::Listen(address))?.as_fd());
         service.listen.iter().copied().filter_map(held).collect()
     }
 
     /// The sockets of one service and their names, in the order of their descriptors.
-    pub(in crate::supervise) fn of<'s>(&'s self, service: &'s plan::Service) -> Vec<(BorrowedFd<'s>, &'s str)> {
+    pub(in crate::supervise) fn of<'s>(&'s self, service: &'s plan::Unit) -> Vec<(BorrowedFd<'s>, &'s str)> {
         let listen = service.listen.iter().map(|address| (Key::Listen(*address), LISTEN));
         let callers = service
             .callers
@@ -354,7 +354,7 @@ pub(in crate::supervise) fn explain(error: std::io::Error) -> String {
 }
 
 /// The folders that a service's spec mounts, in which its sockets come to lie.
-pub fn folders(dirs: &Dirs, service: &plan::Service) -> Result<(), PlanError> {
+pub fn folders(dirs: &Dirs, service: &plan::Unit) -> Result<(), PlanError> {
     if !service.callees.is_empty() {
         make_passable(&dirs.rpc(&service.name))?;
     }
