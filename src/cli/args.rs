@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// UID, seeing only what it was granted.
 #[derive(Debug, Parser)]
 #[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The manifest, or a folder that holds one [default: pysecure.toml, pysecure.json or pysecure_config.py here]
     #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file")]
     first: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Cli {
 
 impl Cli {
     /// The manifest that was named, if one was.
-    pub fn manifest(&self) -> Option<&Path> {
+    pub(crate) fn manifest(&self) -> Option<&Path> {
         self.first.as_deref().or(self.file.as_deref())
     }
 }
@@ -39,7 +39,7 @@ impl Cli {
 /// A command's arguments, which are described to clap once it is that command that was given: to describe all of them
 /// takes longer than many a command does.
 #[derive(Debug)]
-pub struct Deferred<T>(T);
+pub(crate) struct Deferred<T>(T);
 
 impl<T> std::ops::Deref for Deferred<T> {
     type Target = T;
@@ -78,13 +78,13 @@ impl<T: FromArgMatches> FromArgMatches for Deferred<T> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Write a commented manifest that works
     Init(Deferred<Init>),
     /// Check the manifest, and show all that is wrong with it
@@ -159,21 +159,21 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
-pub struct Init {
+pub(crate) struct Init {
     /// Where to write it
     #[arg(default_value = ".")]
     pub folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct Check {
+pub(crate) struct Check {
     /// Print a list of diagnostics for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Compile {
+pub(crate) struct Compile {
     /// Write a bundle a service below this folder, for `crun run` and the like; else print the specs
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -182,7 +182,7 @@ pub struct Compile {
 }
 
 #[derive(Debug, Args)]
-pub struct Up {
+pub(crate) struct Up {
     /// Return when all services run
     #[arg(short, long)]
     pub detach: bool,
@@ -202,13 +202,13 @@ pub struct Up {
 
 /// Services by name.
 #[derive(Debug, Args)]
-pub struct Named {
+pub(crate) struct Named {
     /// Only these services [default: all]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Seconds that they may take to end, in place of each one's `stop_timeout`
     #[arg(short, long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
@@ -217,7 +217,7 @@ pub struct Stop {
 }
 
 #[derive(Debug, Args)]
-pub struct Kill {
+pub(crate) struct Kill {
     /// The signal, by name or number
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     pub signal: String,
@@ -226,7 +226,7 @@ pub struct Kill {
 }
 
 #[derive(Debug, Args)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
@@ -238,21 +238,21 @@ pub struct Stats {
 }
 
 #[derive(Debug, Args)]
-pub struct Events {
+pub(crate) struct Events {
     /// Print an object a line
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// Print the path of the unix socket that answers HTTP requests for them
     #[arg(long)]
     pub socket: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Call {
+pub(crate) struct Call {
     /// In this caller's name [default: the service's only one]
     #[arg(long = "as", value_name = "CALLER")]
     pub caller: Option<String>,
@@ -273,13 +273,13 @@ pub struct Call {
 }
 
 #[derive(Debug, Args)]
-pub struct Rpc {
+pub(crate) struct Rpc {
     #[command(subcommand)]
     pub deed: RpcDeed,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum RpcDeed {
+pub(crate) enum RpcDeed {
     /// Write a stub of the functions (.pyi), which Python's type checkers read in place of the service's module
     Stubs {
         /// In this caller's name [default: the service's only one]
@@ -303,12 +303,12 @@ pub enum RpcDeed {
 }
 
 /// Seconds from the command line as a time: none at all if negative, a year if it is more.
-pub fn seconds(number: f64) -> std::time::Duration {
+pub(crate) fn seconds(number: f64) -> std::time::Duration {
     std::time::Duration::try_from_secs_f64(number.clamp(0.0, 31_536_000.0)).unwrap_or_default()
 }
 
 #[derive(Debug, Args)]
-pub struct Down {
+pub(crate) struct Down {
     /// Seconds that services may take to end, in place of each one's `stop_timeout`
     #[arg(short, long, value_name = "SECONDS")]
     pub timeout: Option<f64>,
@@ -324,7 +324,7 @@ pub struct Down {
 }
 
 #[derive(Debug, Args)]
-pub struct GiveBack {
+pub(crate) struct GiveBack {
     /// Where the tree is now that was at PATH
     #[arg(long, value_name = "PLACE", requires = "paths", conflicts_with = "forget")]
     pub moved_to: Option<PathBuf>,
@@ -337,7 +337,7 @@ pub struct GiveBack {
 }
 
 #[derive(Debug, Args)]
-pub struct Data {
+pub(crate) struct Data {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
@@ -346,7 +346,7 @@ pub struct Data {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum DataCommand {
+pub(crate) enum DataCommand {
     /// Delete what is kept under these names: of what the manifest does not name any more, or while the app is down
     Remove {
         #[arg(required = true, value_name = "NAME")]
@@ -358,14 +358,14 @@ pub enum DataCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct Ps {
+pub(crate) struct Ps {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Logs {
+pub(crate) struct Logs {
     /// Go on as services print
     #[arg(short, long)]
     pub follow: bool,
@@ -389,7 +389,7 @@ pub struct Logs {
 }
 
 #[derive(Debug, Args)]
-pub struct Exec {
+pub(crate) struct Exec {
     /// No terminal, even if there is one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
@@ -411,7 +411,7 @@ pub struct Exec {
 }
 
 #[derive(Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// No terminal, even if there is one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
@@ -425,7 +425,7 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-pub struct Cp {
+pub(crate) struct Cp {
     /// What to copy: a path, or SERVICE:/PATH; of a directory named with `/.` at its end, what is in it
     #[arg(value_name = "FROM")]
     pub from: String,
@@ -435,21 +435,21 @@ pub struct Cp {
 }
 
 #[derive(Debug, Args)]
-pub struct Unshare {
+pub(crate) struct Unshare {
     /// The program and its arguments [default: $SHELL]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub struct Access {
+pub(crate) struct Access {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Doctor {
+pub(crate) struct Doctor {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
@@ -459,13 +459,13 @@ pub struct Doctor {
 }
 
 #[derive(Debug, Args)]
-pub struct Jail {
+pub(crate) struct Jail {
     #[command(subcommand)]
     pub deed: JailDeed,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum JailDeed {
+pub(crate) enum JailDeed {
     /// List the recipes, and the jails that are built
     List {
         /// Print a list for programs

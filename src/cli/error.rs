@@ -14,7 +14,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub fn new(code: u8, message: impl std::fmt::Display) -> Failure {
+    pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Failure {
         Failure {
             messages: vec![message.to_string()],
             located: Vec::new(),
@@ -23,7 +23,7 @@ impl Failure {
     }
 
     /// All has been said already.
-    pub fn silent(code: u8) -> Failure {
+    pub(crate) fn silent(code: u8) -> Failure {
         Failure {
             messages: Vec::new(),
             located: Vec::new(),
@@ -31,7 +31,7 @@ impl Failure {
         }
     }
 
-    pub fn failed(message: impl std::fmt::Display) -> Failure {
+    pub(crate) fn failed(message: impl std::fmt::Display) -> Failure {
         Failure::new(1, message)
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub fn read(cli: &Cli) -> Result<Loaded, Failure> {
+    pub(crate) fn read(cli: &Cli) -> Result<Loaded, Failure> {
         let path = manifest::locate(cli.manifest())?;
         let (source, python) = if python::is_python(&path) {
             let (source, python) = python::read(&path).map_err(unsuccessful)?;
@@ -67,7 +67,7 @@ impl Loaded {
     }
 
     /// Diagnostics with the lines that they are about, for people.
-    pub fn render(&self, found: &[Diagnostic]) -> String {
+    pub(crate) fn render(&self, found: &[Diagnostic]) -> String {
         let colour = terminal::colour_on_stderr();
         let text = match &self.python {
             None => manifest::render(&self.source, found, colour),
@@ -84,7 +84,7 @@ impl Loaded {
     }
 
     /// The same, and nothing if there are none.
-    pub fn render_some(&self, found: &[Diagnostic]) -> String {
+    pub(crate) fn render_some(&self, found: &[Diagnostic]) -> String {
         match found.is_empty() {
             true => String::new(),
             false => self.render(found),
@@ -92,7 +92,7 @@ impl Loaded {
     }
 
     /// The same for programs.
-    pub fn diagnostics_json(&self, found: &[Diagnostic]) -> serde_json::Value {
+    pub(crate) fn diagnostics_json(&self, found: &[Diagnostic]) -> serde_json::Value {
         match &self.python {
             None => manifest::diagnostics_json(&self.source, found),
             Some(python) => {
@@ -102,12 +102,12 @@ impl Loaded {
         }
     }
 
-    pub fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         self.found.iter().any(|d| d.severity == Severity::Error)
     }
 
     /// Says what there is to say, and goes on only if nothing of it is an error.
-    pub fn checked(self) -> Result<Loaded, Failure> {
+    pub(crate) fn checked(self) -> Result<Loaded, Failure> {
         if self.has_errors() {
             eprint!("{}", self.render(&self.found));
             return Err(Failure::silent(2));
@@ -116,7 +116,7 @@ impl Loaded {
     }
 
     /// Where the app's things are. They are refused to a manifest that they do not belong to.
-    pub fn dirs(&self, cli: &Cli) -> Result<Dirs, Failure> {
+    pub(crate) fn dirs(&self, cli: &Cli) -> Result<Dirs, Failure> {
         let dirs = self.places(cli)?;
         // Whoever needs the ledger says what is wrong with it.
         if let Ok(ledger) = Ledger::read(&dirs, &self.model.app) {
@@ -126,7 +126,7 @@ impl Loaded {
     }
 
     /// The same, whoever's they are.
-    pub fn places(&self, cli: &Cli) -> Result<Dirs, Failure> {
+    pub(crate) fn places(&self, cli: &Cli) -> Result<Dirs, Failure> {
         Ok(Dirs::find(
             &self.model.app,
             outer::expected() == Privilege::Root,
@@ -135,7 +135,7 @@ impl Loaded {
     }
 
     /// The manifest's path, free of links.
-    pub fn manifest(&self) -> PathBuf {
+    pub(crate) fn manifest(&self) -> PathBuf {
         std::fs::canonicalize(&self.source.path).unwrap_or_else(|_| self.source.path.clone())
     }
 
@@ -170,7 +170,7 @@ impl Loaded {
     }
 
     /// The same for an app that may be up, and is to have its data in any case.
-    pub fn settle(&self, dirs: &Dirs) -> Result<(), Failure> {
+    pub(crate) fn settle(&self, dirs: &Dirs) -> Result<(), Failure> {
         let ledger = Ledger::read(dirs, &self.model.app)?;
         let manifest = self.manifest();
         if ledger.whose(&manifest) == Whose::Ours && !ledger.has_moved_to(&manifest) {
@@ -185,7 +185,7 @@ impl Loaded {
     }
 
     /// Is the data of this ledger this manifest's? One that is gone was moved.
-    pub fn owned_by(&self, ledger: &Ledger) -> Result<Whose, Failure> {
+    pub(crate) fn owned_by(&self, ledger: &Ledger) -> Result<Whose, Failure> {
         let whose = ledger.whose(&self.manifest());
         match whose {
             Whose::Theirs(manifest) if !self.take_over => {
@@ -196,7 +196,7 @@ impl Loaded {
         }
     }
 
-    pub fn library(&self, dirs: &Dirs) -> template::Library {
+    pub(crate) fn library(&self, dirs: &Dirs) -> template::Library {
         let library = template::Library::new(&self.folder, &dirs.state);
         match self.source.path.file_name() {
             Some(name) => library.of(&self.folder.join(name)),
@@ -205,7 +205,7 @@ impl Loaded {
     }
 
     /// The plan as it would be now; the ledger on disk stays as it is.
-    pub fn plan(&self, dirs: &Dirs, ledger: &mut Ledger) -> Result<Plan, Failure> {
+    pub(crate) fn plan(&self, dirs: &Dirs, ledger: &mut Ledger) -> Result<Plan, Failure> {
         let privilege = outer::expected();
         let library = self.library(dirs);
         plan::draw(&self.model, &privilege, dirs, &library, ledger).map_err(|errors| self.refused(errors))
@@ -236,13 +236,13 @@ impl Loaded {
 impl Loaded {
     /// Whether files have names in two resources that let a service do what it may not. What was not looked at is
     /// said in notes.
-    pub fn hard_links(&self, plan: &Plan) -> Result<Vec<String>, Failure> {
+    pub(crate) fn hard_links(&self, plan: &Plan) -> Result<Vec<String>, Failure> {
         plan::hard_links(plan).map_err(|errors| self.refused(errors))
     }
 
     /// Whether what lies on disk lets a service do what the manifest forbids, for commands that need no plan that could
     /// be carried out here. Notes say what was not looked at.
-    pub fn compared(&self, cli: &Cli) -> Result<Vec<String>, Failure> {
+    pub(crate) fn compared(&self, cli: &Cli) -> Result<Vec<String>, Failure> {
         let dirs = self.places(cli)?;
         let mut ledger = Ledger::read(&dirs, &self.model.app)?;
         let drawn = plan::draw(
@@ -284,7 +284,7 @@ impl Loaded {
     }
 
     /// Says a failure with the manifest's lines, and leaves of it what has none.
-    pub fn tell(&self, mut failure: Failure) -> Failure {
+    pub(crate) fn tell(&self, mut failure: Failure) -> Failure {
         let located = std::mem::take(&mut failure.located);
         if !located.is_empty() {
             eprint!("{}", self.render(&located));

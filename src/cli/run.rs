@@ -138,7 +138,7 @@ pub(super) fn not_twice(dirs: &Dirs, app: &str, service: &str) -> Result<(), Fai
 pub(super) struct Folder(pub PathBuf);
 
 impl Folder {
-    pub fn of(plan: &Plan, service: &Unit) -> Folder {
+    pub(crate) fn of(plan: &Plan, service: &Unit) -> Folder {
         let name = format!("run-{}-{}", service.name, std::process::id());
         Folder(plan.dirs.run.join(name))
     }

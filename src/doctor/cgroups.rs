@@ -14,7 +14,7 @@ const DELEGATE: &str = "sudo mkdir -p /etc/systemd/system/user@.service.d\n\
                         \x20 sudo tee /etc/systemd/system/user@.service.d/delegate.conf\n\
                         sudo systemctl daemon-reload, then log in again";
 
-pub fn look(host: &Host) -> Answer {
+pub(crate) fn look(host: &Host) -> Answer {
     let mut offer = Offer::look();
     let asks = scope::helps();
     if asks {

@@ -27,14 +27,14 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
-    pub fn new(step: &str, errno: i32) -> Self {
+    pub(crate) fn new(step: &str, errno: i32) -> Self {
         Refused {
             step: step.to_owned(),
             errno,
         }
     }
 
-    pub fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         match self.errno {
             0 => self.step.clone(),
             n => format!("{}: {}", self.step, nix::errno::Errno::from_raw(n).desc()),
@@ -136,7 +136,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 }

@@ -16,7 +16,7 @@ const ONE_OWNER: &[(u64, &str)] = &[
     (0x0102_1997, "9p"),
 ];
 
-pub fn data_directory(host: &Host) -> Answer {
+pub(crate) fn data_directory(host: &Host) -> Answer {
     let (wanted, exists) = (host.data.display(), host.data_parent());
     if let Err(e) = accessat(CWD, exists, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
         let reason = reason(e);
@@ -50,7 +50,7 @@ pub fn data_directory(host: &Host) -> Answer {
 }
 
 /// What connects a service to the outside, and the device that it takes.
-pub fn pasta(_: &Host) -> Answer {
+pub(crate) fn pasta(_: &Host) -> Answer {
     let Some(path) = crate::launch::outer::program("pasta") else {
         return Answer::missing("no program called pasta").remedy("sudo apt install passt");
     };
@@ -63,7 +63,7 @@ pub fn pasta(_: &Host) -> Answer {
     }
 }
 
-pub fn acl(host: &Host) -> Answer {
+pub(crate) fn acl(host: &Host) -> Answer {
     let directory = host.data_parent();
     let shown = directory.display();
     match getxattr_query(directory, "system.posix_acl_default").map_err(|e| e.raw_os_error()) {

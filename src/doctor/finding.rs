@@ -80,31 +80,31 @@ impl Answer {
         }
     }
 
-    pub fn ok(found: impl Into<String>) -> Self {
+    pub(crate) fn ok(found: impl Into<String>) -> Self {
         Self::new(Status::Ok, found)
     }
 
-    pub fn degraded(found: impl Into<String>) -> Self {
+    pub(crate) fn degraded(found: impl Into<String>) -> Self {
         Self::new(Status::Degraded, found)
     }
 
-    pub fn missing(found: impl Into<String>) -> Self {
+    pub(crate) fn missing(found: impl Into<String>) -> Self {
         Self::new(Status::Missing, found)
     }
 
     /// It could not be tried because `feature`, which it stands on, is not there.
-    pub fn blocked(feature: &'static str) -> Self {
+    pub(crate) fn blocked(feature: &'static str) -> Self {
         let mut answer = Self::missing(format!("could not be tried: it stands on {feature}, see there"));
         answer.blocked_by = Some(feature);
         answer
     }
 
-    pub fn lost(mut self, lost: impl Into<String>) -> Self {
+    pub(crate) fn lost(mut self, lost: impl Into<String>) -> Self {
         self.lost = Some(lost.into());
         self
     }
 
-    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+    pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }

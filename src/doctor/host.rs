@@ -20,7 +20,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub fn new(runner: Runner) -> Self {
+    pub(crate) fn new(runner: Runner) -> Self {
         let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         let accounts = Accounts::parse(&read("/etc/passwd"));
         // An account of LDAP or the like stands in no file; then the environment is believed, for
@@ -44,7 +44,7 @@ impl Host {
     }
 
     /// All names that the user has.
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         let mut names = self.accounts.names_of(self.uid);
         if names.is_empty() {
             names.push(&self.user);
@@ -53,7 +53,7 @@ impl Host {
     }
 
     /// The data directory, or the nearest directory above that exists.
-    pub fn data_parent(&self) -> &Path {
+    pub(crate) fn data_parent(&self) -> &Path {
         self.data
             .ancestors()
             .find(|path| path.is_dir())

@@ -37,7 +37,7 @@ struct Program {
     capability_name: &'static str,
 }
 
-pub fn mapped_here(_: &Host) -> Answer {
+pub(crate) fn mapped_here(_: &Host) -> Answer {
     explain_mapped(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"))
 }
 
@@ -64,7 +64,7 @@ fn explain_mapped(uid_map: &str, gid_map: &str) -> Answer {
     )
 }
 
-pub fn map_programs(_: &Host) -> Answer {
+pub(crate) fn map_programs(_: &Host) -> Answer {
     let mut found = Vec::new();
     for program in &PROGRAMS {
         let Some(path) = in_path(program.name) else {
@@ -136,7 +136,7 @@ fn file_grants(xattr: &[u8], capability: u32) -> bool {
     effective && word(4).is_some_and(|permitted| permitted & (1 << capability) != 0)
 }
 
-pub fn subordinate(host: &Host) -> Answer {
+pub(crate) fn subordinate(host: &Host) -> Answer {
     let files = PROGRAMS.map(|program| (program.file, subid::parse(&read(program.file))));
     explain_subordinate(&files, &host.user, &host.names(), host.uid)
 }
@@ -176,7 +176,7 @@ fn explain_subordinate(files: &[(&str, SubIds)], user: &str, names: &[&str], uid
 
 /// Lets both programs map the user's ranges into a real namespace, for they have more reasons to
 /// refuse than can be looked up.
-pub fn mapping(host: &Host) -> Answer {
+pub(crate) fn mapping(host: &Host) -> Answer {
     if PROGRAMS.iter().any(|program| in_path(program.name).is_none()) {
         return Answer::blocked("newuidmap, newgidmap");
     }
@@ -239,7 +239,7 @@ fn map(held: &Held, program: &Program, own: u32, ranges: &[Range]) -> Result<(),
     Err(Refused::new(&format!("{}{said}", program.name), 0))
 }
 
-pub fn overlaps(host: &Host) -> Answer {
+pub(crate) fn overlaps(host: &Host) -> Answer {
     let files = PROGRAMS.map(|program| (program.file, subid::parse(&read(program.file))));
     explain_overlaps(&files, &host.accounts)
 }

@@ -12,7 +12,7 @@ const OUTER_FILTER: &str = "this process runs under a seccomp filter, likely of 
      docker run --security-opt seccomp=unconfined …\n\
      podman run --security-opt seccomp=unconfined …";
 
-pub fn version(_: &Host) -> Answer {
+pub(crate) fn version(_: &Host) -> Answer {
     let Ok(names) = nix::sys::utsname::uname() else {
         return Answer::degraded("its version cannot be read").remedy(NEWER);
     };
@@ -32,14 +32,14 @@ fn parse_version(release: &str) -> Option<(u32, u32)> {
     Some((major, minor[..digits].parse().ok()?))
 }
 
-pub fn clone3(_: &Host) -> Answer {
+pub(crate) fn clone3(_: &Host) -> Answer {
     match sys::clone3_refusal() {
         rustix::io::Errno::INVAL => Answer::ok("answers"),
         errno => call_refused("clone3", Errno::from_raw(errno.raw_os_error())),
     }
 }
 
-pub fn pidfd(_: &Host) -> Answer {
+pub(crate) fn pidfd(_: &Host) -> Answer {
     use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
     use std::os::fd::AsFd;
     let fd = match pidfd_open(getpid(), PidfdFlags::empty()) {
@@ -54,7 +54,7 @@ pub fn pidfd(_: &Host) -> Answer {
     }
 }
 
-pub fn openat2(_: &Host) -> Answer {
+pub(crate) fn openat2(_: &Host) -> Answer {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     // /proc/self is a link on every Linux: a call that resolves it does not keep its promise.
@@ -72,13 +72,13 @@ fn call_refused(call: &str, errno: Errno) -> Answer {
 }
 
 /// Whether a seccomp filter is on this process already.
-pub fn under_seccomp() -> bool {
+pub(crate) fn under_seccomp() -> bool {
     read("/proc/self/status")
         .lines()
         .any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() == "2"))
 }
 
-pub fn seccomp(host: &Host) -> Answer {
+pub(crate) fn seccomp(host: &Host) -> Answer {
     match host.runner.try_out("seccomp") {
         Ok(found) => Answer::ok(found),
         Err(refused) => Answer::missing(refused.reason()).remedy(if under_seccomp() {
@@ -102,7 +102,7 @@ const LANDLOCK_LEVELS: &[(u32, &str, &str)] = &[
     ),
 ];
 
-pub fn landlock(host: &Host) -> Answer {
+pub(crate) fn landlock(host: &Host) -> Answer {
     match host.runner.try_out("landlock") {
         Ok(abi) => match abi.parse() {
             Ok(abi) => landlock_level(abi),
@@ -143,7 +143,7 @@ fn landlock_absent(refused: &Refused, modules: &str) -> Answer {
     }
 }
 
-pub fn tiocsti(_: &Host) -> Answer {
+pub(crate) fn tiocsti(_: &Host) -> Answer {
     match number("/proc/sys/dev/tty/legacy_tiocsti") {
         Some(0) => Answer::ok("switched off (dev.tty.legacy_tiocsti = 0)"),
         Some(_) => {

@@ -20,7 +20,7 @@ const NEEDED: &[(Capability, &str)] = &[
     (Capability::CAP_NET_ADMIN, "bring up a service's loopback"),
 ];
 
-pub fn capabilities(_: &Host) -> Answer {
+pub(crate) fn capabilities(_: &Host) -> Answer {
     let Ok(held) = caps::read(None, CapSet::Effective) else {
         return Answer::missing("this process' capabilities cannot be read");
     };
@@ -42,7 +42,7 @@ pub fn capabilities(_: &Host) -> Answer {
         ))
 }
 
-pub fn sys_resource(host: &Host) -> Answer {
+pub(crate) fn sys_resource(host: &Host) -> Answer {
     // In a user namespace the capability is held and yet is worth nothing: it must be used to tell.
     match host.runner.try_out("raise-limit") {
         Ok(found) => Answer::ok(found),
@@ -59,7 +59,7 @@ const OWN: u64 = 64;
 /// Fewer services than this are worth a word.
 const FEW: u64 = 200;
 
-pub fn open_files(_: &Host) -> Answer {
+pub(crate) fn open_files(_: &Host) -> Answer {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) => explain_open_files(soft, hard),
         Err(e) => Answer::degraded(format!("the limit cannot be read: {}", e.desc())),

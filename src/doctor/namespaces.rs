@@ -39,7 +39,7 @@ impl Settings {
     }
 }
 
-pub fn user(host: &Host) -> Answer {
+pub(crate) fn user(host: &Host) -> Answer {
     match host.runner.try_out("user") {
         Ok(found) => Answer::ok(found),
         Err(refused) => {
@@ -166,15 +166,15 @@ fn explain_namespace(refused: &Refused) -> Answer {
     }
 }
 
-pub fn others(host: &Host) -> Answer {
+pub(crate) fn others(host: &Host) -> Answer {
     inside(host, "others", explain_namespace)
 }
 
-pub fn network(host: &Host) -> Answer {
+pub(crate) fn network(host: &Host) -> Answer {
     inside(host, "network", explain_namespace)
 }
 
-pub fn loopback(host: &Host) -> Answer {
+pub(crate) fn loopback(host: &Host) -> Answer {
     inside(host, "loopback", |refused| {
         if refused.step == trials::MAKE_NETNS {
             Answer::blocked("network namespace")
@@ -184,7 +184,7 @@ pub fn loopback(host: &Host) -> Answer {
     })
 }
 
-pub fn proc(host: &Host) -> Answer {
+pub(crate) fn proc(host: &Host) -> Answer {
     inside(host, "proc", |refused| {
         if refused.step == trials::MAKE_PIDNS {
             return Answer::blocked("other namespaces");
@@ -217,7 +217,7 @@ fn explain_proc(refused: &Refused, mountinfo: &str) -> Answer {
     )
 }
 
-pub fn mount_api(host: &Host) -> Answer {
+pub(crate) fn mount_api(host: &Host) -> Answer {
     inside(host, "mount-api", |refused| {
         if refused.step == "mount tmpfs" {
             return Answer::blocked("tmpfs");
@@ -230,11 +230,11 @@ pub fn mount_api(host: &Host) -> Answer {
     })
 }
 
-pub fn tmpfs(host: &Host) -> Answer {
+pub(crate) fn tmpfs(host: &Host) -> Answer {
     inside(host, "tmpfs", |refused| Answer::missing(refused.reason()))
 }
 
-pub fn overlay(host: &Host) -> Answer {
+pub(crate) fn overlay(host: &Host) -> Answer {
     inside(host, "overlay", |refused| {
         match (refused.step.as_str(), refused.errno) {
             ("mount tmpfs", _) => Answer::blocked("tmpfs"),
@@ -250,7 +250,7 @@ pub fn overlay(host: &Host) -> Answer {
     })
 }
 
-pub fn terminals(host: &Host) -> Answer {
+pub(crate) fn terminals(host: &Host) -> Answer {
     use rustix::pty::{OpenptFlags, openpt};
     // The user's side of `exec` takes no terminal from the host, but one that is broken here is
     // broken for its shell as well: said first, for it is the simpler thing to mend.
@@ -269,7 +269,7 @@ pub fn terminals(host: &Host) -> Answer {
 
 /// On a detached copy of the data directory's mount, which nobody can see and which ends with its
 /// descriptor.
-pub fn idmapped(host: &Host) -> Answer {
+pub(crate) fn idmapped(host: &Host) -> Answer {
     use rustix::mount::{OpenTreeFlags, open_tree};
     let held = match host.runner.hold_user_namespace() {
         Ok(held) => held,

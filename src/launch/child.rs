@@ -28,15 +28,15 @@ type Result<T> = std::result::Result<T, Errno>;
 /// What a process says to its launcher: three numbers a message.
 pub(super) mod report {
     /// A step or stage failed: its number, the errno.
-    pub const FAILED: u32 = 1;
+    pub(crate) const FAILED: u32 = 1;
     /// The program runs.
-    pub const STARTED: u32 = 2;
+    pub(crate) const STARTED: u32 = 2;
     /// The program ended: its wait status.
-    pub const EXITED: u32 = 3;
+    pub(crate) const EXITED: u32 = 3;
     /// A terminal is open; its other end comes with the message.
-    pub const TERMINAL: u32 = 4;
+    pub(crate) const TERMINAL: u32 = 4;
     /// All is there but the program.
-    pub const HELD: u32 = 5;
+    pub(crate) const HELD: u32 = 5;
 }
 
 /// All that PID 1 works on.

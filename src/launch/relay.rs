@@ -261,8 +261,8 @@ fn live(
     // Both stay ready from now on.
     forwarder.await_no_more(control.as_fd());
     forwarder.await_no_more(service.as_fd());
-    // SAFETY: the originals are the supervisor's, on whose side of clone3(2) their owners are; nothing here uses them.
     for outside in task.outside {
+        // SAFETY: the originals are the supervisor's, on whose side of clone3(2) their owners are; nothing here uses them.
         unsafe { rustix::io::close(outside.as_raw_fd()) };
     }
     let left = forwarder.leave(&inside, leave);

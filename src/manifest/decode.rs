@@ -11,7 +11,7 @@ use super::tree::{Entries, Key, Node, Tree};
 use super::{Diagnostic, Format};
 
 /// Decodes one kind of value, and describes it to those who write one.
-pub trait Codec {
+pub(crate) trait Codec {
     type Out;
 
     /// For "expected X, found Y".
@@ -43,7 +43,7 @@ pub trait Codec {
 }
 
 /// A table with known keys; [`table!`] makes one.
-pub trait Table: Default {
+pub(crate) trait Table: Default {
     const WHAT: &'static str;
     const DOC: &'static [&'static str];
 
@@ -52,7 +52,7 @@ pub trait Table: Default {
 }
 
 /// The key whose value is being decoded, and the tables around it.
-pub struct Place<'p> {
+pub(crate) struct Place<'p> {
     pub name: &'p str,
     pub span: Range<usize>,
     /// What it is, if its name is the author's own: "service".
@@ -61,14 +61,14 @@ pub struct Place<'p> {
 }
 
 impl<'p> Place<'p> {
-    pub const ROOT: Place<'static> = Place {
+    pub(crate) const ROOT: Place<'static> = Place {
         name: "",
         span: 0..0,
         noun: None,
         outer: None,
     };
 
-    pub fn key(&'p self, key: &'p Key<'_>) -> Place<'p> {
+    pub(crate) fn key(&'p self, key: &'p Key<'_>) -> Place<'p> {
         Place {
             name: &key.text,
             span: key.span.clone(),
@@ -77,7 +77,7 @@ impl<'p> Place<'p> {
         }
     }
 
-    pub fn named(mut self, noun: Option<&'static str>) -> Self {
+    pub(crate) fn named(mut self, noun: Option<&'static str>) -> Self {
         self.noun = noun;
         self
     }
@@ -87,7 +87,7 @@ impl<'p> Place<'p> {
     }
 
     /// "service `web`", "`owner` of resource `db`", "the manifest".
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let name = shown(self.name);
         match (self.noun, self.outer) {
             (Some(noun), _) => format!("{noun} `{name}`"),
@@ -98,7 +98,7 @@ impl<'p> Place<'p> {
     }
 
     /// "services.web"
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         match self.outer {
             Some(outer) if !outer.is_root() => format!("{}.{}", outer.path(), shown(self.name)),
             _ => shown(self.name),
@@ -110,7 +110,7 @@ impl<'p> Place<'p> {
 const MOST_DIAGNOSTICS: usize = 10_000;
 
 /// What the decoders share.
-pub struct Cx {
+pub(crate) struct Cx {
     pub format: Format,
     pub diagnostics: Vec<Diagnostic>,
     /// What is not there. After a syntax error it may only not have been read.
@@ -118,7 +118,7 @@ pub struct Cx {
 }
 
 impl Cx {
-    pub fn new(format: Format) -> Self {
+    pub(crate) fn new(format: Format) -> Self {
         Cx {
             format,
             diagnostics: Vec::new(),
@@ -126,13 +126,13 @@ impl Cx {
         }
     }
 
-    pub fn report(&mut self, diagnostic: Diagnostic) {
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic) {
         if self.diagnostics.len() < MOST_DIAGNOSTICS {
             self.diagnostics.push(diagnostic);
         }
     }
 
-    pub fn wrong_type<C: Codec>(&mut self, tree: &Tree<'_>, place: &Place<'_>) {
+    pub(crate) fn wrong_type<C: Codec>(&mut self, tree: &Tree<'_>, place: &Place<'_>) {
         let found = tree.node.noun(self.format);
         let message = format!("{}: expected {}, found {found}", place.describe(), C::EXPECTED);
         self.report(
@@ -142,7 +142,7 @@ impl Cx {
         );
     }
 
-    pub fn missing<C: Codec>(&mut self, key: &'static str, table: &Place<'_>) {
+    pub(crate) fn missing<C: Codec>(&mut self, key: &'static str, table: &Place<'_>) {
         let place = Place {
             name: key,
             span: 0..0,
@@ -158,7 +158,7 @@ impl Cx {
     }
 
     /// Says that the table has no such key; returns the one that was probably meant.
-    pub fn unknown(&mut self, key: &Key<'_>, keys: &[&'static str], table: &Place<'_>) -> Option<&'static str> {
+    pub(crate) fn unknown(&mut self, key: &Key<'_>, keys: &[&'static str], table: &Place<'_>) -> Option<&'static str> {
         let meant = nearest(&key.text, keys);
         let help = match meant {
             Some(meant) => format!("did you mean `{meant}`?"),
@@ -173,7 +173,7 @@ impl Cx {
         meant
     }
 
-    pub fn both(&mut self, key: &Key<'_>, first: &str, first_span: Range<usize>, table: &Place<'_>) {
+    pub(crate) fn both(&mut self, key: &Key<'_>, first: &str, first_span: Range<usize>, table: &Place<'_>) {
         let message = format!("{} has both `{first}` and `{}`", table.describe(), key.text);
         self.report(
             Diagnostic::error(key.span.clone(), message)
@@ -185,7 +185,7 @@ impl Cx {
 }
 
 /// The known word that `word` probably misspells.
-pub fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
     const LONGEST: usize = 64;
     if word.len() > LONGEST {
         return None;
@@ -200,7 +200,7 @@ pub fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
 }
 
 /// Text of the manifest for use in a sentence: one line, and not long.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     const LONGEST: usize = 60;
     let mut out: String = text.chars().take(LONGEST).flat_map(escape).collect();
     if text.chars().nth(LONGEST).is_some() {
@@ -218,7 +218,7 @@ fn escape(letter: char) -> impl Iterator<Item = char> {
     as_is.into_iter().chain(escaped.into_iter().flatten())
 }
 
-pub fn assignment(key: &str, value: &str, format: Format) -> String {
+pub(crate) fn assignment(key: &str, value: &str, format: Format) -> String {
     match format {
         Format::Toml => format!("{} = {value}", shown(key)),
         Format::Json => format!("\"{}\": {value}", shown(key)),
@@ -256,7 +256,7 @@ where
 }
 
 /// Joins the lines of a doc comment.
-pub fn prose(lines: &[&str]) -> String {
+pub(crate) fn prose(lines: &[&str]) -> String {
     lines
         .iter()
         .map(|line| line.trim())

@@ -11,7 +11,7 @@ use super::tree::{Node, Tree};
 use super::types::At;
 
 /// A span of time: `"10s"`, `"1m 30s"`, `"250ms"`; a bare integer is seconds, as in `docker compose stop -t 10`.
-pub struct Time;
+pub(crate) struct Time;
 
 /// A year: longer than anything that is waited for.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -53,7 +53,7 @@ fn parse_time(text: &str) -> Option<Duration> {
 }
 
 /// Bytes: `"256M"`, `"1G"`, `4096`. The letters are powers of 1,024, as docker and systemd have them.
-pub struct Size;
+pub(crate) struct Size;
 
 impl Codec for Size {
     type Out = At<u64>;
@@ -97,7 +97,7 @@ fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// A whole number from `LOW` to `HIGH`.
-pub struct Count<const LOW: u32, const HIGH: u32>;
+pub(crate) struct Count<const LOW: u32, const HIGH: u32>;
 
 impl<const LOW: u32, const HIGH: u32> Codec for Count<LOW, HIGH> {
     type Out = At<u32>;
@@ -121,7 +121,7 @@ impl<const LOW: u32, const HIGH: u32> Codec for Count<LOW, HIGH> {
 }
 
 /// Processors: `2`, or a part such as `0.5`. In thousandths, which is finer than any scheduler holds.
-pub struct Processors;
+pub(crate) struct Processors;
 
 /// A hundredth, below which the kernel divides no processor; and more than any machine has.
 const FEWEST: f64 = 0.01;

@@ -42,7 +42,7 @@ fn string<C: Codec>(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At
 macro_rules! strings {
     ($($(#[$doc:meta])* $name:ident: $example:literal;)*) => {$(
         $(#[$doc])*
-        pub struct $name;
+        pub(crate) struct $name;
 
         impl Codec for $name {
             type Out = At<String>;
@@ -99,7 +99,7 @@ const LONGEST_NAME: usize = 63;
 
 /// Name of a resource, bundle or service: 1 to 63 letters, digits, `_` and `-`, beginning with a letter.
 /// It becomes a host name, a file name and an account's name, so it holds nothing that those cannot.
-pub struct Name;
+pub(crate) struct Name;
 
 impl KeyRule for Name {
     const EXAMPLE: &'static str = "web";
@@ -114,7 +114,7 @@ impl KeyRule for Name {
 
 /// Name of the application: as [`Name`], and lower-case, since it names cgroups and folders that
 /// others compare without case.
-pub struct AppName;
+pub(crate) struct AppName;
 
 /// Can an app be called that?
 pub fn is_app_name(text: &str) -> bool {
@@ -196,7 +196,7 @@ fn propose_name(name: &str, noun: &str, capitals: bool) -> String {
 const THEIRS: &str = "PYSECURE_RPC_PURE";
 
 /// Name of an environment variable.
-pub struct EnvName;
+pub(crate) struct EnvName;
 
 impl KeyRule for EnvName {
     const EXAMPLE: &'static str = "LANG";
@@ -276,7 +276,7 @@ fn id<C: Codec>(tree: &Tree<'_>, lowest: u32, place: &Place<'_>, cx: &mut Cx) ->
 }
 
 /// A UID or GID.
-pub struct Id;
+pub(crate) struct Id;
 
 impl Codec for Id {
     type Out = At<u32>;
@@ -294,7 +294,7 @@ impl Codec for Id {
 }
 
 /// Lowest and highest id. Never 0: root is not for allocation.
-pub struct IdRange;
+pub(crate) struct IdRange;
 
 impl Codec for IdRange {
     type Out = At<[u32; 2]>;
@@ -493,7 +493,7 @@ impl Codec for Writable {
 }
 
 /// A command and its arguments.
-pub struct Words;
+pub(crate) struct Words;
 
 impl Codec for Words {
     type Out = At<Vec<String>>;

@@ -29,7 +29,7 @@ pub fn schema() -> Value {
 }
 
 /// Gathers what [`table!`](super::decode) knows of a table's keys.
-pub struct TableSchema {
+pub(crate) struct TableSchema {
     description: String,
     properties: Map<String, Value>,
     required: Vec<Value>,
@@ -37,7 +37,7 @@ pub struct TableSchema {
 }
 
 impl TableSchema {
-    pub fn new(doc: &[&str]) -> Self {
+    pub(crate) fn new(doc: &[&str]) -> Self {
         TableSchema {
             description: prose(doc),
             properties: Map::new(),
@@ -47,7 +47,7 @@ impl TableSchema {
     }
 
     /// `keys` are the names that a field has, of which one may be used.
-    pub fn field(&mut self, doc: &[&str], keys: Vec<(&'static str, Schema)>, required: bool) {
+    pub(crate) fn field(&mut self, doc: &[&str], keys: Vec<(&'static str, Schema)>, required: bool) {
         if let ([(key, _)], true) = (keys.as_slice(), required) {
             self.required.push(json!(key));
         }
@@ -61,7 +61,7 @@ impl TableSchema {
         }
     }
 
-    pub fn finish(self) -> Schema {
+    pub(crate) fn finish(self) -> Schema {
         let mut schema = Map::new();
         schema.insert("description".to_owned(), Value::String(self.description));
         schema.insert("type".to_owned(), json!("object"));

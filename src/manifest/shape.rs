@@ -15,7 +15,7 @@ use super::tree::{Key, Node, Tree};
 use super::types::{Assertions, At, Code, Named};
 
 /// What a key of a [`Map`] must look like.
-pub trait KeyRule {
+pub(crate) trait KeyRule {
     const EXAMPLE: &'static str;
 
     fn check(key: &Key<'_>, noun: &'static str, cx: &mut Cx);
@@ -25,7 +25,7 @@ pub trait KeyRule {
 }
 
 /// A list of values.
-pub struct List<C>(PhantomData<C>);
+pub(crate) struct List<C>(PhantomData<C>);
 
 impl<C: Codec> Codec for List<C> {
     type Out = Vec<C::Out>;
@@ -61,7 +61,7 @@ impl<C: Codec> Codec for List<C> {
 }
 
 /// A single value where there could be several.
-pub struct One<C>(PhantomData<C>);
+pub(crate) struct One<C>(PhantomData<C>);
 
 impl<C: Codec> Codec for One<C> {
     type Out = Vec<C::Out>;
@@ -89,7 +89,7 @@ impl<C: Codec> Codec for One<C> {
 }
 
 /// A table whose keys are names.
-pub struct Map<K, C>(PhantomData<(K, C)>);
+pub(crate) struct Map<K, C>(PhantomData<(K, C)>);
 
 impl<K: KeyRule, C: Codec> Codec for Map<K, C>
 where
@@ -155,7 +155,7 @@ fn bare_key<'t>(tree: &'t Tree<'_>) -> Option<&'t str> {
 }
 
 /// A table of names that must have one.
-pub struct NonEmpty<M>(PhantomData<M>);
+pub(crate) struct NonEmpty<M>(PhantomData<M>);
 
 impl<T, M: Codec<Out = Named<T>>> Codec for NonEmpty<M> {
     type Out = Named<T>;
@@ -188,7 +188,7 @@ impl<T, M: Codec<Out = Named<T>>> Codec for NonEmpty<M> {
 }
 
 /// A table that groups rules in the file and not in the [`Manifest`](super::Manifest).
-pub struct Nested<T>(PhantomData<T>);
+pub(crate) struct Nested<T>(PhantomData<T>);
 
 impl Codec for Nested<Assertions> {
     type Out = Vec<At<String>>;
@@ -208,7 +208,7 @@ impl Codec for Nested<Assertions> {
 }
 
 /// A host path, or a table that says more of it.
-pub struct Folder;
+pub(crate) struct Folder;
 
 impl Codec for Folder {
     type Out = Code;

@@ -42,7 +42,7 @@ words! {
 }
 
 /// `["a", "b"]`, or `{ a = "ready", b = "completed" }`.
-pub struct Dependencies;
+pub(crate) struct Dependencies;
 
 impl Codec for Dependencies {
     type Out = Named<At<Condition>>;
@@ -144,7 +144,7 @@ impl Codec for Readiness {
 }
 
 /// A signal by its name, with or without `SIG`; its number comes out.
-pub struct SignalName;
+pub(crate) struct SignalName;
 
 impl Codec for SignalName {
     type Out = At<u8>;

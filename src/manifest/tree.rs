@@ -15,19 +15,19 @@ use toml::de::{DeTable, DeValue};
 use super::{Diagnostic, Format};
 
 /// A key as it reads once unquoted, and where it stands.
-pub struct Key<'a> {
+pub(crate) struct Key<'a> {
     pub text: Cow<'a, str>,
     pub span: Range<usize>,
 }
 
-pub type Entries<'a> = Vec<(Key<'a>, Tree<'a>)>;
+pub(crate) type Entries<'a> = Vec<(Key<'a>, Tree<'a>)>;
 
-pub struct Tree<'a> {
+pub(crate) struct Tree<'a> {
     pub node: Node<'a>,
     pub span: Range<usize>,
 }
 
-pub enum Node<'a> {
+pub(crate) enum Node<'a> {
     String(Cow<'a, str>),
     /// `None`: beyond even 128 bits.
     Integer(Option<i128>),
@@ -42,7 +42,7 @@ pub enum Node<'a> {
 
 impl Node<'_> {
     /// For "expected X, found Y".
-    pub fn noun(&self, format: Format) -> &'static str {
+    pub(crate) fn noun(&self, format: Format) -> &'static str {
         match (self, format) {
             (Node::String(_), _) => "a string",
             (Node::Integer(_), _) => "an integer",
@@ -71,7 +71,7 @@ const MOST_FIRST_PLACES: usize = 100;
 const MOST_REPARSES: usize = 4;
 
 /// The root table, and what is wrong with the syntax. With errors, the tree holds what could be read.
-pub fn parse(text: &str, format: Format) -> (Entries<'_>, Vec<Diagnostic>) {
+pub(crate) fn parse(text: &str, format: Format) -> (Entries<'_>, Vec<Diagnostic>) {
     match format {
         Format::Toml => toml(text),
         Format::Json => json(text),

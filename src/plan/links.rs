@@ -28,12 +28,12 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
     /// Those that let a service do what it may not. `services`: all whose rights count.
-    pub fn leaks(&self, ground: &Ground, services: &[Unit]) -> Vec<Leak> {
+    pub(crate) fn leaks(&self, ground: &Ground, services: &[Unit]) -> Vec<Leak> {
         let mut out = Vec::new();
         for names in &self.names {
             for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {

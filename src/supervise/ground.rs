@@ -15,7 +15,7 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub fn new(places: Vec<Place>) -> Result<Ground, SuperviseError> {
+    pub(crate) fn new(places: Vec<Place>) -> Result<Ground, SuperviseError> {
         // Opened first: what changes from here on is told.
         let table = File::open("/proc/self/mountinfo").map_err(system("open /proc/self/mountinfo"))?;
         let known = known(places)?;
@@ -23,12 +23,12 @@ impl Ground {
     }
 
     /// The manifest says something else of who may do what.
-    pub fn replace(&mut self, with: plan::Ground) {
+    pub(crate) fn replace(&mut self, with: plan::Ground) {
         self.known = with;
     }
 
     /// The service as it is to be started now, if nothing shows that it has no right to.
-    pub fn settle(&mut self, planned: &plan::Unit) -> Result<plan::Unit, SuperviseError> {
+    pub(crate) fn settle(&mut self, planned: &plan::Unit) -> Result<plan::Unit, SuperviseError> {
         let mut changed = [PollFd::new(&self.table, PollFlags::PRI)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut changed, Some(&now)).map_err(system("poll /proc/self/mountinfo"))? > 0 {

@@ -6,6 +6,7 @@
 //! ends all tests of its program: [`bound`].
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(unreachable_pub, reason = "each test binary has it as a module of its own")]
 
 pub mod python;
 

@@ -45,12 +45,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub fn current() -> Context {
+    pub(crate) fn current() -> Context {
         CONTEXT.with_borrow(Clone::clone)
     }
 
     /// Has it be this thread's while `body` runs.
-    pub fn within<T>(self, body: impl FnOnce() -> T) -> T {
+    pub(crate) fn within<T>(self, body: impl FnOnce() -> T) -> T {
         struct Back(Context);
         impl Drop for Back {
             fn drop(&mut self) {
@@ -434,7 +434,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Makes a call, and waits for the first that comes of it.
-    pub fn begin(
+    pub(crate) fn begin(
         callee: &str,
         function: &str,
         arguments: Fill<'_>,
@@ -493,7 +493,7 @@ impl Pending {
     }
 
     /// The next item; `None` at the end.
-    pub fn next(&mut self) -> Result<Option<Value>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Value>, Error> {
         let Some(mut connection) = self.connection.take() else {
             return Ok(None);
         };

@@ -27,7 +27,7 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// For these functions, if there is a supervisor to read it. A service runs as well without.
-    pub fn under_pysecure(names: impl Iterator<Item = &'static str>) -> Option<Figures> {
+    pub(crate) fn under_pysecure(names: impl Iterator<Item = &'static str>) -> Option<Figures> {
         let supervisor = std::env::var_os("NOTIFY_SOCKET")?;
         std::env::var_os("PYSECURE_RPC_CALLERS")?;
         let made = Figures::new(names, |memfd| {
@@ -86,7 +86,7 @@ impl Figures {
         counter.fetch_add(amount.to_le(), Ordering::Relaxed);
     }
 
-    pub fn ended(&self, function: &str, took: Duration, failed: bool) {
+    pub(crate) fn ended(&self, function: &str, took: Duration, failed: bool) {
         let slot = self.slot(function);
         self.add(slot, 0, 1);
         if failed {
@@ -96,7 +96,7 @@ impl Figures {
         self.add(slot, 4 + bucket(took), 1);
     }
 
-    pub fn denied(&self, name: &str) {
+    pub(crate) fn denied(&self, name: &str) {
         self.add(self.slot(name), 2, 1);
     }
 }

@@ -15,7 +15,6 @@
 //! ```
 //!
 //! The wire is docs/rpc-protocol.md's. Nothing here makes anything but plain values of what comes over it.
-#![deny(unsafe_code)]
 
 mod client;
 mod decode;

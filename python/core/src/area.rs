@@ -29,6 +29,7 @@ struct Mapped {
 // SAFETY: the mapping is this object's alone, and it is written to by whoever has the object for itself.
 #[allow(unsafe_code)]
 unsafe impl Send for Mapped {}
+// SAFETY: the same.
 #[allow(unsafe_code)]
 unsafe impl Sync for Mapped {}
 

@@ -28,6 +28,7 @@ pub struct Slots {
 // SAFETY: whoever uses the page uses it by atomic operations.
 #[allow(unsafe_code)]
 unsafe impl Send for Slots {}
+// SAFETY: the same.
 #[allow(unsafe_code)]
 unsafe impl Sync for Slots {}
 

@@ -7,11 +7,11 @@ use std::io::Read;
 use tar::{Entry, EntryType};
 
 /// Longer names than the kernel's paths are nobody's.
-pub const LONGEST_NAME: u64 = 4096;
+pub(crate) const LONGEST_NAME: u64 = 4096;
 const LONGEST_RECORDS: u64 = 1 << 20;
 
 /// An entry's header, with what stood before it.
-pub struct Head {
+pub(crate) struct Head {
     pub name: Vec<u8>,
     pub link: Option<Vec<u8>>,
     pub kind: EntryType,
@@ -26,7 +26,7 @@ pub struct Head {
 
 /// What stood before the next entry.
 #[derive(Default)]
-pub struct Before {
+pub(crate) struct Before {
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     records: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct Before {
 
 impl Before {
     /// The head of an entry; none, if all that the entry does is say something of the next one.
-    pub fn head<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<Option<Head>, String> {
+    pub(crate) fn head<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<Option<Head>, String> {
         let kind = entry.header().entry_type();
         match kind {
             EntryType::GNULongName => self.name = Some(until_nul(whole(entry, LONGEST_NAME)?)),

@@ -86,7 +86,7 @@ impl Source {
 }
 
 /// The output of all services of an app.
-pub struct Outputs {
+pub(crate) struct Outputs {
     epoll: Epoll,
     /// By service.
     each: BTreeMap<u32, Output>,
@@ -119,7 +119,7 @@ enum To {
 
 impl Outputs {
     /// `attached`: lines are shown on standard output as well.
-    pub fn new<'n>(attached: bool, names: impl Iterator<Item = &'n str>) -> Result<Outputs, OutputError> {
+    pub(crate) fn new<'n>(attached: bool, names: impl Iterator<Item = &'n str>) -> Result<Outputs, OutputError> {
         let made = Outputs {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?,
             each: BTreeMap::new(),
@@ -137,7 +137,7 @@ impl Outputs {
     }
 
     /// Takes in a service, and connects to the log daemon that it names; does nothing if that is so already.
-    pub fn hold(&mut self, id: u32, app: &str, dirs: &Dirs, service: &plan::Unit) -> Result<(), OutputError> {
+    pub(crate) fn hold(&mut self, id: u32, app: &str, dirs: &Dirs, service: &plan::Unit) -> Result<(), OutputError> {
         if self.each.get(&id).is_some_and(|of| of.policy == service.logs) {
             return Ok(());
         }
@@ -174,7 +174,7 @@ impl Outputs {
     }
 
     /// Lets go of a service, whose last words are taken first.
-    pub fn remove(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: u32) {
         self.ended(id);
         if let Some(of) = self.each.remove(&id)
             && let To::Daemon(connection) = &of.to
@@ -184,13 +184,13 @@ impl Outputs {
     }
 
     /// Readable when [`Outputs::turn`] has something to do.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 
     /// Makes pipes for a service that is about to start, and reads them from now on; returns the ends that it
     /// writes to. What an earlier start of it left is taken first.
-    pub fn begin(&mut self, id: u32) -> Result<[OwnedFd; 2], OutputError> {
+    pub(crate) fn begin(&mut self, id: u32) -> Result<[OwnedFd; 2], OutputError> {
         self.ended(id);
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
@@ -208,7 +208,7 @@ impl Outputs {
     }
 
     /// A service's processes are gone: what is left in its pipes is taken, all of it, and they are closed.
-    pub fn ended(&mut self, id: u32) {
+    pub(crate) fn ended(&mut self, id: u32) {
         let open = |outputs: &Outputs, which: usize| outputs.each.get(&id).is_some_and(|of| of.pipes[which].is_some());
         for which in 0..2 {
             for _ in 0..LAST_PIECES {
@@ -224,14 +224,14 @@ impl Outputs {
     }
 
     /// Says something of the supervisor's own on standard error, if there is somebody to say it to.
-    pub fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         if let Some(console) = &mut self.console {
             console.say(text);
         }
     }
 
     /// Says something of the supervisor's own among a service's lines.
-    pub fn remark(&mut self, id: u32, text: &str) {
+    pub(crate) fn remark(&mut self, id: u32, text: &str) {
         let time = record::now();
         self.records.clear();
         let text = crate::plain::line(text);
@@ -240,7 +240,7 @@ impl Outputs {
     }
 
     /// Takes what has come, a piece from each pipe at most.
-    pub fn turn(&mut self) -> Result<(), OutputError> {
+    pub(crate) fn turn(&mut self) -> Result<(), OutputError> {
         let mut events = [EpollEvent::empty(); 64];
         let count = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
             Ok(count) => count,
@@ -259,7 +259,7 @@ impl Outputs {
     }
 
     /// All services have ended: the last lines go where they can still go.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let mut patience = LAST_WAIT;
         let all: Vec<u32> = self.each.keys().copied().collect();
         for id in all {
