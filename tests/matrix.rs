@@ -210,6 +210,7 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
                     hidden: Vec::new(),
                     exclude: Default::default(),
                     masked: Vec::new(),
+                    grant: None,
                 };
                 prop_assert_eq!(by_mode(service, storage, &disk), (Perms::default(), false));
             }

@@ -1,70 +1,215 @@
 //! `access`: the matrix, as a table or a list.
 
-use super::Done;
 use super::args::{Access, Cli};
 use super::load::Loaded;
-use super::terminal;
-use crate::model::{ResourceId, ServiceId, Subject};
+use super::{Done, terminal};
+use crate::manifest::diagnostic::Diagnostic;
+use crate::model::matrix::{Because, Matrix, Object, Right, Row};
+use crate::plan;
+use crate::values::{Callable, Writable};
+use serde_json::{Map, Value, json};
 
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let loaded = Loaded::read(cli)?.checked()?;
-    // The matrix is of names: it holds only if nothing on disk has two that let a service do different things.
-    for note in loaded.compared(cli).map_err(|f| loaded.tell(f))? {
+    // By names alone the matrix would hold only if nothing on disk had two that let a service do different things.
+    let (plan, notes) = loaded.compared(cli).map_err(|f| loaded.tell(f))?;
+    for note in notes {
         eprintln!("note: {note}");
     }
-    let model = &loaded.model;
-    let rows = ServiceId::all(&model.services).flat_map(|id| {
-        model
-            .grants(id)
-            .into_iter()
-            .map(move |grant| (Subject::Service(id), grant))
-    });
-    let dynamic = model.dynamic_uid.is_some().then_some(Subject::Dynamic);
-    let theirs = dynamic.into_iter().flat_map(|subject| {
-        ResourceId::all(&model.resources).map(move |resource| {
-            let access = model.access(subject, resource);
-            (
-                subject,
-                crate::model::access::Grant {
-                    resource,
-                    class: access.class,
-                    perms: access.perms,
-                },
-            )
-        })
-    });
-    let rows: Vec<_> = rows.chain(theirs.filter(|(_, grant)| grant.perms.any())).collect();
-    if args.json {
-        let list: Vec<_> = rows
-            .iter()
-            .map(|(subject, grant)| {
-                let resource = &model.resources[grant.resource];
-                serde_json::json!({
-                    "service": model.subject_name(*subject),
-                    "resource": resource.name,
-                    "path": resource.path,
-                    "class": grant.class.name(),
-                    "permissions": grant.perms.to_string().replace('-', ""),
-                })
-            })
-            .collect();
-        outln!(
-            "{}",
-            crate::plain::json(&format!("{:#}", serde_json::Value::Array(list)))
-        );
-        return Ok(0);
+    let shown = |matrix: Matrix<'_>| show(&loaded, matrix, args.json);
+    match &plan {
+        Some(plan) => plan::on_disk(&loaded.model, plan, shown)?,
+        None => shown(loaded.model.matrix()),
     }
-    let mut table = terminal::table(["SERVICE", "MAY", "RESOURCE", "AS", "PATH"]);
-    for (subject, grant) in rows {
-        let resource = &model.resources[grant.resource];
+    Ok(0)
+}
+
+fn show(loaded: &Loaded, matrix: Matrix<'_>, json: bool) {
+    let mut rows: Vec<Row<'_>> = matrix.rows().chain(matrix.parts()).collect();
+    rows.sort_by_key(|row| row.subject);
+    if json {
+        let list = list(loaded, matrix, &rows);
+        outln!("{}", crate::plain::json(&format!("{list:#}")));
+        return;
+    }
+    let mut table = terminal::table(["SERVICE", "MAY", "OBJECT", "AS", "WHERE"]);
+    for row in &rows {
+        let cells = cells(matrix, row);
         table.add_row([
-            model.subject_name(subject),
-            &grant.perms.to_string(),
-            &resource.name,
-            grant.class.name(),
-            &crate::plain::line(&resource.path),
+            matrix.model.subject_name(row.subject),
+            &cells.may,
+            &crate::plain::line(&cells.object),
+            &cells.by,
+            &crate::plain::line(&cells.place),
         ]);
     }
     outln!("{table}");
-    Ok(0)
+}
+
+/// A row as people read it.
+struct Cells {
+    may: String,
+    object: String,
+    by: String,
+    place: String,
+}
+
+fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
+    let model = matrix.model;
+    let of = |may: &str, object: &str, by: &str, place: String| Cells {
+        may: may.to_owned(),
+        object: object.to_owned(),
+        by: by.to_owned(),
+        place,
+    };
+    match row.object {
+        Object::Resource(id) => {
+            let resource = &model.resources[id];
+            let may = match row.right {
+                Right::Touch(perms) => perms.to_string(),
+                Right::Call(_) | Right::Use => String::new(),
+            };
+            let (object, by, place) = match &row.because {
+                Because::Class(class, _) => (resource.name.clone(), class.name().to_owned(), resource.path.clone()),
+                Because::Way(by, alias) => (
+                    format!("part of {}", resource.name),
+                    format!("`{}`", holder(matrix, by.as_deref())),
+                    alias.at.display().to_string(),
+                ),
+                Because::Initialize | Because::Key(_) => {
+                    (resource.name.clone(), "initialize".to_owned(), resource.path.clone())
+                }
+            };
+            Cells { may, object, by, place }
+        }
+        Object::Functions(id) => {
+            let functions = match row.right {
+                Right::Call(Callable::Functions(names)) => names.join(", "),
+                _ => "*".to_owned(),
+            };
+            of("call", &model.services[id].name, "callers", functions)
+        }
+        Object::Listen(address) => of("listen", &address.to_string(), "listen", String::new()),
+        Object::Publish(p) => of(
+            "listen",
+            &p.address.to_string(),
+            "publish",
+            format!("port {} inside", p.port),
+        ),
+        Object::Egress => of("connect", "the outside", "egress", String::new()),
+        Object::AppNetwork => of("use", "the app's network", "network", String::new()),
+        Object::HostNetwork => of("use", "the host's network", "network", String::new()),
+        Object::RootInside => of("be", "root inside", "runs_with_root", String::new()),
+        Object::HostIds => {
+            let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+            let ids = format!("{}:{}", id(model.dynamic_uid), id(model.dynamic_gid));
+            of("be", "ids of the host", "dynamic_svc_uid", ids)
+        }
+        Object::HostRoot(id) => of(
+            "make",
+            "files of root's",
+            "write_as_root",
+            model.resources[id].path.clone(),
+        ),
+        Object::Root(writable) => {
+            let kept = if writable == Writable::Kept {
+                "kept"
+            } else {
+                "in memory"
+            };
+            of("write", "its root", "writable", kept.to_owned())
+        }
+    }
+}
+
+/// By what a subject has a row that its object's own name does not give it.
+fn holder(matrix: Matrix<'_>, by: Option<&Row<'_>>) -> String {
+    match by.map(|row| row.object) {
+        Some(Object::Resource(id)) => matrix.model.resources[id].name.clone(),
+        _ => "its root".to_owned(),
+    }
+}
+
+/// For programs; docs/commands.md says what stands there.
+fn list(loaded: &Loaded, matrix: Matrix<'_>, rows: &[Row<'_>]) -> Value {
+    let lines = |row: &Row<'_>| {
+        let lines = matrix.lines(row).into_iter().filter(|line| !line.span.is_empty());
+        lines.fold(Diagnostic::error(0..0, ""), |all, line| all.other(line.span, line.says))
+    };
+    let reasons: Vec<Diagnostic> = rows.iter().map(lines).collect();
+    let located = loaded.diagnostics_json(&reasons);
+    let located = located.as_array().into_iter().flatten();
+    rows.iter()
+        .zip(located)
+        .map(|(row, why)| object(matrix, row, why))
+        .collect()
+}
+
+fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
+    let model = matrix.model;
+    let mut out = Map::new();
+    let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
+    put("service", json!(model.subject_name(row.subject)));
+    let permissions = match row.right {
+        Right::Touch(perms) => perms.letters(),
+        Right::Call(_) | Right::Use => String::new(),
+    };
+    let (kind, object) = match row.object {
+        Object::Resource(id) => {
+            let resource = &model.resources[id];
+            put("permissions", json!(permissions));
+            let kind = match &row.because {
+                Because::Way(by, alias) => {
+                    put("by", json!(holder(matrix, by.as_deref())));
+                    put("path", json!(alias.at));
+                    "part"
+                }
+                because => {
+                    let class = match because {
+                        Because::Class(class, _) => class.name(),
+                        _ => "initialize",
+                    };
+                    put("resource", json!(resource.name));
+                    put("path", json!(resource.path));
+                    put("class", json!(class));
+                    if let Because::Class(_, Some(bundle)) = because {
+                        put("bundle", json!(model.bundles[*bundle].name));
+                    }
+                    "resource"
+                }
+            };
+            (kind, json!(resource.name))
+        }
+        Object::Functions(id) => {
+            put(
+                "functions",
+                match row.right {
+                    Right::Call(Callable::Functions(names)) => json!(names),
+                    _ => json!("*"),
+                },
+            );
+            ("call", json!(model.services[id].name))
+        }
+        Object::Listen(address) => ("listen", json!(address)),
+        Object::Publish(publish) => {
+            put("port", json!(publish.port));
+            ("publish", json!(publish.address))
+        }
+        Object::Egress => ("egress", json!("outside")),
+        Object::AppNetwork => ("network", json!("app")),
+        Object::HostNetwork => ("network", json!("host")),
+        Object::RootInside => ("root-inside", Value::Null),
+        Object::HostIds => ("host-ids", json!([model.dynamic_uid, model.dynamic_gid])),
+        Object::HostRoot(id) => ("host-root", json!(model.resources[id].name)),
+        Object::Root(writable) => ("root", json!(writable)),
+    };
+    put("kind", json!(kind));
+    put("object", object);
+    let because = why["others"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|line| json!({ "file": why["file"], "line": line["line"], "says": line["label"] }));
+    put("because", because.collect());
+    Value::Object(out)
 }

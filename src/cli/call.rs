@@ -122,11 +122,11 @@ fn caller(loaded: &Loaded, service: &str, wanted: Option<&str>) -> Result<String
             format!("no service is called `{}`; there are: {}", service, names.join(", ")),
         ));
     };
-    let callers: Vec<&str> = model.services[id]
-        .callers
-        .iter()
-        .filter(|(caller, _)| matches!(caller, Subject::Service(_) | Subject::Operator))
-        .map(|(caller, _)| model.subject_name(*caller))
+    let callers: Vec<&str> = model
+        .matrix()
+        .calls_to(id)
+        .filter(|row| matches!(row.subject, Subject::Service(_) | Subject::Operator))
+        .map(|row| model.subject_name(row.subject))
         .collect();
     let names = callers.join(", ");
     match (wanted, callers.as_slice()) {

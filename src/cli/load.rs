@@ -237,12 +237,12 @@ impl Loaded {
     /// Whether files have names in two resources that let a service do what it may not. What was not looked at is
     /// said in notes.
     pub(crate) fn hard_links(&self, plan: &Plan) -> Result<Vec<String>, Failure> {
-        plan::hard_links(plan).map_err(|errors| self.refused(errors))
+        plan::hard_links(&self.model, plan).map_err(|errors| self.refused(errors))
     }
 
     /// Whether what lies on disk lets a service do what the manifest forbids, for commands that need no plan that could
-    /// be carried out here. Notes say what was not looked at.
-    pub(crate) fn compared(&self, cli: &Cli) -> Result<Vec<String>, Failure> {
+    /// be carried out here. The plan, if there is one, and notes of what was not looked at.
+    pub(crate) fn compared(&self, cli: &Cli) -> Result<(Option<Plan>, Vec<String>), Failure> {
         let dirs = self.places(cli)?;
         let mut ledger = Ledger::read(&dirs, &self.model.app)?;
         let drawn = plan::draw(
@@ -252,18 +252,18 @@ impl Loaded {
             &self.library(&dirs),
             &mut ledger,
         );
-        let errors = match drawn.and_then(|plan| plan::hard_links(&plan)) {
-            Ok(notes) => return Ok(notes),
+        let compared = drawn.and_then(|plan| plan::hard_links(&self.model, &plan).map(|notes| (plan, notes)));
+        let errors = match compared {
+            Ok((plan, notes)) => return Ok((Some(plan), notes)),
             Err(errors) => errors,
         };
-        let (shows, others): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| matches!(e, PlanError::Shows(_)));
+        let (shows, others): (Vec<_>, Vec<_>) = errors.into_iter().partition(PlanError::is_of_disk);
         if !shows.is_empty() {
             return Err(self.refused(shows));
         }
         let cause = others.first().map(ToString::to_string).unwrap_or_default();
-        Ok(vec![format!(
-            "this is what the manifest says; it was not compared with what lies on disk: {cause}"
-        )])
+        let note = format!("this is what the manifest says; it was not compared with what lies on disk: {cause}");
+        Ok((None, vec![note]))
     }
 
     /// What this host cannot do of the manifest: shown at its lines where it has some.

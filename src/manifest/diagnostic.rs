@@ -20,8 +20,8 @@ pub struct Diagnostic {
     pub label: String,
     /// What to write instead.
     pub help: Option<String>,
-    /// A second place that the first contradicts, and what it says.
-    pub other: Option<(Range<usize>, String)>,
+    /// Other places, which the first contradicts or follows from, and what each says.
+    pub others: Vec<(Range<usize>, String)>,
 }
 
 impl Diagnostic {
@@ -32,7 +32,7 @@ impl Diagnostic {
             span,
             label: String::new(),
             help: None,
-            other: None,
+            others: Vec::new(),
         }
     }
 
@@ -54,7 +54,7 @@ impl Diagnostic {
     }
 
     pub fn other(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.other = Some((span, label.into()));
+        self.others.push((span, label.into()));
         self
     }
 }

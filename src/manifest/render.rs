@@ -79,17 +79,16 @@ pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> Value {
         }
         object["label"] = json!(diagnostic.label);
         object["help"] = json!(diagnostic.help);
-        object["other"] = match &diagnostic.other {
-            None => Value::Null,
-            Some((span, label)) => {
-                let mut other = json!({});
-                for (key, value) in place(span) {
-                    other[key] = json!(value);
-                }
-                other["label"] = json!(label);
-                other
+        let mut others = diagnostic.others.iter().map(|(span, label)| {
+            let mut other = json!({});
+            for (key, value) in place(span) {
+                other[key] = json!(value);
             }
-        };
+            other["label"] = json!(label);
+            other
+        });
+        object["other"] = others.next().unwrap_or(Value::Null);
+        object["others"] = others.collect();
         object
     };
     Value::Array(sorted(diagnostics).into_iter().map(to_json).collect())
@@ -111,20 +110,21 @@ fn report<'a>(index: &Index<'a>, path: &'a str, diagnostic: &'a Diagnostic) -> G
         kind: AnnotationKind::Primary,
         label: &diagnostic.label,
     };
-    let other = diagnostic.other.as_ref().map(|(span, label)| Mark {
-        span: index.first_line_of(span),
-        kind: AnnotationKind::Context,
-        label,
-    });
-    let group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
-    let group = match other {
-        Some(other) if index.are_near(&main.span, &other.span) => index.show(group, path, vec![main, other]),
-        Some(other) => {
-            let group = index.show(group, path, vec![main]);
-            index.show(group, path, vec![other])
+    let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()));
+    // What is near the first is shown with it, the rest in pieces of their own, in the order in which it was said.
+    let mut piece = vec![main];
+    for (span, label) in &diagnostic.others {
+        let mark = Mark {
+            span: index.first_line_of(span),
+            kind: AnnotationKind::Context,
+            label,
+        };
+        if !piece.iter().all(|known| index.are_near(&known.span, &mark.span)) {
+            group = index.show(group, path, std::mem::take(&mut piece));
         }
-        None => index.show(group, path, vec![main]),
-    };
+        piece.push(mark);
+    }
+    let group = index.show(group, path, piece);
     match &diagnostic.help {
         Some(help) => group.element(Level::HELP.message(help.as_str())),
         None => group,

@@ -73,8 +73,10 @@ strings! {
     Listen: "\"127.0.0.1:8080\"";
     /// `[ADDRESS:]PORT:PORT`
     Publish: "\"127.0.0.1:8080:80\"";
-    /// A rule of `[assert]`.
+    /// A rule of `[assert] never`.
     Rule: "\"read secret except vault\"";
+    /// A rule of `[assert] always`.
+    Promise: "\"read static by web\"";
 }
 
 impl KeyRule for Text {

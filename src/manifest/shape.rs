@@ -12,7 +12,7 @@ use super::Format;
 use super::decode::{Codec, Cx, Place, assignment};
 use super::scalar::HostPath;
 use super::tree::{Key, Node, Tree};
-use super::types::{Assertions, At, Code, Named};
+use super::types::{At, Code, Named};
 
 /// What a key of a [`Map`] must look like.
 pub(crate) trait KeyRule {
@@ -184,26 +184,6 @@ impl<T, M: Codec<Out = Named<T>>> Codec for NonEmpty<M> {
 
     fn missing(key: &str, table: &str) -> String {
         format!("no {key}: {table} declares nothing that runs")
-    }
-}
-
-/// A table that groups rules in the file and not in the [`Manifest`](super::Manifest).
-pub(crate) struct Nested<T>(PhantomData<T>);
-
-impl Codec for Nested<Assertions> {
-    type Out = Vec<At<String>>;
-    const EXPECTED: &'static str = Assertions::EXPECTED;
-
-    fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<Self::Out> {
-        Assertions::decode(tree, place, cx).map(|assertions| assertions.never)
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        Assertions::schema(generator)
-    }
-
-    fn help(place: &Place<'_>, found: Option<&Node<'_>>, format: Format) -> String {
-        Assertions::help(place, found, format)
     }
 }
 

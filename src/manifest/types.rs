@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::decode::table;
 use super::quantity::{Count, Processors, Size, Time};
-use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Publish, Rule, Text, Words};
-use super::shape::{Folder, List, Map, Nested, NonEmpty, One};
+use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path, Promise, Publish, Rule, Text, Words};
+use super::shape::{Folder, List, Map, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
 use crate::values::{
     Callable, Condition, MOST_LOG_FILES, Network, Perms, ResourceKind, Restart, ServiceType, Sink, Start, Writable,
@@ -38,8 +38,8 @@ table! {
         pub bundles: Named<Bundle> = plain { "bundles": Map<Name, Bundle> };
         /// What runs, by name. Each service becomes one UID and one GID.
         pub services: Named<Service> = required { "services": NonEmpty<Map<Name, Service>> };
-        /// What must never become true, whatever the rest of the manifest says.
-        pub never: Vec<At<String>> = plain { "assert": Nested<Assertions> };
+        /// What must never become true, and what must stay possible, whatever the rest of the manifest says.
+        pub assert: Assertions = plain { "assert": Assertions };
     }
 }
 
@@ -261,10 +261,13 @@ pub enum Readiness {
 }
 
 table! {
-    /// What must never become true, whatever the rest of the manifest says.
+    /// What must never become true, and what must stay possible, whatever the rest of the manifest says.
     pub struct Assertions("assert") {
-        /// Rules, such as `read cred_db except authsvc` or `call authsvc from profilesvc`.
+        /// What nobody may but those named, or what these may not: `read cred_db except authsvc`, `call authsvc from
+        /// profilesvc`, `egress except mailsvc`.
         pub never: Vec<At<String>> = plain { "never": List<Rule> };
+        /// What those named must be able to do: `read static by websvc`.
+        pub always: Vec<At<String>> = plain { "always": List<Promise> };
     }
 }
 

@@ -266,7 +266,7 @@ fn probe(
         match at.value.parse() {
             Ok(address) => Question::Tcp(address),
             Err(_) => {
-                found.push(super::build::address_error(at, "to connect to"));
+                found.push(super::services::address_error(at, "to connect to"));
                 return None;
             }
         }

@@ -1,33 +1,38 @@
-//! What a manifest means: every name resolved, every rule of the design checked, the access matrix.
+//! What a manifest means: every name resolved, every rule of the design checked, the access matrix ([`matrix`]).
 //!
 //! The model knows nothing of ids, of the state kept on disk, or of mounts: those are
 //! [`crate::plan`]'s. Of the host it looks at one thing only, the `source` paths ([`source`]).
 //! All that is wrong is collected; nothing here stops at the first error.
 
-pub mod access;
-mod assert;
+pub mod assert;
 mod build;
 mod exclude;
 mod id;
 pub mod life;
 pub mod limits;
 mod logs;
+pub mod matrix;
 mod nesting;
 pub mod network;
 pub mod path;
+mod ranges;
 mod renames;
+mod resources;
+mod services;
 mod shadow;
 pub mod source;
 
-pub use access::{Access, Class, Subject};
-pub use build::{build, kind_name, needed_ids};
+pub use build::build;
 pub use exclude::Exclude;
 pub(crate) use id::indexed_by;
 pub use id::{BundleId, ResourceId, ServiceId};
 pub use life::Life;
 pub use limits::Limits;
 pub use logs::Logs;
+pub use matrix::{Class, Column, Grant, Matrix, Object, Right, Row, Subject};
 pub use network::{ProxyProtocol, Publish};
+pub use ranges::needed_ids;
+pub use resources::kind_name;
 
 use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 use std::ops::Range;
@@ -57,8 +62,9 @@ pub struct Model {
     /// The most bytes of one message of RPC, where the manifest says it.
     pub rpc_largest: Option<u64>,
     pub places: Places,
-    /// Resources that any service may touch in some way, in the order of their declaration.
-    everyone: Vec<ResourceId>,
+    /// `[assert]`: what must never become true, and what must stay possible.
+    pub assertions: Vec<assert::Assertion>,
+    index: matrix::Index,
 }
 
 /// Where the manifest says what belongs to no resource or service; the app's name where it does not.
@@ -87,6 +93,7 @@ pub struct Resource {
     pub owner: Option<Subject>,
     /// Sorted.
     pub bundles: Vec<BundleId>,
+    /// Of each class. Who is in which, the [`Matrix`] says.
     pub perms: ClassPerms,
     pub adopt: bool,
     /// What of `source` is left out.
@@ -102,6 +109,17 @@ pub struct Resource {
     pub span: Range<usize>,
     /// Where it names the source; else as `span`.
     pub source_at: Range<usize>,
+    pub places: ResourcePlaces,
+}
+
+/// Where a resource's keys stand that grant something; its name where one is left out.
+#[derive(Clone, Debug, Default)]
+pub struct ResourcePlaces {
+    pub owner: Range<usize>,
+    pub bundle: Range<usize>,
+    pub global: Range<usize>,
+    pub owned_by_dynamic: Range<usize>,
+    pub write_as_root: Range<usize>,
 }
 
 /// What each access class may do.
@@ -127,6 +145,25 @@ pub struct Bundle {
     pub resources: Vec<ResourceId>,
     pub members: Vec<ServiceId>,
     pub used_by_dynamic: bool,
+    /// Where the manifest declares it.
+    pub span: Range<usize>,
+    pub places: BundlePlaces,
+}
+
+/// Where a bundle's keys stand that grant something; its name where one is left out.
+#[derive(Clone, Debug, Default)]
+pub struct BundlePlaces {
+    /// As [`Bundle::resources`].
+    pub resources: Vec<Range<usize>>,
+    pub used_by_dynamic: Range<usize>,
+}
+
+/// Who may call a service, and which of its functions.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub subject: Subject,
+    pub may: Callable,
+    pub span: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -142,8 +179,8 @@ pub struct Service {
     pub runs_with_root: bool,
     pub rootfs: String,
     pub writable: Writable,
-    /// Who may call this service, and which of its functions; sorted by caller.
-    pub callers: Vec<(Subject, Callable)>,
+    /// Who may call this service; sorted by subject.
+    pub callers: Vec<Caller>,
     /// Do its exceptions carry tracebacks to its callers?
     pub rpc_tracebacks: bool,
     pub listen: Vec<std::net::SocketAddr>,
@@ -164,6 +201,19 @@ pub struct Service {
 pub struct ServicePlaces {
     pub command: Range<usize>,
     pub directory: Range<usize>,
+    pub rootfs: Range<usize>,
+    pub writable: Range<usize>,
+    pub runs_with_root: Range<usize>,
+    pub network: Range<usize>,
+    pub egress: Range<usize>,
+    /// As [`Service::listen`].
+    pub listen: Vec<Range<usize>>,
+    /// As [`Service::publish`].
+    pub publish: Vec<Range<usize>>,
+    /// As [`Service::owns`].
+    pub owns: Vec<Range<usize>>,
+    /// As [`Service::bundles`].
+    pub bundles: Vec<Range<usize>>,
 }
 
 impl ClassPerms {
@@ -214,6 +264,7 @@ impl Model {
             Subject::Service(id) => &self.services[id].name,
             Subject::Dynamic => DYNAMIC,
             Subject::Operator => OPERATOR,
+            Subject::Initializer => INITIALIZE,
         }
     }
 }

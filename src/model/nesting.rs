@@ -147,7 +147,7 @@ fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<D
         .chain((model.dynamic_uid.is_some()).then_some(Subject::Dynamic));
     let named = subjects
         .into_iter()
-        .find(|s| model.access(*s, outer).perms.write && !model.access(*s, inner).perms.write);
+        .find(|s| model.matrix().perms(*s, outer).write && !model.matrix().perms(*s, inner).write);
     let who = match named {
         Some(subject) => format!("`{}`", model.subject_name(subject)),
         None if out.perms.global.write && !inn.perms.global.write => "every other service".to_owned(),

@@ -25,12 +25,15 @@ pub enum ProxyProtocol {
     V2,
 }
 
-/// The published ports of one service that can be understood.
-pub(super) fn read(of: &[At<String>], found: &mut Vec<Diagnostic>) -> Vec<Publish> {
-    let mut out = Vec::new();
+/// The published ports of one service that can be understood, and where each stands.
+pub(super) fn read(of: &[At<String>], found: &mut Vec<Diagnostic>) -> (Vec<Publish>, Vec<Range<usize>>) {
+    let mut out = (Vec::new(), Vec::new());
     for at in of {
         match parse(&at.value) {
-            Ok(publish) => out.push(publish),
+            Ok(publish) => {
+                out.0.push(publish);
+                out.1.push(at.span.clone());
+            }
             Err(help) => found.push(
                 Diagnostic::error(at.span.clone(), format!("\"{}\" says no port to publish", at.value)).help(help),
             ),
@@ -89,9 +92,14 @@ fn parse(text: &str) -> Result<Publish, String> {
 
 /// Do two sockets bound to these get in each other's way? An address of all zeroes is every address of its family, and
 /// `::` as the standard library binds it takes IPv4 as well.
-fn meet(one: SocketAddr, other: SocketAddr) -> bool {
-    let all = |a: SocketAddr, b: SocketAddr| a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
-    one.port() == other.port() && (one.ip() == other.ip() || all(one, other) || all(other, one))
+pub(super) fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    covers(one, other) || covers(other, one)
+}
+
+/// Does a socket bound to the first take all connections to the other?
+pub(super) fn covers(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    one.port() == other.port() && (one.ip() == other.ip() || all)
 }
 
 pub(super) fn check(manifest: &Manifest, found: &mut Vec<Diagnostic>) {

@@ -2,6 +2,7 @@
 
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::Model;
+use crate::model::assert::Broken;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -80,6 +81,9 @@ pub enum PlanError {
     Resource { name: String, cause: String },
     #[error(transparent)]
     Shows(Box<Shows>),
+    /// By what lies on disk, an assertion of the manifest does not hold.
+    #[error("{}", .0.message)]
+    Broken(Box<Broken>),
 }
 
 /// Two names of one thing on disk, of which one lets a service do what the other forbids.
@@ -97,10 +101,18 @@ pub struct Shows {
 }
 
 impl PlanError {
+    /// Is it that what lies on disk lets a service do what the manifest forbids?
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, PlanError::Shows(_) | PlanError::Broken(_))
+    }
+
     /// The same as a diagnostic at the line of the manifest that it is about, if it is about one.
     pub fn located(&self, model: &Model) -> Option<Diagnostic> {
         if let PlanError::Shows(shows) = self {
             return shows.located(model);
+        }
+        if let PlanError::Broken(broken) = self {
+            return Some(broken.located());
         }
         let range = |key: &str| match key {
             "uid_range" => &model.places.uid_range,
@@ -109,9 +121,11 @@ impl PlanError {
             _ => &model.places.dynamic_gid,
         };
         let span = match self {
-            PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. } | PlanError::Shows(_) => {
-                return None;
-            }
+            PlanError::Io { .. }
+            | PlanError::Ledger { .. }
+            | PlanError::Busy { .. }
+            | PlanError::Shows(_)
+            | PlanError::Broken(_) => return None,
             PlanError::Overlap { key, .. }
             | PlanError::Taken { key, .. }
             | PlanError::Exhausted { key, .. }

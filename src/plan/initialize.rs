@@ -8,8 +8,8 @@
 use super::ledger::Ids;
 use super::template::Template;
 use super::{Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Storage, Unit, mounts};
-use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, ResourceId};
-use crate::values::{Network, Perms};
+use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, Subject};
+use crate::values::Network;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
@@ -45,27 +45,9 @@ pub(super) fn plan(
         ..dirs.clone()
     };
     let mut storage: Vec<Storage> = storage.iter().map(|s| place_aside(s, on_disk, dirs, &aside)).collect();
-    let everything = ResourceId::all(&model.resources)
-        .zip(&model.resources)
-        .map(|(id, resource)| {
-            let all = resource.perms;
-            let any = all.owner.union(all.bundle).union(all.global);
-            let perms = match storage[id].keeping {
-                Keeping::Ours => Perms {
-                    read: true,
-                    write: true,
-                    exec: true,
-                    connect: true,
-                },
-                Keeping::Theirs => Perms { write: false, ..any },
-                // What is in it, the user has made, and who may read it is not settled yet.
-                Keeping::Adopted => Perms::default(),
-            };
-            (id, perms)
-        });
-    let mut mounts = mounts::lay(
-        model,
-        everything.filter(|(_, perms)| perms.any()).collect(),
+    let mut mounts = mounts::plan(
+        model.matrix(),
+        Subject::Initializer,
         on_disk,
         privilege,
         &storage,
@@ -88,6 +70,7 @@ pub(super) fn plan(
         hidden: Vec::new(),
         exclude: Default::default(),
         masked: Vec::new(),
+        grant: None,
     });
     let identity = Identity {
         uid: own.uid,

@@ -520,7 +520,7 @@ pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) 
             }
         }
         // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.
-        Some(Subject::Operator) | None => Ids { uid: 0, gid: 0 },
+        Some(Subject::Operator | Subject::Initializer) | None => Ids { uid: 0, gid: 0 },
     }
 }
 

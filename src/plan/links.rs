@@ -34,15 +34,19 @@ impl Links {
 
     /// Those that let a service do what it may not. `services`: all whose rights count.
     pub(crate) fn leaks(&self, ground: &Ground, services: &[Unit]) -> Vec<Leak> {
-        let mut out = Vec::new();
-        for names in &self.names {
-            for ((outer, there), (inner, _)) in names.iter().flat_map(|a| names.iter().map(move |b| (a, b))) {
-                if outer != inner {
-                    out.extend(ground.linked(services, *outer, *inner, there));
-                }
-            }
-        }
-        out
+        let pairs = self.pairs();
+        pairs
+            .flat_map(|(outer, inner, there)| ground.linked(services, outer, inner, &there))
+            .collect()
+    }
+
+    /// A place that has a file of another's, that other, and where; both ways round.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, usize, PathBuf)> {
+        self.names.iter().flat_map(|names| {
+            let both = names.iter().flat_map(move |a| names.keys().map(move |b| (a, *b)));
+            both.filter(|((outer, _), inner)| *outer != inner)
+                .map(|((outer, there), inner)| (*outer, inner, there.clone()))
+        })
     }
 }
 

@@ -32,8 +32,11 @@ pub use overlap::{Ground, Place};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
 use crate::jail::store::Store;
-use crate::model::{Exclude, Life, Limits, Logs, Model, Publish, ResourceId, ServiceId, Subject, indexed_by};
-use crate::values::{Callable, Network, Writable};
+use crate::model::{
+    Exclude, Grant, Life, Limits, Logs, Matrix, Model, Object, Publish, ResourceId, Right, ServiceId, Subject, assert,
+    indexed_by,
+};
+use crate::values::{Callable, Network, Perms, Writable};
 use ledger::{Ids, Siblings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -163,6 +166,9 @@ pub struct Mount {
     /// The same for what nobody can take away and put something else in the place of.
     #[serde(default)]
     pub masked: Vec<String>,
+    /// The row of the access matrix that it carries out. `None`: what is mounted is no resource.
+    #[serde(default)]
+    pub grant: Option<Grant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +222,7 @@ pub fn draw(
     }
     let storage = storage::plan(model, ledger, privilege, dirs, &mut notes, &mut errors);
     errors.extend(storage::dynamic(model, &storage));
-    let places = overlap::places(model, &storage, dirs, used.values(), templates.rules());
+    let places = overlap::places(model.matrix(), &storage, dirs, used.values(), templates.rules());
     let ground = match Mounts::read() {
         Ok(mounts) => Ground::new(places, &mounts),
         Err(e) => {
@@ -228,7 +234,7 @@ pub fn draw(
     let mut leaks = Vec::new();
     let closed = *privilege != Privilege::OneId;
     let mut services = Vec::with_capacity(model.services.len());
-    let callees = callees(model);
+    let matrix = model.matrix();
     let mut by_acl: BTreeMap<&Path, Vec<&Ownership>> = BTreeMap::new();
     for place in storage.iter().filter(|s| s.ownership.inherited) {
         by_acl.entry(&place.path).or_default().push(&place.ownership);
@@ -240,8 +246,8 @@ pub fn draw(
             gid: identity.gid,
         };
         let mut mounts = mounts::plan(
-            model,
-            id,
+            matrix,
+            Subject::Service(id),
             own,
             privilege,
             &storage,
@@ -266,7 +272,7 @@ pub fn draw(
             .flatten();
         services.push(Unit {
             name: service.name.clone(),
-            environment: environment(model, service, &identity, used.get(&service.rootfs)),
+            environment: environment(matrix, id, &identity, used.get(&service.rootfs)),
             identity,
             umask: umask(&mounts, &by_acl),
             command: service.command.clone(),
@@ -283,18 +289,20 @@ pub fn draw(
                 _ => String::new(),
             },
             listen: service.listen.clone(),
-            callers: service
-                .callers
-                .iter()
-                .map(|(caller, _)| model.subject_name(*caller).to_owned())
+            callers: matrix
+                .calls_to(id)
+                .map(|row| model.subject_name(row.subject).to_owned())
                 .collect(),
-            dynamic_uid: (*privilege == Privilege::Root
-                && service.callers.iter().any(|(caller, _)| *caller == Subject::Dynamic))
-            .then_some(model.dynamic_uid)
-            .flatten(),
-            callees: callees[id.position()]
+            dynamic_uid: (*privilege == Privilege::Root && matrix.call(Subject::Dynamic, id).is_some())
+                .then_some(model.dynamic_uid)
+                .flatten(),
+            callees: matrix
+                .calls_by(Subject::Service(id))
                 .iter()
-                .map(|c| model.services[*c].name.clone())
+                .filter_map(|row| match row.object {
+                    Object::Functions(callee) => Some(model.services[callee].name.clone()),
+                    _ => None,
+                })
                 .collect(),
             life: service.life.clone(),
             limits: service.limits.clone(),
@@ -317,6 +325,7 @@ pub fn draw(
         leaks.extend(ground.settle(&of.service.name, &of.service.rootfs, closed, &mut of.service.mounts));
     }
     errors.extend(ground.errors(&leaks));
+    errors.extend(broken(model, &ground, &services, closed, std::iter::empty()));
     errors.dedup();
     if !errors.is_empty() {
         return Err(errors);
@@ -343,16 +352,43 @@ pub fn draw(
     })
 }
 
+/// Has the matrix closed over what lies on disk, hard links aside.
+pub fn on_disk<T>(model: &Model, plan: &Plan, then: impl FnOnce(Matrix<'_>) -> T) -> Result<T, PlanError> {
+    let ground = Ground::new(plan.places.clone(), &Mounts::read()?);
+    let closed = plan.privilege != Privilege::OneId;
+    let disk = overlap::Aliases::new(&ground, &plan.services, closed, std::iter::empty());
+    Ok(then(model.matrix().over(&disk)))
+}
+
+/// Assertions that hold of names, but not of what lies on disk. `links`: hard links between places, which
+/// [`draw`] does not look for.
+fn broken(
+    model: &Model,
+    ground: &Ground,
+    services: &[Unit],
+    closed: bool,
+    links: impl Iterator<Item = (usize, usize, PathBuf)>,
+) -> Vec<PlanError> {
+    if model.assertions.is_empty() {
+        return Vec::new();
+    }
+    let disk = overlap::Aliases::new(ground, services, closed, links);
+    let found = assert::check(model.matrix().over(&disk));
+    found.into_iter().map(|b| PlanError::Broken(Box::new(b))).collect()
+}
+
 /// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
 /// service do what it may not. Notes say what was not looked at.
-pub fn hard_links(plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
+pub fn hard_links(model: &Model, plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
     let found = links::find(&plan.places);
     if !found.is_empty() {
         let mounts = Mounts::read().map_err(|e| vec![e])?;
         let ground = Ground::new(plan.places.clone(), &mounts);
-        let leaks = found.leaks(&ground, &plan.services);
-        if !leaks.is_empty() {
-            return Err(ground.errors(&leaks));
+        let mut errors = ground.errors(&found.leaks(&ground, &plan.services));
+        let closed = plan.privilege != Privilege::OneId;
+        errors.extend(broken(model, &ground, &plan.services, closed, found.pairs()));
+        if !errors.is_empty() {
+            return Err(errors);
         }
     }
     let note = |path: PathBuf| {
@@ -402,13 +438,14 @@ impl Identity {
 }
 
 /// What each caller may call, as the RPC library reads it (docs/rpc-protocol.md).
-fn rpc_callers(model: &Model, service: &crate::model::Service) -> String {
-    let callers = service.callers.iter().map(|(caller, callable)| {
-        let granted = match callable {
-            Callable::All => serde_json::Value::from("*"),
-            Callable::Functions(names) => serde_json::Value::from(names.clone()),
+fn rpc_callers(matrix: Matrix<'_>, callee: ServiceId) -> String {
+    let callers = matrix.calls_to(callee).map(|row| {
+        let granted = match row.right {
+            Right::Call(Callable::All) => serde_json::Value::from("*"),
+            Right::Call(Callable::Functions(names)) => serde_json::Value::from(names.clone()),
+            Right::Touch(_) | Right::Use => serde_json::Value::Array(Vec::new()),
         };
-        (model.subject_name(*caller).to_owned(), granted)
+        (matrix.model.subject_name(row.subject).to_owned(), granted)
     });
     serde_json::Value::Object(callers.collect()).to_string()
 }
@@ -431,19 +468,6 @@ fn umask(mounts: &[Mount], by_acl: &BTreeMap<&Path, Vec<&Ownership>>) -> u32 {
             }
             if of.global != 0 {
                 out &= !0o007;
-            }
-        }
-    }
-    out
-}
-
-/// The inverse of `callers`: whom each service may call.
-fn callees(model: &Model) -> Vec<Vec<ServiceId>> {
-    let mut out = vec![Vec::new(); model.services.len()];
-    for (callee, service) in ServiceId::all(&model.services).zip(&model.services) {
-        for (caller, _) in &service.callers {
-            if let Subject::Service(caller) = caller {
-                out[caller.position()].push(callee);
             }
         }
     }
@@ -480,8 +504,12 @@ const MOST_PEERS: usize = 200;
 /// give a file away, and shares no process and no mount with them.
 fn peers(model: &Model, server: ServiceId, ledger: &Ledger) -> Vec<(u32, String)> {
     let mut found = std::collections::BTreeSet::new();
-    for grant in model.grants(server).into_iter().filter(|g| g.perms.write) {
-        let resource = &model.resources[grant.resource];
+    let matrix = model.matrix();
+    for row in matrix.resources(Subject::Service(server)) {
+        let (Object::Resource(id), Right::Touch(Perms { write: true, .. })) = (row.object, row.right) else {
+            continue;
+        };
+        let resource = &model.resources[id];
         let members = resource
             .bundles
             .iter()
@@ -492,7 +520,7 @@ fn peers(model: &Model, server: ServiceId, ledger: &Ledger) -> Vec<(u32, String)
             _ => None,
         };
         let others = members.chain(owner).filter(|other| *other != server);
-        found.extend(others.filter(|other| model.access(Subject::Service(*other), grant.resource).perms.connects()));
+        found.extend(others.filter(|other| matrix.perms(Subject::Service(*other), id).connects()));
         if found.len() > MOST_PEERS {
             return Vec::new();
         }
@@ -530,11 +558,12 @@ fn login(service: &str, user: &str) -> BTreeMap<String, String> {
 
 /// What a login would set, then what the manifest adds or replaces.
 fn environment(
-    model: &Model,
-    service: &crate::model::Service,
+    matrix: Matrix<'_>,
+    id: ServiceId,
     identity: &Identity,
     template: Option<&template::Template>,
 ) -> BTreeMap<String, String> {
+    let (model, service) = (matrix.model, &matrix.model.services[id]);
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
     out.extend(template.iter().flat_map(|t| t.environment.clone()));
@@ -550,7 +579,7 @@ fn environment(
         out.insert("PYSECURE_RPC_LARGEST".to_owned(), bytes.to_string());
     }
     if !service.callers.is_empty() {
-        out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(model, service));
+        out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(matrix, id));
         out.insert(
             "PYSECURE_RPC_TRACEBACKS".to_owned(),
             u8::from(service.rpc_tracebacks).to_string(),

@@ -4,40 +4,33 @@ use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Privilege, Storage};
-use crate::model::{Model, ResourceId, ServiceId, path};
-use crate::values::{Perms, ResourceKind};
+use crate::model::{Grant, Matrix, ResourceId, Subject, path};
+use crate::values::ResourceKind;
 
-/// The mounts of one service, outer before inner.
+/// A subject's mounts, outer before inner: one for each row of the matrix in which a resource is granted to it.
+/// `own`: its ids.
 pub(super) fn plan(
-    model: &Model,
-    service: ServiceId,
+    matrix: Matrix<'_>,
+    subject: Subject,
     own: Ids,
     privilege: &Privilege,
     storage: &[Storage],
     template: Option<&Template>,
     errors: &mut Vec<PlanError>,
 ) -> Vec<Mount> {
-    let grants = model.grants(service);
-    let wanted = grants.iter().map(|grant| (grant.resource, grant.perms)).collect();
-    lay(model, wanted, own, privilege, storage, template, errors)
-}
-
-/// Mounts of resources with these rights, for someone with these ids.
-pub(super) fn lay(
-    model: &Model,
-    mut wanted: Vec<(ResourceId, Perms)>,
-    own: Ids,
-    privilege: &Privilege,
-    storage: &[Storage],
-    template: Option<&Template>,
-    errors: &mut Vec<PlanError>,
-) -> Vec<Mount> {
+    let model = matrix.model;
+    let mut wanted: Vec<(ResourceId, Grant)> = matrix
+        .resources(subject)
+        .iter()
+        .filter_map(|row| matrix.grant(row))
+        .collect();
     let mut kept: Vec<ResourceId> = Vec::new();
     let mut out: Vec<Mount> = Vec::new();
     wanted.sort_by(|a, b| path::nesting_order(model.resources[a.0].mount_path(), model.resources[b.0].mount_path()));
-    for (id, perms) in wanted {
+    for (id, grant) in wanted {
         let resource = &model.resources[id];
         let place = &storage[id];
+        let perms = grant.perms;
         let idmap = place.idmap(perms, own);
         let mount = Mount {
             target: resource.mount_path().to_owned(),
@@ -51,6 +44,7 @@ pub(super) fn lay(
             hidden: Vec::new(),
             exclude: resource.exclude.clone(),
             masked: Vec::new(),
+            grant: Some(grant),
         };
         let refuse = |cause: String| PlanError::Resource {
             name: resource.name.clone(),

@@ -17,7 +17,8 @@ use super::error::Shows;
 use super::extents::{Extent, Mounts, join};
 use super::template::Template;
 use super::{Dirs, Keeping, Mount, PlanError, Storage, Unit};
-use crate::model::{INITIALIZE, Model, ResourceId, Subject, path};
+use crate::model::matrix::{Alias, Disk, Holder};
+use crate::model::{Column, INITIALIZE, Matrix, ResourceId, ServiceId, path};
 use crate::values::Perms;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -26,22 +27,6 @@ use std::path::{Path, PathBuf};
 
 /// Before the name of a rootfs template, where a resource's could stand.
 pub(super) const ROOTFS: &str = "rootfs:";
-
-const READ: u32 = 4;
-const WRITE: u32 = 2;
-const EXECUTE: u32 = 1;
-const CONNECT: u32 = 8;
-
-/// Not those of a mode, in which connecting is writing.
-fn bits(perms: Perms) -> u32 {
-    let named = [
-        (perms.read, READ),
-        (perms.write, WRITE),
-        (perms.exec, EXECUTE),
-        (perms.connects(), CONNECT),
-    ];
-    named.iter().filter(|(may, _)| *may).map(|(_, bit)| bit).sum()
-}
 
 /// Something on disk, and who may do what with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +38,8 @@ pub struct Place {
     pub path: PathBuf,
     /// As services see it; empty where none does.
     pub target: String,
-    /// Rights, as bits, of every service that `of` does not name.
-    pub all: u32,
-    pub of: BTreeMap<String, u32>,
+    /// The matrix's rows of it; for what is no resource, what everybody has of it.
+    pub rows: Column,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,55 +55,89 @@ pub enum What {
 }
 
 impl Place {
-    fn rights(&self, service: &str) -> u32 {
-        self.of.get(service).copied().unwrap_or(self.all)
+    fn rights(&self, service: &str) -> Perms {
+        self.rows.of(service).with_implied()
     }
 
     /// May everybody read and run it, and nobody write it?
     pub(super) fn is_code(&self) -> bool {
-        let services = self.of.iter().filter(|(name, _)| *name != INITIALIZE);
-        self.all == READ | EXECUTE | CONNECT && services.into_iter().all(|(_, bits)| *bits == READ | EXECUTE | CONNECT)
+        let code = Perms::READ_AND_RUN.with_implied();
+        self.rows.of_services().all(|perms| perms.with_implied() == code)
+    }
+
+    /// May any service write it?
+    fn is_written(&self) -> bool {
+        self.rows.of_services().any(|perms| perms.write)
     }
 
     pub(super) fn is_resource(&self) -> bool {
         matches!(self.what, What::Resource { .. })
     }
+
+    fn is_kept(&self) -> bool {
+        matches!(self.what, What::Resource { kept: true, .. })
+    }
+
+    /// What is no resource, and shown to nobody by a name of its own.
+    fn unnamed(name: String, what: What, path: PathBuf, rights: Perms) -> Place {
+        Place {
+            name,
+            what,
+            path,
+            target: String::new(),
+            rows: Column::of_everyone(rights),
+        }
+    }
 }
 
-/// All that the services of an app could meet on disk.
+/// All that the services of an app could meet on disk: its resources first, in their order.
 pub(super) fn places<'t>(
-    model: &Model,
+    matrix: Matrix<'_>,
     storage: &[Storage],
     dirs: &Dirs,
     templates: impl Iterator<Item = &'t Template>,
     rules: Vec<(String, PathBuf)>,
 ) -> Vec<Place> {
+    let mut resolved = Resolved::default();
+    let mut out = resources(matrix, storage, dirs, &mut resolved);
+    for template in templates.filter(|t| t.jail.is_none()) {
+        out.extend(template.binds().map(|(at, source)| Place {
+            target: at.display().to_string(),
+            ..Place::unnamed(
+                template.name.clone(),
+                What::Root,
+                resolved.real(source),
+                Perms::READ_AND_RUN,
+            )
+        }));
+    }
+    // The state directory itself may hold what is others'.
+    let of_all = [dirs.locks(), dirs.state.join("apps"), dirs.state.join("jails")];
+    let of_app = [&dirs.run, &dirs.dynamic].map(|d| d.parent().unwrap_or(d).to_owned());
+    let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| resolved.real(p)).collect();
+    let own_name = || "PySecure's own data".to_owned();
+    out.extend(
+        own.into_iter()
+            .map(|path| Place::unnamed(own_name(), What::Own, path, Perms::default())),
+    );
+    let initialize = matrix.model.initialize.as_ref();
+    let script = initialize.map(|i| ("the script of `initialize`".to_owned(), i.script.clone()));
+    let rules = rules.into_iter().chain(script);
+    out.extend(rules.map(|(name, path)| Place::unnamed(name, What::Rules, resolved.real(&path), Perms::READ_AND_RUN)));
+    out
+}
+
+fn resources(matrix: Matrix<'_>, storage: &[Storage], dirs: &Dirs, resolved: &mut Resolved) -> Vec<Place> {
+    let model = matrix.model;
     let mut out = Vec::with_capacity(model.resources.len() + 16);
     // Below this nobody but PySecure makes anything, so it holds no link.
-    let mut resolved = Resolved::default();
     let resources = dirs.resources();
     let kept_in = resolved.real(&resources);
-    let mut kept_at = |path: &Path| match path.strip_prefix(&resources) {
+    let kept_at = |path: &Path, resolved: &mut Resolved| match path.strip_prefix(&resources) {
         Ok(inside) => join(&kept_in, inside),
         Err(_) => resolved.real(path),
     };
     for ((id, resource), place) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
-        let concerned = resource.owner.into_iter().chain(
-            resource
-                .bundles
-                .iter()
-                .flat_map(|b| model.bundles[*b].members.iter().map(|m| Subject::Service(*m))),
-        );
-        let mut of: BTreeMap<String, u32> = concerned
-            .map(|s| (model.subject_name(s).to_owned(), bits(model.access(s, id).perms)))
-            .collect();
-        // It sees all but what is adopted, and only what is ours can it write.
-        let seen = if place.keeping == Keeping::Adopted {
-            0
-        } else {
-            READ | WRITE | EXECUTE | CONNECT
-        };
-        of.insert(INITIALIZE.to_owned(), seen);
         let kept = place.keeping == Keeping::Ours;
         out.push(Place {
             name: resource.name.clone(),
@@ -127,46 +145,14 @@ pub(super) fn places<'t>(
                 kept,
                 file: resource.with_directory.then(|| path::base(&resource.path).to_owned()),
             },
-            path: if kept { kept_at(&place.path) } else { place.path.clone() },
+            path: match kept {
+                true => kept_at(&place.path, resolved),
+                false => place.path.clone(),
+            },
             target: resource.mount_path().to_owned(),
-            all: bits(resource.perms.global),
-            of,
+            rows: matrix.column(id),
         });
     }
-    for template in templates.filter(|t| t.jail.is_none()) {
-        out.extend(template.binds().map(|(at, source)| Place {
-            name: template.name.clone(),
-            what: What::Root,
-            path: resolved.real(source),
-            target: at.display().to_string(),
-            all: READ | EXECUTE | CONNECT,
-            of: BTreeMap::new(),
-        }));
-    }
-    // The state directory itself may hold what is others'.
-    let of_all = [dirs.locks(), dirs.state.join("apps"), dirs.state.join("jails")];
-    let of_app = [&dirs.run, &dirs.dynamic].map(|d| d.parent().unwrap_or(d).to_owned());
-    let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| resolved.real(p)).collect();
-    out.extend(own.into_iter().map(|path| Place {
-        name: "PySecure's own data".to_owned(),
-        what: What::Own,
-        path,
-        target: String::new(),
-        all: 0,
-        of: BTreeMap::new(),
-    }));
-    let script = model
-        .initialize
-        .as_ref()
-        .map(|i| ("the script of `initialize`".to_owned(), i.script.clone()));
-    out.extend(rules.into_iter().chain(script).map(|(name, path)| Place {
-        name,
-        what: What::Rules,
-        path: resolved.real(&path),
-        target: String::new(),
-        all: READ | EXECUTE | CONNECT,
-        of: BTreeMap::new(),
-    }));
     out
 }
 
@@ -268,25 +254,39 @@ impl Ground {
 
     /// Who may do more with a file of `inner` by its name in `outer`, which is `there`.
     pub(super) fn linked(&self, services: &[Unit], outer: usize, inner: usize, there: &Path) -> Vec<Leak> {
-        let (out, inn) = (&self.places[outer], &self.places[inner]);
+        let out = &self.places[outer];
         let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
-        let refused = |service: &Unit| out.rights(&service.name) & !inn.rights(&service.name);
-        let seen = |service: &Unit| {
-            let mut mounts = service.mounts.iter();
-            !mounts.any(|m| m.target == out.target && covered(m, inside))
-        };
         services
             .iter()
-            .filter(|s| refused(s) != 0 && seen(s))
+            .filter(|s| self.refused(&s.name, outer, inner).any() && self.shows_link(s, outer, there))
             .map(|service| Leak {
                 service: service.name.clone(),
                 outer,
                 inner,
-                refused: refused(service),
+                refused: self.refused(&service.name, outer, inner),
                 at: Path::new(&out.target).join(inside),
                 how: How::Linked(there.to_owned()),
             })
             .collect()
+    }
+
+    /// Is `there`, in `outer`, not left out of what a service sees of that?
+    fn shows_link(&self, service: &Unit, outer: usize, there: &Path) -> bool {
+        let out = &self.places[outer];
+        let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
+        let mut mounts = service.mounts.iter();
+        !mounts.any(|m| m.target == out.target && covered(m, inside))
+    }
+
+    /// What a service may do by one place that another, a part of it, refuses it.
+    fn refused(&self, service: &str, outer: usize, inner: usize) -> Perms {
+        let (out, inn) = (&self.places[outer], &self.places[inner]);
+        let rights = inn.rights(service);
+        // What the script of `initialize` may see at all it may see whichever way.
+        if service == INITIALIZE && inn.is_resource() && rights.any() {
+            return Perms::default();
+        }
+        out.rights(service).without(rights)
     }
 
     pub(super) fn into_places(self) -> Vec<Place> {
@@ -368,10 +368,7 @@ impl Ground {
     /// Beneath an overlay nobody may write: the kernel does not say what is seen then (overlayfs.rst).
     fn can_hide(&self, outer: usize) -> bool {
         let place = &self.places[outer];
-        let services = place.of.iter().filter(|(name, _)| *name != INITIALIZE);
-        !matches!(place.what, What::Resource { kept: true, .. })
-            && place.all & WRITE == 0
-            && services.into_iter().all(|(_, bits)| bits & WRITE == 0)
+        !place.is_kept() && !place.is_written()
     }
 
     /// A resource that lies in the mount `at` by its path, and that the service may not see.
@@ -387,7 +384,7 @@ impl Ground {
         leaks: &mut Vec<Leak>,
     ) {
         let place = &self.places[inner];
-        if place.rights(service) != 0 {
+        if place.rights(service).any() {
             return;
         }
         let target = mounts[at].target.clone();
@@ -420,40 +417,55 @@ impl Ground {
 
     /// `mount`: how the service sees `outer`; `None` for what every service with its root sees.
     fn compare(&self, service: &str, outer: usize, mount: Option<&Mount>, closed: bool, leaks: &mut Vec<Leak>) {
-        let out = &self.places[outer];
-        let granted = out.rights(service);
         for overlap in &self.shows[outer] {
-            // An overlay shows nothing of what is mounted below its layers.
-            if overlap.below && mount.is_some_and(layered) {
+            let refused = self.refused(service, outer, overlap.inner);
+            if !refused.any() {
                 continue;
             }
-            let inner = &self.places[overlap.inner];
-            let refused = granted & !inner.rights(service);
-            let ours = matches!(inner.what, What::Own | What::Resource { kept: true, .. });
-            let shut = ours && self.can_hide(outer) && self.shut(outer, overlap, closed);
-            if refused == 0 || shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
-                continue;
+            if let Some(at) = self.seen(service, outer, overlap, mount, closed) {
+                leaks.push(Leak {
+                    service: service.to_owned(),
+                    outer,
+                    inner: overlap.inner,
+                    refused,
+                    at,
+                    how: if overlap.below { How::Mounted } else { How::Lies },
+                });
             }
-            let seen = Path::new(&out.target).join(&overlap.inside);
-            let covers = |r: &&usize| {
-                let over = &self.places[**r];
-                over.rights(service) != 0 && seen.starts_with(&over.target)
-            };
-            if self.nested[outer].iter().any(|r| covers(&r)) {
-                continue;
-            }
-            leaks.push(Leak {
-                service: service.to_owned(),
-                outer,
-                inner: overlap.inner,
-                refused,
-                at: match overlap.inside.as_os_str().is_empty() {
-                    true => PathBuf::from(&out.target),
-                    false => seen,
-                },
-                how: if overlap.below { How::Mounted } else { How::Lies },
-            });
         }
+    }
+
+    /// Where a service sees this in `outer`, unless it is hidden there or something is mounted over it. `mount` as for
+    /// [`compare`](Self::compare).
+    fn seen(
+        &self,
+        service: &str,
+        outer: usize,
+        overlap: &Overlap,
+        mount: Option<&Mount>,
+        closed: bool,
+    ) -> Option<PathBuf> {
+        // An overlay shows nothing of what is mounted below its layers.
+        if overlap.below && mount.is_some_and(layered) {
+            return None;
+        }
+        let inner = &self.places[overlap.inner];
+        let ours = inner.is_kept() || inner.what == What::Own;
+        let shut = ours && self.can_hide(outer) && self.shut(outer, overlap, closed);
+        if shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
+            return None;
+        }
+        let seen = self.at(outer, overlap);
+        let covers = |r: &usize| {
+            let over = &self.places[*r];
+            over.rights(service).any() && seen.starts_with(&over.target)
+        };
+        (!self.nested[outer].iter().any(covers)).then_some(seen)
+    }
+
+    /// Where this is in `outer`, as services see that.
+    fn at(&self, outer: usize, overlap: &Overlap) -> PathBuf {
+        join(Path::new(&self.places[outer].target), &overlap.inside)
     }
 
     /// Over what is mounted in a source nothing can be laid: a layer would not show it, and to an ordinary user the kernel
@@ -490,22 +502,10 @@ impl Ground {
         pairs.into_values().map(|leaks| self.error(&leaks)).collect()
     }
 
-    fn error(&self, leaks: &[&Leak]) -> PlanError {
+    /// What is wrong, and what to do. A match on how it comes about, an arm of text each. `who`: those who may do `most`.
+    fn words(&self, leaks: &[&Leak], who: &str, most: Perms) -> (String, String) {
         let leak = leaks[0];
         let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
-        // Those who are refused the most stand for all.
-        let most = leaks.iter().map(|l| l.refused).max().unwrap_or(0);
-        let those = leaks.iter().filter(|l| l.refused == most);
-        let names: BTreeSet<&str> = those.map(|l| l.service.as_str()).collect();
-        let mut who = names
-            .iter()
-            .take(5)
-            .map(|n| format!("`{n}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        if names.len() > 5 {
-            who += &format!(" and {} more", names.len() - 5);
-        }
         let verb = verbs(most);
         let at = leak.at.display();
         let (out, inn) = (outer.path.display(), inner.path.display());
@@ -513,7 +513,7 @@ impl Ground {
             What::Root => format!("rootfs \"{}\"", outer.name),
             _ => format!("`{}`", outer.name),
         };
-        let (message, help) = match (&inner.what, &leak.how) {
+        match (&inner.what, &leak.how) {
             (_, How::Old) => (
                 format!(
                     "{who} may not see `{}`, but sees what {shown_by} holds in its place: {at}",
@@ -563,33 +563,195 @@ impl Ground {
                     "{who} may not {verb} `{}`, but may through {shown_by}, at {at}: it is the same on disk",
                     inner.name
                 ),
-                if outer.what == What::Root {
-                    format!("move {inn} out of {out}, or give services another root, such as rootfs = \"minimal\"")
-                } else if leak.at == Path::new(&outer.target) {
-                    "make them one resource, give each a `source` of its own, or grant the same on both".to_owned()
-                } else if leaks.iter().all(|l| outer.rights(&l.service) & WRITE == 0)
-                    && !outer.path.starts_with(&inner.path)
-                {
-                    format!(
-                        "move {inn} out of {out}, or write path = \"{at}\" for `{}`, which hides it from others",
-                        inner.name
-                    )
-                } else {
-                    format!("move {inn} out of {out}, or grant the same on both")
-                },
+                self.apart(leaks),
             ),
-        };
+        }
+    }
+
+    /// What to do about two resources, or a resource and a root, that are one on disk.
+    fn apart(&self, leaks: &[&Leak]) -> String {
+        let leak = leaks[0];
+        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        let (out, inn, at) = (outer.path.display(), inner.path.display(), leak.at.display());
+        if outer.what == What::Root {
+            return format!("move {inn} out of {out}, or give services another root, such as rootfs = \"minimal\"");
+        }
+        if leak.at == Path::new(&outer.target) {
+            return "make them one resource, give each a `source` of its own, or grant the same on both".to_owned();
+        }
+        let written = leaks.iter().any(|l| outer.rights(&l.service).write);
+        if written || outer.path.starts_with(&inner.path) {
+            return format!("move {inn} out of {out}, or grant the same on both");
+        }
+        format!(
+            "move {inn} out of {out}, or write path = \"{at}\" for `{}`, which hides it from others",
+            inner.name
+        )
+    }
+
+    fn error(&self, leaks: &[&Leak]) -> PlanError {
+        let leak = leaks[0];
+        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        // Those who are refused the most stand for all.
+        let most = leaks.iter().map(|l| l.refused).max().unwrap_or_default();
+        let those = leaks.iter().filter(|l| l.refused == most);
+        let names: BTreeSet<&str> = those.map(|l| l.service.as_str()).collect();
+        let mut who = names
+            .iter()
+            .take(5)
+            .map(|n| format!("`{n}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        if names.len() > 5 {
+            who += &format!(" and {} more", names.len() - 5);
+        }
+        let (message, help) = self.words(leaks, &who, most);
         PlanError::Shows(Box::new(Shows {
             inner: inner.is_resource().then(|| inner.name.clone()),
-            inner_label: format!("{inn} is what would be reached"),
+            inner_label: format!("{} is what would be reached", inner.path.display()),
             outer: match outer.what {
                 What::Root => format!("{ROOTFS}{}", outer.name),
                 _ => outer.name.clone(),
             },
-            outer_label: format!("shows {out} at {}", outer.target),
+            outer_label: format!("shows {} at {}", outer.path.display(), outer.target),
             message,
             help,
         }))
+    }
+}
+
+/// The places as the matrix's [`Disk`]: names of one thing, and to which services they are hidden.
+pub(super) struct Aliases<'p> {
+    ground: &'p Ground,
+    /// In the order of the model's, with mounts from which all is left out that is to be hidden.
+    services: &'p [Unit],
+    closed: bool,
+    /// For each place, what shows it: the place, and which of those that it shows.
+    shown_by: Vec<Vec<(usize, usize)>>,
+    /// For each place, which others hold a file of it by a hard link, and where.
+    linked: BTreeMap<usize, Vec<(usize, PathBuf)>>,
+}
+
+impl<'p> Aliases<'p> {
+    /// `linked`: the place that holds a file, the one that it is of, and where. `closed` as for [`Ground::settle`].
+    pub fn new(
+        ground: &'p Ground,
+        services: &'p [Unit],
+        closed: bool,
+        links: impl Iterator<Item = (usize, usize, PathBuf)>,
+    ) -> Aliases<'p> {
+        let mut shown_by = vec![Vec::new(); ground.places.len()];
+        for (outer, shown) in ground.shows.iter().enumerate() {
+            for (number, overlap) in shown.iter().enumerate() {
+                shown_by[overlap.inner].push((outer, number));
+            }
+        }
+        let mut linked: BTreeMap<usize, Vec<(usize, PathBuf)>> = BTreeMap::new();
+        for (outer, inner, there) in links {
+            linked.entry(inner).or_default().push((outer, there));
+        }
+        Aliases {
+            ground,
+            services,
+            closed,
+            shown_by,
+            linked,
+        }
+    }
+
+    fn alias(&self, outer: usize, inner: usize, at: PathBuf, linked: Option<PathBuf>) -> Option<Alias> {
+        let out = &self.ground.places[outer];
+        Some(Alias {
+            outer: match out.what {
+                What::Resource { .. } => Holder::Resource(ResourceId::new(outer)),
+                What::Root => Holder::Rootfs(out.name.clone()),
+                What::Own | What::Rules => return None,
+            },
+            inner: ResourceId::new(inner),
+            at,
+            linked,
+        })
+    }
+}
+
+/// Resources stand first among the places, so an id of one is its place.
+impl Disk for Aliases<'_> {
+    fn holders(&self, of: ResourceId) -> Vec<Alias> {
+        let inner = of.position();
+        let shown = self
+            .shown_by
+            .get(inner)
+            .into_iter()
+            .flatten()
+            .filter_map(|(outer, number)| {
+                let at = self.ground.at(*outer, &self.ground.shows[*outer][*number]);
+                self.alias(*outer, inner, at, None)
+            });
+        let linked = self
+            .linked
+            .get(&inner)
+            .into_iter()
+            .flatten()
+            .filter_map(|(outer, there)| {
+                let out = &self.ground.places[*outer];
+                let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
+                let at = join(Path::new(&out.target), inside);
+                self.alias(*outer, inner, at, Some(there.clone()))
+            });
+        shown.chain(linked).collect()
+    }
+
+    fn parts(&self, of: ResourceId) -> Vec<Alias> {
+        let outer = of.position();
+        let shown = self.ground.shows.get(outer).into_iter().flatten();
+        shown
+            .filter_map(|overlap| {
+                let part = &self.ground.places[overlap.inner];
+                let at = self.ground.at(outer, overlap);
+                // One that stands at its place in the outer one is told apart by its path, as the manifest shows.
+                let told_apart = Path::new(&part.target) == at;
+                (part.is_resource() && !part.is_kept() && !told_apart)
+                    .then(|| self.alias(outer, overlap.inner, at, None))
+                    .flatten()
+            })
+            .collect()
+    }
+
+    fn aliased(&self) -> Vec<ResourceId> {
+        let shown = self
+            .ground
+            .shows
+            .iter()
+            .enumerate()
+            .filter(|(_, shown)| !shown.is_empty());
+        let shown = shown
+            .map(|(at, _)| at)
+            .filter(|at| self.ground.places[*at].is_resource());
+        shown.map(ResourceId::new).collect()
+    }
+
+    fn sees(&self, service: ServiceId, alias: &Alias) -> bool {
+        let Some(service) = self.services.get(service.position()) else {
+            return true;
+        };
+        let outers: &[usize] = match &alias.outer {
+            Holder::Resource(id) => &[id.position()],
+            Holder::Rootfs(name) => self.ground.roots.get(name).map_or(&[], Vec::as_slice),
+        };
+        outers.iter().any(|outer| {
+            if let Some(there) = &alias.linked {
+                return self.ground.shows_link(service, *outer, there);
+            }
+            let out = &self.ground.places[*outer];
+            let mount = service
+                .mounts
+                .iter()
+                .find(|m| out.is_resource() && m.target == out.target);
+            let shown = self.ground.shows[*outer].iter();
+            shown
+                .filter(|o| o.inner == alias.inner.position() && self.ground.at(*outer, o) == alias.at)
+                .any(|o| self.ground.seen(&service.name, *outer, o, mount, self.closed).is_some())
+        })
     }
 }
 
@@ -599,7 +761,7 @@ pub struct Leak {
     service: String,
     outer: usize,
     inner: usize,
-    refused: u32,
+    refused: Perms,
     at: PathBuf,
     how: How,
 }
@@ -623,7 +785,10 @@ impl Leak {
             service: service.to_owned(),
             outer,
             inner,
-            refused: READ,
+            refused: Perms {
+                read: true,
+                ..Perms::default()
+            },
             at: there,
             how: How::Old,
         }
@@ -637,22 +802,15 @@ impl Leak {
     }
 }
 
-fn verbs(bits: u32) -> String {
+fn verbs(perms: Perms) -> String {
     let all = [
-        (READ, "read"),
-        (WRITE, "write"),
-        (EXECUTE, "execute"),
+        (perms.read, "read"),
+        (perms.write, "write"),
+        (perms.exec, "execute"),
         // Whoever may read may connect: said only where there is nothing more to say.
-        (
-            if bits & (READ | WRITE) == 0 { CONNECT } else { 0 },
-            "connect to sockets in",
-        ),
+        (perms.connect && !perms.read && !perms.write, "connect to sockets in"),
     ];
-    let named: Vec<&str> = all
-        .iter()
-        .filter(|(bit, _)| bits & bit != 0)
-        .map(|(_, verb)| *verb)
-        .collect();
+    let named: Vec<&str> = all.iter().filter(|(named, _)| *named).map(|(_, verb)| *verb).collect();
     match named.split_last() {
         Some((last, [])) => (*last).to_owned(),
         Some((last, others)) => format!("{} or {last}", others.join(", ")),

@@ -344,7 +344,7 @@ fn owned_by_one(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
         name(Who::User(uid), perms.owner);
     }
     if let Some(uid) = model.dynamic_uid.filter(|_| resource.owner != Some(Subject::Dynamic)) {
-        name(Who::User(uid), model.access(Subject::Dynamic, id).perms);
+        name(Who::User(uid), model.matrix().perms(Subject::Dynamic, id));
     }
     if !perms.bundle.read
         && let Some(gid) = ledger.group(model, &resource.bundles)
@@ -536,7 +536,7 @@ pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
             };
             found.mode() >> shift & 0o7
         };
-        let granted = model.access(Subject::Dynamic, id).perms;
+        let granted = model.matrix().perms(Subject::Dynamic, id);
         let way = || storage.path.ancestors().skip(1).all(|a| bits(a) & 0o1 != 0);
         if storage.keeping != Keeping::Theirs || granted.read && granted.write || !way() {
             continue;

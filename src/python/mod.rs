@@ -300,7 +300,7 @@ impl Python {
     pub fn at_its_lines(&self, source: &Source, found: &[Diagnostic]) -> (Source, Vec<Diagnostic>) {
         let moved = found.iter().cloned().map(|mut diagnostic| {
             diagnostic.span = self.place(source, &diagnostic.span);
-            if let Some((span, _)) = &mut diagnostic.other {
+            for (span, _) in &mut diagnostic.others {
                 *span = self.place(source, span);
             }
             diagnostic

@@ -188,6 +188,7 @@ fn seen(folder: &Path) -> Mount {
         hidden: Vec::new(),
         exclude: Default::default(),
         masked: Vec::new(),
+        grant: None,
     }
 }
 

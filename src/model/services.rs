@@ -1,0 +1,209 @@
+//! Services as a manifest declares them, but for what they own and share.
+
+use super::build::{Names, flag, reported};
+use super::{
+    Caller, DYNAMIC, INITIALIZE, Model, OPERATOR, Service, ServicePlaces, Subject, life, limits, logs, network, path,
+};
+use crate::manifest::diagnostic::Diagnostic;
+use crate::manifest::types::{self, At, Manifest};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+/// Addresses that are listened on, and where that is said.
+type Bound<'m> = BTreeMap<SocketAddr, &'m At<String>>;
+
+pub(super) fn declare(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec<Diagnostic>) {
+    let mut bound = Bound::new();
+    for (name, table) in &manifest.services {
+        let service = service(name, table, manifest, names, &mut bound, found);
+        model.services.push(service);
+    }
+}
+
+fn service<'m>(
+    name: &At<String>,
+    table: &'m types::Service,
+    manifest: &Manifest,
+    names: &Names,
+    bound: &mut Bound<'m>,
+    found: &mut Vec<Diagnostic>,
+) -> Service {
+    fn place<T>(at: &Option<At<T>>, name: &At<String>) -> Range<usize> {
+        at.as_ref().map_or_else(|| name.span.clone(), |at| at.span.clone())
+    }
+    not_reserved(name, found);
+    let directory = directory(table, found);
+    let (listen, listen_at) = listen(table, bound, found);
+    let callers = callers(name, table, manifest, names, found);
+    let (publish, publish_at) = network::read(&table.publish, found);
+    Service {
+        name: name.value.clone(),
+        was: table.was.as_ref().filter(|at| !reported(at)).map(|at| at.value.clone()),
+        command: table.command.value.clone(),
+        directory,
+        owns: Vec::new(),
+        bundles: Vec::new(),
+        runs_with_root: flag(&table.runs_with_root),
+        rootfs: table
+            .rootfs
+            .as_ref()
+            .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
+        writable: table.writable.as_ref().map(|w| w.value).unwrap_or_default(),
+        callers,
+        rpc_tracebacks: flag(&table.rpc_tracebacks),
+        listen,
+        network: table.network.as_ref().map(|n| n.value).unwrap_or_default(),
+        publish,
+        egress: flag(&table.egress),
+        environment: table
+            .environment
+            .iter()
+            .map(|(k, v)| (k.value.clone(), v.value.clone()))
+            .collect(),
+        life: life::read(name, table, names, found),
+        limits: limits::read(name, table, found),
+        logs: logs::read(table, found),
+        span: name.span.clone(),
+        places: ServicePlaces {
+            command: table.command.span.clone(),
+            directory: place(&table.directory, name),
+            rootfs: place(&table.rootfs, name),
+            writable: place(&table.writable, name),
+            runs_with_root: place(&table.runs_with_root, name),
+            network: place(&table.network, name),
+            egress: place(&table.egress, name),
+            listen: listen_at,
+            publish: publish_at,
+            owns: Vec::new(),
+            bundles: Vec::new(),
+        },
+    }
+}
+
+fn not_reserved(name: &At<String>, found: &mut Vec<Diagnostic>) {
+    if matches!(
+        name.value.as_str(),
+        DYNAMIC | OPERATOR | INITIALIZE | "listen" | "keeper"
+    ) {
+        found.push(
+            Diagnostic::error(
+                name.span.clone(),
+                format!("a service cannot be called `{}`", name.value),
+            )
+            .label("PySecure uses this word itself")
+            .help(format!("call it `{}svc`", name.value)),
+        );
+    }
+}
+
+fn directory(table: &types::Service, found: &mut Vec<Diagnostic>) -> String {
+    let top = || "/".to_owned();
+    match &table.directory {
+        None => top(),
+        Some(at) if at.value.trim_end_matches('/').is_empty() && at.value.starts_with('/') => top(),
+        Some(at) if reported(at) => top(),
+        Some(at) => path::normal(&at.value).unwrap_or_else(|why| {
+            found.push(Diagnostic::error(
+                at.span.clone(),
+                format!("directory \"{}\" {why}", at.value),
+            ));
+            top()
+        }),
+    }
+}
+
+/// The addresses that can be listened on, and where each stands.
+fn listen<'m>(
+    table: &'m types::Service,
+    bound: &mut Bound<'m>,
+    found: &mut Vec<Diagnostic>,
+) -> (Vec<SocketAddr>, Vec<Range<usize>>) {
+    let mut out = (Vec::new(), Vec::new());
+    for at in &table.listen {
+        match at.value.parse::<SocketAddr>() {
+            Err(_) => found.push(address_error(at, "to listen on")),
+            Ok(address) if address.port() == 0 => {
+                found.push(
+                    Diagnostic::error(at.span.clone(), format!("\"{}\" has port 0", at.value))
+                        .help("name the port that clients connect to, 1 to 65535"),
+                );
+            }
+            Ok(address) => match bound.insert(address, at) {
+                Some(first) => found.push(
+                    Diagnostic::error(at.span.clone(), format!("{address} is listened on twice"))
+                        .other(first.span.clone(), "first here")
+                        .help("give one of them another port"),
+                ),
+                None => {
+                    out.0.push(address);
+                    out.1.push(at.span.clone());
+                }
+            },
+        }
+    }
+    out
+}
+
+/// Sorted by subject.
+fn callers(
+    name: &At<String>,
+    table: &types::Service,
+    manifest: &Manifest,
+    names: &Names,
+    found: &mut Vec<Diagnostic>,
+) -> Vec<Caller> {
+    let mut callers: Vec<Caller> = Vec::new();
+    for (caller, callable) in table.callers.iter().flatten() {
+        match names.subject(&caller.value) {
+            None => found.push(names.unknown("service", caller)),
+            Some(Subject::Service(id)) if manifest.services[id.position()].0.value == name.value => {
+                found.push(
+                    Diagnostic::error(
+                        caller.span.clone(),
+                        format!("`{}` names itself as a caller", name.value),
+                    )
+                    .help("a service needs no grant to call its own functions; take it out"),
+                );
+            }
+            Some(subject) => callers.push(Caller {
+                subject,
+                may: callable.value.clone(),
+                span: caller.span.clone(),
+            }),
+        }
+    }
+    if let Some(at) = table
+        .rpc_tracebacks
+        .as_ref()
+        .filter(|at| at.value && callers.is_empty())
+    {
+        found.push(
+            Diagnostic::error(
+                at.span.clone(),
+                format!("`{}` shows its callers tracebacks, but nobody may call it", name.value),
+            )
+            .help("name its `callers`, or take this out"),
+        );
+    }
+    callers.sort_by_key(|c| c.subject);
+    callers
+}
+
+/// `what`: what the address is for, such as "to listen on".
+pub(super) fn address_error(at: &At<String>, what: &str) -> Diagnostic {
+    let text = &at.value;
+    let help = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && matches!(host, "localhost" | "") => {
+            format!("write \"127.0.0.1:{port}\"")
+        }
+        Some((_, port)) if port.parse::<u16>().is_ok() => {
+            format!("names are not looked up; write an address, such as \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+        }
+        _ if text.parse::<u16>().is_ok() => {
+            format!("write \"127.0.0.1:{text}\" for this machine alone, or \"0.0.0.0:{text}\" for everybody")
+        }
+        _ => "write ADDRESS:PORT, such as \"127.0.0.1:8080\"".to_owned(),
+    };
+    Diagnostic::error(at.span.clone(), format!("\"{text}\" is no address {what}")).help(help)
+}
