@@ -150,7 +150,7 @@ fn every_key_is_decoded() {
     assert_eq!(bank.network.as_ref().map(|network| network.value), Some(Network::Host));
     assert!(bank.callers.is_none());
     assert_eq!(bank.environment.len(), 2);
-    assert_eq!(manifest.never.len(), 2);
+    assert_eq!(manifest.assert.never.len(), 2);
 }
 
 #[test]

@@ -5,10 +5,11 @@ mod harness;
 
 use harness::{App, BOTH};
 use proptest::prelude::*;
-use pysecure::manifest::Severity;
 use pysecure::manifest::types::{App as AppTable, At, Bundle, Manifest, Resource, Service};
+use pysecure::manifest::{Diagnostic, Severity, Source};
+use pysecure::model::matrix::Because;
 use pysecure::model::source::Base;
-use pysecure::model::{self, Model, ResourceId, ServiceId, Subject};
+use pysecure::model::{self, Class, Model, Object, ResourceId, ServiceId, Subject};
 use pysecure::plan::template::Library;
 use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage, Who};
 use pysecure::values::{Perms, ResourceKind};
@@ -174,13 +175,23 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
         for (number, storage) in ResourceId::all(&plan.storage).zip(&plan.storage) {
             let resource = &model.resources[number];
             prop_assert_eq!(storage.keeping, Keeping::Ours);
-            let wanted = model.access(Subject::Service(id), number).perms;
+            let wanted = model.matrix().perms(Subject::Service(id), number);
             let mounted = |m: &&plan::Mount| m.target == resource.mount_path() && m.source == storage.path;
             let mount = service.mounts.iter().find(mounted);
             prop_assert_eq!(
                 mount.map(|m| (m.writable, m.executable)),
                 (wanted != Perms::default()).then_some((wanted.write, wanted.exec))
             );
+            // It leads back to its row, and the row to the lines of the manifest.
+            let row = model.matrix().resources(Subject::Service(id));
+            let row = row.iter().find(|r| r.object == Object::Resource(number));
+            let grant = row.and_then(|row| model.matrix().grant(row)).map(|(_, grant)| grant);
+            prop_assert_eq!(mount.map(|m| m.grant.clone()).unwrap_or_default(), grant.clone());
+            prop_assert_eq!(
+                grant.map(|g| (g.resource, g.perms)),
+                row.map(|_| (resource.name.clone(), wanted))
+            );
+            prop_assert_eq!(row.map(|row| model.matrix().lines(row).is_empty()), row.map(|_| false));
             let (real, connects) = mount.map(|m| by_mode(service, storage, m)).unwrap_or_default();
             prop_assert!(connects || !(wanted.connect || wanted.write), "{}", storage.resource);
             prop_assert!(!connects || wanted.connects(), "{}", storage.resource);
@@ -224,7 +235,8 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
         // Nothing is mounted that was not granted, and nothing twice.
         let targets: std::collections::BTreeSet<&str> = service.mounts.iter().map(|m| m.target.as_str()).collect();
         prop_assert_eq!(targets.len(), service.mounts.len());
-        prop_assert_eq!(service.mounts.len(), model.grants(id).len());
+        let rows = model.matrix().resources(Subject::Service(id));
+        prop_assert_eq!(service.mounts.len(), rows.len());
     }
     // No two services share an id, nor anything with the keeper.
     let mut uids: Vec<u32> = plan.services.iter().map(|s| s.identity.uid).collect();
@@ -353,7 +365,7 @@ fn services_may_what_the_matrix_says() {
         }
         for row in rows.as_array().unwrap() {
             let text = |key: &str| row[key].as_str().unwrap().to_owned();
-            if text("path") != "/code" {
+            if row["kind"] == "resource" && text("path") != "/code" {
                 wanted.insert((text("service"), text("path")), text("permissions"));
             }
         }
@@ -379,5 +391,360 @@ fn services_may_what_the_matrix_says() {
             .map(|(key, may)| format!("{key:?}: {may:?}, but {:?}", real.get(*key)))
             .collect();
         assert!(differing.is_empty(), "{mode:?}:\n{}", differing.join("\n"));
+    }
+}
+
+/// A model of a manifest without errors.
+fn built(text: &str) -> (Model, Vec<Diagnostic>) {
+    let folder = harness::fresh_folder();
+    let path = folder.join("pysecure.toml");
+    std::fs::create_dir(folder.join("code")).unwrap();
+    std::fs::write(&path, text).unwrap();
+    let source = Source::read(&path).unwrap();
+    let (manifest, mut found) = pysecure::manifest::parse(&source);
+    let (model, more) = model::build(&manifest, &Base::open(&folder).unwrap());
+    found.extend(more);
+    std::fs::remove_dir_all(&folder).unwrap();
+    (model, found)
+}
+
+const REASONS: &str = r#"
+[app]
+name = "reasons"
+dynamic_svc_uid = 33
+dynamic_svc_gid = 33
+code = { "/code" = "./code" }
+[resources]
+own = { path = "/own/", owner = "rw", global = "r" }
+both = { path = "/both/", owner = "rx", bundle = "r" }
+theirs = { path = "/theirs/", owner = "rw", owned_by_dynamic_svc = true }
+none = { path = "/none/", owner = "rw" }
+[bundles.left]
+resources = ["both"]
+[bundles.right]
+resources = ["own", "both"]
+used_by_dynamic_svc = false
+[services.a]
+command = "true"
+owner_resources = ["own", "none"]
+bundles = ["right", "left"]
+callers = { b = ["one", "two"], operator = "*" }
+listen = ["127.0.0.1:8080"]
+publish = ["127.0.0.1:8081:81"]
+egress = true
+network = "app"
+runs_with_root = true
+[services.b]
+command = "true"
+owner_resources = ["both"]
+network = "host"
+rootfs = "minimal"
+writable = true
+[services.c]
+command = "true"
+"#;
+
+/// Each row of a manifest: who, to what, which right, and the text of the manifest's places that it follows from.
+#[test]
+fn each_row_leads_back_to_its_lines() {
+    let (model, found) = built(REASONS);
+    assert!(found.iter().all(|d| d.severity != Severity::Error), "{found:?}");
+    let matrix = model.matrix();
+    let rows: Vec<String> = matrix
+        .rows()
+        .map(|row| {
+            let object = match row.object {
+                Object::Resource(id) => model.resources[id].name.clone(),
+                Object::Functions(id) => model.services[id].name.clone(),
+                Object::Listen(address) => address.to_string(),
+                Object::Publish(p) => format!("{} to {}", p.address, p.port),
+                other => format!("{other:?}"),
+            };
+            let class = match row.because {
+                Because::Class(class, _) => class.name(),
+                _ => "key",
+            };
+            let lines = matrix.lines(&row);
+            let places: Vec<&str> = lines.iter().map(|line| &REASONS[line.span.clone()]).collect();
+            format!(
+                "{} {object} {class}: {}",
+                model.subject_name(row.subject),
+                places.join(" > ")
+            )
+        })
+        .collect();
+    let wanted = [
+        r#"a own owner: "own" > "rw""#,
+        r#"a both bundle: "left" > "both" > "r""#,
+        r#"a none owner: "none" > "rw""#,
+        r#"a code:/code global: "/code""#,
+        r#"a 127.0.0.1:8080 key: "127.0.0.1:8080""#,
+        r#"a 127.0.0.1:8081 to 81 key: "127.0.0.1:8081:81""#,
+        "a Egress key: true",
+        r#"a AppNetwork key: "app""#,
+        "a RootInside key: true",
+        r#"b own global: "r""#,
+        r#"b both owner: "both" > "rx""#,
+        r#"b code:/code global: "/code""#,
+        "b a key: b",
+        r#"b HostNetwork key: "host""#,
+        "b Root(Memory) key: true",
+        r#"c own global: "r""#,
+        r#"c code:/code global: "/code""#,
+        r#"dynamic own global: "r""#,
+        r#"dynamic theirs owner: true > "rw""#,
+        r#"dynamic code:/code global: "/code""#,
+        "dynamic HostIds key: 33",
+        "operator a key: operator",
+    ];
+    assert_eq!(rows, wanted, "{rows:#?}");
+    // A column holds what the rows of it say, for those who have one of their own.
+    for (id, resource) in ResourceId::all(&model.resources).zip(&model.resources) {
+        let column = matrix.column(id);
+        for subject in matrix.subjects().filter(|s| *s != Subject::Operator) {
+            let name = model.subject_name(subject);
+            assert_eq!(
+                column.of(name),
+                matrix.perms(subject, id),
+                "{name} on {}",
+                resource.name
+            );
+        }
+    }
+    let (_, because) = matrix.touch(Subject::Service(ServiceId::new(0)), ResourceId::new(1));
+    assert!(matches!(because, Because::Class(Class::Bundle, Some(bundle)) if model.bundles[bundle].name == "left"));
+}
+
+/// Rules on [`REASONS`], and for those that fail: the message's end, and the places that lead there.
+#[test]
+fn a_broken_assertion_shows_what_leads_there() {
+    const HOLD: &[&str] = &[
+        r#"never = ["read none except a", "write own except a", "write code:/code", "execute both except b"]"#,
+        r#"never = ["call b", "call a except b, operator", "call a.three except operator", "call a from c"]"#,
+        r#"never = ["listen from c", "listen 127.0.0.1:9 except b, dynamic", "egress except a, b, dynamic"]"#,
+        r#"never = ["network app except a", "network host except b, dynamic", "runs_with_root except a", "writable except b"]"#,
+        r#"always = ["read own by a, b, c, dynamic", "execute both by b", "call a.two by b", "call a by operator"]"#,
+        r#"always = ["listen 127.0.0.1:8080 by a", "egress by a, b", "network app by a", "runs_with_root by a", "writable by b"]"#,
+    ];
+    for rules in HOLD {
+        let (_, found) = built(&format!("{REASONS}[assert]\n{rules}\n"));
+        let wrong: Vec<_> = found.iter().filter(|d| d.severity == Severity::Error).collect();
+        assert!(wrong.is_empty(), "{rules}: {wrong:?}");
+    }
+    for (rule, message, path) in [
+        (
+            r#"never = ["read own except a"]"#,
+            "`b`, `c`, `dynamic` may read `own`",
+            &[r#""r""#][..],
+        ),
+        (
+            r#"never = ["read both except b"]"#,
+            "`a` may read `both`",
+            &[r#""left""#, r#""both""#, r#""r""#],
+        ),
+        (
+            r#"never = ["write none"]"#,
+            "`a` may write `none`",
+            &[r#""none""#, r#""rw""#],
+        ),
+        (
+            r#"never = ["write theirs"]"#,
+            "`dynamic` may write `theirs`",
+            &["true", r#""rw""#],
+        ),
+        (
+            r#"never = ["read code:/code from c"]"#,
+            "`c` may read `code:/code`",
+            &[r#""/code""#],
+        ),
+        (r#"never = ["call a except operator"]"#, "`b` may call `a`", &["b"]),
+        (
+            r#"never = ["call a except b"]"#,
+            "`operator` may call `a`",
+            &["operator"],
+        ),
+        (r#"never = ["call a.one from b"]"#, "`b` may call `one` of `a`", &["b"]),
+        (
+            r#"never = ["listen from a"]"#,
+            "`a` may listen on the host",
+            &[r#""127.0.0.1:8080""#],
+        ),
+        (
+            r#"never = ["listen 127.0.0.1:8081 from a"]"#,
+            "`a` may listen on 127.0.0.1:8081",
+            &[r#""127.0.0.1:8081:81""#],
+        ),
+        (
+            r#"never = ["listen 0.0.0.0:8080 from a"]"#,
+            "`a` may listen on 0.0.0.0:8080",
+            &[r#""127.0.0.1:8080""#],
+        ),
+        (
+            r#"never = ["listen 127.0.0.1:9 from b"]"#,
+            "`b` may listen on 127.0.0.1:9",
+            &[r#""host""#],
+        ),
+        (
+            r#"never = ["egress except a, dynamic"]"#,
+            "`b` may connect to the outside",
+            &[r#""host""#],
+        ),
+        (
+            r#"never = ["egress except a, b"]"#,
+            "`dynamic` may connect to the outside",
+            &["33"],
+        ),
+        (
+            r#"never = ["network app"]"#,
+            "`a` may use the app's network",
+            &[r#""app""#],
+        ),
+        (
+            r#"never = ["network host except dynamic"]"#,
+            "`b` may use the host's network",
+            &[r#""host""#],
+        ),
+        (
+            r#"never = ["runs_with_root"]"#,
+            "`a` may run with root inside",
+            &["true"],
+        ),
+        (r#"never = ["writable"]"#, "`b` may write to its root", &["true"]),
+        (
+            r#"always = ["write own by a, b, c"]"#,
+            "`b`, `c` may not write `own`",
+            &[r#""r""#],
+        ),
+        (
+            r#"always = ["write both by a"]"#,
+            "`a` may not write `both`",
+            &[r#""left""#, r#""both""#, r#""r""#],
+        ),
+        (r#"always = ["call a by b"]"#, "`b` may not call `a`", &["b"]),
+        (
+            r#"always = ["call a.three by b"]"#,
+            "`b` may not call `three` of `a`",
+            &["b"],
+        ),
+        (r#"always = ["call b by a"]"#, "`a` may not call `b`", &["b"]),
+        (
+            r#"always = ["listen 0.0.0.0:8080 by a"]"#,
+            "`a` may not listen on 0.0.0.0:8080",
+            &["a"],
+        ),
+        (
+            r#"always = ["egress by c"]"#,
+            "`c` may not connect to the outside",
+            &["c"],
+        ),
+    ] {
+        let text = format!("{REASONS}[assert]\n{rule}\n");
+        let (_, found) = built(&text);
+        let wrong: Vec<_> = found.iter().filter(|d| d.severity == Severity::Error).collect();
+        let [broken] = wrong[..] else {
+            panic!("{rule}: {found:?}")
+        };
+        assert_eq!(broken.message, format!("assertion fails: {message}"), "{rule}");
+        let places: Vec<&str> = broken.others.iter().map(|(span, _)| &text[span.clone()]).collect();
+        assert_eq!(places, path, "{rule}: {:?}", broken.others);
+    }
+    for (rule, message) in [
+        (r#"never = [""]"#, "the assertion is empty"),
+        (r#"never = ["read nothing"]"#, "no resource is called `nothing`"),
+        (r#"never = ["read code:/x"]"#, "no resource is called `code:/x`"),
+        (r#"never = ["call nobody"]"#, "no service is called `nobody`"),
+        (
+            r#"never = ["network"]"#,
+            "an assertion on `network` names `host` or `app`",
+        ),
+        (r#"never = ["egress by a"]"#, "expected `except` or `from`, found `by`"),
+        (
+            r#"never = ["egress except"]"#,
+            "the assertion names nobody behind its last word",
+        ),
+        (
+            r#"always = ["egress"]"#,
+            "the assertion does not say who: expected `by`",
+        ),
+        (r#"always = ["egress from a"]"#, "expected `by`, found `from`"),
+        (
+            r#"always = ["egress by"]"#,
+            "the assertion names nobody behind its last word",
+        ),
+    ] {
+        let (_, found) = built(&format!("{REASONS}[assert]\n{rule}\n"));
+        let said = found
+            .iter()
+            .filter(|d| d.severity == Severity::Error)
+            .map(|d| d.message.as_str());
+        assert_eq!(said.collect::<Vec<_>>(), [message], "{rule}");
+    }
+}
+
+#[test]
+fn access_shows_all_kinds_of_rows_with_their_lines() {
+    for mode in BOTH {
+        let app = App::new(mode, REASONS);
+        app.write("code/main.py", "");
+        let text = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+        let row = |service: &str, kind: &str| {
+            let mut rows = rows.as_array().unwrap().iter();
+            let found = rows.find(|r| r["service"] == service && r["kind"] == kind);
+            found.unwrap_or_else(|| panic!("{service} {kind}: {rows:?}")).clone()
+        };
+        let line = |of: &serde_json::Value, at: usize| {
+            let because = &of["because"][at];
+            assert!(
+                because["file"].as_str().unwrap().ends_with("pysecure.toml"),
+                "{because}"
+            );
+            let number = usize::try_from(because["line"].as_u64().unwrap()).unwrap();
+            text.lines().nth(number - 1).unwrap()
+        };
+        let own = row("a", "resource");
+        assert_eq!(
+            (
+                &own["resource"],
+                &own["path"],
+                &own["class"],
+                &own["permissions"],
+                &own["object"]
+            ),
+            (
+                &"own".into(),
+                &"/own".into(),
+                &"owner".into(),
+                &"rw".into(),
+                &"own".into()
+            )
+        );
+        assert!(line(&own, 0).starts_with("owner_resources") && line(&own, 1).starts_with("own ="));
+        let call = row("b", "call");
+        assert_eq!(
+            (&call["object"], &call["functions"]),
+            (&"a".into(), &serde_json::json!(["one", "two"]))
+        );
+        assert!(line(&call, 0).starts_with("callers"));
+        assert_eq!(row("operator", "call")["functions"], "*");
+        assert_eq!(row("a", "listen")["object"], "127.0.0.1:8080");
+        assert_eq!(row("a", "publish")["port"], 81);
+        assert_eq!(row("b", "network")["object"], "host");
+        assert_eq!(row("b", "root")["object"], "memory");
+        assert_eq!(row("dynamic", "host-ids")["object"], serde_json::json!([33, 33]));
+        for kind in ["egress", "root-inside"] {
+            assert!(line(&row("a", kind), 0).ends_with("true"), "{kind}");
+        }
+        let table = app.ok(&["access"]).out;
+        for words in [
+            &["a", "rw-", "own", "owner", "/own"][..],
+            &["b", "call", "a", "callers", "one, two"],
+            &["a", "listen", "127.0.0.1:8081", "publish", "port 81 inside"],
+            &["a", "be", "root inside", "runs_with_root"],
+            &["dynamic", "be", "ids of the host", "33:33"],
+        ] {
+            let shown = table.lines().any(|l| words.iter().all(|word| l.contains(word)));
+            assert!(shown, "{words:?}: {table}");
+        }
     }
 }

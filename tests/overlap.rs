@@ -54,6 +54,8 @@ struct Case {
     at: &'static str,
     /// What the error says, beside the names of both.
     says: &'static str,
+    /// What the path to a failed assertion says of the outer one.
+    shown_by: Option<&'static str>,
     set_out: fn(&App, &mut Mounted),
 }
 
@@ -68,6 +70,7 @@ sec = { path = "/data/sec", source = "./app/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/data/s.txt",
         says: "`b` may not read or execute `sec`, but may through `code:/app`, at /app/data",
+        shown_by: Some("`code:/app` shows at"),
         set_out: nothing,
     },
     Case {
@@ -78,6 +81,7 @@ sec = { path = "/data/sec", source = "./app/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/s.txt",
         says: "make them one resource",
+        shown_by: Some("`code:/app` shows at"),
         set_out: nothing,
     },
     Case {
@@ -88,6 +92,7 @@ sec = { path = "/data/sec", source = "./app/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/data/pub/s.txt",
         says: "`b` may not read `sec`, but may through `pub`",
+        shown_by: Some("`pub` shows at /data/pub what is `sec` on disk"),
         set_out: nothing,
     },
     Case {
@@ -98,6 +103,7 @@ sec = { path = "/data/sec", source = "./app/data/s.txt", owner = "r" } # inner"#
         owned: "\"sec\"",
         at: "/data/pub/data/s.txt",
         says: "at /data/pub/data/s.txt",
+        shown_by: Some("`pub` shows at /data/pub/data/s.txt what is `sec` on disk"),
         set_out: nothing,
     },
     Case {
@@ -108,6 +114,7 @@ sec = { path = "/data/sec", source = "./app", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/below/s.txt",
         says: "at /app/below, where it is mounted too",
+        shown_by: Some("`code:/app` shows at"),
         set_out: |app, mounted| mounted.bind(&app.folder.join("app/data"), &app.folder.join("other/below")),
     },
     Case {
@@ -118,6 +125,7 @@ sec = { path = "/data/sec", source = "./alias/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/data/s.txt",
         says: "at /app/data: it is the same on disk",
+        shown_by: Some("`code:/app` shows at"),
         set_out: |app, mounted| mounted.bind(&app.folder.join("app"), &app.folder.join("alias")),
     },
     Case {
@@ -128,6 +136,7 @@ sec = { path = "/data/sec", source = "./app/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/s.txt",
         says: "it is the same on disk",
+        shown_by: Some("`code:/app` shows at"),
         set_out: |app, mounted| {
             let layer = |name: &str| app.folder.join(name).display().to_string();
             let layers = format!("lowerdir={}:{}", layer("app/data"), layer("elsewhere"));
@@ -142,6 +151,7 @@ sec = { path = "/data/sec", source = "./app/data", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/app/deep/er/copy",
         says: "other/deep/er/copy is one of its files",
+        shown_by: Some("`code:/app` has a hard link to a file of `sec`"),
         set_out: |app, _| {
             app.write("other/deep/er/x", "");
             std::fs::hard_link(app.folder.join("app/data/s.txt"), app.folder.join("other/deep/er/copy")).unwrap();
@@ -155,6 +165,7 @@ sec = { path = "/data/sec.txt", source = "./app/data/s.txt", owner = "r" } # inn
         owned: "\"sec\"",
         at: "/data/pub.txt",
         says: "other/copy is one of its files",
+        shown_by: Some("`pub` has a hard link to a file of `sec`"),
         set_out: |app, _| std::fs::hard_link(app.folder.join("app/data/s.txt"), app.folder.join("other/copy")).unwrap(),
     },
     Case {
@@ -166,6 +177,7 @@ pub = { path = "/app/data/pub", owner = "rw", global = "r" } # inner"#,
         owned: "\"sec\", \"pub\"",
         at: "/app/data/s.txt",
         says: "`b` may see `pub`, but not `sec`, which it lies in",
+        shown_by: None,
         set_out: nothing,
     },
     Case {
@@ -175,6 +187,7 @@ sec = { path = "/data/sec", source = "/usr/share/pysecure-test-overlap", owner =
         owned: "\"sec\"",
         at: "/usr/share/pysecure-test-overlap/s.txt",
         says: "but may through rootfs \"host\"",
+        shown_by: Some("rootfs \"host\" shows at"),
         set_out: nothing,
     },
 ];
@@ -185,6 +198,17 @@ fn tree(app: &App) {
     app.write("app/main.py", "print()");
     app.write("other/main.py", "print()");
     app.write("elsewhere/x", "");
+}
+
+/// What is wrong with an app's manifest in itself.
+fn errors_by_name(app: &App) -> Vec<String> {
+    use pysecure::manifest::{Severity, Source, parse};
+    let source = Source::read(app.folder.join("pysecure.toml")).unwrap();
+    let (manifest, mut found) = parse(&source);
+    let base = pysecure::model::source::Base::open(&app.folder).unwrap();
+    found.extend(pysecure::model::build(&manifest, &base).1);
+    let errors = found.into_iter().filter(|d| d.severity == Severity::Error);
+    errors.map(|d| d.message).collect()
 }
 
 fn read(app: &App, service: &str, path: &str) -> harness::Ended {
@@ -207,7 +231,10 @@ fn one_file_by_two_names_is_refused_at_both_lines() {
             (case.set_out)(&app, &mut mounted);
             // The control: nothing but the manifest's word keeps `b` from it.
             assert_eq!(read(&app, "b", case.at).ok().out, SECRET, "{mode:?} {}", case.name);
+            // Names alone would let the assertion pass; what lies on disk does not.
+            let all = format!("{all}[assert]\nnever = [\"read sec except a\"]\n");
             app.write("pysecure.toml", &all);
+            assert_eq!(errors_by_name(&app), [""; 0], "{mode:?} {}", case.name);
             for command in [
                 &["check"][..],
                 &["access"],
@@ -219,6 +246,16 @@ fn one_file_by_two_names_is_refused_at_both_lines() {
                 assert!(!ended.out.contains(SECRET), "{ended:?}");
                 assert!(ended.err.contains(case.says), "{mode:?} {}: {}", case.name, ended.err);
                 assert!(ended.err.contains("sec ="), "not at its line: {}", ended.err);
+                let fails = ended.err.split("assertion fails: `b` may read `sec`").nth(1);
+                match (case.shown_by, fails) {
+                    // What stands in its place is none of its files.
+                    (None, None) => {}
+                    (Some(shown_by), Some(path)) => {
+                        assert!(path.contains(shown_by), "{mode:?} {}: {path}", case.name);
+                        assert!(path.contains("`sec` is the same on disk"), "{}: {path}", case.name);
+                    }
+                    (wanted, _) => panic!("{mode:?} {}: {wanted:?}: {}", case.name, ended.err),
+                }
             }
             drop(app);
         }
@@ -570,6 +607,75 @@ fn where_the_inner_one_grants_as_much_nothing_is_wrong() {
     }
 }
 
+/// A resource that lies in another by its `source` alone: a rule about the outer one is about it, too.
+#[test]
+fn an_assertion_is_about_parts_that_have_another_name() {
+    for mode in BOTH {
+        let with = |path: &str, rules: &str| {
+            manifest(
+                "overlap-part",
+                &format!(
+                    "[resources]\nwhole = {{ path = \"/whole\", source = \"./app\", owner = \"r\" }}\n\
+                     part = {{ path = \"{path}\", source = \"./app/data\", owner = \"r\", global = \"r\" }}"
+                ),
+                "\"whole\", \"part\"",
+            ) + &format!("[assert]\n{rules}\n")
+        };
+        let never = "never = [\"read whole except a\", \"write whole\"]";
+        let app = App::new(mode, &with("/elsewhere", "never = []"));
+        tree(&app);
+        // The control: `b` reads one of its files.
+        assert_eq!(read(&app, "b", "/elsewhere/s.txt").ok().out, SECRET, "{mode:?}");
+        let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+        let parts: Vec<_> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|r| r["kind"] == "part")
+            .collect();
+        let [part] = parts[..] else { panic!("{mode:?}: {rows}") };
+        assert_eq!(
+            (
+                &part["service"],
+                &part["object"],
+                &part["by"],
+                &part["path"],
+                &part["permissions"]
+            ),
+            (
+                &"b".into(),
+                &"whole".into(),
+                &"part".into(),
+                &"/whole/data".into(),
+                &"r".into()
+            )
+        );
+        assert!(app.ok(&["access"]).out.contains("part of whole"));
+        app.write("pysecure.toml", with("/elsewhere", never));
+        assert_eq!(errors_by_name(&app), [""; 0]);
+        for command in [&["check"][..], &["up", "-d"], &["access"]] {
+            let refused = app.run(command);
+            assert_eq!(refused.code, 2, "{mode:?} {command:?}: {refused:?}");
+            for says in [
+                "assertion fails: `b` may read `whole`",
+                "`part` grants every service r",
+                "`whole` shows at /whole/data what is `part` on disk",
+                "`part` is the same on disk",
+            ] {
+                assert!(refused.err.contains(says), "{mode:?}: {says}: {}", refused.err);
+            }
+            assert!(!refused.err.contains("may write"), "{}", refused.err);
+        }
+        // No promise is kept by a part, nor broken by one.
+        app.write("pysecure.toml", with("/elsewhere", "always = [\"read whole by b\"]"));
+        assert!(app.run(&["check"]).err.contains("`b` may not read `whole`"));
+        // At its place in the outer one it is a resource of its own, as its path shows.
+        app.write("pysecure.toml", with("/whole/data", never));
+        app.ok(&["check"]);
+        assert_eq!(read(&app, "b", "/whole/data/s.txt").ok().out, SECRET, "{mode:?}");
+    }
+}
+
 #[test]
 fn the_dynamic_service_has_what_modes_on_the_host_give_it() {
     let text = manifest(
@@ -770,6 +876,105 @@ fn owners(top: &Path, resources: &[(String, String, Option<String>)]) -> BTreeMa
     out
 }
 
+/// For each file's content, all resources that it lies in, but for those in which the one whose it is stands at its place.
+fn around(top: &Path, resources: &[(String, String, Option<String>)]) -> BTreeMap<String, BTreeSet<String>> {
+    let id = |path: &Path| path.metadata().map(|m| (m.dev(), m.ino())).ok();
+    let of = |there: &Path| -> Vec<&(String, String, Option<String>)> {
+        let here = id(there);
+        let is = |r: &&(String, String, Option<String>)| r.2.as_ref().is_some_and(|s| id(&top.join(s)) == here);
+        resources.iter().filter(is).collect()
+    };
+    let mut out: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let all = Command::new("find")
+        .arg(top)
+        .args(["-type", "f"])
+        .output()
+        .unwrap()
+        .stdout;
+    for path in String::from_utf8(all).unwrap().lines().map(Path::new) {
+        let way: Vec<&Path> = path.ancestors().take_while(|a| a.starts_with(top)).collect();
+        let names = out.entry(std::fs::read_to_string(path).unwrap()).or_default();
+        let Some(closest) = way.iter().find(|a| !of(a).is_empty()) else {
+            continue;
+        };
+        for outer in way.iter().filter(|a| closest.starts_with(a) && *a != closest) {
+            let inside = closest.strip_prefix(outer).unwrap();
+            for (name, target, _) in of(outer) {
+                let told_apart =
+                    |r: &&(String, String, Option<String>)| Path::new(&r.1) == Path::new(target).join(inside);
+                if !of(closest).iter().all(told_apart) {
+                    names.insert(name.clone());
+                }
+            }
+        }
+    }
+    out
+}
+
+/// What `access` shows, assertions say: nobody but those may, each of those may, and none of those may not.
+fn agrees_with_assertions(
+    app: &App,
+    run: &dyn Fn(&[&str]) -> harness::Ended,
+    drawn: &Drawn,
+    may: &BTreeMap<(String, String), String>,
+    reaches: &BTreeSet<(String, String, char)>,
+    say: &dyn Fn(&str) -> String,
+) {
+    let verbs = [('r', "read"), ('w', "write"), ('x', "execute")];
+    let (mut never, mut always, mut from) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, ..) in &drawn.resources {
+        for (right, verb) in verbs {
+            let who: Vec<&str> = SERVICES
+                .into_iter()
+                .filter(|s| reaches.contains(&((*s).to_owned(), name.clone(), right)))
+                .collect();
+            never.push(match who.is_empty() {
+                true => format!("{verb} {name}"),
+                false => format!("{verb} {name} except {}", who.join(", ")),
+            });
+            from.extend(who.iter().map(|who| format!("{verb} {name} from {who}")));
+            let sure = SERVICES.into_iter().filter(|s| {
+                let perms = may.get(&((*s).to_owned(), name.clone()));
+                perms.is_some_and(|perms| perms.contains(right))
+            });
+            always.extend(sure.map(|who| format!("{verb} {name} by {who}")));
+        }
+    }
+    let with = |rules: String| app.write("pysecure.toml", format!("{}[assert]\n{rules}\n", drawn.text));
+    with(format!("never = {never:?}\nalways = {always:?}"));
+    let holds = run(&["check"]);
+    assert_eq!(
+        holds.code,
+        0,
+        "{}",
+        say(&format!("{never:?} {always:?}: {}", holds.err))
+    );
+    with(format!("never = {from:?}"));
+    let fails = run(&["check", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&fails.out).unwrap();
+    let broken = said.as_array().unwrap().iter();
+    // Those that hold by name and not on disk are told only when all others hold.
+    let broken = broken
+        .filter(|d| d["message"].as_str().unwrap().starts_with("assertion fails"))
+        .count();
+    let by_name = from
+        .iter()
+        .filter(|rule| {
+            let words: Vec<&str> = rule.split(' ').collect();
+            let letter = verbs.iter().find(|(_, verb)| *verb == words[0]).unwrap().0;
+            let perms = may.get(&(words[3].to_owned(), words[1].to_owned()));
+            perms.is_some_and(|perms| perms.contains(letter))
+        })
+        .count();
+    assert_eq!(
+        broken,
+        if by_name > 0 { by_name } else { from.len() },
+        "{}",
+        say(&format!("{from:?}: {}", fails.out))
+    );
+    app.write("pysecure.toml", &drawn.text);
+}
+
 #[test]
 fn whatever_is_accepted_is_true_of_real_opens() {
     let seed: u64 = match std::env::var("PYSECURE_OVERLAP_SEED") {
@@ -807,11 +1012,21 @@ fn whatever_is_accepted_is_true_of_real_opens() {
         accepted += 1;
         let rows: serde_json::Value = serde_json::from_str(&run(&["access", "--json"]).ok().out).unwrap();
         let mut may: BTreeMap<(String, String), String> = BTreeMap::new();
+        let mut reaches = BTreeSet::new();
         for row in rows.as_array().unwrap() {
             let text = |key: &str| row[key].as_str().unwrap().to_owned();
-            may.insert((text("service"), text("resource")), text("permissions"));
+            match row["kind"].as_str() {
+                Some("resource") => drop(may.insert((text("service"), text("resource")), text("permissions"))),
+                Some("part") => {}
+                other => panic!("{}", say(&format!("{other:?}"))),
+            }
+            for right in text("permissions").chars() {
+                reaches.insert((text("service"), text("object"), right));
+            }
         }
+        agrees_with_assertions(&app, &run, &drawn, &may, &reaches, &say);
         let owners = owners(&app.folder.join("t"), &drawn.resources);
+        let around = around(&app.folder.join("t"), &drawn.resources);
         for service in SERVICES {
             let may = |resource: &str, right: char| {
                 may.get(&(service.to_owned(), resource.to_owned()))
@@ -832,6 +1047,15 @@ fn whatever_is_accepted_is_true_of_real_opens() {
                 }
                 opened += 1;
                 let right = if what == "r" { 'r' } else { 'w' };
+                for resource in &around[token] {
+                    assert!(
+                        reaches.contains(&(service.to_owned(), resource.clone(), right)),
+                        "{}",
+                        say(&format!(
+                            "{service} opens {path} ({right}), which lies in {resource}, and no row says so"
+                        ))
+                    );
+                }
                 for resource in &owners[token] {
                     assert!(
                         may(resource, right),

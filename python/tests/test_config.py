@@ -176,7 +176,7 @@ class Original(Folder):
         self.assertEqual(manifest["services"]["authsvc"]["command"], ["python3", "/zoobar/auth.py"])  # type: ignore[index]
 
     def test_callers(self) -> None:
-        config = PySecureConfig("app", (61000, 61999), (61000, 61999), never=["call bank from web"])
+        config = PySecureConfig("app", (61000, 61999), (61000, 61999), never=["call bank from web"], always=["call auth.login by web"])
         config.register_services(
             [
                 PySecureService("auth", "/", "sleep 1", callers={"web": ["login"], "bank": "*"}),
@@ -184,7 +184,11 @@ class Original(Folder):
                 PySecureService("web", "/", "sleep 1", restart="always", environment={"A": "b"}),
             ]
         )
-        services = self.check(config)["services"]
+        manifest = self.check(config)
+        self.assertEqual(
+            manifest["assert"], {"never": ["call bank from web"], "always": ["call auth.login by web"]}
+        )
+        services = manifest["services"]
         assert isinstance(services, dict)
         self.assertEqual(services["auth"]["callers"], {"web": ["login"], "bank": "*"})
         self.assertNotIn("callers", services["bank"])

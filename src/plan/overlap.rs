@@ -634,7 +634,7 @@ pub(super) struct Aliases<'p> {
 
 impl<'p> Aliases<'p> {
     /// `linked`: the place that holds a file, the one that it is of, and where. `closed` as for [`Ground::settle`].
-    pub fn new(
+    pub(crate) fn new(
         ground: &'p Ground,
         services: &'p [Unit],
         closed: bool,

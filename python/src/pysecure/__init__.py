@@ -157,6 +157,7 @@ class PySecureConfig:
         *,
         code: Mapping[str, Code] | None = None,
         never: Iterable[str] = (),
+        always: Iterable[str] = (),
         initialize: str | None = None,
     ) -> None:
         self.app_name = app_name
@@ -166,6 +167,7 @@ class PySecureConfig:
         self.dynamic_svc_gid = dynamic_svc_gid
         self.code = code
         self.never: list[str] = list(never)
+        self.always: list[str] = list(always)
         self.initialize = initialize
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
@@ -239,8 +241,9 @@ class PySecureConfig:
                 table["environment"] = environment
             table.update(service.more)
             manifest["services"][service.service_name] = table
-        if self.never:
-            manifest["assert"] = {"never": self.never}
+        rules = {"never": self.never, "always": self.always}
+        if any(rules.values()):
+            manifest["assert"] = {key: said for key, said in rules.items() if said}
         return manifest
 
     def to_json(self) -> str:
