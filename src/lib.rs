@@ -1,6 +1,14 @@
 //! PySecure: every service of an application in its own namespaces, seeing only what one manifest grants.
 //!
 //! Data flows one way: [`manifest`] → [`model`] → [`plan`] → [`compile`] → [`launch`] → [`supervise`].
+//!
+//! This library is the program's own: `main.rs` calls [`cli::main`]. Its modules are public so that integration tests, benchmarks
+//! and fuzzing targets reach single stages, and for nobody else. No version promises anything about them; what is promised is
+//! the manifest, the commands, and the crate `pysecure-rpc`.
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "who reads this crate's documentation builds it with --document-private-items"
+)]
 
 pub mod beneath;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! What the documentation shows is run: every `sh` block of README.md and docs/*.md, in order, in a fresh folder,
+//! What the documentation shows is run: every `sh` block of README.md, CONTRIBUTING.md, SECURITY.md and docs/*.md, in order, in a fresh folder,
 //! and every whole manifest is checked. A block of another kind is not for pasting.
 
 mod harness;
@@ -44,7 +44,7 @@ fn pages() -> Vec<PathBuf> {
         .map(|e| e.unwrap().path())
         .filter(|p| p.extension().is_some_and(|e| e == "md"))
         .collect();
-    all.push(root.join("README.md"));
+    all.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| root.join(page)));
     all.sort();
     all
 }

@@ -2,7 +2,8 @@
 
 mod harness;
 
-use harness::{App, BOTH, wait_until};
+use harness::{App, BOTH, Ended, Mode, fresh_folder, need_root, wait_until};
+use std::process::Command;
 
 fn two(name: &str) -> String {
     format!(
@@ -73,5 +74,38 @@ fn up_returns_when_services_end_at_once_or_cannot_start() {
             );
             assert!(!app.state().join("run").exists());
         }
+    }
+}
+
+/// Named to the copy of this program that is to fail.
+const FAILS: &str = "PYSECURE_TEST_FAILS";
+
+/// An app is made and the program copied; on demand it fails, with the app up.
+#[test]
+fn an_app_that_is_up_when_its_test_ends() {
+    let app = App::new(Mode::Root, &two("ended"));
+    app.ok(&["up", "-d"]);
+    let folder = fresh_folder();
+    std::fs::write(folder.join("left"), "").unwrap();
+    assert!(std::env::var_os(FAILS).is_none(), "it fails as it was told to");
+}
+
+#[test]
+fn tests_leave_nothing_in_tmp() {
+    need_root();
+    for fails in [false, true] {
+        // A /tmp of its own, for other tests use the other one.
+        let script = "mount -t tmpfs tmpfs /tmp && { \"$@\" >/dev/null 2>&1; echo \"ended with $?\"; ls -A /tmp; }";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "an_app_that_is_up_when_its_test_ends"]);
+        if fails {
+            command.env(FAILS, "");
+        }
+        let ended = Ended::from(command.output().expect("install `util-linux`")).ok();
+        let code = if fails { 101 } else { 0 };
+        assert_eq!(ended.out, format!("ended with {code}\n"), "{ended:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Plan → OCI runtime spec: for every service one bundle, which any OCI runtime can run.
 //!
 //! What this prints is what runs: the launcher reads the spec and nothing else of the plan. The same plan
-//! gives the same bytes. Nothing here looks at the host or changes it, but for [`bundle::write`], which puts
+//! gives the same bytes. Nothing here looks at the host or changes it, but for [`Bundle::write`], which puts
 //! a bundle on disk.
 //!
 //! Follows the OCI runtime specification 1.2 (config.md, config-linux.md). A spec calls itself

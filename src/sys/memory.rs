@@ -6,7 +6,7 @@ use super::Result;
 use libc::c_void;
 use rustix::io::Errno;
 
-/// A region for the stack of [`vfork`]'s child, with a guard page at its low end.
+/// A region for the stack of [`vfork`](super::vfork)'s child, with a guard page at its low end.
 pub struct Stack {
     base: *mut c_void,
     size: usize,

@@ -16,7 +16,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 /// The ordinary user that rootless tests run as; made on first use.
 pub const USER: &str = "pysecure-test";
@@ -71,7 +71,6 @@ impl Ended {
 /// is none.
 pub fn bound() {
     use std::collections::HashMap;
-    use std::sync::Mutex;
     use std::thread::{ThreadId, current};
     use std::time::{Duration, Instant};
     static RUNNING: Mutex<Option<HashMap<ThreadId, (String, Instant)>>> = Mutex::new(None);
@@ -115,6 +114,7 @@ pub fn bound() {
                 let text = format!("\nstuck for {} minutes: {}\n", bound.as_secs() / 60, stuck.join(", "));
                 // Not by what the tests' output is taken by.
                 let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+                remove_folders();
                 std::process::abort();
             }
         }
@@ -469,15 +469,39 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A new empty folder that everybody may pass through.
+/// A new empty folder that everybody may pass through. What is left of it when this program ends is removed then.
 pub fn fresh_folder() -> PathBuf {
+    static AT_EXIT: std::sync::Once = std::sync::Once::new();
+    AT_EXIT.call_once(|| {
+        #[allow(
+            unsafe_code,
+            reason = "what is in a static is not dropped, and the test runner leaves by exit(3)"
+        )]
+        // SAFETY: the function takes nothing, and does not unwind.
+        let registered = unsafe { libc::atexit(remove_folders) };
+        assert_eq!(registered, 0);
+    });
     let folder = tempfile::Builder::new()
         .prefix("pysecure-")
         .tempdir_in("/tmp")
         .unwrap()
         .keep();
+    FOLDERS.lock().unwrap().push(folder.clone());
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
     folder
+}
+
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+extern "C" fn remove_folders() {
+    // Most are gone: an app's with the app.
+    for folder in FOLDERS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .drain(..)
+    {
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
 /// The same below /opt, for what a jail is made of: of /tmp nothing gets into one. Gone with the value.
