@@ -324,7 +324,9 @@ def calls() -> None:
 
 def other_messages() -> None:
     good("CREDIT", "caller", [uint(7), uint(9), uint(1)], {"kind": "CREDIT", "id": 9, "count": 1, "read": None})
-    good("CREDIT with all", "caller", [uint(7), uint(9), uint(2**31), uint(5), text("x")], {"kind": "CREDIT", "id": 9, "count": 2**31, "read": 5})
+    full = {"kind": "CREDIT", "id": 9, "count": 2**31, "read": 5}
+    good("CREDIT with all but more", "caller", [uint(7), uint(9), uint(2**31), uint(5)], full)
+    good("CREDIT with more", "caller", [uint(7), uint(9), uint(2**31), uint(5), text("x")], full)
     good("CANCEL", "caller", [uint(8), uint(2**53)], {"kind": "CANCEL", "id": 2**53})
     for what, element in {"0": uint(0), "2⁵³ + 1": uint(2**53 + 1), "nil": NIL, **NO_NUMBERS}.items():
         bad(f"CREDIT whose id is {what}", "caller", [uint(7), element, uint(1)], "id")
@@ -376,7 +378,7 @@ def other_messages() -> None:
         message(f"a message from a {by} that ends too soon", by, array(*CALL)[:-1] if by == "caller" else array(*error)[:-1], error="truncated")
         message(f"two messages from a {by}", by, (array(*CALL) if by == "caller" else array(*error)) * 2, error="trailing")
     for number in (1, 3, 4, 5, 6, 9):
-        bad(f"{number} from a caller", "caller", [uint(number), uint(1), text("x"), array(), mapping()], "kind")
+        bad(f"{number} from a caller", "caller", [uint(number), uint(1), text("x"), array(), mapping(), NIL, NIL], "kind")
     for number in (2, 7, 8):
         bad(f"{number} from a service", "service", [uint(number), uint(1), text("x"), array(), mapping()], "kind")
 

@@ -65,14 +65,14 @@ fn every_patch_names_tests_that_there_are() {
         assert!(!all("Test: ").is_empty(), "{shown}");
         for test in all("Test: ") {
             let (binary, filter) = test.split_once(' ').unwrap_or((test, ""));
-            let source = match binary {
-                "lib" => sources(&root().join("src")),
-                "rpc:lib" => sources(&root().join("crates/pysecure-rpc/src")),
+            let (package, name) = match binary.split_once(':') {
+                Some((package, name)) => (root().join(format!("crates/pysecure-{package}")), name),
+                None => (root().to_owned(), binary),
+            };
+            let source = match name {
+                "lib" => sources(&package.join("src")),
                 name => {
-                    let file = match name.strip_prefix("rpc:") {
-                        Some(name) => root().join("crates/pysecure-rpc/tests").join(name),
-                        None => root().join("tests").join(name),
-                    };
+                    let file = package.join("tests").join(name);
                     std::fs::read_to_string(file.with_extension("rs"))
                         .unwrap_or_else(|e| panic!("{shown}: {}: {e}", file.display()))
                 }

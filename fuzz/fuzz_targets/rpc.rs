@@ -3,17 +3,18 @@
 //! The decoder of RPC messages: whatever comes ends in values or an error, and values can be written again.
 
 use libfuzzer_sys::fuzz_target;
-use pysecure_rpc::{Kept, Writer, value};
+use pysecure_wire::{IncomingArea, Writer, reader};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(elements) = value::read(bytes, Vec::new(), &mut Kept::default()) {
-        let mut writer = Writer::message(elements.len());
+    if let Ok(elements) = reader::read(bytes, Vec::new(), &mut IncomingArea::default()) {
+        let mut writer = Writer::bare();
+        writer.array(elements.len());
         for element in &elements {
-            writer.value(element).expect("what was read can be written");
+            writer.value(element, 1).expect("what was read can be written");
         }
         let message = writer.finish();
         let fds = message.fds.iter().map(|fd| fd.try_clone().expect("a descriptor")).collect();
-        let again = value::read(&message.bytes, fds, &mut Kept::default()).expect("what was written can be read");
+        let again = reader::read(&message.bytes, fds, &mut IncomingArea::default()).expect("what was written can be read");
         // NaN is unlike itself, so their texts are compared.
         assert_eq!(format!("{elements:?}"), format!("{again:?}"));
     }

@@ -61,11 +61,11 @@ fn begin(
 ) -> Result<(), Failure> {
     let fill = |writer: &mut Writer<'_>| {
         writer.array(args.len());
-        args.iter().try_for_each(|arg| writer.value_in(arg))?;
+        args.iter().try_for_each(|arg| writer.value(arg, 2))?;
         writer.map(named.len());
         for (name, value) in named {
             writer.str(name);
-            writer.value_in(value)?;
+            writer.value(value, 2)?;
         }
         Ok(())
     };
@@ -89,7 +89,7 @@ pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<
     // Is it up at all? That is the first thing to say.
     Client::connect(&dirs, &loaded.model.app)?;
     if let Some(bytes) = loaded.model.rpc_largest {
-        pysecure_rpc::value::set_largest(usize::try_from(bytes).unwrap_or(usize::MAX));
+        pysecure_wire::limits::set_max_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let path = dirs.rpc(&caller).join(format!("{service}.sock"));
     match Connection::open(service, &path) {

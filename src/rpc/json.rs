@@ -2,7 +2,7 @@
 //! that says what it is (`2026-01-02`, `1.50`), or an array; bytes become `{"bytes": "hexadecimal"}`, and a map two keys of which
 //! would have the same text an array of its pairs.
 
-use pysecure_rpc::Value;
+use pysecure_wire::Value;
 use serde_json::Value as Json;
 use std::fmt::Write;
 
@@ -183,7 +183,7 @@ mod tests {
             assert_eq!(to_json(&from_json(&json)), json);
         }
         let ext = |kind, numbers: &[i64]| {
-            let mut writer = pysecure_rpc::Writer::bare();
+            let mut writer = pysecure_wire::Writer::bare();
             writer.array(numbers.len());
             numbers.iter().for_each(|n| writer.int(*n));
             to_json(&Value::Other(kind, writer.finish().bytes))
@@ -234,7 +234,7 @@ mod tests {
         #[test]
         fn anything_is_shown(kind: i8, data: Vec<u8>) {
             to_json(&Value::Other(kind, data.clone()));
-            if let Ok(values) = pysecure_rpc::value::read(&data, Vec::new(), &mut pysecure_rpc::Kept::default()) {
+            if let Ok(values) = pysecure_wire::reader::read(&data, Vec::new(), &mut pysecure_wire::IncomingArea::default()) {
                 values.iter().for_each(|value| drop(to_json(value)));
             }
         }

@@ -2,20 +2,25 @@
 
 use crate::error::Error;
 use crate::kinds;
-use crate::value::Value;
+use pysecure_wire::{Value, kind::extension};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 
+/// A value as a type of Rust's. One of another type is an error.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     T::deserialize(Decoder(value))
 }
 
-pub struct Decoder(Value);
+struct Decoder(Value);
 
-impl IntoDeserializer<'_, Error> for Value {
+impl IntoDeserializer<'_, Error> for Decoder {
     type Deserializer = Decoder;
     fn into_deserializer(self) -> Decoder {
-        Decoder(self)
+        self
     }
+}
+
+fn entry((key, value): (Value, Value)) -> (Decoder, Decoder) {
+    (Decoder(key), Decoder(value))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -32,7 +37,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Set(_) | Value::FrozenSet(_) => "a set",
         Value::Member(_) => "a member of an enumeration",
         Value::Fd(_) => "a descriptor",
-        Value::Other(1, _) => "a big int",
+        Value::Other(extension::INTEGER, _) => "a big int",
         Value::Other(..) => "an extension",
     }
 }
@@ -50,25 +55,25 @@ impl<'de> de::Deserializer<'de> for Decoder {
             Value::Str(v) => visitor.visit_string(v),
             Value::Bytes(v) => visitor.visit_byte_buf(v),
             Value::Array(v) | Value::Tuple(v) | Value::Set(v) | Value::FrozenSet(v) => {
-                let mut items = de::value::SeqDeserializer::new(v.into_iter());
+                let mut items = de::value::SeqDeserializer::new(v.into_iter().map(Decoder));
                 let out = visitor.visit_seq(&mut items)?;
                 items.end()?;
                 Ok(out)
             }
             Value::Map(v) => {
-                let mut fields = de::value::MapDeserializer::new(v.into_iter());
+                let mut fields = de::value::MapDeserializer::new(v.into_iter().map(entry));
                 let out = visitor.visit_map(&mut fields)?;
                 fields.end()?;
                 Ok(out)
             }
             Value::Member(v) => Decoder(*v).deserialize_any(visitor),
-            Value::Other(1, v) if v.len() <= 16 => {
+            Value::Other(extension::INTEGER, v) if v.len() <= 16 => {
                 let sign = if v.first().is_some_and(|b| *b >= 0x80) { 0xff } else { 0 };
                 let mut wide = [sign; 16];
                 wide[16 - v.len()..].copy_from_slice(&v);
                 visitor.visit_i128(i128::from_be_bytes(wide))
             }
-            Value::Other(9, v) => visitor.visit_string(String::from_utf8_lossy(&v).into_owned()),
+            Value::Other(extension::DECIMAL, v) => visitor.visit_string(String::from_utf8_lossy(&v).into_owned()),
             other => Err(Error::Type(format!("{} has no like in Rust", kind(&other)))),
         }
     }
@@ -93,7 +98,7 @@ impl<'de> de::Deserializer<'de> for Decoder {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
-        if name == kinds::BESIDE {
+        if name == kinds::SIDE_CHANNEL {
             kinds::hand(self.0);
             return visitor.visit_unit();
         }
@@ -112,7 +117,7 @@ impl<'de> de::Deserializer<'de> for Decoder {
                 _ => Err(Error::Type("a combination of flags".into())),
             },
             Value::Map(fields) => visitor.visit_enum(de::value::MapAccessDeserializer::new(
-                de::value::MapDeserializer::new(fields.into_iter()),
+                de::value::MapDeserializer::new(fields.into_iter().map(entry)),
             )),
             other => Err(Error::Type(format!("{} where an enumeration is wanted", kind(&other)))),
         }

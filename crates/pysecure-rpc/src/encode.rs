@@ -3,16 +3,16 @@
 
 use crate::error::Error;
 use crate::kinds;
-use crate::memfd::Kept;
-use crate::value::{self, DEEPEST, Value, WireError};
-use crate::writer::Writer;
+use pysecure_wire::limits::MAX_DEPTH;
+use pysecure_wire::{IncomingArea, Value, WireError, Writer, error::TooLarge, kind::extension, reader};
 use serde::ser::{self, Serialize};
 
 /// A value as a peer would read it.
 pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, Error> {
-    let mut writer = Writer::message(1);
+    let mut writer = Writer::bare();
+    writer.array(1);
     put(&mut writer, value, 1)?;
-    let message = value::read(&writer.finish().bytes, Vec::new(), &mut Kept::default())?;
+    let message = reader::read(&writer.finish().bytes, Vec::new(), &mut IncomingArea::default())?;
     Ok(message.into_iter().next().unwrap_or(Value::Nil))
 }
 
@@ -51,8 +51,8 @@ impl<'w, 'a> Encoder<'w, 'a> {
     /// One deeper.
     fn deeper(self, by: usize) -> Result<Encoder<'w, 'a>, Error> {
         let depth = self.depth + by;
-        if depth > DEEPEST {
-            return Err(WireError::TooLarge("nested too deep").into());
+        if depth > MAX_DEPTH {
+            return Err(WireError::from(TooLarge::Depth).into());
         }
         Ok(Encoder { depth, ..self })
     }
@@ -101,7 +101,7 @@ impl<'w, 'a> Encoder<'w, 'a> {
 fn countable(len: usize) -> Result<(), Error> {
     match u32::try_from(len) {
         Ok(_) => Ok(()),
-        Err(_) => Err(WireError::TooLarge("too many values").into()),
+        Err(_) => Err(WireError::from(TooLarge::Values).into()),
     }
 }
 
@@ -126,7 +126,7 @@ impl Items<'_, '_> {
             return Err(miscounted());
         }
         match self.before {
-            Some(before) => Ok(self.writer.close(2, before)?),
+            Some(before) => Ok(self.writer.close(extension::TUPLE, before)?),
             None => Ok(()),
         }
     }
@@ -175,7 +175,7 @@ impl<'w, 'a> ser::Serializer for Encoder<'w, 'a> {
         match (i64::try_from(v), u64::try_from(v)) {
             (Ok(small), _) => self.writer.int(small),
             (_, Ok(wide)) => self.writer.uint(wide),
-            _ => self.writer.ext(1, big(&v.to_be_bytes()))?,
+            _ => self.writer.ext(extension::INTEGER, big(&v.to_be_bytes()))?,
         }
         Ok(())
     }
@@ -198,7 +198,7 @@ impl<'w, 'a> ser::Serializer for Encoder<'w, 'a> {
             Err(_) => {
                 let mut wide = [0; 17];
                 wide[1..].copy_from_slice(&v.to_be_bytes());
-                self.writer.ext(1, big(&wide))?;
+                self.writer.ext(extension::INTEGER, big(&wide))?;
             }
         }
         Ok(())
@@ -218,7 +218,7 @@ impl<'w, 'a> ser::Serializer for Encoder<'w, 'a> {
         Ok(())
     }
     fn serialize_bytes(self, v: &[u8]) -> Result<(), Error> {
-        Ok(self.writer.bytes(v)?)
+        Ok(self.writer.bytes(v, self.depth)?)
     }
     fn serialize_none(self) -> Result<(), Error> {
         self.serialize_unit()
@@ -237,13 +237,13 @@ impl<'w, 'a> ser::Serializer for Encoder<'w, 'a> {
         let inner = self.deeper(1)?;
         let before = inner.writer.open();
         inner.writer.str(variant);
-        Ok(inner.writer.close(12, before)?)
+        Ok(inner.writer.close(extension::MEMBER, before)?)
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<(), Error> {
-        if name == kinds::BESIDE
+        if name == kinds::SIDE_CHANNEL
             && let Some(value) = kinds::handed()
         {
-            return Ok(self.writer.at(&value, self.depth)?);
+            return Ok(self.writer.value(&value, self.depth)?);
         }
         value.serialize(self)
     }
@@ -312,7 +312,7 @@ impl ser::SerializeSeq for Sequence<'_, '_> {
     fn end(self) -> Result<(), Error> {
         match self {
             Sequence::Known(items) => items.done(),
-            Sequence::Unknown(encoder, items) => Ok(encoder.writer.at(&Value::Array(items), encoder.depth)?),
+            Sequence::Unknown(encoder, items) => Ok(encoder.writer.value(&Value::Array(items), encoder.depth)?),
         }
     }
 }
@@ -341,7 +341,7 @@ impl ser::SerializeMap for Entries<'_, '_> {
     fn end(self) -> Result<(), Error> {
         match self {
             Entries::Known(items) => items.done(),
-            Entries::Unknown(encoder, entries, _) => Ok(encoder.writer.at(&Value::Map(entries), encoder.depth)?),
+            Entries::Unknown(encoder, entries, _) => Ok(encoder.writer.value(&Value::Map(entries), encoder.depth)?),
         }
     }
 }

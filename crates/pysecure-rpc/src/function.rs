@@ -1,37 +1,48 @@
 //! A function that can be called from elsewhere, as `#[rpc]` records it.
 
 use crate::client;
+use crate::connection::Fill;
 use crate::error::Error;
+use crate::reply::Reply;
 use crate::returned::Returned;
-use crate::server::Reply;
 use crate::types;
-use crate::value::Value;
-use crate::writer::Writer;
+use pysecure_wire::{Value, Writer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::sync::OnceLock;
 
+/// A parameter of a function.
 pub struct Parameter {
+    /// Its name.
     pub name: &'static str,
+    /// The text of its type; see [`crate::Typed::text`].
     pub text: fn(&mut Vec<&'static str>) -> String,
 }
 
-/// Made by `#[rpc]` alone.
+/// A function that can be called from elsewhere. Made by `#[rpc]` alone.
 pub struct Function {
+    /// The service that it runs in.
     pub service: &'static str,
+    /// Its name.
     pub name: &'static str,
+    /// Its documentation.
     pub doc: &'static str,
+    /// May it be called again when nobody knows whether it ran?
     pub idempotent: bool,
+    /// Its parameters, in order.
     pub parameters: &'static [Parameter],
+    /// The text of its result's type.
     pub returns: fn(&mut Vec<&'static str>) -> String,
+    /// Is its result a stream?
     pub stream: bool,
+    /// Runs it, and answers.
     pub serve: fn(Arguments, &mut Reply<'_>) -> Result<(), Error>,
 }
 
 inventory::collect!(Function);
 
 impl Function {
-    /// As docs/rpc-protocol.md has it.
+    /// Its signature as text (docs/rpc-protocol.md, "Signatures").
     pub fn signature(&self) -> String {
         let parameters = self.parameters.iter();
         let parameters: Vec<String> = parameters
@@ -77,19 +88,14 @@ impl Function {
     }
 }
 
-/// What a call brought, taken in the order of the parameters.
+/// The arguments of a call, taken in the order of the parameters.
 pub struct Arguments {
     positional: std::vec::IntoIter<Value>,
     named: Vec<(Value, Value)>,
 }
 
 fn invalid(message: String) -> Error {
-    Error::Remote {
-        class: "pysecure.InvalidArguments".into(),
-        message,
-        args: Vec::new(),
-        ran: false,
-    }
+    Error::reply("pysecure.InvalidArguments", message, false)
 }
 
 impl Arguments {
@@ -100,6 +106,7 @@ impl Arguments {
         }
     }
 
+    /// The next argument, or the named one of this name.
     pub fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, Error> {
         let at = self
             .named
@@ -131,7 +138,7 @@ impl Arguments {
 pub fn call<T: Returned>(
     function: &'static Function,
     known: &'static OnceLock<(u64, String)>,
-    arguments: client::Fill<'_>,
+    arguments: Fill<'_>,
 ) -> Result<T, Error> {
     let (hash, signature) = known.get_or_init(|| {
         let text = function.signature();

@@ -3,8 +3,7 @@
 
 use crate::error::Error;
 use crate::types::Typed;
-use crate::value::{Descriptor, Value};
-use crate::writer::Writer;
+use pysecure_wire::{Descriptor, Value, Writer, kind::extension};
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::ser::{self, Serializer};
 use serde::{Deserialize, Serialize};
@@ -15,7 +14,7 @@ use std::sync::Arc;
 
 /// The name by which this crate's encoder and decoder know that a value is handed over beside serde, which has no words
 /// for it.
-pub(crate) const BESIDE: &str = "$pysecure_rpc::beside";
+pub(crate) const SIDE_CHANNEL: &str = "$pysecure_rpc::side_channel";
 
 thread_local! {
     static HANDED: RefCell<Option<Value>> = const { RefCell::new(None) };
@@ -31,7 +30,7 @@ pub(crate) fn handed() -> Option<Value> {
 
 fn give<S: Serializer>(value: Value, serializer: S) -> Result<S::Ok, S::Error> {
     hand(value);
-    let out = serializer.serialize_newtype_struct(BESIDE, &());
+    let out = serializer.serialize_newtype_struct(SIDE_CHANNEL, &());
     // Our encoder has taken it.
     match handed() {
         None => out,
@@ -51,7 +50,7 @@ fn take<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
         }
     }
     drop(handed());
-    deserializer.deserialize_newtype_struct(BESIDE, Handed)?;
+    deserializer.deserialize_newtype_struct(SIDE_CHANNEL, Handed)?;
     handed().ok_or_else(|| de::Error::custom("a value that only PySecure's RPC can carry"))
 }
 
@@ -114,28 +113,34 @@ kind!(
 
 /// A UUID's 16 bytes, as RFC 9562 has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Uuid(pub [u8; 16]);
+pub struct Uuid(
+    /// In network byte order.
+    pub [u8; 16],
+);
 
 kind!(
     Uuid,
     "uuid",
-    |uuid| Value::Other(10, uuid.0.to_vec()),
+    |uuid| Value::Other(extension::UUID, uuid.0.to_vec()),
     |value| match value {
-        Value::Other(10, bytes) => bytes.try_into().ok().map(Uuid),
+        Value::Other(extension::UUID, bytes) => bytes.try_into().ok().map(Uuid),
         _ => None,
     }
 );
 
 /// A decimal number as text: `1.50`. What is no number, the other side refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Decimal(pub String);
+pub struct Decimal(
+    /// The text.
+    pub String,
+);
 
 kind!(
     Decimal,
     "decimal",
-    |decimal| Value::Other(9, decimal.0.clone().into_bytes()),
+    |decimal| Value::Other(extension::DECIMAL, decimal.0.clone().into_bytes()),
     |value| match value {
-        Value::Other(9, text) => String::from_utf8(text).ok().map(Decimal),
+        Value::Other(extension::DECIMAL, text) => String::from_utf8(text).ok().map(Decimal),
         _ => None,
     }
 );
@@ -167,17 +172,23 @@ fn small<T: TryFrom<i64>>(part: Option<i64>) -> Option<T> {
 /// A day in the Gregorian calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Date {
+    /// 1 to 9999.
     pub year: u16,
+    /// 1 to 12.
     pub month: u8,
+    /// 1 to 31.
     pub day: u8,
 }
 
 kind!(
     Date,
     "date",
-    |d| parts(6, &[Some(d.year.into()), Some(d.month.into()), Some(d.day.into())]),
+    |d| parts(
+        extension::DATE,
+        &[Some(d.year.into()), Some(d.month.into()), Some(d.day.into())]
+    ),
     |value| {
-        let [year, month, day] = numbers(6, &value)?;
+        let [year, month, day] = numbers(extension::DATE, &value)?;
         Some(Date {
             year: small(year)?,
             month: small(month)?,
@@ -189,9 +200,13 @@ kind!(
 /// A time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Time {
+    /// 0 to 23.
     pub hour: u8,
+    /// 0 to 59.
     pub minute: u8,
+    /// 0 to 59.
     pub second: u8,
+    /// 0 to 999,999.
     pub microsecond: u32,
     /// Microseconds east of UTC, where that is said.
     pub offset: Option<i64>,
@@ -223,14 +238,16 @@ impl Time {
     }
 }
 
-kind!(Time, "time", |time| parts(7, &time.parts()), |value| Time::of(numbers(
-    7, &value
-)?));
+kind!(Time, "time", |time| parts(extension::TIME, &time.parts()), |value| {
+    Time::of(numbers(extension::TIME, &value)?)
+});
 
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DateTime {
+    /// The day.
     pub date: Date,
+    /// The time of that day.
     pub time: Time,
 }
 
@@ -240,10 +257,10 @@ kind!(
     |at| {
         let Date { year, month, day } = at.date;
         let date = [Some(year.into()), Some(month.into()), Some(day.into())];
-        parts(5, &[&date[..], &at.time.parts()].concat())
+        parts(extension::DATETIME, &[&date[..], &at.time.parts()].concat())
     },
     |value| {
-        let [year, month, day, hour, minute, second, microsecond, offset, fold] = numbers(5, &value)?;
+        let [year, month, day, hour, minute, second, microsecond, offset, fold] = numbers(extension::DATETIME, &value)?;
         Some(DateTime {
             date: Date {
                 year: small(year)?,
@@ -258,8 +275,11 @@ kind!(
 /// A span of time, as Python has it: days of either sign, and what is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimeDelta {
+    /// -999,999,999 to 999,999,999.
     pub days: i32,
+    /// 0 to 86,399.
     pub seconds: u32,
+    /// 0 to 999,999.
     pub microseconds: u32,
 }
 
@@ -267,11 +287,11 @@ kind!(
     TimeDelta,
     "timedelta",
     |t| parts(
-        8,
+        extension::TIMEDELTA,
         &[Some(t.days.into()), Some(t.seconds.into()), Some(t.microseconds.into())]
     ),
     |value| {
-        let [days, seconds, microseconds] = numbers(8, &value)?;
+        let [days, seconds, microseconds] = numbers(extension::TIMEDELTA, &value)?;
         Some(TimeDelta {
             days: small(days)?,
             seconds: small(seconds)?,
@@ -282,7 +302,10 @@ kind!(
 
 /// A set: serde would have any of Rust's cross as a list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Set<T: Ord>(pub BTreeSet<T>);
+pub struct Set<T: Ord>(
+    /// Its elements.
+    pub BTreeSet<T>,
+);
 
 impl<T: Ord + Typed> Typed for Set<T> {
     fn text(within: &mut Vec<&'static str>) -> String {

@@ -14,49 +14,48 @@
 //! }
 //! ```
 //!
-//! The wire is docs/rpc-protocol.md's. Nothing here makes anything but plain values of what comes over it.
+//! The wire is docs/rpc-protocol.md's, and is `pysecure-wire`'s to read and write. Nothing but plain values is made of what comes over it.
+#![warn(missing_docs)]
 
 mod client;
+mod connection;
+mod context;
 mod decode;
 mod encode;
 mod error;
 #[cfg(feature = "service")]
-mod figures;
-#[cfg(feature = "service")]
 mod function;
+mod incoming;
 pub mod kinds;
-#[cfg(feature = "service")]
-mod lobby;
-mod memfd;
 mod process;
+#[cfg(feature = "service")]
+mod reply;
 #[cfg(feature = "service")]
 mod returned;
 #[cfg(feature = "tokio")]
 mod runtime;
 #[cfg(feature = "service")]
 mod server;
-mod socket;
-pub mod spin;
 mod types;
-pub mod value;
-mod writer;
 
-pub use client::{Answer, Connection, Fill, Known, call, traced, traceparent, within};
+pub use client::{Known, call};
+pub use connection::{Answer, Connection, Fill};
+pub use context::{traced, traceparent, within};
 pub use decode::from_value;
 pub use encode::to_value;
 pub use error::{Error, Result};
 #[cfg(feature = "service")]
 pub use function::{Arguments, Function, Parameter};
-pub use memfd::{Area, Kept, Outgoing};
 #[cfg(feature = "service")]
 pub use pysecure_rpc_macros::{Typed, rpc};
+pub use pysecure_wire::{Value, Writer};
+#[cfg(feature = "service")]
+pub use reply::Reply;
 #[cfg(feature = "service")]
 pub use returned::{Returned, Stream};
 #[cfg(feature = "service")]
-pub use server::{Reply, caller, runs_here, start_service};
+pub use server::{caller, runs_here, start_service};
 pub use types::{Bytes, Outcome, Typed, hash};
-pub use value::Value;
-pub use writer::{Message, Writer};
 
 /// What `#[rpc]` writes needs.
 #[cfg(feature = "service")]

@@ -1,15 +1,17 @@
 //! What a function gives back: one value, or a stream of them.
 
-use crate::client::{Answer, Fill, Known, Pending};
+use crate::client::{Known, Pending};
+use crate::connection::{Answer, Fill};
 use crate::error::Error;
-use crate::server::Reply;
+use crate::reply::Reply;
 use crate::types::Typed;
-use crate::value::Value;
+use pysecure_wire::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A result as it crosses. All that serde knows, and [`Stream`].
 pub trait Returned: Sized {
+    /// Is it a stream?
     const STREAM: bool;
     /// As [`Typed::text`].
     fn text(within: &mut Vec<&'static str>) -> String;

@@ -1,8 +1,10 @@
 //! `async` functions, on Tokio. The caller's half waits on Tokio's threads for what blocks; the service's half runs the future in the
 //! thread of its connection, and drops it when the deadline passes, the caller takes the call back, or goes.
 
-use crate::client::Context;
+use crate::context::Context;
 use crate::error::Error;
+use pysecure_wire::message::{MessageHead, read_id};
+use pysecure_wire::{IncomingArea, MessageKind, Reader, ReceivedFds};
 use rustix::net::RecvFlags;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
@@ -81,7 +83,8 @@ async fn unwanted(socket: &AsyncFd<BorrowedFd<'_>>, id: u64) {
 }
 
 fn is_cancel(message: &[u8], id: u64) -> bool {
-    use crate::value::{Value, read};
-    read(message, Vec::new(), &mut Default::default())
-        .is_ok_and(|m| matches!(m.as_slice(), [Value::Int(8), Value::Int(of), ..] if *of as u64 == id))
+    let (mut none, mut area) = (ReceivedFds::default(), IncomingArea::default());
+    let mut reader = Reader::new(message, &mut none, &mut area);
+    let head = MessageHead::read(&mut reader);
+    head.is_ok_and(|head| head.kind == MessageKind::Cancel) && read_id(&mut reader, false) == Ok(id)
 }

@@ -1,4 +1,4 @@
-//! Types as they stand in signatures (docs/rpc-protocol.md), and bytes and descriptors as serde has them not.
+//! Types as they stand in signatures (docs/rpc-protocol.md), and bytes, for which serde has no type.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,10 @@ tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D
 
 /// Bytes: serde would have a `Vec<u8>` cross as a list of numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Bytes(pub Vec<u8>);
+pub struct Bytes(
+    /// The bytes themselves.
+    pub Vec<u8>,
+);
 
 impl Serialize for Bytes {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -97,8 +100,11 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// What a function may return: a result whose error can hold what a call comes to.
 pub trait Outcome {
+    /// What it returns.
     type Value;
+    /// At the caller.
     fn from_call(result: Result<Self::Value, Error>) -> Self;
+    /// In the service.
     fn into_call(self) -> Result<Self::Value, Error>;
 }
 

@@ -2,30 +2,26 @@
 //! else is handed back to `_client.py`, which knows all cases.
 
 use crate::area::{Area, Kept};
+use crate::call::{Call, monotonic};
 use crate::check::{self, Check};
-use crate::decode::Objects;
-use crate::encode::{self, Unable};
-use crate::message::{self, Tail};
+use crate::decode::{Failed, Objects};
+use crate::encode::{self, Large};
+use crate::fd;
+use crate::message;
 use crate::names;
-use crate::server::Call;
-use crate::socket::{self, Got};
+use crate::socket;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
-use pysecure_rpc::spin::Spin;
-use pysecure_rpc::value::{Given, Plain, Reader, Value};
+use pysecure_wire::message::{CallOptions, MessageHead, read_id, write_call};
+use pysecure_wire::socket::{Received, send};
+use pysecure_wire::{Malformed, MessageKind, Reader, ReceivedFds, Spin, Writer};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// This process's monotonic clock, as Python has it.
-pub fn monotonic() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
-
-/// What of a connection the quick way needs; `_client.Connection` is one.
+/// What of a connection the fast path needs; `_connection.Connection` is one.
 #[pyclass(module = "pysecure_rpc._core", subclass)]
 pub struct Link {
     /// -1: only Python may use it.
@@ -33,7 +29,7 @@ pub struct Link {
     fd: i32,
     #[pyo3(get, set)]
     next_id: u64,
-    /// What SO_RCVTIMEO is set to; 0 is no end.
+    /// What SO_RCVTIMEO is set to, in seconds; 0 is no end.
     #[pyo3(get, set)]
     limit: f64,
     #[pyo3(get, set)]
@@ -62,17 +58,18 @@ impl Link {
     }
 }
 
-/// Objects of `_client.py`'s that a call needs.
-struct Ways {
+/// What of `_client.py` a call needs, by its attributes there.
+#[derive(FromPyObject)]
+struct Hooks {
     /// `get` of the context variables.
     local_caller: Py<PyAny>,
     context: Py<PyAny>,
     deadline_here: Py<PyAny>,
     traceparent_here: Py<PyAny>,
-    /// `sys.modules`, and what says more of it where one of them traces.
+    /// `sys.modules`, and what says more of a trace where one of them traces.
     modules: Py<PyDict>,
     traceparent: Py<PyAny>,
-    /// What is returned when nothing was done, or nothing that counts: the usual way has to be gone.
+    /// Returned when nothing was done, or nothing that counts: the call goes the other way.
     not_done: Py<PyAny>,
     /// (function, connection, identity, deadline, reply): another answer than a result.
     other: Py<PyAny>,
@@ -83,7 +80,7 @@ struct Ways {
     load: Py<PyAny>,
 }
 
-/// The quick way of one function.
+/// The fast path of calling one function.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
 pub struct Quick {
     function: Py<PyAny>,
@@ -95,11 +92,38 @@ pub struct Quick {
     needed: usize,
     result: Check,
     timeout: Option<f64>,
-    ways: Ways,
+    hooks: Hooks,
 }
 
-/// Most connections that a thread keeps.
+/// The most connections that a thread keeps.
 const IDLE: usize = 4;
+
+/// What a call inherits.
+struct Inherited {
+    now: f64,
+    deadline: Option<f64>,
+    trace: Option<String>,
+}
+
+/// A connection that is this call's alone. What is not put back ends with it, which is what cancels the call.
+struct Taken<'py> {
+    /// Where it is put back.
+    list: Bound<'py, PyList>,
+    connection: Bound<'py, Link>,
+    fd: BorrowedFd<'py>,
+    identity: u64,
+    limit: f64,
+    spin: Spin,
+    area: Bound<'py, Area>,
+    kept: Bound<'py, Kept>,
+}
+
+/// What came of waiting for an answer.
+enum Waited {
+    Answer(Vec<u8>, usize, Vec<OwnedFd>),
+    /// What Python makes of it, or returns.
+    Ended(Py<PyAny>),
+}
 
 #[pymethods]
 impl Quick {
@@ -114,35 +138,19 @@ impl Quick {
         needed: usize,
         result: &Bound<'_, PyAny>,
         timeout: Option<f64>,
-        ways: &Bound<'_, PyTuple>,
+        hooks: Hooks,
     ) -> PyResult<Quick> {
-        let way = |at: usize| Ok::<_, PyErr>(ways.get_item(at)?.unbind());
         Ok(Quick {
             function,
             service,
-            packed: message::pack_value(name.as_any())
-                .map_err(|e| e.raise(name.py()))?
-                .finish()
-                .bytes,
+            packed: message::pack_value(name.as_any()).map_err(|e| e.raise(name.py()))?,
             name: name.unbind(),
             hash,
             checks: check::all(plans)?,
             needed,
             result: Check::new(result)?,
             timeout,
-            ways: Ways {
-                local_caller: way(0)?,
-                context: way(1)?,
-                deadline_here: way(2)?,
-                traceparent_here: way(3)?,
-                modules: ways.get_item(4)?.cast_into::<PyDict>()?.unbind(),
-                traceparent: way(5)?,
-                not_done: way(6)?,
-                other: way(7)?,
-                lost: way(8)?,
-                late: way(9)?,
-                load: way(10)?,
-            },
+            hooks,
         })
     }
 
@@ -153,202 +161,30 @@ impl Quick {
         idle: &Bound<'py, PyDict>,
         args: &Bound<'py, PyTuple>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let not_done = || Ok(self.ways.not_done.bind(py).clone());
+        let not_done = || Ok(self.hooks.not_done.bind(py).clone());
         let many = args.len();
         if many < self.needed || many > self.checks.len() {
             return not_done();
         }
-        if !args
-            .iter()
-            .zip(&self.checks)
-            .all(|(value, check)| check.accepts(&value))
-        {
+        let mut pairs = args.iter().zip(&self.checks);
+        if !pairs.all(|(value, check)| check.accepts(&value)) {
             return not_done();
         }
-        if !self.ways.local_caller.bind(py).call0()?.is_none() {
+        if !self.hooks.local_caller.bind(py).call0()?.is_none() {
             return not_done();
         }
-        // How long it may take.
-        let now = monotonic();
-        let mut deadline = self.timeout.map(|timeout| now + timeout);
-        let mut nearer = |at: Option<f64>| {
-            if let Some(at) = at {
-                deadline = Some(deadline.map_or(at, |d| d.min(at)));
-            }
-        };
-        let mut trace: Option<Py<PyAny>> = None;
-        let context = self.ways.context.bind(py).call0()?;
-        if let Ok(call) = context.cast_exact::<Call>() {
-            let call = call.try_borrow()?;
-            nearer(call.deadline);
-            trace = call.traceparent.as_ref().map(|t| t.clone_ref(py));
-        } else if !context.is_none() {
-            nearer(context.getattr("deadline")?.extract()?);
-            trace = Some(context.getattr("traceparent")?.unbind());
-        }
-        let ours = self.ways.deadline_here.bind(py).call0()?;
-        if !ours.is_none() {
-            nearer(Some(ours.extract()?));
-        }
-        let ours = self.ways.traceparent_here.bind(py).call0()?;
-        if !ours.is_none() {
-            trace = Some(ours.unbind());
-        } else if self
-            .ways
-            .modules
-            .bind(py)
-            .contains(intern!(py, "opentelemetry.trace"))?
-        {
-            trace = Some(self.ways.traceparent.call0(py)?);
-        }
-        let trace: Option<String> = match trace {
-            Some(trace) => trace.extract(py)?,
-            None => None,
-        };
-
-        let Some(list) = idle.get_item(&self.service)? else {
+        let mut inherited = self.inherited(py)?;
+        let Some(mut taken) = self.take(py, idle)? else {
             return not_done();
         };
-        let list = list.cast_into::<PyList>()?;
-        let Some(last) = list.len().checked_sub(1) else {
+        if !self.send(py, &mut taken, args, &mut inherited)? {
             return not_done();
-        };
-        // From here on the connection is this call's alone: what runs of Python's from now on, such as a value's own code, may
-        // itself call, or close what is idle. What is not put back ends with it, which is what cancels the call.
-        let connection = list.get_item(last)?.cast_into::<Link>()?;
-        list.del_item(last)?;
-        let (fd, identity, mut limit, area, kept, mut spin) = {
-            let mut link = connection.try_borrow_mut()?;
-            let known = link.functions.bind(py).get_item(&self.name)?;
-            let same = match known {
-                None => true,
-                Some(hash) => hash.extract::<u64>().is_ok_and(|hash| hash == self.hash),
-            };
-            if link.fd < 0 || !same {
-                drop(link);
-                list.append(&connection)?;
-                return not_done();
-            }
-            let identity = link.next_id;
-            link.next_id += 1;
-            (
-                link.fd,
-                identity,
-                link.limit,
-                link.out_area.clone_ref(py),
-                link.kept.clone_ref(py),
-                link.spin,
-            )
-        };
-        let area = area.into_bound(py);
-        let kept = kept.into_bound(py);
-
-        let read = kept.try_borrow()?.read;
-        let filled = message::fill(py, Some(&area), socket::outgoing(), |w, large| {
-            w.array(9);
-            w.uint(2);
-            w.uint(identity);
-            w.raw(&self.packed);
-            w.array(many);
-            for value in args.iter() {
-                encode::put(w, &value, 2, large)?;
-            }
-            w.map(0);
-            let tail = Tail {
-                left: deadline.map(|d| ((d - now) * 1000.0).max(0.0) as u64),
-                trace: trace.as_deref(),
-                read,
-                credit: None,
-            };
-            tail.put(w);
-            Ok::<(), Unable>(())
-        });
-        let writer = match filled {
-            Ok((writer, _)) => writer,
-            Err(error) => {
-                list.append(&connection)?; // nothing was sent
-                return Err(error);
-            }
-        };
-        let mut outgoing = writer.finish();
-        let fd = borrowed(fd);
-        let mut buffer = socket::incoming();
-
-        let mut at_now = now;
-        // Without waiting first: then the lock of the interpreter need not be given up for it.
-        let mut sent = socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::DONTWAIT);
-        while let Err(Errno::AGAIN | Errno::INTR) = sent {
-            py.check_signals()?;
-            sent = py.detach(|| socket::send(fd, &outgoing.bytes, &outgoing.fds, SendFlags::empty()));
-            at_now = monotonic();
         }
-        socket::outgoing_done(std::mem::take(&mut outgoing.bytes));
-        if sent.is_err() {
-            return not_done(); // it had ended before
-        }
-        let got = loop {
-            match deadline {
-                None if limit == 0.0 => {}
-                None => {
-                    limit = 0.0;
-                    set_limit(fd, limit);
-                }
-                Some(at) => {
-                    let wanted = at - at_now;
-                    if wanted <= 0.0 {
-                        return self.ways.late.bind(py).call1((&self.function,));
-                    }
-                    if !(0.5 * wanted <= limit && limit <= wanted) {
-                        limit = (wanted * 0.9).max(0.001);
-                        set_limit(fd, limit);
-                    }
-                }
-            }
-            let got = py.detach(|| socket::wait(fd, &mut buffer, &mut spin));
-            connection.try_borrow_mut()?.spin = spin;
-            match got {
-                Err(Errno::INTR) => py.check_signals()?,
-                Err(Errno::AGAIN) => {}
-                other => break other,
-            }
-            at_now = monotonic();
+        let (buffer, len, fds) = match self.wait(py, &mut taken, &inherited)? {
+            Waited::Answer(buffer, len, fds) => (buffer, len, fds),
+            Waited::Ended(outcome) => return Ok(outcome.into_bound(py)),
         };
-        connection.try_borrow_mut()?.limit = limit;
-        let (len, fds) = match got {
-            Ok(Got::Message(len, fds)) if len > 0 => (len, fds),
-            Ok(Got::CutShort) => return Err(names::broken_answer(py, "a message is longer than may be")),
-            Ok(Got::Message(..)) | Err(_) => return self.ways.lost.bind(py).call1((&self.function,)),
-        };
-        let bytes = &buffer[..len];
-        if bytes.first() != Some(&0x93) || bytes.get(1) != Some(&3) {
-            let reply = message::open(py, bytes, fds, &mut *kept.try_borrow_mut()?, None);
-            let reply = reply.map_err(|e| names::may_have_run(py, e.raise(py)))?;
-            socket::incoming_done(buffer);
-            return self
-                .ways
-                .other
-                .bind(py)
-                .call1((&self.function, connection, identity, deadline, reply));
-        }
-        let mut given = Given::new(fds);
-        let value = {
-            let mut kept = kept.try_borrow_mut()?;
-            let mut reader = Reader::new(bytes, &mut given, &mut kept.area);
-            let value = self.result(py, &mut reader, identity);
-            let value = value.map_err(|e| names::may_have_run(py, e.raise(py)))?;
-            given.all_named().map_err(|e| names::broken_answer(py, e.to_string()))?;
-            kept.read += u64::from(given.from_area);
-            value
-        };
-        socket::incoming_done(buffer);
-        area.try_borrow_mut()?.free = true;
-        if list.len() < IDLE {
-            list.append(connection)?;
-        }
-        if self.result.accepts(&value) {
-            return Ok(value);
-        }
-        self.ways.load.bind(py).call1((&self.function, value))
+        self.answered(py, taken, inherited.deadline, buffer, len, fds)
     }
 
     #[getter]
@@ -358,32 +194,233 @@ impl Quick {
 }
 
 impl Quick {
-    fn result<'py>(
+    /// How long the call may take, and its trace context: those of the call that makes it, of this context, and the function's own.
+    #[inline]
+    fn inherited(&self, py: Python<'_>) -> PyResult<Inherited> {
+        let hooks = &self.hooks;
+        let now = monotonic();
+        let mut deadline = self.timeout.map(|timeout| now + timeout);
+        let mut nearer = |at: Option<f64>| {
+            if let Some(at) = at {
+                deadline = Some(deadline.map_or(at, |d| d.min(at)));
+            }
+        };
+        let mut trace: Option<Py<PyAny>> = None;
+        let context = hooks.context.bind(py).call0()?;
+        if let Ok(call) = context.cast_exact::<Call>() {
+            let call = call.try_borrow()?;
+            nearer(call.deadline);
+            trace = call.traceparent.as_ref().map(|t| t.clone_ref(py));
+        } else if !context.is_none() {
+            nearer(context.getattr("deadline")?.extract()?);
+            trace = Some(context.getattr("traceparent")?.unbind());
+        }
+        let ours = hooks.deadline_here.bind(py).call0()?;
+        if !ours.is_none() {
+            nearer(Some(ours.extract()?));
+        }
+        let ours = hooks.traceparent_here.bind(py).call0()?;
+        if !ours.is_none() {
+            trace = Some(ours.unbind());
+        } else if hooks.modules.bind(py).contains(intern!(py, "opentelemetry.trace"))? {
+            trace = Some(hooks.traceparent.call0(py)?);
+        }
+        let trace = match trace {
+            Some(trace) => trace.extract(py)?,
+            None => None,
+        };
+        Ok(Inherited { now, deadline, trace })
+    }
+
+    /// Takes a connection out of the idle ones, if there is one whose service has the same function.
+    ///
+    /// From then on it is this call's alone: what runs of Python's, such as a value's own code, may itself call, or close what
+    /// is idle.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn take<'py>(&self, py: Python<'py>, idle: &Bound<'py, PyDict>) -> PyResult<Option<Taken<'py>>> {
+        let Some(list) = idle.get_item(&self.service)? else {
+            return Ok(None);
+        };
+        let list = list.cast_into::<PyList>()?;
+        let Some(last) = list.len().checked_sub(1) else {
+            return Ok(None);
+        };
+        let connection = list.get_item(last)?.cast_into::<Link>()?;
+        let mut link = connection.try_borrow_mut()?;
+        let same = match link.functions.bind(py).get_item(&self.name)? {
+            None => true,
+            Some(hash) => hash.extract::<u64>().is_ok_and(|hash| hash == self.hash),
+        };
+        if link.fd < 0 || !same {
+            return Ok(None);
+        }
+        list.del_item(last)?;
+        let identity = link.next_id;
+        link.next_id += 1;
+        // SAFETY: not -1. The connection's object owns the socket, `Taken` refers to it, and what is not idle is closed by nobody.
+        let fd = unsafe { fd::borrow(link.fd) };
+        let (limit, spin) = (link.limit, link.spin);
+        let (area, kept) = (link.out_area.bind(py).clone(), link.kept.bind(py).clone());
+        drop(link);
+        Ok(Some(Taken {
+            list,
+            connection,
+            fd,
+            identity,
+            limit,
+            spin,
+            area,
+            kept,
+        }))
+    }
+
+    /// Sends the CALL. False if the connection had ended before.
+    #[inline]
+    fn send<'py>(
         &self,
         py: Python<'py>,
-        reader: &mut Reader<'_>,
-        identity: u64,
-    ) -> Result<Bound<'py, PyAny>, crate::decode::Failed> {
-        let other = pysecure_rpc::value::WireError::Bad("an answer to what was not asked");
-        reader.array(0)?;
-        let kind = reader.value(&mut Plain, 1)?;
-        let of = reader.value(&mut Plain, 1)?;
-        if kind != Value::Int(3) || i64::try_from(identity).is_ok_and(|identity| of != Value::Int(identity)) {
-            return Err(other.into());
+        taken: &mut Taken<'py>,
+        args: &Bound<'py, PyTuple>,
+        inherited: &mut Inherited,
+    ) -> PyResult<bool> {
+        let Inherited { now, deadline, trace } = &*inherited;
+        let options = CallOptions {
+            deadline: deadline.map(|d| ((d - now) * 1000.0).max(0.0) as u64),
+            traceparent: trace.as_deref(),
+            read: Some(taken.kept.try_borrow()?.area.read),
+            credit: None,
+        };
+        let arguments = |w: &mut Writer<'_>| {
+            w.array(args.len());
+            for value in args.iter() {
+                encode::put(w, &value, 2, Large::Descriptors)?;
+            }
+            w.map(0);
+            Ok(())
+        };
+        let encoded = message::encode(py, Some(&taken.area), socket::outgoing(), |w| {
+            write_call(w, taken.identity, |w| w.raw(&self.packed), arguments, &options)
+        });
+        let mut encoded = match encoded {
+            Ok((encoded, _)) => encoded,
+            Err(error) => {
+                taken.list.append(&taken.connection)?; // nothing was sent
+                return Err(error);
+            }
+        };
+        // Without waiting first: then the lock of the interpreter need not be given up for it.
+        let fd = taken.fd;
+        let mut sent = send(fd, &encoded.bytes, &encoded.fds, SendFlags::DONTWAIT);
+        while let Err(Errno::AGAIN | Errno::INTR) = sent {
+            py.check_signals()?;
+            sent = py.detach(|| send(fd, &encoded.bytes, &encoded.fds, SendFlags::empty()));
+            inherited.now = monotonic();
         }
-        let value = reader.value(&mut Objects(py), 1)?;
-        reader.end()?;
-        Ok(value)
+        socket::outgoing_done(std::mem::take(&mut encoded.bytes));
+        Ok(sent.is_ok())
+    }
+
+    /// Waits for the answer, for as long as the deadline lets it.
+    #[inline]
+    fn wait<'py>(&self, py: Python<'py>, taken: &mut Taken<'py>, inherited: &Inherited) -> PyResult<Waited> {
+        let mut buffer = socket::incoming();
+        let mut now = inherited.now;
+        let got = loop {
+            match inherited.deadline {
+                None if taken.limit == 0.0 => {}
+                None => taken.set_limit(0.0),
+                Some(at) => {
+                    let wanted = at - now;
+                    if wanted <= 0.0 {
+                        let late = self.hooks.late.bind(py).call1((&self.function,))?;
+                        return Ok(Waited::Ended(late.unbind()));
+                    }
+                    if !(0.5 * wanted <= taken.limit && taken.limit <= wanted) {
+                        taken.set_limit((wanted * 0.9).max(0.001));
+                    }
+                }
+            }
+            let (fd, spin) = (taken.fd, &mut taken.spin);
+            let got = py.detach(|| socket::wait(fd, &mut buffer, spin));
+            match got {
+                Err(Errno::INTR) => py.check_signals()?,
+                Err(Errno::AGAIN) => {}
+                other => break other,
+            }
+            now = monotonic();
+        };
+        {
+            let mut link = taken.connection.try_borrow_mut()?;
+            link.spin = taken.spin;
+            link.limit = taken.limit;
+        }
+        match got {
+            Ok(Received::Message(len, fds)) if len > 0 => Ok(Waited::Answer(buffer, len, fds)),
+            Ok(Received::CutShort) => Err(names::broken_answer(py, Malformed::CutShort.to_string())),
+            Ok(Received::Message(..)) | Err(_) => {
+                let lost = self.hooks.lost.bind(py).call1((&self.function,))?;
+                Ok(Waited::Ended(lost.unbind()))
+            }
+        }
+    }
+
+    /// Makes something of the answer, and puts the connection back.
+    #[inline]
+    fn answered<'py>(
+        &self,
+        py: Python<'py>,
+        taken: Taken<'py>,
+        deadline: Option<f64>,
+        buffer: Vec<u8>,
+        len: usize,
+        fds: Vec<OwnedFd>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bytes = &buffer[..len];
+        // An array of three, and OK: all else is Python's to answer.
+        if !matches!(bytes, [0x93, kind, ..] if *kind == MessageKind::Ok.number()) {
+            let reply = message::open(py, bytes, fds, &mut *taken.kept.try_borrow_mut()?, None);
+            let reply = reply.map_err(|e| names::may_have_run(py, e.raise(py)))?;
+            socket::incoming_done(buffer);
+            let other = self.hooks.other.bind(py);
+            return other.call1((&self.function, taken.connection, taken.identity, deadline, reply));
+        }
+        let mut fds = ReceivedFds::new(fds);
+        let value = {
+            let area = &mut taken.kept.try_borrow_mut()?.area;
+            let value = result(py, &mut Reader::new(bytes, &mut fds, area), taken.identity);
+            let value = value.map_err(|e| names::may_have_run(py, e.raise(py)))?;
+            fds.finish(area).map_err(|e| names::broken_answer(py, e.to_string()))?;
+            value
+        };
+        socket::incoming_done(buffer);
+        taken.area.try_borrow_mut()?.free = true;
+        if taken.list.len() < IDLE {
+            taken.list.append(taken.connection)?;
+        }
+        if self.result.accepts(&value) {
+            return Ok(value);
+        }
+        self.hooks.load.bind(py).call1((&self.function, value))
     }
 }
 
-#[allow(unsafe_code)]
-pub fn borrowed<'a>(fd: i32) -> BorrowedFd<'a> {
-    // SAFETY: the socket of a connection's object, which is referred to for as long as this is used; never -1.
-    unsafe { BorrowedFd::borrow_raw(fd) }
+impl Taken<'_> {
+    /// How long a receive waits, in seconds; 0 is no end.
+    fn set_limit(&mut self, limit: f64) {
+        self.limit = limit;
+        // If that fails it is no socket, and the receive fails, too.
+        socket::set_limit(self.fd, (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9))));
+    }
 }
 
-fn set_limit(fd: BorrowedFd<'_>, limit: f64) {
-    // If that fails it is no socket, and the receive fails, too.
-    socket::set_limit(fd, (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9))));
+/// The value of an OK to this call.
+fn result<'py>(py: Python<'py>, reader: &mut Reader<'_, '_>, identity: u64) -> Result<Bound<'py, PyAny>, Failed> {
+    let head = MessageHead::read(reader)?;
+    if head.kind != MessageKind::Ok || read_id(reader, false)? != identity {
+        return Err(Failed::Wire(Malformed::Unasked.into()));
+    }
+    let value = reader.value(&mut Objects(py), 1)?;
+    reader.end()?;
+    Ok(value)
 }

@@ -6,7 +6,7 @@ use crate::decode::{Failed, refused};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyString};
-use pysecure_rpc::value::WireError;
+use pysecure_wire::{Malformed, WireError};
 
 /// How many keys cannot take long, however they crowd.
 const FEW: usize = 64;
@@ -133,7 +133,7 @@ pub fn look<'a, 'py: 'a>(
     }
     let hashes: PyResult<Vec<isize>> = keys.map(|key| key.hash()).collect();
     match crowd(&hashes.map_err(|e| refused(py, e))?, &kind) {
-        true => Err(WireError::Bad("keys or elements that crowd each other").into()),
+        true => Err(WireError::from(Malformed::Crowded).into()),
         false => Ok(()),
     }
 }

@@ -1,13 +1,13 @@
 //! What a message holds, as objects of Python's.
 
 use crate::crowd;
+use crate::ffi;
 use crate::names::{self, Late};
 use pyo3::exceptions::{PyArithmeticError, PyOverflowError, PyTypeError, PyValueError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
-use pysecure_rpc::Area;
-use pysecure_rpc::value::{Build, WireError};
+use pysecure_wire::kind::extension;
+use pysecure_wire::{Build, Malformed, Memfd, WireError};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 pub struct Objects<'py>(pub Python<'py>);
@@ -39,7 +39,7 @@ impl Failed {
     }
 }
 
-const NONE: Failed = Failed::Wire(WireError::Bad("an extension that is none"));
+const MALFORMED: Failed = Failed::Wire(WireError::Malformed(Malformed::Extension));
 
 /// A class that refuses what came for it.
 pub fn refused(py: Python<'_>, error: PyErr) -> Failed {
@@ -47,13 +47,13 @@ pub fn refused(py: Python<'_>, error: PyErr) -> Failed {
         || error.is_instance_of::<PyTypeError>(py)
         || error.is_instance_of::<PyOverflowError>(py)
         || error.is_instance_of::<PyArithmeticError>(py);
-    if ours { NONE } else { Failed::Python(error) }
+    if ours { MALFORMED } else { Failed::Python(error) }
 }
 
 fn list<'py>(inner: &Bound<'py, PyAny>, len: Option<usize>) -> Result<Bound<'py, PyList>, Failed> {
-    let items = inner.cast_exact::<PyList>().map_err(|_| NONE)?;
+    let items = inner.cast_exact::<PyList>().map_err(|_| MALFORMED)?;
     if len.is_some_and(|len| items.len() != len) {
-        return Err(NONE);
+        return Err(MALFORMED);
     }
     Ok(items.clone())
 }
@@ -64,16 +64,8 @@ where
 {
     match parts.into_iter().all(|p| p.is_exact_instance_of::<PyInt>()) {
         true => Ok(()),
-        false => Err(NONE),
+        false => Err(MALFORMED),
     }
-}
-
-/// Bytes that have yet to be filled: to set them to zero first takes as long as to fill them.
-#[allow(unsafe_code)]
-fn unfilled(py: Python<'_>, len: usize) -> PyResult<Bound<'_, PyAny>> {
-    let size = isize::try_from(len).map_err(|_| PyOverflowError::new_err("bytes that are too long"))?;
-    // SAFETY: without a source it makes a new object of that size, or none, and sets an exception.
-    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), size)) }
 }
 
 impl<'py> Objects<'py> {
@@ -159,7 +151,7 @@ impl<'py> Build for Objects<'py> {
             dict.set_item(key, value).map_err(|e| refused(self.0, e))?;
         }
         if dict.len() != many {
-            return Err(WireError::Bad("a key twice").into());
+            return Err(WireError::from(Malformed::Duplicate).into());
         }
         Ok(dict.into_any())
     }
@@ -167,31 +159,31 @@ impl<'py> Build for Objects<'py> {
     fn raw(&mut self, kind: i8, data: &[u8]) -> Result<Self::Node, Failed> {
         let py = self.0;
         let made = match kind {
-            1 => {
+            extension::INTEGER => {
                 if data.is_empty() {
-                    return Err(NONE);
+                    return Err(MALFORMED);
                 }
                 let signed = PyDict::new(py);
                 signed.set_item("signed", true)?;
                 py.get_type::<PyInt>()
                     .call_method("from_bytes", (PyBytes::new(py, data), "big"), Some(&signed))
             }
-            9 => {
+            extension::DECIMAL => {
                 let known = |b: &u8| b"0123456789+-.EeNnaIiftySs".contains(b);
-                let text = std::str::from_utf8(data).map_err(|_| NONE)?;
+                let text = std::str::from_utf8(data).map_err(|_| MALFORMED)?;
                 if !data.iter().all(known) {
-                    return Err(NONE);
+                    return Err(MALFORMED);
                 }
                 Late::Decimal.class(py)?.call1((text,))
             }
-            10 => {
+            extension::UUID => {
                 let bytes = PyDict::new(py);
                 bytes.set_item("bytes", PyBytes::new(py, data))?;
                 Late::Uuid.class(py)?.call((), Some(&bytes))
             }
-            11 => {
-                let (real, imaginary) = data.split_at_checked(8).ok_or(NONE)?;
-                let part = |bytes: &[u8]| Ok::<_, Failed>(f64::from_be_bytes(bytes.try_into().map_err(|_| NONE)?));
+            extension::COMPLEX => {
+                let (real, imaginary) = data.split_at_checked(8).ok_or(MALFORMED)?;
+                let part = |bytes: &[u8]| Ok::<_, Failed>(f64::from_be_bytes(bytes.try_into().map_err(|_| MALFORMED)?));
                 Ok(PyComplex::from_doubles(py, part(real)?, part(imaginary)?).into_any())
             }
             _ => PyBytes::new(py, data).call_method1("decode", ("utf-8", "surrogatepass")),
@@ -201,10 +193,10 @@ impl<'py> Build for Objects<'py> {
 
     fn holding(&mut self, kind: i8, inner: Self::Node, _: &[u8]) -> Result<Self::Node, Failed> {
         let py = self.0;
-        let twice = Failed::Wire(WireError::Bad("an element of a set twice"));
+        let twice = Failed::Wire(Malformed::Duplicate.into());
         match kind {
-            2 => Ok(list(&inner, None)?.to_tuple().into_any()),
-            3 => {
+            extension::TUPLE => Ok(list(&inner, None)?.to_tuple().into_any()),
+            extension::SET => {
                 let items = list(&inner, None)?;
                 crowd::look_at_items(self.0, &items)?;
                 let set = PySet::new(py, items.iter()).map_err(|e| refused(py, e))?;
@@ -214,7 +206,7 @@ impl<'py> Build for Objects<'py> {
                     Err(twice)
                 }
             }
-            4 => {
+            extension::FROZENSET => {
                 let items = list(&inner, None)?;
                 crowd::look_at_items(self.0, &items)?;
                 let set = PyFrozenSet::new(py, items.iter()).map_err(|e| refused(py, e))?;
@@ -224,29 +216,24 @@ impl<'py> Build for Objects<'py> {
                     Err(twice)
                 }
             }
-            5 => self.time(Late::DateTime, &inner, 7),
-            6 => self.numbers(Late::Date, &inner),
-            7 => self.time(Late::Time, &inner, 4),
-            8 => self.numbers(Late::TimeDelta, &inner),
+            extension::DATETIME => self.time(Late::DateTime, &inner, 7),
+            extension::DATE => self.numbers(Late::Date, &inner),
+            extension::TIME => self.time(Late::Time, &inner, 4),
+            extension::TIMEDELTA => self.numbers(Late::TimeDelta, &inner),
             _ => {
                 if inner.is_exact_instance_of::<PyString>() || inner.is_exact_instance_of::<PyInt>() {
                     Ok(names::member(py)?.call1((inner,))?)
                 } else {
-                    Err(NONE)
+                    Err(MALFORMED)
                 }
             }
         }
     }
 
-    #[allow(unsafe_code)]
-    fn large(&mut self, area: &Area, offset: u64, len: usize) -> Result<Self::Node, Failed> {
+    fn large(&mut self, memfd: &Memfd, offset: u64, len: usize) -> Result<Self::Node, Failed> {
         // Before memory is taken for them.
-        area.holds(offset, len)?;
-        let made = unfilled(self.0, len)?;
-        // SAFETY: nobody else has the object yet, and it is of this length. What lies there is not read before it is filled.
-        let out = unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(made.as_ptr()).cast::<u8>(), len) };
-        area.read_into(offset, out)?;
-        Ok(made)
+        memfd.holds(offset, len)?;
+        ffi::bytes_filled(self.0, len, |out| Ok(memfd.read_into(offset, out)?))
     }
 
     fn descriptor(&mut self, fd: OwnedFd) -> Result<Self::Node, Failed> {

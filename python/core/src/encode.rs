@@ -1,58 +1,29 @@
 //! Objects of Python's as they stand on the wire.
 
-use crate::area::{Area, KEEP};
+use crate::ffi;
 use crate::names::{self, Late};
 use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
 };
-use pysecure_rpc::Writer;
-use pysecure_rpc::value::{MOST_DESCRIPTORS, WireError};
-use rustix::fs::{MemfdFlags, SealFlags};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use pysecure_wire::error::TooLarge;
+use pysecure_wire::kind::extension;
+use pysecure_wire::limits::{INLINE_BYTES, MAX_DEPTH, max_bytes};
+use pysecure_wire::message::EncodeError;
+use pysecure_wire::{WireError, Writer};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-pub const MAX_DEPTH: usize = 64;
-/// More bytes than this go through a memfd.
-const BLOB: usize = 16 << 10;
-
-/// Where large bytes of one message go.
-pub enum Large<'a> {
-    /// They stand in the message: there are no descriptors.
+/// Where large bytes and descriptors of one message go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Large {
+    /// Large bytes stand in the message: there are no descriptors.
     Inline,
-    /// There are none to be: who meets some gives up, and does it another way.
+    /// There are to be none: whoever meets some gives up, and does it another way.
     Refused,
-    Memfds(Placing<'a>),
-}
-
-pub struct Placing<'a> {
-    /// The area, if it may be written to. It stays so for the whole message.
-    area: Option<&'a mut Area>,
-    /// Do large bytes stand in the message, since they have no descriptors?
-    within: bool,
-    offset: usize,
-    /// Does anything lie in the area?
-    pub used: bool,
-}
-
-impl<'a> Placing<'a> {
-    pub fn new(area: Option<&'a mut Area>) -> Placing<'a> {
-        Placing {
-            area: area.filter(|a| a.free),
-            within: false,
-            offset: 0,
-            used: false,
-        }
-    }
-
-    pub fn within() -> Placing<'a> {
-        Placing {
-            within: true,
-            ..Placing::new(None)
-        }
-    }
+    /// They go along, as far as the message has room for them.
+    Descriptors,
 }
 
 /// `Large::Refused` met large bytes or a descriptor.
@@ -86,24 +57,30 @@ impl Unable {
     }
 }
 
+impl EncodeError for Unable {
+    fn crowded(&self) -> bool {
+        matches!(self, Unable::Wire(error) if error.crowded())
+    }
+}
+
 type Put = Result<(), Unable>;
 
 fn deep(depth: usize) -> Put {
     match depth >= MAX_DEPTH {
-        true => Err(WireError::TooLarge("values nested more than 64 deep").into()),
+        true => Err(WireError::from(TooLarge::Depth).into()),
         false => Ok(()),
     }
 }
 
-fn room(w: &Writer, more: usize) -> Put {
-    match w.len() + more > pysecure_rpc::value::largest() {
-        true => Err(WireError::TooLarge("more bytes than a message may have").into()),
+fn room(w: &Writer<'_>, more: usize) -> Put {
+    match w.len() + more > max_bytes() {
+        true => Err(WireError::from(TooLarge::Bytes).into()),
         false => Ok(()),
     }
 }
 
 /// Writes one value, which lies in as many containers as `depth` says.
-pub fn put(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+pub fn put(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: Large) -> Put {
     if let Ok(text) = value.cast_exact::<PyString>() {
         return put_str(w, text, depth);
     }
@@ -133,20 +110,26 @@ pub fn put(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut L
     }
     if let Ok(tuple) = value.cast_exact::<PyTuple>() {
         deep(depth)?;
-        return w.nested(2, |w| put_items(w, tuple.len(), tuple.iter(), depth + 1, large));
+        return w.nested(extension::TUPLE, |w| {
+            put_items(w, tuple.len(), tuple.iter(), depth + 1, large)
+        });
     }
     if let Ok(set) = value.cast_exact::<PySet>() {
         deep(depth)?;
-        return w.nested(3, |w| put_items(w, set.len(), set.iter(), depth + 1, large));
+        return w.nested(extension::SET, |w| {
+            put_items(w, set.len(), set.iter(), depth + 1, large)
+        });
     }
     if let Ok(set) = value.cast_exact::<PyFrozenSet>() {
         deep(depth)?;
-        return w.nested(4, |w| put_items(w, set.len(), set.iter(), depth + 1, large));
+        return w.nested(extension::FROZENSET, |w| {
+            put_items(w, set.len(), set.iter(), depth + 1, large)
+        });
     }
     put_rare(w, value, depth, large)
 }
 
-fn put_str(w: &mut Writer, text: &Bound<'_, PyString>, depth: usize) -> Put {
+fn put_str(w: &mut Writer<'_>, text: &Bound<'_, PyString>, depth: usize) -> Put {
     match text.to_str() {
         Ok(text) => {
             room(w, text.len())?;
@@ -157,21 +140,20 @@ fn put_str(w: &mut Writer, text: &Bound<'_, PyString>, depth: usize) -> Put {
             deep(depth)?;
             let encoded = text.call_method1("encode", ("utf-8", "surrogatepass"))?;
             let encoded = encoded.cast_into::<PyBytes>().map_err(PyErr::from)?;
-            Ok(w.ext(13, encoded.as_bytes())?)
+            Ok(w.ext(extension::SURROGATES, encoded.as_bytes())?)
         }
         Err(error) => Err(error.into()),
     }
 }
 
-#[allow(unsafe_code)]
-fn put_int(w: &mut Writer, number: &Bound<'_, PyInt>, depth: usize) -> Put {
-    let mut beyond = 0;
-    // SAFETY: an int, as its type says, which lives as long as the reference.
-    let small = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &mut beyond) };
-    if beyond == 0 {
-        w.int(small);
-        return Ok(());
-    }
+fn put_int(w: &mut Writer<'_>, number: &Bound<'_, PyInt>, depth: usize) -> Put {
+    let beyond = match ffi::as_i64(number) {
+        Ok(small) => {
+            w.int(small);
+            return Ok(());
+        }
+        Err(beyond) => beyond,
+    };
     if let (1, Ok(large)) = (beyond, number.extract::<u64>()) {
         w.uint(large);
         return Ok(());
@@ -187,15 +169,15 @@ fn put_int(w: &mut Writer, number: &Bound<'_, PyInt>, depth: usize) -> Put {
     signed.set_item("signed", true)?;
     let data = number.call_method("to_bytes", (bytes, "big"), Some(&signed))?;
     let data = data.cast_into::<PyBytes>().map_err(PyErr::from)?;
-    Ok(w.ext(1, data.as_bytes())?)
+    Ok(w.ext(extension::INTEGER, data.as_bytes())?)
 }
 
 fn put_items<'py>(
-    w: &mut Writer,
+    w: &mut Writer<'_>,
     len: usize,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     depth: usize,
-    large: &mut Large<'_>,
+    large: Large,
 ) -> Put {
     deep(depth)?;
     room(w, len)?;
@@ -216,7 +198,7 @@ fn same(many: usize, len: usize) -> Put {
     }
 }
 
-fn put_map(w: &mut Writer, dict: &Bound<'_, PyDict>, depth: usize, large: &mut Large<'_>) -> Put {
+fn put_map(w: &mut Writer<'_>, dict: &Bound<'_, PyDict>, depth: usize, large: Large) -> Put {
     deep(depth)?;
     let len = dict.len();
     room(w, 2 * len)?;
@@ -225,75 +207,25 @@ fn put_map(w: &mut Writer, dict: &Bound<'_, PyDict>, depth: usize, large: &mut L
     for (key, value) in dict.iter() {
         many += 1;
         // A key is never in a memfd: two of them could be equal without looking so.
-        put(w, &key, depth + 1, &mut Large::Inline)?;
+        put(w, &key, depth + 1, Large::Inline)?;
         put(w, &value, depth + 1, large)?;
     }
     same(many, len)
 }
 
-fn sealed(bytes: &[u8]) -> Result<Arc<OwnedFd>, WireError> {
-    let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let written = rustix::io::retry_on_intr(|| rustix::io::write(&fd, rest))?;
-        rest = rest.get(written..).unwrap_or_default();
-    }
-    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL; // as `memfd.rs` of the crate
-    rustix::fs::fcntl_add_seals(&fd, seals)?;
-    Ok(Arc::new(fd))
-}
-
-fn put_bytes(w: &mut Writer, bytes: &[u8], depth: usize, large: &mut Large<'_>) -> Put {
-    let placing = match large {
-        // Its reference is an extension with an array in it.
-        Large::Memfds(placing) if bytes.len() > BLOB && depth + 1 < MAX_DEPTH && !placing.within => placing,
-        Large::Refused if bytes.len() > BLOB => return Err(Unable::Large),
-        _ => {
-            room(w, bytes.len())?;
-            return Ok(w.bin(bytes)?);
+fn put_bytes(w: &mut Writer<'_>, bytes: &[u8], depth: usize, large: Large) -> Put {
+    if bytes.len() > INLINE_BYTES {
+        match large {
+            Large::Descriptors => return Ok(w.bytes(bytes, depth)?),
+            Large::Refused => return Err(Unable::Large),
+            Large::Inline => {}
         }
-    };
-    w.add_large(bytes.len())?;
-    let (at, offset, keep) = match &mut placing.area {
-        Some(area) if placing.offset + bytes.len() <= KEEP && w.descriptors() < MOST_DESCRIPTORS - 1 => {
-            let offset = placing.offset;
-            let memfd = area.put(offset, bytes)?;
-            placing.used = true;
-            placing.offset = (offset + bytes.len() + 4095) & !4095;
-            match memfd {
-                Some(memfd) => (w.descriptor(memfd)? as i64, offset, true),
-                None => (-1, offset, false),
-            }
-        }
-        // No descriptor is left for it: it stands in the message, which goes by LARGE.
-        _ if w.descriptors() >= MOST_DESCRIPTORS - 1 => return Ok(w.bin(bytes)?),
-        _ => (w.descriptor(sealed(bytes)?)? as i64, 0, false),
-    };
-    w.nested(20, |w| {
-        w.array(4);
-        w.int(at);
-        w.uint(offset as u64);
-        w.uint(bytes.len() as u64);
-        w.bool(keep);
-        Ok(())
-    })
-}
-
-/// What is longer than a message may be on the socket: the message that stands for it.
-pub fn long(w: Writer) -> Result<Writer<'static>, Unable> {
-    let pysecure_rpc::Message { bytes, fds, large, .. } = w.finish();
-    let mut outer = Writer::message(2);
-    outer.uint(0);
-    outer.uint(bytes.len() as u64);
-    outer.add_large(large + bytes.len())?;
-    for fd in fds {
-        outer.descriptor(fd)?;
     }
-    outer.descriptor(sealed(&bytes)?)?;
-    Ok(outer)
+    room(w, bytes.len())?;
+    Ok(w.bin(bytes)?)
 }
 
-fn numbers(w: &mut Writer, kind: i8, depth: usize, value: &Bound<'_, PyAny>, parts: &[&str], timed: bool) -> Put {
+fn numbers(w: &mut Writer<'_>, kind: i8, depth: usize, value: &Bound<'_, PyAny>, parts: &[&str], timed: bool) -> Put {
     deep(depth + 1)?;
     w.nested(kind, |w| {
         w.array(parts.len() + if timed { 2 } else { 0 });
@@ -314,7 +246,7 @@ fn numbers(w: &mut Writer, kind: i8, depth: usize, value: &Bound<'_, PyAny>, par
     })
 }
 
-fn put_rare(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: Large) -> Put {
     let py = value.py();
     let class = value.get_type();
     if let Ok(bytes) = value.cast_exact::<PyByteArray>() {
@@ -329,12 +261,12 @@ fn put_rare(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut 
         );
         data[..8].copy_from_slice(&real.to_be_bytes());
         data[8..].copy_from_slice(&imaginary.to_be_bytes());
-        return Ok(w.ext(11, &data)?);
+        return Ok(w.ext(extension::COMPLEX, &data)?);
     }
     if class.is(names::member(py)?) {
         deep(depth)?;
         let name = value.getattr("name")?;
-        return w.nested(12, |w| put(w, &name, 0, &mut Large::Inline));
+        return w.nested(extension::MEMBER, |w| put(w, &name, 0, Large::Inline));
     }
     if class.is(names::descriptor(py)?) {
         return put_descriptor(w, value, depth, large);
@@ -342,18 +274,36 @@ fn put_rare(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut 
     let day = ["year", "month", "day"];
     let time = ["hour", "minute", "second", "microsecond"];
     match Late::of(&class)? {
-        Some(Late::DateTime) => return numbers(w, 5, depth, value, &[&day[..], &time[..]].concat(), true),
-        Some(Late::Date) => return numbers(w, 6, depth, value, &day, false),
-        Some(Late::Time) => return numbers(w, 7, depth, value, &time, true),
-        Some(Late::TimeDelta) => return numbers(w, 8, depth, value, &["days", "seconds", "microseconds"], false),
+        Some(Late::DateTime) => {
+            return numbers(
+                w,
+                extension::DATETIME,
+                depth,
+                value,
+                &[&day[..], &time[..]].concat(),
+                true,
+            );
+        }
+        Some(Late::Date) => return numbers(w, extension::DATE, depth, value, &day, false),
+        Some(Late::Time) => return numbers(w, extension::TIME, depth, value, &time, true),
+        Some(Late::TimeDelta) => {
+            return numbers(
+                w,
+                extension::TIMEDELTA,
+                depth,
+                value,
+                &["days", "seconds", "microseconds"],
+                false,
+            );
+        }
         Some(Late::Decimal) => {
             deep(depth)?;
-            return Ok(w.ext(9, value.str()?.to_str()?.as_bytes())?);
+            return Ok(w.ext(extension::DECIMAL, value.str()?.to_str()?.as_bytes())?);
         }
         Some(Late::Uuid) => {
             deep(depth)?;
             let bytes = value.getattr("bytes")?.cast_into::<PyBytes>().map_err(PyErr::from)?;
-            return Ok(w.ext(10, bytes.as_bytes())?);
+            return Ok(w.ext(extension::UUID, bytes.as_bytes())?);
         }
         None => {}
     }
@@ -392,11 +342,11 @@ fn put_rare(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut 
 }
 
 #[allow(unsafe_code)]
-fn put_descriptor(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large: &mut Large<'_>) -> Put {
+fn put_descriptor(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: Large) -> Put {
     match large {
         Large::Inline => return Err(PyTypeError::new_err("a descriptor cannot cross here").into()),
         Large::Refused => return Err(Unable::Large),
-        Large::Memfds(_) => {}
+        Large::Descriptors => {}
     }
     deep(depth + 1)?;
     let number: i32 = value.call_method0("fileno")?.extract()?;
@@ -408,7 +358,7 @@ fn put_descriptor(w: &mut Writer, value: &Bound<'_, PyAny>, depth: usize, large:
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 3).map_err(|e| PyErr::from(std::io::Error::from(e)))?;
     let at = w.descriptor(Arc::new(copy))?;
-    w.nested(21, |w| {
+    w.nested(extension::DESCRIPTOR, |w| {
         w.array(1);
         w.uint(at);
         Ok(())

@@ -9,17 +9,24 @@
     reason = "a module's `pub` is for its neighbours: nothing but Python sees this crate"
 )]
 
+mod admission;
 mod area;
+mod call;
 mod check;
 mod client;
 mod crowd;
 mod decode;
 mod encode;
+mod fd;
+mod ffi;
 mod figures;
-mod lead;
+mod handler;
+mod leader;
 mod message;
 mod names;
-mod server;
+mod pace;
+mod peer;
+mod serving;
 mod socket;
 
 use pyo3::prelude::*;
@@ -33,12 +40,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<message::Message>()?;
     module.add_class::<client::Link>()?;
     module.add_class::<client::Quick>()?;
-    module.add_class::<lead::Lead>()?;
-    module.add_class::<server::Call>()?;
-    module.add_class::<server::Gate>()?;
-    module.add_class::<server::Peer>()?;
-    module.add_class::<server::Served>()?;
-    module.add_class::<server::Table>()?;
+    module.add_class::<serving::Lead>()?;
+    module.add_class::<call::Call>()?;
+    module.add_class::<admission::Gate>()?;
+    module.add_class::<peer::Peer>()?;
+    module.add_class::<handler::Served>()?;
+    module.add_class::<handler::Table>()?;
     module.add_function(wrap_pyfunction!(message::pack, module)?)?;
     module.add_function(wrap_pyfunction!(message::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(message::seal, module)?)?;

@@ -2,17 +2,15 @@
 
 use crate::area::{Area, Kept};
 use crate::decode::{Failed, Objects};
-use crate::encode::{self, Large, Placing, Unable};
+use crate::encode::{self, Large, Unable};
+use crate::ffi;
 use crate::names;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence, PyString};
-use pysecure_rpc::Writer;
-use pysecure_rpc::value::{self, Given, Reader, WireError, largest};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use pysecure_wire::message::{self, CallOptions, Refused};
+use pysecure_wire::{EncodedMessage, Malformed, MessageKind, OutgoingArea, Reader, ReceivedFds, Writer};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-
-/// The longest message on the socket.
-pub const LONGEST: usize = 65_536;
 
 /// One message as it is sent: its bytes, and the descriptors that go along.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
@@ -41,75 +39,52 @@ impl Message {
     fn close(&self) {}
 }
 
-pub fn pack_value(value: &Bound<'_, PyAny>) -> Result<Writer<'static>, Unable> {
+pub fn pack_value(value: &Bound<'_, PyAny>) -> Result<Vec<u8>, Unable> {
     let mut w = Writer::bare();
-    encode::put(&mut w, value, 0, &mut Large::Inline)?;
-    Ok(w)
+    encode::put(&mut w, value, 0, Large::Inline)?;
+    Ok(w.finish().bytes)
 }
 
 /// One value as MessagePack; bytes stand in it however many they are.
 #[pyfunction]
 pub fn pack<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let w = pack_value(value).map_err(|e| e.raise(py))?;
-    Ok(PyBytes::new(py, &w.finish().bytes))
+    let packed = pack_value(value).map_err(|e| e.raise(py))?;
+    Ok(PyBytes::new(py, &packed))
 }
 
 /// The one value that these bytes are.
 #[pyfunction]
 pub fn unpack<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let mut given = Given::default();
-    let mut area = None;
-    Reader::new(data, &mut given, &mut area)
+    let (mut none, mut area) = (ReceivedFds::default(), Default::default());
+    Reader::new(data, &mut none, &mut area)
         .whole(&mut Objects(py))
         .map_err(|e| e.raise(py))
 }
 
-/// Fills a message, whose large bytes go to the area if there is one that is free.
-pub fn fill(
+/// Encodes a message, whose large bytes go to the area if there is one that is free. True if it uses the area.
+pub fn encode(
     py: Python<'_>,
     area: Option<&Bound<'_, Area>>,
     buffer: Vec<u8>,
-    fill: impl Fn(&mut Writer, &mut Large<'_>) -> Result<(), Unable>,
-) -> PyResult<(Writer<'static>, bool)> {
-    let mut area = area.map(|a| a.try_borrow_mut()).transpose()?;
-    let mut w = Writer::over(buffer);
-    let mut large = Large::Memfds(Placing::new(area.as_deref_mut()));
-    let filled = fill(&mut w, &mut large);
-    let used = matches!(large, Large::Memfds(Placing { used: true, .. }));
-    let error = match filled.and_then(|()| finished(w)) {
-        Ok(w) => return Ok((w, used)),
-        Err(error) => error,
+    fill: impl Fn(&mut Writer<'_>) -> Result<(), Unable>,
+) -> PyResult<(EncodedMessage, bool)> {
+    let Some(area) = area else {
+        let encoded = message::encode(buffer, &mut OutgoingArea::default(), false, fill);
+        return encoded.map_err(|error| error.raise(py));
     };
-    if used && let Some(area) = &mut area {
-        // Part of it lies there, which the peer may not even know: begin another.
-        area.close();
-    }
-    if !matches!(&error, Unable::Wire(error) if error.crowded()) {
-        return Err(error.raise(py));
-    }
-    // Large bytes took the descriptors: they go within the message, all of it by memfd.
-    let mut w = Writer::bare();
-    let filled = fill(&mut w, &mut Large::Memfds(Placing::within()));
-    let w = filled.and_then(|()| finished(w)).map_err(|error| error.raise(py))?;
-    Ok((w, false))
+    let area = &mut *area.try_borrow_mut()?;
+    let (message, in_area) =
+        message::encode(buffer, &mut area.outgoing, area.free, fill).map_err(|error| error.raise(py))?;
+    area.free &= !in_area;
+    Ok((message, in_area))
 }
 
-/// What the receiver would refuse is not sent; what is too long for the socket goes by memfd.
-fn finished(w: Writer<'static>) -> Result<Writer<'static>, Unable> {
-    w.check()?;
-    match w.len() > LONGEST {
-        true => encode::long(w),
-        false => Ok(w),
-    }
-}
-
-fn message(py: Python<'_>, (w, in_area): (Writer, bool)) -> Message {
-    let pysecure_rpc::Message { bytes, fds, large, .. } = w.finish();
+fn message(py: Python<'_>, (encoded, in_area): (EncodedMessage, bool)) -> Message {
     Message {
-        data: PyBytes::new(py, &bytes).unbind(),
-        descriptors: fds,
+        data: PyBytes::new(py, &encoded.bytes).unbind(),
+        descriptors: encoded.fds,
         in_area,
-        large,
+        large: encoded.large,
     }
 }
 
@@ -117,32 +92,10 @@ fn message(py: Python<'_>, (w, in_area): (Writer, bool)) -> Message {
 #[pyfunction]
 #[pyo3(signature = (elements, area=None))]
 pub fn seal(py: Python<'_>, elements: &Bound<'_, PyAny>, area: Option<&Bound<'_, Area>>) -> PyResult<Message> {
-    let filled = fill(py, area, Vec::new(), |w, large| encode::put(w, elements, 0, large))?;
-    Ok(message(py, filled))
-}
-
-/// What stands behind a CALL's function and arguments.
-pub struct Tail<'a> {
-    pub left: Option<u64>,
-    pub trace: Option<&'a str>,
-    pub read: u64,
-    pub credit: Option<u64>,
-}
-
-impl Tail<'_> {
-    pub fn put(&self, w: &mut Writer) {
-        let number = |w: &mut Writer, value: Option<u64>| match value {
-            Some(value) => w.uint(value),
-            None => w.nil(),
-        };
-        number(w, self.left);
-        match self.trace {
-            Some(trace) => w.str(trace),
-            None => w.nil(),
-        }
-        w.uint(self.read);
-        number(w, self.credit);
-    }
+    let encoded = encode(py, area, Vec::new(), |w| {
+        encode::put(w, elements, 0, Large::Descriptors)
+    })?;
+    Ok(message(py, encoded))
 }
 
 /// A CALL. `name` is the function's, as MessagePack.
@@ -161,23 +114,20 @@ pub fn seal_call(
     area: &Bound<'_, Area>,
 ) -> PyResult<Message> {
     let args = args.to_list()?;
-    let tail = Tail {
-        left,
-        trace,
-        read,
+    let options = CallOptions {
+        deadline: left,
+        traceparent: trace,
+        read: Some(read),
         credit,
     };
-    let filled = fill(py, Some(area), Vec::new(), |w, large| {
-        w.array(9);
-        w.uint(2);
-        w.uint(identity);
-        w.raw(name);
-        encode::put(w, &args, 1, large)?;
-        encode::put(w, kwargs, 1, large)?;
-        tail.put(w);
-        Ok(())
+    let arguments = |w: &mut Writer<'_>| {
+        encode::put(w, &args, 1, Large::Descriptors)?;
+        encode::put(w, kwargs, 1, Large::Descriptors)
+    };
+    let encoded = encode(py, Some(area), Vec::new(), |w| {
+        message::write_call(w, identity, |w| w.raw(name), arguments, &options)
     })?;
-    Ok(message(py, filled))
+    Ok(message(py, encoded))
 }
 
 /// The elements of a message that came; with LARGE, of that which lies in its memfd. All its descriptors are accounted for.
@@ -188,83 +138,42 @@ pub fn open<'py>(
     kept: &mut Kept,
     may: Option<&Bound<'py, PyDict>>,
 ) -> Result<Bound<'py, PyList>, Failed> {
-    const NONE: Failed = Failed::Wire(WireError::Bad("a message is not an array that begins with its kind"));
-    let build = &mut Objects(py);
-    // Of a call that its caller may not make, before anything is made of its arguments: its number and its name.
-    let refused = |bytes: &[u8], whole: usize| -> Result<Option<Refused>, WireError> {
-        let Some(may) = may else {
-            return Ok(None);
-        };
-        let Some(asked) = value::asked(bytes, whole)? else {
-            return Ok(None);
-        };
-        match asked.function {
-            Some(name) if may.contains(name).unwrap_or(false) => Ok(None),
-            name => Ok(Some(Refused {
-                id: asked.id,
-                function: name.unwrap_or("(a name longer than any)").to_owned(),
-            })),
+    let mut opened = match may {
+        None => message::open(data, fds, &mut kept.area)?,
+        Some(functions) => {
+            let may = |name: &str| functions.contains(name).unwrap_or(false);
+            let opened = match message::open_call(data, fds, &mut kept.area, may)? {
+                Ok(opened) => opened,
+                Err(refused) => return elements_of(py, &refused),
+            };
+            if let Some(refused) = message::refused(&opened.bytes, may)? {
+                return elements_of(py, &refused);
+            }
+            opened
         }
     };
-    if let Some(refused) = refused(data, data.len())? {
-        return refused.elements(py);
-    }
-    let mut given = Given::new(fds);
-    let mut reader = Reader::new(data, &mut given, &mut kept.area);
-    let mut value = reader.whole(build)?;
-    let mut values = reader.values();
-    let kind = |value: &Bound<'py, PyAny>| {
-        let list = value.cast_exact::<PyList>().ok()?;
-        let kind = list.get_item(0).ok()?.cast_into_exact::<PyInt>().ok()?;
-        kind.extract::<i64>().ok()
-    };
-    if kind(&value) == Some(0) {
-        let bad = Failed::Wire(WireError::Bad("LARGE without its length"));
-        let length = value.get_item(1).ok().and_then(|l| l.cast_into_exact::<PyInt>().ok());
-        let length = length.and_then(|l| l.extract::<usize>().ok());
-        let length = length.filter(|l| (1..=largest()).contains(l)).ok_or(bad)?;
-        let look = |beginning: &[u8]| match may {
-            None => Ok(None),
-            // What else a caller sends is short.
-            Some(_) if value::asked(beginning, length)?.is_none() => Err(WireError::Bad("LARGE that is no CALL")),
-            Some(_) => refused(beginning, length),
-        };
-        let long = match given.long(length, look)? {
-            Ok(long) => long,
-            Err(refused) => return refused.elements(py),
-        };
-        let mut reader = Reader::new(&long, &mut given, &mut kept.area);
-        value = reader.whole(build)?;
-        values = reader.values();
-        if kind(&value) == Some(0) {
-            return Err(WireError::Bad("LARGE within LARGE").into());
-        }
-    }
-    given.all_named()?;
-    let list = value.cast_into_exact::<PyList>().map_err(|_| NONE)?;
+    let mut reader = Reader::new(&opened.bytes, &mut opened.fds, &mut kept.area);
+    let value = reader.whole(&mut Objects(py))?;
+    let values = reader.values();
+    let list = value.cast_into_exact::<PyList>().map_err(|_| Malformed::Array.into());
+    let list = list.map_err(Failed::Wire)?;
     match list.get_item(0) {
         Ok(first) if first.is_exact_instance_of::<PyInt>() => {}
-        _ => return Err(NONE),
+        _ => return Err(Failed::Wire(Malformed::Array.into())),
     }
-    kept.read += u64::from(given.from_area);
-    kept.cost = data.len() + given.large() + VALUE * values;
+    opened.fds.finish(&mut kept.area)?;
+    kept.cost = data.len() + opened.fds.large_bytes() + VALUE * values;
     Ok(list)
 }
 
 /// What a value that came takes of memory, about.
 const VALUE: usize = 32;
 
-struct Refused {
-    id: i64,
-    function: String,
-}
-
-impl Refused {
-    fn elements<'py>(self, py: Python<'py>) -> Result<Bound<'py, PyList>, Failed> {
-        let (kind, id) = (PyInt::new(py, 2), PyInt::new(py, self.id));
-        let name = PyString::new(py, &self.function);
-        Ok(PyList::new(py, [kind.into_any(), id.into_any(), name.into_any()])?)
-    }
+/// Of a call that its caller may not make: its kind, number and name.
+fn elements_of<'py>(py: Python<'py>, refused: &Refused) -> Result<Bound<'py, PyList>, Failed> {
+    let (kind, id) = (PyInt::new(py, MessageKind::Call.number()), PyInt::new(py, refused.id));
+    let name = PyString::new(py, &refused.function);
+    Ok(PyList::new(py, [kind.into_any(), id.into_any(), name.into_any()])?)
 }
 
 /// As `open_message`, in a service: a CALL of what is not in `functions` comes as its kind, number and name, and nothing is made
@@ -293,11 +202,6 @@ pub fn open_message<'py>(
     open(py, data, fds, &mut *kept.try_borrow_mut()?, None).map_err(|e| e.raise(py))
 }
 
-#[allow(unsafe_code)]
 fn owned(py: Python<'_>, fds: Vec<i32>) -> PyResult<Vec<OwnedFd>> {
-    if fds.iter().any(|fd| *fd < 0) {
-        return Err(names::protocol_error(py, "a descriptor that is none"));
-    }
-    // SAFETY: they came with the message, and the caller of this hands them over.
-    Ok(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
+    ffi::owned(fds).ok_or_else(|| names::protocol_error(py, "a descriptor with a negative number"))
 }

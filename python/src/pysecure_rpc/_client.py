@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import _context, _exchange, _local
@@ -178,9 +179,19 @@ def _compiled(function: Function) -> Any:
     if plans is None:
         return False
     signature = function.signature
-    here = (_context.deadline_here, _context.traceparent_here)
-    variables: tuple[Any, ...] = (_context.local_caller, _context.context, *here)
-    traces = (sys.modules, _context.traceparent)
+    hooks = SimpleNamespace(
+        local_caller=_context.local_caller.get,
+        context=_context.context.get,
+        deadline_here=_context.deadline_here.get,
+        traceparent_here=_context.traceparent_here.get,
+        modules=sys.modules,
+        traceparent=_context.traceparent,
+        not_done=_NOT_DONE,
+        other=_other,
+        lost=_lost,
+        late=_late,
+        load=_exchange.load,
+    )
     return Quick(
         function,
         function.service,
@@ -190,7 +201,7 @@ def _compiled(function: Function) -> Any:
         plans[1],
         signature.result.plan,
         function.timeout,
-        (*(each.get for each in variables), *traces, _NOT_DONE, _other, _lost, _late, _exchange.load),
+        hooks,
     )
 
 

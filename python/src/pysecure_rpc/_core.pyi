@@ -97,7 +97,7 @@ class Quick:
         needed: int,
         result: Any,
         timeout: float | None,
-        ways: tuple[Any, ...],
+        hooks: Any,
     ) -> Quick: ...
     def __call__(self, idle: Any, args: tuple[Any, ...], /) -> Any: ...
     @property

@@ -6,23 +6,16 @@
 //! and names are kept has bounds; and numbers that a service takes back stay as they were.
 
 use crate::supervise::logs::console::shown;
-use rustix::fs::{FileType, SealFlags};
-use rustix::io::{Errno, pread};
+use pysecure_wire::figures::{self, NoPage, Numbers};
+use rustix::io::Errno;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-/// What a page of figures is called, as sd_pid_notify_with_fds(3) names descriptors.
-pub(in crate::supervise) const NAME: &str = "rpc-figures";
-const SIZE: usize = 65_536;
-const MAGIC: &[u8; 8] = b"PSRPCFG1";
-const HEAD: usize = 16;
-const SLOT: usize = 320;
-const MOST_SLOTS: usize = (SIZE - HEAD) / SLOT;
-const LONGEST_NAME: usize = 64;
-/// So many counts of how long calls took.
-pub const BUCKETS: usize = 28;
+pub use pysecure_wire::figures::BUCKETS;
+pub(in crate::supervise) use pysecure_wire::figures::NAME;
+
 /// Pages of one service at a time: so many processes of it may serve.
 pub(in crate::supervise) const MOST_PAGES: usize = 128;
 /// Names of functions that are kept of one service, from all its versions that ran.
@@ -53,9 +46,6 @@ pub(in crate::supervise) fn bound(bucket: usize) -> Option<f64> {
     (bucket + 1 < BUCKETS).then(|| (1u64 << bucket) as f64 / 1e6)
 }
 
-/// The numbers of a slot, in its order: calls, errors, refusals, time, buckets.
-type Numbers = [u64; 4 + BUCKETS];
-
 /// Numbers by function. The names are such as may be shown.
 #[derive(Clone, Default)]
 struct Table(BTreeMap<String, Numbers>);
@@ -65,7 +55,7 @@ impl Table {
         if self.0.len() >= MOST_FUNCTIONS && !self.0.contains_key(name) {
             return;
         }
-        let known = self.0.entry(name.to_owned()).or_insert([0; 4 + BUCKETS]);
+        let known = self.0.entry(name.to_owned()).or_insert([0; figures::NUMBERS]);
         for (known, number) in known.iter_mut().zip(numbers) {
             *known = join(*known, *number);
         }
@@ -74,75 +64,18 @@ impl Table {
     fn add(&mut self, name: &str, numbers: &Numbers) {
         self.each(name, numbers, u64::saturating_add);
     }
-
-    /// Adds all that a page says. `bytes` may be anything.
-    fn add_page(&mut self, bytes: &[u8]) {
-        let Some((head, slots)) = bytes.split_at_checked(HEAD) else {
-            return;
-        };
-        for slot in slots.chunks_exact(SLOT).take(slots_in_use(head)) {
-            let (name, rest) = slot.split_at(LONGEST_NAME);
-            let name = name.split(|b| *b == 0).next().unwrap_or_default();
-            let mut numbers = [0; 4 + BUCKETS];
-            for (number, bytes) in numbers.iter_mut().zip(rest.as_chunks::<8>().0) {
-                *number = u64::from_le_bytes(*bytes);
-            }
-            self.add(&shown(name), &numbers);
-        }
-    }
-}
-
-fn slots_in_use(head: &[u8]) -> usize {
-    match head.as_chunks::<4>().0 {
-        [_, _, count, ..] if head.starts_with(MAGIC) => (u32::from_le_bytes(*count) as usize).min(MOST_SLOTS),
-        _ => 0,
-    }
 }
 
 struct Page {
-    memfd: OwnedFd,
+    page: figures::Page,
     /// The process that counts in it; 0 if that is not known.
     process: i32,
-    /// Device and inode: what makes it the one that it is.
-    identity: (u64, u64),
-}
-
-/// Why a descriptor is no page of figures.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Refused {
-    #[error("it is no memfd")]
-    NoMemfd,
-    #[error("it lacks the seals F_SEAL_SHRINK, F_SEAL_GROW and F_SEAL_SEAL")]
-    Unsealed,
-    #[error("it is not {SIZE} bytes long")]
-    Size,
-    #[error("it cannot be read ({0})")]
-    Unreadable(Errno),
-    #[error("it does not begin with PSRPCFG1")]
-    Magic,
 }
 
 impl Page {
-    fn check(memfd: OwnedFd, process: i32) -> Result<Page, Refused> {
-        // First of all, for this asks no file system: only memory has seals, and no read of it has to wait for anybody.
-        let seals = rustix::fs::fcntl_get_seals(&memfd).map_err(|_| Refused::NoMemfd)?;
-        if !seals.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL) {
-            return Err(Refused::Unsealed);
-        }
-        let stat = rustix::fs::fstat(&memfd).map_err(Refused::Unreadable)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size != SIZE as i64 {
-            return Err(Refused::Size);
-        }
-        let mut magic = [0; MAGIC.len()];
-        let read = pread(&memfd, &mut magic, 0).map_err(Refused::Unreadable)?;
-        if read != magic.len() || magic != *MAGIC {
-            return Err(Refused::Magic);
-        }
-        Ok(Page {
-            memfd,
-            process,
-            identity: (stat.st_dev, stat.st_ino),
-        })
+    fn check(memfd: OwnedFd, process: i32) -> Result<Page, NoPage> {
+        let page = figures::Page::check(memfd)?;
+        Ok(Page { page, process })
     }
 
     /// Will nobody count in it any more?
@@ -151,15 +84,7 @@ impl Page {
     }
 
     fn add_to(&self, table: &mut Table) {
-        let mut bytes = [0; SIZE];
-        let read = |bytes: &mut [u8], at: usize| pread(&self.memfd, bytes, at as u64).unwrap_or(0);
-        if read(&mut bytes[..HEAD], 0) != HEAD {
-            return;
-        }
-        // No more of it than is in use: there may be many.
-        let end = HEAD + slots_in_use(&bytes[..HEAD]) * SLOT;
-        let end = HEAD + read(&mut bytes[HEAD..end], HEAD);
-        table.add_page(&bytes[..end]);
+        self.page.read(|name, numbers| table.add(&shown(name), numbers));
     }
 }
 
@@ -192,7 +117,7 @@ impl Figures {
                 return;
             }
         };
-        if self.pages.iter().any(|p| p.identity == page.identity) {
+        if self.pages.iter().any(|p| p.page.identity() == page.page.identity()) {
             return;
         }
         self.settle(Page::is_over);
@@ -281,7 +206,8 @@ fn quantile(buckets: &[u64; BUCKETS], part: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::MemfdFlags;
+    use pysecure_wire::figures::{HEADER, MAGIC, MAX_SLOTS, NAME_FIELD, SIZE, SLOT};
+    use rustix::fs::{MemfdFlags, SealFlags};
 
     fn memfd(size: u64, seals: SealFlags, content: &[u8]) -> OwnedFd {
         let fd = rustix::fs::memfd_create("page", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
@@ -300,7 +226,7 @@ mod tests {
         for (name, numbers) in slots {
             let at = out.len();
             out.extend_from_slice(name);
-            out.resize(at + LONGEST_NAME, 0);
+            out.resize(at + NAME_FIELD, 0);
             out.extend(numbers.iter().flat_map(|n| n.to_le_bytes()));
             out.resize(at + SLOT, 0);
         }
@@ -323,32 +249,29 @@ mod tests {
         assert_eq!(of(memfd(size, seals(), &good)), Ok(()));
         assert_eq!(
             of(memfd(size, seals() - SealFlags::SHRINK, &good)),
-            Err(Refused::Unsealed)
+            Err(NoPage::Unsealed)
         );
-        assert_eq!(
-            of(memfd(size, seals() - SealFlags::SEAL, &good)),
-            Err(Refused::Unsealed)
-        );
-        assert_eq!(of(memfd(size + 1, seals(), &good)), Err(Refused::Size));
-        assert_eq!(of(memfd(0, seals(), &good)), Err(Refused::Size));
-        assert_eq!(of(memfd(size, seals(), b"PSRPCFG2")), Err(Refused::Magic));
+        assert_eq!(of(memfd(size, seals() - SealFlags::SEAL, &good)), Err(NoPage::Unsealed));
+        assert_eq!(of(memfd(size + 1, seals(), &good)), Err(NoPage::Size));
+        assert_eq!(of(memfd(0, seals(), &good)), Err(NoPage::Size));
+        assert_eq!(of(memfd(size, seals(), b"PSRPCFG2")), Err(NoPage::Magic));
         let (end, _other) = rustix::pipe::pipe().unwrap();
-        assert_eq!(of(end), Err(Refused::NoMemfd));
+        assert_eq!(of(end), Err(NoPage::NoMemfd));
         assert_eq!(
             of(std::fs::File::open("/dev/zero").unwrap().into()),
-            Err(Refused::NoMemfd)
+            Err(NoPage::NoMemfd)
         );
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
         // On a tmpfs it has seals, and none can be added.
-        assert!(matches!(of(file.into()), Err(Refused::NoMemfd | Refused::Unsealed)));
+        assert!(matches!(of(file.into()), Err(NoPage::NoMemfd | NoPage::Unsealed)));
         // One that can only be written to.
         use std::os::fd::AsRawFd;
         let whole = memfd(size, seals(), &good);
         let blind = std::fs::OpenOptions::new()
             .write(true)
             .open(format!("/proc/self/fd/{}", whole.as_raw_fd()));
-        assert_eq!(of(blind.unwrap().into()), Err(Refused::Unreadable(Errno::BADF)));
+        assert_eq!(of(blind.unwrap().into()), Err(NoPage::Unreadable(Errno::BADF)));
     }
 
     #[test]
@@ -420,7 +343,7 @@ mod tests {
         assert!(told[1].p99_seconds.unwrap().is_finite());
         // Names without end, over many lives.
         for life in 0..10 {
-            let names: Vec<String> = (0..MOST_SLOTS).map(|n| format!("f{life}-{n}")).collect();
+            let names: Vec<String> = (0..MAX_SLOTS).map(|n| format!("f{life}-{n}")).collect();
             let slots: Vec<(&[u8], &[u64])> = names.iter().map(|n| (n.as_bytes(), &[1u64][..])).collect();
             figures.take("s", handed(&page(&slots)), 0, usize::MAX);
             figures.end();
@@ -458,8 +381,8 @@ mod tests {
                 bytes[8..12].copy_from_slice(&count.to_le_bytes());
             }
             let mut table = Table::default();
-            table.add_page(&bytes);
-            let slots = bytes.len().saturating_sub(HEAD) / SLOT;
+            figures::for_each_slot(&bytes, |name, numbers| table.add(&shown(name), numbers));
+            let slots = bytes.len().saturating_sub(HEADER) / SLOT;
             proptest::prop_assert!(table.0.len() <= slots.min(count as usize));
             bytes.resize(SIZE, 0);
             let memfd = handed(&bytes);
@@ -467,7 +390,7 @@ mod tests {
             let mut figures = Figures::default();
             figures.take("s", memfd, 0, usize::MAX);
             let before = figures.read();
-            rustix::io::pwrite(&again, &changed, HEAD as u64).unwrap();
+            rustix::io::pwrite(&again, &changed, HEADER as u64).unwrap();
             let after = figures.read();
             for old in &before {
                 let new = after.iter().find(|f| f.function == old.function).unwrap();

@@ -1,7 +1,8 @@
-//! Asking again and again for a moment before waiting: to be woken on another CPU takes many times as long as a call. Where it does
-//! not pay, it has to stop, for it takes the CPU from whoever is to answer.
+//! Asks again and again for a moment before it waits: to be woken on another CPU takes many times as long as a call. Where that does not
+//! pay it has to stop, for it takes the CPU from whoever is to answer. `PYSECURE_RPC_SPIN=0` in the environment switches it off.
 
 use rustix::io::Errno;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// An answer that comes in less is worth having asked for: it is from another CPU, on which the other end asks as well.
@@ -14,20 +15,49 @@ const MOST_LATE: u8 = 8;
 /// So many turns at the most are without that where it did not pay: to have asked in vain is nothing beside so many.
 const LEFT_OUT: u32 = 4096;
 
-/// Does it pay? Where it did not, it is left out for twice as many turns as before: the CPU may be the only one, or others
-/// need it more. Once that it pays halves them, for it can be by chance.
-#[derive(Clone, Copy, Debug, Default)]
+/// Is it switched on, in this process?
+fn enabled() -> bool {
+    static ENABLED: OnceLock<bool> = OnceLock::new();
+    *ENABLED.get_or_init(|| std::env::var_os("PYSECURE_RPC_SPIN").is_none_or(|set| set != "0"))
+}
+
+/// Whether spinning pays for one who waits. Where it did not, it is left out for twice as many turns as before: the CPU may be the
+/// only one, or others need it more. One success only halves that number: it may be chance.
+#[derive(Clone, Copy, Debug)]
 pub struct Spin {
+    enabled: bool,
+    /// So many turns are left out.
     skip: u32,
+    /// So many were left out when it last did not pay.
     last: u32,
     /// Did the last answer come soon?
     soon: bool,
     late: u8,
 }
 
+impl Default for Spin {
+    fn default() -> Spin {
+        Spin::new(enabled())
+    }
+}
+
 impl Spin {
+    /// One that is switched on or off, whatever the environment says.
+    pub fn new(enabled: bool) -> Spin {
+        Spin {
+            enabled,
+            skip: 0,
+            last: 0,
+            soon: false,
+            late: 0,
+        }
+    }
+
     /// For how long to ask in this turn, if at all.
-    pub fn wanted(&mut self) -> Option<Duration> {
+    fn wanted(&mut self) -> Option<Duration> {
+        if !self.enabled {
+            return None;
+        }
         if self.skip > 0 {
             self.skip -= 1;
             return None;
@@ -36,7 +66,7 @@ impl Spin {
     }
 
     /// How long it took until there was an answer, if one came.
-    pub fn took(&mut self, time: Option<Duration>) {
+    fn took(&mut self, time: Option<Duration>) {
         self.soon = time.is_some_and(|time| time <= SOON);
         self.late = if self.soon { 0 } else { self.late + 1 };
         if self.soon {
@@ -48,7 +78,8 @@ impl Spin {
         }
     }
 
-    /// `ask`, which does not wait, and after a moment in vain `wait`.
+    /// Calls `ask`, which does not wait, and after a moment in vain `wait`.
+    #[inline]
     pub fn turn<T>(
         &mut self,
         mut ask: impl FnMut() -> Result<T, Errno>,
@@ -71,8 +102,8 @@ impl Spin {
     }
 }
 
-/// Asks until there is an answer or the moment is over; and how long it took, if there was one.
-pub fn again<T>(mut ask: impl FnMut() -> Result<T, Errno>, moment: Duration) -> (Result<T, Errno>, Option<Duration>) {
+/// Asks until there is an answer or the moment is over. Says how long it took, if there was one.
+fn again<T>(mut ask: impl FnMut() -> Result<T, Errno>, moment: Duration) -> (Result<T, Errno>, Option<Duration>) {
     let start = Instant::now();
     loop {
         match ask() {
@@ -88,8 +119,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn switched_off_it_waits_at_once() {
+        let mut spin = Spin::new(false);
+        let mut asked = 0;
+        let ask = || {
+            asked += 1;
+            Err(Errno::AGAIN)
+        };
+        assert_eq!(spin.turn(ask, || Ok(())), Ok(()));
+        assert_eq!(asked, 0);
+    }
+
+    #[test]
     fn it_stops_where_it_does_not_pay() {
-        let mut spin = Spin::default();
+        let mut spin = Spin::new(true);
         let mut waited = 0;
         let mut tried = 0;
         for _ in 0..100_000 {

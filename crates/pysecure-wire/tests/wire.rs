@@ -1,30 +1,27 @@
 //! The wire: what is written is read back the same, and whatever else comes is an error, never more.
 
 use proptest::prelude::*;
-use pysecure_rpc::kinds::{Date, DateTime, Decimal, Set, Time, TimeDelta, Uuid};
-use pysecure_rpc::value::{self, Descriptor, Value};
-use pysecure_rpc::{Kept, Message, Outgoing, Writer};
-use pysecure_rpc::{Typed, from_value, hash, to_value};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use pysecure_wire::{Descriptor, EncodedMessage, IncomingArea, OutgoingArea, Value, WireError, Writer, reader};
 use std::os::fd::OwnedFd;
 
-fn written(value: &Value) -> Message {
-    written_into(&mut Outgoing::default(), value)
+/// An array of one value, with large bytes in memfds.
+fn written(value: &Value) -> EncodedMessage {
+    written_into(&mut OutgoingArea::default(), value)
 }
 
-fn written_into(area: &mut Outgoing, value: &Value) -> Message {
-    let mut writer = Writer::with(area, 1);
-    writer.value(value).unwrap();
+fn written_into(area: &mut OutgoingArea, value: &Value) -> EncodedMessage {
+    let mut writer = Writer::over(Vec::new(), Some(area));
+    writer.array(1);
+    writer.value(value, 1).unwrap();
     writer.finish()
 }
 
-fn descriptors(message: &Message) -> Vec<OwnedFd> {
+fn descriptors(message: &EncodedMessage) -> Vec<OwnedFd> {
     message.fds.iter().map(|fd| fd.try_clone().unwrap()).collect()
 }
 
-fn read(bytes: &[u8]) -> Result<Vec<Value>, value::WireError> {
-    value::read(bytes, Vec::new(), &mut Kept::default())
+fn read(bytes: &[u8]) -> Result<Vec<Value>, WireError> {
+    reader::read(bytes, Vec::new(), &mut IncomingArea::default())
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -64,21 +61,22 @@ fn any_value() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn what_is_written_is_read(value in any_value()) {
-        let mut writer = Writer::message(1);
+        let mut writer = Writer::bare();
         // More than 16 large values stand inline.
-        writer.value(&value).unwrap();
+        writer.array(1);
+        writer.value(&value, 1).unwrap();
         let message = writer.finish();
         let fds = descriptors(&message);
-        prop_assert_eq!(value::read(&message.bytes, fds, &mut Kept::default()).unwrap(), [value]);
+        prop_assert_eq!(reader::read(&message.bytes, fds, &mut IncomingArea::default()).unwrap(), [value]);
     }
 
     #[test]
     fn a_message_cut_short_or_continued_is_an_error(value in any_value(), at in any::<prop::sample::Index>()) {
         let message = written(&value);
         let cut = at.index(message.bytes.len());
-        prop_assert!(value::read(&message.bytes[..cut], descriptors(&message), &mut Kept::default()).is_err());
+        prop_assert!(reader::read(&message.bytes[..cut], descriptors(&message), &mut IncomingArea::default()).is_err());
         let longer = [&message.bytes[..], &[0xc0]].concat();
-        prop_assert!(value::read(&longer, descriptors(&message), &mut Kept::default()).is_err());
+        prop_assert!(reader::read(&longer, descriptors(&message), &mut IncomingArea::default()).is_err());
     }
 
     #[test]
@@ -93,7 +91,7 @@ proptest! {
         let at = at.index(message.bytes.len());
         message.bytes[at] = byte;
         let fds = descriptors(&message);
-        let _ = value::read(&message.bytes, fds, &mut Kept::default());
+        let _ = reader::read(&message.bytes, fds, &mut IncomingArea::default());
     }
 }
 
@@ -145,20 +143,20 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let one = written(&Value::Fd(Descriptor(open().into())));
     assert!(matches!(
-        value::read(&one.bytes, vec![open()], &mut Kept::default()).unwrap()[..],
+        reader::read(&one.bytes, vec![open()], &mut IncomingArea::default()).unwrap()[..],
         [Value::Fd(_)]
     ));
     assert!(
-        value::read(&one.bytes, vec![open(), open()], &mut Kept::default()).is_err(),
+        reader::read(&one.bytes, vec![open(), open()], &mut IncomingArea::default()).is_err(),
         "one too many"
     );
     assert!(
-        value::read(&[0x90], vec![open()], &mut Kept::default()).is_err(),
+        reader::read(&[0x90], vec![open()], &mut IncomingArea::default()).is_err(),
         "not named"
     );
     let twice = [&[0x92][..], &one.bytes[1..], &one.bytes[1..]].concat();
     assert!(
-        value::read(&twice, vec![open()], &mut Kept::default()).is_err(),
+        reader::read(&twice, vec![open()], &mut IncomingArea::default()).is_err(),
         "named twice"
     );
     let large = written(&Value::Bytes(vec![1; 100_000]));
@@ -174,7 +172,7 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     };
     // The control: sealed, it is read.
     let sealed = memfd(Some(rustix::fs::SealFlags::SHRINK));
-    assert!(value::read(&large.bytes, vec![sealed], &mut Kept::default()).is_ok());
+    assert!(reader::read(&large.bytes, vec![sealed], &mut IncomingArea::default()).is_ok());
     for wrong in [
         memfd(None),
         memfd(Some(rustix::fs::SealFlags::GROW)),
@@ -182,24 +180,24 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
         OwnedFd::from(std::io::pipe().unwrap().0),
         OwnedFd::from(tempfile::tempfile().unwrap()),
     ] {
-        assert!(value::read(&large.bytes, vec![wrong], &mut Kept::default()).is_err());
+        assert!(reader::read(&large.bytes, vec![wrong], &mut IncomingArea::default()).is_err());
     }
     // Beyond its end.
     let small = written(&Value::Bytes(vec![1; 20_000]));
-    assert!(value::read(&large.bytes, descriptors(&small), &mut Kept::default()).is_err());
+    assert!(reader::read(&large.bytes, descriptors(&small), &mut IncomingArea::default()).is_err());
 }
 
 #[test]
 fn an_area_is_sent_once_and_written_to_only_when_it_was_read() {
     let value = |byte: u8, len: usize| Value::Bytes(vec![byte; len]);
-    let (mut outgoing, mut kept) = (Outgoing::default(), Kept::default());
+    let (mut outgoing, mut kept) = (OutgoingArea::default(), IncomingArea::default());
     let mut cross = |free: bool, sent: bool, value: &Value| {
         outgoing.begin(free);
         let message = written_into(&mut outgoing, value);
         let fds = message.fds.len();
         if sent {
             outgoing.sent();
-            let read = value::read(&message.bytes, descriptors(&message), &mut kept).unwrap();
+            let read = reader::read(&message.bytes, descriptors(&message), &mut kept).unwrap();
             assert_eq!(read, std::slice::from_ref(value));
         }
         fds
@@ -215,107 +213,4 @@ fn an_area_is_sent_once_and_written_to_only_when_it_was_read() {
     assert_eq!(cross(true, true, &value(9, 4 << 20)), 0);
     assert_eq!(cross(true, true, &value(10, 9 << 20)), 1, "too large to be kept");
     assert_eq!(cross(true, true, &value(11, 4 << 20)), 0);
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
-enum Colour {
-    Red,
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
-struct Tree {
-    name: String,
-    #[serde(default)]
-    colour: Option<Colour>,
-    below: Vec<Tree>,
-    size: (u64, f64),
-}
-
-#[test]
-fn rust_s_values_come_back_and_no_other_type_is_taken() {
-    let leaf = Tree {
-        name: "leaf".into(),
-        colour: Some(Colour::Red),
-        below: vec![],
-        size: (u64::MAX, 0.5),
-    };
-    let tree = Tree {
-        name: "root".into(),
-        colour: None,
-        below: vec![leaf],
-        size: (1, f64::INFINITY),
-    };
-    let message = written(&to_value(&tree).unwrap());
-    let back = read(&message.bytes).unwrap().remove(0);
-    assert_eq!(from_value::<Tree>(back).unwrap(), tree);
-    for big in [i128::MIN, -1 << 64, 1 << 64, i128::MAX, 0, -1] {
-        assert_eq!(from_value::<i128>(to_value(&big).unwrap()).unwrap(), big);
-    }
-    assert!(from_value::<String>(Value::Int(1)).is_err());
-    assert!(from_value::<f64>(Value::Int(1)).is_err());
-    assert!(from_value::<i64>(Value::Float(1.0)).is_err());
-    assert!(from_value::<i64>(Value::Bool(true)).is_err());
-    assert!(from_value::<u8>(Value::Int(256)).is_err());
-    assert!(from_value::<bool>(Value::Nil).is_err());
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize, Typed)]
-struct Rare {
-    ids: Vec<Uuid>,
-    when: Option<DateTime>,
-    sets: BTreeMap<String, Set<String>>,
-    day: Date,
-    span: TimeDelta,
-    amount: Decimal,
-}
-
-#[test]
-fn kinds_that_serde_has_not_come_back_within_others() {
-    let day = Date {
-        year: 1,
-        month: 12,
-        day: 31,
-    };
-    let time = Time {
-        hour: 0,
-        minute: 0,
-        second: 0,
-        microsecond: 999_999,
-        offset: None,
-        fold: false,
-    };
-    let rare = Rare {
-        ids: vec![Uuid([0; 16]), Uuid([255; 16])],
-        when: Some(DateTime { date: day, time }),
-        sets: [("a".to_owned(), Set(["x".to_owned(), String::new()].into()))].into(),
-        day,
-        span: TimeDelta {
-            days: -999_999_999,
-            seconds: 86_399,
-            microseconds: 1,
-        },
-        amount: Decimal("NaN".into()),
-    };
-    let message = written(&to_value(&rare).unwrap());
-    let back = read(&message.bytes).unwrap().remove(0);
-    assert_eq!(from_value::<Rare>(back).unwrap(), rare);
-    let text = "{ids:list[uuid],when:datetime|nil,sets:map[str,set[str]],day:date,span:timedelta,amount:decimal}";
-    assert_eq!(Rare::text(&mut Vec::new()), text);
-    assert!(to_value(&Decimal("½".into())).is_err() && to_value(&Decimal(String::new())).is_err());
-    // Nothing is taken for another, and no other format for one of these.
-    let uuid = || to_value(&Uuid([1; 16])).unwrap();
-    assert!(from_value::<Decimal>(uuid()).is_err());
-    assert!(from_value::<String>(uuid()).is_err());
-    assert!(from_value::<Set<i64>>(Value::Array(vec![Value::Int(1)])).is_err());
-    assert!(from_value::<Date>(Value::Other(6, vec![0x93, 1, 0xcd, 1, 0, 1])).is_err());
-    assert!(serde_json::to_string(&Uuid([1; 16])).is_err());
-    assert!(serde_json::from_str::<Uuid>("null").is_err());
-}
-
-#[test]
-fn signatures_are_the_protocol_s() {
-    let text = "login(user:str,password:str,remember:bool=)->bool";
-    assert_eq!(hash(text), 17_325_774_674_193_137_378);
-    let tree = "{name:str,colour:enum[Colour]|nil=,below:list[@Tree],size:tuple[int,float]}";
-    assert_eq!(Tree::text(&mut Vec::new()), tree);
 }

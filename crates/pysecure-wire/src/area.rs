@@ -1,7 +1,7 @@
-//! Sealed memfds: bytes that are too many for a socket's message. The seal says that it is a memfd and cannot shrink, so a
-//! reader is neither made to wait nor cut short.
+//! Sealed memfds, for bytes that are too many for a message on the socket (docs/rpc-protocol.md, "Large values"). The seal says that
+//! a descriptor is a memfd and cannot shrink, so a reader is neither made to wait nor cut short.
 
-use crate::value::WireError;
+use crate::error::{Malformed, WireError};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -9,34 +9,42 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A memfd that holds these, one after another, sealed.
-pub(crate) fn sealed(parts: &[&[u8]]) -> Result<OwnedFd, Errno> {
-    let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut at = 0;
-    for part in parts {
-        write(&fd, part, at)?;
-        at += part.len() as u64;
+/// F_SEAL_WRITE is not among them: the reader copies before it looks, and that seal fails with EBUSY while the kernel has a page
+/// in hand.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+fn new_memfd() -> Result<OwnedFd, Errno> {
+    rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+}
+
+/// A sealed memfd that holds these bytes.
+pub(crate) fn sealed(bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let fd = new_memfd()?;
+    let mut done = 0;
+    while done < bytes.len() {
+        done += rustix::io::retry_on_intr(|| rustix::io::pwrite(&fd, &bytes[done..], done as u64))?;
     }
-    // Not against writing: the reader copies before he looks, and that seal fails with EBUSY while the kernel has a page in hand.
-    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
 }
 
-/// Bytes as they stand in a message: in a memfd that comes with it, or in the area, which the peer has.
+/// Where large bytes of a message lie: in a memfd that comes with it, or in the area, which the peer has.
 pub(crate) struct Place {
-    pub fd: Option<Arc<OwnedFd>>,
-    pub offset: u64,
-    pub keep: bool,
+    pub(crate) fd: Option<Arc<OwnedFd>>,
+    pub(crate) offset: u64,
+    pub(crate) keep: bool,
 }
 
-/// The least and the most that an area is made for. What is larger has a memfd of its own: an area stays as long as
-/// its connection.
+/// The smallest and the largest area, in bytes. Larger values have a memfd of their own: an area stays as long as its
+/// connection.
 const AREA: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
 
-/// This end's area: the memfd that it writes large bytes into, message after message. Making, filling and freeing the
-/// pages of a new one is most of what large bytes cost.
+/// This end's area: the memfd that it writes large bytes into, message after message. Making, filling and freeing the pages of a
+/// new memfd is most of what large bytes cost.
+///
+/// Each message is written between [`OutgoingArea::begin`] and [`OutgoingArea::sent`]; without the latter it counts as not sent.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct OutgoingArea {
     area: Option<(Arc<OwnedFd>, MmapRaw)>,
     /// Was it made for the message that is being written?
     fresh: bool,
@@ -46,8 +54,8 @@ pub struct Outgoing {
     free: bool,
 }
 
-impl Outgoing {
-    /// A message begins. `free`: all that was sent in the area has been read.
+impl OutgoingArea {
+    /// A message begins. `free`: the peer has read all that was sent in the area.
     pub fn begin(&mut self, free: bool) {
         if std::mem::take(&mut self.fresh) {
             // The message that was to bring it was not sent.
@@ -57,12 +65,18 @@ impl Outgoing {
         self.free = free;
     }
 
-    /// The message was sent. Says whether it used the area.
+    /// The message was sent. True if it used the area.
     pub fn sent(&mut self) -> bool {
         self.fresh = false;
         self.end > 0
     }
 
+    /// The last message was not sent after all: another area takes the place of what the peer may not have.
+    pub fn forget(&mut self) {
+        *self = OutgoingArea::default();
+    }
+
+    /// Puts bytes where they can be sent from.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<Place, Errno> {
         let len = bytes.len() as u64;
         let room = |area: &Option<(Arc<OwnedFd>, MmapRaw)>, from: u64| {
@@ -70,7 +84,7 @@ impl Outgoing {
         };
         if !self.free || len > *AREA.end() || (self.end > 0 && !room(&self.area, self.end)) {
             return Ok(Place {
-                fd: Some(Arc::new(sealed(&[bytes])?)),
+                fd: Some(Arc::new(sealed(bytes)?)),
                 offset: 0,
                 keep: false,
             });
@@ -82,9 +96,9 @@ impl Outgoing {
             }
             _ => {
                 let all = len.next_power_of_two().clamp(*AREA.start(), *AREA.end());
-                let fd = rustix::fs::memfd_create("pysecure-rpc", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+                let fd = new_memfd()?;
                 rustix::fs::ftruncate(&fd, all)?;
-                rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+                rustix::fs::fcntl_add_seals(&fd, SEALS)?;
                 let map = MmapOptions::new().len(all as usize).map_raw(&fd);
                 let map = map.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM))?;
                 fill(&map, 0, bytes);
@@ -104,8 +118,8 @@ impl Outgoing {
     }
 }
 
-/// Into this end's own mapping: a write(2) into a memfd looks up each page again. What the peer sent is never mapped: a hole in it, or
-/// huge pages that there are not, would be memory or a SIGBUS of this process.
+/// Copies into this end's own mapping: a write(2) into a memfd looks up each page again. What the peer sent is never mapped: a hole
+/// in it, or huge pages that there are not, would be memory or a SIGBUS of this process.
 fn fill(map: &MmapRaw, at: usize, bytes: &[u8]) {
     assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= map.len()));
     // SAFETY: within the mapping, of a memfd that its seal keeps from shrinking; nothing in this process reads it, and `bytes` is not in it.
@@ -115,40 +129,39 @@ fn fill(map: &MmapRaw, at: usize, bytes: &[u8]) {
     }
 }
 
-fn write(fd: &OwnedFd, bytes: &[u8], at: u64) -> Result<(), Errno> {
-    let mut done = 0;
-    while done < bytes.len() {
-        done += rustix::io::retry_on_intr(|| rustix::io::pwrite(fd, &bytes[done..], at + done as u64))?;
-    }
-    Ok(())
-}
-
-/// What the peer has given this end to keep, and how many messages referred to it.
+/// The peer's area, which it keeps at this end of the connection.
 #[derive(Debug, Default)]
-pub struct Kept {
-    pub(crate) area: Option<Area>,
-    pub(crate) read: u64,
+pub struct IncomingArea {
+    pub(crate) memfd: Option<Memfd>,
+    /// How many messages used it, which is `read` in CALL and CREDIT.
+    pub read: u64,
 }
 
-/// A memfd of the peer's, checked.
+impl IncomingArea {
+    /// Gives the memfd up; what refers to it from now on is malformed.
+    pub fn close(&mut self) {
+        self.memfd = None;
+    }
+}
+
+/// A memfd of the peer's. It was seen to be one, and to be sealed with F_SEAL_SHRINK, so that no read of it waits or fails.
 #[derive(Debug)]
-pub struct Area {
+pub struct Memfd {
     fd: OwnedFd,
     len: u64,
 }
 
-impl Area {
-    pub(crate) fn check(fd: OwnedFd) -> Result<Area, WireError> {
-        let bad = WireError::Bad("a descriptor for bytes that is no sealed memfd");
+impl Memfd {
+    pub(crate) fn check(fd: OwnedFd) -> Result<Memfd, WireError> {
         match rustix::fs::fcntl_get_seals(&fd) {
             Ok(seals) if seals.contains(SealFlags::SHRINK) => {}
-            _ => return Err(bad),
+            _ => return Err(Malformed::Memfd.into()),
         }
         let len = size(&fd)?;
-        Ok(Area { fd, len })
+        Ok(Memfd { fd, len })
     }
 
-    /// Copies out, once.
+    /// Copies `len` bytes from `offset` out, once: what the peer changes later changes nothing.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, WireError> {
         self.holds(offset, len)?;
         let mut out: Vec<u8> = Vec::with_capacity(len);
@@ -156,7 +169,7 @@ impl Area {
             let at = offset + out.len() as u64;
             let read = match rustix::io::pread(&self.fd, spare_capacity(&mut out), at) {
                 Err(Errno::INTR) => continue,
-                other => other?,
+                other => other.map_err(unreadable)?,
             };
             if read == 0 {
                 return Err(BEYOND);
@@ -167,22 +180,23 @@ impl Area {
         Ok(out)
     }
 
-    /// Are there so many bytes? To be asked before memory is taken for them.
+    /// Are there `len` bytes from `offset`? To be asked before memory is taken for them.
     pub fn holds(&self, offset: u64, len: usize) -> Result<(), WireError> {
         let end = offset.checked_add(len as u64).ok_or(BEYOND)?;
-        // A kept one may have grown since; never does it shrink.
+        // An area may have grown since it came; it never shrinks.
         if end > self.len && end > size(&self.fd)? {
             return Err(BEYOND);
         }
         Ok(())
     }
 
-    /// Copies out what `holds` said is there.
+    /// Copies out bytes from `offset`, which [`Memfd::holds`] said are there.
     pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), WireError> {
         let mut done = 0;
         while done < out.len() {
             let at = offset + done as u64;
-            let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], at))?;
+            let read =
+                rustix::io::retry_on_intr(|| rustix::io::pread(&self.fd, &mut out[done..], at)).map_err(unreadable)?;
             if read == 0 {
                 return Err(BEYOND);
             }
@@ -192,7 +206,12 @@ impl Area {
     }
 }
 
-const BEYOND: WireError = WireError::Bad("bytes beyond the end of their memfd");
+const BEYOND: WireError = WireError::Malformed(Malformed::Beyond);
+
+/// A memfd that is open for writing only, or as a path, is the peer's fault and not this end's.
+fn unreadable(_: Errno) -> WireError {
+    Malformed::Memfd.into()
+}
 
 fn size(fd: &OwnedFd) -> Result<u64, WireError> {
     Ok(rustix::fs::fstat(fd)?.st_size as u64)
@@ -209,7 +228,7 @@ mod tests {
         rustix::fs::ftruncate(&fd, 100).unwrap();
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
         let peer = fd.try_clone().unwrap();
-        let area = Area::check(fd).unwrap();
+        let area = Memfd::check(fd).unwrap();
         for (offset, len, there) in [
             (0, 100, true),
             (100, 0, true),

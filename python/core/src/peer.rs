@@ -1,0 +1,71 @@
+//! A service's connection to a caller.
+
+use crate::area::{Area, Kept};
+use crate::handler::Table;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+/// What of a connection the fast path needs; `_server.connection.Connection` is one.
+#[pyclass(module = "pysecure_rpc._core", subclass)]
+pub struct Peer {
+    /// -1: only Python may use it.
+    #[pyo3(get, set)]
+    pub fd: i32,
+    #[pyo3(get, set)]
+    pub closed: bool,
+    #[pyo3(get, set)]
+    pub leaving: bool,
+    /// Its caller's number at the gate.
+    #[pyo3(get, set)]
+    pub number: usize,
+    #[pyo3(get, set)]
+    pub caller: Option<Py<PyAny>>,
+    /// The open calls, by number.
+    #[pyo3(get)]
+    pub calls: Py<PyDict>,
+    /// What waits until the caller reads.
+    #[pyo3(get, set)]
+    pub backlog: Option<Py<PyAny>>,
+    #[pyo3(get, set)]
+    pub quick: Option<Py<Table>>,
+    kept: Option<Py<Kept>>,
+    #[pyo3(get, set)]
+    pub out_area: Option<Py<Area>>,
+}
+
+#[pymethods]
+impl Peer {
+    #[new]
+    #[pyo3(signature = (*_rest))]
+    fn new(py: Python<'_>, _rest: &Bound<'_, PyTuple>) -> Peer {
+        Peer {
+            fd: -1,
+            closed: false,
+            leaving: false,
+            number: 0,
+            caller: None,
+            calls: PyDict::new(py).unbind(),
+            backlog: None,
+            quick: None,
+            kept: None,
+            out_area: None,
+        }
+    }
+
+    /// Made when it is first needed: most connections send no large bytes.
+    #[getter]
+    pub fn kept(&mut self, py: Python<'_>) -> PyResult<Py<Kept>> {
+        let kept = match self.kept.take() {
+            Some(kept) => kept,
+            None => Py::new(py, Kept::default())?,
+        };
+        self.kept = Some(kept.clone_ref(py));
+        Ok(kept)
+    }
+
+    /// Closes what the caller keeps here.
+    fn forget(&mut self) {
+        self.kept = None;
+        self.out_area = None;
+    }
+}
