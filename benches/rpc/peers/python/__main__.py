@@ -2,7 +2,7 @@
 
     python3 benches/rpc/peers/python [--rounds N] [--core PACKAGE] [--rust PROGRAM] [--quick] …
 
-`benches/rpc/peers/run` builds and installs all of it and runs this. Every round asks every side once. A figure is the median of the rounds',
+`benches/rpc/peers/run` builds and installs all of it and runs this. Every round asks every implementation once. A figure is the median of the rounds',
 a ratio the median of the rounds' ratios. What cannot be measured is named at the end. `--quick` takes a moment and its figures mean
 nothing: it asks only what needs no more than the standard library, so that this program is known to work, and fails if it does not.
 """
@@ -26,13 +26,13 @@ import sys
 import tempfile
 from typing import Callable
 
-from kinds import KINDS, SAME
-from running import HERE, Absent, Caller, Party, Server, end_all, on
-from sides import ANSWERED, ASKED
+from implementations import ANSWERED, ASKED
+from processes import HERE, Caller, Participant, Server, Unavailable, end_all, on
+from value_types import SAME, VALUE_TYPES
 
 SOURCE = HERE.parents[3] / "python/src"
 STANDARD = ("stream", "packet", "json", "xmlrpc")
-#: What each side is, in the order of the table.
+#: What each implementation is, in the order of the table.
 PYTHON = {
     "stream": "raw stream",
     "packet": "raw SEQPACKET",
@@ -58,7 +58,7 @@ RUST = {
 CORE, PLAIN, TWICE = "ours, compiled core", "ours, plain Python", "ours, compiled core, 2 processes"
 STILL, RUST_STILL = "ours, compiled core, no spin", "ours, no spin"
 
-#: Seconds that a side is asked for, in a round.
+#: Seconds that an implementation is asked for, in a round.
 TURN = 0.1
 
 Figures = dict[str, list[float]]
@@ -71,25 +71,25 @@ class Run:
         self.root = root
         #: What cannot be measured, and why.
         self.absent: dict[str, str] = {}
-        self.parties: dict[str, Party] = {}
+        self.participants: dict[str, Participant] = {}
         self.core = options.core
-        for side, label in PYTHON.items():
-            if not self.quick or side in STANDARD:
-                self.add(Party(f"Python: {label}", side))
-        self.add(Party(f"Python: {PLAIN}", "ours", options.core or SOURCE, plain=True))
-        for label, side, package in (
+        for implementation, label in PYTHON.items():
+            if not self.quick or implementation in STANDARD:
+                self.add(Participant(f"Python: {label}", implementation))
+        self.add(Participant(f"Python: {PLAIN}", "ours", options.core or SOURCE, plain=True))
+        for label, implementation, package in (
             (CORE, "ours", options.core),
             (STILL, "ours", options.still_core),
             (TWICE, "ours-twice", options.core),
         ):
             if package:
-                self.add(Party(f"Python: {label}", side, package))
+                self.add(Participant(f"Python: {label}", implementation, package))
             elif not self.quick:
                 self.absent[f"Python: {label}"] = "it was not built"
-        programs = [(side, label, options.rust) for side, label in RUST.items()]
-        for side, label, program in [*programs, ("ours", RUST_STILL, options.still_rust)]:
+        programs = [(implementation, label, options.rust) for implementation, label in RUST.items()]
+        for implementation, label, program in [*programs, ("ours", RUST_STILL, options.still_rust)]:
             if program:
-                self.add(Party(f"Rust: {label}", side, program=program))
+                self.add(Participant(f"Rust: {label}", implementation, program=program))
             elif not self.quick:
                 self.absent[f"Rust: {label}"] = "it was not built"
         self.small: Figures = {}
@@ -102,22 +102,22 @@ class Run:
         self.imports: Figures = {}
         self.same: dict[str, dict[str, str]] = {}
 
-    def add(self, party: Party) -> None:
-        self.parties[party.label] = party
+    def add(self, participant: Participant) -> None:
+        self.participants[participant.label] = participant
 
     def start(self, policy: object = ("login", "echo")) -> list[Server]:
-        """A server of each side that can be had."""
+        """A server of each implementation that can be had."""
         servers = []
-        for label, party in list(self.parties.items()):
+        for label, participant in list(self.participants.items()):
             try:
-                servers.append(Server(party, self.root, policy))
-            except Absent as why:
+                servers.append(Server(participant, self.root, policy))
+            except Unavailable as why:
                 self.drop(label, why)
         return servers
 
-    def drop(self, label: str, why: Absent) -> None:
+    def drop(self, label: str, why: Unavailable) -> None:
         self.absent[label] = str(why)
-        self.parties.pop(label, None)
+        self.participants.pop(label, None)
 
     def callers(self, servers: list[Server]) -> list[Caller]:
         callers = []
@@ -126,13 +126,13 @@ class Run:
             try:
                 caller.ready()
                 callers.append(caller)
-            except Absent as why:
-                self.drop(server.party.label, why)
+            except Unavailable as why:
+                self.drop(server.participant.label, why)
                 caller.end()
         return callers
 
     def latency(self, figures: Figures, asked: str, most: int, servers_on: set[int], callers_on: set[int]) -> None:
-        """Medians in microseconds of one caller a side, in turn."""
+        """Medians in microseconds of one caller an implementation, in turn."""
         with on(servers_on):
             servers = self.start()
         with on(callers_on):
@@ -142,12 +142,12 @@ class Run:
             say(f"{asked} calls, servers on {servers_on}, callers on {callers_on}, round {turn + 1} of {self.rounds}")
             # There and back again, so that none is always after the same one.
             for caller in callers if turn % 2 else callers[::-1]:
-                label = caller.party.label
-                if label not in self.parties or (turn >= 0 and label not in times):
+                label = caller.participant.label
+                if label not in self.participants or (turn >= 0 and label not in times):
                     continue
                 try:
                     taken = caller.ask(f"{asked} {times.get(label, 5)}")
-                except Absent as why:
+                except Unavailable as why:
                     self.drop(label, why)
                     continue
                 if taken is None:
@@ -164,8 +164,8 @@ class Run:
         for turn in range(rounds):
             say(f"{clients} clients, round {turn + 1} of {rounds}")
             for server in servers if turn % 2 else servers[::-1]:
-                label = server.party.label
-                if label not in self.parties:
+                label = server.participant.label
+                if label not in self.participants:
                     continue
                 running = [Caller(server) for _ in range(clients)]
                 try:
@@ -175,9 +175,9 @@ class Run:
                         each.tell(f"run {seconds}")
                     counts = [each.hear() for each in running]
                     if not all(counts):
-                        raise Absent(f"one of {clients} callers ended")
+                        raise Unavailable(f"one of {clients} callers ended")
                     self.rate.setdefault(label, []).append(sum(map(float, counts)))
-                except Absent as why:
+                except Unavailable as why:
                     self.drop(label, why)
                 finally:
                     for each in running:
@@ -188,39 +188,39 @@ class Run:
     def idle(self, connections: int) -> None:
         """What a connection that has made a call and waits adds to its server."""
         say(f"memory of {connections} connections")
-        for label, party in self.parties.items():
-            if not party.ours and party.side not in ("stream", "packet") or party.side == "ours-twice":
+        for label, participant in self.participants.items():
+            if not participant.ours and participant.implementation not in ("stream", "packet") or participant.implementation == "ours-twice":
                 continue
-            server = Server(party, self.root)
+            server = Server(participant, self.root)
             # The first ones find memory that was freed before. A service in Rust takes no more than 256 of one caller.
-            first, added = (50, min(connections, 200)) if party.program else (connections, connections)
-            kept = [connect(server, party) for _ in range(first)]
+            first, added = (50, min(connections, 200)) if participant.program else (connections, connections)
+            kept = [connect(server, participant) for _ in range(first)]
             before = server.memory()
-            kept += [connect(server, party) for _ in range(added)]
+            kept += [connect(server, participant) for _ in range(added)]
             self.memory[label] = (server.memory() - before) / added
             for sock in kept:
                 sock.close()
             server.end()
 
     def kinds(self) -> None:
-        for label, party in self.parties.items():
-            if party.ours and party.language == "Python" and party.side == "ours" and not label.endswith(STILL):
-                server = Server(party, self.root, "*")
-                self.same[label.removeprefix("Python: ")] = self.ask_kinds("ours", party.environment(server.folder))
+        for label, participant in self.participants.items():
+            if participant.ours and participant.language == "Python" and participant.implementation == "ours" and not label.endswith(STILL):
+                server = Server(participant, self.root, "*")
+                self.same[label.removeprefix("Python: ")] = self.ask_kinds("ours", participant.environment(server.folder))
                 server.end()
         for codec in ("json",) if self.quick else ("msgspec", "msgspec-without-hints", "serpent", "msgpack", "json"):
             try:
                 environment = {**os.environ, "PYSECURE_RPC_PACKAGE": str(SOURCE)}
                 self.same[codec.replace("-", " ")] = self.ask_kinds(codec, environment)
-            except Absent as why:
+            except Unavailable as why:
                 self.absent[f"kinds of value by {codec}"] = str(why)
 
     def ask_kinds(self, codec: str, environment: dict[str, str]) -> dict[str, str]:
         ended = subprocess.run(
-            [sys.executable, str(HERE / "kinds.py"), codec], env=environment, capture_output=True, text=True
+            [sys.executable, str(HERE / "value_types.py"), codec], env=environment, capture_output=True, text=True
         )
         if ended.returncode:
-            raise Absent((ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1])
+            raise Unavailable((ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1])
         return json.loads(ended.stdout)
 
     def importing(self, rounds: int) -> None:
@@ -242,18 +242,18 @@ def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-def connect(server: Server, party: Party) -> socket.socket:
+def connect(server: Server, participant: Participant) -> socket.socket:
     """A connection over which one call was made."""
-    stream = party.side == "stream"
+    stream = participant.implementation == "stream"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if stream else socket.SOCK_SEQPACKET)
     sock.connect(server.path)
-    if party.ours:
+    if participant.ours:
         sock.recv(65_536)  # its HELLO
     if stream:
         sock.sendall(struct.pack("<II", len(ASKED), len(ANSWERED)))
     sock.send(ASKED)
     if len(sock.recv(65_536)) != len(ANSWERED):
-        raise SystemExit(f"{party.label}: a wrong answer")
+        raise SystemExit(f"{participant.label}: a wrong answer")
     return sock
 
 
@@ -327,18 +327,18 @@ def report(run: Run, clients: int) -> None:
     for label, seen in run.same.items():
         if label in (CORE, PLAIN):
             others = ", ".join(f"{k} {count(v)}" for k, v in run.same.items() if k not in (CORE, PLAIN))
-            table.row(f"{len(KINDS)} kinds of value come back identical, {label}", str(count(seen)), others, count(seen), "≥", len(KINDS))
+            table.row(f"{len(VALUE_TYPES)} kinds of value come back identical, {label}", str(count(seen)), others, count(seen), "≥", len(VALUE_TYPES))
     for label, seen in run.memory.items():
-        if run.parties[label].ours and not label.endswith("no spin"):
-            bare = run.memory.get(f"{run.parties[label].language}: raw SEQPACKET")
+        if run.participants[label].ours and not label.endswith("no spin"):
+            bare = run.memory.get(f"{run.participants[label].language}: raw SEQPACKET")
             peer = f"raw SEQPACKET: {bare / 1024:.1f} KiB" if bare is not None else ""
             table.row(f"memory per idle connection, {label}", f"{seen / 1024:.1f} KiB", peer, seen / 1024, "≤", 8, " KiB")  # fmt: skip
 
-    print("\n| side | small call, pinned | × raw stream | 1 MiB | × | not pinned | × | on two CPUs | × "
+    print("\n| implementation | small call, pinned | × raw stream | 1 MiB | × | not pinned | × | on two CPUs | × "
           f"| {clients} clients | × |")  # fmt: skip
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for label, party in sorted(run.parties.items(), key=lambda p: (p[1].language, statistics.median(small.get(p[0], [0])))):
-        bare = f"{party.language}: raw stream"
+    for label, participant in sorted(run.participants.items(), key=lambda p: (p[1].language, statistics.median(small.get(p[0], [0])))):
+        bare = f"{participant.language}: raw stream"
         cells = [label]
         for figures, show in ((small, us), (large, us), (run.unpinned, us), (run.apart, us), (rate, per_second)):
             seen = ratio(figures, label, bare)
@@ -348,7 +348,7 @@ def report(run: Run, clients: int) -> None:
     for label, kinds in run.same.items():
         lost = ", ".join(f"{kind} ({what})" for kind, what in kinds.items() if what != SAME)
         if lost:
-            print(f"\nOf the {len(KINDS)} kinds, not identical by {label}: {lost}")
+            print(f"\nOf the {len(VALUE_TYPES)} kinds, not identical by {label}: {lost}")
     if run.absent:
         print("\nNot measured:")
         for label, why in run.absent.items():
@@ -411,7 +411,7 @@ def main() -> None:
         end_all()
         shutil.rmtree(root)
     if options.quick:
-        lost = [label for label, kinds in run.same.items() if label in (CORE, PLAIN) and count(kinds) < len(KINDS)]
+        lost = [label for label, kinds in run.same.items() if label in (CORE, PLAIN) and count(kinds) < len(VALUE_TYPES)]
         if run.absent or lost:
             sys.exit(f"did not work: {', '.join([*run.absent, *lost])}")
 

@@ -1,10 +1,10 @@
-"""One side's server or caller, in a process of its own, that the benchmark starts and asks.
+"""One implementation's server or caller, in a process of its own, that the benchmark starts and asks.
 
     python3 benches/rpc/peers/python/child.py serve SIDE FOLDER     serves on FOLDER/bench.sock
     python3 benches/rpc/peers/python/child.py call SIDE FOLDER      each line of its standard input asks for a figure
 
 `small N`: the median of N small calls in microseconds. `large N`: the same of a mebibyte there and back, or `none` where the
-side cannot carry it. `run S`: calls a second, over S seconds. The Rust sides (benches/rpc/peers/rust) are asked the same.
+implementation cannot carry it. `run S`: calls a second, over S seconds. The Rust implementations (benches/rpc/peers/rust) are asked the same.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def rate(call: Callable[[], object], seconds: float) -> float:
     return count / lasted
 
 
-def answer(side: str, folder: str) -> None:
-    import sides
+def answer(implementation: str, folder: str) -> None:
+    import implementations
 
-    caller = sides.SIDES[side].connect(f"{folder}/bench.sock")
+    caller = implementations.IMPLEMENTATIONS[implementation].connect(f"{folder}/bench.sock")
     for _ in range(50):
         if caller.login("alice", "secret") is not True:
-            sys.exit(f"{side}: a wrong answer")
+            sys.exit(f"{implementation}: a wrong answer")
     print("ready", flush=True)
     login, data = caller.login, os.urandom(MIB)
     for line in sys.stdin:
@@ -59,7 +59,7 @@ def answer(side: str, folder: str) -> None:
             said = None
             if caller.carries_bytes:
                 if caller.echo(data) != data:
-                    sys.exit(f"{side}: other bytes came back")
+                    sys.exit(f"{implementation}: other bytes came back")
                 said = median(lambda: caller.echo(data), int(number))
         elif asked == "run":
             said = rate(lambda: login("alice", "secret"), float(number))
@@ -72,8 +72,8 @@ if __name__ == "__main__":
     find_package()
     action, name, where = sys.argv[1:]
     if action == "serve":
-        import sides
+        import implementations
 
-        sides.SIDES[name].serve(f"{where}/bench.sock")
+        implementations.IMPLEMENTATIONS[name].serve(f"{where}/bench.sock")
     else:
         answer(name, where)

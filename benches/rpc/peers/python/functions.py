@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import kinds
+import value_types
 from pysecure_rpc import rpc
 
 SERVICE = "bench"
@@ -30,4 +30,4 @@ def _same(name: str, hint: Any) -> Callable[[Any], Any]:
     return rpc(run_as=SERVICE)(same)
 
 
-same = {name: _same(name, hint) for name, (_, hint) in kinds.KINDS.items()}
+same = {name: _same(name, hint) for name, (_, hint) in value_types.VALUE_TYPES.items()}

@@ -1,4 +1,4 @@
-//! The Rust sides of the peers' benchmark. `benches/rpc/peers/python` starts them and tells them what to measure, so that all sides of both
+//! The Rust implementations of the peers' benchmark. `benches/rpc/peers/python` starts them and tells them what to measure, so that all implementations of both
 //! languages take turns in one run:
 //!
 //!     pysecure-rpc-peers serve SIDE FOLDER     serves on FOLDER/bench.sock

@@ -1,6 +1,6 @@
-"""The sides in Python: how each serves `login(user, password) -> bool` and `echo(bytes)` on a Unix socket, and how it calls them.
+"""The implementations in Python: how each serves `login(user, password) -> bool` and `echo(bytes)` on a Unix socket, and how it calls them.
 
-What is imported is imported where it is used: a process has one side alone.
+What is imported is imported where it is used: a process has one implementation alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def right(user: str, password: str) -> bool:
     return user == "alice" and password == "secret"
 
 
-class Side:
+class Implementation:
     #: Can a mebibyte of bytes be asked of it?
     carries_bytes = True
 
@@ -34,7 +34,7 @@ class Side:
         raise NotImplementedError
 
     @classmethod
-    def connect(cls, path: str) -> Side:
+    def connect(cls, path: str) -> Implementation:
         return cls(path)
 
     def __init__(self, path: str) -> None:
@@ -73,7 +73,7 @@ def fill(sock: socket.socket, buffer: memoryview) -> bool:
     return True
 
 
-class Stream(Side):
+class Stream(Implementation):
     """Bytes alone. A connection begins with how long its questions and answers are."""
 
     @staticmethod
@@ -109,7 +109,7 @@ class Stream(Side):
         return self.buffer
 
 
-class Packet(Side):
+class Packet(Implementation):
     carries_bytes = False  # a packet's bound is far below
 
     @staticmethod
@@ -128,7 +128,7 @@ class Packet(Side):
         return len(self.sock.recv(65_536)) == len(ANSWERED)
 
 
-class Ours(Side):
+class Ours(Implementation):
     """pysecure_rpc as a program uses it, with or without its core; one process serves."""
 
     processes = 1
@@ -155,7 +155,7 @@ class OursTwice(Ours):
     processes = 2
 
 
-class Msgspec(Side):
+class Msgspec(Implementation):
     """msgspec over SOCK_SEQPACKET, checked by hints on both sides: the least that a codec adds."""
 
     carries_bytes = False
@@ -192,7 +192,7 @@ class Msgspec(Side):
         return result
 
 
-class JsonLines(Side):
+class JsonLines(Implementation):
     """Bytes go as Base64."""
 
     @staticmethod
@@ -224,7 +224,7 @@ class JsonLines(Side):
         return base64.b64decode(self.ask("echo", base64.b64encode(data).decode()))
 
 
-class Pyro(Side):
+class Pyro(Implementation):
     serializer = "serpent"
 
     @staticmethod
@@ -264,7 +264,7 @@ class PyroMsgpack(Pyro):
     serializer = "msgpack"
 
 
-class Rpyc(Side):
+class Rpyc(Implementation):
     @staticmethod
     def serve(path: str) -> None:
         import rpyc
@@ -287,7 +287,7 @@ class Rpyc(Side):
         self.echo = self.connection.root.echo
 
 
-class Varlink(Side):
+class Varlink(Implementation):
     carries_bytes = False  # its JSON has none
 
     @staticmethod
@@ -318,7 +318,7 @@ class Varlink(Side):
         return self.interface.Login(user, password)["ok"]
 
 
-class XmlRpc(Side):
+class XmlRpc(Implementation):
     """The standard library's, over a connection that is kept."""
 
     @staticmethod
@@ -389,7 +389,7 @@ def _messages() -> tuple[Any, Any, Any]:
     return credentials, verdict, blob
 
 
-class Grpc(Side):
+class Grpc(Implementation):
     options = [("grpc.max_receive_message_length", 8 * MIB), ("grpc.max_send_message_length", 8 * MIB)]
 
     @classmethod
@@ -433,7 +433,7 @@ class Grpc(Side):
         return self.send(self.blob(data=data)).data
 
 
-class ZeroRpc(Side):
+class ZeroRpc(Implementation):
     @staticmethod
     def serve(path: str) -> None:
         import zerorpc
@@ -457,7 +457,7 @@ class ZeroRpc(Side):
         self.echo = self.client.echo
 
 
-SIDES: dict[str, type[Side]] = {
+IMPLEMENTATIONS: dict[str, type[Implementation]] = {
     "stream": Stream,
     "packet": Packet,
     "ours": Ours,

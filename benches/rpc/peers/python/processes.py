@@ -1,4 +1,4 @@
-"""Servers and callers of all sides: how they are started, placed on CPUs, asked and ended."""
+"""Servers and callers of all implementations: how they are started, placed on CPUs, asked and ended."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ HERE = pathlib.Path(__file__).resolve().parent
 CALLER = "web"
 
 
-class Absent(Exception):
-    """A side that cannot be measured here, and why."""
+class Unavailable(Exception):
+    """An implementation that cannot be measured here, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Party:
-    """A side, and what runs it."""
+class Participant:
+    """An implementation, and what runs it."""
 
     label: str
-    side: str
-    #: Of our side in Python: the package, and whether it leaves its core out.
+    implementation: str
+    #: Of our implementation in Python: the package, and whether it leaves its core out.
     package: pathlib.Path | None = None
     plain: bool = False
-    #: Of a side in Rust: the program.
+    #: Of an implementation in Rust: the program.
     program: pathlib.Path | None = None
 
     @property
     def ours(self) -> bool:
-        return self.side.startswith("ours")
+        return self.implementation.startswith("ours")
 
     @property
     def language(self) -> str:
@@ -45,7 +45,7 @@ class Party:
 
     def command(self, action: str, folder: pathlib.Path) -> list[str]:
         run = [str(self.program)] if self.program else [sys.executable, str(HERE / "child.py")]
-        return [*run, action, self.side, str(folder)]
+        return [*run, action, self.implementation, str(folder)]
 
     def environment(self, folder: pathlib.Path) -> dict[str, str]:
         return {
@@ -70,14 +70,14 @@ def on(cpus: set[int]) -> Iterator[None]:
 class Server:
     """Ours is handed its socket with a caller's name and a policy, as the supervisor does it: all that it checks is on."""
 
-    def __init__(self, party: Party, root: pathlib.Path, policy: object = ("login", "echo")) -> None:
+    def __init__(self, participant: Participant, root: pathlib.Path, policy: object = ("login", "echo")) -> None:
         self.folder = root / str(len(list(root.iterdir())))
         self.folder.mkdir()
-        self.party = party
+        self.participant = participant
         self.path = str(self.folder / "bench.sock")
-        command, environment = party.command("serve", self.folder), party.environment(self.folder)
+        command, environment = participant.command("serve", self.folder), participant.environment(self.folder)
         handed = None
-        if party.ours:
+        if participant.ours:
             handed = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             handed.bind(self.path)
             handed.listen(4096)
@@ -98,7 +98,7 @@ class Server:
             handed.close()
         while not self._answers():
             if self.process.poll() is not None:
-                raise Absent(last_line(self.log))
+                raise Unavailable(last_line(self.log))
             time.sleep(0.01)
 
     def _answers(self) -> bool:
@@ -123,12 +123,12 @@ class Server:
 
 class Caller:
     def __init__(self, server: Server) -> None:
-        self.party = server.party
+        self.participant = server.participant
         self.log = server.folder / f"log-{len(list(server.folder.iterdir()))}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                server.party.command("call", server.folder),
-                env=server.party.environment(server.folder),
+                server.participant.command("call", server.folder),
+                env=server.participant.environment(server.folder),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -138,7 +138,7 @@ class Caller:
 
     def ready(self) -> None:
         if self.hear() != "ready":
-            raise Absent(last_line(self.log))
+            raise Unavailable(last_line(self.log))
 
     def tell(self, asked: str) -> None:
         assert self.process.stdin
@@ -156,7 +156,7 @@ class Caller:
         except BrokenPipeError:
             said = ""
         if not said:
-            raise Absent(last_line(self.log))
+            raise Unavailable(last_line(self.log))
         return None if said == "none" else float(said)
 
     def end(self) -> None:

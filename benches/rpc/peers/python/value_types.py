@@ -1,6 +1,6 @@
 """The kinds of value, and which of them come back as they went: the same type, and the same value.
 
-    python3 benches/rpc/peers/python/kinds.py CODEC      a line of JSON: {kind: what came back}
+    python3 benches/rpc/peers/python/value_types.py CODEC      a line of JSON: {kind: what came back}
 
 Ours makes real calls, to the service that PYSECURE_RPC_DIR leads to; of the others only the codec is asked.
 """
@@ -35,7 +35,7 @@ class Pair(typing.NamedTuple):
 
 
 #: Name: a value, and its hint.
-KINDS: dict[str, tuple[Any, Any]] = {
+VALUE_TYPES: dict[str, tuple[Any, Any]] = {
     "none": (None, typing.Optional[int]),
     "int over 64 bits": (1 << 70, int),
     "int of 64 bits": ((1 << 64) - 1, int),
@@ -107,7 +107,7 @@ SAME = "same"
 
 
 def outcome(there_and_back: Callable[[str, Any, Any], Any], name: str) -> str:
-    value, hint = KINDS[name]
+    value, hint = VALUE_TYPES[name]
     try:
         back = there_and_back(name, value, hint)
     except Exception as error:  # each codec has its own
@@ -122,7 +122,7 @@ if __name__ == "__main__":
 
     child.find_package()
     # By its name, so that its classes are those that `functions` knows.
-    import kinds
+    import value_types
 
-    codec = kinds.CODECS[sys.argv[1]]()
-    print(json.dumps({name: kinds.outcome(codec, name) for name in kinds.KINDS}))
+    codec = value_types.CODECS[sys.argv[1]]()
+    print(json.dumps({name: value_types.outcome(codec, name) for name in value_types.VALUE_TYPES}))
