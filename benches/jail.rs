@@ -3,9 +3,11 @@
 //!
 //! Ours and the peer's in turn, and the median round counts. Nothing is asserted: the table says what was seen.
 
-use pysecure::compile::{Bundle, compile};
+use pysecure::bundle::Bundle;
+use pysecure::compile::compile;
+use pysecure::host::{Dirs, Privilege};
 use pysecure::launch::{Launcher, Report, Request};
-use pysecure::plan::{self, Dirs, Ledger, Privilege};
+use pysecure::plan::{self, Ledger};
 use pysecure::{manifest, model};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};

@@ -4,9 +4,11 @@
 //! Each figure is measured in rounds, ours and the peer's in turn, and the median round counts. Nothing is asserted:
 //! the table says what was seen.
 
-use pysecure::compile::{Bundle, compile};
+use pysecure::bundle::Bundle;
+use pysecure::compile::compile;
+use pysecure::host::{Dirs, Privilege};
 use pysecure::launch::{Launcher, Report, Request};
-use pysecure::plan::{self, Dirs, Ledger, Plan, Privilege};
+use pysecure::plan::{self, Ledger, Plan};
 use pysecure::{manifest, model};
 use std::fmt::Write as _;
 use std::os::fd::AsFd;

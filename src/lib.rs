@@ -11,10 +11,12 @@
 )]
 
 pub mod beneath;
+pub mod bundle;
 pub mod cli;
 pub mod compile;
 pub mod doctor;
 pub mod durable;
+pub mod host;
 pub mod jail;
 pub mod launch;
 pub mod manifest;
@@ -23,6 +25,7 @@ pub mod plain;
 pub mod plan;
 pub mod python;
 pub mod rpc;
+pub mod storage;
 pub mod supervise;
 pub mod sys;
 pub mod values;

@@ -11,7 +11,7 @@ use pysecure::model::matrix::Because;
 use pysecure::model::source::Base;
 use pysecure::model::{self, Class, Model, Object, ResourceId, ServiceId, Subject};
 use pysecure::plan::template::Library;
-use pysecure::plan::{self, Dirs, Keeping, Ledger, Plan, Privilege, Storage, Who};
+use pysecure::plan::{self, Keeping, Ledger, Plan, Storage, Who};
 use pysecure::values::{Perms, ResourceKind};
 use std::collections::BTreeMap;
 

@@ -3,7 +3,8 @@
 use super::args::{Cli, Compile};
 use super::load::{Loaded, ready, with_privilege};
 use super::{Done, Failure};
-use crate::compile::{app_network, compile};
+use crate::bundle::app_network;
+use crate::compile::compile;
 use crate::plan::lock::Claim;
 use crate::plan::{Ledger, Plan};
 use crate::values::Network;

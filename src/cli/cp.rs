@@ -10,10 +10,10 @@ use super::load::{Loaded, ready, with_privilege};
 use super::run::Folder;
 use super::{Done, Failure};
 use crate::compile::compile;
+use crate::host::Dirs;
 use crate::launch::join::{Copy, Way, told};
 use crate::launch::transfer::{self, Modes, TransferError};
 use crate::launch::{LaunchError, Launcher, Report, Request as Start};
-use crate::plan::Dirs;
 use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::Request;
@@ -167,7 +167,7 @@ fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
     let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !bundle.layers.is_empty() {
-        crate::plan::make_private(&plan.dirs.run)?;
+        crate::host::make_private(&plan.dirs.run)?;
     }
     bundle
         .write_layers(&folder.0)

@@ -3,13 +3,14 @@
 use super::args::{Cli, Down};
 use super::load::{Loaded, with_privilege};
 use super::{Done, Failure, give_back};
+use crate::host::Dirs;
 use crate::jail::store::Store;
-use crate::launch::adopted::{self, Record};
-use crate::launch::purge::{self, OURS};
-use crate::launch::staging;
+use crate::plan::Ledger;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Deed, Lock};
-use crate::plan::{Dirs, Ledger};
+use crate::storage::adopted::{self, Record};
+use crate::storage::purge::{self, OURS};
+use crate::storage::staging;
 use crate::supervise::client::{Client, ClientError};
 use crate::walk::remove;
 use std::io::{IsTerminal, Write};

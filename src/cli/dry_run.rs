@@ -3,15 +3,18 @@
 
 use super::load::Loaded;
 use super::{Failure, limits};
-use crate::compile::{Bundle, compile};
+use crate::bundle::Bundle;
+use crate::compile::compile;
+use crate::host::{Dirs, Privilege};
 use crate::jail::listing::Listing;
 use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
-use crate::model::life::{Question, Ready};
+use crate::model::life::Ready;
 use crate::model::{INITIALIZE, Model, Service};
-use crate::plan::{self, Dirs, Keeping, Plan, Privilege};
+use crate::plan::{self, Keeping, Plan};
 use crate::supervise::{self, network};
+use crate::values::Question;
 use crate::values::ResourceKind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

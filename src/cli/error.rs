@@ -1,8 +1,11 @@
 //! A command's failure: what to say, a sentence each, and the exit code.
 
-use crate::launch::{LaunchError, outer::OuterError, storage::StorageError};
+use crate::host::HostError;
+use crate::host::outer::OuterError;
+use crate::launch::LaunchError;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::plan::PlanError;
+use crate::storage::StorageError;
 use crate::supervise::{SuperviseError, client::ClientError};
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl From<Vec<PlanError>> for Failure {
         let host = errors.iter().all(|e| {
             matches!(
                 e,
-                PlanError::Io { .. } | PlanError::Ledger { .. } | PlanError::Busy { .. }
+                PlanError::Host(_) | PlanError::Ledger { .. } | PlanError::Busy { .. }
             )
         });
         Failure {
@@ -50,6 +53,12 @@ impl From<Vec<PlanError>> for Failure {
             located: Vec::new(),
             code: if host { 1 } else { 2 },
         }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Failure {
+        PlanError::from(error).into()
     }
 }
 

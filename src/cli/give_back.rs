@@ -3,9 +3,10 @@
 use super::args::{Cli, GiveBack};
 use super::load::{Loaded, with_privilege};
 use super::{Done, Failure};
-use crate::launch::adopted::{self, Record};
+use crate::host::Dirs;
+use crate::plan::Ledger;
 use crate::plan::lock::{Claim, Deed, Lock};
-use crate::plan::{Dirs, Ledger};
+use crate::storage::adopted::{self, Record};
 use std::path::{Path, PathBuf};
 
 pub(super) fn run(cli: &Cli, args: &GiveBack) -> Done {

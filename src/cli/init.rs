@@ -2,10 +2,11 @@
 
 use super::args::{Cli, Init};
 use super::{Done, Failure};
-use crate::launch::outer;
+use crate::host::outer;
+use crate::host::{Dirs, Privilege};
 use crate::manifest::is_app_name;
 use crate::plan::ledger::Whose;
-use crate::plan::{Dirs, Ledger, Privilege};
+use crate::plan::{Ledger, PlanError};
 use std::io::Write;
 use std::path::Path;
 
@@ -47,7 +48,8 @@ fn free_name(cli: &Cli, manifest: &Path) -> String {
     let name = as_name(&folder.to_string_lossy());
     let root = outer::expected() == Privilege::Root;
     let free = |name: &String| {
-        let ledger = Dirs::find(name, root, cli.state_dir.as_deref()).and_then(|dirs| Ledger::read(&dirs, name));
+        let dirs = Dirs::find(name, root, cli.state_dir.as_deref()).map_err(PlanError::from);
+        let ledger = dirs.and_then(|dirs| Ledger::read(&dirs, name));
         // What cannot be read is somebody's.
         ledger.is_ok_and(|ledger| ledger.whose(manifest) == Whose::Ours)
     };

@@ -8,9 +8,10 @@ use super::load::{Loaded, ready_again, with_privilege};
 use super::run::Folder;
 use super::{Done, Failure};
 use crate::compile::compile;
-use crate::launch::{LaunchError, Launcher, Report, Request, staging};
+use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::plan::lock::{Claim, Deed};
 use crate::plan::{Initializer, Plan};
+use crate::storage::staging;
 use crate::supervise::client::{Client, ClientError};
 use std::os::fd::AsFd;
 
@@ -80,7 +81,7 @@ fn script(plan: &Plan, initializer: &Initializer) -> Result<u8, Failure> {
     let folder = Folder::of(plan, service);
     let bundle = compile(plan, service, &folder.0)?;
     if !bundle.layers.is_empty() {
-        crate::plan::make_private(&plan.dirs.run)?;
+        crate::host::make_private(&plan.dirs.run)?;
     }
     bundle
         .write_layers(&folder.0)

@@ -4,14 +4,14 @@
 use super::args::{Cli, Jail, JailDeed};
 use super::load::with_privilege;
 use super::{Done, Failure};
+use crate::host::outer;
+use crate::host::{Dirs, Privilege};
 use crate::jail;
 use crate::jail::hash::content;
 use crate::jail::listing::{EntryKind, JailEntry, Listing};
 use crate::jail::recipe::{self, Recipe};
 use crate::jail::store::{Count, Store, Tell};
-use crate::launch::outer;
 use crate::plain;
-use crate::plan::{Dirs, Privilege};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};

@@ -5,10 +5,12 @@ use super::Failure;
 use super::args::Cli;
 use super::load::Loaded;
 use crate::compile;
+use crate::host::Privilege;
+use crate::host::outer;
 use crate::launch::cgroup::{self, Offer, Refusal, scope};
-use crate::launch::{outer, raise_limit};
+use crate::launch::raise_limit;
 use crate::model::limits::size;
-use crate::plan::{Privilege, Unit};
+use crate::plan::Unit;
 use oci_spec::runtime::PosixRlimitType;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,14 +3,15 @@
 use super::args::Cli;
 use super::{Failure, initialize, terminal};
 use crate::compile;
-use crate::launch::outer;
+use crate::host::outer;
+use crate::host::{Dirs, Privilege};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plain;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Lock};
-use crate::plan::{self, Dirs, Keeping, Ledger, Plan, PlanError, Privilege, template};
+use crate::plan::{self, Keeping, Ledger, Plan, PlanError, template};
 use crate::python::{self, Python};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -333,7 +334,7 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, claim: &Claim) -> Result<Plan,
     }
     let _one = plan::lock::initializing(dirs)?;
     // Of one that was killed.
-    crate::launch::staging::clear(&dirs.initializing())?;
+    crate::storage::staging::clear(&dirs.initializing())?;
     prepared(loaded, dirs, claim, initialize::due)
 }
 
@@ -349,7 +350,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
     let before = ledger.clone();
     loaded.claim(&mut ledger)?;
-    if crate::launch::purge::sweep(dirs)? {
+    if crate::storage::purge::sweep(dirs)? {
         ledger.applied.clear();
         ledger.paths.clear();
     }
@@ -359,7 +360,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     plan.notes.extend(loaded.hard_links(&plan).map_err(|f| loaded.tell(f))?);
     claim.hold(&plan.app, written(&plan))?;
     ledger.belong_to(&loaded.manifest());
-    crate::launch::storage::forget_changing(&plan, &mut ledger);
+    crate::storage::forget_changing(&plan, &mut ledger);
     // Ids first: what is chowned to an id must be on record as that id's.
     if ledger != before {
         ledger.write(dirs, &lock)?;
@@ -376,7 +377,7 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
         ledger = Ledger::read(dirs, &loaded.model.app)?;
     }
     let allocated = ledger.clone();
-    let made = crate::launch::storage::prepare(&plan, &mut ledger);
+    let made = crate::storage::prepare(&plan, &mut ledger);
     if ledger != allocated {
         ledger.write(dirs, &lock)?;
     }

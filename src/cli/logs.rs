@@ -3,7 +3,7 @@
 use super::args::{Cli, Logs};
 use super::load::Loaded;
 use super::{Done, Failure};
-use crate::plan::Dirs;
+use crate::host::Dirs;
 use crate::supervise::console::Lines;
 use crate::supervise::history::{History, Line};
 use crate::supervise::logs::stamp;

@@ -117,8 +117,8 @@ pub fn main() -> ExitCode {
 
 /// What can be told only before a user namespace is entered: whether the state directory is another user's.
 fn check_state_dir(cli: &Cli) -> Result<(), Failure> {
-    if let Some(given) = cli.state_dir.as_deref().filter(|_| !crate::launch::outer::inside()) {
-        crate::plan::check_state(&std::path::absolute(given)?, false)?;
+    if let Some(given) = cli.state_dir.as_deref().filter(|_| !crate::host::outer::inside()) {
+        crate::host::check_state(&std::path::absolute(given)?, false)?;
     }
     Ok(())
 }

@@ -2,11 +2,12 @@
 
 use super::Failure;
 use super::load::Loaded;
-use crate::launch::renamed::{self, Moved};
+use crate::host::Dirs;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::path;
+use crate::plan::Ledger;
 use crate::plan::leftover::{self, What};
-use crate::plan::{Dirs, Ledger};
+use crate::storage::renamed::{self, Moved};
 use crate::supervise::client::Client;
 use crate::values::ResourceKind;
 use std::path::Path;

@@ -6,10 +6,11 @@ use super::load::{Loaded, ready, with_privilege};
 use super::terminal::{self, Relay};
 use super::{Done, Failure, limits};
 use crate::compile::compile;
+use crate::host::Dirs;
 use crate::launch::cgroup::{Cgroups, Offer};
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
 use crate::plan::lock::Claim;
-use crate::plan::{Dirs, Plan, Unit};
+use crate::plan::{Plan, Unit};
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::network::Networks;
 use crate::walk::remove;
@@ -72,7 +73,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let folder = Folder::of(&plan, &service);
     let bundle = compile(&plan, &service, &folder.0)?;
     if !service.callees.is_empty() || !bundle.layers.is_empty() {
-        crate::plan::make_private(&plan.dirs.run)?;
+        crate::host::make_private(&plan.dirs.run)?;
     }
     crate::supervise::folders(&plan.dirs, &service)?;
     bundle
@@ -98,7 +99,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     };
     let signals = terminal::signals_for_the_program()?;
     if limits::any(&service) {
-        crate::plan::make_private(&folder.0)?;
+        crate::host::make_private(&folder.0)?;
         launcher.hold_limits(Cgroups::open(&plan.app, &folder.0, &Offer::look())?);
     }
     let running = launcher.start(&request)?;

@@ -7,7 +7,7 @@ use super::args::Cli;
 use super::load::Loaded;
 use super::stats::{Row, Sampler, bytes};
 use super::{Done, Failure, ps};
-use crate::plan::Dirs;
+use crate::host::Dirs;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::console::shown;
 use crate::supervise::history::History;

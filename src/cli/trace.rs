@@ -68,7 +68,7 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
 fn traced(plan: &Plan, service: &Unit) -> Result<(Opened, u8), Failure> {
     let folder = Folder::of(plan, service);
     let bundle = compile(plan, service, &folder.0)?;
-    crate::plan::make_private(&plan.dirs.run)?;
+    crate::host::make_private(&plan.dirs.run)?;
     bundle
         .write_layers(&folder.0)
         .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
@@ -155,7 +155,7 @@ fn remember(plan: &Plan, service: &Unit, opened: &Opened) -> Result<(), Failure>
     let mut all = read(&path);
     all.extend(opened.files.iter().cloned());
     if let Some(folder) = path.parent() {
-        crate::plan::make_private(folder)?;
+        crate::host::make_private(folder)?;
     }
     let text: String = all.iter().map(|p| format!("{}\n", p.display())).collect();
     std::fs::write(&path, text).map_err(|e| Failure::failed(format!("write {}: {e}", path.display())))

@@ -4,8 +4,8 @@
 use super::args::Unshare;
 use super::load::with_privilege;
 use super::{Done, Failure};
-use crate::launch::outer;
-use crate::plan::Privilege;
+use crate::host::Privilege;
+use crate::host::outer;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -1,7 +1,8 @@
 //! Plan → OCI runtime spec: for every service one bundle, which any OCI runtime can run.
 //!
 //! What this prints is what runs: the launcher reads the spec and nothing else of the plan. The same plan
-//! gives the same bytes. Nothing here looks at the host or changes it, but for [`Bundle::write`], which puts
+//! gives the same bytes. Nothing here looks at the host or changes it;
+//! [`Bundle::write`](crate::bundle::Bundle::write) puts
 //! a bundle on disk.
 //!
 //! Follows the OCI runtime specification 1.2 (config.md, config-linux.md). A spec calls itself
@@ -9,12 +10,10 @@
 //! above that.
 
 mod accounts;
-pub mod bundle;
 mod limits;
 mod seccomp;
 mod spec;
 mod writable;
 
-pub use bundle::{Bundle, RootEntry};
 pub use limits::{resources, rlimits};
-pub use spec::{CompileError, LOWEST_PORT, MEMORY_ANNOTATION, app_network, compile, id_map, seccomp};
+pub use spec::{CompileError, compile, seccomp};

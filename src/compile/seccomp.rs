@@ -1,6 +1,7 @@
 //! The seccomp profile of a service: the one of `specs/seccomp.json`, less what this service could misuse.
 
-use crate::plan::{Plan, Privilege, Unit};
+use crate::host::Privilege;
+use crate::plan::{Plan, Unit};
 use crate::values::Network;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{

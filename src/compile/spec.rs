@@ -1,8 +1,8 @@
 //! One service's spec, from the default of `specs/config.json` and what the plan says of the service.
 
 use super::accounts;
-use super::bundle::{Bundle, Layer, RootEntry};
 use super::{limits, writable};
+use crate::bundle::{Bundle, LOWEST_PORT, Layer, MEMORY_ANNOTATION, RootEntry, app_network, id_map};
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Unit};
 use crate::values::Network;
@@ -206,18 +206,6 @@ fn set_network(linux: &mut Linux, service: &Unit, folder: &Path) {
     linux.set_namespaces(Some(namespaces));
 }
 
-/// An annotation that names a directory which is to be in memory, as long as the service runs.
-pub const MEMORY_ANNOTATION: &str = "org.pysecure.memory";
-
-/// Where the bundle in `folder` names the network namespace of its app: beside all bundles, under a name that no
-/// service can have.
-pub fn app_network(folder: &Path) -> PathBuf {
-    folder.with_file_name("app.net")
-}
-
-/// ip-sysctl: the first port that takes no right to bind.
-pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
-
 fn set_process(process: &mut Process, service: &Unit) {
     let Identity {
         uid,
@@ -286,14 +274,6 @@ fn ranges(map: &mut BTreeMap<u32, u32>) -> Vec<LinuxIdMapping> {
 const MOST_RANGES: usize = 340;
 /// A map is one write(2) of less than a page; user_namespaces(7).
 const LONGEST_ID_MAP: usize = 4096;
-
-/// A map as uid_map and gid_map take it; user_namespaces(7).
-pub fn id_map(lines: &[LinuxIdMapping]) -> String {
-    lines
-        .iter()
-        .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
-        .collect()
-}
 
 fn range(inside: u32, outside: u32, size: u32) -> LinuxIdMapping {
     // All three fields are set, so the builder cannot fail.

@@ -3,10 +3,11 @@
 //! Below lies a copy of the jail that is the service's own, and on that what is generated for it; what it writes goes
 //! to a place of its own. The top itself, which holds nothing but these directories, stays as it is.
 
-use super::bundle::{Layer, MEMORY};
 use super::spec::{CompileError, Tree, bind, fit_for_options};
+use crate::bundle::{Layer, MEMORY};
+use crate::host::Privilege;
 use crate::plan::template::{Entry, Template};
-use crate::plan::{Plan, Privilege, Unit, Upper};
+use crate::plan::{Plan, Unit, Upper};
 use oci_spec::runtime::Mount;
 use std::path::Path;
 

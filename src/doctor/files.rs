@@ -51,7 +51,7 @@ pub(crate) fn data_directory(host: &Host) -> Answer {
 
 /// What connects a service to the outside, and the device that it takes.
 pub(crate) fn pasta(_: &Host) -> Answer {
-    let Some(path) = crate::launch::outer::program("pasta") else {
+    let Some(path) = crate::host::outer::program("pasta") else {
         return Answer::missing("no program called pasta").remedy("sudo apt install passt");
     };
     match rustix::fs::stat("/dev/net/tun") {

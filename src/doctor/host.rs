@@ -3,7 +3,7 @@
 //! Reads only. Files that may be large or absent are read with a bound and as empty.
 
 use super::child::Runner;
-use crate::plan::subid::Accounts;
+use crate::host::subid::Accounts;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 

@@ -4,7 +4,7 @@
 use super::child::{Held, Refused};
 use super::finding::{Answer, Status};
 use super::host::{Host, read};
-use crate::plan::subid::{self, Accounts, Range, SubIds};
+use crate::host::subid::{self, Accounts, Range, SubIds};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

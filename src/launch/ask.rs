@@ -13,8 +13,8 @@
 use super::descendants;
 use super::join::Joiner;
 use super::{LaunchError, Launcher, Report, child, explain_stage, keeper, read_report, step::Stage};
-use crate::model::life::Question;
 use crate::sys;
+use crate::values::Question;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Uid};

@@ -6,7 +6,7 @@
 
 use super::error::{LaunchError, errno_name};
 use super::prepare;
-use crate::compile::{Bundle, RootEntry};
+use crate::bundle::{Bundle, RootEntry};
 use crate::jail::elf;
 use crate::jail::listing::{EntryKind, Listing};
 use oci_spec::runtime::Mount;

@@ -4,7 +4,6 @@
 //! steps out between clone3(2) and execve(2), where only system calls are safe. What fails there comes back
 //! as a number and leaves here as a sentence.
 
-pub mod adopted;
 pub mod ask;
 pub mod cgroup;
 mod child;
@@ -13,19 +12,13 @@ pub mod descendants;
 pub mod dry_run;
 mod error;
 pub mod forward;
-pub mod idmap;
 pub mod join;
 mod landlock;
 pub mod network;
-pub mod outer;
 mod prepare;
-pub mod purge;
 pub mod relay;
-pub mod renamed;
 mod seccomp;
-pub mod staging;
 mod step;
-pub mod storage;
 pub mod trace;
 pub mod transfer;
 mod writable;
@@ -33,7 +26,7 @@ mod writable;
 pub use error::LaunchError;
 pub use prepare::raise_limit;
 
-use crate::compile::RootEntry;
+use crate::bundle::RootEntry;
 use crate::sys;
 use child::report;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
@@ -150,7 +143,7 @@ impl Launcher {
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let group = self.group(request.spec)?;
         let birthplace = group.as_ref().map_or(Ok(None), |group| group.birthplace())?;
-        let mut idmaps = idmap::IdMaps::default();
+        let mut idmaps = crate::host::idmap::IdMaps::default();
         let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;
         let mut flags = 0;
         let mut joined = None;
@@ -253,7 +246,7 @@ impl Launcher {
         if lines.is_empty() {
             return Ok(());
         }
-        self.write_map(pid, file, &crate::compile::id_map(lines))
+        self.write_map(pid, file, &crate::bundle::id_map(lines))
     }
 
     fn write_map(&self, pid: Pid, file: &str, text: &str) -> Result<(), LaunchError> {

@@ -4,7 +4,7 @@
 //! stays in it for its sake; it lives as long as somebody holds a descriptor of it, and is nowhere on disk.
 
 use super::{LaunchError, Launcher, child, socketpair};
-use crate::compile::LOWEST_PORT;
+use crate::bundle::LOWEST_PORT;
 use crate::sys;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};

@@ -6,11 +6,11 @@
 
 use super::cgroup::Group;
 use super::error::LaunchError;
-use super::idmap::IdMaps;
 use super::step::{Entry, Step, Strings, c_path};
 use super::writable::Overlay;
 use super::{Launcher, Request, landlock};
-use crate::compile::{MEMORY_ANNOTATION, RootEntry};
+use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
+use crate::host::idmap::IdMaps;
 use crate::sys;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -205,7 +205,7 @@ fn mount_steps(
                 .as_ref()
                 .ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))?;
             let idmap = match (mount.uid_mappings(), mount.gid_mappings()) {
-                (Some(uids), Some(gids)) => Some(idmaps.namespace(uids, gids)?),
+                (Some(uids), Some(gids)) => Some(namespace(idmaps, uids, gids)?),
                 _ => None,
             };
             steps.push(Step::Attach {
@@ -336,10 +336,20 @@ pub(super) fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
         .map_err(LaunchError::system("open", path.display().to_string()))
 }
 
+/// A user namespace with these maps, for a mount.
+fn namespace<'m>(
+    idmaps: &'m mut IdMaps,
+    uids: &[LinuxIdMapping],
+    gids: &[LinuxIdMapping],
+) -> Result<BorrowedFd<'m>, LaunchError> {
+    let made = idmaps.namespace(uids, gids);
+    made.map_err(LaunchError::system("make an id map for", "a mount (idmap)"))
+}
+
 /// Makes an idmapped mount, and lets it go.
 pub(super) fn idmapped(path: &Path, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), LaunchError> {
     let mut idmaps = IdMaps::default();
-    detached(path, 0, Some(idmaps.namespace(uids, gids)?)).map(drop)
+    detached(path, 0, Some(namespace(&mut idmaps, uids, gids)?)).map(drop)
 }
 
 /// A copy of the mount tree at `path`, attached nowhere.

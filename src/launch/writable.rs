@@ -57,7 +57,7 @@ pub(super) fn make(
     match memory {
         None => overlays.iter().map(|o| one(o, owner)).collect(),
         Some(memory) => {
-            crate::plan::make_private(memory)
+            crate::host::make_private(memory)
                 .map_err(|e| LaunchError::system_text("make a place for", memory.display().to_string(), e))?;
             aside(memory, SIZE, overlays.len(), || {
                 overlays.iter().map(|o| one(o, owner)).collect()
@@ -113,7 +113,7 @@ fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError
     for (place, owner) in [(&overlay.upper, Some((uid, gid))), (&overlay.work, None)] {
         let shown = || place.display().to_string();
         if let Some(parent) = place.parent() {
-            crate::plan::make_private(parent).map_err(|e| LaunchError::system_text("make a place for", shown(), e))?;
+            crate::host::make_private(parent).map_err(|e| LaunchError::system_text("make a place for", shown(), e))?;
         }
         match rustix::fs::mkdirat(CWD, place, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}

@@ -5,7 +5,7 @@ use super::build::Names;
 use super::{DYNAMIC, ServiceId};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Readiness};
-use crate::values::{Condition, Restart, ServiceType, Start};
+use crate::values::{Condition, Question, Restart, ServiceType, Start};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -45,16 +45,6 @@ pub struct Probe {
     pub timeout: Duration,
     /// Failures in a row that make it unhealthy.
     pub retries: u32,
-}
-
-/// What a probe asks, inside the service, as the service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Question {
-    Tcp(SocketAddr),
-    Unix(String),
-    Http { address: SocketAddr, path: String },
-    Command(Vec<String>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Why a manifest that is right cannot be carried out on this host.
 
+use crate::host::HostError;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::Model;
 use crate::model::assert::Broken;
@@ -7,12 +8,8 @@ use std::path::PathBuf;
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
-    #[error("{operation} {}: {cause}", path.display())]
-    Io {
-        operation: &'static str,
-        path: PathBuf,
-        cause: String,
-    },
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error(
         "{key} {}-{} of `{app}` overlaps that of `{other}` ({}), {}-{}: two apps would share ids; \
          give one of them another range, or run `pysecure down --purge` on the one that is gone",
@@ -121,7 +118,7 @@ impl PlanError {
             _ => &model.places.dynamic_gid,
         };
         let span = match self {
-            PlanError::Io { .. }
+            PlanError::Host(_)
             | PlanError::Ledger { .. }
             | PlanError::Busy { .. }
             | PlanError::Shows(_)
@@ -152,11 +149,7 @@ impl PlanError {
     }
 
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
-        PlanError::Io {
-            operation,
-            path: path.into(),
-            cause: cause.to_string(),
-        }
+        PlanError::Host(HostError::new(operation, path, cause))
     }
 }
 

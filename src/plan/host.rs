@@ -1,21 +1,11 @@
 //! What this host has: with which ids PySecure may work, and whose they are already.
 
-use super::{Ledger, PlanError, subid};
+use super::{Ledger, PlanError};
+use crate::host::{Privilege, idmap, subid};
 use crate::model::Model;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// With what ids services are kept apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Privilege {
-    /// The host's root: ids are the host's own.
-    Root,
-    /// A user's outer namespace: ids are mapped onto the user's subordinate ids.
-    SubordinateIds,
-    /// A user without subordinate ids: one id for all services.
-    OneId,
-}
 
 /// Whom systemd makes users of, while its units run: systemd's UIDS-GIDS.
 const DYNAMIC_USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
@@ -136,10 +126,7 @@ impl IdmapTrials {
             .find_map(|p| Some((p, std::fs::symlink_metadata(p).ok()?)));
         let (place, found) = there.ok_or(Errno::NOENT)?;
         let dev = std::os::unix::fs::MetadataExt::dev(&found);
-        *self
-            .known
-            .entry(dev)
-            .or_insert_with(|| crate::launch::idmap::works_at(place))
+        *self.known.entry(dev).or_insert_with(|| idmap::works_at(place))
     }
 }
 

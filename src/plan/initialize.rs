@@ -7,7 +7,8 @@
 
 use super::ledger::Ids;
 use super::template::Template;
-use super::{Dirs, Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Privilege, Storage, Unit, mounts};
+use super::{Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Storage, Unit, mounts};
+use crate::host::{Dirs, Privilege};
 use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, Subject};
 use crate::values::Network;
 use std::path::PathBuf;

@@ -4,9 +4,10 @@
 //! to nobody else while files of it may exist, and the service has it again if it returns. The file is
 //! replaced in one rename, under a lock against a second `pysecure`.
 
+use super::PlanError;
 use super::lock::Lock;
-use super::{Dirs, PlanError, Privilege};
 use crate::durable;
+use crate::host::{Dirs, Privilege};
 use crate::model::{BundleId, INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,7 @@
 //! Data of an app under names that its manifest no longer has: renamed there, or gone from it.
 
-use super::{Dirs, Ledger};
+use super::Ledger;
+use crate::host::Dirs;
 use crate::model::{Model, path};
 use crate::values::{ResourceKind, Writable};
 use std::path::{Path, PathBuf};

@@ -6,7 +6,8 @@
 //! them on: their descriptors are closed on exec, and by whoever is forked and does not exec. The files stay: one that is
 //! deleted while another waits for it locks nobody out.
 
-use super::{Dirs, PlanError, make_private, make_state};
+use super::PlanError;
+use crate::host::{Dirs, make_private, make_state};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};

@@ -4,7 +4,6 @@
 //! A plan is data. Making it reads the host and may write the ledger ([`ledger`]); it mounts, chowns
 //! and starts nothing. Two plans of one manifest and one ledger are equal.
 
-mod dirs;
 mod error;
 pub mod exposed;
 mod extents;
@@ -18,19 +17,17 @@ pub mod lock;
 mod mounts;
 mod overlap;
 mod storage;
-pub mod subid;
 pub mod template;
 
-pub use dirs::{Dirs, check_state, make_passable, make_private, make_state};
 pub use error::PlanError;
 pub use extents::Mounts;
 pub use hide::again as hide_again;
-pub use host::Privilege;
 pub use initialize::Initializer;
 pub use ledger::Ledger;
 pub use overlap::{Ground, Place};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 
+use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
 use crate::model::{
     Exclude, Grant, Life, Limits, Logs, Matrix, Model, Object, Publish, ResourceId, Right, ServiceId, Subject, assert,

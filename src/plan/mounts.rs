@@ -3,7 +3,8 @@
 use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
-use super::{Keeping, Mount, MountPoint, PlanError, Privilege, Storage};
+use super::{Keeping, Mount, MountPoint, PlanError, Storage};
+use crate::host::Privilege;
 use crate::model::{Grant, Matrix, ResourceId, Subject, path};
 use crate::values::ResourceKind;
 

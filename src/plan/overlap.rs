@@ -16,7 +16,8 @@
 use super::error::Shows;
 use super::extents::{Extent, Mounts, join};
 use super::template::Template;
-use super::{Dirs, Keeping, Mount, PlanError, Storage, Unit};
+use super::{Keeping, Mount, PlanError, Storage, Unit};
+use crate::host::Dirs;
 use crate::model::matrix::{Alias, Disk, Holder};
 use crate::model::{Column, INITIALIZE, Matrix, ResourceId, ServiceId, path};
 use crate::values::Perms;

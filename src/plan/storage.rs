@@ -15,7 +15,8 @@
 //! withhold writing and executing, but not reading.
 
 use super::ledger::{Ids, owner_ids};
-use super::{Dirs, IdMap, Ledger, MountPoint, PlanError, Privilege};
+use super::{IdMap, Ledger, MountPoint, PlanError};
+use crate::host::{Dirs, Privilege};
 use crate::model::{Model, Resource, ResourceId, Subject, path};
 use crate::values::{Perms, ResourceKind};
 use serde::{Deserialize, Serialize};

@@ -166,7 +166,7 @@ impl Place {
         }
         // In a user's namespace, others' folders and root's look alike.
         let own = [0, found.uid(), rustix::process::geteuid().as_raw()].contains(&around.st_uid);
-        if !own && !crate::launch::outer::inside() {
+        if !own && !crate::host::outer::inside() {
             return Err(PythonError::Strange {
                 path: path.to_owned(),
                 folder: around.st_uid,

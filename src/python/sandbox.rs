@@ -5,11 +5,13 @@
 //! capability, the system calls of services. What comes on top is taken from it here.
 
 use super::PythonError;
-use crate::compile::{self, Bundle, RootEntry};
+use crate::bundle::{Bundle, RootEntry};
+use crate::compile;
+use crate::host::{Dirs, Privilege};
 use crate::launch::{LaunchError, Launcher, Report, Request};
 use crate::model::{Life, Limits, Logs};
 use crate::plan::template::{Entry, Library, Template};
-use crate::plan::{Dirs, Identity, Mount, Plan, PlanError, Privilege, Unit};
+use crate::plan::{Identity, Mount, Plan, PlanError, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxSyscall, Mount as SpecMount, PosixRlimit, PosixRlimitBuilder,

@@ -13,9 +13,10 @@ use super::service::{After, Ending, Service, State};
 use super::stats::events::{Event, Kind};
 use super::timers::Timers;
 use super::{capabilities, events, systemd};
+use crate::host::{Dirs, HostError, make_private};
 use crate::launch::{LaunchError, Launcher, Report};
 use crate::plan::lock::{Claim, Deed};
-use crate::plan::{self, Dirs, Plan, PlanError, make_private};
+use crate::plan::{self, Plan, PlanError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
@@ -65,6 +66,8 @@ pub enum Outcome {
 pub enum SuperviseError {
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
     #[error(transparent)]

@@ -279,7 +279,7 @@ impl App {
                     resource = storage.resource,
                     "its data is gone; it is made anew, as at first"
                 );
-                crate::launch::storage::make_again(&self.plan.dirs, storage)
+                crate::storage::make_again(&self.plan.dirs, storage)
                     .map_err(|e| LaunchError::system_text("make anew", storage.path.display(), e))?;
             }
         }

@@ -5,8 +5,8 @@
 //! the umask. inotify(7) tells of each; looked at and changed is what is found by descriptor, below the folder, through
 //! no link. So much a turn of the loop, however much there is; what inotify could not tell is found by looking.
 
-use crate::launch::storage::mend;
 use crate::plan::{Keeping, Ownership, Storage};
+use crate::storage::mend;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;

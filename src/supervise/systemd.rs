@@ -64,7 +64,7 @@ pub(super) fn inherited() -> Vec<(SocketAddr, OwnedFd)> {
     let (Some(pid), Some(count)) = (number("LISTEN_PID"), number("LISTEN_FDS")) else {
         return Vec::new();
     };
-    if pid != own && !(pid == parent && crate::launch::outer::inside()) {
+    if pid != own && !(pid == parent && crate::host::outer::inside()) {
         return Vec::new();
     }
     let mut out = Vec::new();

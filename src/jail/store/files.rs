@@ -128,7 +128,7 @@ pub(super) fn directory(path: &Path) -> Result<(), JailError> {
 
 /// The store is its owner's alone: what services see of it is mounted by descriptor.
 pub(super) fn make_private(path: &Path) -> Result<(), JailError> {
-    crate::plan::make_private(path).map_err(|e| JailError::io("use", path, e))
+    crate::host::make_private(path).map_err(|e| JailError::io("use", path, e))
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), JailError> {

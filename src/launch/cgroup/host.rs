@@ -148,7 +148,7 @@ fn writable(path: &Path) -> bool {
 
 /// Rather than a user who is root in an outer namespace.
 fn hosts_root() -> bool {
-    crate::launch::outer::privilege() == Some(crate::plan::Privilege::Root)
+    crate::host::outer::privilege() == Some(crate::host::Privilege::Root)
 }
 
 /// May this process divide the cgroup?

@@ -1,7 +1,8 @@
 //! The control socket's client side: what `ps`, `down`, `restart` and `exec` speak through.
 
 use super::protocol::{AppStatus, Progress, Reply, Request};
-use crate::plan::{Dirs, PlanError, lock};
+use crate::host::Dirs;
+use crate::plan::{PlanError, lock};
 use crate::supervise::stats::events::Event;
 use crate::supervise::stats::usage::ServiceUsage;
 use rustix::net::{

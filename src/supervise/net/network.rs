@@ -7,12 +7,14 @@
 
 use super::sockets;
 use crate::compile;
+use crate::host::Privilege;
+use crate::host::outer;
 use crate::launch::companion::{Companion, Published, READY, Task};
 use crate::launch::forward::Header;
 use crate::launch::network::Network;
-use crate::launch::{LaunchError, Launcher, Running, outer};
+use crate::launch::{LaunchError, Launcher, Running};
 use crate::model::ProxyProtocol;
-use crate::plan::{EGRESS_RESOLVER, PlanError, Privilege, Unit};
+use crate::plan::{EGRESS_RESOLVER, PlanError, Unit};
 use crate::values::Network as ResourceKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;

@@ -1,7 +1,8 @@
 //! What services say of themselves by sd_notify(3): a socket a service, which it alone sees, so whoever speaks on it is
 //! that service. What is said is text from an untrusted side, and read as such.
 
-use crate::plan::{self, Dirs, NOTIFY_SOCKET, PlanError, make_passable};
+use crate::host::{Dirs, make_passable};
+use crate::plan::{self, NOTIFY_SOCKET, PlanError};
 use rustix::net::SocketType;
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -7,8 +7,9 @@
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
+use crate::host::{Dirs, Privilege, make_passable, make_private};
 use crate::model::{DYNAMIC, OPERATOR};
-use crate::plan::{self, Dirs, Identity, PlanError, Privilege, make_passable, make_private};
+use crate::plan::{self, Identity, PlanError};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

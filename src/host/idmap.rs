@@ -1,6 +1,5 @@
 //! Idmapped mounts: user namespaces that exist only as the map of a mount; mount_setattr(2), MOUNT_ATTR_IDMAP.
 
-use super::LaunchError;
 use crate::sys;
 use oci_spec::runtime::LinuxIdMapping;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -14,7 +13,7 @@ use std::path::Path;
 /// The maps of one start, each made once. Dropped when the start is on its way: the processes that the namespaces were
 /// made with have ended by then, and to wait for them costs nothing any more.
 #[derive(Default)]
-pub(super) struct IdMaps {
+pub struct IdMaps {
     made: BTreeMap<[String; 2], Namespace>,
     /// The ids that this process' own namespace has, for UIDs and GIDs.
     own: Option<[Vec<Range>; 2]>,
@@ -35,17 +34,13 @@ impl Drop for Namespace {
 type Range = (u64, u64);
 
 impl IdMaps {
-    pub(super) fn namespace(
-        &mut self,
-        uids: &[LinuxIdMapping],
-        gids: &[LinuxIdMapping],
-    ) -> Result<BorrowedFd<'_>, LaunchError> {
+    pub fn namespace(&mut self, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<BorrowedFd<'_>, Errno> {
         let own = self.own.get_or_insert_with(|| ["uid_map", "gid_map"].map(own_ids));
         let key = [text(uids, &own[0]), text(gids, &own[1])];
         let made = match self.made.entry(key) {
             std::collections::btree_map::Entry::Occupied(there) => there.into_mut(),
             std::collections::btree_map::Entry::Vacant(free) => {
-                let made = make(free.key()).map_err(LaunchError::system("make an id map for", "a mount (idmap)"))?;
+                let made = make(free.key())?;
                 free.insert(made)
             }
         };
@@ -113,7 +108,7 @@ fn make(maps: &[String; 2]) -> Result<Namespace, Errno> {
             #[allow(unsafe_code)]
             let end = unsafe { BorrowedFd::borrow_raw(0) };
             let _ = rustix::io::read(end, &mut [0u8; 1]);
-            super::child::exit(0)
+            sys::exit(0)
         }
         pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
     };

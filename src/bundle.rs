@@ -1,8 +1,8 @@
-//! An OCI bundle: `config.json`, the skeleton of the root that it mounts things on, and the layers that
+//! An OCI bundle, as it is compiled and as it is launched: `config.json`, the skeleton of the root that it mounts things on, and the layers that
 //! supply mount points which a read-only source lacks and hide what it should not show.
 
 use crate::beneath::Root;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxIdMapping, Spec};
 use rustix::io::Errno;
 use std::fs;
 use std::io::{self, Write};
@@ -11,6 +11,12 @@ use std::path::{Path, PathBuf};
 
 /// Below a bundle's folder: where what a service writes to its root goes, if it is not kept.
 pub const MEMORY: &str = "memory";
+
+/// An annotation that names a directory which is to be in memory, as long as the service runs.
+pub const MEMORY_ANNOTATION: &str = "org.pysecure.memory";
+
+/// ip-sysctl: the first port that takes no right to bind.
+pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
 #[derive(Clone, Debug)]
 pub struct Bundle {
@@ -146,4 +152,18 @@ fn create(root: &Root, place: &Path, entries: &[RootEntry]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where the bundle in `folder` names the network namespace of its app: beside all bundles, under a name that no
+/// service can have.
+pub fn app_network(folder: &Path) -> PathBuf {
+    folder.with_file_name("app.net")
+}
+
+/// A map as uid_map and gid_map take it; user_namespaces(7).
+pub fn id_map(lines: &[LinuxIdMapping]) -> String {
+    lines
+        .iter()
+        .map(|l| format!("{} {} {}\n", l.container_id(), l.host_id(), l.size()))
+        .collect()
 }

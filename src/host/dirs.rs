@@ -12,7 +12,7 @@
 //! `PYSECURE_STATE_DIR` (or `--state-dir`) puts both below one directory. That may be there already, and be others' as
 //! well, such as `/tmp`: its mode is not touched, and what lies in it is made for one user and checked to be his.
 
-use super::PlanError;
+use super::HostError;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,11 +29,11 @@ pub struct Dirs {
 
 impl Dirs {
     /// `root`: is this the host's root, rather than a user who is root in a namespace of his own?
-    pub fn find(app: &str, root: bool, state_dir: Option<&Path>) -> Result<Dirs, PlanError> {
+    pub fn find(app: &str, root: bool, state_dir: Option<&Path>) -> Result<Dirs, HostError> {
         let (state, runtime) = match state_dir {
             Some(given) => {
                 let state =
-                    std::path::absolute(given).map_err(|e| PlanError::io("find the state directory", given, e))?;
+                    std::path::absolute(given).map_err(|e| HostError::new("find the state directory", given, e))?;
                 let runtime = state.join("run");
                 (state, runtime)
             }
@@ -43,7 +43,7 @@ impl Dirs {
                     .or_else(|| absolute_variable("HOME").map(|h| h.join(".local/share")));
                 let state = data
                     .ok_or_else(|| {
-                        PlanError::io(
+                        HostError::new(
                             "find the state directory",
                             "$HOME",
                             "is not set; set it, or give --state-dir",
@@ -150,18 +150,18 @@ fn absolute_variable(name: &str) -> Option<PathBuf> {
 }
 
 /// Makes a directory with a socket in it that one service is to see: its id may pass, nobody may write.
-pub fn make_passable(path: &Path) -> Result<(), PlanError> {
+pub fn make_passable(path: &Path) -> Result<(), HostError> {
     make(path, 0o711)
 }
 
 /// Makes a directory for this user alone, and its parents. One that is there already is to be like that.
-pub fn make_private(path: &Path) -> Result<(), PlanError> {
+pub fn make_private(path: &Path) -> Result<(), HostError> {
     make(path, 0o700)
 }
 
-fn make(path: &Path, mode: u32) -> Result<(), PlanError> {
+fn make(path: &Path, mode: u32) -> Result<(), HostError> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-    let wrong = |e: std::io::Error| PlanError::io("make directory", path, e);
+    let wrong = |e: std::io::Error| HostError::new("make directory", path, e);
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -184,7 +184,7 @@ fn make(path: &Path, mode: u32) -> Result<(), PlanError> {
         return set_mode(path, mode);
     }
     if has & 0o077 & !mode != 0 {
-        return Err(PlanError::io(
+        return Err(HostError::new(
             "use directory",
             path,
             format_args!(
@@ -197,14 +197,14 @@ fn make(path: &Path, mode: u32) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), PlanError> {
+fn set_mode(path: &Path, mode: u32) -> Result<(), HostError> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|e| PlanError::io("change the mode of", path, e))
+        .map_err(|e| HostError::new("change the mode of", path, e))
 }
 
-fn not_ours(path: &Path) -> PlanError {
-    PlanError::io(
+fn not_ours(path: &Path) -> HostError {
+    HostError::new(
         "use directory",
         path,
         "it is another user's or a link; give a directory of your own with --state-dir",
@@ -212,13 +212,13 @@ fn not_ours(path: &Path) -> PlanError {
 }
 
 /// Makes the state directory, if it is not there. If it is, it stays as it is.
-pub fn make_state(path: &Path) -> Result<(), PlanError> {
+pub fn make_state(path: &Path) -> Result<(), HostError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|e| PlanError::io("make directory", path, e))
+        .map_err(|e| HostError::new("make directory", path, e))
 }
 
 /// Is the state directory, if it is there, one in which others cannot put something in the place of what is ours? It may be
@@ -226,12 +226,12 @@ pub fn make_state(path: &Path) -> Result<(), PlanError> {
 ///
 /// `inside`: is this the outer namespace of an ordinary user, which shows as one all whose ids it does not map? What is
 /// another user's and no root's, is then seen only by who looked before.
-pub fn check_state(path: &Path, inside: bool) -> Result<(), PlanError> {
+pub fn check_state(path: &Path, inside: bool) -> Result<(), HostError> {
     use std::os::unix::fs::MetadataExt;
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(PlanError::io("use directory", path, e)),
+        Err(e) => return Err(HostError::new("use directory", path, e)),
     };
     if !found.is_dir() {
         return Err(not_ours(path));
@@ -244,7 +244,7 @@ pub fn check_state(path: &Path, inside: bool) -> Result<(), PlanError> {
     let by_others = found.mode() & 0o002 != 0
         || found.mode() & 0o020 != 0 && !(own && found.gid() == rustix::process::getegid().as_raw());
     if by_others && !sticky {
-        return Err(PlanError::io(
+        return Err(HostError::new(
             "use directory",
             path,
             format_args!(
@@ -265,19 +265,19 @@ fn overflow_id() -> u32 {
 }
 
 /// Is a directory right below the state directory ours, if it is there, and nobody else's to write to?
-fn check_own(path: &Path) -> Result<(), PlanError> {
+fn check_own(path: &Path) -> Result<(), HostError> {
     use std::os::unix::fs::MetadataExt;
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(PlanError::io("use directory", path, e)),
+        Err(e) => return Err(HostError::new("use directory", path, e)),
     };
     if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
         return Err(not_ours(path));
     }
     let group = found.mode() & 0o020 != 0 && found.gid() != rustix::process::getegid().as_raw();
     if found.mode() & 0o002 != 0 || group {
-        return Err(PlanError::io(
+        return Err(HostError::new(
             "use directory",
             path,
             format_args!(

@@ -8,8 +8,8 @@
 //! The crate `unshare` does the clone, the maps and the exec: once a command, and nothing is shared with
 //! the path on which services start.
 
-use crate::plan::Privilege;
-use crate::plan::subid::{self, Accounts};
+use super::Privilege;
+use super::subid::{self, Accounts};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;

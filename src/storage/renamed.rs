@@ -3,7 +3,8 @@
 //! Each step is one rename(2), and the next time all that is left is done: after a kill nothing is lost, and nothing is
 //! twice. The record of what was called how is changed by the caller, when all of this is done.
 
-use crate::plan::{Dirs, PlanError};
+use crate::host::Dirs;
+use crate::plan::PlanError;
 use crate::walk::{Found, Walk, remove};
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,7 @@ pub fn folder(old: &Path, new: &Path) -> Result<Moved, PlanError> {
         remove(new).map_err(wrong)?;
     }
     if let Some(parent) = new.parent() {
-        crate::plan::make_private(parent)?;
+        crate::host::make_private(parent)?;
     }
     crate::durable::rename(old, new).map_err(wrong)?;
     Ok(Moved::Yes)

@@ -4,9 +4,15 @@
 //! Works by descriptor and follows no link: services write into these trees, and this runs as root. A
 //! `source` of the user's is changed only if the manifest says `adopt`.
 
-use super::LaunchError;
+pub mod adopted;
+pub mod purge;
+pub mod renamed;
+pub mod staging;
+
 use crate::durable;
-use crate::plan::{Dirs, Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Storage};
+use crate::host::{Dirs, HostError};
+use crate::launch::LaunchError;
+use crate::plan::{Keeping, Ledger, MountPoint, Ownership, Plan, PlanError, Storage};
 use crate::walk::{self, Found, Walk, remove};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -18,6 +24,8 @@ use std::path::Path;
 pub enum StorageError {
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error(transparent)]
+    Host(#[from] HostError),
     #[error("resource `{resource}`: {source}")]
     Resource { resource: String, source: LaunchError },
     #[error(
@@ -33,7 +41,7 @@ pub fn prepare(plan: &Plan, ledger: &mut Ledger) -> Result<(), StorageError> {
         return Ok(());
     }
     for storage in plan.storage.iter().filter(|s| s.keeping == Keeping::Adopted) {
-        if super::adopted::record(&plan.dirs, ledger, &storage.resource, &storage.path)? {
+        if adopted::record(&plan.dirs, ledger, &storage.resource, &storage.path)? {
             ledger.applied.remove(&storage.resource);
         }
     }
@@ -103,10 +111,10 @@ pub(super) fn make<'s>(
     changed: &mut Vec<(&'s Storage, Applied)>,
 ) -> Result<(), StorageError> {
     let resources = dirs.resources();
-    crate::plan::make_private(&dirs.app)?;
-    crate::plan::make_private(&resources)?;
+    crate::host::make_private(&dirs.app)?;
+    crate::host::make_private(&resources)?;
     // Of a start that was killed.
-    let unfinished = super::staging::initial(&resources);
+    let unfinished = staging::initial(&resources);
     remove(&unfinished).map_err(|e| PlanError::io("remove", &unfinished, e))?;
     for storage in storages {
         let before = applied.get(&storage.resource).cloned();
@@ -150,7 +158,7 @@ fn one(resources: &Path, storage: &Storage, before: Option<&Ownership>) -> Resul
     if storage.keeping == Keeping::Ours {
         let folder = resources.join(&storage.resource);
         if let Some(initial) = storage.initial.as_ref().filter(|_| !folder.exists()) {
-            super::staging::begin_with(initial, &super::staging::initial(resources), &folder)
+            staging::begin_with(initial, &staging::initial(resources), &folder)
                 .map_err(|(path, e)| LaunchError::system_text("copy what it begins with from", path.display(), e))?;
             filled = true;
         }

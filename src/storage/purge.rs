@@ -4,7 +4,8 @@
 //! command that works on the app's data deletes the rest, before anything else.
 
 use crate::durable;
-use crate::plan::{Dirs, PlanError};
+use crate::host::Dirs;
+use crate::plan::PlanError;
 use crate::walk::remove;
 
 /// What PySecure puts into an app's folder, but for what is last to go. Nothing else in it is deleted.
@@ -27,7 +28,7 @@ pub fn purge(dirs: &Dirs) -> Result<(), PlanError> {
     if !aside.exists() {
         // A name, which takes no room on a disk that is full.
         match durable::rename(&from, &aside) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::plan::make_private(&aside)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => crate::host::make_private(&aside)?,
             other => other.map_err(wrong)?,
         }
     }

@@ -7,9 +7,10 @@
 //! What is written: a line of the record's version, the tree's path and the resource's name, each ended by a zero byte;
 //! then for every file `MODE UID GID PATH`, ended likewise, the path being relative to the tree.
 
-use super::LaunchError;
-use super::storage::through_proc;
-use crate::plan::{Dirs, Ledger, PlanError, make_private};
+use super::through_proc;
+use crate::host::{Dirs, make_private};
+use crate::launch::LaunchError;
+use crate::plan::{Ledger, PlanError};
 use crate::walk::{self, Found, Walk};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;

@@ -3,10 +3,11 @@
 //! Paths are followed below directories that are PySecure's own alone, while no service of the app runs; what services
 //! have left in them is looked at through no link all the same.
 
-use super::LaunchError;
-use super::storage::{self, StorageError};
+use super::StorageError;
 use crate::durable;
-use crate::plan::{Dirs, Initial, Initializer};
+use crate::host::Dirs;
+use crate::launch::LaunchError;
+use crate::plan::{Initial, Initializer};
 use crate::walk::{self, Found, Trail, Walk};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -34,12 +35,12 @@ pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), Sto
 
 fn fill(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), StorageError> {
     let aside = &initializer.dirs.app;
-    crate::plan::make_private(aside)?;
+    crate::host::make_private(aside)?;
     if let Some(from) = from.map(Dirs::resources).filter(|from| from.exists()) {
         copy_tree(&from, &initializer.dirs.resources())
             .map_err(|(path, e)| crate::plan::PlanError::io("copy the app's data at", path, e))?;
     }
-    storage::make(
+    super::make(
         &initializer.dirs,
         &initializer.storage,
         &mut BTreeMap::new(),
