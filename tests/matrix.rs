@@ -5,6 +5,7 @@ mod harness;
 
 use harness::{App, BOTH};
 use proptest::prelude::*;
+use pysecure::host::{Dirs, Privilege};
 use pysecure::manifest::types::{App as AppTable, At, Bundle, Manifest, Resource, Service};
 use pysecure::manifest::{Diagnostic, Severity, Source};
 use pysecure::model::matrix::Because;

@@ -8,6 +8,9 @@ use crate::plan::PlanError;
 use crate::storage::StorageError;
 use crate::supervise::{SuperviseError, client::ClientError};
 
+/// What a command comes to: an exit code, or what to say and which.
+pub(super) type Done = Result<u8, Failure>;
+
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub messages: Vec<String>,

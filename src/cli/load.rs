@@ -32,7 +32,7 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(crate) fn read(cli: &Cli) -> Result<Loaded, Failure> {
         let path = manifest::locate(cli.manifest())?;
-        let (source, python) = if python::is_python(&path) {
+        let (source, python) = if manifest::is_python(&path) {
             let (source, python) = python::read(&path).map_err(unsuccessful)?;
             say_printed(&python.printed);
             (source, Some(python))

@@ -61,11 +61,9 @@ mod watch;
 
 use args::{Cli, Command};
 use clap::Parser;
+use error::Done;
 pub(crate) use error::Failure;
 use std::process::ExitCode;
-
-/// What a command comes to: an exit code, or what to say and which.
-type Done = Result<u8, Failure>;
 
 pub fn main() -> ExitCode {
     if let Err(errno) = inherited::put_right() {

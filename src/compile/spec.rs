@@ -119,7 +119,7 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
     for mount in &service.mounts {
         let inside_another = targets
             .iter()
-            .any(|t| crate::model::path::is_below(&mount.target, &t.target));
+            .any(|t| crate::values::path::is_below(&mount.target, &t.target));
         let inside_template = template.binds().any(|(b, _)| Path::new(&mount.target).starts_with(b));
         if !inside_another && !inside_template {
             root.mount_point(Path::new(&mount.target), mount.directory);

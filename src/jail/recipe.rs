@@ -203,7 +203,7 @@ fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
 
 /// A path below a root, absolute and normal.
 pub(super) fn checked(text: &str) -> Result<PathBuf, JailError> {
-    crate::model::path::normal(text)
+    crate::values::path::normal(text)
         .map(PathBuf::from)
         .map_err(|cause| JailError::Leaves {
             path: text.to_owned(),

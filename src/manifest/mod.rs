@@ -20,7 +20,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use render::{diagnostics_json, render};
 pub use scalar::is_app_name;
 pub use schema::schema;
-pub use source::{Format, LoadError, Source, locate};
+pub use source::{Format, LoadError, Source, is_python, locate};
 pub use types::{App, Assertions, At, Bundle, Manifest, Named, Probe, Readiness, Resource, Service};
 
 use std::collections::HashSet;

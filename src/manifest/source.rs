@@ -170,6 +170,11 @@ impl Format {
     }
 }
 
+/// Is the manifest at this path one in Python?
+pub fn is_python(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "py")
+}
+
 fn decode(path: &Path, bytes: Vec<u8>) -> Result<String, LoadError> {
     let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     let nul = bytes.iter().position(|byte| *byte == 0);

@@ -14,7 +14,6 @@ mod logs;
 pub mod matrix;
 mod nesting;
 pub mod network;
-pub mod path;
 mod ranges;
 mod renames;
 mod resources;
@@ -22,6 +21,7 @@ mod services;
 mod shadow;
 pub mod source;
 
+pub use crate::values::path;
 pub use build::build;
 pub use exclude::Exclude;
 pub(crate) use id::indexed_by;

@@ -506,7 +506,7 @@ fn once_each<'n>(what: &str, given: impl Iterator<Item = (&'n str, u32)>) -> Res
 /// A configuration in Python, or the manifest that one wrote.
 fn from_python(manifest: &Path) -> bool {
     let name = manifest.file_name().unwrap_or_default().to_string_lossy();
-    crate::python::is_python(manifest) || name.ends_with(".pysecure.json")
+    crate::manifest::is_python(manifest) || name.ends_with(".pysecure.json")
 }
 
 /// Owner of a resource, as ids.

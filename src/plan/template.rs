@@ -142,7 +142,7 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
     let mut made: BTreeSet<PathBuf> = BTreeSet::new();
     for path in recipe.bind.iter().chain(&recipe.directories) {
         let text = path.to_str().ok_or("a path is not UTF-8")?;
-        if crate::model::path::normal(text).is_err() {
+        if crate::values::path::normal(text).is_err() {
             return Err(format!(
                 "{text} cannot be part of a root; write an absolute path without `..`"
             ));

@@ -81,11 +81,6 @@ struct Answer {
     places: BTreeMap<String, [usize; 2]>,
 }
 
-/// Is the manifest at this path one in Python?
-pub fn is_python(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "py")
-}
-
 /// Runs the configuration; the manifest that it comes to, as JSON under the file's own name.
 pub fn read(path: &Path) -> Result<(Source, Python), PythonError> {
     let place = Place::of(path)?;

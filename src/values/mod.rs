@@ -7,6 +7,7 @@ mod callable;
 mod life;
 mod logs;
 mod network;
+pub mod path;
 mod perms;
 mod probe;
 mod resource;
