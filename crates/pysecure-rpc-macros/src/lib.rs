@@ -1,4 +1,5 @@
-//! `#[rpc]` and `#[derive(Typed)]` of pysecure-rpc.
+//! `#[rpc]` and `#[derive(Typed)]` of pysecure-rpc, which gives them out again: use them from there.
+#![warn(missing_docs)]
 
 use proc_macro::TokenStream;
 use quote::{format_ident, quote};
