@@ -44,7 +44,7 @@ pub(super) fn put_right() -> Result<(), Errno> {
         }
     }
     // A lock, a pipe or a secret of the caller's would stay open for as long as the app is up.
-    sys::close_all_but(&wanted())
+    sys::close_inherited(&wanted())
 }
 
 /// Descriptors from 3 on that were handed over on purpose: by a service manager, and by the shell in arguments, as

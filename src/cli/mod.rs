@@ -36,6 +36,7 @@ mod dry_run;
 mod error;
 mod events;
 mod exec;
+mod file_changes;
 mod generate;
 mod give_back;
 mod inherited;

@@ -3,6 +3,7 @@
 //! The supervisor is a process of its own; this one watches, and asks it over the control socket as any client does.
 
 use super::args::{Cli, Up};
+use super::file_changes::{FileChanges, Unwatched};
 use super::load::Loaded;
 use super::progress::Told;
 use super::{Done, Failure, up};
@@ -14,20 +15,15 @@ use crate::supervise::client::ClientError;
 use crate::supervise::protocol::Request;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use notify::{EventKind, RecursiveMode, Watcher};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions};
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// An editor writes a file in several steps, and a checkout many files: after the last of them it is quiet for so long.
-const QUIET: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 200_000_000,
-};
+const QUIET: Duration = Duration::from_millis(200);
 
 /// Whoever goes on writing is not waited for any longer.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -60,7 +56,6 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
                 None
             } else {
                 mask.thread_block().map_err(std::io::Error::from)?;
-                // Before the watcher makes a thread of its own.
                 match launch::fork()? {
                     None => {
                         mask.thread_unblock().map_err(std::io::Error::from)?;
@@ -82,30 +77,31 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
     mask.thread_block().map_err(std::io::Error::from)?;
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(std::io::Error::from)?;
-    let (changed, told) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
-        .map_err(std::io::Error::from)?;
-    let mut watched = Watched::new(told)?;
+    let mut changes = FileChanges::new().map_err(|e| Failure::failed(format!("watch for changes: {e}")))?;
     let manifest = std::fs::canonicalize(&loaded.source.path)?;
     let mut code = Code::of(loaded, dirs)?;
-    watched.hold(&manifest, &code)?;
+    hold(&mut changes, &manifest, &code)?;
     errln!("note: watching {} and the code of its services", manifest.display());
     // What a signal or the supervisor's end has this process do while it waits for something else.
     let mut over: Option<Done> = None;
     loop {
-        if !heard(&changed, &signals, supervisor, None, &mut over) {
+        if !heard(&changes, &signals, supervisor, None, &mut over) {
             break;
         }
-        if !settle(&changed, &signals, supervisor, &mut over) {
+        if !changes.read() {
+            continue;
+        }
+        if !settle(&mut changes, &signals, supervisor, &mut over) {
             break;
         }
-        let paths = watched.take();
+        let paths = changes.take();
         let mut failures = Vec::new();
         let mut wait = |socket: BorrowedFd<'_>| heard(socket, &signals, supervisor, None, &mut over);
         if paths.contains(&manifest) {
             match again(cli, args, dirs, &mut wait) {
                 Ok(fresh) => {
                     code = fresh;
-                    watched.hold(&manifest, &code)?;
+                    hold(&mut changes, &manifest, &code)?;
                 }
                 // Half-written, or wrong: what runs goes on.
                 Err(failure) => failures.push(failure),
@@ -204,15 +200,23 @@ fn restart(
 }
 
 /// Waits until nothing has changed for a while, or for as long as is reasonable; `false` if this process is to end.
-fn settle(changed: &OwnedFd, signals: &SignalFd, supervisor: Option<Pid>, over: &mut Option<Done>) -> bool {
-    let mut bytes = [0u8; 4096];
+fn settle(changes: &mut FileChanges, signals: &SignalFd, supervisor: Option<Pid>, over: &mut Option<Done>) -> bool {
     let begun = Instant::now();
-    loop {
-        while rustix::io::read(changed, &mut bytes).is_ok_and(|n| n > 0) {}
-        if begun.elapsed() >= LONGEST || !heard(changed, signals, supervisor, Some(&QUIET), over) {
-            return over.is_none();
+    let mut last = begun;
+    while over.is_none() && begun.elapsed() < LONGEST {
+        let left = QUIET.saturating_sub(last.elapsed());
+        if left.is_zero() {
+            break;
+        }
+        let left = Timespec {
+            tv_sec: 0,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        if heard(&*changes, signals, supervisor, Some(&left), over) && changes.read() {
+            last = Instant::now();
         }
     }
+    over.is_none()
 }
 
 impl Code {
@@ -239,95 +243,15 @@ impl Code {
     }
 }
 
-/// The manifest and the code, and which of them have changed. What else lies beside them is nobody's business.
-#[derive(Default)]
-struct Concern {
-    of: BTreeSet<PathBuf>,
-    changed: BTreeSet<PathBuf>,
-}
-
-impl Concern {
-    /// Is it about one of these?
-    fn note(&mut self, event: &notify::Event) -> bool {
-        let kind = matches!(
-            event.kind,
-            EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_)
-        );
-        // More has happened than the kernel could tell: it may have been any.
-        let lost = event.need_rescan();
-        let hit = |of: &&PathBuf| lost || kind && event.paths.iter().any(|path| path.starts_with(of));
-        let hits: Vec<PathBuf> = self.of.iter().filter(hit).cloned().collect();
-        let concerns = !hits.is_empty();
-        self.changed.extend(hits);
-        concerns
-    }
-}
-
-struct Watched {
-    watcher: notify::RecommendedWatcher,
-    concern: Arc<Mutex<Concern>>,
-    held: BTreeSet<PathBuf>,
-}
-
-impl Watched {
-    /// `told` gets a byte whenever something has changed.
-    fn new(told: OwnedFd) -> Result<Watched, Failure> {
-        let concern = Arc::new(Mutex::new(Concern::default()));
-        let noted = concern.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if let Ok(event) = event
-                && noted.lock().is_ok_and(|mut concern| concern.note(&event))
-            {
-                // Full: then there is enough in it to wake the reader.
-                let _ = rustix::io::write(&told, b"!");
-            }
+/// From now on `changes` is about the manifest and the code.
+fn hold(changes: &mut FileChanges, manifest: &Path, code: &Code) -> Result<(), Failure> {
+    let sources = code.paths.iter().map(|(source, _)| source.clone());
+    changes
+        .hold(sources.chain([manifest.to_owned()]).collect())
+        .map_err(|Unwatched(path, errno)| {
+            Failure::failed(format!(
+                "watch {}: {errno}; raise fs.inotify.max_user_watches, or leave --watch out",
+                path.display()
+            ))
         })
-        .map_err(|e| Failure::failed(format!("watch for changes: {e}")))?;
-        Ok(Watched {
-            watcher,
-            concern,
-            held: BTreeSet::new(),
-        })
-    }
-
-    /// What has changed since this was last asked.
-    fn take(&self) -> BTreeSet<PathBuf> {
-        let concern = self.concern.lock();
-        concern.map_or_else(|_| BTreeSet::new(), |mut concern| std::mem::take(&mut concern.changed))
-    }
-
-    fn hold(&mut self, manifest: &Path, code: &Code) -> Result<(), Failure> {
-        if let Ok(mut concern) = self.concern.lock() {
-            let sources = code.paths.iter().map(|(source, _)| source.clone());
-            concern.of = sources.chain([manifest.to_owned()]).collect();
-        }
-        let folder = manifest.parent().unwrap_or(Path::new("/")).to_owned();
-        // An editor puts a new file in the manifest's place, so it is the folder that is watched.
-        let mut wanted = vec![(folder, RecursiveMode::NonRecursive)];
-        for (source, _) in &code.paths {
-            let at = if source.is_dir() {
-                source.as_path()
-            } else {
-                source.parent().unwrap_or(source)
-            };
-            let mode = if source.is_dir() {
-                RecursiveMode::Recursive
-            } else {
-                RecursiveMode::NonRecursive
-            };
-            wanted.push((at.to_owned(), mode));
-        }
-        for (path, mode) in wanted {
-            if self.held.insert(path.clone()) {
-                let watched = self.watcher.watch(&path, mode);
-                watched.map_err(|e| {
-                    Failure::failed(format!(
-                        "watch {}: {e}; raise fs.inotify.max_user_watches, or leave --watch out",
-                        path.display()
-                    ))
-                })?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -39,6 +39,22 @@ pub(crate) fn clone3(_: &Host) -> Answer {
     }
 }
 
+/// PID 1 of a service lays out the stack that it keeps by pages.
+pub(crate) fn memory_pages(_: &Host) -> Answer {
+    pages(sys::page_size())
+}
+
+fn pages(size: usize) -> Answer {
+    match sys::stack_padding(size) {
+        Some(_) => Answer::ok(format!("of {} KiB", size >> 10)),
+        None => {
+            let known = sys::PAGE_SIZES.map(|size| (size >> 10).to_string()).join(", ");
+            Answer::missing(format!("of {size} bytes, which is not provided for"))
+                .remedy(format!("run a kernel with pages of one of {known} KiB"))
+        }
+    }
+}
+
 pub(crate) fn pidfd(_: &Host) -> Answer {
     use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid};
     use std::os::fd::AsFd;
@@ -157,6 +173,18 @@ pub(crate) fn tiocsti(_: &Host) -> Answer {
 mod tests {
     use super::*;
     use crate::doctor::Status;
+
+    #[test]
+    fn pages_of_every_size_that_is_provided_for() {
+        for (size, status) in [
+            (4, Status::Ok),
+            (8, Status::Missing),
+            (16, Status::Ok),
+            (64, Status::Ok),
+        ] {
+            assert_eq!(pages(size << 10).status, status, "{size}");
+        }
+    }
 
     #[test]
     fn versions() {

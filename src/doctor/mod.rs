@@ -65,6 +65,7 @@ const PROBES: &[Probe] = &[
     // What the kernel offers.
     useful(Both, "kernel", "features below may be absent, and their absence is not tested by anyone", kernel::version),
     needed(Both, "clone3", "no service can be started", kernel::clone3),
+    needed(Both, "memory pages", "no service can be started", kernel::memory_pages),
     needed(Both, "pidfd", "services could not be watched or stopped without hitting another process", kernel::pidfd),
     needed(Both, "openat2", "paths could not be opened safe from swapped links", kernel::openat2),
     // The namespaces a service lives in.

@@ -258,19 +258,26 @@ fn devpts() -> Outcome {
 
 /// Installs a filter that refuses one harmless call, and makes that call.
 fn seccomp() -> Outcome {
-    use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
+    use oci_spec::runtime::{LinuxSeccompAction, LinuxSeccompBuilder, LinuxSyscallBuilder};
     step("set no_new_privs", rustix::thread::set_no_new_privs(true))?;
-    let refuse = SeccompAction::Errno(libc::ENOTNAM as u32);
-    let rules = [(libc::SYS_getpriority, vec![])].into();
-    let arch = TargetArch::try_from(std::env::consts::ARCH)
-        .map_err(|_| Refused::new("compile a filter for this processor", 0))?;
-    let program: seccompiler::BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)
-        .and_then(|filter| filter.try_into())
-        .map_err(|_| Refused::new("compile a filter", 0))?;
-    if apply_filter(&program).is_err() {
-        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        return Err(Refused::new("install a filter", errno));
-    }
+    let refused = LinuxSyscallBuilder::default()
+        .names(["getpriority".to_owned()])
+        .action(LinuxSeccompAction::ScmpActErrno)
+        .errno_ret(libc::ENOTNAM as u32)
+        .build();
+    let program = refused
+        .and_then(|refused| {
+            LinuxSeccompBuilder::default()
+                .default_action(LinuxSeccompAction::ScmpActAllow)
+                .syscalls([refused])
+                .build()
+        })
+        .map_err(|e| Refused::new(&format!("write a filter ({e})"), 0))
+        .and_then(|profile| {
+            // As services' are, by the same compiler.
+            crate::launch::seccomp::compile(&profile).map_err(|e| Refused::new(&format!("compile a filter ({e})"), 0))
+        })?;
+    step("install a filter", sys::seccomp_load(&program))?;
     match rustix::process::getpriority_process(None) {
         Err(e) if e.raw_os_error() == libc::ENOTNAM => {}
         _ => {

@@ -1,14 +1,54 @@
-//! Idmapped mounts: user namespaces that exist only as the map of a mount; mount_setattr(2), MOUNT_ATTR_IDMAP.
+//! Maps of ids: of the user namespaces that processes live in, and of those that exist only as the map of a mount;
+//! user_namespaces(7), and mount_setattr(2), MOUNT_ATTR_IDMAP.
 
-use crate::sys;
+use crate::sys::helper::{self, Keeps};
+use crate::sys::{self, SingleThreaded};
 use oci_spec::runtime::LinuxIdMapping;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::process::{Pid, WaitOptions};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+
+/// In a process's folder of /proc.
+const MAP_FILES: [&str; 2] = ["uid_map", "gid_map"];
+
+/// The id maps of a new user namespace, for UIDs and GIDs, as the kernel reads them. One that is empty is not written.
+pub struct Maps(pub [String; 2]);
+
+/// A map that could not be written: which file, with which lines, and why.
+#[derive(Debug)]
+pub struct Unwritten {
+    pub object: String,
+    pub errno: Errno,
+}
+
+impl Maps {
+    /// Of one user, who is 0 in there, and one group.
+    pub fn of_root((uid, gid): (u32, u32)) -> Maps {
+        Maps([uid, gid].map(|id| format!("0 {id} 1\n")))
+    }
+
+    /// Writes them for the user namespace of a process, of which nothing is mapped yet. `proc` is /proc.
+    pub fn write(&self, proc: impl AsFd, process: Pid) -> Result<(), Unwritten> {
+        for (file, map) in MAP_FILES.iter().zip(&self.0).filter(|(_, map)| !map.is_empty()) {
+            let path = format!("{}/{file}", process.as_raw_nonzero());
+            write_map(proc.as_fd(), &path, map).map_err(|errno| Unwritten {
+                object: format!("/proc/{path} ({})", map.trim_end().replace('\n', ", ")),
+                errno,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// In one go, as user_namespaces(7) asks for.
+fn write_map(folder: BorrowedFd<'_>, path: &str, map: &str) -> Result<(), Errno> {
+    let file = rustix::fs::openat(folder, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, map.as_bytes()).map(drop)
+}
 
 /// The maps of one start, each made once. Dropped when the start is on its way: the processes that the namespaces were
 /// made with have ended by then, and to wait for them costs nothing any more.
@@ -35,7 +75,7 @@ type Range = (u64, u64);
 
 impl IdMaps {
     pub fn namespace(&mut self, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<BorrowedFd<'_>, Errno> {
-        let own = self.own.get_or_insert_with(|| ["uid_map", "gid_map"].map(own_ids));
+        let own = self.own.get_or_insert_with(|| MAP_FILES.map(own_ids));
         let key = [text(uids, &own[0]), text(gids, &own[1])];
         let made = match self.made.entry(key) {
             std::collections::btree_map::Entry::Occupied(there) => there.into_mut(),
@@ -97,26 +137,18 @@ fn make(maps: &[String; 2]) -> Result<Namespace, Errno> {
         rustix::net::SocketFlags::CLOEXEC,
         None,
     )?;
-    // SAFETY: the child does nothing but wait for its end.
-    #[allow(unsafe_code)]
-    let pid = match unsafe { sys::clone3(libc::CLONE_NEWUSER as u64) }? {
-        0 => {
-            // Both ends are open here, so close the launcher's: its closing is what ends this process.
-            let _ = sys::duplicate_to(theirs.as_raw_fd(), 0);
-            let _ = sys::close_from(1);
-            // SAFETY: descriptor 0 is the socket.
-            #[allow(unsafe_code)]
-            let end = unsafe { BorrowedFd::borrow_raw(0) };
-            let _ = rustix::io::read(end, &mut [0u8; 1]);
-            sys::exit(0)
-        }
-        pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
+    let alone = SingleThreaded::count().map_err(|_| Errno::AGAIN)?;
+    let life = || {
+        // Ends when the launcher's end is closed.
+        let _ = rustix::io::read(rustix::stdio::stdin(), &mut [0u8; 1]);
+        0
     };
+    let user = libc::CLONE_NEWUSER as u64;
+    let pid = helper::start(&alone, user, &Keeps::Input(theirs.as_fd()), |_| (), life)?;
     drop(theirs);
     let fd = (|| {
-        for (file, map) in ["uid_map", "gid_map"].iter().zip(maps) {
-            std::fs::write(format!("/proc/{}/{file}", pid.as_raw_nonzero()), map)
-                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        for (file, map) in MAP_FILES.iter().zip(maps) {
+            write_map(CWD, &format!("/proc/{}/{file}", pid.as_raw_nonzero()), map)?;
         }
         let path = format!("/proc/{}/ns/user", pid.as_raw_nonzero());
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())

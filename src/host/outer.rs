@@ -9,13 +9,15 @@
 //! the path on which services start.
 
 use super::Privilege;
+use super::idmap::Maps;
 use super::subid::{self, Accounts};
+use crate::sys::exit_status::exit_code;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::process::WaitOptions;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Tells the process inside that it is inside, and with how many ids.
 const MARK: &str = "PYSECURE_OUTER";
@@ -144,11 +146,8 @@ fn accompany(inside: Pid, signals: &SignalFd) -> nix::Result<u8> {
     loop {
         let ended = rustix::process::waitpid(rustix::process::Pid::from_raw(inside.as_raw()), WaitOptions::NOHANG)
             .map_err(|e| nix::Error::from_raw(e.raw_os_error()))?;
-        if let Some((_, status)) = ended {
-            // The signal may be one that has a number only, as real-time signals do.
-            if let Some(code) = status.exit_status().or(status.terminating_signal().map(|s| 128 + s)) {
-                return Ok(code as u8);
-            }
+        if let Some((_, status)) = ended.filter(|(_, status)| status.exited() || status.signaled()) {
+            return Ok(exit_code(status.as_raw()));
         }
         let Some(info) = signals.read_signal()? else { continue };
         let signal = Signal::try_from(info.ssi_signo as i32)?;
@@ -197,12 +196,12 @@ fn maps(of: &Subordinate) -> (Vec<unshare::UidMap>, Vec<unshare::GidMap>) {
 
 /// Without subordinate ids the kernel takes one id, and only from who gives up setgroups(2) first.
 fn write_one_id(pid: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let folder = Path::new("/proc").join(pid.to_string());
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    std::fs::write(folder.join("setgroups"), "deny")?;
-    std::fs::write(folder.join("uid_map"), format!("0 {uid} 1"))?;
-    std::fs::write(folder.join("gid_map"), format!("0 {gid} 1"))?;
-    Ok(())
+    let ids = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let pid = rustix::process::Pid::from_raw(pid as i32).ok_or("the process is gone")?;
+    std::fs::write(format!("/proc/{}/setgroups", pid.as_raw_nonzero()), "deny")?;
+    Maps::of_root(ids)
+        .write(std::fs::File::open("/proc")?, pid)
+        .map_err(|unwritten| format!("write {}: {}", unwritten.object, unwritten.errno).into())
 }
 
 fn explain(error: &unshare::Error) -> String {

@@ -11,9 +11,10 @@
 #![allow(unsafe_code)]
 
 use super::descendants;
-use super::join::Joiner;
+use super::join::{Joiner, explain_joined};
 use super::{LaunchError, Launcher, Report, child, explain_stage, keeper, read_report, step::Stage};
-use crate::sys;
+use crate::sys::helper::{self, Keeps};
+use crate::sys::{self, SingleThreaded, exit_status};
 use crate::values::Question;
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -133,34 +134,26 @@ impl Launcher {
         // So that a command can open /dev/stdout.
         rustix::fs::fchown(&output, Some(uid), Some(gid)).map_err(LaunchError::system("give away", "a pipe"))?;
         let (joiner, reports) = self.joiner(init, &spec, [null, output.as_fd(), output.as_fd()], false)?;
-        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
-        match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
-            0 => {
-                let mut kept = joiner.descriptors();
-                kept.extend([&reports, &printed, &tell].map(AsRawFd::as_raw_fd));
-                // The supervisor's other descriptors are what other services' lives hang on.
-                if let Err(errno) = sys::close_all_but(&kept) {
-                    let _ = rustix::io::write(
-                        &tell,
-                        format!("close descriptors of the supervisor: {errno}").as_bytes(),
-                    );
-                    child::exit(UNASKED.into())
-                }
-                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-                match inquire(joiner, &reports, &printed, &asked, timeout, &names) {
-                    Ok(()) => child::exit(YES.into()),
-                    Err((code, mut why)) => {
-                        why.truncate(LONGEST_WORDS);
-                        let _ = rustix::io::write(&tell, &why);
-                        child::exit(code.into())
-                    }
-                }
+        let alone = super::single_threaded("a process")?;
+        let mut kept = joiner.descriptors();
+        kept.extend([&reports, &printed, &tell].map(AsRawFd::as_raw_fd));
+        let unready = |errno: Errno| {
+            let _ = rustix::io::write(
+                &tell,
+                format!("close descriptors of the supervisor: {errno}").as_bytes(),
+            );
+        };
+        let life = || match probe_monitor(&alone, joiner, &reports, &printed, &asked, timeout, &names) {
+            Ok(()) => YES.into(),
+            Err((code, mut why)) => {
+                why.truncate(LONGEST_WORDS);
+                let _ = rustix::io::write(&tell, &why);
+                code.into()
             }
-            pid => {
-                let helper = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
-                Ok(Asking { helper, words })
-            }
-        }
+        };
+        let helper = helper::start(&alone, 0, &Keeps::These(&kept), unready, life)
+            .map_err(LaunchError::system("start", "a process"))?;
+        Ok(Asking { helper, words })
     }
 }
 
@@ -173,7 +166,8 @@ enum End {
 }
 
 /// The helper's part. An answer other than yes comes with what there is to say of it.
-fn inquire(
+fn probe_monitor(
+    alone: &SingleThreaded,
     joiner: Joiner,
     reports: &OwnedFd,
     printed: &OwnedFd,
@@ -181,19 +175,20 @@ fn inquire(
     timeout: Duration,
     names: &Names,
 ) -> Result<(), (u8, Vec<u8>)> {
-    let explain = |number, errno| explain_stage(number, errno, &names.program, &names.directory);
+    let explain = |failed, errno| explain_joined(failed, errno, &names.program, &names.directory);
+    let stage = |stage, errno| explain_stage(stage, errno, &names.program, &names.directory);
     let unasked = |error: LaunchError| (UNASKED, error.to_string().into_bytes());
-    let born = joiner.bear(|_| ask(&joiner, asked));
+    let born = joiner.bear(alone, |_| ask(alone, &joiner, asked));
     drop(joiner);
     let pid = born.map_err(|errno| match read_report(reports.as_fd(), explain) {
         Ok(Report::Failed(error)) => unasked(error),
-        _ => unasked(explain(Stage::Namespaces as u32, errno)),
+        _ => unasked(stage(Stage::Namespaces, errno)),
     })?;
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
         Err(errno) => {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
-            return Err(unasked(explain(Stage::Spawn as u32, errno)));
+            return Err(unasked(stage(Stage::Spawn, errno)));
         }
     };
     let until = Instant::now().checked_add(timeout);
@@ -255,10 +250,13 @@ fn judge(end: End, asked: &Asked, timeout: Duration, names: &Names, output: &[u8
         (End::Status(0), _) => return Ok(()),
         (End::Failed(error), _) => return Err((UNASKED, error.to_string().into_bytes())),
         (End::Late, _) => (LATE, format!("{object} gave no answer within {timeout:?}")),
-        (End::Status(status), Asked::Command { .. }) if status & 0x7f == 0 => {
-            (NO, format!("{object} ended with code {}", status >> 8 & 0xff))
-        }
-        (End::Status(status), Asked::Command { .. }) => (NO, format!("{object} ended by signal {}", status & 0x7f)),
+        (End::Status(status), Asked::Command { .. }) => match exit_status::signal(status) {
+            None => (
+                NO,
+                format!("{object} ended with code {}", exit_status::exit_code(status)),
+            ),
+            Some(signal) => (NO, format!("{object} ended by signal {signal}")),
+        },
         (End::Status(_), _) => (NO, object.clone()),
     };
     let mut why = why.into_bytes();
@@ -291,12 +289,12 @@ fn keep(printed: &OwnedFd, output: &mut Vec<u8>) -> bool {
 }
 
 /// In the service's namespaces already. As after every clone3(2), only system calls up to a program's execve(2).
-fn ask(joiner: &Joiner, asked: &Asked) -> ! {
+fn ask(alone: &SingleThreaded, joiner: &Joiner, asked: &Asked) -> ! {
     let address = match asked {
-        Asked::Command { keep } => run(joiner, *keep),
+        Asked::Command { keep } => run(alone, joiner, *keep),
         Asked::Connect(address) | Asked::Http { address, .. } => address,
     };
-    if let Err((stage, errno)) = child::take_on(&joiner.entry, None, 0) {
+    if let Err((stage, errno)) = child::apply_credentials(&joiner.entry, None, 0) {
         // The socket for it is closed by now, or may be.
         complain(&format!("{stage:?}: {errno}"));
         child::exit(UNASKED.into());
@@ -322,39 +320,38 @@ fn complain(why: &str) {
 }
 
 /// Has the command run, tells how it ended, and stays until nothing is left of it.
-fn run(joiner: &Joiner, keep: Option<(u32, u32)>) -> ! {
+fn run(alone: &SingleThreaded, joiner: &Joiner, keep: Option<(u32, u32)>) -> ! {
     let report = joiner.report.as_fd();
-    let wrong = |stage: Stage, errno| -> ! { child::fail(report, stage as u32, errno) };
     if let Err(errno) = rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1)) {
-        wrong(Stage::Spawn, errno);
+        child::fail(report, Stage::Spawn, errno);
     }
-    // SAFETY: a helper has one thread, and so has its copy.
-    let main = match unsafe { sys::clone3(0) } {
-        // Where a limit leaves no room for one more, it is this process that runs it. There can be no others, then.
-        Ok(0) | Err(Errno::AGAIN) => {
-            // Behind the command's three, where it stays open until execve(2) succeeds.
-            if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3).and_then(|()| sys::close_on_exec(3)) {
-                wrong(Stage::Descriptors, errno);
-            }
-            // SAFETY: the descriptor was just made.
-            let report = unsafe { BorrowedFd::borrow_raw(3) };
-            let (stage, errno) = child::enter(&joiner.entry, None, 1);
-            child::fail(report, stage as u32, errno)
-        }
+    // Where a limit leaves no room for one more, it is this process that runs it. There can be no others, then.
+    let main = match helper::start(
+        alone,
+        0,
+        &Keeps::All,
+        |_| (),
+        || child::exec_reporting(&joiner.entry, None, report),
+    ) {
         Ok(pid) => pid,
-        Err(errno) => wrong(Stage::Spawn, errno),
+        Err(Errno::AGAIN) => child::exec_reporting(&joiner.entry, None, report),
+        Err(errno) => child::fail(report, Stage::Spawn, errno),
     };
-    if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 0).and_then(|()| sys::close_from(1)) {
-        wrong(Stage::Descriptors, errno);
+    // SAFETY: nothing here uses what 0 was, nor any of the others from now on.
+    let report = match unsafe { sys::duplicate_to(report.as_raw_fd(), 0) } {
+        Ok(report) => report,
+        Err(errno) => child::fail(report, Stage::Descriptors, errno),
+    };
+    // SAFETY: likewise.
+    if let Err(errno) = unsafe { sys::close_from(1) } {
+        child::fail(report, Stage::Descriptors, errno);
     }
-    // SAFETY: the descriptor was just made, and is open until this process ends.
-    let report = unsafe { BorrowedFd::borrow_raw(0) };
     if let Err(errno) = child::give_up(keep, false) {
-        child::fail(report, Stage::User as u32, errno);
+        child::fail(report, Stage::User, errno);
     }
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == main => {
+            Ok(Some((pid, status))) if pid == main => {
                 child::say(report, child::report::EXITED, status.as_raw() as u32, 0);
             }
             Ok(_) | Err(Errno::INTR) => {}

@@ -10,25 +10,28 @@
 
 #![allow(unsafe_code)]
 
+use super::capabilities;
 use super::cgroup;
+use super::filesystem;
 use super::landlock;
 use super::step::{Entry, Stage, Step};
 use crate::sys;
 pub(super) use crate::sys::exit;
+pub(super) use crate::sys::helper::hide;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
-use rustix::process::{Pid, WaitOptions};
-use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 type Result<T> = std::result::Result<T, Errno>;
 
 /// What a process says to its launcher: three numbers a message.
 pub(super) mod report {
-    /// A step or stage failed: its number, the errno.
-    pub(crate) const FAILED: u32 = 1;
+    /// A step failed: its place in the list, the errno.
+    pub(crate) const STEP_FAILED: u32 = 1;
+    /// A stage failed: its number, the errno.
+    pub(crate) const STAGE_FAILED: u32 = 6;
     /// The program runs.
     pub(crate) const STARTED: u32 = 2;
     /// The program ended: its wait status.
@@ -49,61 +52,21 @@ pub(super) struct Init {
     pub launcher: RawFd,
     /// The id that PID 1 keeps, if id 0 is the service's own.
     pub keep: Option<(u32, u32)>,
+    /// For the service's process up to its execve(2).
     pub stack: sys::Stack,
-}
-
-/// clone3(2) of a child of this process, by another process in between, which first goes where the child is to be born,
-/// and ends when it is.
-///
-/// # Safety
-/// As for [`sys::clone3`]; `life` never returns.
-pub(super) unsafe fn born_after<T>(
-    go: impl FnOnce() -> Result<T>,
-    flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    life: impl FnOnce(T) -> i32,
-) -> Result<i32> {
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // SAFETY: as promised by the caller.
-    let between = match unsafe { sys::clone3(0) }? {
-        0 => {
-            let answer = match go() {
-                // SAFETY: likewise.
-                Ok(found) => match unsafe { sys::clone3_sibling(flags, cgroup) } {
-                    Ok(0) => life(found),
-                    Ok(pid) => pid,
-                    Err(errno) => -errno.raw_os_error(),
-                },
-                Err(errno) => -errno.raw_os_error(),
-            };
-            let _ = rustix::io::write(&write, &answer.to_ne_bytes());
-            exit(0)
-        }
-        pid => Pid::from_raw(pid).ok_or(Errno::SRCH)?,
-    };
-    drop(write);
-    let mut answer = [0u8; 4];
-    let read = rustix::io::read(&read, &mut answer);
-    let _ = rustix::process::waitpid(Some(between), WaitOptions::empty());
-    match i32::from_ne_bytes(answer) {
-        _ if read? != answer.len() => Err(Errno::SRCH),
-        pid @ 1.. => Ok(pid),
-        errno => Err(Errno::from_raw_os_error(-errno)),
-    }
+    pub page: usize,
 }
 
 /// PID 1's whole life. The padding keeps the frames of the process that this is a copy of on other pages
 /// of the stack, so that they can be forgotten.
 pub(super) fn run_init(init: &Init) -> ! {
-    let padding = [0u8; 16 << 10];
-    std::hint::black_box(&padding);
-    live(init)
+    sys::below_padding(init.page, || live(init))
 }
 
 #[inline(never)]
 fn live(init: &Init) -> ! {
-    let top = 0u8;
-    let high = (&raw const top as usize).next_multiple_of(4096) + 4096;
+    let local = 0u8;
+    let stack = sys::kept_stack(&raw const local as usize, init.page);
     // SAFETY: the report socket is open until this process ends.
     let report = unsafe { BorrowedFd::borrow_raw(init.report) };
     sys::set_signal_mask(u64::MAX);
@@ -129,14 +92,15 @@ fn live(init: &Init) -> ! {
                     .copied()
                     .chain([init.report])
             };
-            if let Err(errno) = sys::close_except(kept) {
-                fail(report, Stage::Descriptors as u32, errno);
+            // SAFETY: the owners of all others are on the launcher's side of clone3(2), and no step behind this one has any.
+            if let Err(errno) = unsafe { sys::close_except(kept) } {
+                fail(report, Stage::Descriptors, errno);
             }
         }
         match carry_out(step, report) {
             Ok(None) => {}
             Ok(Some(slave)) => terminal = Some(slave),
-            Err(errno) => fail(report, number as u32, errno),
+            Err(errno) => fail_step(report, number, errno),
         }
     }
     let mut started = Started {
@@ -147,23 +111,31 @@ fn live(init: &Init) -> ! {
     // SAFETY: the stack is the child's alone; `serve` never returns and writes to `started` only.
     let spawned = unsafe { sys::vfork(init.stack.top(), serve, (&raw mut started).cast()) };
     let main = match (spawned, std::hint::black_box(&started).failed) {
-        (Err(errno), _) => fail(report, Stage::Spawn as u32, errno),
-        (Ok(_), Some((stage, errno))) => fail(report, stage as u32, errno),
+        (Err(errno), _) => fail(report, Stage::Spawn, errno),
+        (Ok(_), Some((stage, errno))) => fail(report, stage, errno),
         (Ok(pid), None) => pid,
     };
     drop(terminal);
-    if let Err(errno) = sys::duplicate_to(init.report, 0) {
-        fail(report, Stage::Descriptors as u32, errno);
-    }
-    // SAFETY: the report socket was just put there, and is open until this process ends.
-    let report = unsafe { BorrowedFd::borrow_raw(0) };
+    // SAFETY: nothing here uses what 0 was, and it is open from now on until this process ends.
+    let report = match unsafe { sys::duplicate_to(init.report, 0) } {
+        Ok(report) => report,
+        Err(errno) => fail(report, Stage::Descriptors, errno),
+    };
     if let Err((stage, errno)) = settle(init) {
-        fail(report, stage as u32, errno);
+        fail(report, stage, errno);
+    }
+    let needed = [
+        &raw const main as usize,
+        &raw const report as usize,
+        &raw const stack as usize,
+    ];
+    if needed.iter().any(|address| !stack.contains(address)) {
+        // The compiler has made this frame larger than `kept_stack` provides for.
+        fail(report, Stage::Memory, Errno::FAULT);
     }
     say(report, report::STARTED, 0, 0);
-    let low = (&raw const top as usize & !4095) - (48 << 10);
-    // SAFETY: `init` and all it points to are not used below; `main` and `report` are on this stack.
-    if unsafe { sys::forget_memory(low, high) }.is_err() {
+    // SAFETY: `init` and all it points to are not used below; `main` and `report` are in what is kept, as was just seen.
+    if unsafe { sys::forget_memory(&stack) }.is_err() {
         // It would hold what its service may not have.
         exit(125);
     }
@@ -173,28 +145,16 @@ fn live(init: &Init) -> ! {
 /// Leaves PID 1 with the report socket as its one descriptor, 0, and with no right but to signal.
 fn settle(init: &Init) -> std::result::Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
-    sys::close_from(1).map_err(at(Stage::Descriptors))?;
+    // SAFETY: the owners of all others are on the launcher's side of clone3(2).
+    unsafe { sys::close_from(1) }.map_err(at(Stage::Descriptors))?;
     // Before the change of id, which leaves no capability in effect, though it keeps them permitted.
     sys::drop_bounding_set().map_err(at(Stage::Capabilities))?;
     if let Some((uid, gid)) = init.keep {
         rustix::thread::set_keep_capabilities(true).map_err(at(Stage::User))?;
         become_id(uid, gid).map_err(at(Stage::User))?;
     }
-    let only = CapabilitySet::KILL;
-    let sets = CapabilitySets {
-        effective: only,
-        permitted: only,
-        inheritable: CapabilitySet::empty(),
-    };
-    rustix::thread::set_capabilities(None, sets).map_err(at(Stage::Capabilities))?;
+    capabilities::keep(capabilities::INIT).map_err(at(Stage::Capabilities))?;
     hide().map_err(at(Stage::User))
-}
-
-/// Not dumpable, so neither traceable nor readable through /proc; killed with its supervisor. Both are undone
-/// by a change of id, so they come after the last one.
-pub(super) fn hide() -> Result<()> {
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
 /// Reaps whatever ends in the namespace, passes signals on, and ends with the main process: the kernel then
@@ -207,11 +167,7 @@ fn wait_for(main: i32, report: BorrowedFd<'_>) -> ! {
         while let Some((pid, status)) = sys::reap() {
             if pid == main {
                 say(report, report::EXITED, status as u32, 0);
-                exit(if status & 0x7f == 0 {
-                    status >> 8 & 0xff
-                } else {
-                    128 + (status & 0x7f)
-                });
+                exit(sys::exit_status::exit_code(status).into());
             }
         }
         let mut ready = [
@@ -282,7 +238,7 @@ pub(super) fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<Ow
             attributes,
             target,
         } => {
-            attach(new_filesystem(kind, options, *attributes)?.as_fd(), target)?;
+            attach(filesystem::new(kind, options, *attributes)?.as_fd(), target)?;
         }
         Step::Device { tree, path } => {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -356,22 +312,6 @@ fn clone_tree(of: BorrowedFd<'_>) -> Result<OwnedFd> {
     rustix::mount::open_tree(of, c"", flags)
 }
 
-fn new_filesystem(
-    kind: &CStr,
-    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
-    attributes: MountAttrFlags,
-) -> Result<OwnedFd> {
-    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        match value {
-            Some(value) => rustix::mount::fsconfig_set_string(fs.as_fd(), key.as_c_str(), value.as_c_str())?,
-            None => rustix::mount::fsconfig_set_flag(fs.as_fd(), key.as_c_str())?,
-        }
-    }
-    rustix::mount::fsconfig_create(fs.as_fd())?;
-    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
 /// A file is covered with our own /dev/null, a directory with an empty read-only file system.
 fn mask(path: &CStr) -> Result<()> {
     let Some(place) = open_place(path)? else { return Ok(()) };
@@ -381,7 +321,7 @@ fn mask(path: &CStr) -> Result<()> {
             | MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        new_filesystem(c"tmpfs", &[], attributes)?
+        filesystem::new::<&CStr>(c"tmpfs", &[], attributes)?
     } else {
         let null = open_place(c"/dev/null")?.ok_or(Errno::NOENT)?;
         let device = rustix::fs::fstat(&null)?;
@@ -403,17 +343,7 @@ pub(super) fn open_terminal(uid: u32, gid: u32, report: BorrowedFd<'_>) -> Resul
         rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC,
     )?;
     rustix::fs::fchown(&slave, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
-    ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
-    let bytes = encode(report::TERMINAL, 0, 0);
-    rustix::net::sendmsg(
-        report,
-        &[rustix::io::IoSlice::new(&bytes)],
-        &mut ancillary,
-        rustix::net::SendFlags::NOSIGNAL,
-    )?;
+    sys::send_fd(report, &encode(report::TERMINAL, 0, 0), master.as_fd())?;
     Ok(slave)
 }
 
@@ -432,9 +362,21 @@ extern "C" fn serve(argument: *mut libc::c_void) -> libc::c_int {
     exit(127)
 }
 
+/// Carries out an entry, and tells if that failed.
+pub(super) fn exec_reporting(entry: &Entry, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> ! {
+    // Behind the program's three, where it stays open until execve(2) succeeds.
+    // SAFETY: what 3 was is used no more: what the program is to have lies above.
+    let report = match unsafe { sys::duplicate_to_cloexec(report.as_raw_fd(), 3) } {
+        Ok(report) => report,
+        Err(errno) => fail(report, Stage::Descriptors, errno),
+    };
+    let (stage, errno) = enter(entry, terminal, 1);
+    fail(report, stage, errno)
+}
+
 /// Carries out an entry; returns only if it failed, and where. `spared` descriptors behind the program's own
 /// stay open up to execve(2).
-pub(super) fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> (Stage, Errno) {
+fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> (Stage, Errno) {
     match try_enter(entry, terminal, spared) {
         Ok(never) => match never {},
         Err(failure) => failure,
@@ -446,7 +388,7 @@ fn try_enter(
     terminal: Option<BorrowedFd<'_>>,
     spared: u32,
 ) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
-    take_on(entry, terminal, spared)?;
+    apply_credentials(entry, terminal, spared)?;
     let mut failure = Errno::NOENT;
     for path in &entry.candidates {
         match sys::execve(path, entry.argv.pointers(), entry.environment.pointers()) {
@@ -463,18 +405,17 @@ fn try_enter(
 }
 
 /// All of an entry but its program: descriptors, limits, ids, filters, in the order in which they are still allowed.
-pub(super) fn take_on(
+pub(super) fn apply_credentials(
     entry: &Entry,
     terminal: Option<BorrowedFd<'_>>,
     spared: u32,
 ) -> std::result::Result<(), (Stage, Errno)> {
-    use std::os::fd::AsRawFd;
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::reset_signals();
     rustix::process::setsid().map_err(at(Stage::Session))?;
     let stdio = match terminal {
         Some(slave) => {
-            sys::set_controlling_terminal(slave.as_raw_fd()).map_err(at(Stage::Terminal))?;
+            sys::set_controlling_terminal(slave).map_err(at(Stage::Terminal))?;
             [slave.as_raw_fd(); 3]
         }
         None => entry.stdio,
@@ -489,17 +430,10 @@ pub(super) fn take_on(
         rustix::thread::set_thread_groups(groups).map_err(at(Stage::Groups))?;
     }
     // A program run as uid 0 must not get back what is dropped here.
-    let locked = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
-    rustix::thread::set_capabilities_secure_bits(locked).map_err(at(Stage::Capabilities))?;
+    capabilities::lock_root().map_err(at(Stage::Capabilities))?;
     become_id(entry.uid, entry.gid).map_err(at(Stage::User))?;
     rustix::thread::clear_ambient_capability_set().map_err(at(Stage::Capabilities))?;
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
-    };
-    rustix::thread::set_capabilities(None, sets).map_err(at(Stage::Capabilities))?;
+    capabilities::keep(capabilities::NONE).map_err(at(Stage::Capabilities))?;
     match rustix::process::chdir(entry.directory.as_c_str()) {
         // Who looks after a service gets in though another one has renamed the folder that it began in.
         Err(_) if entry.joins => rustix::process::chdir(c"/"),
@@ -520,9 +454,11 @@ pub(super) fn take_on(
 /// put the sources above all these places, so none overwrites another.
 fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd], spared: u32) -> Result<()> {
     for (to, from) in stdio.iter().chain(sockets).enumerate() {
-        sys::duplicate_to(*from, to as RawFd)?;
+        // SAFETY: the program's own places, which nothing uses before it does.
+        unsafe { sys::duplicate_to(*from, to as RawFd) }?;
     }
-    sys::close_from((stdio.len() + sockets.len()) as u32 + spared)
+    // SAFETY: from here on nothing is used but these and what is spared, up to execve(2) or to what is done in its stead.
+    unsafe { sys::close_from((stdio.len() + sockets.len()) as u32 + spared) }
 }
 
 pub(super) fn become_id(uid: u32, gid: u32) -> Result<()> {
@@ -538,19 +474,12 @@ pub(super) fn give_up(id: Option<(u32, u32)>, clear_groups: bool) -> Result<()> 
     if clear_groups {
         rustix::thread::set_thread_groups(&[])?;
     }
-    let locked = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
-    rustix::thread::set_capabilities_secure_bits(locked)?;
+    capabilities::lock_root()?;
     if let Some((uid, gid)) = id {
         become_id(uid, gid)?;
     }
     rustix::thread::clear_ambient_capability_set()?;
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets {
-        effective: none,
-        permitted: none,
-        inheritable: none,
-    };
-    rustix::thread::set_capabilities(None, sets)?;
+    capabilities::keep(capabilities::NONE)?;
     rustix::thread::set_no_new_privs(true)?;
     hide()
 }
@@ -568,8 +497,14 @@ pub(super) fn say(report: BorrowedFd<'_>, tag: u32, a: u32, b: u32) {
     let _ = rustix::net::send(report, &encode(tag, a, b), rustix::net::SendFlags::NOSIGNAL);
 }
 
-pub(super) fn fail(report: BorrowedFd<'_>, number: u32, errno: Errno) -> ! {
-    say(report, report::FAILED, number, errno.raw_os_error() as u32);
+pub(super) fn fail(report: BorrowedFd<'_>, stage: Stage, errno: Errno) -> ! {
+    say(report, report::STAGE_FAILED, stage as u32, errno.raw_os_error() as u32);
+    exit(125)
+}
+
+/// As [`fail`], of one of the steps, which is told by its place in their list.
+fn fail_step(report: BorrowedFd<'_>, number: usize, errno: Errno) -> ! {
+    say(report, report::STEP_FAILED, number as u32, errno.raw_os_error() as u32);
     exit(125)
 }
 

@@ -10,14 +10,15 @@
 use super::forward::{Forwarder, Header, SOURCES, Way};
 use super::network::{Network, enter, take_in_both};
 use super::{LaunchError, Launcher, Running, child, go};
-use crate::sys;
+use crate::sys::helper::{self, Keeps};
+use crate::sys::{self, SingleThreaded};
 use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -83,55 +84,48 @@ impl Launcher {
             .map_err(LaunchError::system("open", "the service's process"))?;
         let filter = self.filters.program(task.seccomp)?;
         let groups = self.groups_allowed;
-        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
-        match unsafe { sys::clone3(libc::CLONE_NEWPID as u64) }.map_err(wrong())? {
-            0 => {
-                drop(words);
-                let lived = live(task, &theirs, &null, pidfd.as_ref(), groups, filter.as_deref());
-                if let Err(why) = lived {
-                    let text = why.to_string();
-                    let _ = rustix::io::write(&theirs, text.as_bytes());
-                }
-                child::exit(1)
+        let alone = super::single_threaded("a process for the network")?;
+        let mut kept: Vec<i32> = task.published.iter().map(|p| p.listener.as_raw_fd()).collect();
+        kept.extend([&task.network.user, &task.network.network, &theirs].map(AsRawFd::as_raw_fd));
+        kept.extend(pidfd.as_ref().map(AsRawFd::as_raw_fd));
+        kept.extend(task.service.map(|s| s.reports.as_raw_fd()));
+        let keeps = Keeps::Detached {
+            kept: &kept,
+            null: null.as_fd(),
+        };
+        let say = |why: LaunchError| {
+            let _ = rustix::io::write(&theirs, why.to_string().as_bytes());
+        };
+        let unready = |errno| {
+            say(LaunchError::system(
+                "close descriptors of the supervisor",
+                "for the network",
+            )(errno))
+        };
+        let life = || {
+            if let Err(why) = live(&alone, task, &theirs, pidfd.as_ref(), groups, filter.as_deref()) {
+                say(why);
             }
-            pid => {
-                let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
-                let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(wrong())?;
-                Ok(Companion { pidfd, words })
-            }
-        }
+            1
+        };
+        let pid = helper::start(&alone, libc::CLONE_NEWPID as u64, &keeps, unready, life).map_err(wrong())?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(wrong())?;
+        Ok(Companion { pidfd, words })
     }
 }
 
 fn live(
+    alone: &SingleThreaded,
     task: &Task<'_>,
     words: &OwnedFd,
-    null: &OwnedFd,
     service: Option<&OwnedFd>,
     clear_groups: bool,
     filter: Option<&super::seccomp::Program>,
 ) -> Result<(), LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, "for the network");
-    let mut kept: Vec<i32> = task.published.iter().map(|p| p.listener.as_raw_fd()).collect();
-    kept.extend([
-        task.network.user.as_raw_fd(),
-        task.network.network.as_raw_fd(),
-        words.as_raw_fd(),
-        null.as_raw_fd(),
-    ]);
-    kept.extend(service.map(AsRawFd::as_raw_fd));
-    kept.extend(task.service.map(|s| s.reports.as_raw_fd()));
-    // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&kept).map_err(wrong("close descriptors of the supervisor"))?;
-    for place in 0..3 {
-        sys::duplicate_to(null.as_raw_fd(), place).map_err(wrong("hand over descriptors"))?;
-    }
-    // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
-    let _ = rustix::process::setsid();
-    child::hide().map_err(wrong("hide a process"))?;
     let mut pasta = task
         .pasta
-        .map(|arguments| Pasta::start(arguments, task, words.as_fd(), service, clear_groups))
+        .map(|arguments| Pasta::start(alone, arguments, task, words.as_fd(), service, clear_groups))
         .transpose()?;
     if let Some(service) = task.service {
         if task.pasta.is_some() {
@@ -198,6 +192,7 @@ struct Pasta {
 impl Pasta {
     /// Starts it, and waits until the network is there or it has ended.
     fn start(
+        alone: &SingleThreaded,
         arguments: &[CString],
         task: &Task<'_>,
         words: BorrowedFd<'_>,
@@ -211,13 +206,13 @@ impl Pasta {
             rustix::fs::fchown(&stderr, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
                 .map_err(wrong("give a pipe to"))?;
         }
-        // SAFETY: this process has one thread.
-        if unsafe { sys::clone3(0) }.map_err(wrong("start"))? == 0 {
+        let life = || {
             let errno = become_pasta(arguments, task.network, clear_groups, &stderr);
             let text = format!("{}: {errno}", arguments[0].to_string_lossy());
             let _ = rustix::io::write(&stderr, text.as_bytes());
-            child::exit(127)
-        }
+            127
+        };
+        helper::start(alone, 0, &Keeps::All, |_| (), life).map_err(wrong("start"))?;
         drop(stderr);
         let mut pasta = Pasta { said, text: Vec::new() };
         loop {
@@ -299,11 +294,14 @@ fn become_pasta(arguments: &[CString], network: &Network, clear_groups: bool, st
             }
             child::become_id(0, 0)?;
         }
-        sys::duplicate_to(network.network.as_raw_fd(), 0)?;
-        if network.root.is_none() {
-            sys::duplicate_to(network.user.as_raw_fd(), 1)?;
+        // SAFETY: the standard descriptors are /dev/null here, and nothing uses them before the program does.
+        unsafe {
+            sys::duplicate_to(network.network.as_raw_fd(), 0)?;
+            if network.root.is_none() {
+                sys::duplicate_to(network.user.as_raw_fd(), 1)?;
+            }
+            sys::duplicate_to(stderr.as_raw_fd(), 2)?;
         }
-        sys::duplicate_to(stderr.as_raw_fd(), 2)?;
         // All others are closed on exec.
         sys::reset_signals();
         Ok(())

@@ -12,11 +12,12 @@
 
 #![allow(unsafe_code)]
 
-use super::step::{Entry, Stage, Step};
+use super::step::{Entry, Failed, Stage, Step};
 use super::transfer::{self, Modes, TransferError};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair};
 use super::{cgroup, child, seccomp};
-use crate::sys;
+use crate::sys::helper::{self, Keeps};
+use crate::sys::{self, SingleThreaded};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -98,18 +99,18 @@ impl Launcher {
             .as_ref()
             .and_then(|p| p.args().clone())
             .unwrap_or_default();
-        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
-        match unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a process"))? {
-            0 => help(
-                work,
-                joiner,
-                ours,
+        let program = args.first().map_or("", String::as_str);
+        let alone = super::single_threaded("a process")?;
+        let mut kept = joiner.descriptors();
+        kept.extend([ours.as_raw_fd(), client.as_raw_fd()]);
+        let unready = |errno| {
+            refuse(
                 client,
-                args.first().map_or("", String::as_str),
-                spec,
-            ),
-            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished),
-        }
+                &LaunchError::system("close descriptors", "of the supervisor")(errno),
+            )
+        };
+        let life = || exec_monitor(&alone, work, joiner, &ours, client, program, spec);
+        helper::start(&alone, 0, &Keeps::These(&kept), unready, life).map_err(LaunchError::system("start", "a process"))
     }
 
     /// What it takes to become a process beside the one whose PID 1 is `init`, and the socket on which that process
@@ -191,24 +192,22 @@ impl Joiner {
 
     /// A child of this process, born in the service's namespaces as their id 0, in no group and undumpable. `life` gets
     /// the program's terminal, if it is to have one, and never returns.
-    pub(super) fn bear(&self, life: impl FnOnce(Option<OwnedFd>) -> i32) -> Result<Pid, Errno> {
+    pub(super) fn bear(&self, alone: &SingleThreaded, life: impl FnOnce(Option<OwnedFd>) -> i32) -> Result<Pid, Errno> {
         let mut life = Some(life);
         let mut born = |late: bool| {
             let life = |terminal| match (late.then(|| self.enter_cgroups()), life.take()) {
-                (Some(Err(errno)), _) => child::fail(self.report.as_fd(), Stage::Namespaces as u32, errno),
+                (Some(Err(errno)), _) => child::fail(self.report.as_fd(), Stage::Namespaces, errno),
                 (_, Some(life)) => life(terminal),
                 (_, None) => child::exit(125),
             };
-            // SAFETY: a helper has one thread.
-            unsafe { child::born_after(|| self.enter(late), 0, None, life) }
+            helper::born_after(alone, || self.enter(late), 0, None, life)
         };
         // Where a limit leaves no room for one more process none can be born, but one may still move in: whoever looks into a
         // service that has used it up is not kept out. Inside it is seen for a moment in which cgroup it was before.
-        let pid = match born(false) {
-            Err(Errno::AGAIN) if !self.entrances.is_empty() => born(true)?,
-            other => other?,
-        };
-        Pid::from_raw(pid).ok_or(Errno::SRCH)
+        match born(false) {
+            Err(Errno::AGAIN) if !self.entrances.is_empty() => born(true),
+            other => other,
+        }
     }
 
     fn enter_cgroups(&self) -> Result<(), Errno> {
@@ -248,32 +247,34 @@ impl Joiner {
             .and_then(|slave| rustix::io::fcntl_dupfd_cloexec(slave, 64));
         match opened {
             Ok(slave) => Ok(Some(slave)),
-            Err(errno) => child::fail(report, Stage::Terminal as u32, errno),
+            Err(errno) => child::fail(report, Stage::Terminal, errno),
         }
     }
 }
 
-/// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces.
-fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, program: &str, spec: &Spec) -> ! {
-    let mut kept = joiner.descriptors();
-    kept.extend([reports.as_raw_fd(), client.as_raw_fd()]);
-    // The supervisor's other descriptors are what other services' lives hang on.
-    let closed = sys::close_all_but(&kept);
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let tell = |kind: u32, number: u32, text: &str| {
-        let bytes = encode(kind, number, text);
-        let _ = rustix::net::send(client, &bytes, rustix::net::SendFlags::NOSIGNAL);
-    };
-    let failed = |error: &LaunchError| -> ! {
-        tell(told::FAILED, error.exit_code().into(), &error.to_string());
-        child::exit(0)
-    };
-    if let Err(errno) = closed {
-        failed(&LaunchError::system("close descriptors", "of the supervisor")(errno))
-    }
-    let born = joiner.bear(|terminal| match work {
-        Work::Program { .. } => join(&joiner, terminal),
-        Work::Copy(copy) => join_to_copy(&joiner, copy),
+fn tell(client: &OwnedFd, kind: u32, number: u32, text: &str) {
+    let bytes = encode(kind, number, text);
+    let _ = rustix::net::send(client, &bytes, rustix::net::SendFlags::NOSIGNAL);
+}
+
+fn refuse(client: &OwnedFd, error: &LaunchError) {
+    tell(client, told::FAILED, error.exit_code().into(), &error.to_string());
+}
+
+/// The helper's whole life. It is a copy of the supervisor that execs nothing, outside all namespaces: it waits for the
+/// program, tells the client how it is with it, and passes on what the client sends.
+fn exec_monitor(
+    alone: &SingleThreaded,
+    work: &Work<'_>,
+    joiner: Joiner,
+    reports: &OwnedFd,
+    client: &OwnedFd,
+    program: &str,
+    spec: &Spec,
+) -> i32 {
+    let born = joiner.bear(alone, |terminal| match work {
+        Work::Program { .. } => enter_and_exec(&joiner, terminal),
+        Work::Copy(copy) => enter_and_copy(&joiner, copy),
     });
     drop(joiner);
     let directory = spec
@@ -282,11 +283,16 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
         .map(|p| p.cwd().display().to_string())
         .unwrap_or_default();
     loop {
-        match read_report(reports.as_fd(), |number, errno| {
-            explain_stage(number, errno, program, &directory)
+        match read_report(reports.as_fd(), |failed, errno| {
+            explain_joined(failed, errno, program, &directory)
         }) {
-            Ok(Report::Terminal(master)) => hand_over(client, &master),
-            Ok(Report::Failed(error)) => failed(&error),
+            Ok(Report::Terminal(master)) => {
+                let _ = sys::send_fd(client.as_fd(), &encode(told::TERMINAL, 0, ""), master.as_fd());
+            }
+            Ok(Report::Failed(error)) => {
+                refuse(client, &error);
+                return 0;
+            }
             Err(Errno::INTR) => {}
             // Closed on exec: the program runs.
             _ => break,
@@ -294,12 +300,23 @@ fn help(work: &Work<'_>, joiner: Joiner, reports: OwnedFd, client: &OwnedFd, pro
     }
     let pid = match born {
         Ok(pid) => pid,
-        Err(errno) => failed(&explain_stage(Stage::Namespaces as u32, errno, program, "")),
+        Err(errno) => {
+            refuse(client, &explain_stage(Stage::Namespaces, errno, program, ""));
+            return 0;
+        }
     };
-    tell(told::STARTED, 0, "");
+    tell(client, told::STARTED, 0, "");
     let status = accompany(pid, client);
-    tell(told::EXITED, status, "");
-    child::exit(0)
+    tell(client, told::EXITED, status, "");
+    0
+}
+
+/// As [`explain_stage`], for a process that has no steps.
+pub(super) fn explain_joined(failed: Failed, errno: Errno, program: &str, directory: &str) -> LaunchError {
+    match failed {
+        Failed::Stage(stage) => explain_stage(stage, errno, program, directory),
+        Failed::Step(_) => LaunchError::Vanished,
+    }
 }
 
 /// Passes the client's signals on until the program ends; its exit code.
@@ -315,10 +332,7 @@ fn accompany(pid: Pid, client: &OwnedFd) -> u32 {
         }
         if !ready[0].revents().is_empty() {
             return match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => code as u32,
-                    (None, signal) => 128 + signal.unwrap_or(0) as u32,
-                },
+                Ok(Some((_, status))) => sys::exit_status::exit_code(status.as_raw()).into(),
                 _ => 125,
             };
         }
@@ -333,20 +347,6 @@ fn accompany(pid: Pid, client: &OwnedFd) -> u32 {
             }
         }
     }
-}
-
-fn hand_over(client: &OwnedFd, master: &OwnedFd) {
-    let bytes = encode(told::TERMINAL, 0, "");
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
-    let fds = [master.as_fd()];
-    ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
-    let _ = rustix::net::sendmsg(
-        client,
-        &[rustix::io::IoSlice::new(&bytes)],
-        &mut ancillary,
-        rustix::net::SendFlags::NOSIGNAL,
-    );
 }
 
 /// A copy into the service or out of it, as the service.
@@ -375,23 +375,26 @@ enum Work<'a> {
     Copy(&'a Copy),
 }
 
-/// As [`join`], but what follows is this program's own, and no execve(2): it has one thread, and has given up all
+/// As [`enter_and_exec`], but what follows is this program's own, and no execve(2): it has one thread, and has given up all
 /// that its service has not.
-fn join_to_copy(joiner: &Joiner, copy: &Copy) -> ! {
+fn enter_and_copy(joiner: &Joiner, copy: &Copy) -> ! {
     let report = joiner.report.as_fd();
-    if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3) {
-        child::fail(report, Stage::Descriptors as u32, errno);
-    }
-    // SAFETY: the descriptor was just made.
-    let report = unsafe { BorrowedFd::borrow_raw(3) };
-    if let Err((stage, errno)) = child::take_on(&joiner.entry, None, 1) {
-        child::fail(report, stage as u32, errno);
+    // SAFETY: what 3 was is used no more: what the program is to have lies above, and the namespaces are entered.
+    let report = match unsafe { sys::duplicate_to(report.as_raw_fd(), 3) } {
+        Ok(report) => report,
+        Err(errno) => child::fail(report, Stage::Descriptors, errno),
+    };
+    if let Err((stage, errno)) = child::apply_credentials(&joiner.entry, None, 1) {
+        child::fail(report, stage, errno);
     }
     if let Err(errno) = child::hide() {
-        child::fail(report, Stage::User as u32, errno);
+        child::fail(report, Stage::User, errno);
     }
     // By which the helper knows that it runs.
-    let _ = sys::close_from(3);
+    // SAFETY: `report` is used no more, and nothing else from 3 on is open.
+    if unsafe { sys::close_from(3) }.is_err() {
+        child::exit(helper::FAILED);
+    }
     let complain = |text: &str| {
         let _ = rustix::io::write(rustix::stdio::stderr(), format!("{text}\n").as_bytes());
     };
@@ -439,14 +442,10 @@ impl std::io::Write for Descriptor {
 
 /// In the service's namespaces already; from there to the program. As after every clone3(2) on the way to execve(2), only
 /// system calls.
-fn join(joiner: &Joiner, terminal: Option<OwnedFd>) -> ! {
-    let report = joiner.report.as_fd();
-    // Behind the program's three, where it stays open until execve(2) succeeds.
-    if let Err(errno) = sys::duplicate_to(report.as_raw_fd(), 3).and_then(|()| sys::close_on_exec(3)) {
-        child::fail(report, Stage::Descriptors as u32, errno);
-    }
-    // SAFETY: the descriptor was just made.
-    let report = unsafe { BorrowedFd::borrow_raw(3) };
-    let (stage, errno) = child::enter(&joiner.entry, terminal.as_ref().map(|t| t.as_fd()), 1);
-    child::fail(report, stage as u32, errno)
+fn enter_and_exec(joiner: &Joiner, terminal: Option<OwnedFd>) -> ! {
+    child::exec_reporting(
+        &joiner.entry,
+        terminal.as_ref().map(|t| t.as_fd()),
+        joiner.report.as_fd(),
+    )
 }

@@ -5,19 +5,21 @@
 //! as a number and leaves here as a sentence.
 
 pub mod ask;
+pub mod capabilities;
 pub mod cgroup;
 mod child;
 pub mod companion;
 pub mod descendants;
 pub mod dry_run;
 mod error;
+mod filesystem;
 pub mod forward;
 pub mod join;
 mod landlock;
 pub mod network;
 mod prepare;
 pub mod relay;
-mod seccomp;
+pub(crate) mod seccomp;
 mod step;
 pub mod trace;
 pub mod transfer;
@@ -26,14 +28,16 @@ mod writable;
 pub use error::LaunchError;
 pub use prepare::raise_limit;
 
-use crate::bundle::RootEntry;
-use crate::sys;
+use crate::bundle::{RootEntry, id_map};
+use crate::host::idmap::{IdMaps, Maps};
+use crate::sys::helper;
+use crate::sys::{self, SingleThreaded};
 use child::report;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use step::{Stage, Step};
+use step::{Failed, Stage, Step};
 
 /// What starts services: facts of this host, found once, and compiled filters.
 pub struct Launcher {
@@ -140,29 +144,13 @@ impl Launcher {
             .linux()
             .as_ref()
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
+        let page = supported_page()?;
+        let alone = single_threaded("a service")?;
         let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let group = self.group(request.spec)?;
-        let birthplace = group.as_ref().map_or(Ok(None), |group| group.birthplace())?;
-        let mut idmaps = crate::host::idmap::IdMaps::default();
+        let mut idmaps = IdMaps::default();
         let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;
-        let mut flags = 0;
-        let mut joined = None;
-        for namespace in linux.namespaces().iter().flatten() {
-            match (namespace.typ(), namespace.path(), request.network) {
-                (kind, None, _) => flags |= namespace_flag(kind),
-                (LinuxNamespaceType::Network, Some(_), Some(fd)) => joined = Some(fd),
-                (kind, Some(path), _) => {
-                    return Err(LaunchError::Spec(format!(
-                        "joins the {kind} namespace {}, which this launcher was not given",
-                        path.display()
-                    )));
-                }
-            }
-        }
-        if group.is_some() {
-            // It would have the launcher's cgroup for its root: the step makes it, from inside.
-            flags &= !namespace_flag(LinuxNamespaceType::Cgroup);
-        }
+        let born = Birth::of(linux, request.network, group.as_ref())?;
         for step in &steps {
             let (operation, object) = step.describe();
             tracing::trace!(operation, object, "step");
@@ -183,23 +171,13 @@ impl Launcher {
             launcher: ours.as_raw_fd(),
             keep: if root_inside { keeper(linux) } else { None },
             entry,
-            stack: sys::Stack::new(64 << 10).map_err(LaunchError::system("map", "a stack"))?,
+            stack: sys::Stack::new(EXEC_STACK).map_err(LaunchError::system("map", "a stack"))?,
+            page,
         };
-        // SAFETY: the launcher is single-threaded, and `run_init` uses what was prepared and nothing else.
-        #[allow(unsafe_code)]
-        let pid = unsafe {
-            match joined {
-                Some(network) => network::born_in(network, flags, birthplace.as_ref().map(AsFd::as_fd), || {
-                    child::run_init(&init)
-                }),
-                None => match sys::clone3_into(flags, birthplace.as_ref().map(AsFd::as_fd)) {
-                    Ok(0) => child::run_init(&init),
-                    other => other,
-                },
-            }
-        };
-        let pid = pid.map_err(LaunchError::system("make the namespaces of", "a new process"))?;
-        let pid = Pid::from_raw(pid).ok_or(LaunchError::Vanished)?;
+        let pid = born
+            .spawn(&alone, || child::run_init(&init))
+            .map_err(LaunchError::system("make the namespaces of", "a new process"))?;
+        drop(theirs);
         let running = Running {
             pid,
             reports: ours,
@@ -208,10 +186,15 @@ impl Launcher {
             directory,
             cgroup: group,
         };
-        drop(theirs);
+        self.release(running, linux)
+    }
+
+    /// Maps the ids of a process that waits for it, and lets it go on.
+    fn release(&self, running: Running, linux: &Linux) -> Result<Running, LaunchError> {
+        let text = |lines: &Option<Vec<LinuxIdMapping>>| id_map(lines.as_deref().unwrap_or_default());
+        let maps = Maps([text(linux.uid_mappings()), text(linux.gid_mappings())]);
         let maps = self
-            .write_maps(pid, "uid_map", linux.uid_mappings().as_deref().unwrap_or_default())
-            .and_then(|()| self.write_maps(pid, "gid_map", linux.gid_mappings().as_deref().unwrap_or_default()))
+            .write_maps(&maps, running.pid)
             .and_then(|()| go(running.reports.as_fd()).map_err(LaunchError::system("signal", "the new process")));
         match maps {
             Ok(()) => Ok(running),
@@ -221,6 +204,11 @@ impl Launcher {
                 None => ours,
             }),
         }
+    }
+
+    fn write_maps(&self, maps: &Maps, pid: Pid) -> Result<(), LaunchError> {
+        maps.write(&self.proc, pid)
+            .map_err(|unwritten| LaunchError::system("write", unwritten.object)(unwritten.errno))
     }
 
     /// The cgroup that a spec's limits need, if there are any.
@@ -241,37 +229,65 @@ impl Launcher {
             _ => Ok(Vec::new()),
         }
     }
+}
 
-    fn write_maps(&self, pid: Pid, file: &str, lines: &[LinuxIdMapping]) -> Result<(), LaunchError> {
-        if lines.is_empty() {
-            return Ok(());
+/// How a service's process is born: into which new namespaces, in which cgroup, and in which network that is there.
+struct Birth<'a> {
+    namespaces: u64,
+    cgroup: Option<OwnedFd>,
+    network: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Birth<'a> {
+    fn of(
+        linux: &Linux,
+        network: Option<BorrowedFd<'a>>,
+        group: Option<&cgroup::Group>,
+    ) -> Result<Birth<'a>, LaunchError> {
+        let mut flags = 0;
+        let mut joined = None;
+        for namespace in linux.namespaces().iter().flatten() {
+            match (namespace.typ(), namespace.path(), network) {
+                (kind, None, _) => flags |= namespace_flag(kind),
+                (LinuxNamespaceType::Network, Some(_), Some(fd)) => joined = Some(fd),
+                (kind, Some(path), _) => {
+                    return Err(LaunchError::Spec(format!(
+                        "joins the {kind} namespace {}, which this launcher was not given",
+                        path.display()
+                    )));
+                }
+            }
         }
-        self.write_map(pid, file, &crate::bundle::id_map(lines))
+        if group.is_some() {
+            // It would have the launcher's cgroup for its root: the step makes it, from inside.
+            flags &= !namespace_flag(LinuxNamespaceType::Cgroup);
+        }
+        Ok(Birth {
+            namespaces: flags,
+            cgroup: group.map_or(Ok(None), |group| group.birthplace())?,
+            network: joined,
+        })
     }
 
-    fn write_map(&self, pid: Pid, file: &str, text: &str) -> Result<(), LaunchError> {
-        let path = format!("{}/{file}", pid.as_raw_nonzero());
-        let wrong = || {
-            LaunchError::system(
-                "write",
-                format!("/proc/{path} ({})", text.trim_end().replace('\n', ", ")),
-            )
+    /// `life` never returns, and uses what was prepared and nothing else.
+    fn spawn(&self, alone: &SingleThreaded, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
+        let cgroup = self.cgroup.as_ref().map(AsFd::as_fd);
+        let Some(network) = self.network else {
+            return match sys::clone3_into(alone, self.namespaces, cgroup)? {
+                0 => sys::exit(life()),
+                pid => Pid::from_raw(pid).ok_or(Errno::SRCH),
+            };
         };
-        let fd = rustix::fs::openat(
-            &self.proc,
-            &path,
-            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(wrong())?;
-        rustix::io::write(&fd, text.as_bytes()).map_err(wrong()).map(drop)
+        // Its new user namespace would give it no right to enter the network by itself, and this process, if it is not the
+        // host's root, would not come back.
+        helper::born_after(alone, || network::enter(network), self.namespaces, cgroup, |()| life())
     }
 }
 
 impl Running {
     /// Waits for the next report. With a non-blocking socket, `Err(WOULDBLOCK)` if there is none yet.
     pub fn report(&self) -> Result<Report, Errno> {
-        read_report(self.reports.as_fd(), |number, errno| self.explain(number, errno))
+        read_report(self.reports.as_fd(), |failed, errno| self.explain(failed, errno))
     }
 
     /// The service's cgroup, if it has limits that need one.
@@ -312,14 +328,17 @@ impl Running {
         said
     }
 
-    fn explain(&self, number: u32, errno: Errno) -> LaunchError {
-        match self.steps.get(number as usize) {
-            Some((operation, object)) => LaunchError::System {
-                operation,
-                object: object.clone(),
-                errno,
+    fn explain(&self, failed: Failed, errno: Errno) -> LaunchError {
+        match failed {
+            Failed::Stage(stage) => explain_stage(stage, errno, &self.program, &self.directory),
+            Failed::Step(number) => match self.steps.get(number as usize) {
+                Some((operation, object)) => LaunchError::System {
+                    operation,
+                    object: object.clone(),
+                    errno,
+                },
+                None => LaunchError::Vanished,
             },
-            None => explain_stage(number, errno, &self.program, &self.directory),
         }
     }
 }
@@ -330,10 +349,8 @@ fn go(reports: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// The sentence for a stage of [`step::Entry`] that failed.
-fn explain_stage(number: u32, errno: Errno, program: &str, directory: &str) -> LaunchError {
-    let Some((stage, operation)) = Stage::from_code(number) else {
-        return LaunchError::Vanished;
-    };
+fn explain_stage(stage: Stage, errno: Errno, program: &str, directory: &str) -> LaunchError {
+    let operation = stage.words();
     match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => LaunchError::Program {
             message: format!(
@@ -374,55 +391,43 @@ fn explain_stage(number: u32, errno: Errno, program: &str, directory: &str) -> L
     }
 }
 
-fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(u32, Errno) -> LaunchError) -> Result<Report, Errno> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(Failed, Errno) -> LaunchError) -> Result<Report, Errno> {
     let mut bytes = [0u8; 12];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = match recvmsg(
-        socket,
-        &mut [rustix::io::IoSliceMut::new(&mut bytes)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    ) {
-        Ok(received) => received.bytes,
-        Err(Errno::CONNRESET) => 0,
+    let received = match sys::receive_when_there(socket, &mut bytes) {
+        Ok(received) if received.bytes == bytes.len() => received,
+        Ok(_) | Err(Errno::CONNRESET) => return Ok(Report::End),
         Err(errno) => return Err(errno),
     };
-    if received < bytes.len() {
-        return Ok(Report::End);
-    }
     let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let errno = || Errno::from_raw_os_error(word(8) as i32);
     Ok(match word(0) {
         report::HELD => Report::Held,
         report::STARTED => Report::Started,
         report::EXITED => Report::Exited(word(4) as i32),
-        report::FAILED => Report::Failed(explain(word(4), Errno::from_raw_os_error(word(8) as i32))),
-        report::TERMINAL => {
-            let fds = ancillary.drain().find_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-                _ => None,
-            });
-            fds.map_or(Report::End, Report::Terminal)
-        }
+        report::STEP_FAILED => Report::Failed(explain(Failed::Step(word(4)), errno())),
+        report::STAGE_FAILED => Report::Failed(match Stage::from_code(word(4)) {
+            Some(stage) => explain(Failed::Stage(stage), errno()),
+            None => LaunchError::Vanished,
+        }),
+        report::TERMINAL => received.fd.map_or(Report::End, Report::Terminal),
         _ => Report::End,
     })
 }
 
 /// fork(2), for a process of one thread, whose copy can go on as if it were itself. `None` in the child.
 pub fn fork() -> Result<Option<Pid>, LaunchError> {
-    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
-    if threads != 1 {
-        return Err(LaunchError::Other {
-            operation: "start",
-            object: "a supervisor".into(),
-            cause: format!("this process has {threads} threads"),
-        });
-    }
-    // SAFETY: there is no other thread, as was just seen.
-    #[allow(unsafe_code)]
-    let pid = unsafe { sys::clone3(0) }.map_err(LaunchError::system("start", "a supervisor"))?;
+    let alone = single_threaded("a supervisor")?;
+    let pid = sys::clone3(&alone, 0).map_err(LaunchError::system("start", "a supervisor"))?;
     Ok(Pid::from_raw(pid))
+}
+
+/// Is this the only thread, as it has to be for `what` to be started by copying this process?
+fn single_threaded(what: &str) -> Result<SingleThreaded, LaunchError> {
+    SingleThreaded::count().map_err(|threads| LaunchError::Other {
+        operation: "start",
+        object: what.to_owned(),
+        cause: format!("this process has {threads} threads"),
+    })
 }
 
 fn socketpair() -> Result<(OwnedFd, OwnedFd), LaunchError> {
@@ -431,8 +436,24 @@ fn socketpair() -> Result<(OwnedFd, OwnedFd), LaunchError> {
         .map_err(LaunchError::system("make", "a socket pair"))
 }
 
+/// What the service's process may use of a stack until its execve(2).
+const EXEC_STACK: usize = 60 << 10;
+
+/// The size of this machine's pages, if it is one that PID 1 knows how to forget its memory with.
+fn supported_page() -> Result<usize, LaunchError> {
+    let page = sys::page_size();
+    match sys::stack_padding(page) {
+        Some(_) => Ok(page),
+        None => Err(LaunchError::Other {
+            operation: "start",
+            object: "a service".into(),
+            cause: format!("memory pages of {page} bytes are not provided for; `pysecure doctor` says which are"),
+        }),
+    }
+}
+
 /// The id beside the service's own, where that is 0 inside.
-fn keeper(linux: &oci_spec::runtime::Linux) -> Option<(u32, u32)> {
+fn keeper(linux: &Linux) -> Option<(u32, u32)> {
     let other = |lines: &Option<Vec<LinuxIdMapping>>| {
         lines
             .iter()

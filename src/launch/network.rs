@@ -5,14 +5,16 @@
 
 use super::{LaunchError, Launcher, child, socketpair};
 use crate::bundle::LOWEST_PORT;
+use crate::host::idmap::Maps;
 use crate::sys;
+use crate::sys::helper::{self, Keeps};
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Does a spec give its service a network namespace that is new?
 pub(super) fn own(linux: &Linux) -> bool {
@@ -52,16 +54,13 @@ impl Launcher {
         let wrong = || LaunchError::system("make", "the app's network namespace");
         let (ours, theirs) = socketpair()?;
         let sysctl = format!("/proc/sys/{}\0", LOWEST_PORT.replace('.', "/"));
-        // SAFETY: the launcher is single-threaded, and the child uses what was prepared and nothing else.
-        #[allow(unsafe_code)]
-        let pid = match unsafe { sys::clone3((libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64) }.map_err(wrong())? {
-            0 => settle(theirs.as_fd(), &sysctl),
-            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
-        };
+        let alone = super::single_threaded("the maker of a network")?;
+        let namespaces = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
+        let life = || settle(&sysctl);
+        let pid = helper::start(&alone, namespaces, &Keeps::Input(theirs.as_fd()), |_| (), life).map_err(wrong())?;
         drop(theirs);
         let made = (|| {
-            self.write_map(pid, "uid_map", &format!("0 {} 1\n", root.0))?;
-            self.write_map(pid, "gid_map", &format!("0 {} 1\n", root.1))?;
+            self.write_maps(&Maps::of_root(root), pid)?;
             super::go(ours.as_fd()).map_err(wrong())?;
             let mut answer = [0u8; 4];
             if rustix::io::read(&ours, &mut answer).map_err(wrong())? != answer.len() {
@@ -79,14 +78,10 @@ impl Launcher {
     }
 }
 
-/// In the new namespaces: brings the loopback up and waits until both were opened. Only system calls.
-fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
-    // The launcher's end is open here too, and its closing is what is waited for.
-    let _ = sys::duplicate_to(launcher.as_raw_fd(), 0);
-    let _ = sys::close_from(1);
-    // SAFETY: descriptor 0 is the socket.
-    #[allow(unsafe_code)]
-    let launcher = unsafe { BorrowedFd::borrow_raw(0) };
+/// In the new namespaces: brings the loopback up and waits until both were opened. Only system calls; standard input is the
+/// socket to the launcher.
+fn settle(sysctl: &str) -> i32 {
+    let launcher = rustix::stdio::stdin();
     let mut byte = [0u8; 1];
     if rustix::io::read(launcher, &mut byte) == Ok(1) {
         let done = sys::loopback_up().and_then(|()| {
@@ -97,7 +92,7 @@ fn settle(launcher: BorrowedFd<'_>, sysctl: &str) -> ! {
         let _ = rustix::net::send(launcher, &answer, rustix::net::SendFlags::NOSIGNAL);
         let _ = rustix::io::read(launcher, &mut byte);
     }
-    child::exit(0)
+    0
 }
 
 /// [`take_in`] of an address of each family, where this kernel, or whoever set it up, may do without IPv6: then nobody connects
@@ -167,22 +162,6 @@ fn take_in(address: IpAddr, prefix: u8) -> Result<(), Errno> {
     } else {
         Err(Errno::from_raw_os_error(errno))
     }
-}
-
-/// clone3(2) of a child that is born in another network namespace: its new user namespace would give it no right to
-/// enter by itself, and this process, if it is not the host's root, would not come back.
-///
-/// # Safety
-/// As for [`child::born_after`].
-#[allow(unsafe_code)]
-pub(super) unsafe fn born_in(
-    network: BorrowedFd<'_>,
-    flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
-    life: impl FnOnce() -> i32,
-) -> Result<i32, Errno> {
-    // SAFETY: as promised by the caller.
-    unsafe { child::born_after(|| enter(network), flags, cgroup, |()| life()) }
 }
 
 pub(super) fn enter(network: BorrowedFd<'_>) -> Result<(), Errno> {

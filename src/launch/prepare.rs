@@ -6,16 +6,17 @@
 
 use super::cgroup::Group;
 use super::error::LaunchError;
+use super::filesystem::{self, Layers};
 use super::step::{Entry, Step, Strings, c_path};
 use super::writable::Overlay;
 use super::{Launcher, Request, landlock};
 use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
 use crate::host::idmap::IdMaps;
 use crate::sys;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags};
 use rustix::process::{Gid, Resource, Rlimit};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -65,43 +66,10 @@ pub(super) fn steps(
     steps.push(Step::Root {
         tree: skeleton(request.root, root.readonly().unwrap_or(false))?,
     });
-    let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
-    let clear_groups = launcher.groups_allowed;
-    let mut awaited = false;
-    let mut uppers = uppers(spec, linux)?.into_iter();
-    for mount in spec.mounts().iter().flatten() {
-        let kind = mount.typ().as_deref().unwrap_or("bind");
-        let made_inside = !matches!(kind, "bind" | "none" | "overlay");
-        if made_inside && !awaited {
-            // What is made in the new namespaces belongs to id 0 there, which has to exist first.
-            steps.push(Step::AwaitIds {
-                root: ids_zero,
-                clear_groups,
-            });
-            awaited = true;
-        }
-        mount_steps(mount, kind, &mut uppers, idmaps, &mut steps)?;
-    }
-    if !awaited {
-        steps.push(Step::AwaitIds {
-            root: ids_zero,
-            clear_groups,
-        });
-    }
+    mount_all(launcher, spec, linux, idmaps, &mut steps)?;
     steps.push(Step::Leave);
     let own_network = super::network::own(linux);
-    for (key, value) in linux.sysctl().iter().flatten() {
-        // What is not of a namespace of its own would be the host's.
-        if !key.starts_with("net.") || !own_network || key.contains('/') {
-            return Err(LaunchError::Spec(format!(
-                "sets {key}, which this launcher does not do there"
-            )));
-        }
-        steps.push(Step::Sysctl {
-            path: terminated(&Path::new("/proc/sys").join(key.replace('.', "/")))?,
-            value: terminated(Path::new(value))?,
-        });
-    }
+    sysctls(linux, own_network, &mut steps)?;
     for path in linux.masked_paths().iter().flatten() {
         steps.push(Step::Mask {
             path: terminated(Path::new(path))?,
@@ -135,6 +103,57 @@ pub(super) fn steps(
     Ok(steps)
 }
 
+/// Everything that is mounted on the root. What is made inside of the new namespaces belongs to id 0 there, which has to exist
+/// first.
+fn mount_all(
+    launcher: &Launcher,
+    spec: &Spec,
+    linux: &Linux,
+    idmaps: &mut IdMaps,
+    steps: &mut Vec<Step>,
+) -> Result<(), LaunchError> {
+    let ids_zero = linux.uid_mappings().iter().flatten().any(|m| m.container_id() == 0);
+    let clear_groups = launcher.groups_allowed;
+    let mut awaited = false;
+    let mut uppers = uppers(spec, linux)?.into_iter();
+    for mount in spec.mounts().iter().flatten() {
+        let kind = mount.typ().as_deref().unwrap_or("bind");
+        let made_inside = !matches!(kind, "bind" | "none" | "overlay");
+        if made_inside && !awaited {
+            steps.push(Step::AwaitIds {
+                root: ids_zero,
+                clear_groups,
+            });
+            awaited = true;
+        }
+        mount_steps(mount, kind, &mut uppers, idmaps, steps)?;
+    }
+    if !awaited {
+        steps.push(Step::AwaitIds {
+            root: ids_zero,
+            clear_groups,
+        });
+    }
+    Ok(())
+}
+
+/// What the spec sets below /proc/sys, of which nothing may be the host's.
+fn sysctls(linux: &Linux, own_network: bool, steps: &mut Vec<Step>) -> Result<(), LaunchError> {
+    for (key, value) in linux.sysctl().iter().flatten() {
+        // What is not of a namespace of its own would be the host's.
+        if !key.starts_with("net.") || !own_network || key.contains('/') {
+            return Err(LaunchError::Spec(format!(
+                "sets {key}, which this launcher does not do there"
+            )));
+        }
+        steps.push(Step::Sysctl {
+            path: terminated(&Path::new("/proc/sys").join(key.replace('.', "/")))?,
+            value: terminated(Path::new(value))?,
+        });
+    }
+    Ok(())
+}
+
 /// The step that mounts another /dev/pts like the spec's.
 pub(super) fn terminals(spec: &Spec) -> Result<Step, LaunchError> {
     let mount = spec
@@ -155,7 +174,7 @@ pub(super) fn terminals(spec: &Spec) -> Result<Step, LaunchError> {
 }
 
 /// The overlays of a spec that can be written to, made, in their order.
-fn uppers(spec: &Spec, linux: &oci_spec::runtime::Linux) -> Result<Vec<OwnedFd>, LaunchError> {
+fn uppers(spec: &Spec, linux: &Linux) -> Result<Vec<OwnedFd>, LaunchError> {
     let overlays: Vec<Overlay> = spec
         .mounts()
         .iter()
@@ -383,13 +402,9 @@ fn clone_of(
 /// user. Made here, so what is in it belongs to the launcher and not to the service's namespace.
 fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, "the service's root");
-    let fs = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("make"))?;
-    for (key, value) in [("mode", "0755"), ("size", "1m")] {
-        rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(wrong("make"))?;
-    }
-    rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("make"))?;
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let root = rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, safe).map_err(wrong("make"))?;
+    let options = [(c"mode", Some(c"0755")), (c"size", Some(c"1m"))];
+    let root = filesystem::new(c"tmpfs", &options, safe).map_err(wrong("make"))?;
     // What an image brings lies among these: its links are the service's to follow, and not the launcher's.
     let root = crate::beneath::Root::fresh(root);
     for entry in entries {
@@ -447,20 +462,12 @@ fn lowers(places: &[&Path], attributes: u64, target: &Path) -> Result<OwnedFd, L
         .iter()
         .map(|layer| open_without_links(layer))
         .collect::<Result<Vec<_>, _>>()?;
-    // Short names, whatever the length of the paths: fsconfig(2) takes 256 bytes.
-    let short: Vec<String> = layers
-        .iter()
-        .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()))
-        .collect();
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("mount"))?;
-    rustix::mount::fsconfig_set_string(fs.as_fd(), "lowerdir", short.join(":")).map_err(wrong("mount"))?;
-    rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("mount"))?;
-    rustix::mount::fsmount(
-        fs.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::from_bits_retain(attributes as u32),
-    )
-    .map_err(wrong("mount"))
+    let layers = Layers {
+        lower: layers,
+        upper: None,
+        user_attributes: false,
+    };
+    filesystem::overlay(&layers, attributes).map_err(wrong("mount"))
 }
 
 /// The way from inside the namespaces to the program.

@@ -15,16 +15,16 @@ use super::child;
 use super::forward::{Forwarder, Way, on_loopback};
 use super::network::take_in_both;
 use super::{LaunchError, Launcher, Running, go, socketpair};
+use crate::host::idmap::Maps;
 use crate::sys;
+use crate::sys::helper::{self, Keeps};
 use nix::sys::epoll::EpollTimeout;
 use oci_spec::runtime::LinuxSeccomp;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
-};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::process::{PidfdFlags, Signal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -139,26 +139,29 @@ impl Launcher {
             .map_err(LaunchError::system("open", "/dev/null"))?;
         let filter = self.filters.program(task.seccomp)?;
         let groups = self.groups_allowed;
-        // SAFETY: the supervisor is single-threaded, so its copy may go on as it is.
-        let pid = match unsafe { sys::clone3((libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64) }.map_err(wrong())? {
-            0 => {
-                drop(ours);
-                let errno = match live(task, &theirs, &null, groups, filter.as_deref()) {
-                    Ok(()) => child::exit(0),
-                    Err(errno) => errno,
-                };
-                let answer = errno.raw_os_error().to_ne_bytes();
-                let _ = rustix::net::send(&theirs, &answer, SendFlags::NOSIGNAL);
-                child::exit(1)
-            }
-            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
+        let alone = super::single_threaded("a process for `listen`")?;
+        let mut kept: Vec<i32> = task.outside.iter().chain(&task.left).map(AsRawFd::as_raw_fd).collect();
+        kept.push(theirs.as_raw_fd());
+        let keeps = Keeps::Detached {
+            kept: &kept,
+            null: null.as_fd(),
         };
+        let failed = |errno: Errno| {
+            let _ = rustix::net::send(&theirs, &errno.raw_os_error().to_ne_bytes(), SendFlags::NOSIGNAL);
+        };
+        let life = || match live(task, &theirs, groups, filter.as_deref()) {
+            Ok(()) => 0,
+            Err(errno) => {
+                failed(errno);
+                1
+            }
+        };
+        let namespaces = (libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as u64;
+        let pid = helper::start(&alone, namespaces, &keeps, failed, life).map_err(wrong())?;
         drop(theirs);
         let made = (|| {
-            let (uid, gid) = task.keeper.unwrap_or((0, 0));
             let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(wrong())?;
-            self.write_map(pid, "uid_map", &format!("0 {uid} 1\n"))?;
-            self.write_map(pid, "gid_map", &format!("0 {gid} 1\n"))?;
+            self.write_maps(&Maps::of_root(task.keeper.unwrap_or((0, 0))), pid)?;
             go(ours.as_fd()).map_err(wrong())?;
             let mut inside = Vec::with_capacity(task.outside.len());
             for outside in task.outside {
@@ -193,7 +196,7 @@ impl Relay {
     pub fn begin(&self, service: &Running) -> Result<(), LaunchError> {
         let wrong = || LaunchError::system("begin", "with the connections of a service");
         let pidfd = rustix::process::pidfd_open(service.pid, PidfdFlags::empty()).map_err(wrong())?;
-        send_fd(self.control.as_fd(), b"!", pidfd.as_fd()).map_err(wrong())
+        sys::send_fd(self.control.as_fd(), b"!", pidfd.as_fd()).map_err(wrong())
     }
 
     /// A descriptor of its process, readable when it has ended, and what it says.
@@ -206,20 +209,9 @@ impl Relay {
 fn live(
     task: &Task<'_>,
     control: &OwnedFd,
-    null: &OwnedFd,
     clear_groups: bool,
     filter: Option<&super::seccomp::Program>,
 ) -> Result<(), Errno> {
-    let mut kept: Vec<i32> = task.outside.iter().chain(&task.left).map(AsRawFd::as_raw_fd).collect();
-    kept.extend([control.as_raw_fd(), null.as_raw_fd()]);
-    // The supervisor's other descriptors are what other services' lives hang on.
-    sys::close_all_but(&kept)?;
-    for place in 0..3 {
-        sys::duplicate_to(null.as_raw_fd(), place)?;
-    }
-    // Out of the terminal's process group: Ctrl-C is the supervisor's to handle.
-    let _ = rustix::process::setsid();
-    child::hide()?;
     // The ids are mapped.
     if rustix::io::read(control, &mut [0u8; 1])? != 1 {
         return Ok(());
@@ -235,7 +227,7 @@ fn live(
     for outside in task.outside {
         let outside = rustix::io::fcntl_dupfd_cloexec(outside, 0)?;
         let socket = twin(&outside, task.backlog)?;
-        send_fd(control.as_fd(), &0i32.to_ne_bytes(), socket.as_fd())?;
+        sys::send_fd(control.as_fd(), &0i32.to_ne_bytes(), socket.as_fd())?;
         inside.push(socket);
         listeners.push((outside, Way::Same));
     }
@@ -262,7 +254,7 @@ fn live(
     forwarder.await_no_more(control.as_fd());
     forwarder.await_no_more(service.as_fd());
     for outside in task.outside {
-        // SAFETY: the originals are the supervisor's, on whose side of clone3(2) their owners are; nothing here uses them.
+        // SAFETY: its owner is on the supervisor's side of clone3(2); nothing here uses it any more.
         unsafe { rustix::io::close(outside.as_raw_fd()) };
     }
     let left = forwarder.leave(&inside, leave);
@@ -298,18 +290,4 @@ fn twin(outside: &OwnedFd, backlog: i32) -> Result<OwnedFd, Errno> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, backlog)?;
     Ok(socket)
-}
-
-fn send_fd(to: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(
-        to,
-        &[rustix::io::IoSlice::new(bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )
-    .map(drop)
 }

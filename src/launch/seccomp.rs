@@ -23,7 +23,7 @@ pub enum SeccompError {
     Long,
 }
 
-pub(super) type Program = Vec<sock_filter>;
+pub(crate) type Program = Vec<sock_filter>;
 
 /// Compiles profiles, and remembers the last ones: services mostly share theirs.
 #[derive(Default)]
@@ -78,7 +78,8 @@ enum Verdict {
 
 type ByArguments = Vec<(Vec<LinuxSeccompArg>, u32)>;
 
-fn compile(profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
+/// The program for the kernel.
+pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
     let (audit_arch, arch) = this_machine()?;
     if profile.architectures().as_ref().is_some_and(|all| !all.contains(&arch)) {
         return Err(SeccompError::Architecture(std::env::consts::ARCH));

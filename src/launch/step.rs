@@ -126,47 +126,56 @@ pub(super) struct Entry {
     pub _kept: Vec<OwnedFd>,
 }
 
-/// Stages of an [`Entry`], for errors: numbered behind all steps.
+/// What failed in a new process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum Stage {
-    Namespaces = 10_000,
-    Session,
-    Descriptors,
-    Limits,
-    Capabilities,
-    Groups,
-    User,
-    Directory,
-    NoNewPrivileges,
-    Landlock,
-    Seccomp,
-    Exec,
-    Spawn,
-    Terminal,
+pub(super) enum Failed {
+    /// The step at this place in the list.
+    Step(u32),
+    Stage(Stage),
 }
 
-impl Stage {
-    const ALL: [(Stage, &str); 14] = [
-        (Stage::Namespaces, "enter the service's namespaces"),
-        (Stage::Session, "start a session"),
-        (Stage::Descriptors, "hand over descriptors"),
-        (Stage::Limits, "set resource limits"),
-        (Stage::Capabilities, "drop capabilities"),
-        (Stage::Groups, "set groups"),
-        (Stage::User, "set the user id"),
-        (Stage::Directory, "enter the directory"),
-        (Stage::NoNewPrivileges, "set no_new_privs"),
-        (Stage::Landlock, "apply Landlock rules"),
-        (Stage::Seccomp, "load the seccomp filter"),
-        (Stage::Exec, "run"),
-        (Stage::Spawn, "start a process"),
-        (Stage::Terminal, "open a terminal"),
-    ];
+/// Declares the stages, what each is in words, and the way back from its number.
+macro_rules! stages {
+    ($($(#[$doc:meta])* $name:ident = $words:literal,)*) => {
+        /// Stages of an [`Entry`], for errors.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub(super) enum Stage {
+            $($(#[$doc])* $name,)*
+        }
 
-    pub(super) fn from_code(code: u32) -> Option<(Stage, &'static str)> {
-        Stage::ALL.into_iter().find(|(stage, _)| *stage as u32 == code)
-    }
+        impl Stage {
+            pub(super) fn from_code(code: u32) -> Option<Stage> {
+                [$(Stage::$name),*].get(code as usize).copied()
+            }
+
+            /// The operation, for an error.
+            pub(super) fn words(self) -> &'static str {
+                match self {
+                    $(Stage::$name => $words,)*
+                }
+            }
+        }
+    };
+}
+
+stages! {
+    Namespaces = "enter the service's namespaces",
+    Session = "start a session",
+    Descriptors = "hand over descriptors",
+    Limits = "set resource limits",
+    Capabilities = "drop capabilities",
+    Groups = "set groups",
+    User = "set the user id",
+    Directory = "enter the directory",
+    NoNewPrivileges = "set no_new_privs",
+    Landlock = "apply Landlock rules",
+    Seccomp = "load the seccomp filter",
+    Exec = "run",
+    Spawn = "start a process",
+    Terminal = "open a terminal",
+    /// Of PID 1, which keeps nothing of the process that it is a copy of.
+    Memory = "forget the launcher's memory",
 }
 
 /// Strings for execve(2): the terminated strings, and the array of pointers to them that ends in a null.

@@ -4,13 +4,13 @@
 //! that lives only until the overlays are made: it is then theirs alone, and gone with them.
 
 use super::LaunchError;
+use super::filesystem::{self, Layers};
 use crate::sys;
+use crate::sys::helper::{self, Keeps};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags};
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// As much as `/tmp` may hold.
@@ -125,29 +125,12 @@ fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError
         }
     }
     let open = |path: &PathBuf| super::prepare::open_without_links(path);
-    let lower = overlay.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
-    // Short names, whatever the length of the paths: fsconfig(2) takes 256 bytes.
-    let short = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(wrong("mount"))?;
-    let lower = lower.iter().map(short).collect::<Vec<_>>().join(":");
-    for (key, value) in [
-        ("lowerdir", lower),
-        ("upperdir", short(&upper)),
-        ("workdir", short(&work)),
-    ] {
-        rustix::mount::fsconfig_set_string(fs.as_fd(), key, value).map_err(wrong("mount"))?;
-    }
-    if overlay.user_attributes {
-        rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr").map_err(wrong("mount"))?;
-    }
-    rustix::mount::fsconfig_create(fs.as_fd()).map_err(wrong("mount"))?;
-    rustix::mount::fsmount(
-        fs.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::from_bits_retain(overlay.attributes as u32),
-    )
-    .map_err(wrong("mount"))
+    let layers = Layers {
+        lower: overlay.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?,
+        upper: Some([open(&overlay.upper)?, open(&overlay.work)?]),
+        user_attributes: overlay.user_attributes,
+    };
+    filesystem::overlay(&layers, overlay.attributes).map_err(wrong("mount"))
 }
 
 /// In a process with a mount namespace of its own, which hands over what it has made, or says why it could not.
@@ -158,21 +141,17 @@ fn aside(
     make: impl FnOnce() -> Result<Vec<OwnedFd>, LaunchError>,
 ) -> Result<Vec<OwnedFd>, LaunchError> {
     let (ours, theirs) = super::socketpair()?;
-    // SAFETY: the launcher is single-threaded, so its copy may do all that it may.
-    #[allow(unsafe_code)]
-    let pid = unsafe { sys::clone3(libc::CLONE_NEWNS as u64) }
-        .map_err(LaunchError::system("make a mount namespace for", "a root in memory"))?;
-    if pid == 0 {
-        drop(ours);
+    let alone = super::single_threaded("the maker of a root in memory")?;
+    let life = || {
         let made = mount_memory(memory, options).and_then(|()| make());
         let _ = hand_over(&theirs, made);
-        super::child::exit(0);
-    }
+        0
+    };
+    let maker = helper::start(&alone, libc::CLONE_NEWNS as u64, &Keeps::All, |_| (), life)
+        .map_err(LaunchError::system("make a mount namespace for", "a root in memory"))?;
     drop(theirs);
     let taken = take_over(&ours, count);
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    }
+    let _ = rustix::process::waitpid(Some(maker), rustix::process::WaitOptions::empty());
     taken
 }
 
@@ -185,47 +164,29 @@ fn mount_memory(memory: &Path, options: &std::ffi::CStr) -> Result<(), LaunchErr
 }
 
 fn hand_over(socket: &OwnedFd, made: Result<Vec<OwnedFd>, LaunchError>) -> Result<(), Errno> {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
     let made = match made {
         Ok(made) => made,
-        Err(error) => return send(socket, error.to_string().as_bytes(), SendFlags::NOSIGNAL).map(drop),
+        Err(error) => {
+            return rustix::net::send(socket, error.to_string().as_bytes(), rustix::net::SendFlags::NOSIGNAL).map(drop);
+        }
     };
-    for mount in made {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fds = [mount.as_fd()];
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(socket, &[IoSlice::new(b"+")], &mut ancillary, SendFlags::NOSIGNAL)?;
-    }
-    Ok(())
+    made.iter()
+        .try_for_each(|mount| sys::send_fd(socket.as_fd(), b"+", mount.as_fd()))
 }
 
 fn take_over(socket: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>, LaunchError> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     let wrong = || LaunchError::system("hear from the maker of", "a root in memory");
     let mut out = Vec::with_capacity(count);
     while out.len() < count {
         let mut text = [0u8; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut text)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        let bytes = match received {
+        let received = match sys::receive_when_there(socket.as_fd(), &mut text) {
             Err(Errno::INTR) => continue,
-            other => other.map_err(wrong())?.bytes,
+            other => other.map_err(wrong())?,
         };
-        let fds = ancillary.drain().flat_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-            _ => Vec::new(),
-        });
-        let before = out.len();
-        out.extend(fds);
-        if out.len() == before {
-            let said = String::from_utf8_lossy(&text[..bytes]).into_owned();
+        if let Some(mount) = received.fd {
+            out.push(mount);
+        } else {
+            let said = String::from_utf8_lossy(&text[..received.bytes]).into_owned();
             return Err(match said.as_str() {
                 "" => LaunchError::Vanished,
                 _ => LaunchError::Other {

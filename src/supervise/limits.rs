@@ -5,6 +5,7 @@ use crate::launch::cgroup::{Cgroups, Group, Offer};
 use crate::launch::{LaunchError, Launcher};
 use crate::model::{Limits, limits::size};
 use crate::plan::{self, Plan};
+use crate::sys::exit_status::exit_code;
 
 /// Makes the place for the app's cgroups when the first service with limits starts, and sees to it that a service
 /// gets what it requires: `up` has looked as well, but from another cgroup, if the app ran without limits before.
@@ -28,7 +29,8 @@ pub(super) fn hold(service: &plan::Unit, plan: &Plan, launcher: &mut Launcher) -
 
 /// Why a service ended with this wait status, if it was for lack of memory. `group` is its cgroup.
 pub(super) fn explain(status: i32, group: Option<&Group>, limits: &Limits) -> Option<String> {
-    let killed = status & 0x7f == libc::SIGKILL || status >> 8 & 0xff == 128 + libc::SIGKILL;
+    // Of what a shell has started it is the shell that tells.
+    let killed = i32::from(exit_code(status)) == 128 + libc::SIGKILL;
     let group = group.filter(|group| killed && group.oom_kills() > 0)?;
     Some(match limits.memory {
         Some(bytes) => format!("killed: out of memory (limit {})", size(bytes)),

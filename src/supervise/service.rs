@@ -5,6 +5,7 @@ use super::stats::figures::Figures;
 use crate::launch::ask::Asking;
 use crate::launch::{LaunchError, Running};
 use crate::plan;
+pub use crate::sys::exit_status::exit_code;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -210,14 +211,5 @@ impl Service {
             reloading: self.reloading,
             prints,
         }
-    }
-}
-
-/// A wait status of waitpid(2) as an exit code, as shells have it.
-pub fn exit_code(status: i32) -> u8 {
-    if status & 0x7f == 0 {
-        (status >> 8 & 0xff) as u8
-    } else {
-        128 + (status & 0x7f) as u8
     }
 }

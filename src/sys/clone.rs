@@ -6,51 +6,71 @@ use super::{Result, check};
 use libc::{c_char, c_int, c_long, c_void};
 use rustix::io::Errno;
 use std::ffi::CStr;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// That this process has one thread: it was counted. What comes of clone3(2) is a copy of the calling thread alone, so a lock
+/// that another one held would be held in it for ever. Whoever has this may copy the process, and the copy may go on as it
+/// is. It cannot be sent to another thread, and a process that has one of these makes none.
+#[derive(Debug)]
+pub struct SingleThreaded(PhantomData<*const ()>);
+
+impl SingleThreaded {
+    /// Counts: the number of directories in /proc/self/task, which is two more in its number of links. An error is the number
+    /// of threads, or 0 if it cannot be known. One system call.
+    pub fn count() -> std::result::Result<SingleThreaded, u32> {
+        use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+        let found = statx(CWD, c"/proc/self/task", AtFlags::empty(), StatxFlags::NLINK);
+        match found.map_or(0, |found| found.stx_nlink).saturating_sub(2) {
+            1 => Ok(SingleThreaded(PhantomData)),
+            threads => Err(threads),
+        }
+    }
+}
 
 /// linux/sched.h; libc has it in a type that is too narrow.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
+/// What may be asked for: nothing by which a copy would share memory or descriptors with the original.
+const NAMESPACES: u64 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWNET) as u64
+    | libc::CLONE_NEWTIME as u64;
+
 /// clone3(2) as fork(2), into the given new namespaces. `Ok(0)` in the child.
-///
-/// # Safety
-/// The process must be single-threaded, or the child may touch nothing that another thread could hold.
-pub unsafe fn clone3(flags: u64) -> Result<i32> {
-    // SAFETY: as promised by the caller.
-    unsafe { clone3_into(flags, None) }
+pub fn clone3(alone: &SingleThreaded, namespaces: u64) -> Result<i32> {
+    clone(alone, namespaces, 0, None)
 }
 
 /// The same, the child being born in the given cgroup of version 2; cgroups(7), CLONE_INTO_CGROUP.
-///
-/// # Safety
-/// As for [`clone3`].
-pub unsafe fn clone3_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
-    // SAFETY: as promised by the caller.
-    unsafe { clone(flags, libc::SIGCHLD as u64, cgroup) }
+pub fn clone3_into(alone: &SingleThreaded, namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
+    clone(alone, namespaces, 0, cgroup)
 }
 
-/// As [`clone3`], but of a child of the process whose child this one is.
-///
-/// # Safety
-/// As for [`clone3`].
-pub unsafe fn clone3_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
-    // It tells its end as this process does, so it names no signal of its own.
-    // SAFETY: as promised by the caller.
-    unsafe { clone(flags | libc::CLONE_PARENT as u64, 0, cgroup) }
+/// As [`clone3_into`], but of a child of the process whose child this one is.
+pub fn clone3_sibling(alone: &SingleThreaded, namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
+    clone(alone, namespaces, libc::CLONE_PARENT as u64, cgroup)
 }
 
-/// # Safety
-/// As for [`clone3`].
-unsafe fn clone(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
-    // SAFETY: an all-zero clone_args is valid; without CLONE_VM and a stack the child runs on a copy of ours.
+fn clone(_: &SingleThreaded, namespaces: u64, parent: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32> {
+    if namespaces & !NAMESPACES != 0 {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: an all-zero clone_args is valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags;
-    args.exit_signal = exit_signal;
+    args.flags = namespaces | parent;
+    // A sibling tells its end as this process does, so it names no signal of its own.
+    args.exit_signal = if parent == 0 { libc::SIGCHLD as u64 } else { 0 };
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
-    // SAFETY: `args` is valid for the call and of the size given.
+    // SAFETY: `args` is valid for the call and of the size given. Without CLONE_VM the child runs on a copy of our memory, and
+    // with one thread here there is nothing in it that another was about to change.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
     check(result).map(|pid| pid as i32)
 }
@@ -91,4 +111,19 @@ pub fn clone3_refusal() -> Errno {
     // SAFETY: the kernel checks the size (EINVAL) before it uses the pointer, and no child can come of it.
     let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0usize) };
     check(result).err().unwrap_or(Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_counted() {
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || told.recv());
+            assert!(SingleThreaded::count().is_err_and(|threads| threads >= 2));
+            drop(tell);
+        });
+    }
 }

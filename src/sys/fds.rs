@@ -4,45 +4,98 @@
 
 use super::{Result, check};
 use libc::c_long;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// close_range(2): every descriptor from `first` on.
-pub fn close_from(first: u32) -> Result<()> {
-    // SAFETY: closes descriptors only; whoever calls this owns none from `first` on that it uses later.
+///
+/// # Safety
+/// Nothing in this process uses one of them later, be it by dropping its owner.
+pub unsafe fn close_from(first: u32) -> Result<()> {
+    // SAFETY: closes descriptors only; as promised by the caller.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
 /// Closes every descriptor from 3 on that is not in the list. With an error, whatever was open still may be: who goes on has
 /// what was not meant for it.
-pub fn close_all_but(kept: &[RawFd]) -> Result<()> {
-    close_except(|| kept.iter().copied())
+///
+/// # Safety
+/// As for [`close_from`], but of those that are kept.
+pub unsafe fn close_all_but(kept: &[RawFd]) -> Result<()> {
+    // SAFETY: as promised by the caller.
+    unsafe { close_except(|| kept.iter().copied()) }
 }
 
 /// Closes every descriptor from 3 on that is not among these, in whatever order they come; takes no memory.
-pub fn close_except<I: Iterator<Item = RawFd>>(kept: impl Fn() -> I) -> Result<()> {
+///
+/// # Safety
+/// As for [`close_all_but`].
+pub unsafe fn close_except<I: Iterator<Item = RawFd>>(kept: impl Fn() -> I) -> Result<()> {
     let mut first = 3u32;
     while let Some(next) = kept().map(|fd| fd as u32).filter(|fd| *fd >= first).min() {
         if next > first {
-            // SAFETY: closes descriptors only, of which the caller uses none later.
+            // SAFETY: closes descriptors only; as promised by the caller.
             check(unsafe { libc::syscall(libc::SYS_close_range, first, next - 1, 0) })?;
         }
         first = next + 1;
     }
-    close_from(first)
+    // SAFETY: as promised by the caller.
+    unsafe { close_from(first) }
 }
 
-pub fn close_on_exec(fd: RawFd) -> Result<()> {
-    // SAFETY: takes integers only.
+/// Closes what whoever called this program left open, from 3 on, but for these. To be called first in `main`: what this program
+/// opens is close-on-exec, and then there is none of it yet.
+pub fn close_inherited(kept: &[RawFd]) -> Result<()> {
+    debug_assert!(only_inherited(), "this program has opened something already");
+    // SAFETY: nothing is open that this program has opened, so nothing in it has an owner.
+    unsafe { close_all_but(kept) }
+}
+
+/// Is nothing open that is close-on-exec, but for what is looked with?
+fn only_inherited() -> bool {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else {
+        return true;
+    };
+    let numbers: Vec<RawFd> = open
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect();
+    let own = |fd: &RawFd| {
+        // SAFETY: takes integers only.
+        let flags = unsafe { libc::fcntl(*fd, libc::F_GETFD) };
+        flags > 0 && flags & libc::FD_CLOEXEC != 0
+    };
+    // The directory that was read is closed by now.
+    !numbers.iter().any(own)
+}
+
+fn close_on_exec(fd: RawFd) -> Result<()> {
+    // SAFETY: takes integers only, and whoever owns it keeps it.
     check(c_long::from(unsafe {
         libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC)
     }))
     .map(drop)
 }
 
-/// Makes `to` a copy of `from` that stays open on exec; dup3(2).
-pub fn duplicate_to(from: RawFd, to: RawFd) -> Result<()> {
-    // SAFETY: takes integers only; `to` is one of the numbers that the service is to have.
-    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+/// Makes `to` a copy of `from` that stays open on exec, whatever `to` was; dup3(2).
+///
+/// # Safety
+/// Nothing in this process uses what `to` was, and nobody closes what it is now while what is returned is in use.
+pub unsafe fn duplicate_to(from: RawFd, to: RawFd) -> Result<BorrowedFd<'static>> {
+    // SAFETY: takes integers only; as promised by the caller.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) })?;
+    // SAFETY: it was just made, and is no -1.
+    Ok(unsafe { BorrowedFd::borrow_raw(to) })
+}
+
+/// As [`duplicate_to`], but closed on exec.
+///
+/// # Safety
+/// As for [`duplicate_to`].
+pub unsafe fn duplicate_to_cloexec(from: RawFd, to: RawFd) -> Result<BorrowedFd<'static>> {
+    // SAFETY: as promised by the caller.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, libc::O_CLOEXEC) })?;
+    // SAFETY: it was just made, and is no -1.
+    Ok(unsafe { BorrowedFd::borrow_raw(to) })
 }
 
 /// Takes over a descriptor that this process was started with, which is close-on-exec from then on. `None` if it is not
@@ -77,5 +130,31 @@ mod tests {
         assert_eq!(taken.as_raw_fd(), number);
         assert!(take_inherited(number).is_none());
         assert!(take_inherited(-1).is_none() && take_inherited(0).is_none());
+    }
+    #[test]
+    fn what_cannot_be_closed_is_said() {
+        use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+        let line = |code: u32, jf: u8, k: u32| libc::sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf,
+            k,
+        };
+        let deny = [
+            line(BPF_LD | BPF_W | BPF_ABS, 0, 0),
+            line(BPF_JMP | BPF_JEQ | BPF_K, 1, libc::SYS_close_range as u32),
+            line(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+            line(BPF_RET | BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        // The filter is of this thread alone.
+        std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            crate::sys::seccomp_load(&deny).unwrap();
+            // SAFETY: nothing is closed.
+            let answers = unsafe { [close_all_but(&[]), close_all_but(&[7]), close_from(3)] };
+            assert_eq!(answers, [Err(rustix::io::Errno::PERM); 3]);
+        })
+        .join()
+        .unwrap();
     }
 }

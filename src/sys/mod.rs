@@ -8,7 +8,9 @@
 
 mod capability;
 mod clone;
+pub mod exit_status;
 mod fds;
+pub mod helper;
 mod landlock;
 mod memory;
 mod mount;

@@ -3,8 +3,22 @@
 #![allow(unsafe_code)]
 
 use super::{Result, check};
-use libc::c_long;
+use libc::{c_int, c_long};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Sends a message, and with it a descriptor; sendmsg(2). Async-signal-safe.
+pub fn send_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(rustix::io::Errno::NOBUFS);
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
 
 /// What came with a message.
 pub struct Received {
@@ -19,6 +33,15 @@ pub struct Received {
 /// Takes a message and, close-on-exec, what came with it, without waiting; recvmsg(2). rustix has the sender's pid in a
 /// type that cannot be 0, and nix leaves descriptors open when there were more than expected.
 pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received> {
+    receive_with(socket, bytes, libc::MSG_DONTWAIT)
+}
+
+/// As [`receive`], but waits for a message where the socket is one that waits.
+pub fn receive_when_there(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received> {
+    receive_with(socket, bytes, 0)
+}
+
+fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Result<Received> {
     // Credentials take 32 bytes, a descriptor 24; aligned as a cmsghdr is.
     let mut control = [0u64; 7];
     let mut part = libc::iovec {
@@ -31,7 +54,7 @@ pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received> {
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control) as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the message leads to memory that is valid, and ours alone, for the call.
     let taken = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) } as c_long)?;
     let mut received = Received {

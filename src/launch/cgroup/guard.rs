@@ -5,12 +5,12 @@
 //! call a program for every empty cgroup instead, but runs it with the host's full rights: CVE-2022-0492.)
 
 use super::{PATIENCE, remove_all};
-use crate::launch::{LaunchError, child};
-use crate::sys;
+use crate::launch::{LaunchError, capabilities};
+use crate::sys::helper::{self, Keeps};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
-use rustix::thread::{CapabilitySet, CapabilitySets};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 /// Dropping it ends the guard, and waits for that.
@@ -27,17 +27,18 @@ impl Guard {
         // It has its name from its first moment on, by which it is told from the supervisor.
         let name = rustix::thread::name().map_err(LaunchError::system("read", "the process's name"))?;
         let _ = rustix::thread::set_name(c"pysecure-guard");
-        let forked = crate::launch::fork();
-        if !matches!(forked, Ok(None)) {
-            let _ = rustix::thread::set_name(&name);
-        }
-        match forked? {
-            None => {
-                drop(ours);
-                watch(&theirs, paths)
-            }
-            Some(pid) => Ok(Guard { pid, pipe: Some(ours) }),
-        }
+        let alone = crate::launch::single_threaded("the guard of cgroups")?;
+        // Whoever reads the supervisor's output is not to wait for this process.
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(LaunchError::system("open", "/dev/null"))?;
+        let keeps = Keeps::Outliving {
+            kept: &[theirs.as_raw_fd()],
+            null: null.as_fd(),
+        };
+        let started = helper::start(&alone, 0, &keeps, |_| (), || watch(&theirs, paths));
+        let _ = rustix::thread::set_name(&name);
+        let pid = started.map_err(LaunchError::system("start", "the guard of cgroups"))?;
+        Ok(Guard { pid, pipe: Some(ours) })
     }
 }
 
@@ -48,34 +49,11 @@ impl Drop for Guard {
     }
 }
 
-fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
-    sys::set_signal_mask(u64::MAX);
-    let _ = rustix::process::setsid();
+fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> i32 {
     let _ = rustix::process::chdir(c"/");
-    // What it removes is its own user's, but may lie in a directory that nobody may write to: cgroupfs's root.
-    let only = CapabilitySet::DAC_OVERRIDE;
-    let sets = CapabilitySets {
-        effective: only,
-        permitted: only,
-        inheritable: CapabilitySet::empty(),
-    };
-    if rustix::thread::set_capabilities(None, sets).is_err() {
+    if capabilities::keep(capabilities::GUARD).is_err() {
         // Rather no guard than one with all rights: the next `up` or `down` clears away as well.
-        child::exit(1)
-    }
-    // Whoever reads the supervisor's output is not to wait for this process.
-    let null = rustix::fs::open(
-        c"/dev/null",
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    );
-    if let Ok(null) = null {
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
-    }
-    if sys::close_all_but(&[pipe.as_raw_fd()]).is_err() {
-        child::exit(1)
+        return helper::FAILED;
     }
     while rustix::io::read(pipe, &mut [0u8; 1]) == Err(Errno::INTR) {}
     // The services end with their supervisor, each as soon as it is scheduled.
@@ -84,5 +62,5 @@ fn watch(pipe: &OwnedFd, paths: &[PathBuf]) -> ! {
             break;
         }
     }
-    child::exit(0)
+    0
 }

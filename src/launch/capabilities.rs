@@ -1,0 +1,78 @@
+//! Which capabilities each kind of process keeps; capabilities(7). The supervisor drops the others by the crate `caps`, which reads
+//! what the kernel has; between clone3(2) and execve(2) it is rustix that does, without taking memory. Both go by these lists.
+
+use caps::Capability;
+use rustix::io::Errno;
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+
+/// The supervisor's, and what for.
+pub const SUPERVISOR: [Capability; 14] = [
+    Capability::CAP_CHOWN,            // storage
+    Capability::CAP_DAC_OVERRIDE,     // storage of all services
+    Capability::CAP_DAC_READ_SEARCH,  // likewise
+    Capability::CAP_FOWNER,           // modes and ACLs of files that are services'
+    Capability::CAP_FSETID,           // set-id bits are left as they are where a mode is mended
+    Capability::CAP_KILL,             // PID 1 of each service has the keeper's id
+    Capability::CAP_NET_BIND_SERVICE, // `listen` on ports below 1024
+    Capability::CAP_SETFCAP,          // maps that hold id 0, user_namespaces(7)
+    Capability::CAP_SETGID,           // gid_map
+    Capability::CAP_SETPCAP,          // to drop the rest
+    Capability::CAP_SETUID,           // uid_map
+    Capability::CAP_SYS_ADMIN,        // mounts and setns(2)
+    Capability::CAP_SYS_CHROOT,       // setns(2) into a mount namespace
+    Capability::CAP_SYS_PTRACE,       // to join a process that nobody may trace
+];
+
+/// PID 1 of a service passes signals on to processes whose id is not its own.
+pub(super) const INIT: CapabilitySet = set(&[Capability::CAP_KILL]);
+
+/// What the guard of cgroups removes is its own user's, but may lie in a directory that nobody may write to: cgroupfs's root.
+pub(super) const GUARD: CapabilitySet = set(&[Capability::CAP_DAC_OVERRIDE]);
+
+/// A service's program, and whoever works as one.
+pub(super) const NONE: CapabilitySet = set(&[]);
+
+const fn set(of: &[Capability]) -> CapabilitySet {
+    let (mut bits, mut at) = (0, 0);
+    while at < of.len() {
+        bits |= 1 << of[at] as u64;
+        at += 1;
+    }
+    CapabilitySet::from_bits_retain(bits)
+}
+
+/// Drops all but these from the effective and the permitted set, and all from the inheritable one. Async-signal-safe.
+pub(super) fn keep(only: CapabilitySet) -> Result<(), Errno> {
+    let sets = CapabilitySets {
+        effective: only,
+        permitted: only,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)
+}
+
+/// Being uid 0 gives nothing any more, and that cannot be undone; capabilities(7), "The securebits flags".
+pub(super) fn lock_root() -> Result<(), Errno> {
+    rustix::thread::set_capabilities_secure_bits(
+        CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_crates_number_alike() {
+        assert_eq!(INIT, CapabilitySet::KILL);
+        assert_eq!(GUARD, CapabilitySet::DAC_OVERRIDE);
+        assert_eq!(
+            set(&[Capability::CAP_CHOWN, Capability::CAP_SETFCAP]),
+            CapabilitySet::CHOWN | CapabilitySet::SETFCAP
+        );
+        assert_eq!(NONE, CapabilitySet::empty());
+        for capability in SUPERVISOR {
+            assert_eq!(set(&[capability]).bits(), capability.bitmask());
+        }
+    }
+}
