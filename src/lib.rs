@@ -28,5 +28,6 @@ pub mod rpc;
 pub mod storage;
 pub mod supervise;
 pub mod sys;
+pub mod transfer;
 pub mod values;
 pub mod walk;

@@ -194,6 +194,10 @@ mod tests {
         changes.take().into_iter().collect()
     }
 
+    fn only(path: &Path) -> Vec<PathBuf> {
+        vec![path.to_owned()]
+    }
+
     #[test]
     fn what_is_held_is_seen_to_change_and_nothing_beside_it() {
         let folder = tempfile::tempdir().unwrap();
@@ -209,20 +213,20 @@ mod tests {
         // As editors do it: another file takes the place.
         fs::write(folder.path().join("new"), "x").unwrap();
         fs::rename(folder.path().join("new"), &manifest).unwrap();
-        assert_eq!(seen(&mut changes), [manifest.clone()]);
+        assert_eq!(seen(&mut changes), only(&manifest));
         fs::write(code.join("deep/er/a.py"), "x").unwrap();
-        assert_eq!(seen(&mut changes), [code.clone()]);
+        assert_eq!(seen(&mut changes), only(&code));
         // A folder that is new, and what is made in it later.
         fs::create_dir_all(code.join("later/in")).unwrap();
-        assert_eq!(seen(&mut changes), [code.clone()]);
+        assert_eq!(seen(&mut changes), only(&code));
         seen(&mut changes);
         fs::write(code.join("later/in/b.py"), "x").unwrap();
-        assert_eq!(seen(&mut changes), [code.clone()]);
+        assert_eq!(seen(&mut changes), only(&code));
         fs::remove_file(code.join("deep/er/a.py")).unwrap();
-        assert_eq!(seen(&mut changes), [code.clone()]);
+        assert_eq!(seen(&mut changes), only(&code));
         // Moved away, it is of no concern any more.
         fs::rename(code.join("deep"), folder.path().join("away")).unwrap();
-        assert_eq!(seen(&mut changes), [code.clone()]);
+        assert_eq!(seen(&mut changes), only(&code));
         seen(&mut changes);
         fs::write(folder.path().join("away/er/c.py"), "x").unwrap();
         assert!(seen(&mut changes).is_empty());

@@ -40,39 +40,9 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
         mask.add(signal);
     }
-    let supervisor = match up::connect(loaded, dirs) {
-        Ok((client, status)) => {
-            up::reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
-            None
-        }
-        Err(ClientError::NotUp { .. }) => {
-            let claim = Claim::supervise(dirs)?;
-            let plan = up::planned(loaded, dirs, &claim, args.strict)?;
-            if args.detach {
-                let code = up::detach(plan, claim)?;
-                if code != 0 {
-                    return Ok(code);
-                }
-                None
-            } else {
-                mask.thread_block().map_err(std::io::Error::from)?;
-                match launch::fork()? {
-                    None => {
-                        mask.thread_unblock().map_err(std::io::Error::from)?;
-                        let code = match up::attached(plan, claim) {
-                            Ok(code) => code,
-                            Err(failure) => {
-                                failure.messages.iter().for_each(|m| errln!("error: {m}"));
-                                failure.code
-                            }
-                        };
-                        std::process::exit(code.into());
-                    }
-                    pid => pid,
-                }
-            }
-        }
-        Err(e) => return Err(e.into()),
+    let supervisor = match bring_up(args, loaded, dirs, &mask)? {
+        App::Over(code) => return Ok(code),
+        App::Runs(supervisor) => supervisor,
     };
     mask.thread_block().map_err(std::io::Error::from)?;
     let signals =
@@ -121,6 +91,50 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
         }
     }
     over.unwrap_or(Ok(0))
+}
+
+/// How it is with the app.
+enum App {
+    /// It is up. The supervisor, if it is a child of this process.
+    Runs(Option<Pid>),
+    /// It did not come up; the exit code.
+    Over(u8),
+}
+
+/// Makes the app what the manifest says, and starts it if it is not up. In a supervisor's own process it does not return.
+fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<App, Failure> {
+    match up::connect(loaded, dirs) {
+        Ok((client, status)) => {
+            up::reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
+            Ok(App::Runs(None))
+        }
+        Err(ClientError::NotUp { .. }) => {
+            let claim = Claim::supervise(dirs)?;
+            let plan = up::planned(loaded, dirs, &claim, args.strict)?;
+            if args.detach {
+                return Ok(match up::detach(plan, claim)? {
+                    0 => App::Runs(None),
+                    code => App::Over(code),
+                });
+            }
+            mask.thread_block().map_err(std::io::Error::from)?;
+            match launch::fork()? {
+                None => {
+                    mask.thread_unblock().map_err(std::io::Error::from)?;
+                    let code = match up::attached(plan, claim) {
+                        Ok(code) => code,
+                        Err(failure) => {
+                            failure.messages.iter().for_each(|m| errln!("error: {m}"));
+                            failure.code
+                        }
+                    };
+                    std::process::exit(code.into());
+                }
+                supervisor => Ok(App::Runs(supervisor)),
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Waits until there is something to be read here, at most so long; signals are obeyed meanwhile. `false` if this process is to

@@ -13,11 +13,11 @@
 #![allow(unsafe_code)]
 
 use super::step::{Entry, Failed, Stage, Step};
-use super::transfer::{self, Modes, TransferError};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair};
 use super::{cgroup, child, seccomp};
 use crate::sys::helper::{self, Keeps};
 use crate::sys::{self, SingleThreaded};
+use crate::transfer::{self, Modes, TransferError};
 use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;

@@ -22,7 +22,6 @@ pub mod relay;
 pub(crate) mod seccomp;
 mod step;
 pub mod trace;
-pub mod transfer;
 mod writable;
 
 pub use error::LaunchError;

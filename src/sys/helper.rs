@@ -84,8 +84,9 @@ fn detach(kept: &[RawFd], null: BorrowedFd<'_>) -> Result<(), Errno> {
         // SAFETY: as in `keep`.
         unsafe { super::duplicate_to(null.as_raw_fd(), place) }?;
     }
-    // SAFETY: as in `keep`; it has been copied. Where it is one of the standard ones it stays.
+    // Where it was one of the standard ones itself, it stays.
     if null.as_raw_fd() > 2 {
+        // SAFETY: as in `keep`; it has been copied.
         unsafe { rustix::io::close(null.as_raw_fd()) };
     }
     let _ = rustix::process::setsid();
