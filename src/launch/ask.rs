@@ -8,7 +8,10 @@
 //! A command may start more, and those may outlive it. So the child stays as the one that all of them end up below, and
 //! when the command has ended or its time is over, none is left.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "in a copy of the process, it works on descriptors and memory that the original owns"
+)]
 
 use super::descendants;
 use super::join::{Joiner, explain_joined};

@@ -8,7 +8,10 @@
 //! PID 1 stays for as long as the service runs: it reaps, forwards signals, and holds nothing that is
 //! another's. It is not dumpable, keeps the keeper's id, and ends when its supervisor does.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "in a copy of the process, it works on descriptors and memory that the original owns"
+)]
 
 use super::capabilities;
 use super::cgroup;

@@ -5,7 +5,10 @@
 //! is, ends with it whatever happens. It ends with its service and with its supervisor. pasta gets no right but
 //! those over the service's own network, and the companion, when all is set up, has none at all.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "in a copy of the process, it works on descriptors and memory that the original owns"
+)]
 
 use super::forward::{Forwarder, Header, SOURCES, Way};
 use super::network::{Network, enter, take_in_both};

@@ -10,7 +10,10 @@
 //! A terminal for the program lies in a /dev/pts of its own, in a mount namespace of its own: the service has the same
 //! ids, and could open one that it sees.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "in a copy of the process, it works on descriptors and memory that the original owns"
+)]
 
 use super::step::{Entry, Failed, Stage, Step};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair};

@@ -9,7 +9,10 @@
 //! Network and sockets are made anew for each process of a service. Connections that one did not take are left for the
 //! next one's relay; for those that it did, a relay stays until all that it said has gone out.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "in a copy of the process, it works on descriptors and memory that the original owns"
+)]
 
 use super::child;
 use super::forward::{Forwarder, Way, on_loopback};

@@ -1,7 +1,5 @@
 //! prctl(2), PR_CAPBSET_DROP.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use rustix::io::Errno;
 

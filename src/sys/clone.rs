@@ -1,7 +1,5 @@
 //! clone3(2), vfork(2), execve(2) and _exit(2): how a process comes to be, and what it becomes.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::{c_char, c_int, c_long, c_void};
 use rustix::io::Errno;

@@ -1,7 +1,5 @@
 //! Descriptors by number: what a process that came of clone3(2) keeps, and where a program is to find it.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::c_long;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};

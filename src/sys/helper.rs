@@ -3,8 +3,6 @@
 //! A copy holds all that its maker holds. What is open here is what other services' lives hang on: a helper that lives on for as
 //! long as it likes closes all but what it was told to keep ([`Keeps`]), and does not begin if it cannot.
 
-#![allow(unsafe_code)]
-
 use super::{SingleThreaded, exit};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};

@@ -1,7 +1,5 @@
 //! landlock(7): the three calls, and the kernel's structures for them.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::{c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

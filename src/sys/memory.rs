@@ -1,7 +1,5 @@
 //! Memory that a process shares with the one it is a copy of: a stack for its child, and how it forgets the rest.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::c_void;
 use rustix::io::Errno;

@@ -4,7 +4,10 @@
 //! What may run between clone3(2) and execve(2) is async-signal-safe: no allocation, no lock, no errno in thread-local
 //! storage that anyone reads later. Only what says so is not.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "this folder is where system calls are made that no crate wraps safely"
+)]
 
 mod capability;
 mod clone;

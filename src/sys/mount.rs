@@ -1,7 +1,5 @@
 //! mount_setattr(2), which rustix does not wrap.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use std::os::fd::{AsRawFd, BorrowedFd};
 

@@ -1,7 +1,5 @@
 //! unshare(2): namespaces that this process goes on in. Those that it is born in are [`super::clone3`]'s.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 
 /// Makes the cgroups that this process is in the roots of a namespace; cgroup_namespaces(7).

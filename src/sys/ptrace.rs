@@ -1,7 +1,5 @@
 //! ptrace(2), beyond what nix has of it.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use nix::unistd::Pid;
 

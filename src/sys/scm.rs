@@ -1,7 +1,5 @@
 //! Descriptors and credentials that come with a message; unix(7), SCM_RIGHTS and SCM_CREDENTIALS.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::{c_int, c_long};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};

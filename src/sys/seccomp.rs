@@ -1,7 +1,5 @@
 //! seccomp(2).
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use rustix::io::Errno;
 

@@ -1,7 +1,5 @@
 //! Signals, by number: real-time signals have no name, and between clone3(2) and execve(2) nothing may be allocated.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::{c_int, c_void};
 use nix::sys::signal::{SigHandler, Signal, signal};

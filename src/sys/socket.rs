@@ -1,7 +1,5 @@
 //! Options of sockets and of the loopback that neither rustix nor nix has.
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::{c_char, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,7 +1,5 @@
 //! ioctl_tty(2).
 
-#![allow(unsafe_code)]
-
 use super::{Result, check};
 use libc::c_long;
 use std::os::fd::{AsRawFd, BorrowedFd};
