@@ -29,6 +29,33 @@ fn files_go_in_a_circle_only_where_the_page_says_why() {
 }
 
 #[test]
+fn unsafe_stands_where_the_page_says_and_no_thread_is_made() {
+    let page = page();
+    let paragraph = page
+        .split("\n\n")
+        .find(|p| p.starts_with("`unsafe` stands in "))
+        .unwrap();
+    let named: BTreeSet<String> = paragraph
+        .split('`')
+        .skip(3)
+        .step_by(2)
+        .map(|place| place.trim_end_matches(".rs").replace('/', "::"))
+        .collect();
+    let mut found = BTreeSet::new();
+    for (module, text) in sources() {
+        let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
+        assert!(!text[..tests].contains("thread::spawn"), "{module} makes a thread");
+        if text.contains("allow(unsafe_code)") {
+            found.insert(match folder_of(&module) {
+                "sys" => "sys".to_owned(),
+                _ => module,
+            });
+        }
+    }
+    assert_eq!(found, named);
+}
+
+#[test]
 fn a_bad_import_is_seen() {
     let page = "| `src/a` | x | `b` | y |\n| `src/b` | x | nothing | y |\n";
     let of = |a: &str, b: &str| -> Sources {
