@@ -79,7 +79,7 @@ pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> Value {
         }
         object["label"] = json!(diagnostic.label);
         object["help"] = json!(diagnostic.help);
-        let mut others = diagnostic.others.iter().map(|(span, label)| {
+        let others = diagnostic.others.iter().map(|(span, label)| {
             let mut other = json!({});
             for (key, value) in place(span) {
                 other[key] = json!(value);
@@ -87,8 +87,9 @@ pub fn diagnostics_json(source: &Source, diagnostics: &[Diagnostic]) -> Value {
             other["label"] = json!(label);
             other
         });
-        object["other"] = others.next().unwrap_or(Value::Null);
-        object["others"] = others.collect();
+        let others: Vec<Value> = others.collect();
+        object["other"] = others.first().cloned().unwrap_or(Value::Null);
+        object["others"] = Value::Array(others);
         object
     };
     Value::Array(sorted(diagnostics).into_iter().map(to_json).collect())

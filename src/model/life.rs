@@ -8,6 +8,7 @@ use crate::manifest::types::{self, At, Readiness};
 use crate::values::{Condition, Question, Restart, ServiceType, Start};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,60 +106,10 @@ pub(super) fn read(name: &At<String>, table: &types::Service, names: &Names, fou
     let kind = table.kind.as_ref().map(|k| k.value).unwrap_or_default();
     let restart = table.restart.as_ref().map(|r| r.value).unwrap_or_default();
     let start = table.start.as_ref().map(|s| s.value).unwrap_or_default();
-    let mut refuse = |span: &std::ops::Range<usize>, message: String, help: &str| {
-        found.push(Diagnostic::error(span.clone(), message).help(help.to_owned()));
-    };
     if kind == ServiceType::Oneshot {
-        let one = format!(
-            "`{}` is a oneshot service, which ends when its work is done",
-            name.value
-        );
-        if let Some(at) = table.restart.as_ref().filter(|r| r.value == Restart::Always) {
-            refuse(&at.span, one.clone(), "write restart = \"on-failure\", or leave it out");
-        }
-        if let Some(at) = &table.ready {
-            refuse(
-                &at.span,
-                one.clone(),
-                "it is awaited by depends_on = { … = \"completed\" }; leave `ready` out",
-            );
-        }
-        if let Some(at) = table.start.as_ref().filter(|s| s.value == Start::OnDemand) {
-            refuse(&at.span, one, "leave `start` out");
-        }
+        refuse_for_oneshot(name, table, found);
     }
-    if let Some(at) = table.start.as_ref().filter(|s| s.value == Start::OnDemand) {
-        let called = table.callers.as_ref().is_some_and(|c| !c.is_empty());
-        if table.listen.is_empty() && !called {
-            refuse(
-                &at.span,
-                format!("nothing can connect to `{}`, so nothing would start it", name.value),
-                "name an address in `listen` or a service in `callers`, or leave `start` out",
-            );
-        }
-    }
-    if let Some(at) = table.watchdog.as_ref().filter(|w| w.value.is_zero()) {
-        refuse(
-            &at.span,
-            "a watchdog of no time at all".into(),
-            "write, for example, watchdog = \"30s\"",
-        );
-    }
-    let on_demand = table.start.as_ref().is_some_and(|s| s.value == Start::OnDemand);
-    // One on demand is started again where it took none of the connections that wait, whatever `restart` says.
-    if restart == Restart::No && !on_demand {
-        let idle = [&table.restart_delay, &table.restart_max_delay, &table.restart_window];
-        let first = idle.into_iter().flatten().map(|at| at.span.clone());
-        if let Some(span) = first.chain(table.restart_limit.as_ref().map(|l| l.span.clone())).next() {
-            found.push(
-                Diagnostic::error(
-                    span,
-                    format!("`{}` is never restarted, so this says nothing", name.value),
-                )
-                .help("write restart = \"on-failure\" or \"always\" as well"),
-            );
-        }
-    }
+    refuse_pointless(name, table, restart, start == Start::OnDemand, found);
     let ready = match table.ready.as_ref().map(|r| &r.value) {
         None => Ready::Started,
         Some(Readiness::Notify) => Ready::Notify,
@@ -171,30 +122,9 @@ pub(super) fn read(name: &At<String>, table: &types::Service, names: &Names, fou
         .health
         .as_ref()
         .and_then(|of| probe(of, "health", name.span.clone(), Duration::from_secs(30), found));
-    let mut depends_on = Vec::new();
-    for (on, condition) in &table.depends_on {
-        if on.value == name.value {
-            found.push(
-                Diagnostic::error(on.span.clone(), format!("`{}` depends on itself", name.value)).help("take it out"),
-            );
-        } else if names.service(&on.value).is_none() {
-            let message = if on.value == DYNAMIC {
-                "the dynamic service is started by something else, so nothing can wait for it".to_owned()
-            } else {
-                names.undeclared("service", &on.value)
-            };
-            found.push(Diagnostic::error(on.span.clone(), message).help("correct the name, or take it out"));
-        } else if depends_on.iter().any(|(known, _)| *known == on.value) {
-            found.push(
-                Diagnostic::error(on.span.clone(), format!("`{}` is named twice", on.value)).help("once is enough"),
-            );
-        } else {
-            depends_on.push((on.value.clone(), condition.value));
-        }
-    }
     Life {
         kind,
-        depends_on,
+        depends_on: depends_on(name, table, names, found),
         start,
         ready,
         start_timeout: value(&table.start_timeout, default.start_timeout),
@@ -213,10 +143,107 @@ pub(super) fn read(name: &At<String>, table: &types::Service, names: &Names, fou
     }
 }
 
+/// What makes no sense for a service that ends when its work is done.
+fn refuse_for_oneshot(name: &At<String>, table: &types::Service, found: &mut Vec<Diagnostic>) {
+    let message = format!(
+        "`{}` is a oneshot service, which ends when its work is done",
+        name.value
+    );
+    let mut refuse = |span: &Range<usize>, help: &str| {
+        found.push(Diagnostic::error(span.clone(), message.as_str()).help(help));
+    };
+    if let Some(at) = table.restart.as_ref().filter(|r| r.value == Restart::Always) {
+        refuse(&at.span, "write restart = \"on-failure\", or leave it out");
+    }
+    if let Some(at) = &table.ready {
+        refuse(
+            &at.span,
+            "it is awaited by depends_on = { … = \"completed\" }; leave `ready` out",
+        );
+    }
+    if let Some(at) = table.start.as_ref().filter(|s| s.value == Start::OnDemand) {
+        refuse(&at.span, "leave `start` out");
+    }
+}
+
+/// What would have no effect.
+fn refuse_pointless(
+    name: &At<String>,
+    table: &types::Service,
+    restart: Restart,
+    on_demand: bool,
+    found: &mut Vec<Diagnostic>,
+) {
+    let mut refuse = |span: &Range<usize>, message: String, help: &str| {
+        found.push(Diagnostic::error(span.clone(), message).help(help));
+    };
+    let called = table.callers.as_ref().is_some_and(|c| !c.is_empty());
+    if let Some(at) = table
+        .start
+        .as_ref()
+        .filter(|_| on_demand && table.listen.is_empty() && !called)
+    {
+        refuse(
+            &at.span,
+            format!("nothing can connect to `{}`, so nothing would start it", name.value),
+            "name an address in `listen` or a service in `callers`, or leave `start` out",
+        );
+    }
+    if let Some(at) = table.watchdog.as_ref().filter(|w| w.value.is_zero()) {
+        refuse(
+            &at.span,
+            "a watchdog of no time at all".into(),
+            "write, for example, watchdog = \"30s\"",
+        );
+    }
+    // One on demand is started again where it took none of the connections that wait, whatever `restart` says.
+    if restart == Restart::No && !on_demand {
+        let idle = [&table.restart_delay, &table.restart_max_delay, &table.restart_window];
+        let first = idle.into_iter().flatten().map(|at| at.span.clone());
+        if let Some(span) = first.chain(table.restart_limit.as_ref().map(|l| l.span.clone())).next() {
+            refuse(
+                &span,
+                format!("`{}` is never restarted, so this says nothing", name.value),
+                "write restart = \"on-failure\" or \"always\" as well",
+            );
+        }
+    }
+}
+
+fn depends_on(
+    name: &At<String>,
+    table: &types::Service,
+    names: &Names,
+    found: &mut Vec<Diagnostic>,
+) -> Vec<(String, Condition)> {
+    let mut out: Vec<(String, Condition)> = Vec::new();
+    for (on, condition) in &table.depends_on {
+        if on.value == name.value {
+            found.push(
+                Diagnostic::error(on.span.clone(), format!("`{}` depends on itself", name.value)).help("take it out"),
+            );
+        } else if names.service(&on.value).is_none() {
+            let message = if on.value == DYNAMIC {
+                "the dynamic service is started by something else, so nothing can wait for it".to_owned()
+            } else {
+                names.undeclared("service", &on.value)
+            };
+            found.push(Diagnostic::error(on.span.clone(), message).help("correct the name, or take it out"));
+        } else if out.iter().any(|(known, _)| *known == on.value) {
+            found.push(
+                Diagnostic::error(on.span.clone(), format!("`{}` is named twice", on.value)).help("once is enough"),
+            );
+        } else {
+            out.push((on.value.clone(), condition.value));
+        }
+    }
+    out
+}
+
 fn probe(
     of: &types::Probe,
     key: &str,
-    span: std::ops::Range<usize>,
+    span: Range<usize>,
     interval: Duration,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Probe> {
@@ -252,7 +279,18 @@ fn probe(
         );
         return None;
     }
-    let question = if let Some(at) = &of.tcp {
+    let question = question(of, found)?;
+    Some(Probe {
+        question,
+        interval: of.interval.as_ref().map_or(interval, |i| i.value),
+        timeout: of.timeout.as_ref().map_or(Duration::from_secs(5), |t| t.value),
+        retries: of.retries.as_ref().map_or(3, |r| r.value),
+    })
+}
+
+/// The one thing that a probe asks, if it can be asked.
+fn question(of: &types::Probe, found: &mut Vec<Diagnostic>) -> Option<Question> {
+    Some(if let Some(at) = &of.tcp {
         match at.value.parse() {
             Ok(address) => Question::Tcp(address),
             Err(_) => {
@@ -287,12 +325,6 @@ fn probe(
         }
     } else {
         Question::Command(of.command.as_ref().map(|c| c.value.clone()).unwrap_or_default())
-    };
-    Some(Probe {
-        question,
-        interval: of.interval.as_ref().map_or(interval, |i| i.value),
-        timeout: of.timeout.as_ref().map_or(Duration::from_secs(5), |t| t.value),
-        retries: of.retries.as_ref().map_or(3, |r| r.value),
     })
 }
 
