@@ -256,3 +256,67 @@ fn up_starts_what_is_being_stopped() {
     let_go(&app, "slow");
     end(down).ok();
 }
+
+/// What a client of before the control protocol had versions says, and one that is newer than this supervisor.
+#[test]
+fn clients_of_other_versions_are_understood_or_told_what_to_do() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::net::UnixStream;
+    let app = app(Mode::Root, "versions", 43_380);
+    up(&app);
+    let path = app.state().join("run/versions/control.sock");
+    let connect = || BufReader::new(UnixStream::connect(&path).unwrap());
+    let ask = |socket: &mut BufReader<UnixStream>, line: &str| {
+        socket.get_mut().write_all(line.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_line(&mut answer).unwrap();
+        serde_json::from_str::<serde_json::Value>(&answer).unwrap()
+    };
+    let apart = |answer: &serde_json::Value, theirs: &str| {
+        let error = answer["error"].as_str().unwrap();
+        for told in ["version 1", theirs, "`pysecure down && pysecure up -d`"] {
+            assert!(error.contains(told), "{error}");
+        }
+    };
+    let is_closed = |mut socket: BufReader<UnixStream>| assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+
+    let mut old = connect();
+    let status = &ask(&mut old, "{\"do\":\"ps\"}\n")["app"];
+    assert!(status["storage"].is_u64() && status["denied"].is_u64(), "{status}");
+    for service in status["services"].as_array().unwrap() {
+        assert!(
+            service["prints"]["process"].is_u64() && service["prints"]["life"].is_u64(),
+            "{service}"
+        );
+        assert_eq!(service["state"], "running");
+    }
+    assert_eq!(ask(&mut old, "{\"do\":\"start\",\"services\":[]}\n")["event"], "done");
+    apart(
+        &ask(&mut old, include_str!("control-version-0/apply.json")),
+        "version 0",
+    );
+    is_closed(old);
+
+    let mut newer = connect();
+    let hello = "{\"do\":\"hello\",\"version\":7,\"minimum\":1,\"pysecure\":\"7.0.0\",\"colour\":\"blue\"}\n";
+    let answer = ask(&mut newer, hello);
+    assert_eq!(
+        (&answer["hello"]["version"], &answer["hello"]["minimum"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(ask(&mut newer, "{\"do\":\"ps\"}\n")["app"]["app"], "versions");
+    apart(&ask(&mut newer, "{\"do\":\"teleport\"}\n"), "version 7");
+    is_closed(newer);
+
+    let mut newest = connect();
+    apart(
+        &ask(&mut newest, &hello.replace("\"minimum\":1", "\"minimum\":7")),
+        "version 7",
+    );
+    // However far apart they are, an app can be ended.
+    assert_eq!(
+        ask(&mut newest, "{\"do\":\"down\",\"timeout_ms\":100}\n"),
+        serde_json::json!({})
+    );
+    assert!(!path.exists());
+}

@@ -11,6 +11,7 @@ use crate::launch::cgroup::{Cgroups, Offer};
 use crate::launch::{LaunchError, Launcher, Report, Request, Running};
 use crate::plan::lock::Claim;
 use crate::plan::{Plan, Unit};
+use crate::supervise::ServiceId;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::network::Networks;
 use crate::walk::remove;
@@ -104,10 +105,10 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     }
     let running = launcher.start(&request)?;
     let connected = networks
-        .accompany(0, &service, &running, &mut launcher)
+        .accompany(ServiceId::ALONE, &service, &running, &mut launcher)
         .map_err(|e| e.to_string())
         .map(drop)
-        .and_then(|()| networks.settled(0));
+        .and_then(|()| networks.settled(ServiceId::ALONE));
     if let Err(error) = connected {
         running.abort();
         return Err(Failure::new(125, error));

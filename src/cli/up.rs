@@ -9,9 +9,10 @@ use crate::launch;
 use crate::plan::lock::Claim;
 use crate::plan::{Ledger, Plan};
 use crate::supervise::client::{Client, ClientError};
+use crate::supervise::fingerprint::{FingerprintReader, Fingerprints, of_storage};
 use crate::supervise::mending::shared;
 use crate::supervise::protocol::{AppStatus, Apply, Progress, Request};
-use crate::supervise::reconcile::{Change, Prints, difference, storage_print};
+use crate::supervise::reconcile::{Change, difference};
 use crate::supervise::{App, Options, Outcome};
 use crate::values::ServiceType;
 use std::collections::BTreeSet;
@@ -128,9 +129,16 @@ pub(super) fn reconcile(
     let mut ledger = Ledger::read(dirs, app)?;
     let before = ledger.clone();
     let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
-    let runs: Vec<(String, Prints)> = status.services.iter().map(|s| (s.service.clone(), s.prints)).collect();
-    let changes = difference(&runs, &prints(&plan));
-    let same = changes.is_empty() && storage_print(&plan) == status.storage && ledger == before;
+    // What runs is compared by what the supervisor says of it.
+    client.require(FINGERPRINTS)?;
+    let runs: Vec<(String, Fingerprints)> = status
+        .services
+        .iter()
+        .filter_map(|s| Some((s.service.clone(), s.fingerprints.clone()?)))
+        .collect();
+    let changes = difference(&runs, &fingerprints(&plan));
+    let resources = of_storage(&plan.storage);
+    let same = changes.is_empty() && status.resources.as_ref() == Some(&resources) && ledger == before;
     let changed: BTreeSet<&str> = changes.iter().map(|(name, _)| name.as_str()).collect();
     let oneshot = |name: &str| {
         let of = plan.services.iter().find(|s| s.name == name);
@@ -189,7 +197,7 @@ pub(super) fn reconcile(
     let kept: BTreeSet<&str> = status.services.iter().map(|s| s.service.as_str()).collect();
     let apply = Apply {
         order: plan.services.iter().map(|s| s.name.clone()).collect(),
-        storage: storage_print(&plan),
+        resources: of_storage(&plan.storage),
         shared: shared(&plan.storage),
         services: plan
             .services
@@ -211,8 +219,12 @@ pub(super) fn reconcile(
     Ok(0)
 }
 
-fn prints(plan: &Plan) -> Vec<(String, Prints)> {
-    let of = |s: &crate::plan::Unit| (s.name.clone(), Prints::of(s, plan.templates.get(&s.rootfs)));
+/// Since this version of the control protocol the supervisor says fingerprints that can be compared.
+const FINGERPRINTS: u32 = 1;
+
+fn fingerprints(plan: &Plan) -> Vec<(String, Fingerprints)> {
+    let reader = FingerprintReader::new(&plan.app, &plan.privilege, plan.templates.clone());
+    let of = |s: &crate::plan::Unit| (s.name.clone(), reader.read(s));
     plan.services.iter().map(of).collect()
 }
 

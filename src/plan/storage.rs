@@ -24,7 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What is to be at a resource's place before a service may start.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Storage {
     pub resource: String,
     /// What is mounted.
@@ -42,14 +42,14 @@ pub struct Storage {
     pub mount_points: Vec<MountPoint>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Initial {
     pub from: PathBuf,
     /// The name of the file in the resource's folder; `None`: it is that folder.
     pub file: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Keeping {
     /// Below the app's own data; made if it is not there.
     Ours,
@@ -59,7 +59,7 @@ pub enum Keeping {
     Theirs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Holding {
     OneOwner,
     Classes,

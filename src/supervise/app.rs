@@ -1,29 +1,33 @@
 //! The event loop of one app: what there is to wait for, and who is told of what. What follows from an event stands in
 //! [`super::lifecycle`], what clients may ask for in [`super::control::requests`].
 
-use super::control::protocol::{Progress, Reply};
+use super::control::fingerprint::Fingerprint;
 use super::control::server::Connection;
+use super::error::{SuperviseError, system};
 use super::ground::Ground;
-use super::logs::output::{OutputError, Outputs};
+use super::ids::{ConnectionId, EpollToken, ServiceId, WatchId};
+use super::logs::output::Outputs;
+use super::machine::{Ending, Input, Machine, ServiceDefinition, State};
 use super::mending::{self, Mending};
-use super::net::network::{NetworkError, Networks};
+use super::net::network::Networks;
 use super::net::relays::Relays;
 use super::net::sockets::{self, Sockets};
-use super::service::{After, Ending, Service, State};
-use super::stats::events::{Event, Kind};
-use super::timers::Timers;
-use super::{capabilities, events, systemd};
-use crate::host::{Dirs, HostError, make_private};
-use crate::launch::{LaunchError, Launcher, Report};
+use super::process::Process;
+use super::protocol::{Progress, Reply};
+use super::stats::events::{self, Event, Kind};
+use super::stats::figures::Figures;
+use super::{capabilities, systemd};
+use crate::host::{Dirs, make_private};
+use crate::launch::{Launcher, Report};
 use crate::plan::lock::{Claim, Deed};
-use crate::plan::{self, Plan, PlanError};
+use crate::plan::{self, Plan};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -62,160 +66,25 @@ pub enum Outcome {
     ServiceFailed,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum SuperviseError {
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    #[error(transparent)]
-    Output(#[from] OutputError),
-    #[error(
-        "{services} services need {needed} open files, but the limit is {limit}; raise it (`ulimit -Hn`, or LimitNOFILE= in the unit)"
-    )]
-    Descriptors { services: usize, needed: u64, limit: u64 },
-    #[error("supervise: {operation}: {cause}")]
-    System {
-        operation: &'static str,
-        cause: std::io::Error,
-    },
-}
-
-pub(super) fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) -> SuperviseError {
-    move |cause| SuperviseError::System {
-        operation,
-        cause: cause.into(),
-    }
-}
-
-/// What an epoll event is about: its kind, and which one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    Signals,
-    Control,
-    Metrics,
-    Connection(u32),
-    Reports(u32),
-    Outputs,
-    Notify(u32),
-    /// A socket of a service that is started on demand.
-    Demand(u32),
-    /// What a service's companion says.
-    Network(u32),
-    /// The same of the app's network.
-    AppNetwork,
-    /// The relay of a service.
-    Relay(u32),
-    /// Something in the folder of the app's sockets is gone.
-    Folder,
-    /// Something was made in a shared folder.
-    Mending,
-}
-
-impl Source {
-    pub(super) fn pack(self) -> u64 {
-        let (kind, number) = match self {
-            Source::Signals => (0u64, 0),
-            Source::Control => (1, 0),
-            Source::Metrics => (2, 0),
-            Source::Connection(n) => (3, n),
-            Source::Reports(n) => (4, n),
-            Source::Outputs => (5, 0),
-            Source::Notify(n) => (6, n),
-            Source::Demand(n) => (7, n),
-            Source::Network(n) => (8, n),
-            Source::AppNetwork => (9, 0),
-            Source::Relay(n) => (10, n),
-            Source::Folder => (11, 0),
-            Source::Mending => (12, 0),
-        };
-        kind << 32 | u64::from(number)
-    }
-
-    fn unpack(data: u64) -> Source {
-        let number = data as u32;
-        match data >> 32 {
-            0 => Source::Signals,
-            1 => Source::Control,
-            2 => Source::Metrics,
-            3 => Source::Connection(number),
-            4 => Source::Reports(number),
-            5 => Source::Outputs,
-            6 => Source::Notify(number),
-            7 => Source::Demand(number),
-            8 => Source::Network(number),
-            9 => Source::AppNetwork,
-            10 => Source::Relay(number),
-            11 => Source::Folder,
-            _ => Source::Mending,
-        }
-    }
-}
-
-/// Whose a child process is.
+/// Which role a child process has.
 #[derive(Clone, Copy)]
 pub(super) enum Child {
     /// PID 1 of a service's namespace.
-    Service(u32),
+    Service(ServiceId),
     /// The helper of a probe.
-    Probe(u32),
+    Probe(ServiceId),
 }
 
 /// Who hears how a request goes on.
 pub(super) enum Sink {
     Nobody,
     Pipe(OwnedFd),
-    Connection(u32),
+    Connection(ConnectionId),
 }
-
-/// Services that somebody waits for.
-pub(super) struct Watch {
-    sink: Sink,
-    starts: BTreeSet<u32>,
-    ends: BTreeSet<u32>,
-    /// It is an `up`, which speaks of all services: of those as well that had started when it was asked.
-    whole: bool,
-    /// Of a whole one: services that had started, and were told to start anew since.
-    anew: BTreeSet<u32>,
-}
-
-impl Watch {
-    pub(super) fn new(sink: Sink) -> Watch {
-        Watch {
-            sink,
-            starts: BTreeSet::new(),
-            ends: BTreeSet::new(),
-            whole: false,
-            anew: BTreeSet::new(),
-        }
-    }
-
-    pub(super) fn of_all(sink: Sink) -> Watch {
-        Watch {
-            whole: true,
-            ..Watch::new(sink)
-        }
-    }
-
-    pub(super) fn await_start(&mut self, service: u32) {
-        self.starts.insert(service);
-    }
-
-    pub(super) fn await_end(&mut self, service: u32) {
-        self.ends.insert(service);
-    }
-}
-
-/// The watch of the `up` that started this supervisor.
-const FIRST_WATCH: u32 = 0;
 
 /// An app that is about to run, or runs.
 pub struct App {
-    /// Of its services nothing: they stand below, each with its plan.
+    /// Of its services nothing: they are the machine's.
     pub(super) plan: Plan,
     pub(super) attached: bool,
     pub(super) launcher: Launcher,
@@ -225,29 +94,23 @@ pub struct App {
     metrics: OwnedFd,
     /// Tells when these are deleted.
     folder: Option<Inotify>,
-    pub(super) connections: BTreeMap<u32, Connection>,
-    next_connection: u32,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    next_connection: ConnectionId,
     /// Until when nobody is let in.
     deaf: Option<Instant>,
     /// When the loop last came out of waiting.
     awake: Instant,
     /// Turns in a row that took as many events as one may.
     full_turns: usize,
-    pub(super) services: BTreeMap<u32, Service>,
-    pub(super) next_service: u32,
-    /// Services in the manifest's order.
-    pub(super) order: Vec<u32>,
-    pub(super) by_name: BTreeMap<String, u32>,
-    /// Services that depend on one.
-    pub(super) dependents: BTreeMap<u32, Vec<u32>>,
+    /// The services, and the rules that they go by.
+    pub(super) machine: Machine,
+    /// Processes of services, for as long as they are not waited for.
+    pub(super) processes: BTreeMap<ServiceId, Process>,
     pub(super) by_pid: BTreeMap<i32, Child>,
-    /// Services whose turn has come.
-    pub(super) queue: VecDeque<u32>,
-    /// Services that listen, and whose process may be made ready for the first connection.
-    pub(super) warm: VecDeque<u32>,
-    pub(super) timers: Timers,
-    watches: BTreeMap<u32, Watch>,
-    next_watch: u32,
+    /// What came of the calls of services' functions, since the app is up.
+    pub(super) figures: BTreeMap<ServiceId, Figures>,
+    /// Who hears of a watch.
+    pub(super) sinks: BTreeMap<WatchId, Sink>,
     pub(super) sockets: Sockets,
     pub(super) relays: Relays,
     pub(super) ground: Ground,
@@ -257,15 +120,10 @@ pub struct App {
     pub(super) null: File,
     /// Held until nothing of the app runs any more: a second `up` of it finds that.
     pub(super) claim: Option<Claim>,
-    manager: systemd::Manager,
-    /// Services that are to be told to end, once none that depends on them runs.
-    pub(super) doomed: BTreeSet<u32>,
-    pub(super) stopping: Option<Instant>,
-    pub(super) failure: Option<u8>,
-    pub(super) unwell: bool,
+    pub(super) manager: systemd::Manager,
     pub(super) denied_in_all: u64,
     /// What the app's resources were planned to be, in short.
-    pub(super) storage: u64,
+    pub(super) resources: Fingerprint,
     /// Descriptors that nothing else needs: so many pages of figures may be held.
     pub(super) spare_descriptors: usize,
 }
@@ -290,12 +148,7 @@ impl App {
         launcher: Launcher,
         spare_descriptors: usize,
     ) -> Result<App, SuperviseError> {
-        make_private(&plan.dirs.run)?;
-        crate::launch::cgroup::clear(&plan.dirs.run);
-        for stale in RUNTIME_FOLDERS {
-            crate::walk::remove(&plan.dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
-        }
-        make_private(&plan.dirs.logs())?;
+        clear_stale(&plan.dirs)?;
         let manager = systemd::Manager::find();
         let mut sockets = Sockets::new(systemd::inherited());
         sockets.hold(&plan.dirs, plan.services.iter())?;
@@ -315,57 +168,26 @@ impl App {
         // A user may have but so many, and it is no must.
         let folder = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok();
         let folder = folder.filter(|folder| watch_folder(folder, &plan.dirs));
-        // None ends the app by its default: who sends one that says nothing here is not heard. A terminal's Ctrl-Z goes on
-        // stopping this process, and a fault of its own goes on ending it.
-        let mut mask = SigSet::all();
-        for signal in [
-            Signal::SIGTSTP,
-            Signal::SIGTTIN,
-            Signal::SIGTTOU,
-            Signal::SIGCONT,
-            Signal::SIGSEGV,
-            Signal::SIGBUS,
-            Signal::SIGFPE,
-            Signal::SIGILL,
-            Signal::SIGABRT,
-            Signal::SIGTRAP,
-            Signal::SIGSYS,
-        ] {
-            mask.remove(signal);
-        }
-        mask.thread_block().map_err(system("block signals"))?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(system("make a signalfd"))?;
+        let signals = take_signals()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?;
-        let watch = |fd: BorrowedFd<'_>, source: Source| {
-            epoll
-                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
-                .map_err(system("watch a descriptor"))
-        };
-        watch(signals.as_fd(), Source::Signals)?;
-        watch(control.as_fd(), Source::Control)?;
-        watch(metrics.as_fd(), Source::Metrics)?;
-        if let Some(folder) = &folder {
-            watch(folder.as_fd(), Source::Folder)?;
-        }
         let outputs = Outputs::new(options.attached, plan.services.iter().map(|s| s.name.as_str()))?;
-        watch(outputs.as_fd(), Source::Outputs)?;
         capabilities::reduce().map_err(|e| SuperviseError::System {
             operation: "drop capabilities",
             cause: std::io::Error::other(e),
         })?;
-        let storage = super::control::reconcile::storage_print(&plan);
-        let planned = std::mem::take(&mut plan.services);
+        let resources = super::control::fingerprint::of_storage(&plan.storage);
+        let definitions: Vec<ServiceDefinition> = std::mem::take(&mut plan.services)
+            .into_iter()
+            .map(ServiceDefinition::new)
+            .collect();
         let first = match options.progress {
             Some(pipe) => Sink::Pipe(pipe),
             None => Sink::Nobody,
         };
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let now = Instant::now();
         let mut app = App {
-            null: File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/null")
-                .map_err(system("open /dev/null"))?,
+            null: null.map_err(system("open /dev/null"))?,
             plan,
             attached: options.attached,
             launcher,
@@ -375,21 +197,15 @@ impl App {
             metrics,
             folder,
             connections: BTreeMap::new(),
-            next_connection: 0,
+            next_connection: ConnectionId::FIRST,
             deaf: None,
-            awake: Instant::now(),
+            awake: now,
             full_turns: 0,
-            services: BTreeMap::new(),
-            next_service: 0,
-            order: Vec::new(),
-            by_name: BTreeMap::new(),
-            dependents: BTreeMap::new(),
+            machine: Machine::new(definitions, now),
+            processes: BTreeMap::new(),
             by_pid: BTreeMap::new(),
-            queue: VecDeque::new(),
-            warm: VecDeque::new(),
-            timers: Timers::default(),
-            watches: BTreeMap::from([(FIRST_WATCH, Watch::of_all(first))]),
-            next_watch: FIRST_WATCH + 1,
+            figures: BTreeMap::new(),
+            sinks: BTreeMap::from([(WatchId::FIRST, first)]),
             sockets,
             ground,
             networks,
@@ -398,40 +214,39 @@ impl App {
             outputs,
             claim: None,
             manager,
-            doomed: BTreeSet::new(),
-            stopping: None,
-            failure: None,
-            unwell: false,
             denied_in_all: 0,
-            storage,
+            resources,
             spare_descriptors,
         };
-        for service in planned {
-            let id = app.add(service);
-            let planned = &app.services[&id].plan;
-            app.outputs.hold(id, &app.plan.app, &app.plan.dirs, planned)?;
-            app.order.push(id);
-        }
-        app.index();
-        app.watch_app_network()?;
-        app.watch_shared(mending::shared(&app.plan.storage))?;
+        app.watch_all()?;
         Ok(app)
+    }
+
+    /// Watches all that is there before any service runs.
+    fn watch_all(&mut self) -> Result<(), SuperviseError> {
+        self.watch(self.signals.as_fd(), EpollToken::Signals)?;
+        self.watch(self.control.as_fd(), EpollToken::Control)?;
+        self.watch(self.metrics.as_fd(), EpollToken::Metrics)?;
+        if let Some(folder) = &self.folder {
+            self.watch(folder.as_fd(), EpollToken::Folder)?;
+        }
+        self.watch(self.outputs.as_fd(), EpollToken::Outputs)?;
+        for (id, service) in self.machine.services() {
+            self.outputs
+                .hold(id, &self.plan.app, &self.plan.dirs, service.definition.unit())?;
+        }
+        self.watch_app_network()?;
+        self.watch_shared(mending::shared(&self.plan.storage))
     }
 
     /// Starts all services and stays until the app is stopped.
     pub fn run(mut self) -> Result<Outcome, SuperviseError> {
-        let all = self.order.clone();
-        if let Some(watch) = self.watches.get_mut(&FIRST_WATCH) {
-            watch.starts.extend(&all);
-        }
-        for id in &all {
-            self.want(*id);
-        }
-        while !self.finished() {
-            self.stop_next();
-            // One start a turn, so that reports of a thousand do not pile up.
+        self.feed(Input::Up);
+        while !self.machine.finished(self.attached) {
+            let (effects, more) = self.machine.turn(Instant::now());
+            self.carry_out(effects);
             let mending = self.mending.as_ref().is_some_and(Mending::busy);
-            let timeout = if self.start_next() || self.warm_next() || mending {
+            let timeout = if more || mending {
                 Some(Duration::ZERO)
             } else {
                 self.next_deadline()
@@ -442,9 +257,9 @@ impl App {
             }
         }
         self.clean_up();
-        Ok(match self.failure {
+        Ok(match self.machine.failure() {
             Some(code) => Outcome::StartFailed(code),
-            None if self.unwell && self.stopping.is_none() => Outcome::ServiceFailed,
+            None if self.machine.is_unwell() && !self.machine.is_stopping() => Outcome::ServiceFailed,
             None => Outcome::Done,
         })
     }
@@ -456,7 +271,7 @@ impl App {
             return Ok(());
         }
         let made = Mending::new(shared).map_err(system("watch shared folders"))?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Mending.pack());
+        let event = EpollToken::Mending.event(EpollFlags::EPOLLIN);
         self.epoll.add(&made, event).map_err(system("watch a descriptor"))?;
         self.mending = Some(made);
         Ok(())
@@ -468,26 +283,15 @@ impl App {
         }
     }
 
-    fn finished(&self) -> bool {
-        if !self.queue.is_empty() && self.stopping.is_none() {
-            return false;
-        }
-        let mut services = self.services.values();
-        match self.stopping {
-            Some(_) => services.all(|s| !s.state.live() && s.running.is_none()),
-            None => self.attached && services.all(|s| s.state.over() && s.running.is_none()),
-        }
-    }
-
     fn next_deadline(&self) -> Option<Duration> {
-        let all = [self.timers.next(), self.manager.next(), self.deaf];
+        let all = [self.machine.next_deadline(), self.manager.next(), self.deaf];
         let next = all.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    pub(super) fn watch(&self, fd: BorrowedFd<'_>, source: Source) -> Result<(), SuperviseError> {
+    pub(super) fn watch(&self, fd: BorrowedFd<'_>, token: EpollToken) -> Result<(), SuperviseError> {
         self.epoll
-            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.pack()))
+            .add(fd, token.event(EpollFlags::EPOLLIN))
             .map_err(system("watch a descriptor"))
     }
 
@@ -496,25 +300,10 @@ impl App {
         let Some(words) = self.networks.app_words() else {
             return Ok(());
         };
-        match self
-            .epoll
-            .add(words, EpollEvent::new(EpollFlags::EPOLLIN, Source::AppNetwork.pack()))
-        {
+        match self.epoll.add(words, EpollToken::AppNetwork.event(EpollFlags::EPOLLIN)) {
             // It is the one that was there before.
             Ok(()) | Err(nix::errno::Errno::EEXIST) => Ok(()),
             Err(e) => Err(system("watch a descriptor")(e)),
-        }
-    }
-
-    /// Who depends on whom, by number.
-    pub(super) fn index(&mut self) {
-        self.dependents.clear();
-        for (id, service) in &self.services {
-            for (on, _) in &service.plan.life.depends_on {
-                if let Some(on) = self.by_name.get(on) {
-                    self.dependents.entry(*on).or_default().push(*id);
-                }
-            }
         }
     }
 
@@ -538,20 +327,25 @@ impl App {
             Err(e) => return Err(system("wait for events")(e)),
         };
         for event in &events[..count] {
-            match Source::unpack(event.data()) {
-                Source::Signals => self.signalled(),
-                Source::Control => self.accept(false),
-                Source::Metrics => self.accept(true),
-                Source::Connection(number) => self.converse(number),
-                Source::Reports(id) => self.reported(id),
-                Source::Outputs => self.outputs.turn()?,
-                Source::Notify(id) => self.notified(id),
-                Source::Demand(id) => self.demanded(id),
-                Source::Network(id) => self.network_said(id),
-                Source::AppNetwork => self.app_network_said(),
-                Source::Relay(id) => self.relay_said(id),
-                Source::Folder => self.folder_changed(),
-                Source::Mending => self.mend(),
+            let Some(token) = EpollToken::unpack(event.data()) else {
+                continue;
+            };
+            match token {
+                EpollToken::Signals => self.signalled(),
+                EpollToken::Control => self.accept(false),
+                EpollToken::Metrics => self.accept(true),
+                EpollToken::Connection(number) => self.converse(number),
+                EpollToken::Reports(id) => self.reported(id),
+                EpollToken::Outputs => self.outputs.turn()?,
+                EpollToken::Notify(id) => self.notified(id),
+                EpollToken::Demand(id) => self.feed(Input::Connected(id)),
+                EpollToken::Network(id) => self.network_said(id),
+                EpollToken::AppNetwork => self.app_network_said(),
+                EpollToken::Relay(id) => self.relay_said(id),
+                EpollToken::Folder => self.folder_changed(),
+                EpollToken::Mending => self.mend(),
+                // Those are of the epoll of all output.
+                EpollToken::Pipe(..) | EpollToken::LogDaemon(_) | EpollToken::Console => {}
             }
         }
         // There may be more than was taken. As the kernel begins with those that were not, timers wait for some turns at most.
@@ -560,8 +354,8 @@ impl App {
             return Ok(());
         }
         self.full_turns = 0;
-        while let Some((id, timer)) = self.timers.pop(asked) {
-            self.fired(id, timer);
+        while let Some(fired) = self.machine.due(asked) {
+            self.feed(fired);
         }
         self.manager.tick(asked);
         if self.deaf.is_some_and(|until| until <= asked) {
@@ -572,7 +366,7 @@ impl App {
 
     /// At least as many descriptors as can have something to say at once.
     fn sources(&self) -> usize {
-        self.connections.len() + 4 * self.services.len() + 8
+        self.connections.len() + 4 * self.machine.services().count() + 8
     }
 
     /// Time in which this process did not run, since a signal or the machine had stopped it, is nobody's: it moves all
@@ -586,7 +380,7 @@ impl App {
         self.awake = now;
         if late > LATE {
             tracing::warn!(?late, "the supervisor did not run for a while");
-            self.timers.postpone(working + waiting);
+            self.machine.postpone(working + waiting);
         }
     }
 
@@ -596,13 +390,14 @@ impl App {
                 Ok(Signal::SIGCHLD) => self.reap(),
                 Ok(signal @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGHUP)) => {
                     // timeout(1) and systemd send several signals for one wish; who presses Ctrl-C again means it.
-                    if self.stopping.is_some() && self.attached && signal == Signal::SIGINT {
-                        self.kill();
+                    let stopping = self.machine.is_stopping();
+                    if stopping && self.attached && signal == Signal::SIGINT {
+                        self.feed(Input::Kill);
                     } else {
-                        if self.stopping.is_none() {
+                        if !stopping {
                             self.outputs.say("\nstopping; once more to kill");
                         }
-                        self.stop(None);
+                        self.feed(Input::Down { timeout: None });
                     }
                 }
                 _ => {}
@@ -625,26 +420,21 @@ impl App {
         }
     }
 
-    fn reported(&mut self, id: u32) {
-        while let Some(report) = self
-            .services
-            .get(&id)
-            .and_then(|s| s.running.as_ref())
-            .map(|r| r.report())
-        {
-            let Some(service) = self.services.get_mut(&id) else {
-                return;
-            };
-            match report {
-                Ok(Report::Started) => self.began(id),
-                Ok(Report::Exited(status)) => service.ending = Some(Ending::Exited(status)),
-                Ok(Report::Failed(error)) => service.ending = Some(Ending::Failed(error)),
+    fn reported(&mut self, id: ServiceId) {
+        while let Some(process) = self.processes.get_mut(&id) {
+            match process.running.report() {
+                Ok(Report::Started) => self.program_runs(id),
+                Ok(Report::Exited(status)) => process.ending = Some(Ending::Exited(status)),
+                Ok(Report::Failed(error)) => {
+                    process.ending = Some(Ending::Failed {
+                        error: error.to_string(),
+                        code: error.exit_code(),
+                    });
+                }
                 Ok(Report::Terminal(_) | Report::Held) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
-                    if let Some(running) = &service.running {
-                        let _ = self.epoll.delete(&running.reports);
-                    }
+                    let _ = self.epoll.delete(&process.running.reports);
                     return;
                 }
                 Err(Errno::INTR) => {}
@@ -683,9 +473,9 @@ impl App {
                 continue;
             }
             let number = self.next_connection;
-            self.next_connection = self.next_connection.wrapping_add(1);
+            self.next_connection = number.next();
             if self
-                .watch(connection.socket.as_fd(), Source::Connection(number))
+                .watch(connection.socket.as_fd(), EpollToken::Connection(number))
                 .is_ok()
             {
                 self.connections.insert(number, connection);
@@ -693,15 +483,16 @@ impl App {
         }
         for _ in 0..denied {
             self.denied_in_all += 1;
-            self.denied("another user connected to the control socket");
+            let detail = "another user connected to the control socket";
+            self.emit(&Event::new(Kind::Denied, "").detail(detail));
         }
     }
 
     /// Makes room by closing the connection that came first of those for which nothing is under way.
     fn let_go_of_idle(&mut self) -> bool {
-        let watching = |number: u32| {
-            let is = |watch: &Watch| matches!(watch.sink, Sink::Connection(client) if client == number);
-            self.watches.values().any(is)
+        let watching = |number: ConnectionId| {
+            let is = |sink: &Sink| matches!(sink, Sink::Connection(client) if *client == number);
+            self.sinks.values().any(is)
         };
         let idle = self
             .connections
@@ -726,8 +517,11 @@ impl App {
     }
 
     fn hear_new_clients(&self, interest: EpollFlags) {
-        for (socket, source) in [(&self.control, Source::Control), (&self.metrics, Source::Metrics)] {
-            let _ = self.epoll.modify(socket, &mut EpollEvent::new(interest, source.pack()));
+        for (socket, source) in [
+            (&self.control, EpollToken::Control),
+            (&self.metrics, EpollToken::Metrics),
+        ] {
+            let _ = self.epoll.modify(socket, &mut source.event(interest));
         }
     }
 
@@ -749,9 +543,12 @@ impl App {
             Ok((control, metrics)) => {
                 // What is closed is watched no more.
                 (self.control, self.metrics) = (control, metrics);
-                let watched = [(&self.control, Source::Control), (&self.metrics, Source::Metrics)]
-                    .into_iter()
-                    .try_for_each(|(socket, source)| self.watch(socket.as_fd(), source));
+                let watched = [
+                    (&self.control, EpollToken::Control),
+                    (&self.metrics, EpollToken::Metrics),
+                ]
+                .into_iter()
+                .try_for_each(|(socket, source)| self.watch(socket.as_fd(), source));
                 if let Err(e) = watched {
                     tracing::warn!("{e}");
                 }
@@ -765,7 +562,7 @@ impl App {
     }
 
     /// Sends a line to a client, as far as it takes it; the rest follows when it reads on.
-    pub(super) fn push(&mut self, number: u32, line: &[u8]) {
+    pub(super) fn push(&mut self, number: ConnectionId, line: &[u8]) {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.put(line);
         }
@@ -773,7 +570,7 @@ impl App {
     }
 
     /// Lets go of a client that is gone.
-    pub(super) fn flush(&mut self, number: u32) {
+    pub(super) fn flush(&mut self, number: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
@@ -790,98 +587,8 @@ impl App {
             true => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
             false => EpollFlags::EPOLLIN,
         };
-        let mut event = EpollEvent::new(interest, Source::Connection(number).pack());
+        let mut event = EpollToken::Connection(number).event(interest);
         let _ = self.epoll.modify(&connection.socket, &mut event);
-    }
-
-    /// Does the app's own start still wait for this service?
-    pub(super) fn begins_with(&self, id: u32) -> bool {
-        self.watches
-            .get(&FIRST_WATCH)
-            .is_some_and(|watch| watch.starts.contains(&id))
-    }
-
-    /// Takes up a watch; [`App::check_watch`] says what is so already.
-    pub(super) fn watch_for(&mut self, watch: Watch) -> u32 {
-        let number = self.next_watch;
-        self.next_watch += 1;
-        self.watches.insert(number, watch);
-        number
-    }
-
-    /// Tells whoever waits for a service to begin.
-    pub(super) fn settle_start(&mut self, id: u32, how: Result<(), (&str, u8)>) {
-        let Some(service) = self.services.get(&id) else { return };
-        let progress = match how {
-            Ok(()) => Progress::Settled {
-                service: service.plan.name.clone(),
-                state: service.state.word().to_owned(),
-            },
-            Err((error, code)) => Progress::Failed {
-                service: service.plan.name.clone(),
-                error: error.to_owned(),
-                code,
-            },
-        };
-        let failed = how.is_err();
-        self.settle(&progress, |watch| {
-            watch.starts.remove(&id) | watch.anew.remove(&id) | (failed && watch.whole)
-        });
-    }
-
-    /// Tells those whose order can no longer be carried out, as a later one says otherwise.
-    pub(super) fn overtake(&mut self, id: u32, after: After) {
-        match after {
-            After::Policy => {}
-            After::Rest => self.settle_start(id, Err(("it was told to stop meanwhile", 1))),
-            After::Again => {
-                // One that removes it does not speak of it.
-                let speaks = |w: &&mut Watch| w.whole && !w.starts.contains(&id) && !w.ends.contains(&id);
-                for watch in self.watches.values_mut().filter(speaks) {
-                    watch.anew.insert(id);
-                }
-                let error = "it was told to start again before it had ended".to_owned();
-                self.settle_failed(id, error, |watch| watch.ends.remove(&id));
-            }
-            After::Gone => {
-                let error = "the manifest has it no more".to_owned();
-                self.settle_failed(id, error, |watch| watch.starts.remove(&id) | watch.anew.remove(&id));
-            }
-        }
-    }
-
-    fn settle_failed(&mut self, id: u32, error: String, takes: impl FnMut(&mut Watch) -> bool) {
-        let Some(service) = self.services.get(&id) else { return };
-        let service = service.plan.name.clone();
-        self.settle(
-            &Progress::Failed {
-                service,
-                error,
-                code: 1,
-            },
-            takes,
-        );
-    }
-
-    pub(super) fn settle_end(&mut self, id: u32) {
-        let Some(service) = self.services.get(&id) else { return };
-        let progress = Progress::Settled {
-            service: service.plan.name.clone(),
-            state: service.state.word().to_owned(),
-        };
-        self.settle(&progress, |watch| watch.ends.remove(&id));
-    }
-
-    fn settle(&mut self, progress: &Progress, mut takes: impl FnMut(&mut Watch) -> bool) {
-        let concerned: Vec<u32> = self
-            .watches
-            .iter_mut()
-            .filter_map(|(number, watch)| takes(watch).then_some(*number))
-            .collect();
-        for number in concerned {
-            self.tell(number, progress);
-            self.check_watch(number);
-        }
     }
 
     /// Tells an event to all who asked to hear of them; one who does not read hears in the end that some are lost.
@@ -901,7 +608,7 @@ impl App {
             connection.put(&line);
         }
         if !line.is_empty() {
-            let numbers: Vec<u32> = self
+            let numbers: Vec<ConnectionId> = self
                 .connections
                 .iter()
                 .filter(|(_, c)| c.events)
@@ -913,18 +620,18 @@ impl App {
         }
     }
 
-    fn tell(&mut self, number: u32, progress: &Progress) {
+    pub(super) fn tell(&mut self, watch: WatchId, progress: &Progress) {
         let mut line = serde_json::to_vec(progress).unwrap_or_default();
         line.push(b'\n');
-        let Some(watch) = self.watches.get_mut(&number) else {
+        let Some(sink) = self.sinks.get_mut(&watch) else {
             return;
         };
-        match &watch.sink {
+        match sink {
             Sink::Nobody => {}
             Sink::Pipe(pipe) => {
                 if rustix::io::write(pipe, &line).is_err() {
                     // Whoever started us is gone.
-                    watch.sink = Sink::Nobody;
+                    *sink = Sink::Nobody;
                 }
             }
             Sink::Connection(client) => {
@@ -932,27 +639,6 @@ impl App {
                 self.push(client, &line);
             }
         }
-    }
-
-    /// Ends a watch for which nothing more is to come.
-    pub(super) fn check_watch(&mut self, number: u32) {
-        let Some(watch) = self.watches.get(&number) else { return };
-        if !watch.starts.is_empty() || !watch.ends.is_empty() || !watch.anew.is_empty() {
-            return;
-        }
-        if number == FIRST_WATCH {
-            if self.failure.is_some() {
-                // There is something to come: that all is cleared away.
-                return;
-            }
-            self.manager.ready();
-        }
-        self.tell(number, &Progress::Done);
-        self.watches.remove(&number);
-    }
-
-    pub(super) fn leaving(&mut self) {
-        self.manager.stopping();
     }
 
     /// Leaves the host as it was before `up`.
@@ -969,11 +655,10 @@ impl App {
             connection.reply(&Reply::default());
             let _ = connection.flush();
         }
-        let waits = |w: &Watch| !w.starts.is_empty() || !w.anew.is_empty();
-        let left: Vec<(u32, bool)> = self.watches.iter().map(|(n, w)| (*n, waits(w))).collect();
+        let left: Vec<(WatchId, bool)> = self.machine.watches().left().collect();
         for (number, waits) in left {
             // The first has been told which service could not be started, if that is why all end.
-            if waits && (number != FIRST_WATCH || self.failure.is_none()) {
+            if waits && (number != WatchId::FIRST || self.machine.failure().is_none()) {
                 let error = format!("`{}` went down meanwhile", self.plan.app);
                 self.tell(
                     number,
@@ -989,11 +674,36 @@ impl App {
         self.outputs.finish();
     }
 
-    /// Is a service to be reached by `exec` and probes?
-    pub(super) fn reachable(&self, id: u32) -> bool {
-        let of = self.services.get(&id);
-        of.is_some_and(|s| s.program_runs && s.ending.is_none() && s.running.is_some() && s.state != State::Waiting)
+    /// Is a service to be reached by `exec` and signals?
+    pub(super) fn reachable(&self, id: ServiceId) -> bool {
+        let (Some(service), Some(process)) = (self.machine.service(id), self.processes.get(&id)) else {
+            return false;
+        };
+        service.instance.program_runs && process.ending.is_none() && service.state != State::Waiting
     }
+}
+
+/// None ends the app by its default: who sends one that says nothing here is not heard. A terminal's Ctrl-Z goes on
+/// stopping this process, and a fault of its own goes on ending it.
+fn take_signals() -> Result<SignalFd, SuperviseError> {
+    let mut mask = SigSet::all();
+    for signal in [
+        Signal::SIGTSTP,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGCONT,
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGABRT,
+        Signal::SIGTRAP,
+        Signal::SIGSYS,
+    ] {
+        mask.remove(signal);
+    }
+    mask.thread_block().map_err(system("block signals"))?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(system("make a signalfd"))
 }
 
 /// A socket at which this process is asked for things.
@@ -1016,6 +726,16 @@ fn watch_folder(watch: &Inotify, dirs: &Dirs) -> bool {
 
 /// What an app has in its runtime directory, beside its sockets.
 const RUNTIME_FOLDERS: [&str; 3] = ["services", "rpc", "notify"];
+
+/// Clears away what a killed supervisor left, and makes the folders that the app needs.
+fn clear_stale(dirs: &Dirs) -> Result<(), SuperviseError> {
+    make_private(&dirs.run)?;
+    crate::launch::cgroup::clear(&dirs.run);
+    for stale in RUNTIME_FOLDERS {
+        crate::walk::remove(&dirs.run.join(stale)).map_err(system("clear away an earlier run"))?;
+    }
+    Ok(make_private(&dirs.logs())?)
+}
 
 /// Removes an app's runtime directory. The claim is to be held.
 fn clear_away(dirs: &Dirs) {

@@ -1,8 +1,7 @@
 //! What a service would meet on disk, looked at anew before each start: since the plan was made something may have been
 //! mounted in a source, or put where a resource of another's lies.
 
-use super::SuperviseError;
-use super::app::system;
+use super::error::{SuperviseError, system};
 use crate::launch::LaunchError;
 use crate::plan::{self, Mounts, Place};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -1,6 +1,6 @@
 //! The control socket's client side: what `ps`, `down`, `restart` and `exec` speak through.
 
-use super::protocol::{AppStatus, Progress, Reply, Request};
+use super::protocol::{AppStatus, Hello, Progress, Reply, Request};
 use crate::host::Dirs;
 use crate::plan::{PlanError, lock};
 use crate::supervise::stats::events::Event;
@@ -27,6 +27,9 @@ pub enum ClientError {
     Unreachable(#[from] PlanError),
     #[error("{0}")]
     Refused(String),
+    /// The supervisor is another pysecure's, and does not know what is asked.
+    #[error("`{app}`: {why}")]
+    Apart { app: String, why: String },
     #[error("what became of it was not waited for")]
     Unheard,
 }
@@ -36,24 +39,55 @@ pub struct Client {
     socket: OwnedFd,
     /// Read, and not looked at yet.
     heard: Vec<u8>,
+    /// Who answers.
+    supervisor: Hello,
 }
 
 impl Client {
+    /// Connects, and learns what is spoken there.
     pub fn connect(dirs: &Dirs, app: &str) -> Result<Client, ClientError> {
-        Ok(Client {
-            app: app.to_owned(),
-            socket: reach(dirs, app, &dirs.socket())?,
-            heard: Vec::new(),
-        })
+        let mut client = Client::over(reach(dirs, app, &dirs.socket())?, app);
+        client.send(&Request::Hello(Hello::own()), &[])?;
+        match client.reply() {
+            Ok(reply) => client.supervisor = reply.hello.unwrap_or_else(Hello::unsaid),
+            // One of version 0 has no such request, and closes the connection.
+            Err(ClientError::Refused(why)) if why.starts_with("not a request") => {
+                client = Client::over(reach(dirs, app, &dirs.socket())?, app);
+            }
+            Err(ClientError::Refused(why)) => {
+                let app = app.to_owned();
+                return Err(ClientError::Apart { app, why });
+            }
+            Err(error) => return Err(error),
+        }
+        match client.supervisor.understands(&Hello::own()) {
+            true => Ok(client),
+            false => Err(client.apart()),
+        }
     }
 
     /// Over a socket whose other end is not a supervisor's, but speaks a session all the same.
     pub fn over(socket: OwnedFd, app: &str) -> Client {
-        let app = app.to_owned();
         Client {
-            app,
+            app: app.to_owned(),
             socket,
             heard: Vec::new(),
+            supervisor: Hello::unsaid(),
+        }
+    }
+
+    /// Does the supervisor know what came with this version of the protocol?
+    pub fn require(&self, version: u32) -> Result<(), ClientError> {
+        match self.supervisor.version >= version {
+            true => Ok(()),
+            false => Err(self.apart()),
+        }
+    }
+
+    fn apart(&self) -> ClientError {
+        ClientError::Apart {
+            app: self.app.clone(),
+            why: self.supervisor.apart_from(&Hello::own()),
         }
     }
 
@@ -156,6 +190,7 @@ impl Client {
             ClientError::NotUp { .. } => ClientError::Ended { app: app.clone() },
             other => other,
         };
+        self.require(request.since())?;
         self.send(request, &[]).map_err(ended)?;
         loop {
             if !self.heard.contains(&b'\n') && !wait(self.socket.as_fd()) {
@@ -301,4 +336,125 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
         return Err(io::Error::other(format!("{} is another user's", path.display())));
     }
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread::JoinHandle;
+
+    /// A supervisor that answers as `answer` says, which also says whether the connection stays open, for so many
+    /// connections; what it was asked comes back.
+    fn supervisor(
+        folder: &Path,
+        connections: usize,
+        answer: fn(&str) -> (&'static str, bool),
+    ) -> (Dirs, JoinHandle<Vec<String>>) {
+        let dirs = Dirs {
+            state: folder.to_owned(),
+            app: folder.to_owned(),
+            run: folder.to_owned(),
+            dynamic: folder.to_owned(),
+        };
+        let listener = UnixListener::bind(dirs.socket()).unwrap();
+        let answers = move || {
+            let mut asked = Vec::new();
+            for socket in listener.incoming().take(connections) {
+                let mut socket = socket.unwrap();
+                for line in BufReader::new(socket.try_clone().unwrap()).lines() {
+                    let line = line.unwrap();
+                    let (answer, stays) = answer(&line);
+                    asked.push(line);
+                    socket.write_all(answer.as_bytes()).unwrap();
+                    if !stays {
+                        break;
+                    }
+                }
+            }
+            asked
+        };
+        (dirs, std::thread::spawn(answers))
+    }
+
+    const PS_ANSWER: &str = include_str!("../../../tests/control-version-0/ps-answer.json");
+    const HELLO_ANSWER: &str = include_str!("../../../tests/control-version-0/hello-answer.json");
+
+    /// It closes the connection of whoever says what it does not know.
+    fn version_0(line: &str) -> (&'static str, bool) {
+        match line {
+            r#"{"do":"ps"}"# => (PS_ANSWER, true),
+            r#"{"do":"down","timeout_ms":null}"# => ("{}\n", true),
+            _ => (HELLO_ANSWER, false),
+        }
+    }
+
+    #[test]
+    fn a_supervisor_of_before_there_were_versions_is_understood_or_it_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dirs, asked) = supervisor(folder.path(), 2, version_0);
+        let mut client = Client::connect(&dirs, "recorded").unwrap();
+        let status = client.status().unwrap();
+        assert_eq!(
+            (status.services[0].state.as_str(), status.services[0].pid),
+            ("running", Some(7))
+        );
+        assert!(status.resources.is_none() && status.services[0].fingerprints.is_none());
+        let apply = serde_json::json!({
+            "do": "apply", "order": [], "services": [], "templates": {}, "places": [], "resources": "0", "shared": [],
+        });
+        let apply = serde_json::from_value(apply).unwrap();
+        let error = client.change(&apply, |_| (), &mut |_| true).unwrap_err().to_string();
+        for told in [
+            "`recorded`",
+            "version 0",
+            "version 1",
+            "`pysecure down && pysecure up -d`",
+        ] {
+            assert!(error.contains(told), "{error}");
+        }
+        client.down(None).unwrap();
+        drop(client);
+        let asked = asked.join().unwrap();
+        assert!(asked[0].starts_with(r#"{"do":"hello","version":1,"#), "{asked:?}");
+        assert_eq!(asked[1..], [r#"{"do":"ps"}"#, r#"{"do":"down","timeout_ms":null}"#]);
+    }
+
+    #[test]
+    fn a_newer_supervisor_is_understood_if_it_says_so() {
+        let newer = |line: &str| {
+            let answer = match line {
+                r#"{"do":"ps"}"# => PS_ANSWER,
+                _ => {
+                    "{\"hello\":{\"version\":9,\"minimum\":1,\"pysecure\":\"9.0.0\",\"colour\":\"blue\"},\"more\":[]}\n"
+                }
+            };
+            (answer, true)
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (dirs, asked) = supervisor(folder.path(), 1, newer);
+        let mut client = Client::connect(&dirs, "newer").unwrap();
+        assert_eq!(client.status().unwrap().app, "recorded");
+        drop(client);
+        assert_eq!(asked.join().unwrap().len(), 2);
+        let apart = |_: &str| {
+            (
+                "{\"hello\":{\"version\":9,\"minimum\":8,\"pysecure\":\"9.0.0\"}}\n",
+                true,
+            )
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (dirs, asked) = supervisor(folder.path(), 1, apart);
+        let error = Client::connect(&dirs, "newer").err().unwrap().to_string();
+        asked.join().unwrap();
+        for told in [
+            "pysecure 9.0.0",
+            "version 9",
+            "version 1",
+            "`pysecure down && pysecure up -d`",
+        ] {
+            assert!(error.contains(told), "{error}");
+        }
+    }
 }

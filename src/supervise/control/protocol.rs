@@ -2,12 +2,77 @@
 //! the socket carries that session's messages instead ([`crate::launch::join::told`]); after `events`, an
 //! [`Event`](crate::supervise::stats::events::Event) a line; after a request that changes something, [`Progress`] until
 //! [`Progress::Done`].
+//!
+//! # Versions
+//!
+//! A supervisor may have been started by another pysecure than the one that asks, and long ago. So a client's first line is
+//! [`Request::Hello`], with the version that it speaks and the lowest that it understands; the supervisor answers with its
+//! own. Each side knows the other's then, and whoever does not understand the other says so, with both versions and what to do
+//! ([`Hello::apart_from`]). Whoever begins without `hello` speaks version 0, which had none.
+//!
+//! - Fields of answers that a client does not know are left unread. What is added to answers has a default.
+//! - Fields and requests that a supervisor does not know are refused, since what they ask for would not be done. Each that is
+//!   added, and each that changes its meaning, raises [`VERSION`]; a client does not send it to a lower one
+//!   ([`Request::since`]).
+//! - `hello`, `ps` and `down` are understood in all versions: an app can always be looked at and ended.
 
-use super::reconcile::Prints;
+use super::fingerprint::{Fingerprint, Fingerprints};
 use crate::launch::join::Copy;
 use crate::plan;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// The version that this pysecure speaks.
+///
+/// - 0: as it was before there were versions.
+/// - 1: `hello`; fingerprints in `ps` and `apply` are SHA-256.
+pub const VERSION: u32 = 1;
+/// The lowest version of the other side's that this pysecure understands.
+pub const MINIMUM: u32 = 0;
+
+/// Who somebody is, and what is spoken there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    pub version: u32,
+    /// The lowest version of the other side's that is understood.
+    pub minimum: u32,
+    /// The release of pysecure.
+    pub pysecure: String,
+}
+
+impl Hello {
+    pub fn own() -> Hello {
+        Hello {
+            version: VERSION,
+            minimum: MINIMUM,
+            pysecure: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Of whoever does not say hello.
+    pub fn unsaid() -> Hello {
+        Hello {
+            version: 0,
+            minimum: 0,
+            pysecure: "of an earlier release".to_owned(),
+        }
+    }
+
+    /// Do both understand each other?
+    pub fn understands(&self, other: &Hello) -> bool {
+        self.version >= other.minimum && other.version >= self.minimum
+    }
+
+    /// What a supervisor and a client that do not understand each other have to be told. `self` is the supervisor.
+    pub fn apart_from(&self, client: &Hello) -> String {
+        format!(
+            "the supervisor is pysecure {} and speaks version {} of the control protocol, and this command is pysecure {} and \
+             speaks version {}: `pysecure down && pysecure up -d` has the app run under this pysecure, or use the pysecure \
+             that it was started by",
+            self.pysecure, self.version, client.pysecure, client.version
+        )
+    }
+}
 
 /// A request is refused if it is longer than this, in bytes: some thousand services' plans.
 pub const LONGEST_REQUEST: usize = 32 << 20;
@@ -15,6 +80,8 @@ pub const LONGEST_REQUEST: usize = 32 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
+    /// The first line of a connection: who asks. Answered by the supervisor's own.
+    Hello(Hello),
     /// How are the services?
     Ps,
     /// What do they use?
@@ -59,6 +126,16 @@ pub enum Request {
     Copy { service: String, copy: Copy },
 }
 
+impl Request {
+    /// The version that it came with.
+    pub fn since(&self) -> u32 {
+        match self {
+            Request::Hello(_) | Request::Apply(_) => 1,
+            _ => 0,
+        }
+    }
+}
+
 /// What an app is to become.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,8 +147,8 @@ pub struct Apply {
     pub templates: BTreeMap<String, plan::template::Template>,
     /// What the services could meet on disk.
     pub places: Vec<plan::Place>,
-    /// See [`AppStatus::storage`].
-    pub storage: u64,
+    /// See [`AppStatus::resources`].
+    pub resources: Fingerprint,
     pub shared: Vec<crate::supervise::mending::Shared>,
 }
 
@@ -79,6 +156,8 @@ pub struct Apply {
 pub struct Reply {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hello: Option<Hello>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app: Option<AppStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,8 +179,9 @@ pub struct AppStatus {
     pub supervisor_pid: u32,
     /// Connections of other users that were turned away.
     pub denied: u64,
-    /// What its resources were planned to be, in short.
-    pub storage: u64,
+    /// What its resources were planned to be, in short. A supervisor of version 0 does not say.
+    #[serde(default)]
+    pub resources: Option<Fingerprint>,
     /// All of it was told to end.
     #[serde(default)]
     pub going_down: bool,
@@ -130,12 +210,14 @@ pub struct ServiceStatus {
     /// What it says of itself (`STATUS=`, sd_notify(3)).
     pub status: Option<String>,
     pub reloading: bool,
-    /// What it was planned to be, in short: tells whether the manifest has changed since.
-    pub prints: Prints,
+    /// What it was planned to be, in short: tells whether the manifest has changed since. A supervisor of version 0 does not
+    /// say.
+    #[serde(default)]
+    pub fingerprints: Option<Fingerprints>,
 }
 
 /// How a request that changes something goes on, a line each.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Progress {
     /// It is as it was asked to be: ready, or ended.
@@ -148,4 +230,17 @@ pub enum Progress {
     },
     /// Nothing more is to come.
     Done,
+}
+
+impl AppStatus {
+    /// As a client of version 0 reads it: with numbers that are no service's, so that it takes all as changed, and asks for
+    /// what it is told then that it cannot have.
+    pub(in crate::supervise) fn to_version_0(&self) -> serde_json::Value {
+        let mut status = serde_json::to_value(self).unwrap_or_default();
+        status["storage"] = 0.into();
+        for service in status["services"].as_array_mut().into_iter().flatten() {
+            service["prints"] = serde_json::json!({ "process": 0, "life": 0 });
+        }
+        status
+    }
 }

@@ -1,24 +1,26 @@
 //! What clients may ask for over the control socket, and what becomes of it. Whoever asks is the owner: that was made
 //! sure of when the connection was accepted.
 
-use super::protocol::{AppStatus, Progress, Reply, Request};
-use super::reconcile::{Prints, is_starting, rests};
+use super::protocol::{AppStatus, Hello, Progress, Reply, Request};
 use super::server::{Connection, Heard};
-use crate::compile;
 use crate::launch::{descendants, join};
-use crate::supervise::app::{App, Sink, Watch};
-use crate::supervise::service::{After, Service, State};
+use crate::plan::Unit;
+use crate::supervise::app::{App, Sink};
+use crate::supervise::ids::{ConnectionId, ServiceId};
+use crate::supervise::machine::{Input, Order};
+use crate::supervise::process;
 use crate::supervise::stats::metrics;
 use crate::supervise::stats::usage::{self, ServiceUsage};
-use crate::values::Start;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 impl App {
     /// A client has said something, reads on, or is gone.
-    pub(in crate::supervise) fn converse(&mut self, number: u32) {
+    pub(in crate::supervise) fn converse(&mut self, number: ConnectionId) {
         self.flush(number);
         // What it has said at once is answered at once: nothing would wake the loop for what was read already.
         while let Some(connection) = self.connections.get_mut(&number).filter(|c| c.is_heard()) {
@@ -58,30 +60,24 @@ impl App {
     }
 
     /// Lets go of a client when it has been sent all.
-    fn close(&mut self, number: u32) {
+    fn close(&mut self, number: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.closes = true;
         }
     }
 
-    fn answer(&mut self, number: u32, reply: Reply) {
+    fn answer(&mut self, number: ConnectionId, reply: Reply) {
         if let Some(connection) = self.connections.get_mut(&number) {
             connection.reply(&reply);
         }
     }
 
-    fn request(&mut self, number: u32, request: Request) {
+    fn request(&mut self, number: ConnectionId, request: Request) {
         let time = |ms: Option<u64>| ms.map(Duration::from_millis);
         let done = match request {
+            Request::Hello(hello) => self.hello(number, hello),
             Request::Ps => {
-                let app = Some(self.status());
-                self.answer(
-                    number,
-                    Reply {
-                        app,
-                        ..Reply::default()
-                    },
-                );
+                self.answer_status(number);
                 Ok(())
             }
             Request::Stats => {
@@ -96,7 +92,9 @@ impl App {
                 Ok(())
             }
             Request::Down { timeout_ms } => {
-                self.stop(time(timeout_ms));
+                self.feed(Input::Down {
+                    timeout: time(timeout_ms),
+                });
                 if let Some(connection) = self.connections.get_mut(&number) {
                     connection.waits_for_down = true;
                 }
@@ -111,10 +109,20 @@ impl App {
                 Ok(())
             }
             Request::Apply(apply) => self.apply(*apply, Sink::Connection(number)),
-            Request::Start { services } => self.start(number, &services),
-            Request::Stop { services, timeout_ms } => self.end_named(number, &services, After::Rest, time(timeout_ms)),
-            Request::Restart { services, timeout_ms } => {
-                self.end_named(number, &services, After::Again, time(timeout_ms))
+            Request::Start { services: names } => self.order(Sink::Connection(number), Order::Start { names }),
+            Request::Stop {
+                services: names,
+                timeout_ms,
+            } => {
+                let timeout = time(timeout_ms);
+                self.order(Sink::Connection(number), Order::Stop { names, timeout })
+            }
+            Request::Restart {
+                services: names,
+                timeout_ms,
+            } => {
+                let timeout = time(timeout_ms);
+                self.order(Sink::Connection(number), Order::Restart { names, timeout })
             }
             Request::Reload { services } => self.signal_named(number, &services, None),
             Request::Kill { services, signal } => self.signal_named(number, &services, Some(signal)),
@@ -140,156 +148,77 @@ impl App {
         }
     }
 
-    /// Services by name, in the manifest's order; none named: all.
-    fn named(&self, names: &[String]) -> Result<Vec<u32>, String> {
-        if names.is_empty() {
-            return Ok(self.order.clone());
-        }
-        let of = |name: &String| {
-            let id = self.by_name.get(name).copied();
-            id.ok_or_else(|| format!("no service is called `{name}`; `pysecure ps` lists them"))
-        };
-        names.iter().map(of).collect()
-    }
-
-    /// The same of those that may be started: what is removed has only its end before it.
-    fn named_to_run(&self, names: &[String]) -> Result<Vec<u32>, String> {
-        let mut ids = self.named(names)?;
-        let is_gone = |id: &u32| self.services.get(id).is_some_and(|s| s.after == After::Gone);
-        if let Some(service) = ids.iter().find(|id| is_gone(id)).and_then(|id| self.services.get(id))
-            && !names.is_empty()
-        {
-            return Err(format!(
-                "`{}` is being removed, as the manifest has it no more; write it there and `pysecure up -d` starts it",
-                service.plan.name
-            ));
-        }
-        ids.retain(|id| !is_gone(id));
-        Ok(ids)
-    }
-
-    fn listens(&self, id: u32) -> bool {
-        self.services.get(&id).is_some_and(|s| s.state == State::Listening)
-    }
-
-    fn going_down(&self) -> Result<(), String> {
-        match self.stopping {
-            Some(_) => Err(format!("`{}` is going down", self.plan.app)),
-            None => Ok(()),
+    pub(in crate::supervise) fn going_down(&self) -> Result<(), String> {
+        match self.machine.is_stopping() {
+            true => Err(format!("`{}` is going down", self.plan.app)),
+            false => Ok(()),
         }
     }
 
-    fn start(&mut self, number: u32, names: &[String]) -> Result<(), String> {
+    /// Has an order carried out; `sink` hears how that goes.
+    pub(in crate::supervise) fn order(&mut self, sink: Sink, order: Order) -> Result<(), String> {
         self.going_down()?;
-        let asked = self.named_to_run(names)?;
-        let mut wanted = Vec::new();
-        let mut left = asked.clone();
-        while let Some(id) = left.pop() {
-            if wanted.contains(&id) {
-                continue;
-            }
-            wanted.push(id);
-            let depends = self
-                .services
-                .get(&id)
-                .map(|s| s.plan.life.depends_on.as_slice())
-                .unwrap_or_default();
-            left.extend(depends.iter().filter_map(|(name, _)| self.by_name.get(name)));
-        }
-        // What others wait for first.
-        wanted.reverse();
-        let mut watch = Watch::new(Sink::Connection(number));
-        let mut fresh = Vec::new();
-        for id in wanted {
-            let Some(service) = self.services.get(&id) else {
-                continue;
-            };
-            let by_name = asked.contains(&id) && !names.is_empty();
-            // By its name it is asked for now, and not when somebody connects or when it has waited long enough.
-            let at_once = by_name && matches!(service.state, State::Listening | State::Restarting);
-            if rests(service) || at_once {
-                watch.await_start(id);
-                fresh.push((id, by_name));
-            } else if is_starting(service) {
-                watch.await_start(id);
-            }
-        }
-        let watch = self.watch_for(watch);
-        // All are wanted before the first is looked at, lest it fails for one that is about to be.
-        for (id, _) in fresh
-            .iter()
-            .filter(|(id, _)| !self.listens(*id))
-            .copied()
-            .collect::<Vec<_>>()
-        {
-            self.begin_anew(id, None);
-        }
-        for (id, by_name) in fresh {
-            let on_demand = self
-                .services
-                .get(&id)
-                .is_some_and(|s| s.plan.life.start == Start::OnDemand);
-            match self.services.get_mut(&id) {
-                Some(service) if on_demand && by_name && service.state == State::Listening => self.demanded(id),
-                Some(service) if on_demand && by_name => {
-                    service.demanded = true;
-                    self.consider(id);
-                }
-                _ => self.consider(id),
-            }
-        }
-        self.check_watch(watch);
+        let (watch, effects) = self.machine.order(Instant::now(), order)?;
+        self.sinks.insert(watch, sink);
+        self.carry_out(effects);
         Ok(())
     }
 
-    fn end_named(
-        &mut self,
-        number: u32,
-        names: &[String],
-        after: After,
-        timeout: Option<Duration>,
-    ) -> Result<(), String> {
-        self.going_down()?;
-        let ids = match after {
-            After::Again => self.named_to_run(names)?,
-            _ => self.named(names)?,
-        };
-        let mut watch = Watch::new(Sink::Connection(number));
-        for id in &ids {
-            match after {
-                After::Again => watch.await_start(*id),
-                _ => watch.await_end(*id),
-            }
+    /// Somebody says who they are.
+    fn hello(&mut self, number: ConnectionId, hello: Hello) -> Result<(), String> {
+        let own = Hello::own();
+        let understood = own.understands(&hello);
+        let apart = own.apart_from(&hello);
+        if let Some(connection) = self.connections.get_mut(&number) {
+            connection.client = hello;
         }
-        let watch = self.watch_for(watch);
-        for id in &ids {
-            match after {
-                After::Again => self.begin_anew(*id, timeout),
-                _ => self.end(*id, after, timeout),
-            }
+        if !understood {
+            return Err(apart);
         }
-        for id in ids {
-            self.consider(id);
-        }
-        // There may have been none.
-        self.check_watch(watch);
+        let hello = Some(own);
+        self.answer(
+            number,
+            Reply {
+                hello,
+                ..Reply::default()
+            },
+        );
         Ok(())
+    }
+
+    fn answer_status(&mut self, number: ConnectionId) {
+        let status = self.status();
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return;
+        };
+        if connection.client.version == 0 {
+            let mut line = serde_json::json!({ "app": status.to_version_0() }).to_string();
+            line.push('\n');
+            connection.put(line.as_bytes());
+        } else {
+            let app = Some(status);
+            connection.reply(&Reply {
+                app,
+                ..Reply::default()
+            });
+        }
     }
 
     /// Signals services' programs: with what `reload_signal` says, or with this.
-    fn signal_named(&mut self, number: u32, names: &[String], signal: Option<u8>) -> Result<(), String> {
+    fn signal_named(&mut self, number: ConnectionId, names: &[String], signal: Option<u8>) -> Result<(), String> {
         if signal.is_none() {
             // A signal is of use until the end: what takes long to end may be killed.
             self.going_down()?;
         }
-        let ids = self.named(names)?;
+        let ids = self.machine.named(names)?;
         for id in ids {
-            let Some(service) = self.services.get(&id) else {
+            let Some(service) = self.machine.service(id) else {
                 continue;
             };
-            let name = service.plan.name.clone();
-            let number_of = signal.unwrap_or(service.plan.life.reload_signal);
-            let sent = match (&service.running, Signal::from_named_raw(number_of.into())) {
+            let name = service.name().to_owned();
+            let number_of = signal.unwrap_or(service.policy().reload_signal);
+            let running = self.processes.get(&id).map(|process| &process.running);
+            let sent = match (running, Signal::from_named_raw(number_of.into())) {
                 _ if !self.reachable(id) => Err(format!("is not running ({})", service.state.word())),
                 (_, None) => Err(format!("{number_of} is no signal that can be sent")),
                 // PID 1 cannot pass these on, and is not to be stopped itself.
@@ -323,7 +252,7 @@ impl App {
         Ok(())
     }
 
-    fn put_progress(&mut self, number: u32, progress: &Progress) {
+    fn put_progress(&mut self, number: ConnectionId, progress: &Progress) {
         let mut line = serde_json::to_vec(progress).unwrap_or_default();
         line.push(b'\n');
         if let Some(connection) = self.connections.get_mut(&number) {
@@ -332,50 +261,58 @@ impl App {
     }
 
     fn status(&self) -> AppStatus {
-        let of = |service: &Service| {
-            let planned = service.next.as_ref().unwrap_or(&service.plan);
-            service.status(Prints::of(planned, self.plan.templates.get(&planned.rootfs)))
-        };
+        let now = Instant::now();
+        // Taken once a service, so most often there is none to be taken.
+        let reader = OnceCell::new();
+        let services = self.machine.in_order().map(|(id, service)| {
+            let read = |unit: &Unit| reader.get_or_init(|| self.fingerprint_reader()).read(unit);
+            let fingerprints = service.latest().fingerprints(read);
+            process::status(service, self.pid_of(id), fingerprints.clone(), now)
+        });
         AppStatus {
             app: self.plan.app.clone(),
             supervisor_pid: std::process::id(),
             denied: self.denied_in_all,
-            storage: self.storage,
-            going_down: self.stopping.is_some(),
-            services: self
-                .order
-                .iter()
-                .filter_map(|id| self.services.get(id))
-                .map(of)
-                .collect(),
+            resources: Some(self.resources.clone()),
+            going_down: self.machine.is_stopping(),
+            services: services.collect(),
         }
     }
 
+    /// PID 1 of a service's namespace. One that was made ready ahead of time is not on show.
+    fn pid_of(&self, id: ServiceId) -> Option<u32> {
+        let shown = self.machine.service(id).is_some_and(|s| !s.instance.held);
+        self.processes.get(&id).filter(|_| shown).map(|process| process.pid())
+    }
+
     fn usage(&mut self) -> Vec<ServiceUsage> {
-        let mut of = |id: &u32| {
-            self.services.get_mut(id).map(|service| {
-                let mut used = ServiceUsage {
-                    service: service.plan.name.clone(),
-                    state: service.state.word().to_owned(),
-                    restarts: service.restarts_in_all,
-                    functions: service.figures.read(),
-                    ..ServiceUsage::default()
-                };
-                if let Some(pid) = service.pid() {
-                    used.seconds = service.begun.elapsed().as_secs();
-                    usage::add(&mut used, pid);
-                }
-                if let Some(group) = service.running.as_ref().and_then(|r| r.cgroup()) {
-                    used.refine(&group.usage());
-                }
-                used
-            })
-        };
-        self.order.iter().filter_map(&mut of).collect()
+        let mut all = Vec::new();
+        for (id, service) in self.machine.in_order() {
+            let mut used = ServiceUsage {
+                service: service.name().to_owned(),
+                state: service.state.word().to_owned(),
+                restarts: service.restarts_in_all,
+                functions: self.figures.get_mut(&id).map(|f| f.read()).unwrap_or_default(),
+                ..ServiceUsage::default()
+            };
+            if let Some(pid) = self.pid_of(id) {
+                used.seconds = service.instance.begun.elapsed().as_secs();
+                usage::add(&mut used, pid);
+            }
+            if let Some(group) = self.processes.get(&id).and_then(|p| p.running.cgroup()) {
+                used.refine(&group.usage());
+            }
+            all.push(used);
+        }
+        all
     }
 
     /// Hands a connection over to a helper, which holds a copy of it; from here on that is the one to speak.
-    fn session(&mut self, number: u32, begin: impl FnOnce(&mut App, &mut Connection) -> Result<(), (u32, String)>) {
+    fn session(
+        &mut self,
+        number: ConnectionId,
+        begin: impl FnOnce(&mut App, &mut Connection) -> Result<(), (u32, String)>,
+    ) {
         let Some(mut connection) = self.connections.remove(&number) else {
             return;
         };
@@ -405,7 +342,8 @@ impl App {
         terminal: bool,
     ) -> Result<(), (u32, String)> {
         let passed = passed(connection)?;
-        let (init, mut spec) = self.joinable(service)?;
+        let (init, spec) = self.joinable(service)?;
+        let mut spec = Spec::clone(&spec);
         let chosen = directory.is_some();
         if let Some(process) = spec.process_mut() {
             process.set_args(Some(args));
@@ -426,12 +364,12 @@ impl App {
     }
 
     /// PID 1 of a service that something can be done beside, and the service's spec.
-    fn joinable(&self, service: &str) -> Result<(Pid, Spec), (u32, String)> {
-        let id = self.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
-        let Some(of) = self.services.get(&id) else {
+    fn joinable(&self, service: &str) -> Result<(Pid, Rc<Spec>), (u32, String)> {
+        let id = self.machine.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
+        let Some(of) = self.machine.service(id) else {
             return Err((125, format!("`{service}` is gone")));
         };
-        let Some(init) = of.running.as_ref().filter(|_| self.reachable(id)).map(|r| r.pid) else {
+        let Some(process) = self.processes.get(&id).filter(|_| self.reachable(id)) else {
             let state = of.state.word();
             return Err((
                 125,
@@ -440,9 +378,8 @@ impl App {
                 ),
             ));
         };
-        let folder = self.plan.dirs.bundle(service);
-        let bundle = compile::compile(&self.plan, &of.plan, &folder).map_err(|e| (125, e.to_string()))?;
-        Ok((init, bundle.spec))
+        let spec = self.spec_of_process(id).map_err(|e| (125, e))?;
+        Ok((process.running.pid, spec))
     }
 }
 

@@ -2,7 +2,7 @@
 //! besides. A client can say anything, half of it, or nothing: it is held to one line of bounded length, and never
 //! waited for. What a client does not read is held for it, within bounds where nobody asked for it all.
 
-use super::protocol::{LONGEST_REQUEST, Reply, Request};
+use super::protocol::{Hello, LONGEST_REQUEST, Reply, Request};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +17,11 @@ const MOST_UNSENT: usize = 1 << 20;
 
 pub(in crate::supervise) struct Connection {
     pub socket: OwnedFd,
+    /// Who asks.
+    pub client: Hello,
     incoming: Vec<u8>,
+    /// How much of `incoming` has been looked at, and holds no end of a request.
+    seen: usize,
     outgoing: Vec<u8>,
     /// How much of `outgoing` has been sent.
     sent: usize,
@@ -52,7 +56,9 @@ impl Connection {
     pub(in crate::supervise) fn new(socket: OwnedFd) -> Connection {
         Connection {
             socket,
+            client: Hello::unsaid(),
             incoming: Vec::new(),
+            seen: 0,
             outgoing: Vec::new(),
             sent: 0,
             passed: Vec::new(),
@@ -72,23 +78,17 @@ impl Connection {
 
     /// Reads what is there, up to the end of one request.
     pub(in crate::supervise) fn hear(&mut self) -> Heard {
-        let mut seen = 0;
         let mut in_all = 0;
         loop {
             // A client may have sent the next request before the answer to this one.
-            let line = &self.incoming[seen..];
             if self.scrapes {
                 if let Some(asked) = scraped(&self.incoming) {
                     return Heard::Scrape(asked);
                 }
-            } else if let Some(end) = line.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.incoming.drain(..=seen + end).collect();
-                return match serde_json::from_slice(&line) {
-                    Ok(request) => Heard::Request(request),
-                    Err(e) => Heard::Rubbish(format!("not a request: {e}")),
-                };
+            } else if let Some(request) = self.next_request() {
+                return request;
             }
-            seen = self.incoming.len();
+            let seen = self.incoming.len();
             let longest = if self.scrapes { LONGEST_SCRAPE } else { LONGEST_REQUEST };
             if seen > longest {
                 return Heard::Rubbish("the request is too long".into());
@@ -109,9 +109,34 @@ impl Connection {
         }
     }
 
+    /// Takes the first request that has come as a whole. What has been looked at is not looked at again: a long one comes in
+    /// many pieces.
+    fn next_request(&mut self) -> Option<Heard> {
+        let Some(end) = memchr::memchr(b'\n', &self.incoming[self.seen..]) else {
+            self.seen = self.incoming.len();
+            return None;
+        };
+        let line: Vec<u8> = self.incoming.drain(..=self.seen + end).collect();
+        self.seen = 0;
+        Some(match serde_json::from_slice(&line) {
+            Ok(request) => Heard::Request(request),
+            Err(error) => Heard::Rubbish(self.not_understood(&line, &error)),
+        })
+    }
+
+    /// What to say of a line that is no request, or one that only another pysecure knows.
+    fn not_understood(&self, line: &[u8], error: &serde_json::Error) -> String {
+        let own = Hello::own();
+        let asks = serde_json::from_slice::<serde_json::Value>(line).is_ok_and(|line| line.get("do").is_some());
+        match asks && self.client.version != own.version {
+            true => format!("not a request: {error}; {}", own.apart_from(&self.client)),
+            false => format!("not a request: {error}"),
+        }
+    }
+
     /// Has a whole request been read that was not looked at yet?
     pub(in crate::supervise) fn has_more(&self) -> bool {
-        !self.scrapes && self.incoming.contains(&b'\n')
+        !self.scrapes && memchr::memchr(b'\n', &self.incoming[self.seen..]).is_some()
     }
 
     /// Has it said nothing for so long, and is nothing owed to it? Whether it waits for a service, others know.
@@ -219,6 +244,8 @@ mod tests {
         // All but a little has come.
         connection.incoming = vec![b'x'; LONGEST_REQUEST];
         assert!(matches!(connection.hear(), Heard::Nothing));
+        // What was looked at is not looked at again.
+        assert_eq!(connection.seen, LONGEST_REQUEST);
         rustix::io::write(&theirs, b"x").unwrap();
         assert!(matches!(connection.hear(), Heard::Rubbish(_)));
     }

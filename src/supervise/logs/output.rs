@@ -12,6 +12,7 @@ use super::sink::{Connection, Daemon};
 use crate::host::Dirs;
 use crate::model::Logs;
 use crate::plan;
+use crate::supervise::ids::{EpollToken, OutputStream, ServiceId};
 use crate::values::Sink;
 use memchr::memchr_iter;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -58,39 +59,11 @@ fn system<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) ->
     }
 }
 
-/// What an event is about.
-#[derive(Clone, Copy)]
-enum Source {
-    Pipe(u32, usize),
-    Sink(u32),
-    Console,
-}
-
-impl Source {
-    fn pack(self) -> u64 {
-        let (kind, number) = match self {
-            Source::Pipe(number, which) => (which as u64, number),
-            Source::Sink(number) => (2, number),
-            Source::Console => (3, 0),
-        };
-        kind << 32 | u64::from(number)
-    }
-
-    fn unpack(data: u64) -> Source {
-        let number = data as u32;
-        match data >> 32 {
-            which @ (0 | 1) => Source::Pipe(number, which as usize),
-            2 => Source::Sink(number),
-            _ => Source::Console,
-        }
-    }
-}
-
 /// The output of all services of an app.
 pub(crate) struct Outputs {
     epoll: Epoll,
     /// By service.
-    each: BTreeMap<u32, Output>,
+    each: BTreeMap<ServiceId, Output>,
     console: Option<Console>,
     shelf: Shelf,
     buffer: Vec<u8>,
@@ -130,7 +103,7 @@ impl Outputs {
             records: Vec::new(),
         };
         for fd in made.console.iter().flat_map(Console::outlets) {
-            let event = EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, Source::Console.pack());
+            let event = EpollToken::Console.event(EpollFlags::EPOLLOUT | EpollFlags::EPOLLET);
             // A file on disk cannot be watched, and need not be.
             let _ = made.epoll.add(fd, event);
         }
@@ -138,7 +111,13 @@ impl Outputs {
     }
 
     /// Takes in a service, and connects to the log daemon that it names; does nothing if that is so already.
-    pub(crate) fn hold(&mut self, id: u32, app: &str, dirs: &Dirs, service: &plan::Unit) -> Result<(), OutputError> {
+    pub(crate) fn hold(
+        &mut self,
+        id: ServiceId,
+        app: &str,
+        dirs: &Dirs,
+        service: &plan::Unit,
+    ) -> Result<(), OutputError> {
         if self.each.get(&id).is_some_and(|of| of.policy == service.logs) {
             return Ok(());
         }
@@ -151,7 +130,7 @@ impl Outputs {
                     path: daemon.path(),
                     cause: errno.into(),
                 })?;
-                let event = EpollEvent::new(EpollFlags::empty(), Source::Sink(id).pack());
+                let event = EpollToken::LogDaemon(id).event(EpollFlags::empty());
                 self.epoll
                     .add(&connection.socket, event)
                     .map_err(system("watch a socket"))?;
@@ -175,7 +154,7 @@ impl Outputs {
     }
 
     /// Lets go of a service, whose last words are taken first.
-    pub(crate) fn remove(&mut self, id: u32) {
+    pub(crate) fn remove(&mut self, id: ServiceId) {
         self.ended(id);
         if let Some(of) = self.each.remove(&id)
             && let To::Daemon(connection) = &of.to
@@ -191,15 +170,15 @@ impl Outputs {
 
     /// Makes pipes for a service that is about to start, and reads them from now on; returns the ends that it
     /// writes to. What an earlier start of it left is taken first.
-    pub(crate) fn begin(&mut self, id: u32) -> Result<[OwnedFd; 2], OutputError> {
+    pub(crate) fn begin(&mut self, id: ServiceId) -> Result<[OwnedFd; 2], OutputError> {
         self.ended(id);
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
         if let Some(of) = self.each.get_mut(&id) {
-            for (which, read) in [out_read, err_read].into_iter().enumerate() {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, Source::Pipe(id, which).pack());
+            for (which, read) in OutputStream::BOTH.into_iter().zip([out_read, err_read]) {
+                let event = EpollToken::Pipe(id, which).event(EpollFlags::EPOLLIN);
                 self.epoll.add(&read, event).map_err(system("watch a pipe"))?;
-                of.pipes[which] = Some(read);
+                of.pipes[which.index()] = Some(read);
             }
             if !of.waiting.is_empty() {
                 self.watch(id);
@@ -209,9 +188,14 @@ impl Outputs {
     }
 
     /// A service's processes are gone: what is left in its pipes is taken, all of it, and they are closed.
-    pub(crate) fn ended(&mut self, id: u32) {
-        let open = |outputs: &Outputs, which: usize| outputs.each.get(&id).is_some_and(|of| of.pipes[which].is_some());
-        for which in 0..2 {
+    pub(crate) fn ended(&mut self, id: ServiceId) {
+        let open = |outputs: &Outputs, which: OutputStream| {
+            outputs
+                .each
+                .get(&id)
+                .is_some_and(|of| of.pipes[which.index()].is_some())
+        };
+        for which in OutputStream::BOTH {
             for _ in 0..LAST_PIECES {
                 if !open(self, which) || !self.read(id, which) {
                     break;
@@ -232,7 +216,7 @@ impl Outputs {
     }
 
     /// Says something of the supervisor's own among a service's lines.
-    pub(crate) fn remark(&mut self, id: u32, text: &str) {
+    pub(crate) fn remark(&mut self, id: ServiceId, text: &str) {
         let time = record::now();
         self.records.clear();
         let text = crate::plain::line(text);
@@ -249,10 +233,11 @@ impl Outputs {
             Err(errno) => return Err(system("wait for events")(errno)),
         };
         for event in &events[..count] {
-            match Source::unpack(event.data()) {
-                Source::Pipe(number, which) => drop(self.read(number, which)),
-                Source::Sink(number) => self.room(number),
-                Source::Console => {}
+            match EpollToken::unpack(event.data()) {
+                Some(EpollToken::Pipe(number, which)) => drop(self.read(number, which)),
+                Some(EpollToken::LogDaemon(number)) => self.room(number),
+                // The console's alone are left.
+                _ => {}
             }
         }
         self.show();
@@ -262,7 +247,7 @@ impl Outputs {
     /// All services have ended: the last lines go where they can still go.
     pub(crate) fn finish(&mut self) {
         let mut patience = LAST_WAIT;
-        let all: Vec<u32> = self.each.keys().copied().collect();
+        let all: Vec<ServiceId> = self.each.keys().copied().collect();
         for id in all {
             self.ended(id);
             while let Some(of) = self.each.get_mut(&id).filter(|of| !of.waiting.is_empty()) {
@@ -298,11 +283,11 @@ impl Outputs {
     }
 
     /// One piece of a pipe; `false` if there is no more at present.
-    fn read(&mut self, number: u32, which: usize) -> bool {
+    fn read(&mut self, number: ServiceId, which: OutputStream) -> bool {
         let Some(of) = self.each.get_mut(&number) else {
             return false;
         };
-        let Some(pipe) = &of.pipes[which] else {
+        let Some(pipe) = &of.pipes[which.index()] else {
             return false;
         };
         let read = match rustix::io::read(pipe, &mut self.buffer) {
@@ -316,11 +301,11 @@ impl Outputs {
         }
         let time = record::now();
         self.records.clear();
-        let stream = &mut of.streams[which];
+        let stream = &mut of.streams[which.index()];
         let bytes = &self.buffer[..read];
         match &mut self.console {
             Some(console) => stream.take(bytes, &time, &mut self.records, |line| {
-                console.line(number as usize, &of.name, line)
+                console.line(number.number() as usize, &of.name, line)
             }),
             None => stream.take(bytes, &time, &mut self.records, |_| {}),
         }
@@ -328,24 +313,24 @@ impl Outputs {
         true
     }
 
-    fn close(&mut self, number: u32, which: usize) {
+    fn close(&mut self, number: ServiceId, which: OutputStream) {
         let Some(of) = self.each.get_mut(&number) else { return };
-        if let Some(pipe) = of.pipes[which].take() {
+        if let Some(pipe) = of.pipes[which.index()].take() {
             let _ = self.epoll.delete(&pipe);
         }
         let time = record::now();
         self.records.clear();
         let console = &mut self.console;
-        of.streams[which].end(&time, &mut self.records, |line| {
+        of.streams[which.index()].end(&time, &mut self.records, |line| {
             if let Some(console) = console {
-                console.line(number as usize, &of.name, line);
+                console.line(number.number() as usize, &of.name, line);
             }
         });
         self.deliver(number, &time);
     }
 
     /// Passes on the records that were just made.
-    fn deliver(&mut self, number: u32, time: &str) {
+    fn deliver(&mut self, number: ServiceId, time: &str) {
         let Some(of) = self.each.get_mut(&number) else { return };
         let was_waiting = !of.waiting.is_empty();
         of.deliver(&mut self.shelf, &self.records, time);
@@ -357,7 +342,7 @@ impl Outputs {
     }
 
     /// A log daemon can take more.
-    fn room(&mut self, number: u32) {
+    fn room(&mut self, number: ServiceId) {
         let Some(of) = self.each.get_mut(&number) else { return };
         let records = std::mem::take(&mut of.waiting);
         of.deliver(&mut self.shelf, &records, &record::now());
@@ -367,23 +352,21 @@ impl Outputs {
     }
 
     /// Reads a service's pipes, or waits for room at its log daemon: one of the two.
-    fn watch(&mut self, number: u32) {
+    fn watch(&mut self, number: ServiceId) {
         let Some(of) = self.each.get(&number) else { return };
         let (of_pipes, of_sink) = match of.waiting.is_empty() {
             true => (EpollFlags::EPOLLIN, EpollFlags::empty()),
             false => (EpollFlags::empty(), EpollFlags::EPOLLOUT),
         };
-        for (which, pipe) in of.pipes.iter().enumerate() {
+        for (which, pipe) in OutputStream::BOTH.into_iter().zip(&of.pipes) {
             if let Some(pipe) = pipe {
-                let source = Source::Pipe(number, which);
-                let _ = self.epoll.modify(pipe, &mut EpollEvent::new(of_pipes, source.pack()));
+                let token = EpollToken::Pipe(number, which);
+                let _ = self.epoll.modify(pipe, &mut token.event(of_pipes));
             }
         }
         if let To::Daemon(connection) = &of.to {
-            let source = Source::Sink(number);
-            let _ = self
-                .epoll
-                .modify(&connection.socket, &mut EpollEvent::new(of_sink, source.pack()));
+            let token = EpollToken::LogDaemon(number);
+            let _ = self.epoll.modify(&connection.socket, &mut token.event(of_sink));
         }
     }
 }

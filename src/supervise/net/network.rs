@@ -15,6 +15,7 @@ use crate::launch::network::Network;
 use crate::launch::{LaunchError, Launcher, Running};
 use crate::model::ProxyProtocol;
 use crate::plan::{EGRESS_RESOLVER, PlanError, Unit};
+use crate::supervise::ids::ServiceId;
 use crate::values::Network as ResourceKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
@@ -56,7 +57,7 @@ pub struct Networks {
     /// By address on the host; sockets that do not block. They stay while services are started anew.
     published: BTreeMap<SocketAddr, OwnedFd>,
     /// By service.
-    companions: BTreeMap<u32, Companion>,
+    companions: BTreeMap<ServiceId, Companion>,
     /// The way out of the app's network, for as long as it is wanted.
     app_companion: Option<Companion>,
     pasta: Option<PathBuf>,
@@ -221,7 +222,7 @@ impl Networks {
     /// [`Networks::heard`] is to be asked.
     pub fn accompany(
         &mut self,
-        id: u32,
+        id: ServiceId,
         service: &Unit,
         running: &Running,
         launcher: &mut Launcher,
@@ -269,7 +270,7 @@ impl Networks {
     }
 
     /// What a service's companion could not do, if it said something, or that it has ended.
-    pub fn heard(&mut self, id: u32) -> Option<String> {
+    pub fn heard(&mut self, id: ServiceId) -> Option<String> {
         let mut bytes = [0u8; 4096];
         match rustix::io::read(&self.companions.get(&id)?.words, &mut bytes) {
             Ok(0) => {
@@ -282,7 +283,7 @@ impl Networks {
         }
     }
 
-    pub fn end(&mut self, id: u32) {
+    pub fn end(&mut self, id: ServiceId) {
         if let Some(companion) = self.companions.remove(&id) {
             companion.end();
         }
@@ -299,7 +300,7 @@ impl Networks {
     }
 
     /// Waits until a service's companion is ready; what it could not do.
-    pub fn settled(&self, id: u32) -> Result<(), String> {
+    pub fn settled(&self, id: ServiceId) -> Result<(), String> {
         self.companions.get(&id).map_or(Ok(()), settled)
     }
 }

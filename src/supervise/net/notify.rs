@@ -11,7 +11,7 @@ const LONGEST: usize = 4096;
 /// What is kept of `STATUS=`.
 const LONGEST_STATUS: usize = 200;
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::supervise) struct Said {
     pub ready: bool,
     pub reloading: bool,
@@ -27,7 +27,7 @@ pub(in crate::supervise) struct Said {
 /// A descriptor that came with a message, and the process that sent it, as far as that can be told; 0 if not.
 pub(in crate::supervise) type Handed = (OwnedFd, i32);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::supervise) enum Watchdog {
     /// It is well.
     Alive,

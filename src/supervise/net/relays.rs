@@ -8,6 +8,7 @@ use crate::compile;
 use crate::launch::relay::{Notice, Relay, Task, hear};
 use crate::launch::{LaunchError, Launcher, Running};
 use crate::plan::Unit;
+use crate::supervise::ids::ServiceId;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::collections::BTreeMap;
@@ -19,20 +20,20 @@ const FAREWELL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The relays of an app, by service.
 #[derive(Default)]
 pub(in crate::supervise) struct Relays {
-    held: BTreeMap<u32, Relay>,
+    held: BTreeMap<ServiceId, Relay>,
     /// What connections lie in that no process of a service took: the end that is read, and the other.
-    left: BTreeMap<u32, [OwnedFd; 2]>,
+    left: BTreeMap<ServiceId, [OwnedFd; 2]>,
     /// Processes of relays whose service has ended.
     ending: Vec<OwnedFd>,
     /// Of these by service what they have yet to say of it.
-    parting: BTreeMap<u32, OwnedFd>,
+    parting: BTreeMap<ServiceId, OwnedFd>,
 }
 
 impl Relays {
     /// Makes what a start of this service needs, and with it the sockets that it is to be handed in place of `outside`.
     pub(in crate::supervise) fn prepare(
         &mut self,
-        id: u32,
+        id: ServiceId,
         service: &Unit,
         outside: &[BorrowedFd<'_>],
         launcher: &mut Launcher,
@@ -67,22 +68,22 @@ impl Relays {
     }
 
     /// Has a service get connections from now on, if it gets any by a relay.
-    pub(in crate::supervise) fn begin(&self, id: u32, running: &Running) -> Result<(), LaunchError> {
+    pub(in crate::supervise) fn begin(&self, id: ServiceId, running: &Running) -> Result<(), LaunchError> {
         self.held.get(&id).map_or(Ok(()), |relay| relay.begin(running))
     }
 
     /// Readable when the relay of a service has ended.
-    pub(in crate::supervise) fn control(&self, id: u32) -> Option<BorrowedFd<'_>> {
+    pub(in crate::supervise) fn control(&self, id: ServiceId) -> Option<BorrowedFd<'_>> {
         self.held.get(&id).map(|relay| relay.control.as_fd())
     }
 
     /// Readable when there are connections that no process of the service took.
-    pub(in crate::supervise) fn left(&self, id: u32) -> Option<BorrowedFd<'_>> {
+    pub(in crate::supervise) fn left(&self, id: ServiceId) -> Option<BorrowedFd<'_>> {
         self.left.get(&id).map(|[left, _]| left.as_fd())
     }
 
     /// What the relay of a service says, and whether that service has ended.
-    pub(in crate::supervise) fn heard(&mut self, id: u32) -> Option<(Notice, bool)> {
+    pub(in crate::supervise) fn heard(&mut self, id: ServiceId) -> Option<(Notice, bool)> {
         if let Some(said) = self.parting.get(&id).and_then(|control| hear(control.as_fd())) {
             if said != Notice::NoneAccepted {
                 self.parting.remove(&id);
@@ -93,7 +94,7 @@ impl Relays {
     }
 
     /// As [`Relays::end`], of a process that had begun: its relay will yet say whether it took connections. Is there one?
-    pub(in crate::supervise) fn part(&mut self, id: u32) -> bool {
+    pub(in crate::supervise) fn part(&mut self, id: ServiceId) -> bool {
         if let Some(relay) = self.held.remove(&id) {
             let (pidfd, control) = relay.let_go();
             self.parting.insert(id, control);
@@ -104,7 +105,7 @@ impl Relays {
     }
 
     /// Its process is gone. What this said is still brought to its clients, and the rest is left for the next one.
-    pub(in crate::supervise) fn end(&mut self, id: u32) -> bool {
+    pub(in crate::supervise) fn end(&mut self, id: ServiceId) -> bool {
         self.ending
             .retain(|pidfd| !ended(pidfd, &Timespec { tv_sec: 0, tv_nsec: 0 }));
         let relay = self.held.remove(&id);
@@ -115,7 +116,7 @@ impl Relays {
     }
 
     /// Nobody comes after it, so connections that are left for the next one are closed.
-    pub(in crate::supervise) fn forget(&mut self, id: u32) {
+    pub(in crate::supervise) fn forget(&mut self, id: ServiceId) {
         self.left.remove(&id);
         self.parting.remove(&id);
     }

@@ -81,11 +81,6 @@ impl Event {
         line
     }
 
-    pub(in crate::supervise) fn code(mut self, code: u8) -> Event {
-        self.code = Some(code);
-        self
-    }
-
     pub(in crate::supervise) fn detail(mut self, detail: impl Into<String>) -> Event {
         self.detail = Some(detail.into());
         self

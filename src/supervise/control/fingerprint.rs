@@ -1,0 +1,220 @@
+//! Has it changed? What a service and its rules are, as SHA-256 of a text that is the same wherever and by whichever binary it
+//! is made: a supervisor may have been started weeks ago, by an older pysecure.
+//!
+//! What a process is started from is the compiled spec and what of the unit stands in no spec, such as its sockets. Each is
+//! JSON with sorted keys; what is empty is left out, and of the rules what is as the default has it. So a key that a newer
+//! pysecure adds changes nothing where it is not used. A newer pysecure that compiles a unit otherwise has it started anew.
+
+use crate::compile;
+use crate::host::{Dirs, Privilege};
+use crate::model::Life;
+use crate::plan::template::Template;
+use crate::plan::{self, Plan};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// SHA-256 as hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+/// A planned service in short: equal ones are the same to all intents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprints {
+    /// What a process is started from: a change takes a restart.
+    pub process: Fingerprint,
+    /// What the supervisor goes by: a change takes effect at once.
+    pub policy: Fingerprint,
+}
+
+/// Takes services' fingerprints.
+pub struct FingerprintReader {
+    /// All that compiling looks at, but for the app's own folders: they are where the environment of whoever asks has them.
+    plan: Plan,
+    /// The text of each template, of which many services may have the same.
+    templates: BTreeMap<String, String>,
+}
+
+impl FingerprintReader {
+    pub fn new(app: &str, privilege: &Privilege, templates: BTreeMap<String, Template>) -> FingerprintReader {
+        let folder = |name: &str| PathBuf::from("/pysecure").join(name);
+        FingerprintReader {
+            templates: templates.iter().map(|(name, of)| (name.clone(), text(of))).collect(),
+            plan: Plan {
+                app: app.to_owned(),
+                privilege: privilege.clone(),
+                dirs: Dirs {
+                    state: folder("state"),
+                    app: folder("app"),
+                    run: folder("run"),
+                    dynamic: folder("dynamic"),
+                },
+                storage: Vec::new(),
+                services: Vec::new(),
+                templates,
+                initializer: None,
+                places: Vec::new(),
+                notes: Vec::new(),
+            },
+        }
+    }
+
+    pub fn read(&self, unit: &plan::Unit) -> Fingerprints {
+        let spec = match compile::compile(&self.plan, unit, Path::new("/pysecure/bundle")) {
+            Ok(bundle) => spec_text(bundle.spec),
+            // It cannot be started; why, is said there.
+            Err(error) => error.to_string(),
+        };
+        let kept = plan::Unit {
+            life: Life::default(),
+            ..unit.clone()
+        };
+        let template = self.templates.get(&unit.rootfs).map(String::as_str).unwrap_or_default();
+        Fingerprints {
+            process: of(&[&spec, &text(&kept), template]),
+            policy: policy(json(&unit.life), &json(&Life::default())),
+        }
+    }
+}
+
+/// Most of a spec is the filter of system calls, which is the same for nearly all: its digest stands for it.
+fn spec_text(mut spec: oci_spec::runtime::Spec) -> String {
+    static DIGEST: OnceLock<String> = OnceLock::new();
+    let mut digest = "";
+    if let Some(linux) = spec.linux_mut()
+        && let Ok(filter) = compile::seccomp()
+        && linux.seccomp().as_ref() == Some(filter)
+    {
+        linux.set_seccomp(None);
+        digest = DIGEST.get_or_init(|| of(&[&text(filter)]).0);
+    }
+    format!("{digest}{}", text(&spec))
+}
+
+/// The fingerprint of planned resources.
+pub fn of_storage(storage: &[plan::Storage]) -> Fingerprint {
+    of(&[&text(&storage)])
+}
+
+fn policy(of_service: Value, default: &Value) -> Fingerprint {
+    of(&[&without_defaults(of_service, default).to_string()])
+}
+
+/// Of these texts, each for itself.
+fn of(texts: &[&str]) -> Fingerprint {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    let digits = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Fingerprint(digits)
+}
+
+fn text(of: &impl Serialize) -> String {
+    canonical(json(of)).to_string()
+}
+
+/// What is serialised here holds strings and numbers only, which always serialise.
+fn json(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).unwrap_or_default()
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(true) | Value::Number(_) => false,
+    }
+}
+
+/// The same with sorted keys, and without what is empty.
+fn canonical(value: Value) -> Value {
+    match value {
+        Value::Array(items) => Value::Array(items.into_iter().map(canonical).collect()),
+        Value::Object(fields) => {
+            let sorted: BTreeMap<String, Value> = fields.into_iter().map(|(key, v)| (key, canonical(v))).collect();
+            let filled = sorted.into_iter().filter(|(_, value)| !is_empty(value));
+            Value::Object(filled.collect::<Map<String, Value>>())
+        }
+        other => other,
+    }
+}
+
+/// The same without what is as `default` has it.
+fn without_defaults(value: Value, default: &Value) -> Value {
+    let (Value::Object(fields), Value::Object(defaults)) = (value, default) else {
+        return Value::Null;
+    };
+    let differs = |(key, value): &(String, Value)| defaults.get(key) != Some(value);
+    let rest = fields.into_iter().filter(differs).map(|(key, value)| {
+        let value = match defaults.get(&key) {
+            Some(inner @ Value::Object(_)) if value.is_object() => without_defaults(value, inner),
+            _ => canonical(value),
+        };
+        (key, value)
+    });
+    canonical(Value::Object(rest.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::Restart;
+    use std::time::Duration;
+
+    fn life() -> Life {
+        let mut life = Life {
+            stop_timeout: Duration::from_secs(3),
+            ..Life::default()
+        };
+        life.restart.when = Restart::Always;
+        life
+    }
+
+    fn policy_of(life: &Life) -> Fingerprint {
+        policy(json(life), &json(&Life::default()))
+    }
+
+    /// Whoever changes these has every service of every app started anew, or told that its rules have changed, by the first
+    /// `up` after an upgrade.
+    #[test]
+    fn fingerprints_stay_what_they_are() {
+        let rest = without_defaults(json(&life()), &json(&Life::default())).to_string();
+        assert_eq!(rest, r#"{"restart":{"when":"always"},"stop_timeout":{"secs":3}}"#);
+        let golden = "20e33e35b5a2555ed98cce00585c361d47073490e8d3772eb5174612f6de889f";
+        assert_eq!(policy_of(&life()).0, golden);
+        assert_eq!(policy_of(&Life::default()), of(&["{}"]));
+        assert_ne!(policy_of(&Life::default()), policy_of(&life()));
+    }
+
+    #[test]
+    fn what_a_newer_binary_adds_with_a_default_changes_nothing() {
+        let (mut newer, mut default) = (json(&life()), json(&Life::default()));
+        for policy in [&mut newer, &mut default] {
+            policy["slow_start"] = serde_json::json!({ "secs": 7, "nanos": 0 });
+            policy["restart"]["jitter"] = serde_json::json!(0.1);
+        }
+        assert_eq!(policy(newer.clone(), &default), policy_of(&life()));
+        newer["slow_start"]["secs"] = 8.into();
+        assert_ne!(policy(newer, &default), policy_of(&life()));
+    }
+
+    #[test]
+    fn what_is_empty_and_in_which_order_is_of_no_account() {
+        let of = |text: &str| canonical(serde_json::from_str(text).unwrap()).to_string();
+        assert_eq!(
+            of(r#"{"b":1,"a":[{"d":"","c":0}],"e":{},"f":null,"g":false}"#),
+            r#"{"a":[{"c":0}],"b":1}"#
+        );
+        assert_eq!(of(r#"{"a":[{"c":0}],"b":1}"#), of(r#"{"b":1,"a":[{"c":0}]}"#));
+        // Where texts part is part of it.
+        assert_ne!(super::of(&["ab", "c"]), super::of(&["a", "bc"]));
+    }
+}
