@@ -132,10 +132,11 @@ class Both(unittest.TestCase):
             for turn in range(3):
                 message = sender.seal([3, 1, [blob, b"x" * 20_000]], area)
                 fds = [os.dup(fd) for fd in message.fds]
-                self.assertEqual(len(fds), 1 if turn == 0 else 0)
+                # The core has an area, and sends it once; plain Python makes a memfd for each value.
+                self.assertEqual(len(fds), 2 if sender is _wire else 1 if turn == 0 else 0)
                 message.close()
                 self.assertEqual(receiver.open_message(message.data, fds, kept)[2], [blob, b"x" * 20_000])
-                self.assertEqual(kept.read, turn + 1)
+                self.assertEqual(kept.read, 0 if sender is _wire else turn + 1)
                 area.free = True
             long = sender.seal([3, 1, list(range(100_000))], area)
             fds = [os.dup(fd) for fd in long.fds]

@@ -26,7 +26,6 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
             open_message,
             pack,
             seal,
-            seal_call,
             unpack,
         )
 
@@ -36,7 +35,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
 
 if TYPE_CHECKING or not COMPILED:
     from ._plain import Call, Gate, Lead, Link, Peer, Quick, Served, Slots, Table
-    from ._wire import Area, Kept, Message, open_call, open_message, pack, seal, seal_call, unpack
+    from ._wire import Area, Kept, Message, open_call, open_message, pack, seal, unpack
 
 #: The longest message on the socket, and more bytes than which go through a memfd.
 MAX_MESSAGE, BLOB = 65_536, 16 * 1024
@@ -61,6 +60,5 @@ __all__ = [
     "open_message",
     "pack",
     "seal",
-    "seal_call",
     "unpack",
 ]

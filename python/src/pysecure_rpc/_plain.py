@@ -7,7 +7,6 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import deque
-from time import sleep
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._context import Context
@@ -16,10 +15,6 @@ from ._wire import Area, Kept
 if TYPE_CHECKING:
     from ._function import Function
 
-get_ident = threading.get_ident
-
-#: How often the watch looks, and after how many times of nothing it sleeps.
-_TICK, _QUIET_TICKS = 0.005, 20
 #: The page of figures, in words of 8 bytes: what comes before the slots, and a slot; in a slot.
 _HEAD, _SLOT = 2, 40
 _CALLS, _ERRORS, _DENIED, _TIME, _BUCKETS = 8, 9, 10, 11, 12
@@ -226,101 +221,59 @@ class Peer:
 
 
 class Lead:
-    """Who waits for events. Of a service's threads one leads: it waits on the epoll set and runs what comes by itself,
-    which costs no hand-over. While a function runs, the lead lies on the table: if it takes long, the watch takes it from
-    there and wakes another thread to lead. A function that was slow lately has the lead given away before it runs.
-    """
+    """Which of a service's threads waits for events: one leads, and gives that up before it runs a function. (The core gives
+    it up only if that takes long.)"""
 
     def __init__(self) -> None:
         self._vacant = threading.Lock()
         self._leader = 0
-        self._table: dict[int, bool] = {}
-        self._runs = 0
-        self._watching = False
-        self._awake = threading.Event()
-        self._ended = False
+        self._ended = threading.Event()
 
-    def begin(self, slow: bool) -> int:
+    def begin(self, _slow: bool) -> int:
         """Before a function runs. What it returns is for `done`."""
-        if self._leader != get_ident():
-            return 0
-        self._leader = 0
-        if slow:
+        if self.leading:
+            self._leader = 0
             self._vacant.release()
-            return 0
-        run = self._runs = self._runs + 1
-        self._table[run] = True
-        if not self._watching:
-            self._watching = True
-            self._awake.set()
-        return run
+        return 0
 
     def done(self, run: int) -> None:
         """After it ran."""
-        if run and self._table.pop(run, False):
-            self._leader = get_ident()
 
     @property
     def leading(self) -> bool:
         """May this thread close what an event was for?"""
-        return self._leader == get_ident()
+        return self._leader == threading.get_ident()
 
     def end(self) -> None:
         """No more."""
-        self._ended = True
-        self._awake.set()
+        self._ended.set()
 
     def watch(self) -> None:
-        """The watch; runs in a thread of its own."""
-        seen = quiet = 0
-        while True:
-            self._awake.wait()
-            if self._ended:
-                return
-            sleep(_TICK)
-            run = next(iter(list(self._table)), 0)
-            if run and run == seen:
-                if self._table.pop(run, False):
-                    self._vacant.release()
-            elif not run and self._runs == seen:
-                quiet += 1
-                if quiet >= _QUIET_TICKS:
-                    quiet = 0
-                    self._watching = False
-                    self._awake.clear()
-                    # A run that begins now sees that nobody watches, or is seen here.
-                    if self._table or self._watching or self._ended:
-                        self._watching = True
-                        self._awake.set()
-                continue
-            quiet = 0
-            seen = run or self._runs
+        """In a thread of its own, where the core looks for functions that take long."""
+        self._ended.wait()
 
     def run(self, server: Any, _epoll: int) -> None:
         """Leads, again and again, until the end."""
-        me = get_ident()
-        poll = server.epoll.poll
-        connections = server._connections
-        while True:
+        while not self._ended.is_set():
             self._vacant.acquire()
-            if self._ended:
-                self._vacant.release()
-                return
-            self._leader = me
-            while self._leader == me and not self._ended:
-                for fd, event in poll(-1, 16):
-                    connection = connections.get(fd)
-                    if connection is None:
-                        continue  # the descriptor that says stop, or one that is gone
-                    try:
-                        server._event(connection, event)
-                    except BaseException as error:  # a thread that ended with the lead would take the service with it
-                        server._defect(connection, error)
-                    if self._leader != me:
-                        break  # whoever leads now is told of the others again
-            if self._leader == me:
-                self._leader = 0
-                self._vacant.release()
+            self._leader = threading.get_ident()
+            try:
+                if not self._ended.is_set():
+                    self._one(server)
+            finally:
+                if self.leading:
+                    self._leader = 0
+                    self._vacant.release()
+
+    def _one(self, server: Any) -> None:
+        for fd, event in server.epoll.poll(-1, 1):
+            connection = server._connections.get(fd)
+            if connection is None:
+                continue  # the descriptor that says stop, or one that is gone
+            try:
+                server._event(connection, event)
+            except BaseException as error:  # a thread that ended with the lead would take the service with it
+                server._defect(connection, error)
 
 
 #: The quick ways are the core's alone.
