@@ -61,6 +61,7 @@ fn main() {
         must(cp.arg("-r").arg(repository.join(from)).arg(folder.join(to)));
     };
     copy("examples/zoobar", "zoobar");
+    std::fs::create_dir(folder.join("zoobar/lib")).unwrap();
     copy("python/src/pysecure_rpc", "zoobar/lib/");
     let (zoobar, code) = (folder.join("zoobar"), folder.join("zoobar/zoobar"));
     // As the wheel has it. `PYSECURE_RPC_PURE=1`: as a plain copy of the package has it.
@@ -93,7 +94,13 @@ fn main() {
     let manifest = std::fs::read_to_string(zoobar.join("pysecure.toml")).unwrap();
     std::fs::write(
         zoobar.join("pysecure.toml"),
-        manifest.replace("127.0.0.1:8080", "127.0.0.1:18440"),
+        manifest
+            .replace("127.0.0.1:8080", "127.0.0.1:18440")
+            .replace("\"./zoobar\" }", "\"./zoobar\", \"/opt/pysecure\" = \"./lib\" }")
+            .replace(
+                "directory = \"/zoobar\"\n",
+                "directory = \"/zoobar\"\nenvironment = { PYTHONPATH = \"/opt/pysecure\" }\n",
+            ),
     )
     .unwrap();
     let pysecure = |args: &[&str]| {

@@ -20,7 +20,7 @@ fn clone(mode: Mode) -> App {
         for file in files(&repository().join(folder)) {
             let inside = file.strip_prefix(repository()).unwrap();
             // What the commands put there, if they were run in this clone, is not to help them.
-            let copied = ["zoobar", "static", "lib"]
+            let copied = ["zoobar", "static"]
                 .iter()
                 .any(|f| inside.starts_with(format!("examples/apache/jailed/{f}")));
             if copied && !inside.ends_with("README") {

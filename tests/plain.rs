@@ -3,7 +3,6 @@
 mod harness;
 
 use harness::{App, BOTH, Ended};
-use std::path::Path;
 
 /// Of each kind one: C0, DEL, C1, marks that turn the direction of writing, separators, what has no width, tags.
 const NASTY: &str = "\u{7}\u{1b}[2J\u{1b}]0;x\u{7}\r\u{7f}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{61c}\u{2028}\u{2029}\u{200b}\u{feff}\u{ad}\u{e0041}";
@@ -84,13 +83,7 @@ fn what_services_say_is_plain() {
             "app/main.py",
             SERVICE.replace("NASTY = \"NASTY\"", &format!("NASTY = \"{}\"", in_python())),
         );
-        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/src/pysecure_rpc");
-        for entry in std::fs::read_dir(package).unwrap().map(|e| e.unwrap().path()) {
-            if entry.is_file() {
-                let name = entry.file_name().unwrap().to_str().unwrap();
-                app.write(&format!("lib/pysecure_rpc/{name}"), std::fs::read(&entry).unwrap());
-            }
-        }
+        harness::python::package(&app, false, "lib");
         // The shell's own way shows that there is something to make plain.
         let raw = app.run(&["up", "-d"]);
         plain(&["up"], &raw);

@@ -181,12 +181,30 @@ const EACH: [(Mode, bool); 4] = [
     (Mode::Rootless, true),
 ];
 
-/// `examples/rpc-hello`, with the RPC package beside it as its one command puts it there.
+/// `examples/rpc-hello`, with the packages that the launcher carries; or with the core, in a folder that is shown to services.
 fn rpc_hello((mode, core): (Mode, bool)) -> App {
     let from = repository().join("examples/rpc-hello");
-    let app = App::new(mode, &std::fs::read_to_string(from.join("pysecure.toml")).unwrap());
+    let mut manifest = std::fs::read_to_string(from.join("pysecure.toml")).unwrap();
+    if core {
+        for (old, new) in [
+            (
+                "\"/app\" = \"./app\"",
+                "\"/app\" = \"./app\", \"/opt/pysecure\" = \"./lib\"",
+            ),
+            (
+                "directory = \"/app\"\n",
+                "directory = \"/app\"\nenvironment = { PYTHONPATH = \"/opt/pysecure\" }\n",
+            ),
+        ] {
+            assert!(manifest.contains(old), "{manifest}");
+            manifest = manifest.replace(old, new);
+        }
+    }
+    let app = App::new(mode, &manifest);
     put(&app, &from.join("app"), "app");
-    package(&app, core, "lib");
+    if core {
+        package(&app, true, "lib");
+    }
     app
 }
 
@@ -219,7 +237,7 @@ fn services_call_each_other_and_attacks_come_to_nothing() {
         // With the core, it is what services load in their jails.
         let codec = app.sh(
             "auth",
-            "cd /opt/pysecure && python3 -Bc 'from pysecure_rpc import _codec; print(_codec.COMPILED)'",
+            "python3 -Bc 'from pysecure_rpc import _codec; print(_codec.COMPILED)'",
         );
         let compiled = if core { "True" } else { "False" };
         assert_eq!(codec.ok().out.trim(), compiled, "{mode:?}");
@@ -229,8 +247,7 @@ fn services_call_each_other_and_attacks_come_to_nothing() {
 
 /// A service that speaks the protocol by hand, and lies in every element that it has.
 const LIAR: &str = r#"
-import os, socket, sys
-sys.path.insert(0, "/opt/pysecure")
+import os, socket
 from pysecure_rpc import _wire
 
 def ask(path, *messages):
@@ -546,7 +563,7 @@ fn tracebacks_cross_where_the_manifest_asks_for_them() {
     for (mode, core) in EACH {
         let app = functions((mode, core));
         app.ok(&["up", "-d"]);
-        let ask = "import sys\nsys.path[:0] = ['/app', '/opt/pysecure']\nimport functions as f\n\
+        let ask = "import sys\nsys.path.insert(0, '/app')\nimport functions as f\n\
                    try:\n    f.fail('value')\nexcept ValueError as e:\n    print(repr(e), e.__cause__)\n";
         let run = || app.run(&["exec", "-T", "web", "--", "python3", "-Bc", ask]).ok().out;
         let told = run();

@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import sys
 
-for folder in ("/zoobar", "/opt/pysecure"):
+for folder in ("/zoobar", "/run/pysecure/python"):
     if os.path.isdir(folder) and folder not in sys.path:
         sys.path.append(folder)
 

@@ -1,17 +1,13 @@
 """zoobar's services in the API of the original PySecure: the same application as pysecure.toml.
 
-    examples/zoobar/run --original
+    pysecure -f examples/zoobar/pysecure_config.py up      # or: examples/zoobar/run --original
 
 What the original did not have are keywords: `listen`, `callers`, and those of pysecure.toml's [services.NAME].
 """
 
-import os
 import sys
 
-# The package of this clone; once it is installed, leave this line out.
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "python", "src"))
-
-from pysecure import PySecure, PySecureConfig, PySecureResource, PySecureService, PySecureSharedBundle  # noqa: E402
+from pysecure import PySecure, PySecureConfig, PySecureResource, PySecureService, PySecureSharedBundle
 
 cred_db_resource = PySecureResource('/zoobar/db/cred/cred.db', 'rw', '', '')
 bank_db_resource = PySecureResource('/zoobar/db/bank/bank.db', 'rw', '', '')

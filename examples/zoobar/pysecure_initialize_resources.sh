@@ -1,2 +1,2 @@
 # Makes the databases, where all of them are to be seen and nothing else is.
-cd /zoobar && PYTHONPATH=/opt/pysecure exec python3 create.py
+cd /zoobar && exec python3 create.py

@@ -211,13 +211,7 @@ class Rare(WithServices):
 
     def test_what_is_cancelled_before_it_begins_does_not_run(self) -> None:
         # The caller takes it back between the last look at that and the beginning.
-        functions = pysecure_rpc._function.State.functions["one"]
-        page = _figures.Page(functions)
-        self.addCleanup(page.close)
-        options = {"threads": 1, "queue": 1, "connections": 1, "tracebacks": False}
-        engine = _engine.Engine("one", functions, page, **options)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection = _connection.Connection(theirs, engine.principal(None, functions))
+        engine, connection, ours = self.engine()
         engine.gate.enter(None, None, False, 0)  # type: ignore[arg-type]
         call = engine.dispatcher.take(connection, _messages.parse(_messages.call(1, "login", ["a", "b"], {}, None, None, 0, None)))
         assert call is not None
@@ -234,8 +228,34 @@ class Rare(WithServices):
         engine.dispatcher.run(call)
         answer = _wire.unpack(ours.recv(65536))
         self.assertEqual((answer[2], answer[6]), ("pysecure.Cancelled", bool(f.ran)), answer)
-        ours.close()
-        theirs.close()
+
+    def test_a_coroutine_that_is_cancelled_before_its_first_step_is_answered(self) -> None:
+        engine, connection, ours = self.engine()
+        call = engine.dispatcher.take(connection, _messages.parse(_messages.call(1, "later", [0.0, "x"], {}, None, None, 0, None)))
+        assert call is not None
+        begin = engine.coroutines._begin
+
+        def late(call: Any) -> None:
+            # It has begun for everybody who asks, and its task is not made yet.
+            engine.dispatcher.take(connection, _messages.Cancel(1))
+            begin(call)
+
+        engine.coroutines._begin = late  # type: ignore[method-assign]
+        engine.coroutines.run(call)
+        answer = _wire.unpack(ours.recv(65536))
+        self.assertEqual((answer[0], answer[2], answer[6]), (4, "pysecure.Cancelled", False), answer)
+        engine.coroutines.stop()
+
+    def engine(self) -> tuple[_engine.Engine, _connection.Connection, socket.socket]:
+        """An engine without threads, a connection that it has, and the caller's end of that."""
+        functions = pysecure_rpc._function.State.functions["one"]
+        page = _figures.Page(functions)
+        self.addCleanup(page.close)
+        engine = _engine.Engine("one", functions, page, threads=1, queue=1, connections=1, tracebacks=False)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        return engine, _connection.Connection(theirs, engine.principal(None, functions)), ours
 
     def test_processes_that_are_started_anew_fill_no_pipe(self) -> None:
         parent = self.supervisor.start("one", {"web": "*"}, "processes=2")

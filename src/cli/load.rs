@@ -8,6 +8,7 @@ use crate::host::{Dirs, Privilege};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::manifest::{self, Source};
 use crate::model::{self, Model};
+use crate::packages;
 use crate::plain;
 use crate::plan::ledger::Whose;
 use crate::plan::lock::{Claim, Lock};
@@ -365,6 +366,11 @@ fn prepared(loaded: &Loaded, dirs: &Dirs, claim: &Claim, initialize: impl Fn(&Pl
     if ledger != before {
         ledger.write(dirs, &lock)?;
     }
+    let with_scripts = plan.services.iter().chain(plan.initializer.iter().map(|i| &i.service));
+    if with_scripts.into_iter().any(|s| packages::seen_by(&s.environment)) {
+        let wrong = |e| PlanError::io("unpack the Python packages into", packages::folder(&dirs.state), e);
+        packages::unpack(&dirs.state).map_err(wrong)?;
+    }
     if let Some(initializer) = plan.initializer.as_ref().filter(|_| initialize(&plan)) {
         // Whose the files are that the script makes is still to be put right.
         ledger.applied.clear();
@@ -411,6 +417,7 @@ pub(super) fn lacking(plan: &Plan) -> Vec<String> {
         jail.is_some_and(|hash| !store.has(hash) || !store.has_manifest(hash))
             || service.writable.iter().any(|upper| gone(&upper.lower))
             || resources.into_iter().any(|s| gone(&s.path))
+            || packages::seen_by(&service.environment) && gone(&packages::folder(&plan.dirs.state))
     };
     plan.services.iter().filter(lacks).map(|s| s.name.clone()).collect()
 }

@@ -3,6 +3,7 @@
 use super::accounts;
 use super::{limits, writable};
 use crate::bundle::{Bundle, LOWEST_PORT, Layer, MEMORY_ANNOTATION, RootEntry, app_network, id_map};
+use crate::packages;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Identity, Mount as PlannedMount, MountPoint, Plan, Unit};
 use crate::values::Network;
@@ -104,6 +105,11 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
             false,
             false,
         ));
+    }
+    if packages::seen_by(&service.environment) {
+        root.directory(Path::new(packages::FOLDER));
+        let source = packages::folder(&plan.dirs.state);
+        mounts.push(bind(Path::new(packages::FOLDER), &source, false, false, false));
     }
     if service.notifies() {
         root.directory(Path::new(crate::plan::NOTIFY_FOLDER));

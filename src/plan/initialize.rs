@@ -86,6 +86,10 @@ pub(super) fn plan(
         environment: {
             let mut all = super::login(INITIALIZE, INITIALIZE);
             all.extend(template.iter().flat_map(|t| t.environment.clone()));
+            // Its script may import modules of services.
+            if model.services.iter().any(|s| !s.callers.is_empty()) {
+                super::show_packages(&mut all);
+            }
             all
         },
         identity,

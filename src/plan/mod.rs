@@ -10,6 +10,7 @@ mod extents;
 mod hide;
 mod host;
 mod initialize;
+mod installed;
 pub mod ledger;
 pub mod leftover;
 mod links;
@@ -33,6 +34,7 @@ use crate::model::{
     Exclude, Grant, Life, Limits, Logs, Matrix, Model, Object, Publish, ResourceId, Right, ServiceId, Subject, assert,
     indexed_by,
 };
+use crate::packages;
 use crate::values::{Callable, Network, Perms, Writable};
 use ledger::{Ids, Siblings};
 use serde::{Deserialize, Serialize};
@@ -327,6 +329,7 @@ pub fn draw(
     if !errors.is_empty() {
         return Err(errors);
     }
+    notes.extend(installed::notes(&services, |name| used.get(name)));
     notes.dedup();
     tracing::debug!(
         app = model.app,
@@ -582,5 +585,14 @@ fn environment(
             u8::from(service.rpc_tracebacks).to_string(),
         );
     }
+    if !service.callers.is_empty() || !matrix.calls_by(Subject::Service(id)).is_empty() {
+        show_packages(&mut out);
+    }
     out
+}
+
+/// Has Python find the packages that this program carries, behind all else that it finds.
+fn show_packages(environment: &mut BTreeMap<String, String>) {
+    let path = packages::appended(environment.get("PYTHONPATH").map(String::as_str));
+    environment.insert("PYTHONPATH".to_owned(), path);
 }

@@ -1,10 +1,12 @@
 """Runs a configuration in Python within its sandbox, and says on standard output what manifest it comes to.
 
-It is handed to the interpreter as text, with the configuration on standard input: `python3 -c TEXT PATH`. What the
-configuration prints goes to standard error.
+It is handed to the interpreter as text: `python3 -c TEXT PATH`. On standard input are a line of JSON, with the packages that
+the launcher carries, and the configuration. What that prints goes to standard error.
 """
 
 import ast
+import importlib.abc
+import importlib.util
 import json
 import os
 import sys
@@ -12,24 +14,53 @@ import types
 
 
 class Taken(BaseException):
-    """`run_with_config` was called: the rest of the program is for another day."""
+    """`run_with_config` was called: stop executing the configuration here."""
 
 
-def begin(path, text):
+class Carried(importlib.abc.MetaPathFinder, importlib.abc.ExecutionLoader):
+    """Finds the launcher's packages, if there are none of their names elsewhere: it is the last that is asked."""
+
+    def __init__(self, folder, files):
+        self.folder = folder
+        self.files = files
+
+    def path(self, name):
+        """The file of a module, and whether it is a package."""
+        base = name.replace(".", "/")
+        whole = base + "/__init__.py"
+        return (whole, True) if whole in self.files else (base + ".py", False)
+
+    def find_spec(self, name, path=None, target=None):
+        file, package = self.path(name)
+        if file not in self.files:
+            return None
+        return importlib.util.spec_from_loader(name, self, is_package=package)
+
+    def get_source(self, name):
+        return self.files[self.path(name)[0]]
+
+    def get_filename(self, name):
+        return "%s/carried/%s" % (self.folder, self.path(name)[0])
+
+    def is_package(self, name):
+        return self.path(name)[1]
+
+
+def begin(path, text, launcher):
     """The config that the program makes: the one that it would run, or the only one that it has."""
-    try:
-        import pysecure
-    except ModuleNotFoundError as error:
-        if error.name != "pysecure":
-            raise
-        if not os.access(os.path.dirname(path), os.R_OK | os.X_OK):
-            fail(
-                "there is no Python package `pysecure` that it may read: a configuration of root's runs as no user, and its "
-                "folder is not for everybody; `chmod o+rx` it, or give both to a user who is not root"
-            )
+    if not os.access(os.path.dirname(path), os.R_OK | os.X_OK):
         fail(
-            "there is no Python package `pysecure` for it: put it beside it as `lib/pysecure`, name its folder in "
-            "PYTHONPATH, or install it for " + sys.executable
+            "its folder is not for it to read: a configuration of root's runs as no user; `chmod o+rx` the folder, or give both "
+            "to a user who is not root"
+        )
+    import pysecure
+
+    version = getattr(pysecure, "__version__", None)
+    if version != launcher:
+        print(
+            "pysecure: the package in %s is version %s, and the launcher is %s: install the same one"
+            % (os.path.dirname(pysecure.__file__), version or "0.1.0 or older", launcher),
+            file=sys.stderr,
         )
     taken = []
 
@@ -102,8 +133,10 @@ def main():
     sys.dont_write_bytecode = True
     text = ""
     try:
+        carried = json.loads(sys.stdin.buffer.readline())
+        sys.meta_path.append(Carried(carried["folder"], carried["files"]))
         text = sys.stdin.buffer.read().decode()
-        config = begin(path, text)
+        config = begin(path, text, carried["version"])
         manifest = config.to_json()
         unrestricted = len(config.services) > 1 and config.calls_are_unrestricted()
         ends = extents(text)

@@ -8,6 +8,7 @@
 pub mod sandbox;
 
 use crate::manifest::{Diagnostic, Format, LoadError, Source};
+use crate::packages;
 use jsonc_parser::ast;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
@@ -186,6 +187,7 @@ fn run(path: &Path, place: &Place, text: &str) -> Result<(Output, ExitStatus), P
     // What is run is what was read, and is shown if it is wrong, even if the file changes meanwhile.
     let memory = rustix::fs::memfd_create(c"configuration", rustix::fs::MemfdFlags::CLOEXEC);
     let mut memory = File::from(memory.map_err(|e| wrong("make a memfd")(e.into()))?);
+    memory.write_all(&packages()).map_err(wrong("fill a memfd"))?;
     memory.write_all(text.as_bytes()).map_err(wrong("fill a memfd"))?;
     memory.rewind().map_err(wrong("fill a memfd"))?;
     let child = Command::new("/proc/self/exe")
@@ -203,6 +205,13 @@ fn run(path: &Path, place: &Place, text: &str) -> Result<(Output, ExitStatus), P
     let _ = child.kill();
     let status = child.wait().map_err(wrong("wait for its sandbox"))?;
     Ok((output.map_err(wrong("hear from its sandbox"))?, status))
+}
+
+/// The packages that this program carries, as `boot.py` takes them: a line of JSON before the configuration.
+fn packages() -> Vec<u8> {
+    let files: BTreeMap<&str, &str> = packages::carried().iter().copied().collect();
+    let all = serde_json::json!({ "version": packages::VERSION, "folder": packages::FOLDER, "files": files });
+    format!("{all}\n").into_bytes()
 }
 
 fn collect(child: &mut Child) -> std::io::Result<Output> {

@@ -36,6 +36,8 @@ __all__ = [
     "PySecureSharedBundle",
 ]
 
+__version__ = "0.1.0"
+
 Callers = Mapping[str, Union[str, Sequence[str]]]
 #: A path of the host, or {"source": that, "exclude": [".env", "*.db"]}: names and paths in it that no service sees.
 Code = Union[str, Mapping[str, Any]]
@@ -46,6 +48,8 @@ _PACKAGES = "/opt/pysecure"
 _INITIALIZE = "pysecure_initialize_resources.sh"
 #: What the template `host` shows anyway.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
+#: Packages that the launcher carries. It shows them to services by itself.
+_CARRIED = "/run/pysecure/python"
 
 
 class PySecureResource:
@@ -497,6 +501,6 @@ def _bundle(bundle: PySecureBundle, names: Mapping[int, str]) -> dict[str, Any]:
 def _packages() -> dict[str, str]:
     """The RPC package, unless it lies where services see it anyway."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if any(here == s or here.startswith(s + "/") for s in _SHOWN):
+    if any(here == s or here.startswith(s + "/") for s in (*_SHOWN, _CARRIED)):
         return {}
     return {f"{_PACKAGES}/{name}": os.path.join(here, name) for name in ("pysecure", "pysecure_rpc")}

@@ -39,6 +39,7 @@ from ._errors import (
     register_error,
 )
 from ._values import Fd
+from ._version import __version__
 
 # What `typing` is for is read by type checkers alone, and it is half of what this package takes to import.
 TYPE_CHECKING = False
@@ -67,6 +68,7 @@ __all__ = [
     "ServiceError",
     "SignatureMismatch",
     "TooLarge",
+    "__version__",
     "caller",
     "cancelled",
     "deadline",

@@ -173,20 +173,17 @@ class Connection(Link):
 
     def greeted(self, message: list[Any]) -> None:
         """Takes the service's first message."""
-        if message[0] == _messages.GOAWAY:
+        hello = _messages.parse_answer(message)
+        if isinstance(hello, _messages.GoAway):
             # It was accepted, and then the service ended: nothing was sent.
             raise ConnectionLost(f"{self.service} ends")
-        refused = _messages.parse_err(message)
-        if refused is not None:
-            error = as_exception(refused)
+        if isinstance(hello, _messages.Err):
+            error = as_exception(hello)
             if isinstance(error, RpcError):
                 error.may_have_run = False  # nothing was sent
             raise error
-        hello = _messages.parse_hello(message)
-        if hello is None:
+        if not isinstance(hello, _messages.Hello):
             raise ProtocolError(f"{self.service} did not greet")
-        if hello.version != _messages.VERSION:
-            raise ProtocolError(f"{self.service} speaks another version of the protocol than this side, which speaks 1")
         self.caller = hello.caller
         self.functions = hello.functions
 

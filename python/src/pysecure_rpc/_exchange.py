@@ -18,7 +18,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-from . import _context, _messages
+from . import _context, _messages, _version
 from ._connection import IDLE, Connection, NotSent, as_exception, give_back, not_there, take
 from ._errors import ConnectionLost, ProtocolError, RpcError, SignatureMismatch
 
@@ -169,6 +169,7 @@ def _pause(times: int) -> float:
 
 def _connected(service: str, deadline: float | None) -> Steps:
     """A greeted connection. While the service is down, its supervisor holds the socket, and this waits."""
+    _version.compare()
     for attempt in range(1, _CONNECTS + 1):
         connection = Connection(service)
         try:
@@ -210,32 +211,40 @@ def _answers(
     function: Function, connection: Connection, identity: int, deadline: float | None, first: list[Any] | None = None
 ) -> Steps:
     """What comes in answer to a call that was sent: the items that its stream brings, and at last its value."""
+    kinds = _KINDS[function.is_stream]
     usable = answered = leaving = False
     had = 0
+    wait = Receive(connection, deadline)
+    message = first
     try:
         while True:
-            reply: list[Any] = (yield from _received(connection, deadline, answered)) if first is None else first
-            first = None
-            kind, of = reply[0], reply[1] if len(reply) > 1 else None
-            if kind == _messages.GOAWAY:
+            try:
+                if message is None:
+                    message = yield wait
+                reply = _messages.parse_answer(message)
+            except RpcError as error:
+                error.may_have_run = True
+                if isinstance(error, ConnectionLost) and not answered:
+                    raise Unanswered(error) from None
+                raise
+            message = None
+            if isinstance(reply, _messages.GoAway):
                 # It ends, and answers first what it has.
                 leaving = True
                 continue
-            err = _failure(reply)
-            if err is not None and not answered and err.turned_away:
-                raise NotTaken(as_exception(err))
+            if isinstance(reply, _messages.Err) and not answered and reply.turned_away:
+                raise NotTaken(as_exception(reply))
             answered = True
             connection.out_area.free = True
-            last = kind in (_messages.OK, _messages.ERR, _messages.END)
-            usable = last and of == identity and not leaving
-            if err is not None and err.identity in (identity, 0):
-                raise as_exception(err)
-            if of != identity or len(reply) < 3 or kind not in _KINDS[function.is_stream]:
-                usable = False
+            if isinstance(reply, _messages.Err) and reply.identity in (identity, 0):
+                usable = reply.identity == identity and not leaving
+                raise as_exception(reply)
+            if not isinstance(reply, _messages.Value) or reply.identity != identity or reply.kind not in kinds:
                 raise _broken(f"{function.service} answered what was not asked")
-            if last:
-                return load(function, reply[2])
-            yield Item(_item(function, reply[2]))
+            if reply.kind != _messages.ITEM:
+                usable = not leaving
+                return load(function, reply.value)
+            yield Item(_item(function, reply.value))
             had += 1
             if had == _WINDOW // 2:
                 connection.send_credit(identity, had)
@@ -249,24 +258,6 @@ def _answers(
 
 #: What a call is answered with, and what a stream is, but for ERR.
 _KINDS = {False: (_messages.OK,), True: (_messages.ITEM, _messages.END)}
-
-
-def _received(connection: Connection, deadline: float | None, answered: bool) -> Steps:
-    try:
-        return (yield Receive(connection, deadline))
-    except RpcError as error:
-        error.may_have_run = True
-        if isinstance(error, ConnectionLost) and not answered:
-            raise Unanswered(error) from None
-        raise
-
-
-def _failure(reply: list[Any]) -> _messages.Err | None:
-    try:
-        return _messages.parse_err(reply)
-    except ProtocolError as error:
-        error.may_have_run = True
-        raise
 
 
 def _item(function: Function, value: Any) -> Any:

@@ -107,15 +107,15 @@ class Hello(NamedTuple):
     """A service's greeting."""
 
     version: int
-    service: Any
-    caller: Any
+    service: str
+    caller: str | None
     functions: dict[str, int]
 
 
 class Err(NamedTuple):
     """How a call failed."""
 
-    identity: Any
+    identity: int
     class_name: str
     message: str
     args: list[Any]
@@ -128,21 +128,63 @@ class Err(NamedTuple):
         return self.class_name == "pysecure.GoingAway" and not self.ran
 
 
-def parse_hello(parts: Message) -> Hello | None:
-    """None for what is no greeting."""
-    if parts[0] != HELLO or len(parts) < 5 or type(parts[4]) is not dict:
-        return None
-    return Hello(*parts[1:5])
+class Value(NamedTuple):
+    """What a call, or a stream so far, came to: an OK, an ITEM or an END."""
+
+    kind: int
+    identity: int
+    value: Any
 
 
-def parse_err(parts: Message) -> Err | None:
-    """None for what is no ERR."""
-    if parts[0] != ERR or len(parts) < 7:
-        return None
-    identity, name, text, args, traceback, ran = parts[1:7]
-    if type(name) is not str or type(text) is not str or type(args) is not list or type(ran) is not bool:
+class GoAway(NamedTuple):
+    """The service ends, and answers first what it has."""
+
+    reason: str
+
+
+def parse_answer(parts: Message) -> Hello | Err | Value | GoAway:
+    """What a service sent, as `open_message` gives it."""
+    kind = parts[0]
+    if kind in (OK, ITEM, END):
+        if len(parts) < 3 or type(parts[1]) is not int or not 0 < parts[1] <= _LAST_ID:
+            raise ProtocolError("a value of no call")
+        return Value(kind, parts[1], parts[2])
+    if kind == ERR:
+        return _parse_err(parts)
+    if kind == HELLO:
+        return _parse_hello(parts)
+    if kind == GOAWAY and len(parts) > 1 and type(parts[1]) is str:
+        return GoAway(parts[1])
+    raise ProtocolError("a message that services do not send")
+
+
+def _parse_err(parts: Message) -> Err:
+    identity, name, text, args, traceback, ran = (parts[1:] + [None] * 6)[:6]
+    if (
+        type(identity) is not int
+        or not 0 <= identity <= _LAST_ID
+        or type(name) is not str
+        or type(text) is not str
+        or type(args) is not list
+        or (traceback is not None and type(traceback) is not str)
+        or type(ran) is not bool
+    ):
         raise ProtocolError("an ERR of wrong types")
-    return Err(identity, name, text, args, traceback if type(traceback) is str else None, ran)
+    return Err(identity, name, text, args, traceback, ran)
+
+
+def _parse_hello(parts: Message) -> Hello:
+    version, service, caller, functions = (parts[1:] + [None] * 4)[:4]
+    if version != VERSION:
+        raise ProtocolError(f"another version of the protocol than this side speaks, which is {VERSION}")
+    if (
+        type(service) is not str
+        or (caller is not None and type(caller) is not str)
+        or type(functions) is not dict
+        or not all(type(name) is str and type(of) is int for name, of in functions.items())
+    ):
+        raise ProtocolError("a HELLO of wrong types")
+    return Hello(version, service, caller, functions)
 
 
 # What services are sent.
@@ -195,6 +237,8 @@ def parse(parts: Message) -> Call | Credit | Cancel:
 
 def _parse_call(parts: Message) -> Call:
     if len(parts) == 3:
+        if not is_whole(parts[2]):
+            raise ProtocolError("a CALL of wrong types")
         return Call(parts[1], parts[2], None, {}, None, None, None, 0)
     _, identity, name, args, kwargs, left, trace, read, more = (parts + [None] * 9)[:9]
     if (

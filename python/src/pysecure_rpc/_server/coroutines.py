@@ -42,9 +42,13 @@ class Coroutines:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _begin(self, call: Call) -> None:
+        if call.cancelled:
+            self._calls.fail(call, "pysecure.Cancelled", "cancelled before it began", False)
+            return
         call.task = self._loop.create_task(self._stream(call) if call.function.is_stream else self._call(call))
         if call.cancelled:
-            call.task.cancel()
+            # After its first step: a task that never began could not answer.
+            self._loop.call_soon(call.task.cancel)
 
     async def _call(self, call: Call) -> None:
         import asyncio

@@ -122,8 +122,6 @@ class Dispatcher:
             self._connections.send(connection, _messages.ok(identity, None))
         elif name == "pysecure.describe":
             self._connections.send(connection, _messages.ok(identity, describe(connection.principal.functions)))
-        elif not _messages.is_whole(name):
-            raise ProtocolError("a CALL of wrong types")
         else:
             self._deny(connection, identity, name)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import Any, Callable
 
+from .. import _version
 from .._figures import Page
 from .._function import State
 from .engine import Engine
@@ -159,6 +160,7 @@ def start_service(
         raise SystemExit(f"pysecure_rpc: {error}") from None
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
+    _version.compare()
     if processes > 1:
         from .prefork import Prefork
 

@@ -1,0 +1,220 @@
+//! Python without installing: the launcher carries the packages, services and configurations find them by themselves, what
+//! is installed wins, and another version is said.
+
+mod harness;
+
+use harness::{App, BOTH, Mode};
+
+/// `auth` is called, `web` calls, `aside` does neither.
+const MANIFEST: &str = r#"
+[app]
+name = "NAME"
+code = { "/app" = "./app", "/opt/lib" = "./lib" }
+
+[services.auth]
+command = ["python3", "auth.py"]
+directory = "/app"
+ready = "notify"
+callers = { web = ["login"] }
+
+[services.web]
+command = ["python3", "web.py"]
+directory = "/app"
+depends_on = { auth = "ready" }
+ENVIRONMENT
+
+[services.aside]
+command = ["python3", "-c", "import os, sys; print('PYTHONPATH' in os.environ, [p for p in sys.path if 'pysecure' in p], os.path.exists('/run/pysecure'))"]
+directory = "/app"
+restart = "no"
+"#;
+
+const AUTH: &str = r#"
+import pysecure_rpc
+from pysecure_rpc import rpc
+
+@rpc(run_as="auth")
+def login(user: str) -> str:
+    return f"{user} for {pysecure_rpc.caller()} by {pysecure_rpc.__file__}"
+
+if __name__ == "__main__":
+    pysecure_rpc.start_service("auth")
+"#;
+
+const WEB: &str = r#"
+import os, sys
+import pysecure, pysecure_rpc
+import pysecure_rpc._errors as errors
+from auth import login
+assert errors is sys.modules["pysecure_rpc._errors"] and errors.RpcError is pysecure_rpc.RpcError
+print("called:", login("alice"))
+print("caller:", pysecure_rpc.__file__, "and", pysecure.__file__, "path:", sys.path[-1 if os.environ.get("LAST") else 1])
+try:
+    open("/run/pysecure/python/pysecure_rpc.py", "a")
+    print("BROKEN: it writes to the launcher's packages")
+except OSError as error:
+    print("not written:", error.strerror)
+print("over", flush=True)
+"#;
+
+/// Has a package in `lib` that is like the real one, but says that it is of another version.
+fn install(app: &App, version: &str) {
+    harness::python::package(app, false, "lib");
+    for file in ["lib/pysecure_rpc/_version.py", "lib/pysecure/__init__.py"] {
+        let text = std::fs::read_to_string(app.folder.join(file)).unwrap();
+        let line = format!("__version__ = \"{}\"", env!("CARGO_PKG_VERSION"));
+        assert!(text.contains(&line), "{file}");
+        app.write(file, text.replace(&line, &format!("__version__ = \"{version}\"")));
+    }
+}
+
+fn app(mode: Mode, name: &str, environment: &str) -> App {
+    let name = format!("{name}-{mode:?}").to_lowercase();
+    let manifest = MANIFEST.replace("NAME", &name).replace("ENVIRONMENT", environment);
+    let app = App::new(mode, &manifest);
+    app.write("app/auth.py", AUTH);
+    app.write("app/web.py", WEB);
+    app.write("lib/README", "");
+    app
+}
+
+#[test]
+fn with_nothing_installed_services_find_the_launcher_s_packages() {
+    for mode in BOTH {
+        let app = app(mode, "carried", "");
+        let up = app.ok(&["up", "-d"]);
+        assert!(!up.err.contains("version"), "{up:?}");
+        let web = app.wait_for_log("web", "over");
+        let carried = "/run/pysecure/python/carried";
+        for line in [
+            &format!("called: alice for web by {carried}/pysecure_rpc/__init__.py\n"),
+            &format!(
+                "caller: {carried}/pysecure_rpc/__init__.py and {carried}/pysecure/__init__.py path: /run/pysecure/python\n"
+            ),
+            "not written: ",
+        ] {
+            assert!(web.contains(line), "{mode:?}: no line says {line:?}:\n{web}");
+        }
+        assert!(!web.contains("version"), "{mode:?}: {web}");
+        // Who has nothing to do with calls sees nothing of it.
+        app.wait_for_log("aside", "False [] False\n");
+        app.ok(&["down"]);
+        // Where it is gone, the next start makes it anew.
+        std::fs::remove_dir_all(app.state().join("python")).unwrap();
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "over");
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn an_installed_package_wins_and_another_version_is_said() {
+    for mode in BOTH {
+        // As an interpreter's own folders come after PYTHONPATH, and so after what the launcher shows.
+        let site = "environment = { PYTHONPATH = \"/app/no\", LAST = \"1\" }";
+        let app = app(mode, "installed", site);
+        app.write("app/sitecustomize.py", "import sys\nsys.path.append('/opt/lib')\n");
+        app.write("app/no/sitecustomize.py", "import sys\nsys.path.append('/opt/lib')\n");
+        install(&app, "9.9.9");
+        app.ok(&["up", "-d"]);
+        let web = app.wait_for_log("web", "over");
+        assert!(
+            web.contains(
+                "caller: /opt/lib/pysecure_rpc/__init__.py and /opt/lib/pysecure/__init__.py path: /opt/lib\n"
+            ),
+            "{mode:?}: {web}"
+        );
+        let says = format!(
+            "pysecure_rpc: this package is version 9.9.9, and the launcher is {}: install the same one",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(web.matches(&says).count(), 1, "{mode:?}: {web}");
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn what_the_manifest_shows_is_compared_before_anything_starts() {
+    for mode in BOTH {
+        let app = app(mode, "compared", "environment = { PYTHONPATH = \"/opt/lib\" }");
+        install(&app, env!("CARGO_PKG_VERSION"));
+        let same = app.ok(&["check"]);
+        assert!(
+            !same.err.contains("version") && !same.out.contains("version"),
+            "{mode:?}: {same:?}"
+        );
+        install(&app, "9.9.9");
+        for command in [&["check"][..], &["up", "-d"]] {
+            let ended = app.ok(command);
+            let says = format!(
+                "`web` finds `pysecure_rpc` 9.9.9 in /opt/lib, and this launcher is {}",
+                env!("CARGO_PKG_VERSION")
+            );
+            assert!(
+                format!("{}{}", ended.out, ended.err).contains(&says),
+                "{mode:?} {command:?}: {ended:?}"
+            );
+        }
+        let web = app.wait_for_log("web", "over");
+        assert!(
+            web.contains("caller: /opt/lib/pysecure_rpc/__init__.py"),
+            "{mode:?}: {web}"
+        );
+        app.ok(&["down"]);
+    }
+}
+
+const CONFIGURATION: &str = "
+import sys
+from pysecure import *
+import pysecure_rpc
+
+print('read by', PySecure.__module__, sys.modules['pysecure'].__file__, pysecure_rpc.__file__)
+auth = PySecureService('auth', '/app', '/app/auth.py', ready='notify', callers={'web': ['login']})
+web = PySecureService('web', '/app', '/app/web.py', depends_on={'auth': 'ready'})
+config = PySecureConfig('NAME', (61000, 61999), (61000, 61999))
+config.register_services([auth, web])
+PySecure.run_with_config(config)
+";
+
+#[test]
+fn a_configuration_needs_nothing_installed_either() {
+    for mode in BOTH {
+        let app = App::new(mode, "");
+        std::fs::remove_file(app.folder.join("pysecure.toml")).unwrap();
+        let name = format!("carried-config-{mode:?}").to_lowercase();
+        app.write("pysecure_config.py", CONFIGURATION.replace("NAME", &name));
+        app.write("app/auth.py", AUTH);
+        app.write("app/web.py", WEB);
+        let checked = app.ok(&["-f", "pysecure_config.py", "check"]);
+        let carried = "/run/pysecure/python/carried";
+        let says = format!("read by pysecure {carried}/pysecure/__init__.py {carried}/pysecure_rpc/__init__.py");
+        assert!(checked.err.contains(&says), "{mode:?}: {checked:?}");
+        // `check` leaves no trace.
+        assert!(!app.state().exists(), "{mode:?}");
+        // What is wrong is shown at the file's own lines, as with a package that lies on disk.
+        let wrong = CONFIGURATION
+            .replace("NAME", &name)
+            .replace("'web': ['login']", "'nobody': '*'");
+        app.write("wrong_config.py", wrong);
+        let ended = app.run(&["-f", "wrong_config.py", "check"]);
+        assert!(
+            ended.code == 2 && ended.err.contains("wrong_config.py:7"),
+            "{mode:?}: {ended:?}"
+        );
+        app.ok(&["-f", "pysecure_config.py", "up", "-d"]);
+        let web = app.wait_for_log("web", "over");
+        let line = format!("called: alice for web by {carried}/pysecure_rpc/__init__.py\n");
+        assert!(web.contains(&line), "{mode:?}: {web}");
+        app.ok(&["-f", "pysecure_config.py", "down"]);
+        // One beside it wins, and its version is compared.
+        install(&app, "9.9.9");
+        let checked = app.ok(&["-f", "pysecure_config.py", "check"]);
+        assert!(!checked.err.contains(carried), "{mode:?}: {checked:?}");
+        let says = format!(
+            "/lib/pysecure is version 9.9.9, and the launcher is {}: install the same one",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(checked.err.contains(&says), "{mode:?}: {checked:?}");
+    }
+}
