@@ -5,6 +5,7 @@ mod harness;
 
 use harness::python::{package, put, with_core};
 use harness::{App, Ended, Mode, binary, need_root};
+use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -350,6 +351,112 @@ fn a_service_restarts_and_callers_notice_no_more_than_a_wait() {
     }
 }
 
+/// Bytes of a vector in hexadecimal, with what stands several times written out.
+fn hexadecimal(parts: &Json) -> String {
+    let part = |part: &Json| match part.as_array() {
+        Some(repeated) => {
+            let times = repeated[1].as_u64().unwrap() as usize;
+            repeated[0].as_str().unwrap().repeat(times)
+        }
+        None => part.as_str().unwrap().to_owned(),
+    };
+    match parts.as_array() {
+        Some(parts) => parts.iter().map(part).collect(),
+        None => part(parts),
+    }
+}
+
+/// As the client prints a value; `None` where that depends on C's library, or on how it is encoded.
+fn as_printed(value: &Json) -> Option<String> {
+    let all = |of: &Json| {
+        of.as_array()
+            .unwrap()
+            .iter()
+            .map(as_printed)
+            .collect::<Option<Vec<String>>>()
+    };
+    let list = |of: &Json| Some(format!("[{}]", all(of)?.join(", ")));
+    let object = match value {
+        Json::Null => return Some("nil".into()),
+        Json::String(text) => return Some(text.clone()),
+        Json::Array(_) => return list(value),
+        Json::Object(object) => object,
+        other => return Some(other.to_string()),
+    };
+    let (kind, of) = object.iter().next().unwrap();
+    Some(match kind.as_str() {
+        "tuple" | "set" | "frozenset" | "datetime" | "date" | "time" | "timedelta" => list(of)?,
+        "decimal" => of.as_str()?.to_owned(),
+        "bytes" => of.as_str()?.to_owned(),
+        "int" => format!("ext 1 {}", of.as_str()?),
+        "uuid" => format!("ext 10 {}", of.as_str()?),
+        "surrogates" => format!("ext 13 {}", of.as_str()?),
+        "map" => {
+            let pair = |pair: &Json| Some(format!("{}: {}", as_printed(&pair[0])?, as_printed(&pair[1])?));
+            let pairs: Option<Vec<String>> = of.as_array()?.iter().map(pair).collect();
+            format!("{{{}}}", pairs?.join(", "))
+        }
+        _ => return None,
+    })
+}
+
+fn c_client(to: &Path) {
+    let source = repository().join("examples/rpc-hello/client.c");
+    let gcc = Command::new("gcc")
+        .args(["-Wall", "-Wextra", "-Werror", "-o"])
+        .args([to, &source])
+        .output()
+        .expect("install `gcc` and `libc6-dev`");
+    Ended::from(gcc).ok();
+}
+
+/// It tells what cannot be read from what can. What it does not tell is what a client has no need of: whether a key stands twice, and whether
+/// a date is one.
+#[test]
+fn the_vectors_are_read_in_c() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = folder.path().join("client");
+    c_client(&built);
+    let file = std::fs::read_to_string(repository().join("specs/rpc-vectors.json")).unwrap();
+    let all: Json = serde_json::from_str(&file).unwrap();
+    let vectors: Vec<(String, &Json)> = ["values", "messages"]
+        .iter()
+        .flat_map(|which| all[which].as_array().unwrap())
+        .filter(|vector| vector["descriptors"].as_array().is_none_or(Vec::is_empty))
+        .map(|vector| (hexadecimal(&vector["bytes"]), vector))
+        .filter(|(hex, _)| hex.len() <= 2 * 65_536)
+        .collect();
+    assert!(vectors.len() > 400, "{}", vectors.len());
+    let lines: String = vectors.iter().map(|(hex, _)| format!("{hex}\n")).collect();
+    std::fs::write(folder.path().join("lines"), lines).unwrap();
+    let out = Command::new(&built)
+        .arg("--vectors")
+        .stdin(std::fs::File::open(folder.path().join("lines")).unwrap())
+        .output()
+        .unwrap();
+    assert!(out.status.success());
+    let printed = String::from_utf8(out.stdout).unwrap();
+    let printed: Vec<&str> = printed.lines().collect();
+    assert_eq!(printed.len(), vectors.len());
+    let tells = ["truncated", "trailing", "reserved", "utf8", "depth", "key"];
+    let mut wrong = Vec::new();
+    for ((_, vector), printed) in vectors.iter().zip(printed) {
+        let malformed = printed.ends_with(" malformed");
+        let right = match vector["error"].as_str() {
+            Some(error) => malformed || !tells.contains(&error),
+            None => {
+                let exact = vector["shortest"].as_bool() == Some(true);
+                let expected = vector.get("value").filter(|_| exact).and_then(as_printed);
+                !malformed && expected.is_none_or(|expected| expected == printed)
+            }
+        };
+        if !right {
+            wrong.push(format!("{}: {printed:.100}", vector["name"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 /// The protocol's page suffices to write a client: this one is in C.
 #[test]
 fn a_client_in_c_speaks_the_protocol() {
@@ -360,13 +467,7 @@ fn a_client_in_c_speaks_the_protocol() {
             "import time, auth\nauth.register('a', 'b')\nprint('registered')\ntime.sleep(1e9)\n",
         );
         let built = app.folder.join("app/client");
-        let source = repository().join("examples/rpc-hello/client.c");
-        let gcc = Command::new("gcc")
-            .args(["-Wall", "-Wextra", "-Werror", "-o"])
-            .args([&built, &source])
-            .output()
-            .expect("install `gcc` and `libc6-dev`");
-        Ended::from(gcc).ok();
+        c_client(&built);
         app.ok(&["up", "-d"]);
         let call = |service: &str, args: &[&str]| {
             let all = [

@@ -3,10 +3,10 @@
 //! The decoder of RPC messages: whatever comes ends in values or an error, and values can be written again.
 
 use libfuzzer_sys::fuzz_target;
-use pysecure_wire::{IncomingArea, Writer, reader};
+use pysecure_wire::{IncomingArea, Writer, read};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(elements) = reader::read(bytes, Vec::new(), &mut IncomingArea::default()) {
+    if let Ok(elements) = read(bytes, Vec::new(), &mut IncomingArea::default()) {
         let mut writer = Writer::bare();
         writer.array(elements.len());
         for element in &elements {
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
         let message = writer.finish();
         let fds = message.fds.iter().map(|fd| fd.try_clone().expect("a descriptor")).collect();
-        let again = reader::read(&message.bytes, fds, &mut IncomingArea::default()).expect("what was written can be read");
+        let again = read(&message.bytes, fds, &mut IncomingArea::default()).expect("what was written can be read");
         // NaN is unlike itself, so their texts are compared.
         assert_eq!(format!("{elements:?}"), format!("{again:?}"));
     }

@@ -234,7 +234,7 @@ mod tests {
         #[test]
         fn anything_is_shown(kind: i8, data: Vec<u8>) {
             to_json(&Value::Other(kind, data.clone()));
-            if let Ok(values) = pysecure_wire::reader::read(&data, Vec::new(), &mut pysecure_wire::IncomingArea::default()) {
+            if let Ok(values) = pysecure_wire::read(&data, Vec::new(), &mut pysecure_wire::IncomingArea::default()) {
                 values.iter().for_each(|value| drop(to_json(value)));
             }
         }

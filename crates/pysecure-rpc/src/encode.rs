@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::kinds;
 use pysecure_wire::limits::MAX_DEPTH;
-use pysecure_wire::{IncomingArea, Value, WireError, Writer, error::TooLarge, kind::extension, reader};
+use pysecure_wire::{IncomingArea, Value, WireError, Writer, error::TooLarge, kind::extension};
 use serde::ser::{self, Serialize};
 
 /// A value as a peer would read it.
@@ -12,7 +12,7 @@ pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value, Error> {
     let mut writer = Writer::bare();
     writer.array(1);
     put(&mut writer, value, 1)?;
-    let message = reader::read(&writer.finish().bytes, Vec::new(), &mut IncomingArea::default())?;
+    let message = pysecure_wire::read(&writer.finish().bytes, Vec::new(), &mut IncomingArea::default())?;
     Ok(message.into_iter().next().unwrap_or(Value::Nil))
 }
 

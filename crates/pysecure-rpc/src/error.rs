@@ -73,7 +73,7 @@ pub enum Error {
     Serve {
         /// The service.
         service: String,
-        /// What is in the way.
+        /// Why.
         problem: String,
     },
 }

@@ -128,7 +128,7 @@ kind!(
     }
 );
 
-/// A decimal number as text: `1.50`. What is no number, the other side refuses.
+/// A decimal number as text: `1.50`. Text that is no number cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decimal(
     /// The text.

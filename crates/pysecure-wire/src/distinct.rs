@@ -1,14 +1,42 @@
 //! Makes [`Value`]s of what is read, and tells keys and elements of sets apart.
 
-use crate::area::Memfd;
+use crate::area::{IncomingArea, Memfd};
+use crate::build::{Build, scalars};
 use crate::error::{Malformed, WireError};
 use crate::extension;
-use crate::kind::extension::{FROZENSET, SET, TUPLE};
-use crate::reader::Build;
+use crate::kind::extension::{DATETIME, FROZENSET, SET, TIMEDELTA, TUPLE};
+use crate::reader::{Reader, ReceivedFds};
 use crate::value::{Descriptor, Value};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// Reads a message's elements: an array, and nothing before or after it. All descriptors have to be named in it.
+pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, area: &mut IncomingArea) -> Result<Vec<Value>, WireError> {
+    let mut received = ReceivedFds::new(fds);
+    let values = &mut Values::default();
+    let elements = match Reader::new(bytes, &mut received, area).whole(values)? {
+        (Value::Array(elements), _) => elements,
+        _ => return Err(Malformed::Array.into()),
+    };
+    received.finish(area)?;
+    Ok(elements)
+}
+
+impl Value {
+    /// The numbers that a date, time or time span is made of, in the order in which docs/rpc-protocol.md has them.
+    pub fn parts(&self) -> Option<Vec<Option<i64>>> {
+        let Value::Other(DATETIME..=TIMEDELTA, data) = self else {
+            return None;
+        };
+        let parts = read(data, Vec::new(), &mut IncomingArea::default()).ok()?;
+        let number = |part| match part {
+            Value::Int(n) => Some(n),
+            _ => None,
+        };
+        Some(parts.into_iter().map(number).collect())
+    }
+}
 
 /// Makes a `Value` of whatever is read, and tells keys and elements of sets apart in a time that grows with what came alone.
 /// With each container that lies in a key or a set comes a digest of it, made of those of what it holds.
@@ -19,7 +47,7 @@ pub(crate) struct Values {
     /// Digests of what the last array in a key or a set holds.
     last: Vec<u128>,
     hashers: Option<[RandomState; 2]>,
-    /// What is equal to nothing.
+    /// How many values were met that equal no other, such as NaN.
     unlike: u64,
 }
 
@@ -88,53 +116,6 @@ fn distinct(digests: &[u128]) -> Result<(), WireError> {
         false => Ok(()),
     }
 }
-
-/// What all builders of [`Value`]s do alike.
-macro_rules! scalars {
-    ($node:ty, $wrap:expr) => {
-        fn nil(&mut self) -> $node {
-            $wrap(Value::Nil)
-        }
-
-        fn bool(&mut self, value: bool) -> $node {
-            $wrap(Value::Bool(value))
-        }
-
-        fn int(&mut self, value: i64) -> Result<$node, WireError> {
-            Ok($wrap(Value::Int(value)))
-        }
-
-        fn uint(&mut self, value: u64) -> Result<$node, WireError> {
-            Ok($wrap(Value::UInt(value)))
-        }
-
-        fn float(&mut self, value: f64) -> Result<$node, WireError> {
-            Ok($wrap(Value::Float(value)))
-        }
-
-        fn str(&mut self, text: &str) -> Result<$node, WireError> {
-            Ok($wrap(Value::Str(text.to_owned())))
-        }
-
-        fn bytes(&mut self, bytes: &[u8]) -> Result<$node, WireError> {
-            Ok($wrap(Value::Bytes(bytes.to_vec())))
-        }
-
-        fn raw(&mut self, kind: i8, data: &[u8]) -> Result<$node, WireError> {
-            extension::opaque(kind, data).map($wrap)
-        }
-
-        fn large(&mut self, area: &Memfd, offset: u64, len: usize) -> Result<$node, WireError> {
-            Ok($wrap(Value::Bytes(area.read(offset, len)?)))
-        }
-
-        fn descriptor(&mut self, fd: OwnedFd) -> Result<$node, WireError> {
-            Ok($wrap(Value::Fd(Descriptor(Arc::new(fd)))))
-        }
-    };
-}
-
-pub(crate) use scalars;
 
 impl Build for Values {
     type Node = Digested;

@@ -131,7 +131,7 @@ pub enum WireError {
     /// What came breaks the protocol.
     #[error("bad message: {0}")]
     Malformed(#[from] Malformed),
-    /// What is to be sent would break a bound.
+    /// A message to be sent would break a bound.
     #[error("too large: {0}")]
     TooLarge(#[from] TooLarge),
     /// A value that is to be sent is malformed itself, such as a decimal that is no number.

@@ -64,7 +64,7 @@ impl MessageKind {
 
 /// Types of extensions.
 pub mod extension {
-    /// An integer that is none of 64 bits.
+    /// An integer beyond 64 bits.
     pub const INTEGER: i8 = 1;
     /// A tuple.
     pub const TUPLE: i8 = 2;

@@ -7,7 +7,7 @@
 //! | module | |
 //! | --- | --- |
 //! | [`kind`], [`limits`], [`error`] | kinds of messages and extensions, bounds, and what can be wrong |
-//! | [`value`], [`reader`], [`writer`] | values, decoded and encoded |
+//! | [`value`], [`reader`], [`writer`] | values, decoded and encoded; what is made of them is a [`Build`]'s to say |
 //! | [`message`] | messages, decoded and encoded |
 //! | [`area`] | large bytes in memfds |
 //! | [`socket`], [`spin`] | messages on a socket, and how they are waited for |
@@ -16,6 +16,7 @@
 #![warn(missing_docs)]
 
 pub mod area;
+mod build;
 mod distinct;
 pub mod error;
 mod extension;
@@ -32,9 +33,11 @@ pub mod value;
 pub mod writer;
 
 pub use area::{IncomingArea, Memfd, OutgoingArea};
+pub use build::{Build, Plain};
+pub use distinct::read;
 pub use error::{Malformed, WireError};
 pub use kind::MessageKind;
-pub use reader::{Build, Plain, Reader, ReceivedFds};
+pub use reader::{Reader, ReceivedFds};
 pub use spin::Spin;
 pub use value::{Descriptor, Value};
 pub use writer::{EncodedMessage, Writer};

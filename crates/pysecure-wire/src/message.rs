@@ -472,7 +472,7 @@ fn open_with<'a>(
     }
 }
 
-/// Does LARGE stand there? What is malformed is not, and is found to be so when it is read.
+/// Does LARGE stand there? A malformed message does not count; reading it finds what is wrong.
 #[inline]
 fn is_large(bytes: &[u8], area: &mut IncomingArea) -> bool {
     match bytes {

@@ -1,7 +1,5 @@
 //! Values as they cross (docs/rpc-protocol.md, "Values").
 
-use crate::area::IncomingArea;
-use crate::kind::extension;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -36,7 +34,7 @@ pub enum Value {
     Member(Box<Value>),
     /// An open file.
     Fd(Descriptor),
-    /// Dates, decimals and the like: the extension's type (see [`extension`]), and its data as it came, checked.
+    /// Dates, decimals and the like: the extension's type (see [`crate::kind::extension`]), and its data as it came, checked.
     Other(i8, Vec<u8>),
 }
 
@@ -47,19 +45,6 @@ impl Value {
             Value::Str(text) => Some(text),
             _ => None,
         }
-    }
-
-    /// The numbers that a date, time or time span is made of, in the order in which docs/rpc-protocol.md has them.
-    pub fn parts(&self) -> Option<Vec<Option<i64>>> {
-        let Value::Other(extension::DATETIME..=extension::TIMEDELTA, data) = self else {
-            return None;
-        };
-        let parts = crate::reader::read(data, Vec::new(), &mut IncomingArea::default()).ok()?;
-        let number = |part| match part {
-            Value::Int(n) => Some(n),
-            _ => None,
-        };
-        Some(parts.into_iter().map(number).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! specs/rpc-vectors.json: every value and message decodes to what stands there, or is refused for the reason that stands there.
 
 use pysecure_wire::message::{self, CallOptions, ErrorReply, FromCaller, FromService, Hello};
-use pysecure_wire::{Descriptor, IncomingArea, Malformed, Reader, Value, WireError, Writer, kind::extension, reader};
+use pysecure_wire::{Descriptor, IncomingArea, Malformed, Reader, Value, WireError, Writer, kind::extension};
 use serde_json::Value as Json;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ fn values_are_what_the_file_says() {
         if inside && bytes.first().is_some_and(|b| *b >= 0x90) {
             around = bytes.clone();
         }
-        let read = reader::read(&around, Vec::new(), &mut IncomingArea::default());
+        let read = pysecure_wire::read(&around, Vec::new(), &mut IncomingArea::default());
         match (read, vector.get("value"), vector.get("error")) {
             (Ok(read), Some(expected), None) => {
                 let expected = value(expected, &[]);

@@ -1,7 +1,7 @@
 //! The wire: what is written is read back the same, and whatever else comes is an error, never more.
 
 use proptest::prelude::*;
-use pysecure_wire::{Descriptor, EncodedMessage, IncomingArea, OutgoingArea, Value, WireError, Writer, reader};
+use pysecure_wire::{Descriptor, EncodedMessage, IncomingArea, OutgoingArea, Value, WireError, Writer};
 use std::os::fd::OwnedFd;
 
 /// An array of one value, with large bytes in memfds.
@@ -21,7 +21,7 @@ fn descriptors(message: &EncodedMessage) -> Vec<OwnedFd> {
 }
 
 fn read(bytes: &[u8]) -> Result<Vec<Value>, WireError> {
-    reader::read(bytes, Vec::new(), &mut IncomingArea::default())
+    pysecure_wire::read(bytes, Vec::new(), &mut IncomingArea::default())
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -67,16 +67,16 @@ proptest! {
         writer.value(&value, 1).unwrap();
         let message = writer.finish();
         let fds = descriptors(&message);
-        prop_assert_eq!(reader::read(&message.bytes, fds, &mut IncomingArea::default()).unwrap(), [value]);
+        prop_assert_eq!(pysecure_wire::read(&message.bytes, fds, &mut IncomingArea::default()).unwrap(), [value]);
     }
 
     #[test]
     fn a_message_cut_short_or_continued_is_an_error(value in any_value(), at in any::<prop::sample::Index>()) {
         let message = written(&value);
         let cut = at.index(message.bytes.len());
-        prop_assert!(reader::read(&message.bytes[..cut], descriptors(&message), &mut IncomingArea::default()).is_err());
+        prop_assert!(pysecure_wire::read(&message.bytes[..cut], descriptors(&message), &mut IncomingArea::default()).is_err());
         let longer = [&message.bytes[..], &[0xc0]].concat();
-        prop_assert!(reader::read(&longer, descriptors(&message), &mut IncomingArea::default()).is_err());
+        prop_assert!(pysecure_wire::read(&longer, descriptors(&message), &mut IncomingArea::default()).is_err());
     }
 
     #[test]
@@ -91,7 +91,7 @@ proptest! {
         let at = at.index(message.bytes.len());
         message.bytes[at] = byte;
         let fds = descriptors(&message);
-        let _ = reader::read(&message.bytes, fds, &mut IncomingArea::default());
+        let _ = pysecure_wire::read(&message.bytes, fds, &mut IncomingArea::default());
     }
 }
 
@@ -143,20 +143,20 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let one = written(&Value::Fd(Descriptor(open().into())));
     assert!(matches!(
-        reader::read(&one.bytes, vec![open()], &mut IncomingArea::default()).unwrap()[..],
+        pysecure_wire::read(&one.bytes, vec![open()], &mut IncomingArea::default()).unwrap()[..],
         [Value::Fd(_)]
     ));
     assert!(
-        reader::read(&one.bytes, vec![open(), open()], &mut IncomingArea::default()).is_err(),
+        pysecure_wire::read(&one.bytes, vec![open(), open()], &mut IncomingArea::default()).is_err(),
         "one too many"
     );
     assert!(
-        reader::read(&[0x90], vec![open()], &mut IncomingArea::default()).is_err(),
+        pysecure_wire::read(&[0x90], vec![open()], &mut IncomingArea::default()).is_err(),
         "not named"
     );
     let twice = [&[0x92][..], &one.bytes[1..], &one.bytes[1..]].concat();
     assert!(
-        reader::read(&twice, vec![open()], &mut IncomingArea::default()).is_err(),
+        pysecure_wire::read(&twice, vec![open()], &mut IncomingArea::default()).is_err(),
         "named twice"
     );
     let large = written(&Value::Bytes(vec![1; 100_000]));
@@ -172,7 +172,7 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
     };
     // The control: sealed, it is read.
     let sealed = memfd(Some(rustix::fs::SealFlags::SHRINK));
-    assert!(reader::read(&large.bytes, vec![sealed], &mut IncomingArea::default()).is_ok());
+    assert!(pysecure_wire::read(&large.bytes, vec![sealed], &mut IncomingArea::default()).is_ok());
     for wrong in [
         memfd(None),
         memfd(Some(rustix::fs::SealFlags::GROW)),
@@ -180,11 +180,11 @@ fn descriptors_are_named_once_and_bytes_only_from_sealed_memfds() {
         OwnedFd::from(std::io::pipe().unwrap().0),
         OwnedFd::from(tempfile::tempfile().unwrap()),
     ] {
-        assert!(reader::read(&large.bytes, vec![wrong], &mut IncomingArea::default()).is_err());
+        assert!(pysecure_wire::read(&large.bytes, vec![wrong], &mut IncomingArea::default()).is_err());
     }
     // Beyond its end.
     let small = written(&Value::Bytes(vec![1; 20_000]));
-    assert!(reader::read(&large.bytes, descriptors(&small), &mut IncomingArea::default()).is_err());
+    assert!(pysecure_wire::read(&large.bytes, descriptors(&small), &mut IncomingArea::default()).is_err());
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn an_area_is_sent_once_and_written_to_only_when_it_was_read() {
         let fds = message.fds.len();
         if sent {
             outgoing.sent();
-            let read = reader::read(&message.bytes, descriptors(&message), &mut kept).unwrap();
+            let read = pysecure_wire::read(&message.bytes, descriptors(&message), &mut kept).unwrap();
             assert_eq!(read, std::slice::from_ref(value));
         }
         fds

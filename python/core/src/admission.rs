@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// How many calls run, and those that wait because as many run as may. No caller has all threads while others have none, and
 /// each has a queue of its own: whose turn it is goes round.
 #[pyclass(module = "pysecure_rpc._core")]
-pub struct Gate {
+pub struct Admission {
     #[pyo3(get)]
     pub running: usize,
     pub limit: usize,
@@ -27,7 +27,7 @@ struct Caller {
     queue: VecDeque<(Py<PyAny>, Py<PyAny>)>,
 }
 
-impl Gate {
+impl Admission {
     /// May one more call of this caller run? For each caller that has none a thread is left, but of all no more than half.
     pub fn may_run(&self, caller: usize) -> bool {
         let kept = match self.callers.get(caller) {
@@ -55,10 +55,10 @@ impl Gate {
 }
 
 #[pymethods]
-impl Gate {
+impl Admission {
     #[new]
-    fn new(limit: usize, waits: usize) -> Gate {
-        Gate {
+    fn new(limit: usize, waits: usize) -> Admission {
+        Admission {
             running: 0,
             limit,
             waits,

@@ -4,8 +4,9 @@
 use crate::area::{Area, Kept};
 use crate::call::{Call, monotonic};
 use crate::check::{self, Check};
-use crate::decode::{Failed, Objects};
+use crate::decode::Objects;
 use crate::encode::{self, Large};
+use crate::failed::Failed;
 use crate::fd;
 use crate::message;
 use crate::names;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 /// What of a connection the fast path needs; `_connection.Connection` is one.
 #[pyclass(module = "pysecure_rpc._core", subclass)]
-pub struct Link {
+pub struct ClientConn {
     /// -1: only Python may use it.
     #[pyo3(get, set)]
     fd: i32,
@@ -42,11 +43,11 @@ pub struct Link {
 }
 
 #[pymethods]
-impl Link {
+impl ClientConn {
     #[new]
     #[pyo3(signature = (*_rest))]
-    fn new(py: Python<'_>, _rest: &Bound<'_, PyTuple>) -> PyResult<Link> {
-        Ok(Link {
+    fn new(py: Python<'_>, _rest: &Bound<'_, PyTuple>) -> PyResult<ClientConn> {
+        Ok(ClientConn {
             fd: -1,
             next_id: 1,
             limit: 0.0,
@@ -82,7 +83,7 @@ struct Hooks {
 
 /// The fast path of calling one function.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Quick {
+pub struct FastCall {
     function: Py<PyAny>,
     service: Py<PyString>,
     name: Py<PyString>,
@@ -105,11 +106,11 @@ struct Inherited {
     trace: Option<String>,
 }
 
-/// A connection that is this call's alone. What is not put back ends with it, which is what cancels the call.
+/// A connection that is this call's alone. If it is not put back it is closed, which cancels the call.
 struct Taken<'py> {
     /// Where it is put back.
     list: Bound<'py, PyList>,
-    connection: Bound<'py, Link>,
+    connection: Bound<'py, ClientConn>,
     fd: BorrowedFd<'py>,
     identity: u64,
     limit: f64,
@@ -126,7 +127,7 @@ enum Waited {
 }
 
 #[pymethods]
-impl Quick {
+impl FastCall {
     #[new]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -139,8 +140,8 @@ impl Quick {
         result: &Bound<'_, PyAny>,
         timeout: Option<f64>,
         hooks: Hooks,
-    ) -> PyResult<Quick> {
-        Ok(Quick {
+    ) -> PyResult<FastCall> {
+        Ok(FastCall {
             function,
             service,
             packed: message::pack_value(name.as_any()).map_err(|e| e.raise(name.py()))?,
@@ -193,7 +194,7 @@ impl Quick {
     }
 }
 
-impl Quick {
+impl FastCall {
     /// How long the call may take, and its trace context: those of the call that makes it, of this context, and the function's own.
     #[inline]
     fn inherited(&self, py: Python<'_>) -> PyResult<Inherited> {
@@ -246,7 +247,7 @@ impl Quick {
         let Some(last) = list.len().checked_sub(1) else {
             return Ok(None);
         };
-        let connection = list.get_item(last)?.cast_into::<Link>()?;
+        let connection = list.get_item(last)?.cast_into::<ClientConn>()?;
         let mut link = connection.try_borrow_mut()?;
         let same = match link.functions.bind(py).get_item(&self.name)? {
             None => true,

@@ -2,7 +2,7 @@
 //! of them, and takes a time that grows with the square of their number. So it is tried first, with their hashes alone, how often it
 //! would have to look; `_wire.py` does the same. Text and bytes are hashed with a key that nobody outside knows.
 
-use crate::decode::{Failed, refused};
+use crate::failed::{Failed, refused};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyString};

@@ -1,9 +1,9 @@
 //! What a message holds, as objects of Python's.
 
 use crate::crowd;
+use crate::failed::{Failed, MALFORMED, refused};
 use crate::ffi;
 use crate::names::{self, Late};
-use pyo3::exceptions::{PyArithmeticError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple};
 use pysecure_wire::kind::extension;
@@ -11,44 +11,6 @@ use pysecure_wire::{Build, Malformed, Memfd, WireError};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 pub struct Objects<'py>(pub Python<'py>);
-
-/// Why there is none.
-pub enum Failed {
-    Wire(WireError),
-    Python(PyErr),
-}
-
-impl From<WireError> for Failed {
-    fn from(error: WireError) -> Failed {
-        Failed::Wire(error)
-    }
-}
-
-impl From<PyErr> for Failed {
-    fn from(error: PyErr) -> Failed {
-        Failed::Python(error)
-    }
-}
-
-impl Failed {
-    pub fn raise(self, py: Python<'_>) -> PyErr {
-        match self {
-            Failed::Wire(error) => names::protocol_error(py, error.to_string()),
-            Failed::Python(error) => error,
-        }
-    }
-}
-
-const MALFORMED: Failed = Failed::Wire(WireError::Malformed(Malformed::Extension));
-
-/// A class that refuses what came for it.
-pub fn refused(py: Python<'_>, error: PyErr) -> Failed {
-    let ours = error.is_instance_of::<PyValueError>(py)
-        || error.is_instance_of::<PyTypeError>(py)
-        || error.is_instance_of::<PyOverflowError>(py)
-        || error.is_instance_of::<PyArithmeticError>(py);
-    if ours { MALFORMED } else { Failed::Python(error) }
-}
 
 fn list<'py>(inner: &Bound<'py, PyAny>, len: Option<usize>) -> Result<Bound<'py, PyList>, Failed> {
     let items = inner.cast_exact::<PyList>().map_err(|_| MALFORMED)?;

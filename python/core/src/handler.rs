@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// A function that can be served by the fast path.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Served {
+pub struct FastHandler {
     pub function: Py<PyAny>,
     pub run: Py<PyAny>,
     pub checks: Vec<Check>,
@@ -19,7 +19,7 @@ pub struct Served {
 }
 
 #[pymethods]
-impl Served {
+impl FastHandler {
     #[new]
     fn new(
         function: Py<PyAny>,
@@ -28,8 +28,8 @@ impl Served {
         needed: usize,
         result: &Bound<'_, PyAny>,
         slot: Option<usize>,
-    ) -> PyResult<Served> {
-        Ok(Served {
+    ) -> PyResult<FastHandler> {
+        Ok(FastHandler {
             function,
             run,
             checks: check::all(plans)?,
@@ -42,21 +42,21 @@ impl Served {
 
 /// What one caller may call of that which can be served by the fast path.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Table {
+pub struct FastHandlers {
     pub functions: HashMap<String, Handler>,
 }
 
 /// One function, as one caller calls it.
 pub struct Handler {
-    pub served: Py<Served>,
+    pub served: Py<FastHandler>,
     pub pace: Pace,
 }
 
 #[pymethods]
-impl Table {
+impl FastHandlers {
     #[new]
-    fn new(functions: HashMap<String, Py<Served>>) -> Table {
-        Table {
+    fn new(functions: HashMap<String, Py<FastHandler>>) -> FastHandlers {
+        FastHandlers {
             functions: functions
                 .into_iter()
                 .map(|(name, served)| {

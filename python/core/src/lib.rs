@@ -1,5 +1,5 @@
 //! The compiled core under the Python package `pysecure_rpc`: docs/rpc-protocol.md's wire straight to and from objects of
-//! Python's, and the quick way of a call that is like most. Whatever is out of the ordinary (a stream, a coroutine, an
+//! Python's, and the fast path of a call that is like most. Whatever is out of the ordinary (a stream, a coroutine, an
 //! error, a caller that does not read) is left to the Python files beside it, which do all of it without this core, too.
 //!
 //! Nothing here makes anything of what came over the wire but plain values, and nothing is looked up by a name from it
@@ -14,9 +14,11 @@ mod area;
 mod call;
 mod check;
 mod client;
+mod connection;
 mod crowd;
 mod decode;
 mod encode;
+mod failed;
 mod fd;
 mod ffi;
 mod figures;
@@ -25,7 +27,7 @@ mod leader;
 mod message;
 mod names;
 mod pace;
-mod peer;
+
 mod serving;
 mod socket;
 
@@ -38,14 +40,14 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<area::Kept>()?;
     module.add_class::<figures::Slots>()?;
     module.add_class::<message::Message>()?;
-    module.add_class::<client::Link>()?;
-    module.add_class::<client::Quick>()?;
-    module.add_class::<serving::Lead>()?;
+    module.add_class::<client::ClientConn>()?;
+    module.add_class::<client::FastCall>()?;
+    module.add_class::<serving::Leader>()?;
     module.add_class::<call::Call>()?;
-    module.add_class::<admission::Gate>()?;
-    module.add_class::<peer::Peer>()?;
-    module.add_class::<handler::Served>()?;
-    module.add_class::<handler::Table>()?;
+    module.add_class::<admission::Admission>()?;
+    module.add_class::<connection::ServerConn>()?;
+    module.add_class::<handler::FastHandler>()?;
+    module.add_class::<handler::FastHandlers>()?;
     module.add_function(wrap_pyfunction!(message::pack, module)?)?;
     module.add_function(wrap_pyfunction!(message::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(message::seal, module)?)?;

@@ -1,8 +1,9 @@
 //! Whole messages: from a list of Python's to bytes and descriptors, and back.
 
 use crate::area::{Area, Kept};
-use crate::decode::{Failed, Objects};
+use crate::decode::Objects;
 use crate::encode::{self, Large, Unable};
+use crate::failed::Failed;
 use crate::ffi;
 use crate::names;
 use pyo3::prelude::*;

@@ -32,7 +32,7 @@ pub fn protocol_error(py: Python<'_>, text: impl Into<String>) -> PyErr {
     error(py, 0, text.into())
 }
 
-/// What came in answer to a call is none: its function may have run.
+/// The answer to a call is malformed: its function may have run.
 pub fn broken_answer(py: Python<'_>, text: impl Into<String>) -> PyErr {
     may_have_run(py, protocol_error(py, text))
 }

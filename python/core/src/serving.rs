@@ -1,16 +1,17 @@
 //! What a service's threads do: wait for events, and serve the calls that are like most by themselves. Everything else is handed to
 //! the engine in Python (`_server/engine.py`), by the names that it has there.
 
-use crate::admission::Gate;
+use crate::admission::Admission;
 use crate::call::{Call, monotonic};
-use crate::decode::{Failed, Objects};
+use crate::connection::ServerConn;
+use crate::decode::Objects;
 use crate::encode::{self, Large};
+use crate::failed::Failed;
 use crate::fd;
 use crate::figures::Slots;
-use crate::handler::{Handler, Served};
+use crate::handler::{FastHandler, Handler};
 use crate::leader::{self, LeaderFollowers, Pin};
 use crate::names;
-use crate::peer::Peer;
 use crate::socket;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -43,13 +44,13 @@ const MISHAP: Duration = Duration::from_millis(10);
 
 /// Who of a service's threads leads.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Lead(LeaderFollowers);
+pub struct Leader(LeaderFollowers);
 
 #[pymethods]
-impl Lead {
+impl Leader {
     #[new]
-    fn new() -> Lead {
-        Lead(LeaderFollowers::default())
+    fn new() -> Leader {
+        Leader(LeaderFollowers::default())
     }
 
     /// Before a function runs. What it returns is for `done`.
@@ -104,7 +105,7 @@ impl Lead {
 struct Round<'py> {
     server: Bound<'py, PyAny>,
     connections: Bound<'py, PyDict>,
-    gate: Bound<'py, Gate>,
+    gate: Bound<'py, Admission>,
     figures: Bound<'py, Slots>,
     set_context: Bound<'py, PyAny>,
     reset_context: Bound<'py, PyAny>,
@@ -116,7 +117,7 @@ struct Round<'py> {
 
 /// What came of a message.
 enum Came {
-    Served,
+    FastHandler,
     /// Nothing was done: Python has to do it all.
     Other(Vec<OwnedFd>),
 }
@@ -197,10 +198,10 @@ impl<'py> Round<'py> {
     }
 
     /// May it be pinned? Not if anything but the next message can concern it.
-    fn is_quiet(&self, py: Python<'py>, peer: &Bound<'py, Peer>) -> PyResult<bool> {
+    fn is_quiet(&self, py: Python<'py>, peer: &Bound<'py, ServerConn>) -> PyResult<bool> {
         let peer = peer.try_borrow()?;
         let quiet = !peer.closed && peer.fd >= 0 && !peer.leaving && peer.backlog.is_none();
-        Ok(quiet && peer.quick.is_some() && peer.calls.bind(py).is_empty())
+        Ok(quiet && peer.fast.is_some() && peer.calls.bind(py).is_empty())
     }
 
     /// Pins a connection to this thread for as long as it calls alone.
@@ -211,7 +212,7 @@ impl<'py> Round<'py> {
         connection: &Bound<'py, PyAny>,
         spinning: &mut Spin,
     ) -> PyResult<()> {
-        let peer = connection.cast::<Peer>()?;
+        let peer = connection.cast::<ServerConn>()?;
         if !self.is_quiet(py, peer)? || !lead.claim() {
             return Ok(());
         }
@@ -240,7 +241,7 @@ impl<'py> Round<'py> {
         py: Python<'py>,
         lead: &LeaderFollowers,
         connection: &Bound<'py, PyAny>,
-        peer: &Bound<'py, Peer>,
+        peer: &Bound<'py, ServerConn>,
         spinning: &mut Spin,
     ) -> PyResult<()> {
         let Some((_, socket)) = socket_of(peer)? else {
@@ -268,7 +269,7 @@ impl<'py> Round<'py> {
         connection: &Bound<'py, PyAny>,
         flags: EventFlags,
     ) -> PyResult<()> {
-        let peer = connection.cast::<Peer>()?;
+        let peer = connection.cast::<ServerConn>()?;
         let plain = !peer.try_borrow()?.closed && !flags.contains(EventFlags::OUT);
         let Some((_, socket)) = socket_of(peer)?.filter(|_| plain) else {
             self.server
@@ -288,14 +289,14 @@ impl<'py> Round<'py> {
         py: Python<'py>,
         lead: &LeaderFollowers,
         connection: &Bound<'py, PyAny>,
-        peer: &Bound<'py, Peer>,
+        peer: &Bound<'py, ServerConn>,
         got: Result<Received, Errno>,
         buffer: &[u8],
     ) -> PyResult<()> {
         match got {
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok(Received::Message(len, fds)) if len > 0 => match self.quick(py, lead, peer, &buffer[..len], fds) {
-                Ok(Came::Served) => Ok(()),
+            Ok(Received::Message(len, fds)) if len > 0 => match self.fast_call(py, lead, peer, &buffer[..len], fds) {
+                Ok(Came::FastHandler) => Ok(()),
                 Ok(Came::Other(fds)) => {
                     let data = PyBytes::new(py, &buffer[..len]);
                     let fds: Vec<i32> = fds.into_iter().map(std::os::fd::IntoRawFd::into_raw_fd).collect();
@@ -319,17 +320,17 @@ impl<'py> Round<'py> {
     }
 
     /// A CALL of a function that is like most: from its check to its answer.
-    fn quick(
+    fn fast_call(
         &self,
         py: Python<'py>,
         lead: &LeaderFollowers,
-        peer: &Bound<'py, Peer>,
+        peer: &Bound<'py, ServerConn>,
         bytes: &[u8],
         fds: Vec<OwnedFd>,
     ) -> PyResult<Came> {
         let (table, kept, calls, caller, number) = {
             let mut borrowed = peer.try_borrow_mut()?;
-            let Some(table) = borrowed.quick.as_ref().map(|t| t.clone_ref(py)) else {
+            let Some(table) = borrowed.fast.as_ref().map(|t| t.clone_ref(py)) else {
                 return Ok(Came::Other(fds));
             };
             // An array of few elements, and CALL: all else is Python's.
@@ -380,14 +381,14 @@ impl<'py> Round<'py> {
             self.server.call_method0(intern!(py, "_at_rest"))?;
         }
         outcome?;
-        Ok(Came::Served)
+        Ok(Came::FastHandler)
     }
 
     /// Runs the function and answers. Returns when the function ended.
     fn serve(
         &self,
         py: Python<'py>,
-        peer: &Bound<'py, Peer>,
+        peer: &Bound<'py, ServerConn>,
         calls: &Bound<'py, PyDict>,
         caller: Option<Py<PyAny>>,
         asked: Asked<'py, '_>,
@@ -456,7 +457,7 @@ impl<'py> Round<'py> {
     }
 
     /// The caller has read so many messages that used the area: said only if there is an area that this can free.
-    fn note_read(&self, py: Python<'py>, peer: &Bound<'py, Peer>, read: Option<u64>) -> PyResult<()> {
+    fn note_read(&self, py: Python<'py>, peer: &Bound<'py, ServerConn>, read: Option<u64>) -> PyResult<()> {
         if let Some(read) = read
             && let Some(area) = &peer.try_borrow()?.out_area.as_ref().map(|area| area.clone_ref(py))
             && !area.try_borrow(py).is_ok_and(|area| area.free)
@@ -468,7 +469,7 @@ impl<'py> Round<'py> {
 
     #[allow(unsafe_code)]
     fn epoll_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `Lead.run` is handed the engine's epoll set, which is open for as long as its threads run; never -1.
+        // SAFETY: `Leader.run` is handed the engine's epoll set, which is open for as long as its threads run; never -1.
         unsafe { fd::borrow(self.epoll) }
     }
 }
@@ -478,7 +479,7 @@ impl<'py> Round<'py> {
 /// What it returns is good for as long as nothing can close the connection: while this thread leads or has the connection pinned to it, or
 /// while the interpreter's lock is not given up.
 #[allow(unsafe_code)]
-fn socket_of<'a>(peer: &'a Bound<'_, Peer>) -> PyResult<Option<(i32, BorrowedFd<'a>)>> {
+fn socket_of<'a>(peer: &'a Bound<'_, ServerConn>) -> PyResult<Option<(i32, BorrowedFd<'a>)>> {
     let fd = peer.try_borrow()?.fd;
     if fd < 0 {
         return Ok(None);
@@ -492,7 +493,7 @@ fn socket_of<'a>(peer: &'a Bound<'_, Peer>) -> PyResult<Option<(i32, BorrowedFd<
 #[inline]
 fn encoded(
     call: &Bound<'_, Call>,
-    served: &Served,
+    served: &FastHandler,
     result: &Bound<'_, PyAny>,
     late: bool,
 ) -> PyResult<Option<Vec<u8>>> {

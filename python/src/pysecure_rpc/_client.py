@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from . import _context, _exchange, _local
-from ._codec import COMPILED, Quick
+from ._codec import COMPILED, FastCall
 from ._connection import Connection, close_connections, pool, receive
 from ._errors import DeadlineExceeded
 from ._exchange import Action, Connect, Done, Exchange, Item, Receive
@@ -192,7 +192,7 @@ def _compiled(function: Function) -> Any:
         late=_late,
         load=_exchange.load,
     )
-    return Quick(
+    return FastCall(
         function,
         function.service,
         function.name,

@@ -10,18 +10,18 @@ COMPILED = False
 if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
     try:
         from ._core import (
+            Admission,
             Area,
             Call,
-            Gate,
+            ClientConn,
+            FastCall,
+            FastHandler,
+            FastHandlers,
             Kept,
-            Lead,
-            Link,
+            Leader,
             Message,
-            Peer,
-            Quick,
-            Served,
+            ServerConn,
             Slots,
-            Table,
             open_call,
             open_message,
             pack,
@@ -34,7 +34,7 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
         pass
 
 if TYPE_CHECKING or not COMPILED:
-    from ._plain import Call, Gate, Lead, Link, Peer, Quick, Served, Slots, Table
+    from ._plain import Admission, Call, ClientConn, FastCall, FastHandler, FastHandlers, Leader, ServerConn, Slots
     from ._wire import Area, Kept, Message, open_call, open_message, pack, seal, unpack
 
 #: The longest message on the socket, and more bytes than which go through a memfd.
@@ -44,18 +44,18 @@ __all__ = [
     "BLOB",
     "COMPILED",
     "MAX_MESSAGE",
+    "Admission",
     "Area",
     "Call",
-    "Gate",
+    "ClientConn",
+    "FastCall",
+    "FastHandler",
+    "FastHandlers",
     "Kept",
-    "Lead",
-    "Link",
+    "Leader",
     "Message",
-    "Peer",
-    "Quick",
-    "Served",
+    "ServerConn",
     "Slots",
-    "Table",
     "open_call",
     "open_message",
     "pack",

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from . import _context, _messages
-from ._codec import MAX_MESSAGE, Link, open_message, seal
+from ._codec import MAX_MESSAGE, ClientConn, open_message, seal
 from ._errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -69,7 +69,7 @@ class NotSent(Exception):
     """The connection had ended before the call was sent. Never leaves this package."""
 
 
-class Connection(Link):
+class Connection(ClientConn):
     """A connection to one service."""
 
     __slots__ = ("sock", "service", "caller", "cooperative")

@@ -7,18 +7,18 @@ from typing import Any, Callable, final
 from ._function import Function
 
 __all__ = [
+    "Admission",
     "Area",
     "Call",
-    "Gate",
+    "ClientConn",
+    "FastCall",
+    "FastHandler",
+    "FastHandlers",
     "Kept",
-    "Lead",
-    "Link",
+    "Leader",
     "Message",
-    "Peer",
-    "Quick",
-    "Served",
+    "ServerConn",
     "Slots",
-    "Table",
     "open_call",
     "open_message",
     "pack",
@@ -70,8 +70,8 @@ class Message:
     def keep(self) -> None: ...
     def close(self) -> None: ...
 
-class Link:
-    """What of a caller's connection the quick way needs."""
+class ClientConn:
+    """What of a caller's connection the fast path needs."""
 
     fd: int
     next_id: int
@@ -84,7 +84,7 @@ class Link:
     def kept(self) -> Kept: ...
 
 @final
-class Quick:
+class FastCall:
     """The core's way of calling one function."""
 
     def __new__(
@@ -98,16 +98,16 @@ class Quick:
         result: Any,
         timeout: float | None,
         hooks: Any,
-    ) -> Quick: ...
+    ) -> FastCall: ...
     def __call__(self, idle: Any, args: tuple[Any, ...], /) -> Any: ...
     @property
     def packed(self) -> bytes: ...
 
 @final
-class Lead:
+class Leader:
     """Who of a service's threads waits for events."""
 
-    def __new__(cls) -> Lead: ...
+    def __new__(cls) -> Leader: ...
     def begin(self, slow: bool) -> int: ...
     def done(self, run: int) -> None: ...
     @property
@@ -148,10 +148,10 @@ class Call:
     ) -> Call: ...
 
 @final
-class Gate:
+class Admission:
     """How many calls run, and those that wait because as many run as may."""
 
-    def __new__(cls, limit: int, waits: int) -> Gate: ...
+    def __new__(cls, limit: int, waits: int) -> Admission: ...
     @property
     def running(self) -> int: ...
     @property
@@ -164,7 +164,7 @@ class Gate:
     def stop(self) -> list[tuple[Call, Callable[[Call], None]]]: ...
 
 @final
-class Served:
+class FastHandler:
     """The core's way of serving one function."""
 
     def __new__(
@@ -175,23 +175,23 @@ class Served:
         needed: int,
         result: Any,
         slot: int | None,
-    ) -> Served: ...
+    ) -> FastHandler: ...
 
 @final
-class Table:
-    """What one caller may call of that which can be served the quick way."""
+class FastHandlers:
+    """What one caller may call of that which can be served by the fast path."""
 
-    def __new__(cls, functions: dict[str, Served]) -> Table: ...
+    def __new__(cls, functions: dict[str, FastHandler]) -> FastHandlers: ...
 
-class Peer:
-    """What of a service's connection the quick way needs."""
+class ServerConn:
+    """What of a service's connection the fast path needs."""
 
     fd: int
     closed: bool
     leaving: bool
     caller: str | None
     backlog: Any
-    quick: Table | None
+    fast: FastHandlers | None
     out_area: Area | None
     number: int
     def __new__(cls, *_rest: Any) -> Any: ...

@@ -21,8 +21,8 @@ _CALLS, _ERRORS, _DENIED, _TIME, _BUCKETS = 8, 9, 10, 11, 12
 _LAST_BUCKET = _SLOT - _BUCKETS - 1
 
 
-class Link:
-    """What of a caller's connection the quick way needs."""
+class ClientConn:
+    """What of a caller's connection the fast path needs."""
 
     __slots__ = ("fd", "next_id", "limit", "functions", "out_area", "kept")
     fd: int
@@ -104,7 +104,7 @@ class Slots:
         return list(self._words[at + _CALLS : at + _SLOT])
 
 
-class Gate:
+class Admission:
     """How many calls run, and those that wait because as many run as may. No caller has all threads while others have none,
     and each has a queue of its own: whose turn it is goes round."""
 
@@ -184,10 +184,10 @@ class Gate:
             return waited
 
 
-class Peer:
-    """What of a service's connection the quick way needs."""
+class ServerConn:
+    """What of a service's connection the fast path needs."""
 
-    __slots__ = ("fd", "closed", "leaving", "number", "caller", "calls", "backlog", "quick", "out_area", "_kept")
+    __slots__ = ("fd", "closed", "leaving", "number", "caller", "calls", "backlog", "fast", "out_area", "_kept")
 
     def __init__(self) -> None:
         self.fd = -1
@@ -200,7 +200,7 @@ class Peer:
         self.calls: dict[int, Call] = {}
         #: What waits until the caller reads.
         self.backlog: Any = None
-        self.quick: Any = None
+        self.fast: Any = None
         self.out_area: Area | None = None
         self._kept: Kept | None = None
 
@@ -220,7 +220,7 @@ class Peer:
         self._kept = self.out_area = None
 
 
-class Lead:
+class Leader:
     """Which of a service's threads waits for events: one leads, and gives that up before it runs a function. (The core gives
     it up only if that takes long.)"""
 
@@ -276,7 +276,7 @@ class Lead:
                 server._defect(connection, error)
 
 
-#: The quick ways are the core's alone.
-Quick: Any = None
-Served: Any = None
-Table: Any = None
+#: The fast path is the core's alone.
+FastCall: Any = None
+FastHandler: Any = None
+FastHandlers: Any = None

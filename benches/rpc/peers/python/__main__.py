@@ -77,19 +77,15 @@ class Run:
             if not self.quick or implementation in STANDARD:
                 self.add(Participant(f"Python: {label}", implementation))
         self.add(Participant(f"Python: {PLAIN}", "ours", options.core or SOURCE, plain=True))
-        for label, implementation, package in (
-            (CORE, "ours", options.core),
-            (STILL, "ours", options.still_core),
-            (TWICE, "ours-twice", options.core),
-        ):
-            if package:
-                self.add(Participant(f"Python: {label}", implementation, package))
+        for label, implementation, spins in ((CORE, "ours", True), (STILL, "ours", False), (TWICE, "ours-twice", True)):
+            if options.core:
+                self.add(Participant(f"Python: {label}", implementation, options.core, spins=spins))
             elif not self.quick:
                 self.absent[f"Python: {label}"] = "it was not built"
-        programs = [(implementation, label, options.rust) for implementation, label in RUST.items()]
-        for implementation, label, program in [*programs, ("ours", RUST_STILL, options.still_rust)]:
-            if program:
-                self.add(Participant(f"Rust: {label}", implementation, program=program))
+        for implementation, label in [*RUST.items(), ("ours", RUST_STILL)]:
+            if options.rust:
+                spins = label != RUST_STILL
+                self.add(Participant(f"Rust: {label}", implementation, program=options.rust, spins=spins))
             elif not self.quick:
                 self.absent[f"Rust: {label}"] = "it was not built"
         self.small: Figures = {}
@@ -383,8 +379,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--core", type=pathlib.Path, help="a folder with pysecure_rpc and its compiled core")
     parser.add_argument("--rust", type=pathlib.Path, help="the program of benches/rpc/peers/rust")
-    parser.add_argument("--still-core", type=pathlib.Path, help="as --core, without its spin")
-    parser.add_argument("--still-rust", type=pathlib.Path, help="as --rust, without its spin")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

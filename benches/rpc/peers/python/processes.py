@@ -32,6 +32,8 @@ class Participant:
     #: Of our implementation in Python: the package, and whether it leaves its core out.
     package: pathlib.Path | None = None
     plain: bool = False
+    #: Of our implementations: whether they spin before they wait.
+    spins: bool = True
     #: Of an implementation in Rust: the program.
     program: pathlib.Path | None = None
 
@@ -53,6 +55,7 @@ class Participant:
             "PYSECURE_RPC_DIR": str(folder),
             "PYSECURE_RPC_PACKAGE": str(self.package or HERE),
             "PYSECURE_RPC_PURE": "1" if self.plain else "0",
+            "PYSECURE_RPC_SPIN": "1" if self.spins else "0",
         }
 
 

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
-from .._codec import Area, Message, Peer, seal
+from .._codec import Area, Message, ServerConn, seal
 from .._connection import DONTWAIT, transmit
 from .._errors import Busy
 from .limits import BACKLOG_BYTES, BACKLOG_MESSAGES
@@ -27,7 +27,7 @@ IN = select.EPOLLIN | select.EPOLLRDHUP
 OUT = select.EPOLLOUT | select.EPOLLRDHUP
 
 
-class Connection(Peer):
+class Connection(ServerConn):
     """One connection of a caller's."""
 
     __slots__ = ("sock", "principal", "lock", "pending", "used", "unread", "unread_fds", "waits", "waits_fds", "has_area")
@@ -39,7 +39,7 @@ class Connection(Peer):
         self.caller = principal.name
         self.principal = principal
         self.number = principal.number
-        self.quick = principal.fast
+        self.fast = principal.fast
         self.lock = threading.Lock()
         #: Bytes that wait until the caller reads.
         self.pending = 0

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import _messages
-from .._codec import COMPILED, Served, Table, open_call
+from .._codec import COMPILED, FastHandler, FastHandlers, open_call
 from .._connection import DONTWAIT, receive
 from .._errors import ProtocolError
 from .accept import Acceptor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class Engine:
     """One process that serves.
 
-    Whoever leads (`Lead.run`, in plain Python or in the core) is given it, and uses these by their names: `epoll`, `gate`,
+    Whoever leads (`Leader.run`, in plain Python or in the core) is given it, and uses these by their names: `epoll`, `gate`,
     `_connections`, `_figures`, and the methods that begin with _.
     """
 
@@ -115,11 +115,11 @@ class Engine:
         fast: Any = None
         if COMPILED:
             served = {
-                n: Served(f, f.run, plans[0], plans[1], f.signature.result.plan, self._figures.slot(n))
+                n: FastHandler(f, f.run, plans[0], plans[1], f.signature.result.plan, self._figures.slot(n))
                 for n, f in functions.items()
                 if not f.is_stream and not f.is_async and (plans := f.signature.plans())
             }
-            fast = Table(served)
+            fast = FastHandlers(served)
         return Principal(name, functions, self.gate.caller(), fast, self._most_connections)
 
     def start(self, listeners: list[Listener]) -> None:

@@ -1,4 +1,4 @@
-"""Which calls run now, which wait, and in which thread: one leads (`Lead`), which waits on the epoll set and runs what comes by
+"""Which calls run now, which wait, and in which thread: one leads (`Leader`), which waits on the epoll set and runs what comes by
 itself, so that a quick call costs no hand-over.
 """
 # What begins with _ is private to this package.
@@ -10,7 +10,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Callable
 
-from .._codec import Gate, Lead
+from .._codec import Admission, Leader
 from .limits import SLOW, SLOW_TURNS
 from .saying import say, text_of
 
@@ -31,8 +31,8 @@ class Scheduler:
         self._queue = queue
         self._connections = connections
         self._calls = calls
-        self.gate = Gate(threads, queue)
-        self.lead = Lead()
+        self.gate = Admission(threads, queue)
+        self.lead = Leader()
         self.idle = threading.Condition()
 
     def admit(self, call: Call, work: Work) -> None:

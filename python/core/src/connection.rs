@@ -1,13 +1,13 @@
 //! A service's connection to a caller.
 
 use crate::area::{Area, Kept};
-use crate::handler::Table;
+use crate::handler::FastHandlers;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 /// What of a connection the fast path needs; `_server.connection.Connection` is one.
 #[pyclass(module = "pysecure_rpc._core", subclass)]
-pub struct Peer {
+pub struct ServerConn {
     /// -1: only Python may use it.
     #[pyo3(get, set)]
     pub fd: i32,
@@ -27,18 +27,18 @@ pub struct Peer {
     #[pyo3(get, set)]
     pub backlog: Option<Py<PyAny>>,
     #[pyo3(get, set)]
-    pub quick: Option<Py<Table>>,
+    pub fast: Option<Py<FastHandlers>>,
     kept: Option<Py<Kept>>,
     #[pyo3(get, set)]
     pub out_area: Option<Py<Area>>,
 }
 
 #[pymethods]
-impl Peer {
+impl ServerConn {
     #[new]
     #[pyo3(signature = (*_rest))]
-    fn new(py: Python<'_>, _rest: &Bound<'_, PyTuple>) -> Peer {
-        Peer {
+    fn new(py: Python<'_>, _rest: &Bound<'_, PyTuple>) -> ServerConn {
+        ServerConn {
             fd: -1,
             closed: false,
             leaving: false,
@@ -46,7 +46,7 @@ impl Peer {
             caller: None,
             calls: PyDict::new(py).unbind(),
             backlog: None,
-            quick: None,
+            fast: None,
             kept: None,
             out_area: None,
         }
