@@ -6,7 +6,7 @@
 use pysecure::bundle::Bundle;
 use pysecure::compile::compile;
 use pysecure::host::{Dirs, Privilege};
-use pysecure::launch::{Launcher, Report, Request};
+use pysecure::launch::{Descriptors, Launcher, Report};
 use pysecure::plan::{self, Ledger};
 use pysecure::{manifest, model};
 use std::os::fd::AsFd;
@@ -148,17 +148,7 @@ fn start(folder: &Path) {
         .unwrap();
     let mut launcher = Launcher::new().unwrap();
     let mut run = |bundle: &Bundle| {
-        let running = launcher
-            .start(&Request {
-                spec: &bundle.spec,
-                root: &bundle.root,
-                stdio: [null.as_fd(); 3],
-                sockets: &[],
-                terminal: false,
-                network: None,
-                hold: false,
-            })
-            .unwrap();
+        let running = launcher.launch(bundle, &Descriptors::of([null.as_fd(); 3])).unwrap();
         loop {
             match running.report().unwrap() {
                 Report::Started => {}

@@ -7,7 +7,7 @@
 use pysecure::bundle::Bundle;
 use pysecure::compile::compile;
 use pysecure::host::{Dirs, Privilege};
-use pysecure::launch::{Launcher, Report, Request};
+use pysecure::launch::{Descriptors, Launcher, Report};
 use pysecure::plan::{self, Ledger, Plan};
 use pysecure::{manifest, model};
 use std::fmt::Write as _;
@@ -201,16 +201,7 @@ impl Bench {
         let mut launcher = Launcher::new().unwrap();
         let mut start = |bundle: &Bundle| {
             let stdio = [null.as_fd(), null.as_fd(), null.as_fd()];
-            let request = Request {
-                spec: &bundle.spec,
-                root: &bundle.root,
-                stdio,
-                sockets: &[],
-                terminal: false,
-                network: None,
-                hold: false,
-            };
-            let running = launcher.start(&request).unwrap();
+            let running = launcher.launch(bundle, &Descriptors::of(stdio)).unwrap();
             loop {
                 match running.report().unwrap() {
                     Report::Started | Report::Terminal(_) => {}

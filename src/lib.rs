@@ -21,6 +21,7 @@ pub mod jail;
 pub mod launch;
 pub mod manifest;
 pub mod model;
+pub mod oneoff;
 pub mod packages;
 pub mod plain;
 pub mod plan;

@@ -7,17 +7,16 @@
 use super::args::{Cli, Cp};
 use super::error::no_service;
 use super::load::{Loaded, ready, with_privilege};
-use super::run::Folder;
 use super::{Done, Failure};
-use crate::compile::compile;
 use crate::host::Dirs;
+use crate::launch::Descriptors;
 use crate::launch::join::{Copy, Way, told};
-use crate::launch::{LaunchError, Launcher, Report, Request as Start};
+use crate::oneoff;
+use crate::plan::OneOff;
 use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::Request;
 use crate::transfer::{self, Modes, TransferError};
-use crate::values::Network;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
@@ -157,44 +156,21 @@ fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
     let Some(service) = plan.services.iter().find(|s| s.name == wanted.service) else {
         return Err(no_service(&wanted.service, &plan));
     };
-    // Its files are what is wanted of it, and nothing that the supervisor would bring.
-    let mut service = service.clone();
-    service.network = Network::None;
-    service.publish.clear();
-    service.egress = false;
-    service.callees.clear();
-    service.stand_alone();
-    let folder = Folder::of(&plan, &service);
-    let bundle = compile(&plan, &service, &folder.0)?;
-    if !bundle.layers.is_empty() {
-        crate::host::make_private(&plan.dirs.run)?;
-    }
-    bundle
-        .write_layers(&folder.0)
-        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
+    let mut once = oneoff::OneOff::prepare(&plan, service.one_off(OneOff::Copy))?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
-    let mut launcher = Launcher::new()?;
-    let running = launcher.start(&Start {
-        spec: &bundle.spec,
-        root: &bundle.root,
-        stdio: [null.as_fd(); 3],
-        sockets: &[],
-        terminal: false,
-        network: None,
+    let running = once.launch(&Descriptors {
         hold: true,
+        ..Descriptors::of([null.as_fd(); 3])
     })?;
-    let held = match running.report().map_err(std::io::Error::from)? {
-        Report::Held => Ok(()),
-        Report::Failed(error) => Err(Failure::from(error)),
-        _ => Err(LaunchError::Vanished.into()),
-    };
+    let held = once.held(&running).map_err(Failure::from);
+    let spec = once.bundle().spec.clone();
     let done = held.and_then(|()| {
         let (ours, theirs): (OwnedFd, OwnedFd) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .map_err(std::io::Error::from)?;
         let client = Client::over(ours, &plan.app);
         transfer_by(&client, wanted, |stdio| {
-            launcher.copy(running.pid, &bundle.spec, stdio, &wanted.copy, &theirs)?;
+            once.launcher().copy(running.pid, &spec, stdio, &wanted.copy, &theirs)?;
             drop(theirs);
             Ok(())
         })

@@ -4,6 +4,7 @@ use crate::host::HostError;
 use crate::host::outer::OuterError;
 use crate::launch::LaunchError;
 use crate::manifest::diagnostic::Diagnostic;
+use crate::oneoff::OneOffError;
 use crate::plan::PlanError;
 use crate::storage::StorageError;
 use crate::supervise::{SuperviseError, client::ClientError};
@@ -93,6 +94,15 @@ failed!(
 impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Failure {
         Failure::new(error.exit_code(), error)
+    }
+}
+
+impl From<OneOffError> for Failure {
+    fn from(error: OneOffError) -> Failure {
+        match error {
+            OneOffError::Launch(error) => error.into(),
+            other => Failure::failed(other),
+        }
     }
 }
 

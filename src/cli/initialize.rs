@@ -5,10 +5,9 @@
 
 use super::args::Cli;
 use super::load::{Loaded, ready_again, with_privilege};
-use super::run::Folder;
 use super::{Done, Failure};
-use crate::compile::compile;
-use crate::launch::{LaunchError, Launcher, Report, Request};
+use crate::launch::Descriptors;
+use crate::oneoff::OneOff;
 use crate::plan::lock::{Claim, Deed};
 use crate::plan::{Initializer, Plan};
 use crate::storage::staging;
@@ -77,36 +76,12 @@ pub(super) fn make(plan: &Plan, initializer: &Initializer) -> Result<(), Failure
 
 /// The script's exit code.
 fn script(plan: &Plan, initializer: &Initializer) -> Result<u8, Failure> {
-    let service = &initializer.service;
-    let folder = Folder::of(plan, service);
-    let bundle = compile(plan, service, &folder.0)?;
-    if !bundle.layers.is_empty() {
-        crate::host::make_private(&plan.dirs.run)?;
-    }
-    bundle
-        .write_layers(&folder.0)
-        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
-    let mut launcher = Launcher::new()?;
+    let mut once = OneOff::prepare(plan, initializer.service.clone())?;
     let null = std::fs::File::open("/dev/null")?;
     // What it prints is no part of what the command prints that it runs for.
     let says = std::io::stderr();
-    let running = launcher.start(&Request {
-        spec: &bundle.spec,
-        root: &bundle.root,
-        stdio: [null.as_fd(), says.as_fd(), says.as_fd()],
-        sockets: &[],
-        terminal: false,
-        network: None,
-        hold: false,
-    })?;
-    let ended = loop {
-        match running.report().map_err(std::io::Error::from)? {
-            Report::Exited(status) => break Ok(crate::supervise::exit_code(status)),
-            Report::Failed(error) => break Err(error),
-            Report::End => break Err(LaunchError::Vanished),
-            Report::Started | Report::Held | Report::Terminal(_) => {}
-        }
-    };
+    let running = once.launch(&Descriptors::of([null.as_fd(), says.as_fd(), says.as_fd()]))?;
+    let ended = once.exit_code(&running);
     // Nothing of it may run on when its files become others'.
     let _ = rustix::process::waitpid(Some(running.pid), rustix::process::WaitOptions::empty());
     Ok(ended?)

@@ -14,11 +14,6 @@ use crate::plan::Unit;
 use oci_spec::runtime::PosixRlimitType;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Does the service need a cgroup?
-pub(super) fn any(service: &Unit) -> bool {
-    compile::resources(&service.limits).is_some()
-}
-
 /// Goes on in a scope of systemd's, if limits need one. Where that cannot be had, it says so and returns.
 /// Comes before the outer namespace, in which the user's manager would not know the user.
 pub(super) fn in_scope(cli: &Cli) {

@@ -5,21 +5,18 @@ use super::args::{Cli, Run};
 use super::load::{Loaded, ready, with_privilege};
 use super::terminal::{self, Relay};
 use super::{Done, Failure, limits};
-use crate::compile::compile;
 use crate::host::Dirs;
-use crate::launch::cgroup::{Cgroups, Offer};
-use crate::launch::{LaunchError, Launcher, Report, Request, Running};
+use crate::launch::{Descriptors, LaunchError, Report, Running};
+use crate::oneoff;
+use crate::plan::OneOff;
 use crate::plan::lock::Claim;
-use crate::plan::{Plan, Unit};
 use crate::supervise::ServiceId;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::network::Networks;
-use crate::walk::remove;
 use nix::sys::signalfd::SignalFd;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     limits::in_scope(cli);
@@ -51,7 +48,8 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
         return Err(super::error::no_service(&args.service, &plan));
     };
     limits::say(std::slice::from_ref(service), false)?;
-    let mut service = service.clone();
+    let keeps_root = service.writable.as_ref().is_some_and(|upper| upper.kept.is_some());
+    let mut service = service.one_off(OneOff::Run);
     if !args.command.is_empty() {
         service.command = args.command.clone();
     }
@@ -61,51 +59,32 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
             .ok_or_else(|| Failure::new(2, format!("-e {variable}: write KEY=VALUE")))?;
         service.environment.insert(key.to_owned(), value.to_owned());
     }
-    // An overlay's upper directory is one mount's alone (the kernel's overlayfs.rst), and that is the service's own.
-    if let Some(upper) = &mut service.writable
-        && upper.kept.take().is_some()
-    {
+    if keeps_root {
         errln!(
             "note: what this program writes to its root is not kept: only `{}` itself writes there",
             args.service
         );
     }
-    service.stand_alone();
-    let folder = Folder::of(&plan, &service);
-    let bundle = compile(&plan, &service, &folder.0)?;
-    if !service.callees.is_empty() || !bundle.layers.is_empty() {
+    if !service.callees.is_empty() {
         crate::host::make_private(&plan.dirs.run)?;
     }
     crate::supervise::folders(&plan.dirs, &service)?;
-    bundle
-        .write_layers(&folder.0)
-        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
-    let mut launcher = Launcher::new()?;
-    // The way out is the service's; its published ports are those of the service that `up` starts, and so is the app's
-    // network: here it is one for this program alone.
-    service.publish.clear();
+    let mut once = oneoff::OneOff::prepare(&plan, service.clone())?;
+    // The way out is the service's; the app's network is one for this program alone.
     let mut networks = Networks::default();
-    let prepared = networks.prepare(&plan.privilege, std::iter::once(&service), &mut launcher)?;
+    let prepared = networks.prepare(&plan.privilege, std::iter::once(&service), once.launcher())?;
     networks.take_on(prepared);
-    let on_terminal = !args.no_tty && terminal::interactive();
+    let signals = terminal::signals_for_the_program()?;
+    once.hold_limits()?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let request = Request {
-        spec: &bundle.spec,
-        root: &bundle.root,
-        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-        sockets: &[],
-        terminal: on_terminal,
+    let running = once.launch(&Descriptors {
+        terminal: !args.no_tty && terminal::interactive(),
         network: networks.shared(&service),
         hold: Networks::holds(&service),
-    };
-    let signals = terminal::signals_for_the_program()?;
-    if limits::any(&service) {
-        crate::host::make_private(&folder.0)?;
-        launcher.hold_limits(Cgroups::open(&plan.app, &folder.0, &Offer::look())?);
-    }
-    let running = launcher.start(&request)?;
+        ..Descriptors::of([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+    })?;
     let connected = networks
-        .accompany(ServiceId::ALONE, &service, &running, &mut launcher)
+        .accompany(ServiceId::ALONE, &service, &running, once.launcher())
         .map_err(|e| e.to_string())
         .map(drop)
         .and_then(|()| networks.settled(ServiceId::ALONE));
@@ -133,26 +112,6 @@ pub(super) fn not_twice(dirs: &Dirs, app: &str, service: &str) -> Result<(), Fai
              `pysecure run {service} -- CMD` for another one, or `pysecure stop {service}` first"
         ))),
         false => Ok(()),
-    }
-}
-
-/// Where layers of the root lie, which are of no use when the program has ended.
-pub(super) struct Folder(pub PathBuf);
-
-impl Folder {
-    pub(crate) fn of(plan: &Plan, service: &Unit) -> Folder {
-        let name = format!("run-{}-{}", service.name, std::process::id());
-        Folder(plan.dirs.run.join(name))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = remove(&self.0);
-        if let Some(run) = self.0.parent() {
-            // Only if it is empty: the app may be up.
-            let _ = std::fs::remove_dir(run);
-        }
     }
 }
 
@@ -187,7 +146,7 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
                 if let Some(relay) = &relay {
                     relay.drain();
                 }
-                return Ok(crate::supervise::exit_code(status));
+                return Ok(crate::sys::exit_status::exit_code(status));
             }
             Report::Failed(error) => return Err(error.into()),
             Report::End => return Err(LaunchError::Vanished.into()),

@@ -2,16 +2,15 @@
 
 use super::args::Cli;
 use super::load::{Loaded, ready};
-use super::run::{Folder, not_twice};
+use super::run::not_twice;
 use super::{Done, Failure};
-use crate::compile::compile;
 use crate::jail::collect::collect;
 use crate::jail::recipe::Recipe;
+use crate::launch::Descriptors;
 use crate::launch::trace::{Opened, follow};
-use crate::launch::{LaunchError, Launcher, Report, Request};
+use crate::oneoff;
 use crate::plan::lock::Claim;
-use crate::plan::{Plan, Unit};
-use crate::values::Network;
+use crate::plan::{OneOff, Plan, Unit};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -40,19 +39,10 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
     let Some(service) = plan.services.iter().find(|s| s.name == name) else {
         return Err(super::error::no_service(name, &plan));
     };
-    let mut service = service.clone();
+    let mut service = service.one_off(OneOff::Trace);
     if !command.is_empty() {
         service.command = command.to_vec();
     }
-    // What others would have to be there for.
-    if service.network == Network::App {
-        service.network = Network::None;
-    }
-    service.publish.clear();
-    service.egress = false;
-    service.callees.clear();
-    service.limits = crate::model::Limits::default();
-    service.stand_alone();
     let (opened, code) = traced(&plan, &service)?;
     remember(&plan, &service, &opened)?;
     let text = recipe(&service, &opened)?;
@@ -66,38 +56,16 @@ pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Pat
 }
 
 fn traced(plan: &Plan, service: &Unit) -> Result<(Opened, u8), Failure> {
-    let folder = Folder::of(plan, service);
-    let bundle = compile(plan, service, &folder.0)?;
-    crate::host::make_private(&plan.dirs.run)?;
-    bundle
-        .write_layers(&folder.0)
-        .map_err(|e| Failure::failed(format!("write layers of the root to {}: {e}", folder.0.display())))?;
-    let mut launcher = Launcher::new()?;
+    let mut once = oneoff::OneOff::prepare(plan, service.clone())?;
     let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
-    let running = launcher.start(&Request {
-        spec: &bundle.spec,
-        root: &bundle.root,
-        // Standard output is the recipe's.
-        stdio: [stdin.as_fd(), stderr.as_fd(), stderr.as_fd()],
-        sockets: &[],
-        terminal: false,
-        network: None,
+    let running = once.launch(&Descriptors {
         hold: true,
+        // Standard output is the recipe's.
+        ..Descriptors::of([stdin.as_fd(), stderr.as_fd(), stderr.as_fd()])
     })?;
-    match running.report().map_err(std::io::Error::from)? {
-        Report::Held => {}
-        Report::Failed(error) => return Err(error.into()),
-        _ => return Err(LaunchError::Vanished.into()),
-    }
+    once.held(&running)?;
     let opened = follow(&running)?;
-    loop {
-        match running.report().map_err(std::io::Error::from)? {
-            Report::Exited(status) => return Ok((opened, crate::supervise::exit_code(status))),
-            Report::Failed(error) => return Err(error.into()),
-            Report::End => return Err(LaunchError::Vanished.into()),
-            Report::Started | Report::Held | Report::Terminal(_) => {}
-        }
-    }
+    Ok((opened, once.exit_code(&running)?))
 }
 
 /// Is it a matter of the root, rather than of what every service has or this one is granted?

@@ -170,7 +170,7 @@ fn ended(signals: &SignalFd, supervisor: Option<Pid>) -> Result<Option<u8>, Fail
             let Some(pid) = supervisor else { continue };
             let waited = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG).map_err(std::io::Error::from)?;
             if let Some((_, status)) = waited {
-                return Ok(Some(crate::supervise::exit_code(status.as_raw())));
+                return Ok(Some(crate::sys::exit_status::exit_code(status.as_raw())));
             }
         } else if let Some(pid) = supervisor {
             // A terminal signals both; kill(1) this one alone. The supervisor takes two for one.

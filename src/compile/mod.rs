@@ -10,10 +10,17 @@
 //! above that.
 
 mod accounts;
+mod confine;
+mod error;
+mod identity;
 mod limits;
+mod mounts;
 mod seccomp;
 mod spec;
+mod tree;
 mod writable;
 
+pub use confine::CONFIGURATION_CPU_SECONDS;
+pub use error::CompileError;
 pub use limits::{resources, rlimits};
-pub use spec::{CompileError, compile, seccomp};
+pub use spec::{compile, seccomp};

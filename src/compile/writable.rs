@@ -3,7 +3,9 @@
 //! Below lies a copy of the jail that is the service's own, and on that what is generated for it; what it writes goes
 //! to a place of its own. The top itself, which holds nothing but these directories, stays as it is.
 
-use super::spec::{CompileError, Tree, bind, fit_for_options};
+use super::error::CompileError;
+use super::mounts::{bind, fit_for_options, programs};
+use super::tree::Tree;
 use crate::bundle::{Layer, MEMORY};
 use crate::host::Privilege;
 use crate::plan::template::{Entry, Template};
@@ -25,7 +27,7 @@ pub(super) fn tops(template: &Template, upper: &Upper, root: &mut Tree, mounts: 
                 directory: false,
             } => {
                 root.mount_point(path, false);
-                mounts.push(bind(path, &upper.lower.join(source), false, false, true));
+                mounts.push(bind(path, &upper.lower.join(source), programs(false)));
             }
             Entry::Bind { path, .. } | Entry::Directory { path } => root.directory(path),
         }

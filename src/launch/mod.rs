@@ -5,6 +5,7 @@
 //! as a number and leaves here as a sentence.
 
 pub mod ask;
+mod call;
 pub mod capabilities;
 pub mod cgroup;
 mod child;
@@ -24,6 +25,7 @@ mod step;
 pub mod trace;
 mod writable;
 
+pub use call::Descriptors;
 pub use error::LaunchError;
 pub use prepare::raise_limit;
 
@@ -51,20 +53,20 @@ pub struct Launcher {
 }
 
 /// A service to start.
-pub struct Request<'a> {
-    pub spec: &'a Spec,
+struct Request<'a> {
+    spec: &'a Spec,
     /// What the spec's root holds, which is made anew in memory; parents before children.
-    pub root: &'a [RootEntry],
+    root: &'a [RootEntry],
     /// Standard input, output and error.
-    pub stdio: [BorrowedFd<'a>; 3],
+    stdio: [BorrowedFd<'a>; 3],
     /// Sockets for `LISTEN_FDS`, and their names.
-    pub sockets: &'a [(BorrowedFd<'a>, &'a str)],
+    sockets: &'a [(BorrowedFd<'a>, &'a str)],
     /// Give it a terminal of its own in place of `stdio`; its other end comes as [`Report::Terminal`].
-    pub terminal: bool,
+    terminal: bool,
     /// The network namespace that the spec names by path, if it does.
-    pub network: Option<BorrowedFd<'a>>,
+    network: Option<BorrowedFd<'a>>,
     /// When all is there but the program, wait: for a [`companion`] to do its part, or for [`Running::go`].
-    pub hold: bool,
+    hold: bool,
 }
 
 /// A service's PID 1, and the socket over which it reports. Dropping this closes the socket, at which PID 1
@@ -83,7 +85,7 @@ pub struct Running {
 /// What a service's PID 1 says.
 #[derive(Debug)]
 pub enum Report {
-    /// All is there, and waits ([`Request::hold`]).
+    /// All is there, and waits ([`Descriptors::hold`]).
     Held,
     Started,
     /// As waitpid(2) has it.
@@ -137,7 +139,7 @@ impl Launcher {
     }
 
     /// Starts a service. That its program runs, [`Running::report`] says later.
-    pub fn start(&mut self, request: &Request<'_>) -> Result<Running, LaunchError> {
+    fn start(&mut self, request: &Request<'_>) -> Result<Running, LaunchError> {
         let linux = request
             .spec
             .linux()
@@ -299,7 +301,7 @@ impl Running {
         self.steps = Vec::new();
     }
 
-    /// Tells a service that was started with [`Request::hold`] to run its program.
+    /// Tells a service that was started with [`Descriptors::hold`] to run its program.
     pub fn go(&self) -> Result<(), Errno> {
         go(self.reports.as_fd())
     }

@@ -5,12 +5,13 @@
 //! whose the manifest says. What is the user's (`source`, `code`) it may read, but for what is adopted: that has its
 //! content already.
 
+use super::context::{Context, Findings};
 use super::ledger::Ids;
+use super::service::{login, show_packages};
 use super::template::Template;
-use super::{Holding, Identity, Keeping, Ledger, Mount, Ownership, PlanError, Storage, Unit, mounts};
-use crate::host::{Dirs, Privilege};
-use crate::model::{self, INITIALIZE, Life, Limits, Logs, Model, Subject};
-use crate::values::Network;
+use super::{Holding, Identity, Keeping, Mount, Ownership, Role, Storage, Unit, mounts};
+use crate::host::Dirs;
+use crate::model::{self, INITIALIZE, Subject};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
@@ -25,102 +26,67 @@ pub struct Initializer {
     pub service: Unit,
 }
 
-#[allow(clippy::too_many_arguments, reason = "all that a plan is made of")]
+/// The script's unit, and the place aside in which it works.
 pub(super) fn plan(
-    model: &Model,
+    of: &Context<'_>,
     initialize: &model::Initialize,
-    ledger: &Ledger,
-    privilege: &Privilege,
-    dirs: &Dirs,
     storage: &[Storage],
     template: Option<&Template>,
-    errors: &mut Vec<PlanError>,
+    found: &mut Findings,
 ) -> Initializer {
-    let own = ledger.service(INITIALIZE);
-    let on_disk = match privilege {
-        Privilege::OneId => Ids { uid: 0, gid: 0 },
-        _ => own,
-    };
+    let own = of.ledger.service(INITIALIZE);
+    let on_disk = if of.has_one_id() { Ids::default() } else { own };
     let aside = Dirs {
-        app: dirs.initializing(),
-        ..dirs.clone()
+        app: of.dirs.initializing(),
+        ..of.dirs.clone()
     };
-    let mut storage: Vec<Storage> = storage.iter().map(|s| place_aside(s, on_disk, dirs, &aside)).collect();
+    let mut storage: Vec<Storage> = storage
+        .iter()
+        .map(|s| place_aside(s, on_disk, of.dirs, &aside))
+        .collect();
     let mut mounts = mounts::plan(
-        model.matrix(),
+        of.model.matrix(),
         Subject::Initializer,
         on_disk,
-        privilege,
+        of.privilege,
         &storage,
         template,
-        errors,
+        &mut found.errors,
     );
     storage.retain(|s| s.keeping == Keeping::Ours);
     let name = initialize.script.file_name().unwrap_or_default().to_string_lossy();
     let target = format!("/run/pysecure/{name}");
     let copy = aside.app.join("script");
-    mounts.push(Mount {
-        target: target.clone(),
-        source: copy.clone(),
-        directory: false,
-        foreign: false,
-        writable: false,
-        executable: true,
-        idmap: None,
-        missing: Vec::new(),
-        hidden: Vec::new(),
-        exclude: Default::default(),
-        masked: Vec::new(),
-        grant: None,
-    });
+    mounts.push(Mount::read_only(target.clone(), copy.clone(), false));
     let identity = Identity {
         uid: own.uid,
         gid: own.gid,
         groups: Vec::new(),
         peers: Vec::new(),
-        keeper: (!matches!(privilege, Privilege::OneId)).then_some(ledger.keeper),
+        keeper: (!of.has_one_id()).then_some(of.ledger.keeper),
+        outside: Ids::default(),
         root_inside: false,
     };
-    let service = Unit {
-        name: INITIALIZE.to_owned(),
-        environment: {
-            let mut all = super::login(INITIALIZE, INITIALIZE);
-            all.extend(template.iter().flat_map(|t| t.environment.clone()));
-            // Its script may import modules of services.
-            if model.services.iter().any(|s| !s.callers.is_empty()) {
-                super::show_packages(&mut all);
-            }
-            all
-        },
-        identity,
-        command: if runs_by_itself(&initialize.script) {
-            vec![target]
-        } else {
-            vec!["sh".to_owned(), target]
-        },
-        directory: "/".to_owned(),
-        umask: super::private(),
-        rootfs: initialize.rootfs.clone(),
-        writable: None,
-        mounts,
-        network: Network::None,
-        publish: Vec::new(),
-        egress: false,
-        resolver: String::new(),
-        listen: Vec::new(),
-        callers: Vec::new(),
-        dynamic_uid: None,
-        callees: Vec::new(),
-        life: Life::default(),
-        limits: Limits::default(),
-        logs: Logs::default(),
+    let command = match runs_by_itself(&initialize.script) {
+        true => vec![target],
+        false => vec!["sh".to_owned(), target],
     };
+    let mut environment = login(INITIALIZE, INITIALIZE);
+    environment.extend(template.iter().flat_map(|t| t.environment.clone()));
+    // Its script may import modules of services.
+    if of.model.services.iter().any(|s| !s.callers.is_empty()) {
+        show_packages(&mut environment);
+    }
     Initializer {
         script: initialize.script.clone(),
         copy,
         storage,
         dirs: aside,
-        service,
+        service: Unit {
+            environment,
+            mounts,
+            ..Unit::new(Role::Initializer, INITIALIZE, identity, &initialize.rootfs, command)
+        },
     }
 }
 

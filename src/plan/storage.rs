@@ -14,6 +14,7 @@
 //! in an ACL: the dynamic service, which has no mounts of ours, and who has a right without `r`, for a mount can
 //! withhold writing and executing, but not reading.
 
+use super::context::{Context, Findings};
 use super::ledger::{Ids, owner_ids};
 use super::{IdMap, Ledger, MountPoint, PlanError};
 use crate::host::{Dirs, Privilege};
@@ -137,7 +138,7 @@ impl Ownership {
     fn acl(&self, user: u32, of: impl Fn(u32) -> u32) -> Vec<u8> {
         const NOBODY_NAMED: u32 = u32::MAX;
         const VERSION: u32 = 2;
-        // ResourceKind, rights, and for whoever is named its id; in the order that the kernel wants.
+        // Kind, rights, and for whoever is named its id; in the order that the kernel wants.
         let mut entries: Vec<(u16, u32, u32)> = vec![(0x01, of(user), NOBODY_NAMED)];
         let named = |who: &(Who, u32)| match *who {
             (Who::User(id), bits) => (0x02, of(bits), id),
@@ -191,94 +192,100 @@ const NOT_HELD: &str = "are held by ACLs: what a program closes to others is ope
                         alone does not let connect to sockets";
 
 /// One entry a resource, in the model's order.
-pub(super) fn plan(
-    model: &Model,
-    ledger: &Ledger,
-    privilege: &Privilege,
-    dirs: &Dirs,
-    notes: &mut Vec<String>,
-    errors: &mut Vec<PlanError>,
-) -> Vec<Storage> {
-    let mut by_acl: Vec<String> = Vec::new();
+pub(super) fn plan(of: &Context<'_>, found: &mut Findings) -> Vec<Storage> {
     let mut trials = super::host::IdmapTrials::default();
-    let mut out: Vec<Storage> = Vec::with_capacity(model.resources.len());
-    for (id, resource) in ResourceId::all(&model.resources).zip(&model.resources) {
-        let (path, keeping) = match &resource.source {
-            Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
-            Some(source) => (source.clone(), Keeping::Theirs),
-            None => (kept_at(dirs, resource), Keeping::Ours),
-        };
-        if *privilege == Privilege::OneId && blind(resource.perms.all()) {
-            // Mounts can withhold writing and executing, but not reading.
-            let cause = "it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned();
-            errors.push(PlanError::Resource {
-                name: resource.name.clone(),
-                cause,
-            });
-        }
-        let wants_one_owner = keeping != Keeping::Theirs && *privilege != Privilege::OneId && wants_one_owner(resource);
-        let one_owner = wants_one_owner && *privilege == Privilege::Root && trials.works_at(&path).is_ok();
-        if wants_one_owner && !one_owner {
-            by_acl.push(format!("`{}`", resource.name));
-        }
-        let ownership = match privilege {
-            // One id stands for every service; what each may do, its mounts alone decide.
-            Privilege::OneId => Ownership::of_one(Ids::default(), union(resource.perms.all())),
-            _ if one_owner => owned_by_one(model, ledger, id),
-            _ => by_class(model, ledger, id),
-        };
-        let mut storage = Storage {
-            resource: resource.name.clone(),
-            path,
-            directory: resource.kind == ResourceKind::Directory || resource.with_directory,
-            keeping,
-            initial: resource.initial.as_ref().map(|from| Initial {
-                from: from.clone(),
-                file: (resource.kind == ResourceKind::File).then(|| path::base(&resource.path).to_owned()),
-            }),
-            holding: if one_owner { Holding::OneOwner } else { Holding::Classes },
-            disk: Ids {
-                uid: ownership.uid,
-                gid: ownership.gid,
-            },
-            ownership,
-            mount_points: Vec::new(),
-        };
-        if keeping != Keeping::Ours
-            && *privilege == Privilege::Root
-            && resource.writable()
-            && !resource.write_as_root
-            && let Some(cause) = roots(&storage)
-        {
-            errors.push(PlanError::Resource {
-                name: resource.name.clone(),
-                cause,
-            });
-        }
-        if keeping == Keeping::Theirs
-            && let Err(cause) = theirs(model, id, privilege, &mut storage)
-        {
-            errors.push(PlanError::Resource {
-                name: resource.name.clone(),
-                cause,
-            });
-        }
-        out.push(storage);
-    }
+    let mut by_acl: Vec<String> = Vec::new();
+    let resources = ResourceId::all(&of.model.resources);
+    let mut out: Vec<Storage> = resources
+        .map(|id| one(of, id, &mut trials, &mut by_acl, &mut found.errors))
+        .collect();
     if !by_acl.is_empty() {
-        let cause = match privilege {
+        let cause = match of.privilege {
             Privilege::Root => format!(
                 "the file system of {} cannot be mounted with other ids",
-                dirs.resources().display()
+                of.dirs.resources().display()
             ),
             _ => "without root no file system can be mounted with other ids".to_owned(),
         };
-        notes.push(format!("{cause}, so {} {NOT_HELD}", by_acl.join(", ")));
+        found
+            .notes
+            .push(format!("{cause}, so {} {NOT_HELD}", by_acl.join(", ")));
     }
+    mount_points(of.model, &mut out);
+    out
+}
+
+/// One resource's. `by_acl` gains its name if it would have one owner, but cannot here.
+fn one(
+    of: &Context<'_>,
+    id: ResourceId,
+    trials: &mut super::host::IdmapTrials,
+    by_acl: &mut Vec<String>,
+    errors: &mut Vec<PlanError>,
+) -> Storage {
+    let resource = &of.model.resources[id];
+    let (path, keeping) = match &resource.source {
+        Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
+        Some(source) => (source.clone(), Keeping::Theirs),
+        None => (kept_at(of.dirs, resource), Keeping::Ours),
+    };
+    let mut refuse = |cause: String| {
+        errors.push(PlanError::Resource {
+            name: resource.name.clone(),
+            cause,
+        });
+    };
+    if of.has_one_id() && blind(resource.perms.all()) {
+        // Mounts can withhold writing and executing, but not reading.
+        refuse("it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned());
+    }
+    let wants_one_owner = keeping != Keeping::Theirs && !of.has_one_id() && wants_one_owner(resource);
+    let one_owner = wants_one_owner && *of.privilege == Privilege::Root && trials.works_at(&path).is_ok();
+    if wants_one_owner && !one_owner {
+        by_acl.push(format!("`{}`", resource.name));
+    }
+    let ownership = match of.privilege {
+        // One id stands for every service; what each may do, its mounts alone decide.
+        Privilege::OneId => Ownership::of_one(Ids::default(), union(resource.perms.all())),
+        _ if one_owner => owned_by_one(of.model, of.ledger, id),
+        _ => by_class(of.model, of.ledger, id),
+    };
+    let mut storage = Storage {
+        resource: resource.name.clone(),
+        path,
+        directory: resource.kind == ResourceKind::Directory || resource.with_directory,
+        keeping,
+        initial: resource.initial.as_ref().map(|from| Initial {
+            from: from.clone(),
+            file: (resource.kind == ResourceKind::File).then(|| path::base(&resource.path).to_owned()),
+        }),
+        holding: if one_owner { Holding::OneOwner } else { Holding::Classes },
+        disk: Ids {
+            uid: ownership.uid,
+            gid: ownership.gid,
+        },
+        ownership,
+        mount_points: Vec::new(),
+    };
+    let would_be_roots =
+        keeping != Keeping::Ours && *of.privilege == Privilege::Root && resource.writable() && !resource.write_as_root;
+    if let Some(cause) = would_be_roots.then(|| roots(&storage)).flatten() {
+        refuse(cause);
+    }
+    if keeping == Keeping::Theirs
+        && let Err(cause) = theirs(of.model, id, of.privilege, &mut storage)
+    {
+        refuse(cause);
+    }
+    storage
+}
+
+/// What is nested in something of our keeping is mounted on a place that is made there.
+fn mount_points(model: &Model, all: &mut [Storage]) {
     for resource in &model.resources {
         let Some(parent) = resource.parent else { continue };
         let target = resource.mount_path();
-        if out[parent].keeping != Keeping::Theirs
+        if all[parent].keeping != Keeping::Theirs
             && let Some(inside) = target.strip_prefix(&model.resources[parent].path)
         {
             let point = MountPoint {
@@ -286,11 +293,10 @@ pub(super) fn plan(
                 directory: resource.kind == ResourceKind::Directory || resource.with_directory,
             };
             if !point.path.is_empty() {
-                out[parent].mount_points.push(point);
+                all[parent].mount_points.push(point);
             }
         }
     }
-    out
 }
 
 /// Is there a right among these that is one without reading?

@@ -24,7 +24,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A configuration makes a few objects; what takes longer waits for something that will not come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(crate::compile::CONFIGURATION_CPU_SECONDS / 2);
 /// The largest manifest, and what stands around it.
 const MOST_ANSWERED: usize = 17 << 20;
 const MOST_PRINTED: usize = 64 << 10;

@@ -1,22 +1,16 @@
 //! The sandbox of a configuration in Python: like a service's, but it sees the file's folder besides, can write
 //! nowhere, and may make no other process.
 //!
-//! It is drawn up as a plan of one service and goes through compile and launch as any does: own namespaces, no
-//! capability, the system calls of services. What comes on top is taken from it here.
+//! It is a unit, compiled and launched as any: own namespaces, no capability, the system calls of services. What it does
+//! not have of that is its profile's ([`Confinement::Configuration`]).
 
 use super::PythonError;
-use crate::bundle::{Bundle, RootEntry};
-use crate::compile;
-use crate::host::{Dirs, Privilege};
-use crate::launch::{LaunchError, Launcher, Report, Request};
-use crate::model::{Life, Limits, Logs};
+use crate::host::Privilege;
+use crate::launch::Descriptors;
+use crate::oneoff::{OneOff, OneOffError};
+use crate::plan::ledger::Ids;
 use crate::plan::template::{Entry, Library, Template};
-use crate::plan::{Identity, Mount, Plan, PlanError, Unit};
-use crate::values::Network;
-use oci_spec::runtime::{
-    LinuxIdMapping, LinuxIdMappingBuilder, LinuxSyscall, Mount as SpecMount, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType,
-};
+use crate::plan::{Confinement, Identity, Mount, Plan, PlanError, Role, Unit};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,11 +19,8 @@ use std::path::{Path, PathBuf};
 pub const COMMAND: &str = "read-python";
 
 const BOOT: &str = include_str!("boot.py");
-const MEMORY: u64 = 512 << 20;
 /// Who it is inside, where no other id exists.
 const INSIDE: u32 = 1000;
-/// Whatever makes a process or a thread, so that what one may use is all that it can use.
-const MAKES_PROCESSES: [&str; 4] = ["fork", "vfork", "clone", "clone3"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
@@ -38,9 +29,7 @@ pub enum SandboxError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
-    Compile(#[from] compile::CompileError),
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
+    Run(#[from] OneOffError),
     #[error("{0}")]
     Place(String),
     /// What would keep the configuration in is not there, so it does not run.
@@ -87,7 +76,7 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
     let around = folder.metadata().map_err(wrong("look at its folder"))?;
     let passes = ids.is_none_or(|(uid, _)| uid == around.uid() || around.mode() & 0o001 != 0);
     let directory = if passes { shown } else { "/" };
-    let mut service = service(vec![python, "-c".into(), BOOT.into(), path], directory);
+    let mut service = unit(vec![python, "-c".into(), BOOT.into(), path], directory, ids);
     let search: Vec<&str> = packages.iter().filter_map(|p| p.to_str()).collect();
     if !search.is_empty() {
         service.environment.insert("PYTHONPATH".into(), search.join(":"));
@@ -105,31 +94,12 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
     service
         .mounts
         .retain(|m| !template.binds().any(|(bind, _)| Path::new(&m.target).starts_with(bind)));
-    let plan = plan(template, privilege);
-    let mut bundle = compile::compile(&plan, &service, Path::new("/"))?;
-    narrow(&mut bundle, ids)?;
+    let plan = Plan::without_data("configuration", privilege, template);
+    let mut once = OneOff::prepare(&plan, service)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let mut launcher = Launcher::new()?;
-    let running = launcher.start(&Request {
-        spec: &bundle.spec,
-        root: &bundle.root,
-        stdio: [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
-        sockets: &[],
-        terminal: false,
-        network: None,
-        hold: false,
-    })?;
-    loop {
-        match running
-            .report()
-            .map_err(|e| LaunchError::system("hear from", "the sandbox")(e))?
-        {
-            Report::Exited(status) => return Ok(crate::supervise::exit_code(status)),
-            Report::Failed(error) => return Err(error.into()),
-            Report::End => return Err(LaunchError::Vanished.into()),
-            _ => {}
-        }
-    }
+    let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    let running = once.launch(&Descriptors::of(stdio))?;
+    Ok(once.exit_code(&running)?)
 }
 
 /// The Python that services would find, too.
@@ -178,23 +148,21 @@ fn packages(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn seen(folder: &Path) -> Mount {
-    Mount {
-        target: folder.to_string_lossy().into_owned(),
-        source: folder.to_owned(),
-        directory: true,
-        foreign: false,
-        writable: false,
-        executable: true,
-        idmap: None,
-        missing: Vec::new(),
-        hidden: Vec::new(),
-        exclude: Default::default(),
-        masked: Vec::new(),
-        grant: None,
-    }
+    Mount::read_only(folder.to_string_lossy().into_owned(), folder.to_owned(), true)
 }
 
-fn service(command: Vec<String>, directory: &str) -> Unit {
+/// The unit of a configuration. `ids`: who it is outside; `None`: the user, of whom there is but one id.
+fn unit(command: Vec<String>, directory: &str, ids: Option<(u32, u32)>) -> Unit {
+    let (uid, gid) = ids.unwrap_or_default();
+    let identity = Identity {
+        uid: INSIDE,
+        gid: INSIDE,
+        groups: Vec::new(),
+        peers: Vec::new(),
+        keeper: None,
+        outside: Ids { uid, gid },
+        root_inside: false,
+    };
     let environment = [
         ("HOME", "/"),
         ("LANG", "C.UTF-8"),
@@ -203,54 +171,10 @@ fn service(command: Vec<String>, directory: &str) -> Unit {
         ("PYTHONHASHSEED", "0"),
     ];
     Unit {
-        name: "configuration".into(),
-        identity: Identity {
-            uid: INSIDE,
-            gid: INSIDE,
-            groups: Vec::new(),
-            peers: Vec::new(),
-            keeper: None,
-            root_inside: false,
-        },
-        command,
+        confinement: Confinement::Configuration,
         directory: directory.to_owned(),
         environment: environment.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        umask: crate::plan::private(),
-        rootfs: "host".into(),
-        writable: None,
-        mounts: Vec::new(),
-        network: Network::None,
-        publish: Vec::new(),
-        egress: false,
-        resolver: String::new(),
-        listen: Vec::new(),
-        callers: Vec::new(),
-        dynamic_uid: None,
-        callees: Vec::new(),
-        life: Life::default(),
-        limits: Limits::default(),
-        logs: Logs::default(),
-    }
-}
-
-fn plan(template: Template, privilege: &Privilege) -> Plan {
-    // Nothing of it is kept, so no place is needed.
-    let nowhere = || PathBuf::from("/");
-    Plan {
-        app: "configuration".into(),
-        privilege: privilege.clone(),
-        dirs: Dirs {
-            state: nowhere(),
-            app: nowhere(),
-            run: nowhere(),
-            dynamic: nowhere(),
-        },
-        storage: Vec::new(),
-        services: Vec::new(),
-        templates: [("host".to_owned(), template)].into(),
-        initializer: None,
-        places: Vec::new(),
-        notes: Vec::new(),
+        ..Unit::new(Role::Configuration, "configuration", identity, "host", command)
     }
 }
 
@@ -287,77 +211,6 @@ fn nobodys(map: &str) -> Option<u32> {
         })
     };
     [2_147_483_001, 65_533].into_iter().find(|id| mapped(*id))
-}
-
-/// Takes from the spec what a service has and a configuration has not. `ids`: who it is to be, if not as compiled.
-fn narrow(bundle: &mut Bundle, ids: Option<(u32, u32)>) -> Result<(), SandboxError> {
-    let lacks = SandboxError::Unprotected;
-    let spec = &mut bundle.spec;
-    // Nowhere to write: neither /tmp nor /dev.
-    let writable = |m: &SpecMount| matches!(m.typ().as_deref(), Some("tmpfs" | "devpts"));
-    let mut mounts = spec.mounts_mut().take().unwrap_or_default();
-    mounts.retain(|m| !writable(m));
-    for device in ["null", "urandom"] {
-        let path = Path::new("/dev").join(device);
-        let mut mount = SpecMount::default();
-        mount.set_destination(path.clone());
-        mount.set_typ(Some("bind".into()));
-        mount.set_source(Some(path.clone()));
-        mount.set_options(Some(["bind", "ro", "nosuid", "noexec"].map(str::to_owned).into()));
-        bundle
-            .root
-            .push(RootEntry::File(Path::new("dev").join(device), String::new()));
-        mounts.push(mount);
-    }
-    *spec.mounts_mut() = Some(mounts);
-    let process = spec.process_mut().as_mut().ok_or(lacks("limits"))?;
-    process.set_rlimits(Some(limits()));
-    let linux = spec.linux_mut().as_mut().ok_or(lacks("namespaces"))?;
-    if let Some((uid, gid)) = ids {
-        let to = |host: u32, mapping: &Option<Vec<LinuxIdMapping>>| {
-            let line = |l: &LinuxIdMapping| {
-                let own = LinuxIdMappingBuilder::default().container_id(l.container_id());
-                own.host_id(host).size(1u32).build().ok()
-            };
-            Some(mapping.iter().flatten().filter_map(line).collect())
-        };
-        let (uids, gids) = (to(uid, linux.uid_mappings()), to(gid, linux.gid_mappings()));
-        linux.set_uid_mappings(uids);
-        linux.set_gid_mappings(gids);
-    }
-    let mut seccomp = linux.seccomp().clone().ok_or(lacks("a filter of system calls"))?;
-    let without = |mut rule: LinuxSyscall| {
-        let names = rule.names().iter().filter(|n| !MAKES_PROCESSES.contains(&n.as_str()));
-        let names: Vec<String> = names.cloned().collect();
-        rule.set_names(names.clone());
-        (!names.is_empty()).then_some(rule)
-    };
-    let rules = seccomp.syscalls().clone().unwrap_or_default();
-    // What no rule allows is refused.
-    seccomp.set_syscalls(Some(rules.into_iter().filter_map(without).collect()));
-    linux.set_seccomp(Some(seccomp));
-    Ok(())
-}
-
-fn limits() -> Vec<PosixRlimit> {
-    [
-        (PosixRlimitType::RlimitCore, 0),
-        (PosixRlimitType::RlimitNofile, 64),
-        (PosixRlimitType::RlimitAs, MEMORY),
-        // Memory that has the form of a file is none of its address space.
-        (PosixRlimitType::RlimitFsize, 0),
-        (PosixRlimitType::RlimitCpu, 2 * super::PATIENCE.as_secs()),
-    ]
-    .into_iter()
-    .filter_map(|(kind, most)| {
-        PosixRlimitBuilder::default()
-            .typ(kind)
-            .soft(most)
-            .hard(most)
-            .build()
-            .ok()
-    })
-    .collect()
 }
 
 #[cfg(test)]

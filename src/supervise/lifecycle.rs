@@ -17,7 +17,7 @@ use crate::compile;
 use crate::jail::store::Store;
 use crate::launch::ask::YES;
 use crate::launch::relay::Notice;
-use crate::launch::{LaunchError, Request as Start, Running};
+use crate::launch::{Descriptors, LaunchError, Running};
 use crate::plan::{self, Keeping, Mount};
 use nix::sys::epoll::EpollFlags;
 use oci_spec::runtime::Spec;
@@ -252,9 +252,7 @@ impl App {
         for ((socket, _), inside) in sockets.iter_mut().zip(&inside) {
             *socket = inside.as_fd();
         }
-        let request = Start {
-            spec: &bundle.spec,
-            root: &bundle.root,
+        let request = Descriptors {
             stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
             sockets: &sockets,
             terminal: false,
@@ -262,7 +260,7 @@ impl App {
             hold: hold || Networks::holds(planned),
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
-        let running = self.launcher.start(&request)?;
+        let running = self.launcher.launch(bundle, &request)?;
         if let Some(claim) = &self.claim {
             claim.runs(id.number(), running.pid.as_raw_nonzero().get());
         }

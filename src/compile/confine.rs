@@ -1,0 +1,94 @@
+//! Profiles of confinement: what a unit of a profile may not do, beyond what holds for all.
+//!
+//! A profile takes away, and adds nothing: what stands in its way is an error, so that nothing runs without it.
+
+use super::error::CompileError;
+use crate::bundle::{Bundle, RootEntry};
+use crate::plan::Confinement;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSyscall, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec};
+use std::path::Path;
+
+/// How many seconds a configuration may compute: twice as long as it is waited for, so that this is the end of what
+/// nobody waits for any more.
+pub const CONFIGURATION_CPU_SECONDS: u64 = 60;
+const CONFIGURATION_MEMORY: u64 = 512 << 20;
+/// What a configuration has of /dev: nothing that can be written to.
+const CONFIGURATION_DEVICES: [&str; 2] = ["null", "urandom"];
+/// Whatever makes a process or a thread, so that what one may use is all that it can use.
+const MAKES_PROCESSES: [&str; 4] = ["fork", "vfork", "clone", "clone3"];
+
+/// Takes from a bundle what its profile does not have.
+pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), CompileError> {
+    match profile {
+        Confinement::Service => Ok(()),
+        Confinement::Configuration => {
+            nowhere_to_write(bundle);
+            let process = bundle.spec.process_mut().as_mut();
+            process
+                .ok_or(CompileError::Unconfined("limits"))?
+                .set_rlimits(Some(limits()));
+            no_other_process(&mut bundle.spec)
+        }
+    }
+}
+
+/// Neither /tmp nor /dev, of which two devices are left.
+fn nowhere_to_write(bundle: &mut Bundle) {
+    let writable = |m: &Mount| matches!(m.typ().as_deref(), Some("tmpfs" | "devpts"));
+    let mut mounts = bundle.spec.mounts_mut().take().unwrap_or_default();
+    mounts.retain(|m| !writable(m));
+    for device in CONFIGURATION_DEVICES {
+        let path = Path::new("/dev").join(device);
+        let mut mount = Mount::default();
+        mount.set_destination(path.clone());
+        mount.set_typ(Some("bind".into()));
+        mount.set_source(Some(path));
+        mount.set_options(Some(["bind", "ro", "nosuid", "noexec"].map(str::to_owned).into()));
+        bundle
+            .root
+            .push(RootEntry::File(Path::new("dev").join(device), String::new()));
+        mounts.push(mount);
+    }
+    bundle.spec.set_mounts(Some(mounts));
+}
+
+fn no_other_process(spec: &mut Spec) -> Result<(), CompileError> {
+    let linux = spec
+        .linux_mut()
+        .as_mut()
+        .ok_or(CompileError::Unconfined("namespaces"))?;
+    let filter = linux.seccomp().clone();
+    let mut filter: LinuxSeccomp = filter.ok_or(CompileError::Unconfined("a filter of system calls"))?;
+    let without = |mut rule: LinuxSyscall| {
+        let names = rule.names().iter().filter(|n| !MAKES_PROCESSES.contains(&n.as_str()));
+        let names: Vec<String> = names.cloned().collect();
+        rule.set_names(names.clone());
+        (!names.is_empty()).then_some(rule)
+    };
+    let rules = filter.syscalls().clone().unwrap_or_default();
+    // What no rule allows is refused.
+    filter.set_syscalls(Some(rules.into_iter().filter_map(without).collect()));
+    linux.set_seccomp(Some(filter));
+    Ok(())
+}
+
+fn limits() -> Vec<PosixRlimit> {
+    [
+        (PosixRlimitType::RlimitCore, 0),
+        (PosixRlimitType::RlimitNofile, 64),
+        (PosixRlimitType::RlimitAs, CONFIGURATION_MEMORY),
+        // Memory that has the form of a file is none of its address space.
+        (PosixRlimitType::RlimitFsize, 0),
+        (PosixRlimitType::RlimitCpu, CONFIGURATION_CPU_SECONDS),
+    ]
+    .into_iter()
+    .filter_map(|(kind, most)| {
+        PosixRlimitBuilder::default()
+            .typ(kind)
+            .soft(most)
+            .hard(most)
+            .build()
+            .ok()
+    })
+    .collect()
+}

@@ -1,0 +1,50 @@
+//! The one way from a bundle to a process: whatever is started here, is started by [`Launcher::launch`].
+
+use super::{LaunchError, Launcher, Request, Running};
+use crate::bundle::Bundle;
+use std::os::fd::BorrowedFd;
+
+/// What a unit is given that no bundle can hold.
+pub struct Descriptors<'a> {
+    /// Standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// Sockets for `LISTEN_FDS`, and their names.
+    pub sockets: &'a [(BorrowedFd<'a>, &'a str)],
+    /// Give it a terminal of its own in place of `stdio`; its other end comes as
+    /// [`Report::Terminal`](super::Report::Terminal).
+    pub terminal: bool,
+    /// The network namespace that the spec names by path, if it does.
+    pub network: Option<BorrowedFd<'a>>,
+    /// When all is there but the program, wait: for a [`companion`](super::companion) to do its part, or for
+    /// [`Running::go`].
+    pub hold: bool,
+}
+
+impl<'a> Descriptors<'a> {
+    /// These three, and nothing else.
+    pub fn of(stdio: [BorrowedFd<'a>; 3]) -> Descriptors<'a> {
+        Descriptors {
+            stdio,
+            sockets: &[],
+            terminal: false,
+            network: None,
+            hold: false,
+        }
+    }
+}
+
+impl Launcher {
+    /// Starts what a bundle holds: its spec, on a root made of its entries. Its layers must lie on disk
+    /// ([`Bundle::write_layers`]). That the program runs, [`Running::report`] says later.
+    pub fn launch(&mut self, bundle: &Bundle, with: &Descriptors<'_>) -> Result<Running, LaunchError> {
+        self.start(&Request {
+            spec: &bundle.spec,
+            root: &bundle.root,
+            stdio: with.stdio,
+            sockets: with.sockets,
+            terminal: with.terminal,
+            network: with.network,
+            hold: with.hold,
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! The plan itself, drawn up from model, ledger and host.
+
+use super::context::{Context, Findings};
+use super::ledger::{Ledger, Siblings};
+use super::overlap::{Leak, Place};
+use super::service::Services;
+use super::template::{Library, Template};
+use super::{
+    Ground, Initializer, Mounts, PlanError, Storage, Unit, host, initialize, installed, ledger, links, overlap, storage,
+};
+use crate::host::{Dirs, Privilege};
+use crate::model::{Matrix, Model, assert};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub app: String,
+    pub privilege: Privilege,
+    pub dirs: Dirs,
+    pub storage: Vec<Storage>,
+    pub services: Vec<Unit>,
+    pub templates: BTreeMap<String, Template>,
+    /// Who makes the first content of the resources, if the manifest names a script.
+    pub initializer: Option<Initializer>,
+    /// What the services could meet on disk, and who may do what with it.
+    pub places: Vec<Place>,
+    /// What the user should know before relying on this: one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// A plan of no app, for a unit that keeps nothing: it has no place on disk.
+    pub fn without_data(app: &str, privilege: &Privilege, template: Template) -> Plan {
+        Plan {
+            app: app.to_owned(),
+            privilege: privilege.clone(),
+            dirs: Dirs {
+                state: PathBuf::new(),
+                app: PathBuf::new(),
+                run: PathBuf::new(),
+                dynamic: PathBuf::new(),
+            },
+            storage: Vec::new(),
+            services: Vec::new(),
+            templates: [(template.name.clone(), template)].into(),
+            initializer: None,
+            places: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// Templates by name.
+type Templates = BTreeMap<String, Template>;
+
+/// Draws up the plan. `ledger` gains an entry for every name that it does not hold yet; saving it is the
+/// caller's affair, so that `check` can plan without a trace.
+pub fn draw(
+    model: &Model,
+    privilege: &Privilege,
+    dirs: &Dirs,
+    templates: &Library,
+    ledger: &mut Ledger,
+) -> Result<Plan, Vec<PlanError>> {
+    let mut found = Findings::default();
+    allocate(model, privilege, dirs, ledger, &mut found);
+    if !found.errors.is_empty() {
+        return Err(found.errors);
+    }
+    let of = Context {
+        model,
+        ledger: &*ledger,
+        privilege,
+        dirs,
+    };
+    found.notes.extend(host::notes(model, of.ledger, privilege));
+    let used = load(&of, templates, &mut found);
+    let storage = storage::plan(&of, &mut found);
+    found.errors.extend(storage::dynamic(model, &storage));
+    let ground = ground(&of, &storage, &used, templates, &mut found);
+    let mut leaks: Vec<Leak> = Vec::new();
+    let services = Services::new(of, &storage, &used, &ground).draw(&mut leaks, &mut found);
+    found.notes.extend(installed::notes(&services, |name| used.get(name)));
+    let initializer = model.initialize.as_ref().map(|script| {
+        let mut drawn = initialize::plan(&of, script, &storage, used.get(&script.rootfs), &mut found);
+        let unit = &mut drawn.service;
+        leaks.extend(ground.settle(&unit.name, &unit.rootfs, of.is_closed(), &mut unit.mounts));
+        drawn
+    });
+    found.errors.extend(ground.errors(&leaks));
+    let wrong = broken(model, &ground, &services, of.is_closed(), std::iter::empty());
+    found.errors.extend(wrong);
+    found.errors.dedup();
+    if !found.errors.is_empty() {
+        return Err(found.errors);
+    }
+    found.notes.dedup();
+    tracing::debug!(
+        app = model.app,
+        ?privilege,
+        services = services.len(),
+        uids = ?of.ledger.uid_range,
+        gids = ?of.ledger.gid_range,
+        "planned"
+    );
+    Ok(Plan {
+        app: model.app.clone(),
+        privilege: privilege.clone(),
+        dirs: dirs.clone(),
+        storage,
+        services,
+        templates: used,
+        initializer,
+        places: ground.into_places(),
+        notes: found.notes,
+    })
+}
+
+/// Gives ids to what has none yet, and looks whether they are free here.
+fn allocate(model: &Model, privilege: &Privilege, dirs: &Dirs, ledger: &mut Ledger, found: &mut Findings) {
+    let siblings = ledger::siblings(dirs, &model.app).unwrap_or_else(|e| {
+        found.errors.push(e);
+        Siblings::default()
+    });
+    let wrong = ledger.allocate(model, &siblings, privilege, &mut found.notes);
+    found.errors.extend(wrong);
+    if found.errors.is_empty() {
+        let dynamic = [model.dynamic_uid, model.dynamic_gid];
+        found.errors.extend(host::collisions(ledger, privilege, dynamic));
+    }
+}
+
+/// The rootfs templates that anything of the app has.
+fn load(of: &Context<'_>, templates: &Library, found: &mut Findings) -> Templates {
+    let mut used = Templates::new();
+    let initialize = of.model.initialize.as_ref().map(|i| &i.rootfs);
+    for rootfs in of.model.services.iter().map(|s| &s.rootfs).chain(initialize) {
+        if !used.contains_key(rootfs) {
+            match templates.load(rootfs) {
+                Ok(template) => drop(used.insert(rootfs.clone(), template)),
+                Err(e) => found.errors.push(e),
+            }
+        }
+    }
+    used
+}
+
+/// What the services could meet on disk.
+fn ground(
+    of: &Context<'_>,
+    storage: &[Storage],
+    used: &Templates,
+    templates: &Library,
+    found: &mut Findings,
+) -> Ground {
+    let places = overlap::places(of.model.matrix(), storage, of.dirs, used.values(), templates.rules());
+    let ground = match Mounts::read() {
+        Ok(mounts) => Ground::new(places, &mounts),
+        Err(e) => {
+            found.errors.push(e);
+            Ground::default()
+        }
+    };
+    found.errors.extend(ground.own_data_named());
+    ground
+}
+
+/// Has the matrix closed over what lies on disk, hard links aside.
+pub fn on_disk<T>(model: &Model, plan: &Plan, then: impl FnOnce(Matrix<'_>) -> T) -> Result<T, PlanError> {
+    let ground = Ground::new(plan.places.clone(), &Mounts::read()?);
+    let closed = plan.privilege != Privilege::OneId;
+    let disk = overlap::Aliases::new(&ground, &plan.services, closed, std::iter::empty());
+    Ok(then(model.matrix().over(&disk)))
+}
+
+/// Assertions that hold of names, but not of what lies on disk. `links`: hard links between places, which
+/// [`draw`] does not look for.
+fn broken(
+    model: &Model,
+    ground: &Ground,
+    services: &[Unit],
+    closed: bool,
+    links: impl Iterator<Item = (usize, usize, PathBuf)>,
+) -> Vec<PlanError> {
+    if model.assertions.is_empty() {
+        return Vec::new();
+    }
+    let disk = overlap::Aliases::new(ground, services, closed, links);
+    let found = assert::check(model.matrix().over(&disk));
+    found.into_iter().map(|b| PlanError::Broken(Box::new(b))).collect()
+}
+
+/// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
+/// service do what it may not. Notes say what was not looked at.
+pub fn hard_links(model: &Model, plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
+    let found = links::find(&plan.places);
+    if !found.is_empty() {
+        let mounts = Mounts::read().map_err(|e| vec![e])?;
+        let ground = Ground::new(plan.places.clone(), &mounts);
+        let mut errors = ground.errors(&found.leaks(&ground, &plan.services));
+        let closed = plan.privilege != Privilege::OneId;
+        errors.extend(broken(model, &ground, &plan.services, closed, found.pairs()));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+    }
+    let note = |path: PathBuf| {
+        format!(
+            "{} holds too many files to look for hard links of them in other resources within a second: if there are \
+             any, whoever may read those reads these",
+            path.display()
+        )
+    };
+    Ok(found.unseen.into_iter().map(note).collect())
+}
