@@ -4,15 +4,28 @@ use crate::host::HostError;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::Model;
 use crate::model::assert::Broken;
+use std::borrow::Cow;
 use std::path::PathBuf;
+
+const SHARED: &str = "give one of them another range, or run `pysecure down --purge` on the one that is gone";
+const TAKEN: &str = "move the range, such as to [60706, 61183]";
+const EXHAUSTED: &str = "widen the range, or `pysecure down --purge` to delete the app's data and start anew";
+const NO_FREE_RANGE: &str = "write uid_range and gid_range in [app]";
+const CLAIMED: &str = "give this one another name, or, if it is to have that data, `pysecure up --take-over`";
+
+fn moved(id: u32) -> String {
+    format!(
+        "its files would become another's: write a range that holds {id}, or `pysecure down --purge` to delete the app's \
+         data and start anew"
+    )
+}
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     #[error(transparent)]
     Host(#[from] HostError),
     #[error(
-        "{key} {}-{} of `{app}` overlaps that of `{other}` ({}), {}-{}: two apps would share ids; \
-         give one of them another range, or run `pysecure down --purge` on the one that is gone",
+        "{key} {}-{} of `{app}` overlaps that of `{other}` ({}), {}-{}: two apps would share ids; {SHARED}",
         range[0], range[1], manifest.display(), theirs[0], theirs[1]
     )]
     Overlap {
@@ -23,7 +36,7 @@ pub enum PlanError {
         manifest: PathBuf,
         theirs: [u32; 2],
     },
-    #[error("{key} {}-{} holds id {id} of {whose}; move the range, such as to [60706, 61183]", range[0], range[1])]
+    #[error("{key} {}-{} holds id {id} of {whose}; {TAKEN}", range[0], range[1])]
     Taken {
         key: &'static str,
         range: [u32; 2],
@@ -32,7 +45,7 @@ pub enum PlanError {
     },
     #[error(
         "{key} {}-{} is used up: {live} ids in use, {retired} kept for services that are gone, whose files may still \
-         exist; widen the range, or `pysecure down --purge` to delete the app's data and start anew", range[0], range[1]
+         exist; {EXHAUSTED}", range[0], range[1]
     )]
     Exhausted {
         key: &'static str,
@@ -41,8 +54,8 @@ pub enum PlanError {
         retired: usize,
     },
     #[error(
-        "the ledger gave `{name}` the id {id}, which {key} {}-{} no longer holds; its files would become another's: \
-         write a range that holds {id}, or `pysecure down --purge` to delete the app's data and start anew", range[0], range[1]
+        "the ledger gave `{name}` the id {id}, which {key} {}-{} no longer holds; {}",
+        range[0], range[1], moved(*id)
     )]
     Moved {
         key: &'static str,
@@ -50,7 +63,7 @@ pub enum PlanError {
         name: String,
         id: u32,
     },
-    #[error("no free range of {size} ids is left for `{app}`: write uid_range and gid_range in [app]")]
+    #[error("no free range of {size} ids is left for `{app}`: {NO_FREE_RANGE}")]
     NoFreeRange { app: String, size: u64 },
     #[error("{key} {}-{} lies outside the ids that exist here (up to {last}): {remedy}", range[0], range[1])]
     Unmapped {
@@ -65,8 +78,8 @@ pub enum PlanError {
     )]
     Ledger { path: PathBuf, cause: String },
     #[error(
-        "an app called `{app}` is here already, from {}, whose data this is; give this one another name, or, if it is to have \
-         that data, `pysecure up --take-over`", manifest.display()
+        "an app called `{app}` is here already, from {}, whose data this is; {CLAIMED}",
+        manifest.display()
     )]
     Claimed { app: String, manifest: PathBuf },
     /// Another process has the data for itself.
@@ -135,17 +148,36 @@ impl PlanError {
             },
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
-        // What stands behind the first colon or semicolon is the remedy.
         let text = self.to_string();
-        Some(
-            match text
-                .split_once("; ")
-                .or_else(|| text.split_once(": ").filter(|(head, _)| !head.starts_with("resource ")))
-            {
-                Some((message, help)) => Diagnostic::error(span.clone(), message).help(help),
-                None => Diagnostic::error(span.clone(), text),
-            },
-        )
+        let Some(help) = self.help() else {
+            return Some(Diagnostic::error(span.clone(), text));
+        };
+        // The remedy ends the sentence.
+        let message = text.strip_suffix(help.as_ref()).unwrap_or(&text);
+        let message = message.trim_end_matches([' ', ';', ':']);
+        Some(Diagnostic::error(span.clone(), message).help(help))
+    }
+
+    /// What to do about it, as its text ends.
+    pub fn help(&self) -> Option<Cow<'_, str>> {
+        let of_cause = |cause: &'_ str| cause.split_once("; ").map(|(_, help)| help.to_owned());
+        let help = match self {
+            PlanError::Overlap { .. } => SHARED,
+            PlanError::Taken { .. } => TAKEN,
+            PlanError::Exhausted { .. } => EXHAUSTED,
+            PlanError::Moved { id, .. } => return Some(moved(*id).into()),
+            PlanError::NoFreeRange { .. } => NO_FREE_RANGE,
+            PlanError::Unmapped { remedy, .. } => remedy,
+            PlanError::Claimed { .. } => CLAIMED,
+            PlanError::Template { cause, .. } | PlanError::Resource { cause, .. } => {
+                return of_cause(cause).map(Cow::Owned);
+            }
+            PlanError::Shows(shows) => &shows.help,
+            PlanError::Host(_) | PlanError::Ledger { .. } | PlanError::Busy { .. } | PlanError::Broken(_) => {
+                return None;
+            }
+        };
+        Some(help.into())
     }
 
     pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
@@ -173,5 +205,73 @@ impl Shows {
             None => Diagnostic::error(outer_span?, self.message.as_str()).label(self.outer_label.as_str()),
         };
         Some(made.help(self.help.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_semicolon_is_no_remedy() {
+        let model = Model::default();
+        let error = PlanError::Claimed {
+            app: "zoo".into(),
+            manifest: "/a; b: c/pysecure.toml".into(),
+        };
+        let shown = error.located(&model).map(|d| (d.message, d.help));
+        let message = "an app called `zoo` is here already, from /a; b: c/pysecure.toml, whose data this is";
+        assert_eq!(shown, Some((message.to_owned(), Some(CLAIMED.to_owned()))));
+    }
+
+    #[test]
+    fn every_remedy_ends_its_text() {
+        let (key, range) = ("uid_range", [1, 2]);
+        let all = [
+            PlanError::Overlap {
+                key,
+                app: "a".into(),
+                range,
+                other: "b".into(),
+                manifest: "/m".into(),
+                theirs: range,
+            },
+            PlanError::Taken {
+                key,
+                range,
+                id: 1,
+                whose: "x".into(),
+            },
+            PlanError::Exhausted {
+                key,
+                range,
+                live: 1,
+                retired: 1,
+            },
+            PlanError::Moved {
+                key,
+                range,
+                name: "x".into(),
+                id: 3,
+            },
+            PlanError::NoFreeRange {
+                app: "a".into(),
+                size: 9,
+            },
+            PlanError::Unmapped {
+                key,
+                range,
+                last: 1,
+                remedy: "do it".into(),
+            },
+            PlanError::Resource {
+                name: "x".into(),
+                cause: "is wrong; do it".into(),
+            },
+        ];
+        for error in all {
+            let help = error.help().unwrap_or_default().into_owned();
+            assert!(!help.is_empty() && error.to_string().ends_with(&help), "{error}");
+        }
     }
 }
