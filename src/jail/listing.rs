@@ -1,11 +1,14 @@
 //! What a jail holds, and why each of it is there.
 
 use super::JailError;
+use super::hash::{hash_file, hex};
 use super::image::Image;
 use super::recipe::checked;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -150,6 +153,37 @@ pub(super) fn add_directories(listing: &mut Listing, directories: &[PathBuf], wh
         }
     }
     Ok(())
+}
+
+pub(super) fn tree_hash(
+    listing: &Listing,
+    content: impl Fn(&PathBuf, &JailEntry) -> Result<String, JailError>,
+) -> Result<String, JailError> {
+    let mut hasher = Sha256::new();
+    for (path, item) in &listing.items {
+        hasher.update(path.as_os_str().as_bytes());
+        match &item.kind {
+            EntryKind::Directory => hasher.update(b"\0d"),
+            EntryKind::Link(target) => {
+                hasher.update(b"\0l");
+                hasher.update(target.as_os_str().as_bytes());
+            }
+            EntryKind::File {
+                executable, modified, ..
+            } => hasher.update(format!("\0f{executable} {modified} {}", content(path, item)?)),
+        }
+        hasher.update(b"\0\n");
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+/// The hash of what a file of a listing holds; read, if it is not known.
+pub fn content(path: &Path, item: &JailEntry) -> Result<String, JailError> {
+    match (&item.content, &item.origin) {
+        (Some(known), _) => Ok(known.clone()),
+        (None, Some(Origin::Host(from))) => hash_file(from),
+        (None, _) => hash_file(path),
+    }
 }
 
 /// The parts of a path, last first.

@@ -7,7 +7,7 @@
 pub mod collect;
 pub mod elf;
 mod error;
-pub mod hash;
+mod hash;
 pub mod image;
 pub mod inputs;
 pub mod listing;

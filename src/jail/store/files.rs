@@ -1,6 +1,5 @@
 //! How files and folders of the store are made, compared and removed.
 
-use super::Count;
 use crate::beneath::Root;
 use crate::jail::JailError;
 use crate::jail::hash::open;
@@ -15,6 +14,13 @@ use std::path::Path;
 
 /// A file up to this size is read into memory.
 pub(super) const AT_ONCE: u64 = 8 << 20;
+
+/// What a build or a prune came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub files: u64,
+    pub bytes: u64,
+}
 
 pub(super) fn is_hash(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())

@@ -25,6 +25,7 @@ mod prune;
 use super::JailError;
 use super::listing::Listing;
 use crate::durable;
+pub use files::Count;
 use files::{directory, has_sizes, is_hash, lines, make_private, names, remove};
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
@@ -39,13 +40,6 @@ pub struct Store {
 
 /// Hears how many of how many files are done.
 pub type Tell = fn(usize, usize);
-
-/// What a build or a prune came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    pub files: u64,
-    pub bytes: u64,
-}
 
 impl Store {
     /// `state`: the directory that holds all apps'.
