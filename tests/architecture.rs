@@ -56,6 +56,65 @@ fn unsafe_stands_where_the_page_says_and_no_thread_is_made() {
     assert_eq!(found, named);
 }
 
+/// The rows of the page's walks, a list each: file and function.
+fn walks(page: &str) -> Vec<Vec<(String, String)>> {
+    let mut out: Vec<Vec<(String, String)>> = Vec::new();
+    for line in page.lines() {
+        if line.starts_with('#') {
+            out.push(Vec::new());
+        }
+        let Some((number, rest)) = line.split_once(". `") else {
+            continue;
+        };
+        let mut parts = rest.split('`');
+        let row = (parts.next(), parts.next(), parts.next());
+        if let ((Some(file), Some(": "), Some(function)), Some(walk), Ok(_)) =
+            (row, out.last_mut(), number.parse::<u32>())
+        {
+            walk.push((file.to_owned(), function.to_owned()));
+        }
+    }
+    out.retain(|walk| !walk.is_empty());
+    out
+}
+
+/// What is wrong with walks: functions that are not there, and rows that go back.
+fn faults_of_walks(walks: &[Vec<(String, String)>], source: impl Fn(&str) -> String) -> Vec<String> {
+    const STAGES: [&str; 6] = ["manifest", "model", "plan", "compile", "supervise", "launch"];
+    let stage = |file: &str| STAGES.iter().position(|s| file.split('/').next() == Some(*s));
+    let mut faults = Vec::new();
+    for walk in walks {
+        for (file, function) in walk {
+            if !source(file).contains(&format!("fn {function}(")) && !source(file).contains(&format!("fn {function}<"))
+            {
+                faults.push(format!("{file} has no function {function}"));
+            }
+        }
+        for pair in walk.windows(2) {
+            if stage(&pair[0].0) > stage(&pair[1].0) || pair[0] == pair[1] {
+                faults.push(format!("{} {} goes back", pair[1].0, pair[1].1));
+            }
+        }
+    }
+    faults
+}
+
+#[test]
+fn walks_are_of_functions_that_there_are_and_go_forward_only() {
+    let read = |file: &str| std::fs::read_to_string(root().join("src").join(file)).unwrap_or_default();
+    let found = walks(&page());
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert_eq!(faults_of_walks(&found, read), Vec::<String>::new());
+    let wrong = "# W\n1. `plan/mod.rs`: `draw` x\n2. `model/build.rs`: `no_such` y\n";
+    assert_eq!(
+        faults_of_walks(&walks(wrong), read),
+        [
+            "model/build.rs has no function no_such",
+            "model/build.rs no_such goes back"
+        ]
+    );
+}
+
 #[test]
 fn a_bad_import_is_seen() {
     let page = "| `src/a` | x | `b` | y |\n| `src/b` | x | nothing | y |\n";
