@@ -105,7 +105,7 @@ fn walks_are_of_functions_that_there_are_and_go_forward_only() {
     let found = walks(&page());
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(faults_of_walks(&found, read), Vec::<String>::new());
-    let wrong = "# W\n1. `plan/mod.rs`: `draw` x\n2. `model/build.rs`: `no_such` y\n";
+    let wrong = "# W\n1. `plan/draw.rs`: `draw` x\n2. `model/build.rs`: `no_such` y\n";
     assert_eq!(
         faults_of_walks(&walks(wrong), read),
         [
