@@ -17,7 +17,7 @@ from .._connection import DONTWAIT, receive
 from .._errors import ProtocolError
 from .accept import Acceptor
 from .calls import Calls
-from .connection import IN, Connection, Connections
+from .connection import Connection, Connections
 from .coroutines import Coroutines
 from .dispatch import Dispatcher
 from .limits import raise_limit
@@ -89,12 +89,11 @@ class Engine:
         if connection.closed:
             self._drop(connection, owner=True)
             return
-        if event & select.EPOLLOUT and connection.backlog:
+        if event & select.EPOLLOUT:
+            # Be there something to send or not: that is known under the connection's lock alone, and whoever takes the interest
+            # in it away without that leaves what another thread has put there just now unsent for ever.
             for call in self.connections.flush(connection) or ():
                 self.streams.resume(call)
-            return
-        if event & select.EPOLLOUT and not self.connections.want(connection, IN):
-            self._drop(connection, owner=True)
             return
         try:
             data, fds = receive(connection.sock, DONTWAIT)
