@@ -150,7 +150,7 @@ class Connections:
                 # What waited to be sent came before what might be asked next.
                 connection.backlog = None
                 lost = not self.want(connection, IN)
-                streams = [c for c in connection.calls.values() if c.stream is not None]
+                streams = [c for c in connection.calls.values() if c.stream is not None or c.wake is not None]
         if lost:
             self.drop(connection, owner=True)
             return None
