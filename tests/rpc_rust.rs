@@ -96,7 +96,7 @@ import uuid
 import pysecure_rpc
 from pysecure_rpc import _codec, rpc
 
-assert _codec.COMPILED == (os.environ["PYTHONPATH"] == "/opt/core")
+assert _codec.COMPILED == (os.environ["PYTHONPATH"].split(":")[0] == "/opt/core")
 
 @rpc(run_as="vault")
 def add(a: int, b: int) -> int: ...
