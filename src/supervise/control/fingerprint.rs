@@ -115,13 +115,14 @@ fn of(texts: &[&str]) -> Fingerprint {
     Fingerprint(digits)
 }
 
-fn text(of: &impl Serialize) -> String {
+fn text(of: &(impl Serialize + std::fmt::Debug)) -> String {
     canonical(json(of)).to_string()
 }
 
-/// What is serialised here holds strings and numbers only, which always serialise.
-fn json(of: &impl Serialize) -> Value {
-    serde_json::to_value(of).unwrap_or_default()
+/// A path that is not UTF-8 has no JSON. Its text for debugging stands in for it then: with nothing in its place, no change would
+/// ever be seen.
+fn json(of: &(impl Serialize + std::fmt::Debug)) -> Value {
+    serde_json::to_value(of).unwrap_or_else(|_| Value::String(format!("{of:?}")))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -166,6 +167,13 @@ fn without_defaults(value: Value, default: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_is_not_utf_8_is_told_from_another() {
+        use std::os::unix::ffi::OsStrExt;
+        let of = |bytes: &[u8]| text(&Path::new(std::ffi::OsStr::from_bytes(bytes)));
+        assert_ne!(of(b"/srv/\xff/one"), of(b"/srv/\xff/two"));
+    }
     use crate::values::Restart;
     use std::time::Duration;
 
