@@ -301,6 +301,31 @@ fn begun(pid: i32) -> Option<u64> {
     }
 }
 
+/// Whether a process has been killed, and only has not ended yet: until it has, its locks are held.
+fn is_ending(pid: u32) -> bool {
+    let text = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    is_exiting(&text("stat")) || has_kill_pending(&text("status"))
+}
+
+/// By the flags of proc_pid_stat(5), field 9: PF_EXITING of the kernel's include/linux/sched.h.
+fn is_exiting(stat: &str) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    let flags = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// By the masks of proc_pid_status(5): signals pending for the thread, and for the process.
+fn has_kill_pending(status: &str) -> bool {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    status
+        .lines()
+        .filter_map(|line| line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:")))
+        .filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .any(|mask| mask & KILL != 0)
+}
+
 /// Who has an app's data for himself, if anybody does; `Some(None)` if he has not said who he is.
 pub fn holder(dirs: &Dirs) -> Result<Option<Option<Holder>>, PlanError> {
     let path = dirs.locks().join(name(dirs));
@@ -366,8 +391,8 @@ fn read(mut file: &File) -> Option<Holder> {
     file.rewind().ok()?;
     file.take(RUNNING).read_to_string(&mut text).ok()?;
     let holder: Holder = serde_json::from_str(text.lines().next()?).ok()?;
-    // One that was killed has left its words to whoever has the lock now.
-    let stale = holder.host == host() && begun(holder.pid as i32) != holder.began;
+    // One that was killed has left its words to whoever has the lock now, or has it for as long as its end takes.
+    let stale = holder.host == host() && (begun(holder.pid as i32) != holder.began || is_ending(holder.pid));
     (!stale).then_some(holder)
 }
 
@@ -420,6 +445,16 @@ mod tests {
         Dirs::find("locked", true, Some(&at.path().join("state"))).unwrap()
     }
 
+    /// Children that other tests make in this process hold its locks on until they exec.
+    fn when_free<T>(take: impl Fn() -> Result<T, PlanError>) -> T {
+        loop {
+            match take() {
+                Ok(taken) => return taken,
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
     #[test]
     fn one_leads_and_many_join() {
         let at = tempfile::tempdir().unwrap();
@@ -438,18 +473,90 @@ mod tests {
         }
         let beside = Claim::join(&dirs).unwrap();
         drop(up);
-        assert_eq!(holder(&dirs).unwrap(), None);
+        drop(when_free(|| Claim::supervise(&dirs)));
         assert!(Claim::alone(&dirs, Deed::Purge).is_err(), "something runs on the data");
-        Claim::supervise(&dirs).unwrap();
+        drop(when_free(|| Claim::supervise(&dirs)));
         drop(beside);
-        Claim::alone(&dirs, Deed::Purge).unwrap();
+        drop(when_free(|| Claim::alone(&dirs, Deed::Purge)));
+        while holder(&dirs).unwrap().is_some() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A process that was killed holds its locks until its files are closed, which comes after its memory is gone.
+    #[test]
+    fn a_killed_supervisor_that_has_not_ended_yet_is_waited_for() {
+        let at = tempfile::tempdir().unwrap();
+        let dirs = dirs(&at);
+        drop(Claim::supervise(&dirs).unwrap());
+        // Much memory, given back page by page, makes a long end of it.
+        let script = "import fcntl, mmap, os, struct, sys\n\
+                      file = os.open(sys.argv[1], os.O_RDWR)\n\
+                      fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 1, 0))\n\
+                      memory = mmap.mmap(-1, 256 << 20)\n\
+                      memory.madvise(mmap.MADV_NOHUGEPAGE)\n\
+                      memory.write(bytes(256 << 20))\n\
+                      print('ready', flush=True)\n\
+                      sys.stdin.read()\n";
+        let mut process = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(dirs.locks().join("locked"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = [0; 6];
+        process.stdout.as_mut().unwrap().read_exact(&mut told).unwrap();
+        assert_eq!(&told, b"ready\n");
+        let holder = Holder {
+            deed: Deed::Up,
+            pid: process.id(),
+            began: begun(i32::try_from(process.id()).unwrap()),
+            host: host(),
+            socket: None,
+        };
+        let mut text = serde_json::to_vec(&holder).unwrap();
+        text.push(b'\n');
+        std::fs::write(dirs.locks().join("locked"), &text).unwrap();
+        let error = Claim::supervise(&dirs).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {}", process.id())), "{error}");
+        process.kill().unwrap();
+        // It waits here, and does not fail.
+        Claim::supervise(&dirs).unwrap();
+        process.wait().unwrap();
+    }
+
+    #[test]
+    fn what_is_ending_is_seen_by_the_kernels_own_account() {
+        let stat = |flags: u64| format!("7 (a) b) S 1 7 7 0 -1 {flags} 0 0");
+        for (stat, exiting) in [
+            (stat(0x0040_0100), false),
+            (stat(0x0040_0104), true),
+            (String::new(), false),
+            ("7 (sh) S 1".to_owned(), false),
+        ] {
+            assert_eq!(is_exiting(&stat), exiting, "{stat}");
+        }
+        let status = |own: &str, all: &str| {
+            format!("Name:\tSigPnd: 100\nSigPnd:\t{own}\nShdPnd:\t{all}\nSigBlk:\t0000000000000100\n")
+        };
+        let (none, kill, term) = ("0000000000000000", "0000000000000100", "0000000000004000");
+        for (status, killed) in [
+            (status(none, none), false),
+            (status(term, term), false),
+            (status(kill, none), true),
+            (status(none, kill), true),
+            (String::new(), false),
+        ] {
+            assert_eq!(has_kill_pending(&status), killed, "{status}");
+        }
     }
 
     #[test]
     fn what_a_killed_supervisor_ran_is_outlasted() {
         let at = tempfile::tempdir().unwrap();
         let dirs = dirs(&at);
-        let up = Claim::supervise(&dirs).unwrap();
+        let up = when_free(|| Claim::supervise(&dirs));
         let mut service = std::process::Command::new("sleep").arg("0.5").spawn().unwrap();
         let pid = i32::try_from(service.id()).unwrap();
         up.runs(7, pid);
@@ -463,11 +570,11 @@ mod tests {
             )
             .unwrap();
         drop(up);
-        let again = Claim::supervise(&dirs).unwrap();
+        let again = when_free(|| Claim::supervise(&dirs));
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         assert!(stat.contains(") Z "), "{stat}");
         service.wait().unwrap();
         drop(again);
-        Claim::supervise(&dirs).unwrap();
+        when_free(|| Claim::supervise(&dirs));
     }
 }
