@@ -205,7 +205,7 @@ pub(super) fn reconcile(
             .filter(|s| changed.contains(s.name.as_str()) || !kept.contains(s.name.as_str()))
             .collect(),
         templates: plan.templates,
-        places: plan.places,
+        subtrees: plan.subtrees,
     };
     let count = apply.order.len();
     let mut told = Told::new(apply.services.len());

@@ -2,11 +2,12 @@
 
 use super::context::{Context, Findings};
 use super::ledger::{Ledger, Siblings};
-use super::overlap::{Leak, Place};
+use super::overlap::{Leak, Subtree};
 use super::service::Services;
 use super::template::{Library, Template};
 use super::{
-    Ground, Initializer, Mounts, PlanError, Storage, Unit, host, initialize, installed, ledger, links, overlap, storage,
+    Initializer, Mounts, Overlaps, PlanError, Storage, Unit, host, initialize, installed, ledger, links, overlap,
+    storage,
 };
 use crate::host::{Dirs, Privilege};
 use crate::model::{Matrix, Model, assert};
@@ -24,7 +25,7 @@ pub struct Plan {
     /// Who makes the first content of the resources, if the manifest names a script.
     pub initializer: Option<Initializer>,
     /// What the services could meet on disk, and who may do what with it.
-    pub places: Vec<Place>,
+    pub subtrees: Vec<Subtree>,
     /// What the user should know before relying on this: one sentence each.
     pub notes: Vec<String>,
 }
@@ -45,7 +46,7 @@ impl Plan {
             services: Vec::new(),
             templates: [(template.name.clone(), template)].into(),
             initializer: None,
-            places: Vec::new(),
+            subtrees: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -78,18 +79,18 @@ pub fn draw(
     let used = load(&of, templates, &mut found);
     let storage = storage::plan(&of, &mut found);
     found.errors.extend(storage::dynamic(model, &storage));
-    let ground = ground(&of, &storage, &used, templates, &mut found);
+    let overlaps = overlaps(&of, &storage, &used, templates, &mut found);
     let mut leaks: Vec<Leak> = Vec::new();
-    let services = Services::new(of, &storage, &used, &ground).draw(&mut leaks, &mut found);
+    let services = Services::new(of, &storage, &used, &overlaps).draw(&mut leaks, &mut found);
     found.notes.extend(installed::notes(&services, |name| used.get(name)));
     let initializer = model.initialize.as_ref().map(|script| {
         let mut drawn = initialize::plan(&of, script, &storage, used.get(&script.rootfs), &mut found);
         let unit = &mut drawn.service;
-        leaks.extend(ground.settle(&unit.name, &unit.rootfs, of.is_closed(), &mut unit.mounts));
+        leaks.extend(overlaps.restrict(&unit.name, &unit.rootfs, of.is_closed(), &mut unit.mounts));
         drawn
     });
-    found.errors.extend(ground.errors(&leaks));
-    let wrong = broken(model, &ground, &services, of.is_closed(), std::iter::empty());
+    found.errors.extend(overlaps.errors(&leaks));
+    let wrong = broken(model, &overlaps, &services, of.is_closed(), std::iter::empty());
     found.errors.extend(wrong);
     found.errors.dedup();
     if !found.errors.is_empty() {
@@ -112,7 +113,7 @@ pub fn draw(
         services,
         templates: used,
         initializer,
-        places: ground.into_places(),
+        subtrees: overlaps.into_subtrees(),
         notes: found.notes,
     })
 }
@@ -147,38 +148,38 @@ fn load(of: &Context<'_>, templates: &Library, found: &mut Findings) -> Template
 }
 
 /// What the services could meet on disk.
-fn ground(
+fn overlaps(
     of: &Context<'_>,
     storage: &[Storage],
     used: &Templates,
     templates: &Library,
     found: &mut Findings,
-) -> Ground {
-    let places = overlap::places(of.model.matrix(), storage, of.dirs, used.values(), templates.rules());
-    let ground = match Mounts::read() {
-        Ok(mounts) => Ground::new(places, &mounts),
+) -> Overlaps {
+    let subtrees = overlap::subtrees(of.model.matrix(), storage, of.dirs, used.values(), templates.rules());
+    let overlaps = match Mounts::read() {
+        Ok(mounts) => Overlaps::new(subtrees, &mounts),
         Err(e) => {
             found.errors.push(e);
-            Ground::default()
+            Overlaps::default()
         }
     };
-    found.errors.extend(ground.own_data_named());
-    ground
+    found.errors.extend(overlaps.own_data_named());
+    overlaps
 }
 
 /// Has the matrix closed over what lies on disk, hard links aside.
 pub fn on_disk<T>(model: &Model, plan: &Plan, then: impl FnOnce(Matrix<'_>) -> T) -> Result<T, PlanError> {
-    let ground = Ground::new(plan.places.clone(), &Mounts::read()?);
+    let overlaps = Overlaps::new(plan.subtrees.clone(), &Mounts::read()?);
     let closed = plan.privilege != Privilege::OneId;
-    let disk = overlap::Aliases::new(&ground, &plan.services, closed, std::iter::empty());
+    let disk = overlap::Aliases::new(&overlaps, &plan.services, closed, std::iter::empty());
     Ok(then(model.matrix().over(&disk)))
 }
 
-/// Assertions that hold of names, but not of what lies on disk. `links`: hard links between places, which
+/// Assertions that hold of names, but not of what lies on disk. `links`: hard links between subtrees, which
 /// [`draw`] does not look for.
 fn broken(
     model: &Model,
-    ground: &Ground,
+    overlaps: &Overlaps,
     services: &[Unit],
     closed: bool,
     links: impl Iterator<Item = (usize, usize, PathBuf)>,
@@ -186,7 +187,7 @@ fn broken(
     if model.assertions.is_empty() {
         return Vec::new();
     }
-    let disk = overlap::Aliases::new(ground, services, closed, links);
+    let disk = overlap::Aliases::new(overlaps, services, closed, links);
     let found = assert::check(model.matrix().over(&disk));
     found.into_iter().map(|b| PlanError::Broken(Box::new(b))).collect()
 }
@@ -194,13 +195,13 @@ fn broken(
 /// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
 /// service do what it may not. Notes say what was not looked at.
 pub fn hard_links(model: &Model, plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
-    let found = links::find(&plan.places);
+    let found = links::find(&plan.subtrees);
     if !found.is_empty() {
         let mounts = Mounts::read().map_err(|e| vec![e])?;
-        let ground = Ground::new(plan.places.clone(), &mounts);
-        let mut errors = ground.errors(&found.leaks(&ground, &plan.services));
+        let overlaps = Overlaps::new(plan.subtrees.clone(), &mounts);
+        let mut errors = overlaps.errors(&found.leaks(&overlaps, &plan.services));
         let closed = plan.privilege != Privilege::OneId;
-        errors.extend(broken(model, &ground, &plan.services, closed, found.pairs()));
+        errors.extend(broken(model, &overlaps, &plan.services, closed, found.pairs()));
         if !errors.is_empty() {
             return Err(errors);
         }

@@ -280,63 +280,56 @@ impl Ledger {
             false => errors.extend(unknown.iter().cloned()),
         }
         errors.extend(self.moved());
-        for (key, range, dynamic) in [
-            ("uid_range", self.uid_range, model.dynamic_uid),
-            ("gid_range", self.gid_range, model.dynamic_gid),
-        ] {
-            errors.extend(
-                dynamic
-                    .filter(|id| (range[0]..=range[1]).contains(id))
-                    .map(|id| PlanError::Taken {
-                        key,
-                        range,
-                        id,
-                        whose: "the dynamic service".to_owned(),
-                    }),
-            );
-        }
-        for (key, range, theirs) in [
-            (
-                "uid_range",
-                self.uid_range,
-                (|l| l.uid_range) as fn(&Ledger) -> [u32; 2],
-            ),
-            ("gid_range", self.gid_range, |l| l.gid_range),
-        ] {
-            errors.extend(
-                siblings
-                    .iter()
-                    .filter(|s| overlap(theirs(s), range))
-                    .map(|s| PlanError::Overlap {
-                        key,
-                        app: model.app.clone(),
-                        range,
-                        other: s.app.clone(),
-                        manifest: s.manifest.clone(),
-                        theirs: theirs(s),
-                    }),
-            );
-        }
+        errors.extend(self.given_to_others(model, siblings));
         if !errors.is_empty() {
             return errors;
         }
-        let mut uids = Pool::new(
-            "uid_range",
-            self.uid_range,
-            self.services.values().map(|i| i.uid).chain([self.keeper.uid]),
-        );
-        let mut gids = Pool::new(
-            "gid_range",
-            self.gid_range,
-            self.services
-                .values()
-                .map(|i| i.gid)
-                .chain(self.groups.values().copied())
-                .chain([self.keeper.gid]),
-        );
+        let (mut uids, mut gids) = self.pools();
         let result = self.fill(model, &mut uids, &mut gids);
         errors.extend(result.err());
         errors
+    }
+
+    /// Ranges of this app's that hold an id of the dynamic service, or of another app.
+    fn given_to_others(&self, model: &Model, siblings: &[Ledger]) -> Vec<PlanError> {
+        type Range = fn(&Ledger) -> [u32; 2];
+        let ranges: [(&'static str, Range, Option<u32>); 2] = [
+            ("uid_range", |ledger| ledger.uid_range, model.dynamic_uid),
+            ("gid_range", |ledger| ledger.gid_range, model.dynamic_gid),
+        ];
+        let dynamic = ranges.iter().filter_map(|(key, range, dynamic)| {
+            let range = range(self);
+            let id = dynamic.filter(|id| (range[0]..=range[1]).contains(id))?;
+            Some(PlanError::Taken {
+                key,
+                range,
+                id,
+                whose: "the dynamic service".to_owned(),
+            })
+        });
+        let apps = ranges.iter().flat_map(|(key, range, _)| {
+            let own = range(self);
+            let theirs = siblings.iter().filter(move |s| overlap(range(s), own));
+            theirs.map(move |s| PlanError::Overlap {
+                key,
+                app: model.app.clone(),
+                range: own,
+                other: s.app.clone(),
+                manifest: s.manifest.clone(),
+                theirs: range(s),
+            })
+        });
+        dynamic.chain(apps).collect()
+    }
+
+    /// What of the ranges is free: for UIDs, and for GIDs.
+    fn pools(&self) -> (Pool, Pool) {
+        let given = || self.services.values().chain([&self.keeper]);
+        let gids = given().map(|ids| ids.gid).chain(self.groups.values().copied());
+        (
+            Pool::new("uid_range", self.uid_range, given().map(|ids| ids.uid)),
+            Pool::new("gid_range", self.gid_range, gids),
+        )
     }
 
     /// Services that go on under another name go on with their ids. What they had under the new one is not given again.

@@ -5,7 +5,7 @@
 //! has a bound, and what lies beyond it is said.
 
 use super::Unit;
-use super::overlap::{Ground, Leak, Place};
+use super::overlap::{Leak, Overlaps, Subtree};
 use crate::walk::{Found, Walk};
 use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,9 +19,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Device and inode.
 type File = (u64, u64);
 
-/// Names of files in more than one place.
+/// Names of files in more than one subtree.
 pub(super) struct Links {
-    /// For each file, which places it is in, and where.
+    /// For each file, which subtrees it is in, and where.
     names: Vec<BTreeMap<usize, PathBuf>>,
     /// What was not looked at to the end.
     pub unseen: Vec<PathBuf>,
@@ -33,14 +33,14 @@ impl Links {
     }
 
     /// Those that let a service do what it may not. `services`: all whose rights count.
-    pub(crate) fn leaks(&self, ground: &Ground, services: &[Unit]) -> Vec<Leak> {
+    pub(crate) fn leaks(&self, overlaps: &Overlaps, services: &[Unit]) -> Vec<Leak> {
         let pairs = self.pairs();
         pairs
-            .flat_map(|(outer, inner, there)| ground.linked(services, outer, inner, &there))
+            .flat_map(|(outer, inner, there)| overlaps.linked(services, outer, inner, &there))
             .collect()
     }
 
-    /// A place that has a file of another's, that other, and where; both ways round.
+    /// A subtree that has a file of another's, that other, and where; both ways round.
     pub(crate) fn pairs(&self) -> impl Iterator<Item = (usize, usize, PathBuf)> {
         self.names.iter().flat_map(|names| {
             let both = names.iter().flat_map(move |a| names.keys().map(move |b| (a, *b)));
@@ -50,26 +50,26 @@ impl Links {
     }
 }
 
-pub(super) fn find(places: &[Place]) -> Links {
+pub(super) fn find(subtrees: &[Subtree]) -> Links {
     let (mut closed, mut open) = (Vec::new(), Vec::new());
-    for (at, place) in places.iter().enumerate().filter(|(_, p)| p.is_resource()) {
-        if place.is_code() {
+    for (at, subtree) in subtrees.iter().enumerate().filter(|(_, p)| p.is_resource()) {
+        if subtree.is_code() {
             open.push(at)
         } else {
             closed.push(at)
         }
     }
     let mut search = Search {
-        // What is a place of its own belongs to that.
-        others: places.iter().map(|p| p.path.as_path()).collect(),
+        // What lies in another subtree belongs to that.
+        others: subtrees.iter().map(|p| p.path.as_path()).collect(),
         found: BTreeMap::new(),
         left: MOST,
         until: Instant::now() + LONGEST,
     };
     let mut unseen = Vec::new();
-    search.all(places, &closed, &mut unseen);
+    search.all(subtrees, &closed, &mut unseen);
     if !search.found.is_empty() {
-        search.all(places, &open, &mut unseen);
+        search.all(subtrees, &open, &mut unseen);
     }
     let names = search.found.into_values().filter(|of| of.len() > 1).collect();
     Links { names, unseen }
@@ -77,7 +77,7 @@ pub(super) fn find(places: &[Place]) -> Links {
 
 struct Search<'p> {
     others: BTreeSet<&'p Path>,
-    /// Which places have a file with more names than one, and where; one name of it for each place.
+    /// Which subtrees have a file with more names than one, and where; one name of it for each subtree.
     found: BTreeMap<File, BTreeMap<usize, PathBuf>>,
     left: usize,
     until: Instant,
@@ -87,15 +87,15 @@ struct Search<'p> {
 struct Enough;
 
 impl Search<'_> {
-    fn all(&mut self, places: &[Place], these: &[usize], unseen: &mut Vec<PathBuf>) {
+    fn all(&mut self, subtrees: &[Subtree], these: &[usize], unseen: &mut Vec<PathBuf>) {
         for at in these {
-            if self.place(*at, &places[*at].path).is_err() {
-                unseen.push(places[*at].path.clone());
+            if self.subtree(*at, &subtrees[*at].path).is_err() {
+                unseen.push(subtrees[*at].path.clone());
             }
         }
     }
 
-    fn place(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
+    fn subtree(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
         // Yet to be made, or swapped for something that a start will refuse.
         let Ok(walk) = Walk::at(top) else { return Ok(()) };
         let mut walk = walk.with_mounts();

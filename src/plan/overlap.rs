@@ -1,8 +1,8 @@
 //! Rights are over what lies on disk, not over names of it. One file can be reached through two resources: where one
-//! `source` lies in another, where both are the same, where a folder is mounted at two places. Then the narrower word
+//! `source` lies in another, where both are the same, where a folder is mounted at two paths. Then the narrower word
 //! has to hold, whichever way a service goes.
 //!
-//! - **The inner one decides.** Where a place on disk belongs to two resources, the one that names less of the disk says
+//! - **The inner one decides.** Where a part of the disk belongs to two resources, the one that names less of the disk says
 //!   what may be done there. A service that may do more by the outer one is an error.
 //! - **Hidden by name.** A resource whose path lies in another's is mounted over that. Whoever may not see it would see
 //!   what the outer one holds there, so that is left out of the outer mount ([`Mount::hidden`]): by name, so it holds
@@ -10,7 +10,7 @@
 //! - What is PySecure's own (data of all apps, ledgers, logs) is masked, and nobody writes what says who may do what: the
 //!   manifest, its script, its templates.
 //!
-//! This is asked when a plan is made, and again at each start, as mounts come and go ([`Ground`]). Links are not asked
+//! This is asked when a plan is made, and again at each start, as mounts come and go ([`Overlaps`]). Links are not asked
 //! about: a service follows them in its own root, where they lead to what it was granted or nowhere.
 
 use super::error::Shows;
@@ -29,12 +29,13 @@ use std::path::{Path, PathBuf};
 /// Before the name of a rootfs template, where a resource's could stand.
 pub(super) const ROOTFS: &str = "rootfs:";
 
-/// Something on disk, and who may do what with it.
+/// A path on disk with all below it, and who may do what with it. A file is one, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Subtree {
     /// The resource's or rootfs template's name, or what it is in words.
     pub name: String,
-    pub what: What,
+    #[serde(rename = "what")]
+    pub kind: SubtreeKind,
     /// On the host.
     pub path: PathBuf,
     /// As services see it; empty where none does.
@@ -44,7 +45,7 @@ pub struct Place {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum What {
+pub enum SubtreeKind {
     /// A resource, `code` among them. `file`: it is kept in a directory of its own, as this file.
     Resource { kept: bool, file: Option<String> },
     /// A part of a rootfs template.
@@ -55,7 +56,7 @@ pub enum What {
     Rules,
 }
 
-impl Place {
+impl Subtree {
     fn rights(&self, service: &str) -> Perms {
         self.rows.of(service).with_implied()
     }
@@ -72,18 +73,18 @@ impl Place {
     }
 
     pub(super) fn is_resource(&self) -> bool {
-        matches!(self.what, What::Resource { .. })
+        matches!(self.kind, SubtreeKind::Resource { .. })
     }
 
     fn is_kept(&self) -> bool {
-        matches!(self.what, What::Resource { kept: true, .. })
+        matches!(self.kind, SubtreeKind::Resource { kept: true, .. })
     }
 
     /// What is no resource, and shown to nobody by a name of its own.
-    fn unnamed(name: String, what: What, path: PathBuf, rights: Perms) -> Place {
-        Place {
+    fn unnamed(name: String, kind: SubtreeKind, path: PathBuf, rights: Perms) -> Subtree {
+        Subtree {
             name,
-            what,
+            kind,
             path,
             target: String::new(),
             rows: Column::of_everyone(rights),
@@ -92,21 +93,21 @@ impl Place {
 }
 
 /// All that the services of an app could meet on disk: its resources first, in their order.
-pub(super) fn places<'t>(
+pub(super) fn subtrees<'t>(
     matrix: Matrix<'_>,
     storage: &[Storage],
     dirs: &Dirs,
     templates: impl Iterator<Item = &'t Template>,
     rules: Vec<(String, PathBuf)>,
-) -> Vec<Place> {
+) -> Vec<Subtree> {
     let mut resolved = Resolved::default();
     let mut out = resources(matrix, storage, dirs, &mut resolved);
     for template in templates.filter(|t| t.jail.is_none()) {
-        out.extend(template.binds().map(|(at, source)| Place {
+        out.extend(template.binds().map(|(at, source)| Subtree {
             target: at.display().to_string(),
-            ..Place::unnamed(
+            ..Subtree::unnamed(
                 template.name.clone(),
-                What::Root,
+                SubtreeKind::Root,
                 resolved.real(source),
                 Perms::READ_AND_RUN,
             )
@@ -119,16 +120,18 @@ pub(super) fn places<'t>(
     let own_name = || "PySecure's own data".to_owned();
     out.extend(
         own.into_iter()
-            .map(|path| Place::unnamed(own_name(), What::Own, path, Perms::default())),
+            .map(|path| Subtree::unnamed(own_name(), SubtreeKind::Own, path, Perms::default())),
     );
     let initialize = matrix.model.initialize.as_ref();
     let script = initialize.map(|i| ("the script of `initialize`".to_owned(), i.script.clone()));
     let rules = rules.into_iter().chain(script);
-    out.extend(rules.map(|(name, path)| Place::unnamed(name, What::Rules, resolved.real(&path), Perms::READ_AND_RUN)));
+    out.extend(
+        rules.map(|(name, path)| Subtree::unnamed(name, SubtreeKind::Rules, resolved.real(&path), Perms::READ_AND_RUN)),
+    );
     out
 }
 
-fn resources(matrix: Matrix<'_>, storage: &[Storage], dirs: &Dirs, resolved: &mut Resolved) -> Vec<Place> {
+fn resources(matrix: Matrix<'_>, storage: &[Storage], dirs: &Dirs, resolved: &mut Resolved) -> Vec<Subtree> {
     let model = matrix.model;
     let mut out = Vec::with_capacity(model.resources.len() + 16);
     // Below this nobody but PySecure makes anything, so it holds no link.
@@ -138,17 +141,17 @@ fn resources(matrix: Matrix<'_>, storage: &[Storage], dirs: &Dirs, resolved: &mu
         Ok(inside) => join(&kept_in, inside),
         Err(_) => resolved.real(path),
     };
-    for ((id, resource), place) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
-        let kept = place.keeping == Keeping::Ours;
-        out.push(Place {
+    for ((id, resource), subtree) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
+        let kept = subtree.keeping == Keeping::Ours;
+        out.push(Subtree {
             name: resource.name.clone(),
-            what: What::Resource {
+            kind: SubtreeKind::Resource {
                 kept,
                 file: resource.with_directory.then(|| path::base(&resource.path).to_owned()),
             },
             path: match kept {
-                true => kept_at(&place.path, resolved),
-                false => place.path.clone(),
+                true => kept_at(&subtree.path, resolved),
+                false => subtree.path.clone(),
             },
             target: resource.mount_path().to_owned(),
             rows: matrix.column(id),
@@ -192,7 +195,7 @@ fn as_far_as_it_is_there(path: &Path) -> PathBuf {
     }
 }
 
-/// A place that another one shows.
+/// A part of one subtree that is another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Overlap {
     inner: usize,
@@ -202,12 +205,12 @@ struct Overlap {
     below: bool,
 }
 
-/// The places, and what of each the others show as things are mounted now.
+/// The subtrees that services could meet, and where they overlap as things are mounted now.
 #[derive(Clone, Debug, Default)]
-pub struct Ground {
-    places: Vec<Place>,
+pub struct Overlaps {
+    subtrees: Vec<Subtree>,
     extents: Vec<Vec<Extent>>,
-    /// For each place, what it shows of others.
+    /// For each subtree, what it shows of others.
     shows: Vec<Vec<Overlap>>,
     /// For each resource, those whose paths lie in its own.
     nested: Vec<Vec<usize>>,
@@ -217,17 +220,17 @@ pub struct Ground {
     held: RefCell<HashMap<(PathBuf, usize), Vec<PathBuf>>>,
 }
 
-impl Ground {
-    pub fn new(places: Vec<Place>, mounts: &Mounts) -> Ground {
-        let extents: Vec<Vec<Extent>> = places.iter().map(|p| mounts.extents(&p.path)).collect();
-        let shows = shows(&places, &extents);
-        let resources = || places.iter().enumerate().filter(|(_, p)| p.is_resource());
+impl Overlaps {
+    pub fn new(subtrees: Vec<Subtree>, mounts: &Mounts) -> Overlaps {
+        let extents: Vec<Vec<Extent>> = subtrees.iter().map(|p| mounts.extents(&p.path)).collect();
+        let shows = shows(&subtrees, &extents);
+        let resources = || subtrees.iter().enumerate().filter(|(_, p)| p.is_resource());
         let mut order: Vec<usize> = resources().map(|(at, _)| at).collect();
-        order.sort_by(|a, b| path::nesting_order(&places[*a].target, &places[*b].target));
-        let mut nested = vec![Vec::new(); places.len()];
+        order.sort_by(|a, b| path::nesting_order(&subtrees[*a].target, &subtrees[*b].target));
+        let mut nested = vec![Vec::new(); subtrees.len()];
         let mut around: Vec<usize> = Vec::new();
         for at in order {
-            around.retain(|outer| path::is_below(&places[at].target, &places[*outer].target));
+            around.retain(|outer| path::is_below(&subtrees[at].target, &subtrees[*outer].target));
             for outer in &around {
                 nested[*outer].push(at);
             }
@@ -235,27 +238,27 @@ impl Ground {
         }
         let by_target = resources().map(|(at, p)| (p.target.clone(), at)).collect();
         let mut roots: HashMap<String, Vec<usize>> = HashMap::new();
-        for (at, place) in places.iter().enumerate().filter(|(_, p)| p.what == What::Root) {
-            roots.entry(place.name.clone()).or_default().push(at);
+        for (at, subtree) in subtrees.iter().enumerate().filter(|(_, p)| p.kind == SubtreeKind::Root) {
+            roots.entry(subtree.name.clone()).or_default().push(at);
         }
-        Ground {
+        Overlaps {
             extents,
             shows,
             nested,
             by_target,
             roots,
-            places,
+            subtrees,
             held: RefCell::default(),
         }
     }
 
-    pub fn places(&self) -> &[Place] {
-        &self.places
+    pub fn subtrees(&self) -> &[Subtree] {
+        &self.subtrees
     }
 
     /// Who may do more with a file of `inner` by its name in `outer`, which is `there`.
     pub(super) fn linked(&self, services: &[Unit], outer: usize, inner: usize, there: &Path) -> Vec<Leak> {
-        let out = &self.places[outer];
+        let out = &self.subtrees[outer];
         let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
         services
             .iter()
@@ -266,22 +269,22 @@ impl Ground {
                 inner,
                 refused: self.refused(&service.name, outer, inner),
                 at: Path::new(&out.target).join(inside),
-                how: How::Linked(there.to_owned()),
+                route: Route::Linked(there.to_owned()),
             })
             .collect()
     }
 
     /// Is `there`, in `outer`, not left out of what a service sees of that?
     fn shows_link(&self, service: &Unit, outer: usize, there: &Path) -> bool {
-        let out = &self.places[outer];
+        let out = &self.subtrees[outer];
         let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
         let mut mounts = service.mounts.iter();
         !mounts.any(|m| m.target == out.target && covered(m, inside))
     }
 
-    /// What a service may do by one place that another, a part of it, refuses it.
+    /// What a service may do by one subtree that another, a part of it, refuses it.
     fn refused(&self, service: &str, outer: usize, inner: usize) -> Perms {
-        let (out, inn) = (&self.places[outer], &self.places[inner]);
+        let (out, inn) = (&self.subtrees[outer], &self.subtrees[inner]);
         let rights = inn.rights(service);
         // What the script of `initialize` may see at all it may see whichever way.
         if service == INITIALIZE && inn.is_resource() && rights.any() {
@@ -290,19 +293,19 @@ impl Ground {
         out.rights(service).without(rights)
     }
 
-    pub(super) fn into_places(self) -> Vec<Place> {
-        self.places
+    pub(super) fn into_subtrees(self) -> Vec<Subtree> {
+        self.subtrees
     }
 
     /// Sources that lie in what is PySecure's own: a service could change what it may do, or read another app's data.
     pub(super) fn own_data_named(&self) -> Vec<PlanError> {
         let mut out = Vec::new();
-        for (place, lies) in self.places.iter().zip(&self.extents) {
-            let (What::Resource { kept: false, .. }, Some(lies)) = (&place.what, lies.first()) else {
+        for (subtree, lies) in self.subtrees.iter().zip(&self.extents) {
+            let (SubtreeKind::Resource { kept: false, .. }, Some(lies)) = (&subtree.kind, lies.first()) else {
                 continue;
             };
-            let own = self.places.iter().zip(&self.extents).find(|(own, extents)| {
-                own.what == What::Own
+            let own = self.subtrees.iter().zip(&self.extents).find(|(own, extents)| {
+                own.kind == SubtreeKind::Own
                     && extents
                         .iter()
                         .any(|e| lies.device == e.device && lies.path.starts_with(&e.path))
@@ -311,11 +314,11 @@ impl Ground {
                 out.push(PlanError::Shows(Box::new(Shows {
                     inner: None,
                     inner_label: String::new(),
-                    outer: place.name.clone(),
-                    outer_label: format!("is {}", place.path.display()),
+                    outer: subtree.name.clone(),
+                    outer_label: format!("is {}", subtree.path.display()),
                     message: format!(
                         "`{}` lies in PySecure's own data, {}, of which nothing can be granted",
-                        place.name,
+                        subtree.name,
                         own.path.display()
                     ),
                     help: "name another `source`".to_owned(),
@@ -327,24 +330,24 @@ impl Ground {
 
     /// Hides from a service what its mounts would show of what it has no right to, and says what cannot be hidden.
     /// `closed`: do services not get into what others may not search?
-    pub fn settle(&self, service: &str, rootfs: &str, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {
+    pub fn restrict(&self, service: &str, rootfs: &str, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {
         let mut leaks = Vec::new();
-        let places: Vec<Option<usize>> = mounts.iter().map(|m| self.by_target.get(&m.target).copied()).collect();
-        for (at, outer) in places.iter().enumerate() {
+        let shown: Vec<Option<usize>> = mounts.iter().map(|m| self.by_target.get(&m.target).copied()).collect();
+        for (at, outer) in shown.iter().enumerate() {
             let Some(outer) = *outer else { continue };
             for inner in &self.nested[outer] {
                 self.hide_nested(service, outer, *inner, at, closed, mounts, &mut leaks);
             }
             for overlap in &self.shows[outer] {
-                let at_it = Path::new(&self.places[outer].target).join(&overlap.inside);
+                let at_it = Path::new(&self.subtrees[outer].target).join(&overlap.inside);
                 let in_it = |m: &Mount| Path::new(&m.target).starts_with(&at_it);
-                let own = self.places[overlap.inner].what == What::Own && !self.shut(outer, overlap, closed);
+                let own = self.subtrees[overlap.inner].kind == SubtreeKind::Own && !self.shut(outer, overlap, closed);
                 if own && !overlap.below && self.can_hide(outer) && !mounts.iter().any(in_it) {
                     mask(&mut mounts[at], &overlap.inside);
                 }
             }
         }
-        for (mount, outer) in mounts.iter().zip(&places) {
+        for (mount, outer) in mounts.iter().zip(&shown) {
             if let Some(outer) = *outer {
                 self.compare(service, outer, Some(mount), closed, &mut leaks);
             }
@@ -356,7 +359,7 @@ impl Ground {
     }
 
     fn held(&self, tree: &Path, inside: &Path, inner: usize) -> Vec<PathBuf> {
-        let look = || held(tree, inside, &self.places[inner]);
+        let look = || held(tree, inside, &self.subtrees[inner]);
         let mut known = self.held.borrow_mut();
         known.entry((tree.to_owned(), inner)).or_insert_with(look).clone()
     }
@@ -368,12 +371,12 @@ impl Ground {
 
     /// Beneath an overlay nobody may write: the kernel does not say what is seen then (overlayfs.rst).
     fn can_hide(&self, outer: usize) -> bool {
-        let place = &self.places[outer];
-        !place.is_kept() && !place.is_written()
+        let subtree = &self.subtrees[outer];
+        !subtree.is_kept() && !subtree.is_written()
     }
 
     /// A resource that lies in the mount `at` by its path, and that the service may not see.
-    #[allow(clippy::too_many_arguments, reason = "the two places, and how one is seen")]
+    #[allow(clippy::too_many_arguments, reason = "the two subtrees, and how one is seen")]
     fn hide_nested(
         &self,
         service: &str,
@@ -384,36 +387,36 @@ impl Ground {
         mounts: &mut [Mount],
         leaks: &mut Vec<Leak>,
     ) {
-        let place = &self.places[inner];
-        if place.rights(service).any() {
+        let subtree = &self.subtrees[inner];
+        if subtree.rights(service).any() {
             return;
         }
         let target = mounts[at].target.clone();
         // Another mount lies over this one there.
-        let between = |m: &Mount| path::is_below(&m.target, &target) && path::is_below(&place.target, &m.target);
+        let between = |m: &Mount| path::is_below(&m.target, &target) && path::is_below(&subtree.target, &m.target);
         if mounts.iter().any(between) {
             return;
         }
-        let inside = PathBuf::from(place.target[target.len()..].trim_start_matches('/'));
+        let inside = PathBuf::from(subtree.target[target.len()..].trim_start_matches('/'));
         for entry in self.held(&mounts[at].source, &inside, inner) {
             let there = mounts[at].source.join(&entry);
             let passed = passes(&mounts[at].source, &entry);
             if covered(&mounts[at], &entry) || closed && passed == Passes::Nobody {
                 continue;
             }
-            let in_it = mounts.iter().find(|m| path::is_below(&m.target, &place.target));
+            let in_it = mounts.iter().find(|m| path::is_below(&m.target, &subtree.target));
             if let Some(in_it) = in_it {
                 let also = self.by_target.get(&in_it.target).copied();
                 leaks.push(Leak::around(service, outer, inner, also.unwrap_or(inner), there));
             } else if !self.can_hide(outer) || closed && passed == Passes::Blindly || !hide(&mut mounts[at], &entry) {
-                leaks.push(Leak::old(service, outer, inner, there));
+                leaks.push(Leak::leftover(service, outer, inner, there));
             }
         }
     }
 
     /// Does no service get to what is PySecure's own, by the modes on the way? Then there is no way to mask it either.
     fn shut(&self, outer: usize, overlap: &Overlap, closed: bool) -> bool {
-        closed && !overlap.below && passes(&self.places[outer].path, &overlap.inside) == Passes::Nobody
+        closed && !overlap.below && passes(&self.subtrees[outer].path, &overlap.inside) == Passes::Nobody
     }
 
     /// `mount`: how the service sees `outer`; `None` for what every service with its root sees.
@@ -430,7 +433,11 @@ impl Ground {
                     inner: overlap.inner,
                     refused,
                     at,
-                    how: if overlap.below { How::Mounted } else { How::Lies },
+                    route: if overlap.below {
+                        Route::Mounted
+                    } else {
+                        Route::Contained
+                    },
                 });
             }
         }
@@ -450,15 +457,15 @@ impl Ground {
         if overlap.below && mount.is_some_and(layered) {
             return None;
         }
-        let inner = &self.places[overlap.inner];
-        let ours = inner.is_kept() || inner.what == What::Own;
+        let inner = &self.subtrees[overlap.inner];
+        let ours = inner.is_kept() || inner.kind == SubtreeKind::Own;
         let shut = ours && self.can_hide(outer) && self.shut(outer, overlap, closed);
         if shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
             return None;
         }
         let seen = self.at(outer, overlap);
         let covers = |r: &usize| {
-            let over = &self.places[*r];
+            let over = &self.subtrees[*r];
             over.rights(service).any() && seen.starts_with(&over.target)
         };
         (!self.nested[outer].iter().any(covers)).then_some(seen)
@@ -466,7 +473,7 @@ impl Ground {
 
     /// Where this is in `outer`, as services see that.
     fn at(&self, outer: usize, overlap: &Overlap) -> PathBuf {
-        join(Path::new(&self.places[outer].target), &overlap.inside)
+        join(Path::new(&self.subtrees[outer].target), &overlap.inside)
     }
 
     /// Over what is mounted in a source nothing can be laid: a layer would not show it, and to an ordinary user the kernel
@@ -474,13 +481,13 @@ impl Ground {
     pub(super) fn under_layers(&self, mounts: &[Mount]) -> Vec<PlanError> {
         let mut out = Vec::new();
         for mount in mounts.iter().filter(|m| layered(m)) {
-            let Some(place) = self.by_target.get(&mount.target) else {
+            let Some(subtree) = self.by_target.get(&mount.target) else {
                 continue;
             };
-            if let Some(below) = self.extents[*place].iter().find(|e| e.below) {
+            if let Some(below) = self.extents[*subtree].iter().find(|e| e.below) {
                 let inside = mount.missing.iter().map(|m| &m.path).chain(&mount.hidden).next();
                 out.push(PlanError::Resource {
-                    name: self.places[*place].name.clone(),
+                    name: self.subtrees[*subtree].name.clone(),
                     cause: format!(
                         "something is mounted in it, at {0}, which services would not see, as PySecure has to see to {1} \
                          by a layer of its own over {2}; give {0} a name as a resource, outside of {2}, or unmount it",
@@ -494,7 +501,7 @@ impl Ground {
         out
     }
 
-    /// One error for each pair of places.
+    /// One error for each pair of subtrees.
     pub fn errors(&self, leaks: &[Leak]) -> Vec<PlanError> {
         let mut pairs: BTreeMap<(usize, usize), Vec<&Leak>> = BTreeMap::new();
         for leak in leaks {
@@ -506,30 +513,30 @@ impl Ground {
     /// What is wrong, and what to do. A match on how it comes about, an arm of text each. `who`: those who may do `most`.
     fn words(&self, leaks: &[&Leak], who: &str, most: Perms) -> (String, String) {
         let leak = leaks[0];
-        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        let (outer, inner) = (&self.subtrees[leak.outer], &self.subtrees[leak.inner]);
         let verb = verbs(most);
         let at = leak.at.display();
         let (out, inn) = (outer.path.display(), inner.path.display());
-        let shown_by = match outer.what {
-            What::Root => format!("rootfs \"{}\"", outer.name),
+        let shown_by = match outer.kind {
+            SubtreeKind::Root => format!("rootfs \"{}\"", outer.name),
             _ => format!("`{}`", outer.name),
         };
-        match (&inner.what, &leak.how) {
-            (_, How::Old) => (
+        match (&inner.kind, &leak.route) {
+            (_, Route::Leftover) => (
                 format!(
                     "{who} may not see `{}`, but sees what {shown_by} holds in its place: {at}",
                     inner.name
                 ),
                 format!("move {at} out of {out}"),
             ),
-            (_, How::Around(also)) => (
+            (_, Route::Around(also)) => (
                 format!(
                     "{who} may see `{}`, but not `{}`, which it lies in, and {at} would show through",
-                    self.places[*also].name, inner.name
+                    self.subtrees[*also].name, inner.name
                 ),
                 format!("move {at} out of {out}"),
             ),
-            (_, How::Linked(there)) => (
+            (_, Route::Linked(there)) => (
                 format!(
                     "{who} may not {verb} `{}`, but may through {shown_by}: {} is one of its files",
                     inner.name,
@@ -537,29 +544,29 @@ impl Ground {
                 ),
                 "hard links are one file; make a copy of it instead (`cp`), or grant the same on both".to_owned(),
             ),
-            (What::Own, _) => (
+            (SubtreeKind::Own, _) => (
                 format!("{shown_by} holds PySecure's own data, in {inn}"),
                 format!("name a `source` that does not hold {inn}, or put that elsewhere by --state-dir"),
             ),
-            (What::Rules, _) => (
+            (SubtreeKind::Rules, _) => (
                 format!("{who} may write {}, {inn}: it lies in {shown_by}", inner.name),
                 "name a `source` that does not hold it, or take `w` away: it says who may do what".to_owned(),
             ),
-            (What::Root, _) => (
+            (SubtreeKind::Root, _) => (
                 format!(
                     "{who} may write {inn} through {shown_by}, and services run what rootfs \"{}\" has there",
                     inner.name
                 ),
                 format!("name a `source` outside of {inn}"),
             ),
-            (What::Resource { .. }, How::Mounted) => (
+            (SubtreeKind::Resource { .. }, Route::Mounted) => (
                 format!(
                     "{who} may not {verb} `{}`, but may through {shown_by}, at {at}, where it is mounted too",
                     inner.name
                 ),
                 format!("unmount what lies in {out}, or grant the same on both"),
             ),
-            (What::Resource { .. }, How::Lies) => (
+            (SubtreeKind::Resource { .. }, Route::Contained) => (
                 format!(
                     "{who} may not {verb} `{}`, but may through {shown_by}, at {at}: it is the same on disk",
                     inner.name
@@ -572,9 +579,9 @@ impl Ground {
     /// What to do about two resources, or a resource and a root, that are one on disk.
     fn apart(&self, leaks: &[&Leak]) -> String {
         let leak = leaks[0];
-        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        let (outer, inner) = (&self.subtrees[leak.outer], &self.subtrees[leak.inner]);
         let (out, inn, at) = (outer.path.display(), inner.path.display(), leak.at.display());
-        if outer.what == What::Root {
+        if outer.kind == SubtreeKind::Root {
             return format!("move {inn} out of {out}, or give services another root, such as rootfs = \"minimal\"");
         }
         if leak.at == Path::new(&outer.target) {
@@ -592,7 +599,7 @@ impl Ground {
 
     fn error(&self, leaks: &[&Leak]) -> PlanError {
         let leak = leaks[0];
-        let (outer, inner) = (&self.places[leak.outer], &self.places[leak.inner]);
+        let (outer, inner) = (&self.subtrees[leak.outer], &self.subtrees[leak.inner]);
         // Those who are refused the most stand for all.
         let most = leaks.iter().map(|l| l.refused).max().unwrap_or_default();
         let those = leaks.iter().filter(|l| l.refused == most);
@@ -610,8 +617,8 @@ impl Ground {
         PlanError::Shows(Box::new(Shows {
             inner: inner.is_resource().then(|| inner.name.clone()),
             inner_label: format!("{} is what would be reached", inner.path.display()),
-            outer: match outer.what {
-                What::Root => format!("{ROOTFS}{}", outer.name),
+            outer: match outer.kind {
+                SubtreeKind::Root => format!("{ROOTFS}{}", outer.name),
                 _ => outer.name.clone(),
             },
             outer_label: format!("shows {} at {}", outer.path.display(), outer.target),
@@ -621,28 +628,28 @@ impl Ground {
     }
 }
 
-/// The places as the matrix's [`Disk`]: names of one thing, and to which services they are hidden.
+/// The subtrees as the matrix's [`Disk`]: names of one thing, and to which services they are hidden.
 pub(super) struct Aliases<'p> {
-    ground: &'p Ground,
+    overlaps: &'p Overlaps,
     /// In the order of the model's, with mounts from which all is left out that is to be hidden.
     services: &'p [Unit],
     closed: bool,
-    /// For each place, what shows it: the place, and which of those that it shows.
+    /// For each subtree, what shows it: the subtree, and which of those that it shows.
     shown_by: Vec<Vec<(usize, usize)>>,
-    /// For each place, which others hold a file of it by a hard link, and where.
+    /// For each subtree, which others hold a file of it by a hard link, and where.
     linked: BTreeMap<usize, Vec<(usize, PathBuf)>>,
 }
 
 impl<'p> Aliases<'p> {
-    /// `linked`: the place that holds a file, the one that it is of, and where. `closed` as for [`Ground::settle`].
+    /// `linked`: the subtree that holds a file, the one that it is of, and where. `closed` as for [`Overlaps::restrict`].
     pub(crate) fn new(
-        ground: &'p Ground,
+        overlaps: &'p Overlaps,
         services: &'p [Unit],
         closed: bool,
         links: impl Iterator<Item = (usize, usize, PathBuf)>,
     ) -> Aliases<'p> {
-        let mut shown_by = vec![Vec::new(); ground.places.len()];
-        for (outer, shown) in ground.shows.iter().enumerate() {
+        let mut shown_by = vec![Vec::new(); overlaps.subtrees.len()];
+        for (outer, shown) in overlaps.shows.iter().enumerate() {
             for (number, overlap) in shown.iter().enumerate() {
                 shown_by[overlap.inner].push((outer, number));
             }
@@ -652,7 +659,7 @@ impl<'p> Aliases<'p> {
             linked.entry(inner).or_default().push((outer, there));
         }
         Aliases {
-            ground,
+            overlaps,
             services,
             closed,
             shown_by,
@@ -661,12 +668,12 @@ impl<'p> Aliases<'p> {
     }
 
     fn alias(&self, outer: usize, inner: usize, at: PathBuf, linked: Option<PathBuf>) -> Option<Alias> {
-        let out = &self.ground.places[outer];
+        let out = &self.overlaps.subtrees[outer];
         Some(Alias {
-            outer: match out.what {
-                What::Resource { .. } => Holder::Resource(ResourceId::new(outer)),
-                What::Root => Holder::Rootfs(out.name.clone()),
-                What::Own | What::Rules => return None,
+            outer: match out.kind {
+                SubtreeKind::Resource { .. } => Holder::Resource(ResourceId::new(outer)),
+                SubtreeKind::Root => Holder::Rootfs(out.name.clone()),
+                SubtreeKind::Own | SubtreeKind::Rules => return None,
             },
             inner: ResourceId::new(inner),
             at,
@@ -675,7 +682,7 @@ impl<'p> Aliases<'p> {
     }
 }
 
-/// Resources stand first among the places, so an id of one is its place.
+/// Resources stand first among the subtrees, so the id of one is its number.
 impl Disk for Aliases<'_> {
     fn holders(&self, of: ResourceId) -> Vec<Alias> {
         let inner = of.position();
@@ -685,7 +692,7 @@ impl Disk for Aliases<'_> {
             .into_iter()
             .flatten()
             .filter_map(|(outer, number)| {
-                let at = self.ground.at(*outer, &self.ground.shows[*outer][*number]);
+                let at = self.overlaps.at(*outer, &self.overlaps.shows[*outer][*number]);
                 self.alias(*outer, inner, at, None)
             });
         let linked = self
@@ -694,7 +701,7 @@ impl Disk for Aliases<'_> {
             .into_iter()
             .flatten()
             .filter_map(|(outer, there)| {
-                let out = &self.ground.places[*outer];
+                let out = &self.overlaps.subtrees[*outer];
                 let inside = there.strip_prefix(&out.path).unwrap_or(Path::new(""));
                 let at = join(Path::new(&out.target), inside);
                 self.alias(*outer, inner, at, Some(there.clone()))
@@ -704,12 +711,12 @@ impl Disk for Aliases<'_> {
 
     fn parts(&self, of: ResourceId) -> Vec<Alias> {
         let outer = of.position();
-        let shown = self.ground.shows.get(outer).into_iter().flatten();
+        let shown = self.overlaps.shows.get(outer).into_iter().flatten();
         shown
             .filter_map(|overlap| {
-                let part = &self.ground.places[overlap.inner];
-                let at = self.ground.at(outer, overlap);
-                // One that stands at its place in the outer one is told apart by its path, as the manifest shows.
+                let part = &self.overlaps.subtrees[overlap.inner];
+                let at = self.overlaps.at(outer, overlap);
+                // One that stands at its own path in the outer one is told apart by its path, as the manifest shows.
                 let told_apart = Path::new(&part.target) == at;
                 (part.is_resource() && !part.is_kept() && !told_apart)
                     .then(|| self.alias(outer, overlap.inner, at, None))
@@ -720,14 +727,14 @@ impl Disk for Aliases<'_> {
 
     fn aliased(&self) -> Vec<ResourceId> {
         let shown = self
-            .ground
+            .overlaps
             .shows
             .iter()
             .enumerate()
             .filter(|(_, shown)| !shown.is_empty());
         let shown = shown
             .map(|(at, _)| at)
-            .filter(|at| self.ground.places[*at].is_resource());
+            .filter(|at| self.overlaps.subtrees[*at].is_resource());
         shown.map(ResourceId::new).collect()
     }
 
@@ -737,21 +744,25 @@ impl Disk for Aliases<'_> {
         };
         let outers: &[usize] = match &alias.outer {
             Holder::Resource(id) => &[id.position()],
-            Holder::Rootfs(name) => self.ground.roots.get(name).map_or(&[], Vec::as_slice),
+            Holder::Rootfs(name) => self.overlaps.roots.get(name).map_or(&[], Vec::as_slice),
         };
         outers.iter().any(|outer| {
             if let Some(there) = &alias.linked {
-                return self.ground.shows_link(service, *outer, there);
+                return self.overlaps.shows_link(service, *outer, there);
             }
-            let out = &self.ground.places[*outer];
+            let out = &self.overlaps.subtrees[*outer];
             let mount = service
                 .mounts
                 .iter()
                 .find(|m| out.is_resource() && m.target == out.target);
-            let shown = self.ground.shows[*outer].iter();
+            let shown = self.overlaps.shows[*outer].iter();
             shown
-                .filter(|o| o.inner == alias.inner.position() && self.ground.at(*outer, o) == alias.at)
-                .any(|o| self.ground.seen(&service.name, *outer, o, mount, self.closed).is_some())
+                .filter(|o| o.inner == alias.inner.position() && self.overlaps.at(*outer, o) == alias.at)
+                .any(|o| {
+                    self.overlaps
+                        .seen(&service.name, *outer, o, mount, self.closed)
+                        .is_some()
+                })
         })
     }
 }
@@ -764,16 +775,16 @@ pub struct Leak {
     inner: usize,
     refused: Perms,
     at: PathBuf,
-    how: How,
+    route: Route,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum How {
+enum Route {
     /// As a part of the outer one, or the same.
-    Lies,
+    Contained,
     Mounted,
     /// Something of its name, which is not it.
-    Old,
+    Leftover,
     /// The service sees this, which lies in what it may not see.
     Around(usize),
     /// As another name of a file: this one.
@@ -781,7 +792,7 @@ enum How {
 }
 
 impl Leak {
-    fn old(service: &str, outer: usize, inner: usize, there: PathBuf) -> Leak {
+    fn leftover(service: &str, outer: usize, inner: usize, there: PathBuf) -> Leak {
         Leak {
             service: service.to_owned(),
             outer,
@@ -791,14 +802,14 @@ impl Leak {
                 ..Perms::default()
             },
             at: there,
-            how: How::Old,
+            route: Route::Leftover,
         }
     }
 
     fn around(service: &str, outer: usize, inner: usize, seen: usize, there: PathBuf) -> Leak {
         Leak {
-            how: How::Around(seen),
-            ..Leak::old(service, outer, inner, there)
+            route: Route::Around(seen),
+            ..Leak::leftover(service, outer, inner, there)
         }
     }
 }
@@ -885,12 +896,12 @@ fn mask(mount: &mut Mount, inside: &Path) {
     }
 }
 
-/// What of a resource's place, `inside` a tree, holds anything that is not to be seen there; relative to the tree.
-fn held(tree: &Path, inside: &Path, place: &Place) -> Vec<PathBuf> {
+/// What `inside` a tree, at a resource's path, holds anything that is not to be seen there; relative to the tree.
+fn held(tree: &Path, inside: &Path, subtree: &Subtree) -> Vec<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let there = tree.join(inside);
-    let (kept, file) = match &place.what {
-        What::Resource { kept, file } => (*kept, file.as_deref()),
+    let (kept, file) = match &subtree.kind {
+        SubtreeKind::Resource { kept, file } => (*kept, file.as_deref()),
         _ => return Vec::new(),
     };
     let Ok(found) = std::fs::symlink_metadata(&there) else {
@@ -909,18 +920,18 @@ fn held(tree: &Path, inside: &Path, place: &Place) -> Vec<PathBuf> {
     } else {
         found.is_file() && found.len() == 0
     };
-    // It may itself be the resource, and have something in it later; else an empty place is but a mount point.
+    // It may itself be the resource, and have something in it later; else an empty directory or file is but a mount point.
     let itself =
-        !kept && std::fs::metadata(&place.path).is_ok_and(|m| (m.dev(), m.ino()) == (found.dev(), found.ino()));
+        !kept && std::fs::metadata(&subtree.path).is_ok_and(|m| (m.dev(), m.ino()) == (found.dev(), found.ino()));
     match empty && !itself || found.is_symlink() {
         true => Vec::new(),
         false => vec![inside.to_owned()],
     }
 }
 
-/// For each place, which others it shows, and where.
-fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
-    /// What lies where in one file system: places, and the mount by which each has it.
+/// For each subtree, which others it shows, and where.
+fn shows(subtrees: &[Subtree], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
+    /// What lies where in one file system: subtrees, and the mount by which each has it.
     type Device<'p> = BTreeMap<&'p Path, Vec<(usize, u64)>>;
     let mut index: HashMap<&str, Device<'_>> = HashMap::new();
     for (at, extents) in extents.iter().enumerate() {
@@ -929,25 +940,28 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
             of_device.entry(&extent.path).or_default().push((at, extent.mount));
         }
     }
-    let mut out = Vec::with_capacity(places.len());
+    let mut out = Vec::with_capacity(subtrees.len());
     for (outer, extents) in extents.iter().enumerate() {
         let mut shown: Vec<Overlap> = Vec::new();
         // Nobody is shown PySecure's own, and what says who may do what is a file.
-        let is_mounted = matches!(places[outer].what, What::Resource { .. } | What::Root);
+        let is_mounted = matches!(subtrees[outer].kind, SubtreeKind::Resource { .. } | SubtreeKind::Root);
         for extent in extents.iter().filter(|_| is_mounted) {
             let Some(of_device) = index.get(extent.device.as_str()) else {
                 continue;
             };
             let mut found = |inner: usize, mount: u64, at: PathBuf| {
-                let nested =
-                    places[outer].path != places[inner].path && places[outer].path.starts_with(&places[inner].path);
+                let nested = subtrees[outer].path != subtrees[inner].path
+                    && subtrees[outer].path.starts_with(&subtrees[inner].path);
                 // What is mounted below both belongs to the inner one.
-                if inner == outer || nested && mount == extent.mount && places[inner].what != What::Rules {
+                if inner == outer || nested && mount == extent.mount && subtrees[inner].kind != SubtreeKind::Rules {
                     return;
                 }
                 let overlap = Overlap {
                     inner,
-                    inside: at.strip_prefix(&places[outer].path).unwrap_or(Path::new("")).to_owned(),
+                    inside: at
+                        .strip_prefix(&subtrees[outer].path)
+                        .unwrap_or(Path::new(""))
+                        .to_owned(),
                     below: extent.below,
                 };
                 if !shown.contains(&overlap) {
@@ -967,7 +981,7 @@ fn shows(places: &[Place], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
             // A part of another: if it was named as such, it is the inner one. What says who may do what has no parts.
             for around in extent.path.ancestors().skip(1) {
                 for (inner, mount) in of_device.get(around).into_iter().flatten() {
-                    if !extent.own || places[*inner].what == What::Rules {
+                    if !extent.own || subtrees[*inner].kind == SubtreeKind::Rules {
                         found(*inner, *mount, extent.shown.clone());
                     }
                 }

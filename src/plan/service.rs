@@ -5,7 +5,7 @@ use super::ledger::{Ids, Ledger};
 use super::overlap::Leak;
 use super::template::Template;
 use super::unit::private;
-use super::{Ground, Identity, Mount, Ownership, PlanError, Role, Storage, Unit, Upper, host, mounts};
+use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit, Upper, host, mounts};
 use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
 use crate::model::{self, Matrix, Model, Object, Right, ServiceId, Subject};
@@ -27,7 +27,7 @@ pub(super) struct Services<'a> {
     of: Context<'a>,
     storage: &'a [Storage],
     templates: &'a BTreeMap<String, Template>,
-    ground: &'a Ground,
+    overlaps: &'a Overlaps,
     /// What a default ACL holds, by its place on disk.
     by_acl: BTreeMap<&'a Path, Vec<&'a Ownership>>,
 }
@@ -37,7 +37,7 @@ impl<'a> Services<'a> {
         of: Context<'a>,
         storage: &'a [Storage],
         templates: &'a BTreeMap<String, Template>,
-        ground: &'a Ground,
+        overlaps: &'a Overlaps,
     ) -> Services<'a> {
         let mut by_acl: BTreeMap<&Path, Vec<&Ownership>> = BTreeMap::new();
         for place in storage.iter().filter(|s| s.ownership.inherited) {
@@ -47,7 +47,7 @@ impl<'a> Services<'a> {
             of,
             storage,
             templates,
-            ground,
+            overlaps,
             by_acl,
         }
     }
@@ -131,8 +131,11 @@ impl<'a> Services<'a> {
             &mut found.errors,
         );
         let closed = self.of.is_closed();
-        leaks.extend(self.ground.settle(&service.name, &service.rootfs, closed, &mut mounts));
-        for error in self.ground.under_layers(&mounts) {
+        leaks.extend(
+            self.overlaps
+                .restrict(&service.name, &service.rootfs, closed, &mut mounts),
+        );
+        for error in self.overlaps.under_layers(&mounts) {
             if !found.errors.contains(&error) {
                 found.errors.push(error);
             }

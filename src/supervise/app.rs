@@ -4,7 +4,6 @@
 use super::control::fingerprint::Fingerprint;
 use super::control::server::Connection;
 use super::error::{SuperviseError, system};
-use super::ground::Ground;
 use super::ids::{ConnectionId, EpollToken, ServiceId, WatchId};
 use super::logs::output::Outputs;
 use super::machine::{Ending, Input, Machine, ServiceDefinition, State};
@@ -12,6 +11,7 @@ use super::mending::{self, Mending};
 use super::net::network::Networks;
 use super::net::relays::Relays;
 use super::net::sockets::{self, Sockets};
+use super::overlaps::OverlapWatch;
 use super::process::Process;
 use super::protocol::{Progress, Reply};
 use super::stats::events::{self, Event, Kind};
@@ -113,7 +113,7 @@ pub struct App {
     pub(super) sinks: BTreeMap<WatchId, Sink>,
     pub(super) sockets: Sockets,
     pub(super) relays: Relays,
-    pub(super) ground: Ground,
+    pub(super) overlaps: OverlapWatch,
     pub(super) networks: Networks,
     pub(super) mending: Option<Mending>,
     pub(super) outputs: Outputs,
@@ -160,7 +160,7 @@ impl App {
             );
         }
         let mut launcher = launcher;
-        let ground = Ground::new(std::mem::take(&mut plan.places))?;
+        let overlaps = OverlapWatch::new(std::mem::take(&mut plan.subtrees))?;
         let mut networks = Networks::default();
         let prepared = networks.prepare(&plan.privilege, plan.services.iter(), &mut launcher)?;
         networks.take_on(prepared);
@@ -207,7 +207,7 @@ impl App {
             figures: BTreeMap::new(),
             sinks: BTreeMap::from([(WatchId::FIRST, first)]),
             sockets,
-            ground,
+            overlaps,
             networks,
             relays: Relays::default(),
             mending: None,

@@ -203,7 +203,7 @@ impl App {
         self.restore_way_out(unit)?;
         self.restore(unit)?;
         let hidden = plan::hide_again(unit)?;
-        let planned = &self.ground.settle(&hidden)?;
+        let planned = &self.overlaps.restrict(&hidden)?;
         self.sockets.reclaim(&self.plan.dirs, planned)?;
         self.networks.reclaim(planned)?;
         let folder = self.plan.dirs.bundle(&planned.name);

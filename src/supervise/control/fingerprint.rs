@@ -57,7 +57,7 @@ impl FingerprintReader {
                 services: Vec::new(),
                 templates,
                 initializer: None,
-                places: Vec::new(),
+                subtrees: Vec::new(),
                 notes: Vec::new(),
             },
         }

@@ -146,7 +146,8 @@ pub struct Apply {
     pub services: Vec<plan::Unit>,
     pub templates: BTreeMap<String, plan::template::Template>,
     /// What the services could meet on disk.
-    pub places: Vec<plan::Place>,
+    #[serde(rename = "places")]
+    pub subtrees: Vec<plan::Subtree>,
     /// See [`AppStatus::resources`].
     pub resources: Fingerprint,
     pub shared: Vec<crate::supervise::mending::Shared>,

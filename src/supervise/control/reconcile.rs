@@ -48,11 +48,11 @@ impl App {
             .networks
             .prepare(&self.plan.privilege, planned.iter(), &mut self.launcher)
             .map_err(|e| e.to_string())?;
-        let ground = crate::supervise::ground::known(apply.places).map_err(|e| e.to_string())?;
+        let overlaps = crate::supervise::overlaps::known(apply.subtrees).map_err(|e| e.to_string())?;
         self.sockets
             .hold(&self.plan.dirs, planned.iter())
             .map_err(|e| e.to_string())?;
-        self.ground.replace(ground);
+        self.overlaps.replace(overlaps);
         self.spare_descriptors = spare;
         self.networks.take_on(networks);
         self.watch_app_network().map_err(|e| e.to_string())?;

@@ -16,7 +16,7 @@ use crate::launch::{LaunchError, Launcher, Running};
 use crate::model::ProxyProtocol;
 use crate::plan::{EGRESS_RESOLVER, PlanError, Unit};
 use crate::supervise::ids::ServiceId;
-use crate::values::Network as ResourceKind;
+use crate::values::Network as NetworkKind;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::Access;
 use rustix::io::Errno;
@@ -105,7 +105,7 @@ impl Networks {
             wants_app: false,
             wants_way_out: false,
         };
-        let mut members = services.filter(|s| s.network == ResourceKind::App);
+        let mut members = services.filter(|s| s.network == NetworkKind::App);
         let Some(member) = members.next() else {
             return Ok(prepared);
         };
@@ -178,7 +178,7 @@ impl Networks {
 
     /// Would this service be started without the way out that it was granted?
     pub fn lacks_way_out(&self, service: &Unit) -> bool {
-        service.egress && service.network == ResourceKind::App && self.app_companion.is_none()
+        service.egress && service.network == NetworkKind::App && self.app_companion.is_none()
     }
 
     fn end_app_companion(&mut self) {
@@ -209,13 +209,13 @@ impl Networks {
 
     /// The network that a service is to be started in, if it is not one of its own.
     pub fn shared(&self, service: &Unit) -> Option<BorrowedFd<'_>> {
-        let app = self.app.as_ref().filter(|_| service.network == ResourceKind::App)?;
+        let app = self.app.as_ref().filter(|_| service.network == NetworkKind::App)?;
         Some(app.network.as_fd())
     }
 
     /// Must a service not run before its companion says so?
     pub fn holds(service: &Unit) -> bool {
-        service.egress && service.network == ResourceKind::None
+        service.egress && service.network == NetworkKind::None
     }
 
     /// Gives a service that was just started the companion that it needs, if any. What comes back is readable when
@@ -249,7 +249,7 @@ impl Networks {
             .collect();
         let own;
         let network = match &self.app {
-            Some(app) if service.network == ResourceKind::App => app,
+            Some(app) if service.network == NetworkKind::App => app,
             _ => {
                 own = Network::of(running.pid, root_of(service))?;
                 &own
