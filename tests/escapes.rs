@@ -370,6 +370,9 @@ refused('unshare mount', call(272, CLONE_NEWNS))
 refused('clone user', call(56, CLONE_NEWUSER | 17, 0, 0, 0, 0))
 refused('clone user with high bits', call(56, 1 << 40 | CLONE_NEWUSER | 17, 0, 0, 0, 0))
 refused('clone3', call(435, ctypes.create_string_buffer(88), 88), 'ENOSYS')
+# What programs try before an older way: a refusal would end them where an older kernel would not.
+for newer in (457, 458, 459, 460, 461, 467, 468, 469, 500, 100000):
+    refused('call %d' % newer, call(newer, 0, 0, 0, 0, 0), 'ENOSYS')
 refused('mount', call(165, b'none', b'/tmp', b'tmpfs', 0, 0))
 refused('umount', call(166, b'/proc', 2))
 refused('pivot_root', call(155, b'/', b'/'))

@@ -86,6 +86,7 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
     }
     let default = action(profile.default_action(), profile.default_errno_ret())?;
     let verdicts = verdicts(profile)?;
+    let newest = verdicts.keys().next_back().copied();
 
     // Ranges over all numbers there could be; what no rule names has the default.
     let mut ranges: Vec<(u32, Verdict)> = vec![(0, Verdict::Always(default))];
@@ -95,7 +96,14 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
             Some((_, last)) if *last != verdict => ranges.push((number, verdict)),
             _ => {}
         }
-        ranges.push((number + 1, Verdict::Always(default)));
+        let beyond = match Some(number) == newest {
+            true => newer(default),
+            false => default,
+        };
+        ranges.push((number + 1, Verdict::Always(beyond)));
+    }
+    if newest.is_some_and(|n| n < OTHER_ABIS) {
+        ranges.push((OTHER_ABIS, Verdict::Always(default)));
     }
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
 
@@ -112,6 +120,16 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, SeccompError> {
         return Err(SeccompError::Long);
     }
     Ok(program)
+}
+
+/// What is answered to calls that came after the newest one in the profile, where others are answered `default`.
+///
+/// Programs take ENOSYS for an older kernel and do without the call, but EPERM for a refusal. runc does the same.
+fn newer(default: u32) -> u32 {
+    match default & libc::SECCOMP_RET_ACTION_FULL {
+        libc::SECCOMP_RET_ERRNO => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+        _ => default,
+    }
 }
 
 /// A call that this machine's kernel never had under that name needs no rule; a profile is for many.
@@ -297,6 +315,8 @@ fn condition(of: &LinuxSeccompArg) -> Result<Vec<Piece>, SeccompError> {
 const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
+/// From here on numbers are the calls of another ABI: x32's on x86_64 (__X32_SYSCALL_BIT of asm/unistd.h), none elsewhere.
+const OTHER_ABIS: u32 = 0x4000_0000;
 
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
@@ -467,13 +487,18 @@ mod tests {
         let ours = compile(profile).unwrap();
         let theirs = by_seccompiler(profile);
         let default = action(profile.default_action(), profile.default_errno_ret()).unwrap();
+        let newest = verdicts(profile).unwrap().keys().next_back().copied().unwrap();
         for number in numbers {
             for value in values {
                 let arguments = [*value; 6];
                 let matched = theirs
                     .iter()
                     .find(|(_, program)| evaluate(program, number, arguments) == libc::SECCOMP_RET_ALLOW);
-                let expected = matched.map_or(default, |(action, _)| *action);
+                let unnamed = match number > newest && number < OTHER_ABIS {
+                    true => libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+                    false => default,
+                };
+                let expected = matched.map_or(unnamed, |(action, _)| *action);
                 assert_eq!(
                     evaluate(&ours, number, arguments),
                     expected,
@@ -677,7 +702,6 @@ mod tests {
             "kexec_load",
             "keyctl",
             "lookup_dcookie",
-            "lsm_set_self_attr",
             "memfd_secret",
             "migrate_pages",
             "modify_ldt",
@@ -738,6 +762,33 @@ mod tests {
                 expected,
                 "{argument:#x}"
             );
+        }
+    }
+
+    /// A program that tries the newest way first goes on with an older one.
+    #[test]
+    fn calls_newer_than_the_profile_are_absent() {
+        let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let program = compile(&shipped()).unwrap();
+        let newest = verdicts(&shipped()).unwrap().keys().next_back().copied().unwrap();
+        for number in [newest + 1, newest + 2, newest + 100, 0x3fff_ffff] {
+            for argument in [0, 1, u64::MAX] {
+                assert_eq!(evaluate(&program, number, [argument; 6]), absent, "call {number}");
+            }
+        }
+        for number in [OTHER_ABIS, OTHER_ABIS + 1, OTHER_ABIS + newest + 1, u32::MAX] {
+            assert_eq!(evaluate(&program, number, [0; 6]), refused, "call {number:#x}");
+        }
+        // Whatever else is the default stays it.
+        for default in ["SCMP_ACT_ALLOW", "SCMP_ACT_KILL_PROCESS"] {
+            let profile: LinuxSeccomp = serde_json::from_value(serde_json::json!({
+                "defaultAction": default,
+                "syscalls": [{ "names": ["read"], "action": "SCMP_ACT_ERRNO" }]
+            }))
+            .unwrap();
+            let expected = action(profile.default_action(), None).unwrap();
+            assert_eq!(evaluate(&compile(&profile).unwrap(), 600, [0; 6]), expected);
         }
     }
 
