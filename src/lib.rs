@@ -10,6 +10,7 @@
     reason = "who reads this crate's documentation builds it with --document-private-items"
 )]
 
+pub mod app;
 pub mod beneath;
 pub mod bundle;
 pub mod cli;

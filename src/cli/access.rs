@@ -1,8 +1,9 @@
 //! `access`: the matrix, as a table or a list.
 
 use super::args::{Access, Cli};
-use super::load::Loaded;
+use super::load;
 use super::{Done, terminal};
+use crate::app::Loaded;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::matrix::{Because, Matrix, Object, Right, Row};
 use crate::plan;
@@ -10,9 +11,9 @@ use crate::values::{Callable, Writable};
 use serde_json::{Map, Value, json};
 
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
-    let loaded = Loaded::read(cli)?.checked()?;
+    let loaded = load::checked(cli)?;
     // By names alone the matrix would hold only if nothing on disk had two that let a service do different things.
-    let (plan, notes) = loaded.compared(cli).map_err(|f| loaded.tell(f))?;
+    let (plan, notes) = loaded.compared()?;
     for note in notes {
         eprintln!("note: {note}");
     }
@@ -137,7 +138,7 @@ fn list(loaded: &Loaded, matrix: Matrix<'_>, rows: &[Row<'_>]) -> Value {
         lines.fold(Diagnostic::error(0..0, ""), |all, line| all.other(line.span, line.says))
     };
     let reasons: Vec<Diagnostic> = rows.iter().map(lines).collect();
-    let located = loaded.diagnostics_json(&reasons);
+    let located = loaded.text.to_json(&reasons);
     let located = located.as_array().into_iter().flatten();
     rows.iter()
         .zip(located)

@@ -2,8 +2,9 @@
 //! sockets are his.
 
 use super::args::{Call, Cli};
-use super::load::{Loaded, with_privilege};
+use super::load::{self, with_privilege};
 use super::{Done, Failure};
+use crate::app::Loaded;
 use crate::model::{OPERATOR, Subject};
 use crate::rpc::{from_json, line, to_json};
 use crate::supervise::client::Client;
@@ -83,8 +84,8 @@ fn failure(error: pysecure_rpc::Error) -> Failure {
 
 /// A connection to a service of an app that is up, and in whose name it is.
 pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<(Connection, String), Failure> {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let caller = caller(&loaded, service, wanted)?;
     // Is it up at all? That is the first thing to say.
     Client::connect(&dirs, &loaded.model.app)?;

@@ -1,7 +1,7 @@
 //! `start`, `stop`, `restart`, `reload` and `kill`: one request to the supervisor each, and what it says.
 
 use super::args::{Cli, Kill, Named, Stop};
-use super::load::Loaded;
+use super::load;
 use super::progress::Told;
 use super::{Done, Failure};
 use crate::supervise::client::Client;
@@ -49,8 +49,8 @@ pub(super) fn kill(cli: &Cli, args: &Kill) -> Done {
 }
 
 fn ask(cli: &Cli, request: &Request) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let mut told = Told::new(1);
     let each = |progress: Progress| {
         if let Progress::Settled { service, state } = &progress {

@@ -1,82 +1,83 @@
 //! `check`: all that is wrong with a manifest, at once.
 
 use super::args::{Check, Cli};
-use super::dry_run::{self, Found};
-use super::load::Loaded;
-use super::{Done, Failure};
+use super::error::{Done, Failure, shown};
+use super::load;
+use crate::app::dry_run::{self, Found};
+use crate::app::{AppError, Loaded, renamed};
 use crate::plan::Ledger;
 
 pub(super) fn run(cli: &Cli, args: &Check) -> Done {
-    let mut loaded = Loaded::read(cli)?;
+    let mut loaded = load::read(cli)?;
     // Whether the host has room for it can be said only of a manifest that is right in itself.
     if !loaded.has_errors()
-        && let Ok(dirs) = loaded.dirs(cli)
+        && let Ok(dirs) = loaded.dirs()
     {
-        let left = super::renamed::left_behind(&loaded, &dirs);
+        let left = renamed::left_behind(&loaded, &dirs);
         loaded.found.extend(left);
     }
     let mut host = if loaded.has_errors() {
         Ok(Found::default())
     } else {
-        host(cli, &loaded)
+        host(&loaded)
     };
     if let Ok(found) = &mut host {
         loaded.found.append(&mut found.located);
     }
-    if args.json {
-        let mut all = loaded.found.clone();
-        all.extend(host.as_ref().err().into_iter().flat_map(|f| f.located.clone()));
-        let mut list = loaded.diagnostics_json(&all);
-        let more = match &host {
-            Ok(found) => {
-                let refused = found.refused.iter().map(|m| plain("error", m));
-                refused.chain(found.notes.iter().map(|n| plain("note", n))).collect()
-            }
-            Err(failure) => failure.messages.iter().map(|m| plain("error", m)).collect::<Vec<_>>(),
-        };
-        if let Some(list) = list.as_array_mut() {
-            list.extend(more);
-        }
-        outln!("{}", crate::plain::json(&format!("{list:#}")));
-    } else if loaded.has_errors() {
-        eprint!("{}", loaded.render(&loaded.found));
-    } else {
-        if !loaded.found.is_empty() {
-            eprint!("{}", loaded.render(&loaded.found));
-        }
-        if let Ok(found) = &host {
-            for note in &found.notes {
-                errln!("note: {note}");
-            }
-        }
-        if host.as_ref().is_ok_and(|found| found.refused.is_empty()) {
-            let model = &loaded.model;
-            outln!(
-                "{}: {} services, {} resources, {} bundles: ok",
-                loaded.source.path.display(),
-                model.services.len(),
-                model.resources.len(),
-                model.bundles.len()
-            );
-        }
-    }
-    if loaded.has_errors() {
-        return Ok(2);
-    }
-    match host {
-        Ok(found) if found.refused.is_empty() => Ok(0),
-        Ok(_) if args.json => Ok(1),
-        Ok(found) => Err(Failure {
-            messages: found.refused,
-            ..Failure::silent(1)
-        }),
-        Err(failure) if args.json => Ok(failure.code),
-        Err(failure) => Err(loaded.tell(failure)),
+    match args.json {
+        true => in_json(&loaded, host),
+        false => for_people(&loaded, host),
     }
 }
 
-fn host(cli: &Cli, loaded: &Loaded) -> Result<Found, Failure> {
-    let dirs = loaded.places(cli)?;
+fn in_json(loaded: &Loaded, host: Result<Found, AppError>) -> Done {
+    let mut all = loaded.found.clone();
+    let (code, more) = match host {
+        Ok(found) => {
+            let refused = found.refused.iter().map(|m| plain("error", m));
+            let more: Vec<_> = refused.chain(found.notes.iter().map(|n| plain("note", n))).collect();
+            (u8::from(!found.refused.is_empty()), more)
+        }
+        Err(error) => {
+            all.extend_from_slice(error.located());
+            let failure = Failure::from(error);
+            let more = failure.messages.iter().map(|m| plain("error", m)).collect();
+            (failure.code, more)
+        }
+    };
+    let mut list = loaded.text.to_json(&all);
+    if let Some(list) = list.as_array_mut() {
+        list.extend(more);
+    }
+    outln!("{}", crate::plain::json(&format!("{list:#}")));
+    Ok(if loaded.has_errors() { 2 } else { code })
+}
+
+fn for_people(loaded: &Loaded, host: Result<Found, AppError>) -> Done {
+    eprint!("{}", shown(&loaded.text, &loaded.found));
+    if loaded.has_errors() {
+        return Ok(2);
+    }
+    let found = host?;
+    for note in &found.notes {
+        errln!("note: {note}");
+    }
+    if !found.refused.is_empty() {
+        return Err(Failure::all(1, found.refused));
+    }
+    let model = &loaded.model;
+    outln!(
+        "{}: {} services, {} resources, {} bundles: ok",
+        loaded.text.path().display(),
+        model.services.len(),
+        model.resources.len(),
+        model.bundles.len()
+    );
+    Ok(0)
+}
+
+fn host(loaded: &Loaded) -> Result<Found, AppError> {
+    let dirs = loaded.places()?;
     let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
     loaded.owned_by(&ledger)?;
     let mut plan = loaded.plan(&dirs, &mut ledger)?;

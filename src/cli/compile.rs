@@ -1,8 +1,9 @@
 //! `compile`: the OCI bundles, to look at or to run elsewhere.
 
 use super::args::{Cli, Compile};
-use super::load::{Loaded, ready, with_privilege};
+use super::load::{self, ready, with_privilege};
 use super::{Done, Failure};
+use crate::app::run::service_of;
 use crate::bundle::app_network;
 use crate::compile::compile;
 use crate::plan::lock::Claim;
@@ -11,18 +12,18 @@ use crate::values::Network;
 
 pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     let Some(output) = &args.output else {
-        let loaded = Loaded::read(cli)?.checked()?;
-        let dirs = loaded.dirs(cli)?;
+        let loaded = load::checked(cli)?;
+        let dirs = loaded.dirs()?;
         let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
-        let plan = loaded.plan(&dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+        let plan = loaded.plan(&dirs, &mut ledger)?;
         return print(&plan, &args.services);
     };
     // A bundle is of use only with what it mounts, so that is made too.
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
-    let loaded = Loaded::read(cli)?.checked()?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::checked(cli)?;
+    let dirs = loaded.dirs()?;
     let plan = ready(&loaded, &dirs, &Claim::join(&dirs)?)?;
     let output = std::path::absolute(output)?;
     for service in chosen(&plan, &args.services)? {
@@ -105,13 +106,5 @@ fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p crate::plan::U
     if names.is_empty() {
         return Ok(plan.services.iter().collect());
     }
-    names
-        .iter()
-        .map(|name| {
-            plan.services
-                .iter()
-                .find(|s| s.name == *name)
-                .ok_or_else(|| super::error::no_service(name, plan))
-        })
-        .collect()
+    names.iter().map(|name| Ok(service_of(plan, name)?)).collect()
 }

@@ -5,9 +5,10 @@
 //! but its program.
 
 use super::args::{Cli, Cp};
-use super::error::no_service;
-use super::load::{Loaded, ready, with_privilege};
+use super::load::{self, ready, with_privilege};
 use super::{Done, Failure};
+use crate::app::Loaded;
+use crate::app::run::service_of;
 use crate::host::Dirs;
 use crate::launch::Descriptors;
 use crate::launch::join::{Copy, Way, told};
@@ -36,8 +37,8 @@ struct Wanted {
 
 pub(super) fn run(cli: &Cli, args: &Cp) -> Done {
     let wanted = understand(args)?;
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     // Whoever reads no more of what is copied has said why; that is told, and is no reason to die of.
     SigSet::from(Signal::SIGPIPE)
         .thread_block()
@@ -153,9 +154,7 @@ fn session(client: &Client) -> Result<u8, Failure> {
 fn alone(loaded: &Loaded, dirs: &Dirs, wanted: &Wanted) -> Done {
     let claim = Claim::join(dirs)?;
     let plan = ready(loaded, dirs, &claim)?;
-    let Some(service) = plan.services.iter().find(|s| s.name == wanted.service) else {
-        return Err(no_service(&wanted.service, &plan));
-    };
+    let service = service_of(&plan, &wanted.service)?;
     let mut once = oneoff::OneOff::prepare(&plan, service.one_off(OneOff::Copy))?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let running = once.launch(&Descriptors {

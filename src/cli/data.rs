@@ -1,8 +1,9 @@
 //! `data`: what is kept of an app, by whose name, and what of it nobody uses any more.
 
 use super::args::{Cli, Data, DataCommand};
-use super::load::{Loaded, with_privilege};
+use super::load::{self, with_privilege};
 use super::{Done, Failure};
+use crate::app::Loaded;
 use crate::plan::Ledger;
 use crate::plan::leftover::{self, Kept, What};
 use crate::plan::lock::{Claim, Deed, Lock};
@@ -16,7 +17,7 @@ pub(super) fn run(cli: &Cli, args: &Data) -> Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
-    let loaded = Loaded::read(cli)?;
+    let loaded = load::read(cli)?;
     if loaded.model.app.is_empty() {
         return Err(Failure::new(
             2,
@@ -24,13 +25,13 @@ pub(super) fn run(cli: &Cli, args: &Data) -> Done {
         ));
     }
     match &args.command {
-        Some(DataCommand::Remove { names, yes }) => delete(cli, &loaded, names, *yes),
-        None => list(cli, &loaded, args.json),
+        Some(DataCommand::Remove { names, yes }) => delete(&loaded, names, *yes),
+        None => list(&loaded, args.json),
     }
 }
 
-fn list(cli: &Cli, loaded: &Loaded, json: bool) -> Done {
-    let dirs = loaded.dirs(cli)?;
+fn list(loaded: &Loaded, json: bool) -> Done {
+    let dirs = loaded.dirs()?;
     let ledger = Ledger::read(&dirs, &loaded.model.app)?;
     let all = leftover::kept(&loaded.model, &ledger, &dirs);
     if json {
@@ -70,8 +71,8 @@ fn size(path: &Path) -> u64 {
     sum
 }
 
-fn delete(cli: &Cli, loaded: &Loaded, names: &[String], yes: bool) -> Done {
-    let dirs = loaded.dirs(cli)?;
+fn delete(loaded: &Loaded, names: &[String], yes: bool) -> Done {
+    let dirs = loaded.dirs()?;
     let app = &loaded.model.app;
     let lock = Lock::take(&dirs)?;
     let mut ledger = Ledger::read(&dirs, app)?;

@@ -1,8 +1,9 @@
 //! `down`: ends an app, and with `--purge` deletes all that it left.
 
 use super::args::{Cli, Down};
-use super::load::{Loaded, with_privilege};
+use super::load::{self, with_privilege};
 use super::{Done, Failure, give_back};
+use crate::app::Loaded;
 use crate::host::Dirs;
 use crate::jail::store::Store;
 use crate::plan::Ledger;
@@ -24,7 +25,7 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
         return Ok(code);
     }
     // A manifest with errors in it still names the app, which is all that is needed.
-    let mut loaded = Loaded::read(cli)?;
+    let mut loaded = load::read(cli)?;
     loaded.take_over = args.take_over;
     let app = &loaded.model.app;
     if app.is_empty() {
@@ -33,7 +34,7 @@ pub(super) fn run(cli: &Cli, args: &Down) -> Done {
             "the manifest does not name its app; see `pysecure check`",
         ));
     }
-    let dirs = loaded.dirs(cli)?;
+    let dirs = loaded.dirs()?;
     if args.purge {
         may_purge(&loaded, &dirs)?;
         if !asked(app, &Left::of(&dirs)?, args.yes)? {
@@ -217,10 +218,7 @@ fn delete(app: &str, dirs: &Dirs) -> Result<(), Failure> {
             "the data of `{app}` is deleted, but not its ledger: as long as files may belong to its ids, they are given to no \
              other app"
         ));
-        return Err(Failure {
-            messages: kept,
-            ..Failure::silent(1)
-        });
+        return Err(Failure::all(1, kept));
     }
     match std::fs::remove_file(dirs.ledger()) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(wrong(&dirs.ledger())(e)),

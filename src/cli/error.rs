@@ -1,122 +1,149 @@
-//! A command's failure: what to say, a sentence each, and the exit code.
+//! A command's failure: what to say, and the exit code. Which error has which code is decided here alone.
 
-use crate::host::HostError;
+use super::terminal;
+use crate::app::{AppError, ManifestText};
 use crate::host::outer::OuterError;
-use crate::launch::LaunchError;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::oneoff::OneOffError;
 use crate::plan::PlanError;
-use crate::storage::StorageError;
-use crate::supervise::{SuperviseError, client::ClientError};
+use crate::python::PythonError;
 
 /// What a command comes to: an exit code, or what to say and which.
 pub(super) type Done = Result<u8, Failure>;
 
 #[derive(Debug)]
 pub(crate) struct Failure {
+    /// What comes first, as it is to be shown: lines of the manifest, or what a configuration printed.
+    shown: String,
+    /// A sentence each.
     pub messages: Vec<String>,
-    /// What is to be shown with the manifest's lines, by whoever has them.
-    pub located: Vec<Diagnostic>,
     pub code: u8,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl std::fmt::Display) -> Failure {
+        Failure::all(code, vec![message.to_string()])
+    }
+
+    pub(crate) fn all(code: u8, messages: Vec<String>) -> Failure {
         Failure {
-            messages: vec![message.to_string()],
-            located: Vec::new(),
+            shown: String::new(),
+            messages,
             code,
         }
     }
 
     /// All has been said already.
     pub(crate) fn silent(code: u8) -> Failure {
-        Failure {
-            messages: Vec::new(),
-            located: Vec::new(),
-            code,
-        }
+        Failure::all(code, Vec::new())
     }
 
     pub(crate) fn failed(message: impl std::fmt::Display) -> Failure {
         Failure::new(1, message)
     }
-}
 
-/// What is the manifest's fault is 2, what is the host's 1.
-impl From<Vec<PlanError>> for Failure {
-    fn from(errors: Vec<PlanError>) -> Failure {
-        let host = errors.iter().all(|e| {
-            matches!(
-                e,
-                PlanError::Host(_) | PlanError::Ledger { .. } | PlanError::Busy { .. }
-            )
-        });
-        Failure {
-            messages: errors.iter().map(ToString::to_string).collect(),
-            located: Vec::new(),
-            code: if host { 1 } else { 2 },
+    /// Says it on standard error.
+    pub(crate) fn tell(&self) {
+        eprint!("{}", self.shown);
+        for line in &self.messages {
+            errln!("error: {line}");
         }
     }
 }
 
-impl From<HostError> for Failure {
-    fn from(error: HostError) -> Failure {
-        PlanError::from(error).into()
+/// What is bad usage or the manifest's fault is 2, what is the host's 1, what lies between a start and its program 125.
+fn code(error: &AppError) -> u8 {
+    let of_plan = |error: &PlanError| match error {
+        PlanError::Host(_) | PlanError::Ledger { .. } | PlanError::Busy { .. } => 1,
+        _ => 2,
+    };
+    let of_one_off = |error: &OneOffError| match error {
+        OneOffError::Launch(error) => error.exit_code(),
+        _ => 1,
+    };
+    match error {
+        AppError::Load(_)
+        | AppError::Python(_)
+        | AppError::Folder { .. }
+        | AppError::Wrong { .. }
+        | AppError::NoService { .. }
+        | AppError::NoScript => 2,
+        AppError::Refused { located, others, .. } if located.is_empty() => {
+            others.iter().map(of_plan).max().unwrap_or(2)
+        }
+        AppError::Refused { .. } => 2,
+        AppError::Plan(error) => of_plan(error),
+        AppError::Launch(error) => error.exit_code(),
+        AppError::OneOff(error) => of_one_off(error),
+        AppError::Script { source, .. } => of_one_off(source),
+        AppError::NotConnected(_) | AppError::Companion(_) => 125,
+        _ => 1,
     }
 }
 
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Failure {
-        vec![error].into()
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Failure {
+        let code = code(&error);
+        let first = match &error {
+            AppError::Wrong { text, .. } | AppError::Refused { text, .. } => shown(text, error.located()),
+            AppError::Python(PythonError::Failed { printed: text, .. }) => printed(text),
+            _ => String::new(),
+        };
+        let messages = match error {
+            AppError::Wrong { .. } => Vec::new(),
+            AppError::Refused { others, .. } => others.iter().map(ToString::to_string).collect(),
+            other => vec![other.to_string()],
+        };
+        Failure {
+            shown: first,
+            messages,
+            code,
+        }
     }
 }
 
-macro_rules! failed {
+macro_rules! as_of_an_app {
     ($($of:ty),*) => { $(impl From<$of> for Failure {
         fn from(error: $of) -> Failure {
-            Failure::failed(error)
+            AppError::from(error).into()
         }
     })* };
 }
 
-failed!(
-    StorageError,
-    SuperviseError,
-    ClientError,
-    OuterError,
-    crate::supervise::network::NetworkError,
+as_of_an_app!(
+    PlanError,
+    OneOffError,
+    crate::host::HostError,
+    crate::storage::StorageError,
+    crate::supervise::SuperviseError,
+    crate::supervise::client::ClientError,
+    crate::launch::LaunchError,
     crate::compile::CompileError,
-    crate::jail::JailError,
-    std::io::Error
+    crate::jail::JailError
 );
 
-impl From<LaunchError> for Failure {
-    fn from(error: LaunchError) -> Failure {
-        Failure::new(error.exit_code(), error)
+impl From<OuterError> for Failure {
+    fn from(error: OuterError) -> Failure {
+        Failure::failed(error)
     }
 }
 
-impl From<OneOffError> for Failure {
-    fn from(error: OneOffError) -> Failure {
-        match error {
-            OneOffError::Launch(error) => error.into(),
-            other => Failure::failed(other),
-        }
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::failed(error)
     }
 }
 
-impl From<crate::manifest::LoadError> for Failure {
-    fn from(error: crate::manifest::LoadError) -> Failure {
-        Failure::new(2, error)
-    }
+/// Diagnostics with the lines that they are about, for standard error.
+pub(super) fn shown(text: &ManifestText, found: &[Diagnostic]) -> String {
+    text.render(found, terminal::colour_on_stderr())
 }
 
-/// For a service that was named on the command line, and is not in the manifest.
-pub(super) fn no_service(name: &str, plan: &crate::plan::Plan) -> Failure {
-    let known: Vec<&str> = plan.services.iter().map(|s| s.name.as_str()).take(20).collect();
-    Failure::new(
-        2,
-        format!("no service is called `{name}`; there are: {}", known.join(", ")),
-    )
+/// What a configuration printed: it may be anything, so nothing of it may steer a terminal.
+pub(super) fn printed(text: &str) -> String {
+    let harmless = |line: &str| crate::supervise::console::shown(line.as_bytes());
+    let lines = text
+        .lines()
+        .map(|line| format!("{}\n", crate::plain::lines(&harmless(line))));
+    lines.collect()
 }

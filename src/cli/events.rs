@@ -2,14 +2,14 @@
 
 use super::Done;
 use super::args::{Cli, Events};
-use super::load::Loaded;
+use super::load;
 use crate::plain;
 use crate::supervise::client::Client;
 use std::io::Write;
 
 pub(super) fn run(cli: &Cli, args: &Events) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let mut out = std::io::stdout();
     Client::connect(&dirs, &loaded.model.app)?.events(|event| {
         let line = if args.json {

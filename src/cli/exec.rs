@@ -2,7 +2,7 @@
 //! descriptors or its terminal, and ends as the program does.
 
 use super::args::{Cli, Exec};
-use super::load::Loaded;
+use super::load;
 use super::terminal::{self, Relay};
 use super::{Done, Failure};
 use crate::launch::join::told;
@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use std::os::fd::AsFd;
 
 pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let client = Client::connect(&dirs, &loaded.model.app)?;
     let on_terminal = !args.no_tty && terminal::interactive();
     let mut environment = args.env.clone();

@@ -1,7 +1,7 @@
 //! `give-back`: makes what was adopted its owner's again.
 
 use super::args::{Cli, GiveBack};
-use super::load::{Loaded, with_privilege};
+use super::load::{self, with_privilege};
 use super::{Done, Failure};
 use crate::host::Dirs;
 use crate::plan::Ledger;
@@ -13,8 +13,8 @@ pub(super) fn run(cli: &Cli, args: &GiveBack) -> Done {
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let _alone = Claim::alone(&dirs, Deed::GiveBack)?;
     let mut chosen = adopted::records(&dirs)?;
     if !args.paths.is_empty() {

@@ -2,30 +2,20 @@
 //! that PySecure brings.
 
 use super::args::{Cli, Jail, JailDeed};
-use super::load::with_privilege;
-use super::{Done, Failure};
+use super::error::{Done, Failure};
+use super::load::{self, listener, with_privilege};
+use super::progress;
+use crate::app;
 use crate::host::outer;
 use crate::host::{Dirs, Privilege};
 use crate::jail;
 use crate::jail::listing::{EntryKind, JailEntry, Listing, content};
 use crate::jail::recipe::{self, Recipe};
-use crate::jail::store::{Count, Store, Tell};
+use crate::jail::store::{Count, Store};
 use crate::plain;
 use serde_json::json;
-use std::io::IsTerminal;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-
-/// How far a build is, on a terminal.
-pub(super) fn tell() -> Option<Tell> {
-    fn show(done: usize, all: usize) {
-        match done {
-            _ if done == all => eprint!("\r\x1b[K"),
-            _ if done % 64 == 1 => eprint!("\rbuilding a jail: {done} of {all} files"),
-            _ => {}
-        }
-    }
-    std::io::stderr().is_terminal().then_some(show as Tell)
-}
 
 struct Place {
     store: Store,
@@ -45,7 +35,7 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
         None => PathBuf::from("."),
     };
     let place = Place {
-        store: Store::new(&dirs.state).telling(tell()),
+        store: Store::new(&dirs.state).telling(progress::building()),
         recipes: folder.join("rootfs-templates"),
         apps: dirs.state.join("apps"),
     };
@@ -59,13 +49,13 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
             one,
             traced: Some(service),
             ..
-        } => never_opened(*json, &place.find(one)?, &super::trace::opened(cli, service)?),
+        } => never_opened(*json, &place.find(one)?, &opened(cli, service)?),
         JailDeed::Diff { json, one, other, .. } => diff(&place, *json, one, other.as_deref().unwrap_or_default()),
         JailDeed::Trace {
             output,
             service,
             command,
-        } => super::trace::run(cli, service, command, output.as_deref()),
+        } => trace(cli, service, command, output.as_deref()),
         JailDeed::Prune => {
             let Count { files, bytes } = place.store.prune(&place.apps)?;
             outln!("removed {files} files, {}", size(bytes));
@@ -236,10 +226,27 @@ fn why(place: &Place, json: bool, path: &Path, name: Option<&str>) -> Done {
     }
 }
 
+/// What a service has opened, as it was traced.
+fn opened(cli: &Cli, service: &str) -> Result<BTreeSet<PathBuf>, Failure> {
+    Ok(app::trace::opened(&load::checked(cli)?.dirs()?, service)?)
+}
+
+/// A program run as a service, and the recipe that what it opened comes to.
+fn trace(cli: &Cli, service: &str, command: &[String], output: Option<&Path>) -> Done {
+    let loaded = load::checked(cli)?;
+    let traced = app::trace::trace(&loaded, &loaded.dirs()?, service, command, listener())?;
+    match output {
+        Some(path) => std::fs::write(path, traced.recipe)
+            .map_err(|e| Failure::failed(format!("write {}: {e}", path.display())))?,
+        None => print!("{}", plain::lines(&traced.recipe)),
+    }
+    Ok(traced.code)
+}
+
 /// As diff(1): 1 if they differ.
 fn diff(place: &Place, json: bool, one: &str, other: &str) -> Done {
     let (one, other) = (place.find(one)?, place.find(other)?);
-    let all: std::collections::BTreeSet<&PathBuf> = one.items.keys().chain(other.items.keys()).collect();
+    let all: BTreeSet<&PathBuf> = one.items.keys().chain(other.items.keys()).collect();
     let mut changed = Vec::new();
     for path in all {
         match (one.items.get(path), other.items.get(path)) {
@@ -257,7 +264,7 @@ fn diff(place: &Place, json: bool, one: &str, other: &str) -> Done {
 }
 
 /// The same, of what is there and what was opened of it.
-fn never_opened(json: bool, listing: &Listing, opened: &std::collections::BTreeSet<PathBuf>) -> Done {
+fn never_opened(json: bool, listing: &Listing, opened: &BTreeSet<PathBuf>) -> Done {
     let files = listing
         .items
         .iter()

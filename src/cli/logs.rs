@@ -1,7 +1,7 @@
 //! `logs`: what services printed, oldest first, from the files that the supervisor keeps. It need not run.
 
 use super::args::{Cli, Logs};
-use super::load::Loaded;
+use super::load;
 use super::{Done, Failure};
 use crate::host::Dirs;
 use crate::supervise::console::Lines;
@@ -41,8 +41,8 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
         since: since.map(stamp),
         until: until.map(stamp),
     };
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let services = &loaded.model.services;
     if let Some(unknown) = args.services.iter().find(|s| loaded.model.service(s).is_none()) {
         let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();

@@ -1,15 +1,15 @@
 //! `metrics`: what the metrics socket says, for those who have no HTTP client at hand.
 
 use super::args::{Cli, Metrics};
-use super::load::Loaded;
+use super::load;
 use super::{Done, Failure};
 use crate::supervise::client;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 pub(super) fn run(cli: &Cli, args: &Metrics) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     if args.socket {
         outln!("{}", dirs.metrics().display());
         return Ok(0);

@@ -49,21 +49,18 @@ mod logs;
 mod metrics;
 mod progress;
 mod ps;
-mod renamed;
 mod rpc;
 mod run;
 mod stats;
 mod terminal;
 mod top;
-mod trace;
 mod unshare;
 mod up;
 mod watch;
 
 use args::{Cli, Command};
 use clap::Parser;
-use error::Done;
-pub(crate) use error::Failure;
+use error::{Done, Failure};
 use std::process::ExitCode;
 
 pub fn main() -> ExitCode {
@@ -126,9 +123,7 @@ fn said(done: Done) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            for line in &failure.messages {
-                errln!("error: {line}");
-            }
+            failure.tell();
             ExitCode::from(failure.code)
         }
     }

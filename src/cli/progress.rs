@@ -1,12 +1,25 @@
 //! How long work goes, as it goes: one line that counts on a terminal; elsewhere a plain line now and then, of work that
 //! takes so long that somebody may wonder.
 
+use crate::jail::store::Tell;
 use crate::supervise::protocol::Progress;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// Between two plain lines, and before the first.
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// How far the building of a jail is, on a terminal.
+pub(super) fn building() -> Option<Tell> {
+    fn show(done: usize, all: usize) {
+        match done {
+            _ if done == all => eprint!("\r\x1b[K"),
+            _ if done % 64 == 1 => eprint!("\rbuilding a jail: {done} of {all} files"),
+            _ => {}
+        }
+    }
+    std::io::stderr().is_terminal().then_some(show as Tell)
+}
 
 pub(super) struct Told {
     /// How many are to settle.

@@ -1,15 +1,15 @@
 //! `ps`: the services and how they are.
 
 use super::args::{Cli, Ps};
-use super::load::Loaded;
+use super::load;
 use super::{Done, Failure, terminal};
 use crate::plain;
 use crate::supervise::client::Client;
 use crate::supervise::protocol::ServiceStatus;
 
 pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let status = Client::connect(&dirs, &loaded.model.app)?.status()?;
     if args.json {
         outln!(

@@ -1,7 +1,7 @@
 //! `stats`: what services use, once or again and again.
 
 use super::args::{Cli, Stats};
-use super::load::Loaded;
+use super::load;
 use super::{Done, Failure, terminal};
 use crate::plain;
 use crate::supervise::client::Client;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(cli: &Cli, args: &Stats) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     let mut client = Client::connect(&dirs, &loaded.model.app)?;
     let mut sampler = Sampler::new(client.stats()?);
     let wanted = |name: &str| args.services.is_empty() || args.services.iter().any(|s| s == name);

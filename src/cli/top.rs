@@ -4,7 +4,7 @@
 //! without its control characters.
 
 use super::args::Cli;
-use super::load::Loaded;
+use super::load;
 use super::stats::{Row, Sampler, bytes};
 use super::{Done, Failure, ps};
 use crate::host::Dirs;
@@ -43,8 +43,8 @@ struct Page {
 }
 
 pub(super) fn run(cli: &Cli) -> Done {
-    let loaded = Loaded::read(cli)?;
-    let dirs = loaded.dirs(cli)?;
+    let loaded = load::read(cli)?;
+    let dirs = loaded.dirs()?;
     if !std::io::stdout().is_terminal() {
         return Err(Failure::new(
             2,

@@ -1,9 +1,11 @@
 //! `up`: starts an app, in the foreground or not; makes one that is up what the manifest says now.
 
 use super::args::{Cli, Up};
-use super::load::{Loaded, ready, with_privilege};
+use super::error::{Done, Failure, shown};
+use super::load::{self, listener, ready, with_privilege};
 use super::progress::Told;
-use super::{Done, Failure, limits, terminal};
+use super::{limits, terminal};
+use crate::app::{self, Loaded, renamed};
 use crate::host::{Dirs, Privilege};
 use crate::launch;
 use crate::plan::lock::Claim;
@@ -26,12 +28,12 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
     }
     let mut loaded = read(cli)?;
     loaded.take_over = args.take_over;
-    let dirs = loaded.dirs(cli)?;
+    let dirs = loaded.dirs()?;
     if args.watch && !args.dry_run {
         return super::watch::run(cli, args, &loaded, &dirs);
     }
     if !args.dry_run {
-        loaded.settle(&dirs)?;
+        loaded.settle(&dirs, listener())?;
     }
     if let Some(code) = on_running(&loaded, &dirs, args)? {
         return Ok(code);
@@ -49,20 +51,16 @@ pub(super) fn run(cli: &Cli, args: &Up) -> Done {
 
 /// The manifest, with its warnings said.
 pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
-    let loaded = Loaded::read(cli)?.checked()?;
-    if !loaded.found.is_empty() {
-        eprint!("{}", loaded.render(&loaded.found));
-    }
+    let loaded = load::checked(cli)?;
+    eprint!("{}", shown(&loaded.text, &loaded.found));
     Ok(loaded)
 }
 
 /// The plan, with all that it needs on disk, and its notes said.
 pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, claim: &Claim, strict: bool) -> Result<Plan, Failure> {
-    let mut exposed = super::dry_run::exposed(loaded, dirs);
-    exposed.extend(super::renamed::left_behind(loaded, dirs));
-    if !exposed.is_empty() {
-        eprint!("{}", loaded.render(&exposed));
-    }
+    let mut exposed = app::dry_run::exposed(loaded, dirs);
+    exposed.extend(renamed::left_behind(loaded, dirs));
+    eprint!("{}", shown(&loaded.text, &exposed));
     let plan = ready(loaded, dirs, claim)?;
     for note in &plan.notes {
         errln!("note: {note}");
@@ -124,11 +122,11 @@ pub(super) fn reconcile(
 ) -> Result<u8, Failure> {
     let app = &loaded.model.app;
     if args.dry_run {
-        eprint!("{}", loaded.render_some(&super::renamed::left_behind(loaded, dirs)));
+        eprint!("{}", shown(&loaded.text, &renamed::left_behind(loaded, dirs)));
     }
     let mut ledger = Ledger::read(dirs, app)?;
     let before = ledger.clone();
-    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    let plan = loaded.plan(dirs, &mut ledger)?;
     // What runs is compared by what the supervisor says of it.
     client.require(FINGERPRINTS)?;
     let runs: Vec<(String, Fingerprints)> = status
@@ -157,7 +155,7 @@ pub(super) fn reconcile(
         "running" => oneshot(&s.service),
         _ => false,
     });
-    let lacking = super::load::lacking(&plan);
+    let lacking = app::lacking(&plan);
     let already = same && resting.is_empty() && lacking.is_empty();
     let is_up_already = || {
         outln!(
@@ -239,9 +237,9 @@ fn in_words(name: &str, change: Change) -> String {
 }
 
 fn would_start(loaded: &Loaded, dirs: &Dirs) -> Done {
-    eprint!("{}", loaded.render_some(&super::renamed::left_behind(loaded, dirs)));
+    eprint!("{}", shown(&loaded.text, &renamed::left_behind(loaded, dirs)));
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
-    let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+    let plan = loaded.plan(dirs, &mut ledger)?;
     for service in &plan.services {
         outln!("{}", in_words(&service.name, Change::Add));
     }
@@ -278,7 +276,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
         let code = match outcome.and_then(|app| Ok(app.run()?)) {
             Ok(outcome) => code_of(&outcome),
             Err(failure) => {
-                failure.messages.iter().for_each(|m| errln!("error: {m}"));
+                failure.tell();
                 failure.code
             }
         };

@@ -4,9 +4,9 @@
 
 use super::args::{Cli, Up};
 use super::file_changes::{FileChanges, Unwatched};
-use super::load::Loaded;
 use super::progress::Told;
 use super::{Done, Failure, up};
+use crate::app::Loaded;
 use crate::host::Dirs;
 use crate::launch;
 use crate::plan::Ledger;
@@ -48,7 +48,7 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
     let signals =
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(std::io::Error::from)?;
     let mut changes = FileChanges::new().map_err(|e| Failure::failed(format!("watch for changes: {e}")))?;
-    let manifest = std::fs::canonicalize(&loaded.source.path)?;
+    let manifest = std::fs::canonicalize(loaded.text.path())?;
     let mut code = Code::of(loaded, dirs)?;
     hold(&mut changes, &manifest, &code)?;
     errln!("note: watching {} and the code of its services", manifest.display());
@@ -86,9 +86,7 @@ pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
         if over.is_some() {
             break;
         }
-        for message in failures.iter().flat_map(|failure| &failure.messages) {
-            errln!("error: {message}");
-        }
+        failures.iter().for_each(Failure::tell);
     }
     over.unwrap_or(Ok(0))
 }
@@ -124,7 +122,7 @@ fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<Ap
                     let code = match up::attached(plan, claim) {
                         Ok(code) => code,
                         Err(failure) => {
-                            failure.messages.iter().for_each(|m| errln!("error: {m}"));
+                            failure.tell();
                             failure.code
                         }
                     };
@@ -236,7 +234,7 @@ fn settle(changes: &mut FileChanges, signals: &SignalFd, supervisor: Option<Pid>
 impl Code {
     fn of(loaded: &Loaded, dirs: &Dirs) -> Result<Code, Failure> {
         let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
-        let plan = loaded.plan(dirs, &mut ledger).map_err(|f| loaded.tell(f))?;
+        let plan = loaded.plan(dirs, &mut ledger)?;
         let mut paths = Vec::new();
         for service in &plan.services {
             let code = service

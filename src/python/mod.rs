@@ -57,6 +57,7 @@ pub enum PythonError {
 }
 
 /// What a configuration came to.
+#[derive(Debug)]
 pub struct Python {
     /// The file itself, to be shown.
     shown: Source,

@@ -1,6 +1,6 @@
 //! What a manifest renames, or leaves behind: carried out where it says so (`was`), and else said.
 
-use super::Failure;
+use super::error::AppError;
 use super::load::Loaded;
 use crate::host::Dirs;
 use crate::manifest::diagnostic::Diagnostic;
@@ -13,16 +13,13 @@ use crate::values::ResourceKind;
 use std::path::Path;
 
 /// Gives data the names that the manifest has for it now. The ledger is the caller's to write, afterwards.
-pub(super) fn carry_out(loaded: &Loaded, dirs: &Dirs, ledger: &mut Ledger) -> Result<(), Failure> {
+pub(super) fn carry_out(loaded: &Loaded, dirs: &Dirs, ledger: &mut Ledger) -> Result<(), AppError> {
     let model = &loaded.model;
     let both = |at: &std::ops::Range<usize>, old: &str, new: &str| {
         let diagnostic = Diagnostic::error(at.clone(), format!("both `{old}` and `{new}` have data")).help(format!(
             "look at both (`pysecure data`), and delete one: `pysecure data remove {new}`, or `pysecure data remove {old}`"
         ));
-        Failure {
-            located: vec![diagnostic],
-            ..Failure::silent(2)
-        }
+        loaded.at_lines(vec![diagnostic])
     };
     for resource in model.resources.iter().filter(|r| r.source.is_none()) {
         let folder = dirs.resources().join(&resource.name);
@@ -54,11 +51,10 @@ pub(super) fn carry_out(loaded: &Loaded, dirs: &Dirs, ledger: &mut Ledger) -> Re
         if old.exists() {
             // An overlay that is mounted may not be moved from under a service.
             if dirs.socket().exists() && Client::connect(dirs, &model.app).is_ok() {
-                let text = format!(
-                    "`{was}` may be running, and its root is to be `{}`'s; `pysecure down` first",
-                    service.name
-                );
-                return Err(Failure::failed(text));
+                return Err(AppError::RootInUse {
+                    was: was.clone(),
+                    service: service.name.clone(),
+                });
             }
             if renamed::folder(&old, &new)? == Moved::Both {
                 return Err(both(&service.span, was, &service.name));
@@ -70,7 +66,7 @@ pub(super) fn carry_out(loaded: &Loaded, dirs: &Dirs, ledger: &mut Ledger) -> Re
 }
 
 /// Data that no name of the manifest has any more, and how to go on.
-pub(super) fn left_behind(loaded: &Loaded, dirs: &Dirs) -> Vec<Diagnostic> {
+pub fn left_behind(loaded: &Loaded, dirs: &Dirs) -> Vec<Diagnostic> {
     let model = &loaded.model;
     let Ok(ledger) = Ledger::read(dirs, &model.app) else {
         // Said by what comes next.
@@ -145,7 +141,7 @@ fn empty_for_sure(path: &Path) -> bool {
 /// An app that has no data, whose manifest had another name before.
 fn renamed_app(loaded: &Loaded, dirs: &Dirs, ledger: &Ledger) -> Option<Diagnostic> {
     let app = &loaded.model.app;
-    let manifest = std::fs::canonicalize(&loaded.source.path).ok()?;
+    let manifest = std::fs::canonicalize(loaded.text.path()).ok()?;
     if !ledger.manifest.as_os_str().is_empty() {
         return None;
     }

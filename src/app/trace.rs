@@ -1,14 +1,15 @@
 //! `jail trace`: a program run as a service, and the recipe that what it opened comes to.
 
-use super::args::Cli;
-use super::load::{Loaded, ready};
-use super::run::not_twice;
-use super::{Done, Failure};
+use super::error::AppError;
+use super::load::{Listener, Loaded};
+use super::ready::ready;
+use super::run::{not_twice, service_of};
+use crate::host::Dirs;
 use crate::jail::collect::collect;
 use crate::jail::recipe::Recipe;
 use crate::launch::Descriptors;
 use crate::launch::trace::{Opened, follow};
-use crate::oneoff;
+use crate::oneoff::{self, OneOffError};
 use crate::plan::lock::Claim;
 use crate::plan::{OneOff, Plan, Unit};
 use std::collections::BTreeSet;
@@ -27,35 +28,38 @@ const GENERATED: [&str; 7] = [
     "/etc/mtab",
 ];
 
-/// Privileges are there already.
-pub(super) fn run(cli: &Cli, name: &str, command: &[String], output: Option<&Path>) -> Done {
-    let loaded = Loaded::read(cli)?.checked()?;
-    let dirs = loaded.dirs(cli)?;
+/// What came of tracing a program.
+pub struct Traced {
+    /// The recipe, as TOML.
+    pub recipe: String,
+    /// The program's exit code.
+    pub code: u8,
+}
+
+/// Runs a service's program, or another in its place, and follows what it opens. Privileges are there already.
+pub fn trace(
+    loaded: &Loaded,
+    dirs: &Dirs,
+    name: &str,
+    command: &[String],
+    listener: Listener,
+) -> Result<Traced, AppError> {
     if command.is_empty() {
-        not_twice(&dirs, &loaded.model.app, name)?;
+        not_twice(dirs, &loaded.model.app, name)?;
     }
-    let claim = Claim::join(&dirs)?;
-    let plan = ready(&loaded, &dirs, &claim)?;
-    let Some(service) = plan.services.iter().find(|s| s.name == name) else {
-        return Err(super::error::no_service(name, &plan));
-    };
-    let mut service = service.one_off(OneOff::Trace);
+    let claim = Claim::join(dirs)?;
+    let plan = ready(loaded, dirs, &claim, listener)?;
+    let mut service = service_of(&plan, name)?.one_off(OneOff::Trace);
     if !command.is_empty() {
         service.command = command.to_vec();
     }
-    let (opened, code) = traced(&plan, &service)?;
+    let (opened, code) = followed(&plan, &service)?;
     remember(&plan, &service, &opened)?;
-    let text = recipe(&service, &opened)?;
-    match output {
-        Some(path) => {
-            std::fs::write(path, text).map_err(|e| Failure::failed(format!("write {}: {e}", path.display())))?
-        }
-        None => print!("{}", crate::plain::lines(&text)),
-    }
-    Ok(code)
+    let recipe = recipe(&service, &opened);
+    Ok(Traced { recipe, code })
 }
 
-fn traced(plan: &Plan, service: &Unit) -> Result<(Opened, u8), Failure> {
+fn followed(plan: &Plan, service: &Unit) -> Result<(Opened, u8), OneOffError> {
     let mut once = oneoff::OneOff::prepare(plan, service.clone())?;
     let (stdin, stderr) = (std::io::stdin(), std::io::stderr());
     let running = once.launch(&Descriptors {
@@ -77,7 +81,7 @@ fn of_root(service: &Unit, path: &Path) -> bool {
 
 /// A recipe, in which nothing is said twice: what programs need follows from them. Its strings are JSON's, which are
 /// TOML's too.
-fn recipe(service: &Unit, opened: &Opened) -> Result<String, Failure> {
+fn recipe(service: &Unit, opened: &Opened) -> String {
     let keep = |all: &BTreeSet<PathBuf>| -> Vec<String> {
         let kept = all.iter().filter(|p| of_root(service, p));
         kept.map(|p| p.display().to_string()).collect()
@@ -107,18 +111,18 @@ fn recipe(service: &Unit, opened: &Opened) -> Result<String, Failure> {
             .collect();
         format!("{key} = [\n{lines}]\n")
     };
-    Ok(format!(
+    format!(
         "# What `{}` opened when it was traced. What it opens another time may be more.\n\ndescription = {}\n{}{}{}",
         service.command.join(" ").replace('\n', " "),
         serde_json::Value::from(format!("what {} opened", service.name)),
         list("binaries", &binaries.iter().collect::<Vec<_>>()),
         list("paths", &paths),
         list("directories", &directories.iter().collect::<Vec<_>>()),
-    ))
+    )
 }
 
 /// Adds to what was opened before, for `jail diff`.
-fn remember(plan: &Plan, service: &Unit, opened: &Opened) -> Result<(), Failure> {
+fn remember(plan: &Plan, service: &Unit, opened: &Opened) -> Result<(), AppError> {
     let path = plan.dirs.trace(&service.name);
     let mut all = read(&path);
     all.extend(opened.files.iter().cloned());
@@ -126,7 +130,7 @@ fn remember(plan: &Plan, service: &Unit, opened: &Opened) -> Result<(), Failure>
         crate::host::make_private(folder)?;
     }
     let text: String = all.iter().map(|p| format!("{}\n", p.display())).collect();
-    std::fs::write(&path, text).map_err(|e| Failure::failed(format!("write {}: {e}", path.display())))
+    std::fs::write(&path, text).map_err(AppError::io("write", path))
 }
 
 fn read(path: &Path) -> BTreeSet<PathBuf> {
@@ -135,13 +139,12 @@ fn read(path: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// What a service has opened, as it was traced.
-pub(super) fn opened(cli: &Cli, service: &str) -> Result<BTreeSet<PathBuf>, Failure> {
-    let loaded = Loaded::read(cli)?.checked()?;
-    let all = read(&loaded.dirs(cli)?.trace(service));
+pub fn opened(dirs: &Dirs, service: &str) -> Result<BTreeSet<PathBuf>, AppError> {
+    let all = read(&dirs.trace(service));
     match all.is_empty() {
-        true => Err(Failure::failed(format!(
-            "`{service}` was not traced; run `pysecure jail trace {service}` first"
-        ))),
+        true => Err(AppError::NotTraced {
+            service: service.to_owned(),
+        }),
         false => Ok(all),
     }
 }
