@@ -66,6 +66,7 @@ fn every_patch_names_tests_that_there_are() {
         for test in all("Test: ") {
             let (binary, filter) = test.split_once(' ').unwrap_or((test, ""));
             let (package, name) = match binary.split_once(':') {
+                Some(("rpc-core", name)) => (root().join("python/core"), name),
                 Some((package, name)) => (root().join(format!("crates/pysecure-{package}")), name),
                 None => (root().to_owned(), binary),
             };

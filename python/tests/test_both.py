@@ -103,18 +103,18 @@ class Both(unittest.TestCase):
         chance = random.Random(11)
         seeds = [data for _ in range(400) if len(data := _wire.pack([2, 1, "f", [value(chance)], {}])) < 600]
         taken = refused = 0
-        plain_kept, kept = _wire.Kept(), _core.Kept()
+        plain_area, peer_area = _wire.PeerArea(), _core.PeerArea()
         before = 0
         for at in range(many):
             data = mutated(chance, seeds)
             try:
-                expected: typing.Any = _wire.open_message(data, [], plain_kept)
+                expected: typing.Any = _wire.open_message(data, [], plain_area)
                 taken += 1
             except ProtocolError:
                 expected = None
                 refused += 1
             try:
-                got: typing.Any = _core.open_message(data, [], kept)
+                got: typing.Any = _core.open_message(data, [], peer_area)
             except ProtocolError:
                 got = None
             self.assertTrue(alike(got, expected), (data, got, expected))
@@ -128,20 +128,20 @@ class Both(unittest.TestCase):
     def test_large_values_go_from_either_to_the_other(self) -> None:
         blob = os.urandom(100_000)
         for sender, receiver in ((_wire, _core), (_core, _wire)):
-            area, kept = sender.Area(), receiver.Kept()
+            area, peer_area = sender.Area(), receiver.PeerArea()
             for turn in range(3):
                 message = sender.seal([3, 1, [blob, b"x" * 20_000]], area)
                 fds = [os.dup(fd) for fd in message.fds]
                 # The core has an area, and sends it once; plain Python makes a memfd for each value.
                 self.assertEqual(len(fds), 2 if sender is _wire else 1 if turn == 0 else 0)
                 message.close()
-                self.assertEqual(receiver.open_message(message.data, fds, kept)[2], [blob, b"x" * 20_000])
-                self.assertEqual(kept.read, 0 if sender is _wire else turn + 1)
+                self.assertEqual(receiver.open_message(message.data, fds, peer_area)[2], [blob, b"x" * 20_000])
+                self.assertEqual(peer_area.read, 0 if sender is _wire else turn + 1)
                 area.free = True
             long = sender.seal([3, 1, list(range(100_000))], area)
             fds = [os.dup(fd) for fd in long.fds]
             long.close()
-            self.assertEqual(receiver.open_message(long.data, fds, kept)[2], list(range(100_000)))
+            self.assertEqual(receiver.open_message(long.data, fds, peer_area)[2], list(range(100_000)))
 
 
 def chance_nest(inner: typing.Any, depth: int) -> typing.Any:

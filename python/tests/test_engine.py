@@ -39,7 +39,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.kept = _wire.Kept()
+        self.peer_area = _wire.PeerArea()
         self.number = 0
         #: What was answered, by the number of its call: the kinds in their order.
         self.kinds: dict[int, list[int]] = {}
@@ -65,7 +65,7 @@ class Peer:
         except BlockingIOError:
             return [0]
         assert data, "the service ended the connection"
-        found = _wire.open_message(data, fds, self.kept)
+        found = _wire.open_message(data, fds, self.peer_area)
         if found[0] in (3, 4, 5, 6):
             if self.number and found[1]:
                 self.kinds[found[1]].append(found[0])
@@ -457,7 +457,7 @@ class Dear(WithServices):
         fds = [os.dup(fd) for fd in message.fds]
         message.close()
         with self.assertRaises(pysecure_rpc.ProtocolError) as refused:
-            _wire.open_message(message.data, fds, _wire.Kept())
+            _wire.open_message(message.data, fds, _wire.PeerArea())
         self.assertIn("begins with its kind", str(refused.exception))
         with self.assertRaises(pysecure_rpc.TooLarge):
             _wire.seal([kinds * most + [0] * (padding + 1)])

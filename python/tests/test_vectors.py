@@ -154,14 +154,14 @@ class Messages(unittest.TestCase):
                     if "error" in vector:
                         with self.assertRaises(ProtocolError):
                             if vector["from"] == "caller":
-                                _messages.parse(_codec.open_call(data(vector["bytes"]), fds, _codec.Kept(), {"add": None}))
+                                _messages.parse(_codec.open_call(data(vector["bytes"]), fds, _codec.PeerArea(), {"add": None}))
                             else:
-                                _messages.parse_answer(_codec.open_message(data(vector["bytes"]), fds, _codec.Kept()))
+                                _messages.parse_answer(_codec.open_message(data(vector["bytes"]), fds, _codec.PeerArea()))
                         continue
                     if vector["from"] == "service" and list(vector["means"].values())[0] != "LARGE":
                         again = [os.dup(fd) for fd in fds]
-                        _messages.parse_answer(_codec.open_message(data(vector["bytes"]), again, _codec.Kept()))
-                    came = _codec.open_message(data(vector["bytes"]), fds, _codec.Kept())
+                        _messages.parse_answer(_codec.open_message(data(vector["bytes"]), again, _codec.PeerArea()))
+                    came = _codec.open_message(data(vector["bytes"]), fds, _codec.PeerArea())
                     expected = [value(v, known) for v in elements(vector["means"])]
                     came += [None] * (len(expected) - len(came))
                     self.assertEqual(plain(came[: len(expected)]), plain(expected))

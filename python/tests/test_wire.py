@@ -23,7 +23,7 @@ def there_and_back(hint: object, value: object) -> object:
     message = _wire.seal([3, 1, kind.dump(value)], area)
     fds = [os.dup(fd) for fd in message.fds]
     message.close()
-    return kind.load(_wire.open_message(message.data, fds, _wire.Kept())[2])
+    return kind.load(_wire.open_message(message.data, fds, _wire.PeerArea())[2])
 
 
 class Values(unittest.TestCase):
@@ -128,7 +128,7 @@ class Hostile(unittest.TestCase):
         ]
         interesting = bytes(range(0xC0, 0x100)) + b"\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\x01\x02\x14\x15"
         outcomes = {True: 0, False: 0}
-        kept = _wire.Kept()
+        peer_area = _wire.PeerArea()
 
         def one() -> None:
             pick = chance.random()
@@ -146,7 +146,7 @@ class Hostile(unittest.TestCase):
                         del changed[at : at + chance.randrange(1, 6)]
                 data = bytes(changed)
             try:
-                _wire.open_message(data, [], kept)
+                _wire.open_message(data, [], peer_area)
                 outcomes[True] += 1
             except ProtocolError:
                 outcomes[False] += 1
@@ -167,7 +167,7 @@ class Hostile(unittest.TestCase):
             before = len(os.listdir("/proc/self/fd"))
             for fd in (ours, other):
                 with self.assertRaises(ProtocolError):
-                    _wire.open_message(b"\x93\x03\x01\xc7\x05\x14\x94\x00\x00\x01\xc2", [os.dup(fd)], _wire.Kept())
+                    _wire.open_message(b"\x93\x03\x01\xc7\x05\x14\x94\x00\x00\x01\xc2", [os.dup(fd)], _wire.PeerArea())
             self.assertEqual(len(os.listdir("/proc/self/fd")), before)
             os.close(ours)
             os.close(other)

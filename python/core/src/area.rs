@@ -30,7 +30,7 @@ impl Area {
 /// The peer's area, which it keeps at this end.
 #[pyclass(module = "pysecure_rpc._core")]
 #[derive(Default)]
-pub struct Kept {
+pub struct PeerArea {
     pub area: IncomingArea,
     /// What the last message took of memory, about, in bytes.
     #[pyo3(get)]
@@ -38,10 +38,10 @@ pub struct Kept {
 }
 
 #[pymethods]
-impl Kept {
+impl PeerArea {
     #[new]
-    fn new() -> Kept {
-        Kept::default()
+    fn new() -> PeerArea {
+        PeerArea::default()
     }
 
     /// How many messages used it.

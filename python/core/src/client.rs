@@ -1,13 +1,13 @@
 //! The caller's side: a call whose arguments and answer are like most, from its check to its result, in one go. Everything
 //! else is handed back to `_client.py`, which knows all cases.
 
-use crate::area::{Area, Kept};
+use crate::area::{Area, PeerArea};
 use crate::call::{Call, monotonic};
 use crate::check::{self, Check};
 use crate::decode::Objects;
 use crate::encode::{self, Large};
 use crate::failed::Failed;
-use crate::fd;
+use crate::fd::Socket;
 use crate::message;
 use crate::names;
 use crate::socket;
@@ -19,7 +19,7 @@ use pysecure_wire::socket::{Received, send};
 use pysecure_wire::{Malformed, MessageKind, Reader, ReceivedFds, Spin, Writer};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// What of a connection the fast path needs; `_connection.Connection` is one.
@@ -38,7 +38,7 @@ pub struct ClientConn {
     #[pyo3(get)]
     out_area: Py<Area>,
     #[pyo3(get)]
-    kept: Py<Kept>,
+    peer_area: Py<PeerArea>,
     spin: Spin,
 }
 
@@ -53,7 +53,7 @@ impl ClientConn {
             limit: 0.0,
             functions: PyDict::new(py).unbind(),
             out_area: Py::new(py, Area::new())?,
-            kept: Py::new(py, Kept::default())?,
+            peer_area: Py::new(py, PeerArea::default())?,
             spin: Spin::default(),
         })
     }
@@ -111,12 +111,12 @@ struct Taken<'py> {
     /// Where it is put back.
     list: Bound<'py, PyList>,
     connection: Bound<'py, ClientConn>,
-    fd: BorrowedFd<'py>,
+    socket: Socket,
     identity: u64,
     limit: f64,
     spin: Spin,
     area: Bound<'py, Area>,
-    kept: Bound<'py, Kept>,
+    peer_area: Bound<'py, PeerArea>,
 }
 
 /// What came of waiting for an answer.
@@ -253,26 +253,26 @@ impl FastCall {
             None => true,
             Some(hash) => hash.extract::<u64>().is_ok_and(|hash| hash == self.hash),
         };
-        if link.fd < 0 || !same {
+        // SAFETY: `Connection` of `_connection.py` owns the socket, and sets the number to -1 before it closes it. From here on it is not among
+        // those that are idle, so nobody closes it but whoever has this, which refers to the connection.
+        let Some(socket) = unsafe { Socket::new(link.fd) }.filter(|_| same) else {
             return Ok(None);
-        }
+        };
         list.del_item(last)?;
         let identity = link.next_id;
         link.next_id += 1;
-        // SAFETY: not -1. The connection's object owns the socket, `Taken` refers to it, and what is not idle is closed by nobody.
-        let fd = unsafe { fd::borrow(link.fd) };
         let (limit, spin) = (link.limit, link.spin);
-        let (area, kept) = (link.out_area.bind(py).clone(), link.kept.bind(py).clone());
+        let (area, peer_area) = (link.out_area.bind(py).clone(), link.peer_area.bind(py).clone());
         drop(link);
         Ok(Some(Taken {
             list,
             connection,
-            fd,
+            socket,
             identity,
             limit,
             spin,
             area,
-            kept,
+            peer_area,
         }))
     }
 
@@ -289,7 +289,7 @@ impl FastCall {
         let options = CallOptions {
             deadline: deadline.map(|d| ((d - now) * 1000.0).max(0.0) as u64),
             traceparent: trace.as_deref(),
-            read: Some(taken.kept.try_borrow()?.area.read),
+            read: Some(taken.peer_area.try_borrow()?.area.read),
             credit: None,
         };
         let arguments = |w: &mut Writer<'_>| {
@@ -311,11 +311,11 @@ impl FastCall {
             }
         };
         // Without waiting first: then the lock of the interpreter need not be given up for it.
-        let fd = taken.fd;
-        let mut sent = send(fd, &encoded.bytes, &encoded.fds, SendFlags::DONTWAIT);
+        let socket = taken.socket;
+        let mut sent = send(socket.as_fd(), &encoded.bytes, &encoded.fds, SendFlags::DONTWAIT);
         while let Err(Errno::AGAIN | Errno::INTR) = sent {
             py.check_signals()?;
-            sent = py.detach(|| send(fd, &encoded.bytes, &encoded.fds, SendFlags::empty()));
+            sent = py.detach(|| send(socket.as_fd(), &encoded.bytes, &encoded.fds, SendFlags::empty()));
             inherited.now = monotonic();
         }
         socket::outgoing_done(std::mem::take(&mut encoded.bytes));
@@ -342,8 +342,8 @@ impl FastCall {
                     }
                 }
             }
-            let (fd, spin) = (taken.fd, &mut taken.spin);
-            let got = py.detach(|| socket::wait(fd, &mut buffer, spin));
+            let (socket, spin) = (taken.socket, &mut taken.spin);
+            let got = py.detach(|| socket::wait(socket.as_fd(), &mut buffer, spin));
             match got {
                 Err(Errno::INTR) => py.check_signals()?,
                 Err(Errno::AGAIN) => {}
@@ -380,7 +380,7 @@ impl FastCall {
         let bytes = &buffer[..len];
         // An array of three, and OK: all else is Python's to answer.
         if !matches!(bytes, [0x93, kind, ..] if *kind == MessageKind::Ok.number()) {
-            let reply = message::open(py, bytes, fds, &mut *taken.kept.try_borrow_mut()?, None);
+            let reply = message::open(py, bytes, fds, &mut *taken.peer_area.try_borrow_mut()?, None);
             let reply = reply.map_err(|e| names::may_have_run(py, e.raise(py)))?;
             socket::incoming_done(buffer);
             let other = self.hooks.other.bind(py);
@@ -388,7 +388,7 @@ impl FastCall {
         }
         let mut fds = ReceivedFds::new(fds);
         let value = {
-            let area = &mut taken.kept.try_borrow_mut()?.area;
+            let area = &mut taken.peer_area.try_borrow_mut()?.area;
             let value = result(py, &mut Reader::new(bytes, &mut fds, area), taken.identity);
             let value = value.map_err(|e| names::may_have_run(py, e.raise(py)))?;
             fds.finish(area).map_err(|e| names::broken_answer(py, e.to_string()))?;
@@ -411,7 +411,10 @@ impl Taken<'_> {
     fn set_limit(&mut self, limit: f64) {
         self.limit = limit;
         // If that fails it is no socket, and the receive fails, too.
-        socket::set_limit(self.fd, (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9))));
+        socket::set_limit(
+            self.socket.as_fd(),
+            (limit > 0.0).then(|| Duration::from_secs_f64(limit.min(1e9))),
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! A service's connection to a caller.
 
-use crate::area::{Area, Kept};
+use crate::area::{Area, PeerArea};
 use crate::handler::FastHandlers;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -28,7 +28,7 @@ pub struct ServerConn {
     pub backlog: Option<Py<PyAny>>,
     #[pyo3(get, set)]
     pub fast: Option<Py<FastHandlers>>,
-    kept: Option<Py<Kept>>,
+    peer_area: Option<Py<PeerArea>>,
     #[pyo3(get, set)]
     pub out_area: Option<Py<Area>>,
 }
@@ -47,25 +47,25 @@ impl ServerConn {
             calls: PyDict::new(py).unbind(),
             backlog: None,
             fast: None,
-            kept: None,
+            peer_area: None,
             out_area: None,
         }
     }
 
     /// Made when it is first needed: most connections send no large bytes.
     #[getter]
-    pub fn kept(&mut self, py: Python<'_>) -> PyResult<Py<Kept>> {
-        let kept = match self.kept.take() {
-            Some(kept) => kept,
-            None => Py::new(py, Kept::default())?,
+    pub fn peer_area(&mut self, py: Python<'_>) -> PyResult<Py<PeerArea>> {
+        let peer_area = match self.peer_area.take() {
+            Some(peer_area) => peer_area,
+            None => Py::new(py, PeerArea::default())?,
         };
-        self.kept = Some(kept.clone_ref(py));
-        Ok(kept)
+        self.peer_area = Some(peer_area.clone_ref(py));
+        Ok(peer_area)
     }
 
     /// Closes what the caller keeps here.
     fn forget(&mut self) {
-        self.kept = None;
+        self.peer_area = None;
         self.out_area = None;
     }
 }

@@ -1,18 +1,19 @@
 //! Objects of Python's as they stand on the wire.
 
+use crate::fd;
 use crate::ffi;
 use crate::names::{self, Late};
 use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyComplex, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple,
+    PyType,
 };
 use pysecure_wire::error::TooLarge;
 use pysecure_wire::kind::extension;
 use pysecure_wire::limits::{INLINE_BYTES, MAX_DEPTH, max_bytes};
 use pysecure_wire::message::EncodeError;
 use pysecure_wire::{WireError, Writer};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Where large bytes and descriptors of one message go.
@@ -246,6 +247,7 @@ fn numbers(w: &mut Writer<'_>, kind: i8, depth: usize, value: &Bound<'_, PyAny>,
     })
 }
 
+/// What is not of a type that most values are of.
 fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: Large) -> Put {
     let py = value.py();
     let class = value.get_type();
@@ -254,13 +256,8 @@ fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: L
     }
     if let Ok(number) = value.cast_exact::<PyComplex>() {
         deep(depth)?;
-        let mut data = [0; 16];
-        let (real, imaginary) = (
-            value.getattr("real")?.extract::<f64>()?,
-            number.getattr("imag")?.extract::<f64>()?,
-        );
-        data[..8].copy_from_slice(&real.to_be_bytes());
-        data[8..].copy_from_slice(&imaginary.to_be_bytes());
+        let part = |name: &str| number.getattr(name)?.extract::<f64>();
+        let data = [part("real")?.to_be_bytes(), part("imag")?.to_be_bytes()].concat();
         return Ok(w.ext(extension::COMPLEX, &data)?);
     }
     if class.is(names::member(py)?) {
@@ -271,42 +268,45 @@ fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: L
     if class.is(names::descriptor(py)?) {
         return put_descriptor(w, value, depth, large);
     }
-    let day = ["year", "month", "day"];
-    let time = ["hour", "minute", "second", "microsecond"];
-    match Late::of(&class)? {
-        Some(Late::DateTime) => {
-            return numbers(
-                w,
-                extension::DATETIME,
-                depth,
-                value,
-                &[&day[..], &time[..]].concat(),
-                true,
-            );
+    if let Some(late) = Late::of(&class)? {
+        return put_late(w, value, late, depth);
+    }
+    put_subclass(w, value, &class, depth, large)
+}
+
+/// Of a class that is only loaded if the program uses it.
+fn put_late(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, late: Late, depth: usize) -> Put {
+    const DAY: [&str; 3] = ["year", "month", "day"];
+    const TIME: [&str; 4] = ["hour", "minute", "second", "microsecond"];
+    match late {
+        Late::DateTime => numbers(w, extension::DATETIME, depth, value, &[&DAY[..], &TIME].concat(), true),
+        Late::Date => numbers(w, extension::DATE, depth, value, &DAY, false),
+        Late::Time => numbers(w, extension::TIME, depth, value, &TIME, true),
+        Late::TimeDelta => {
+            let parts = ["days", "seconds", "microseconds"];
+            numbers(w, extension::TIMEDELTA, depth, value, &parts, false)
         }
-        Some(Late::Date) => return numbers(w, extension::DATE, depth, value, &day, false),
-        Some(Late::Time) => return numbers(w, extension::TIME, depth, value, &time, true),
-        Some(Late::TimeDelta) => {
-            return numbers(
-                w,
-                extension::TIMEDELTA,
-                depth,
-                value,
-                &["days", "seconds", "microseconds"],
-                false,
-            );
-        }
-        Some(Late::Decimal) => {
+        Late::Decimal => {
             deep(depth)?;
-            return Ok(w.ext(extension::DECIMAL, value.str()?.to_str()?.as_bytes())?);
+            Ok(w.ext(extension::DECIMAL, value.str()?.to_str()?.as_bytes())?)
         }
-        Some(Late::Uuid) => {
+        Late::Uuid => {
             deep(depth)?;
             let bytes = value.getattr("bytes")?.cast_into::<PyBytes>().map_err(PyErr::from)?;
-            return Ok(w.ext(extension::UUID, bytes.as_bytes())?);
+            Ok(w.ext(extension::UUID, bytes.as_bytes())?)
         }
-        None => {}
     }
+}
+
+/// A subclass of a plain type crosses as what it is at heart, such as a template engine's "safe" string. All else is refused.
+fn put_subclass(
+    w: &mut Writer<'_>,
+    value: &Bound<'_, PyAny>,
+    class: &Bound<'_, PyType>,
+    depth: usize,
+    large: Large,
+) -> Put {
+    let py = value.py();
     if class.hasattr("__members__")? {
         if let Ok(number) = value.cast::<PyInt>() {
             let plain = py.get_type::<PyInt>().call1((number,))?;
@@ -319,11 +319,10 @@ fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: L
         return Err(PyTypeError::new_err(text).into());
     }
     if class.hasattr("__dataclass_fields__")? {
-        let name = names::name_of(&class);
+        let name = names::name_of(class);
         let text = format!("{name} needs a hint: a dataclass crosses by the function's hints");
         return Err(PyTypeError::new_err(text).into());
     }
-    // A subclass of a plain type crosses as what it is at heart, such as a template engine's "safe" string.
     for base in [
         py.get_type::<PyString>(),
         py.get_type::<PyInt>(),
@@ -338,10 +337,9 @@ fn put_rare(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: L
             return put(w, &plain, depth, large);
         }
     }
-    Err(names::cannot_cross(&class).into())
+    Err(names::cannot_cross(class).into())
 }
 
-#[allow(unsafe_code)]
 fn put_descriptor(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, large: Large) -> Put {
     match large {
         Large::Inline => return Err(PyTypeError::new_err("a descriptor cannot cross here").into()),
@@ -353,10 +351,7 @@ fn put_descriptor(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, la
     if number < 0 {
         return Err(PyTypeError::new_err("a descriptor that is closed cannot cross").into());
     }
-    // SAFETY: the object has it open, and lives as long as this function runs. If the program closed it behind the
-    // object's back, the call fails, or copies another of this process's own.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let copy = rustix::io::fcntl_dupfd_cloexec(borrowed, 3).map_err(|e| PyErr::from(std::io::Error::from(e)))?;
+    let copy = fd::duplicate(number).map_err(PyErr::from)?;
     let at = w.descriptor(Arc::new(copy))?;
     w.nested(extension::DESCRIPTOR, |w| {
         w.array(1);

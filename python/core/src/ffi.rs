@@ -1,16 +1,15 @@
-//! What CPython's API has and PyO3 does not, and descriptors that Python hands over for good.
+//! What CPython's API has and PyO3 does not.
+#![allow(unsafe_code, reason = "calls of CPython's API")]
 
 use pyo3::exceptions::PyOverflowError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 /// An int of Python's as one of 64 bits, or how it is beyond: -1 or 1.
-#[allow(unsafe_code)]
 pub fn as_i64(number: &Bound<'_, PyInt>) -> Result<i64, i32> {
     let mut beyond = 0;
-    // SAFETY: an int, as its type says, which lives as long as the reference.
+    // SAFETY: it is an int, as its type says, and lives as long as the reference. `beyond` is this function's own.
     let small = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &mut beyond) };
     match beyond {
         0 => Ok(small),
@@ -19,7 +18,6 @@ pub fn as_i64(number: &Bound<'_, PyInt>) -> Result<i64, i32> {
 }
 
 /// Bytes that `fill` fills; to set them to zero first would take as long again.
-#[allow(unsafe_code)]
 pub fn bytes_filled<E: From<PyErr>>(
     py: Python<'_>,
     len: usize,
@@ -32,14 +30,4 @@ pub fn bytes_filled<E: From<PyErr>>(
     let out = unsafe { std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(made.as_ptr()).cast::<u8>(), len) };
     fill(out)?;
     Ok(made)
-}
-
-/// Descriptors that came with a message, which Python received and hands over. None if one is no number of a descriptor.
-#[allow(unsafe_code)]
-pub fn owned(fds: Vec<i32>) -> Option<Vec<OwnedFd>> {
-    if fds.iter().any(|fd| *fd < 0) {
-        return None;
-    }
-    // SAFETY: the kernel made them for this process when the message was received, and nothing else closes them.
-    Some(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }

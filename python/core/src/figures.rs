@@ -1,25 +1,22 @@
 //! The numbers of the page of figures; `_figures.py` makes the page and knows the names.
 
 use crate::fd;
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pysecure_wire::figures::Counters;
+use pysecure_wire::figures;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
+/// What is counted of each function.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Slots(Counters);
+pub struct Counters(figures::Counters);
 
 #[pymethods]
-impl Slots {
+impl Counters {
+    /// `page`: the number of its memfd.
     #[new]
-    #[allow(unsafe_code)]
-    fn new(fd: i32) -> PyResult<Slots> {
-        if fd < 0 {
-            return Err(PyValueError::new_err("a malformed page of figures"));
-        }
-        // SAFETY: not -1, and `_figures.Page` has it open while this runs.
-        let page = unsafe { fd::borrow(fd) };
-        Ok(Slots(Counters::map(page)?))
+    fn new(page: i32) -> PyResult<Counters> {
+        let page = fd::duplicate(page)?;
+        Ok(Counters(figures::Counters::map(page.as_fd())?))
     }
 
     /// A call has ended.

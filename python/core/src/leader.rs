@@ -5,51 +5,30 @@
 //! Where one caller alone calls, again and again, its connection is *pinned*: the leader gives the leadership away, takes the connection
 //! out of the epoll set and waits for its messages themselves, which is a system call less for each. It goes back when others
 //! call, when nothing comes for a moment, and when a call does not end at once.
+//!
+//! `tests/leader.rs` runs this with loom's atomics and locks in the place of the standard library's, in all orders that there are.
+#![allow(
+    clippy::missing_const_for_thread_local,
+    reason = "loom's macro knows no `const` blocks"
+)]
 
-use crate::fd;
-use rustix::event::epoll::{self, EventFlags};
-use rustix::io::Errno;
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, fence, sleep, thread_local};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often the monitor looks. A function that it sees twice runs for longer than that.
 const TICK: Duration = Duration::from_millis(1);
 /// It sleeps after having seen nothing so often.
 const QUIET_TICKS: u32 = 20;
-/// What an epoll set is asked for, as `_server/connection.py` has it.
-const IN: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
 
-/// A connection that is pinned, and the epoll set that it is not in meanwhile.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Pin {
-    pub fd: i32,
-    pub epoll: i32,
-}
+/// What connections are waited for in, and taken out of while they are pinned.
+pub trait Interest {
+    type Connection;
 
-impl Pin {
-    fn encode(self) -> u64 {
-        (self.epoll as u64) << 32 | u64::from(self.fd as u32)
-    }
-
-    fn decode(pin: u64) -> Pin {
-        Pin {
-            fd: pin as u32 as i32,
-            epoll: (pin >> 32) as i32,
-        }
-    }
-
-    /// Back into the epoll set. False if it cannot be: then nobody would hear of the connection any more. One that had to wait until its
-    /// caller reads was put back by whoever sent to it (`_server/connection.py`, `want`), and asks for more than this does.
-    #[allow(unsafe_code)]
-    fn put_back(self) -> bool {
-        let data = epoll::EventData::new_u64(self.fd as u64);
-        // SAFETY: neither is -1. The engine owns the epoll set for as long as its threads run, and a pinned connection's socket is closed by
-        // nobody but the thread that it is pinned to.
-        let (epoll, fd) = unsafe { (fd::borrow(self.epoll), fd::borrow(self.fd)) };
-        matches!(epoll::add(epoll, fd, data, IN), Ok(()) | Err(Errno::EXIST))
-    }
+    /// Puts one back in. False if it cannot be: then nobody would hear of the connection any more.
+    fn put_back(&self, connection: Self::Connection) -> bool;
 }
 
 /// What a thread does. One that leads, or has a connection pinned to it, may close what the message came from.
@@ -58,66 +37,103 @@ enum Role {
     /// It waits to lead, or runs something.
     Follower,
     Leader,
-    Pinned(Pin),
+    Pinned,
 }
 
 thread_local! {
-    static ROLE: Cell<Role> = const { Cell::new(Role::Follower) };
+    static ROLE: Cell<Role> = Cell::new(Role::Follower);
+}
+
+fn role() -> Role {
+    ROLE.with(Cell::get)
+}
+
+fn set_role(role: Role) -> Role {
+    ROLE.with(|is| is.replace(role))
 }
 
 /// Does this thread lead?
 pub fn leads() -> bool {
-    ROLE.get() == Role::Leader
-}
-
-/// Is a connection pinned to this thread?
-pub fn is_pinned() -> bool {
-    matches!(ROLE.get(), Role::Pinned(_))
+    role() == Role::Leader
 }
 
 /// Does this thread lead, or is a connection pinned to it?
 pub fn may_close() -> bool {
-    ROLE.get() != Role::Follower
+    role() != Role::Follower
 }
 
-#[derive(Default)]
-struct State {
+struct State<C> {
     led: bool,
     ended: bool,
     monitored: bool,
+    /// The connection that is pinned.
+    pinned: Option<C>,
+}
+
+/// What the monitor saw when it last looked.
+#[derive(Default)]
+pub struct Seen {
+    run: u64,
+    pinned: u64,
+    quiet: u32,
 }
 
 /// The threads of one service, and who of them leads.
-#[derive(Default)]
-pub struct LeaderFollowers {
-    state: Mutex<State>,
+pub struct LeaderFollowers<I: Interest> {
+    interest: I,
+    state: Mutex<State<I::Connection>>,
     vacant: Condvar,
     awake: Condvar,
     /// Set once, with Release under the lock; read with Acquire by whoever leads, so that it sees what was done before the end.
     ended: AtomicBool,
-    /// The number of the run for which the leadership is up for the taking; 0 if it is not. Whoever exchanges the number for 0 has it:
-    /// AcqRel, so that the new leader sees what the old one did. Its store is SeqCst, and pairs with `monitoring`: either the run
-    /// is seen by the monitor before it sleeps, or the monitor's sleep by the run.
+    /// The number of the run for which the leadership is up for the taking; 0 if it is not. Whoever exchanges the number for 0 has it.
+    /// It is stored with Release and exchanged with AcqRel, so that the new leader sees what the old one did. Between its store and
+    /// the load of `monitoring` stands a fence, and another in `sleep_if_quiet`, between the store of `monitoring` and the load
+    /// of this: either the run is seen by the monitor before it sleeps, or the monitor's sleep by the run.
     offered: AtomicU64,
     /// The same for the thread with the pinned connection.
     offered_pin: AtomicU64,
-    /// Which connection that is. Relaxed: it is ordered by `offered_pin`, which is stored after and loaded before it.
-    pin: AtomicU64,
     /// Numbers of runs. Relaxed: each is taken once, and no other memory goes with it.
     runs: AtomicU64,
-    /// Is the monitor looking? SeqCst, with `offered` and `offered_pin`.
+    /// Is the monitor looking? Relaxed: the fences order it, with `offered` and `offered_pin`.
     monitoring: AtomicBool,
     /// Is a connection pinned? Relaxed, as the next two: they are set and read under the interpreter's lock, which orders them; the monitor
     /// sets the last by itself, and whoever waits for it reads it after taking that lock.
-    pinned: AtomicBool,
+    claimed: AtomicBool,
     /// Have others called since?
     others_called: AtomicBool,
     /// Could the pinned connection not be put back?
     lost: AtomicBool,
 }
 
-impl LeaderFollowers {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl<I: Interest> LeaderFollowers<I> {
+    pub fn new(interest: I) -> LeaderFollowers<I> {
+        LeaderFollowers {
+            interest,
+            state: Mutex::new(State {
+                led: false,
+                ended: false,
+                monitored: false,
+                pinned: None,
+            }),
+            vacant: Condvar::new(),
+            awake: Condvar::new(),
+            ended: AtomicBool::new(false),
+            offered: AtomicU64::new(0),
+            offered_pin: AtomicU64::new(0),
+            runs: AtomicU64::new(0),
+            monitoring: AtomicBool::new(false),
+            claimed: AtomicBool::new(false),
+            others_called: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    pub fn interest(&self) -> &I {
+        &self.interest
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<I::Connection>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,13 +153,13 @@ impl LeaderFollowers {
             return false;
         }
         state.led = true;
-        ROLE.set(Role::Leader);
+        set_role(Role::Leader);
         true
     }
 
     /// Gives the leadership away if this thread has it.
     pub fn resign(&self) {
-        if ROLE.replace(Role::Follower) == Role::Leader {
+        if set_role(Role::Follower) == Role::Leader {
             self.give();
         }
     }
@@ -156,12 +172,13 @@ impl LeaderFollowers {
     /// Puts the number of a run where the monitor finds it.
     fn offer(&self, place: &AtomicU64) -> u64 {
         let run = self.runs.fetch_add(1, Ordering::Relaxed) + 1;
-        place.store(run, Ordering::SeqCst);
-        if !self.monitoring.load(Ordering::SeqCst) {
+        place.store(run, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if !self.monitoring.load(Ordering::Relaxed) {
             // Both in one go: said after the monitor had slept again, it would never be woken.
             let mut state = self.state();
             state.monitored = true;
-            self.monitoring.store(true, Ordering::SeqCst);
+            self.monitoring.store(true, Ordering::Relaxed);
             self.awake.notify_one();
         }
         run
@@ -169,21 +186,18 @@ impl LeaderFollowers {
 
     /// Before a function runs, which is slow or not. What it returns is for [`LeaderFollowers::done`].
     pub fn begin(&self, slow: bool) -> u64 {
-        match ROLE.replace(Role::Follower) {
+        match set_role(Role::Follower) {
             Role::Follower => 0,
             Role::Leader if slow => {
                 self.give();
                 0
             }
             Role::Leader => self.offer(&self.offered),
-            Role::Pinned(pin) if slow => {
-                self.put_back(pin);
+            Role::Pinned if slow => {
+                self.put_back();
                 0
             }
-            Role::Pinned(pin) => {
-                self.pin.store(pin.encode(), Ordering::Relaxed);
-                self.offer(&self.offered_pin)
-            }
+            Role::Pinned => self.offer(&self.offered_pin),
         }
     }
 
@@ -193,9 +207,9 @@ impl LeaderFollowers {
             return;
         }
         if take(&self.offered, run) {
-            ROLE.set(Role::Leader);
+            set_role(Role::Leader);
         } else if take(&self.offered_pin, run) {
-            ROLE.set(Role::Pinned(Pin::decode(self.pin.load(Ordering::Relaxed))));
+            set_role(Role::Pinned);
         }
     }
 
@@ -208,15 +222,19 @@ impl LeaderFollowers {
         self.awake.notify_all();
     }
 
-    fn put_back(&self, pin: Pin) {
-        if !pin.put_back() {
+    /// Whoever has the pinned connection puts it back.
+    fn put_back(&self) {
+        let pinned = self.state().pinned.take();
+        if let Some(connection) = pinned
+            && !self.interest.put_back(connection)
+        {
             self.lost.store(true, Ordering::Relaxed);
         }
     }
 
     /// Is a connection pinned?
     pub fn pinned(&self) -> bool {
-        self.pinned.load(Ordering::Relaxed)
+        self.claimed.load(Ordering::Relaxed)
     }
 
     /// Something came from another than the pinned connection.
@@ -226,33 +244,36 @@ impl LeaderFollowers {
 
     /// May this thread go on with the pinned connection alone?
     pub fn may_stay(&self) -> bool {
-        is_pinned() && !self.others_called.load(Ordering::Relaxed) && !self.ended.load(Ordering::Relaxed)
+        role() == Role::Pinned && !self.others_called.load(Ordering::Relaxed) && !self.ended.load(Ordering::Relaxed)
     }
 
     /// Claims that a connection may be pinned, which only one can be. It is for [`LeaderFollowers::pin`] or
     /// [`LeaderFollowers::unclaim`] then.
     pub fn claim(&self) -> bool {
-        !self.pinned.swap(true, Ordering::Relaxed)
+        !self.claimed.swap(true, Ordering::Relaxed)
     }
 
     /// Nothing is pinned after all.
     pub fn unclaim(&self) {
-        self.pinned.store(false, Ordering::Relaxed);
+        self.claimed.store(false, Ordering::Relaxed);
     }
 
     /// Pins a connection, which is not in the epoll set any more, to this thread, and gives the leadership away.
-    pub fn pin(&self, pin: Pin) {
+    pub fn pin(&self, connection: I::Connection) {
         self.others_called.store(false, Ordering::Relaxed);
-        ROLE.set(Role::Pinned(pin));
+        set_role(Role::Pinned);
+        self.state().pinned = Some(connection);
         self.give();
     }
 
     /// The connection is not pinned any more. It goes back into the epoll set if it `is_open`. False if it could not be put back.
     pub fn unpin(&self, is_open: impl FnOnce() -> bool) -> bool {
-        if let Role::Pinned(pin) = ROLE.replace(Role::Follower)
-            && is_open()
-        {
-            self.put_back(pin);
+        if set_role(Role::Follower) == Role::Pinned {
+            if is_open() {
+                self.put_back();
+            } else {
+                self.state().pinned = None;
+            }
         }
         let lost = self.lost.swap(false, Ordering::Relaxed);
         self.unclaim();
@@ -261,39 +282,42 @@ impl LeaderFollowers {
 
     /// The monitor; runs in a thread of its own until the end.
     pub fn monitor(&self) {
-        let (mut seen, mut seen_pinned) = (0, 0);
-        let mut quiet = 0;
+        let mut seen = Seen::default();
         while self.wait_for_runs() {
-            std::thread::sleep(TICK);
-            let runs = self.runs.load(Ordering::Relaxed);
-            let run = self.offered.load(Ordering::Acquire);
-            let pinned = self.offered_pin.load(Ordering::Acquire);
-            // The thread with the pinned connection is in a call, and does not touch the connection's place in the set before it is done
-            // with it.
-            let pin = Pin::decode(self.pin.load(Ordering::Relaxed));
-            if pinned != 0 && pinned == seen_pinned && take(&self.offered_pin, pinned) {
-                self.put_back(pin);
-            }
-            seen_pinned = pinned;
-            if run != 0 && run == seen {
-                if take(&self.offered, run) {
-                    self.give();
-                }
-            } else if run == 0 && pinned == 0 && runs == seen {
-                quiet += 1;
-                if quiet >= QUIET_TICKS {
-                    quiet = 0;
-                    self.sleep_if_quiet();
-                }
-                continue;
-            }
-            quiet = 0;
-            seen = if run != 0 { run } else { runs };
+            sleep(TICK);
+            self.look(&mut seen);
         }
     }
 
-    /// False at the end.
-    fn wait_for_runs(&self) -> bool {
+    /// Takes what is offered for a run that was seen before.
+    pub fn look(&self, seen: &mut Seen) {
+        let runs = self.runs.load(Ordering::Relaxed);
+        let run = self.offered.load(Ordering::Relaxed);
+        let pinned = self.offered_pin.load(Ordering::Relaxed);
+        // The thread with the pinned connection is in a call, and does not touch the connection's place in the set before it is done
+        // with it.
+        if pinned != 0 && pinned == seen.pinned && take(&self.offered_pin, pinned) {
+            self.put_back();
+        }
+        seen.pinned = pinned;
+        if run != 0 && run == seen.run {
+            if take(&self.offered, run) {
+                self.give();
+            }
+        } else if run == 0 && pinned == 0 && runs == seen.run {
+            seen.quiet += 1;
+            if seen.quiet >= QUIET_TICKS {
+                seen.quiet = 0;
+                self.sleep_if_quiet();
+            }
+            return;
+        }
+        seen.quiet = 0;
+        seen.run = if run != 0 { run } else { runs };
+    }
+
+    /// Until there is a run to look at. False at the end.
+    pub fn wait_for_runs(&self) -> bool {
         let mut state = self.state();
         while !state.monitored && !state.ended {
             state = self.awake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -302,12 +326,13 @@ impl LeaderFollowers {
     }
 
     /// A run that begins now sees that nobody monitors, or is seen here.
-    fn sleep_if_quiet(&self) {
+    pub fn sleep_if_quiet(&self) {
         let mut state = self.state();
-        self.monitoring.store(false, Ordering::SeqCst);
+        self.monitoring.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let offers = [&self.offered, &self.offered_pin];
-        state.monitored = offers.iter().any(|offer| offer.load(Ordering::SeqCst) != 0);
-        self.monitoring.store(state.monitored, Ordering::SeqCst);
+        state.monitored = offers.iter().any(|offer| offer.load(Ordering::Relaxed) != 0);
+        self.monitoring.store(state.monitored, Ordering::Relaxed);
     }
 }
 

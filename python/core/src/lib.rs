@@ -27,9 +27,9 @@ mod leader;
 mod message;
 mod names;
 mod pace;
-
 mod serving;
 mod socket;
+mod sync;
 
 use pyo3::prelude::*;
 
@@ -37,8 +37,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<area::Area>()?;
-    module.add_class::<area::Kept>()?;
-    module.add_class::<figures::Slots>()?;
+    module.add_class::<area::PeerArea>()?;
+    module.add_class::<figures::Counters>()?;
     module.add_class::<message::Message>()?;
     module.add_class::<client::ClientConn>()?;
     module.add_class::<client::FastCall>()?;
@@ -51,7 +51,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(message::pack, module)?)?;
     module.add_function(wrap_pyfunction!(message::unpack, module)?)?;
     module.add_function(wrap_pyfunction!(message::seal, module)?)?;
-    module.add_function(wrap_pyfunction!(message::seal_call, module)?)?;
     module.add_function(wrap_pyfunction!(message::open_message, module)?)?;
     module.add_function(wrap_pyfunction!(message::open_call, module)?)?;
     Ok(())

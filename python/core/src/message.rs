@@ -1,14 +1,14 @@
 //! Whole messages: from a list of Python's to bytes and descriptors, and back.
 
-use crate::area::{Area, Kept};
+use crate::area::{Area, PeerArea};
 use crate::decode::Objects;
 use crate::encode::{self, Large, Unable};
 use crate::failed::Failed;
-use crate::ffi;
+use crate::fd;
 use crate::names;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PySequence, PyString};
-use pysecure_wire::message::{self, CallOptions, Refused};
+use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyString};
+use pysecure_wire::message::{self, Refused};
 use pysecure_wire::{EncodedMessage, Malformed, MessageKind, OutgoingArea, Reader, ReceivedFds, Writer};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -99,51 +99,19 @@ pub fn seal(py: Python<'_>, elements: &Bound<'_, PyAny>, area: Option<&Bound<'_,
     Ok(message(py, encoded))
 }
 
-/// A CALL. `name` is the function's, as MessagePack.
-#[pyfunction]
-#[allow(clippy::too_many_arguments)]
-pub fn seal_call(
-    py: Python<'_>,
-    identity: u64,
-    name: &[u8],
-    args: &Bound<'_, PySequence>,
-    kwargs: &Bound<'_, PyDict>,
-    left: Option<u64>,
-    trace: Option<&str>,
-    read: u64,
-    credit: Option<u64>,
-    area: &Bound<'_, Area>,
-) -> PyResult<Message> {
-    let args = args.to_list()?;
-    let options = CallOptions {
-        deadline: left,
-        traceparent: trace,
-        read: Some(read),
-        credit,
-    };
-    let arguments = |w: &mut Writer<'_>| {
-        encode::put(w, &args, 1, Large::Descriptors)?;
-        encode::put(w, kwargs, 1, Large::Descriptors)
-    };
-    let encoded = encode(py, Some(area), Vec::new(), |w| {
-        message::write_call(w, identity, |w| w.raw(name), arguments, &options)
-    })?;
-    Ok(message(py, encoded))
-}
-
 /// The elements of a message that came; with LARGE, of that which lies in its memfd. All its descriptors are accounted for.
 pub fn open<'py>(
     py: Python<'py>,
     data: &[u8],
     fds: Vec<OwnedFd>,
-    kept: &mut Kept,
+    peer_area: &mut PeerArea,
     may: Option<&Bound<'py, PyDict>>,
 ) -> Result<Bound<'py, PyList>, Failed> {
     let mut opened = match may {
-        None => message::open(data, fds, &mut kept.area)?,
+        None => message::open(data, fds, &mut peer_area.area)?,
         Some(functions) => {
             let may = |name: &str| functions.contains(name).unwrap_or(false);
-            let opened = match message::open_call(data, fds, &mut kept.area, may)? {
+            let opened = match message::open_call(data, fds, &mut peer_area.area, may)? {
                 Ok(opened) => opened,
                 Err(refused) => return elements_of(py, &refused),
             };
@@ -153,7 +121,7 @@ pub fn open<'py>(
             opened
         }
     };
-    let mut reader = Reader::new(&opened.bytes, &mut opened.fds, &mut kept.area);
+    let mut reader = Reader::new(&opened.bytes, &mut opened.fds, &mut peer_area.area);
     let value = reader.whole(&mut Objects(py))?;
     let values = reader.values();
     let list = value.cast_into_exact::<PyList>().map_err(|_| Malformed::Array.into());
@@ -162,8 +130,8 @@ pub fn open<'py>(
         Ok(first) if first.is_exact_instance_of::<PyInt>() => {}
         _ => return Err(Failed::Wire(Malformed::Array.into())),
     }
-    opened.fds.finish(&mut kept.area)?;
-    kept.cost = data.len() + opened.fds.large_bytes() + VALUE * values;
+    opened.fds.finish(&mut peer_area.area)?;
+    peer_area.cost = data.len() + opened.fds.large_bytes() + VALUE * values;
     Ok(list)
 }
 
@@ -184,11 +152,11 @@ pub fn open_call<'py>(
     py: Python<'py>,
     data: &[u8],
     fds: Vec<i32>,
-    kept: &Bound<'py, Kept>,
+    peer_area: &Bound<'py, PeerArea>,
     functions: &Bound<'py, PyDict>,
 ) -> PyResult<Bound<'py, PyList>> {
     let fds = owned(py, fds)?;
-    open(py, data, fds, &mut *kept.try_borrow_mut()?, Some(functions)).map_err(|e| e.raise(py))
+    open(py, data, fds, &mut *peer_area.try_borrow_mut()?, Some(functions)).map_err(|e| e.raise(py))
 }
 
 /// The elements of a message that came with these descriptors, which are closed if nothing in it takes them.
@@ -197,12 +165,12 @@ pub fn open_message<'py>(
     py: Python<'py>,
     data: &[u8],
     fds: Vec<i32>,
-    kept: &Bound<'py, Kept>,
+    peer_area: &Bound<'py, PeerArea>,
 ) -> PyResult<Bound<'py, PyList>> {
     let fds = owned(py, fds)?;
-    open(py, data, fds, &mut *kept.try_borrow_mut()?, None).map_err(|e| e.raise(py))
+    open(py, data, fds, &mut *peer_area.try_borrow_mut()?, None).map_err(|e| e.raise(py))
 }
 
 fn owned(py: Python<'_>, fds: Vec<i32>) -> PyResult<Vec<OwnedFd>> {
-    ffi::owned(fds).ok_or_else(|| names::protocol_error(py, "a descriptor with a negative number"))
+    fd::owned(fds).ok_or_else(|| names::protocol_error(py, "a descriptor with a negative number"))
 }

@@ -7,10 +7,10 @@ use crate::connection::ServerConn;
 use crate::decode::Objects;
 use crate::encode::{self, Large};
 use crate::failed::Failed;
-use crate::fd;
-use crate::figures::Slots;
+use crate::fd::{self, Socket};
+use crate::figures::Counters;
 use crate::handler::{FastHandler, Handler};
-use crate::leader::{self, LeaderFollowers, Pin};
+use crate::leader::{self, Interest, LeaderFollowers};
 use crate::names;
 use crate::socket;
 use pyo3::intern;
@@ -26,7 +26,8 @@ use rustix::event::epoll::{self, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::cell::RefCell;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// A function that took longer, in seconds, has the leadership given away before it runs the next times.
@@ -42,15 +43,48 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// What failed and should not is not tried again at once.
 const MISHAP: Duration = Duration::from_millis(10);
 
+/// What an epoll set is asked for, as `_server/connection.py` has it.
+const IN: EventFlags = EventFlags::IN.union(EventFlags::RDHUP);
+
+type Threads = LeaderFollowers<EpollSet>;
+
+/// The engine's epoll set, by a descriptor of its own.
+#[derive(Default)]
+struct EpollSet(OnceLock<OwnedFd>);
+
+impl EpollSet {
+    /// The same set for all threads, of which the first to come has it copied.
+    fn of(&self, engine: i32) -> std::io::Result<BorrowedFd<'_>> {
+        if self.0.get().is_none() {
+            let copy = fd::duplicate(engine)?;
+            // If another thread was first, this copy is closed.
+            let _ = self.0.set(copy);
+        }
+        self.0.get().map(AsFd::as_fd).ok_or_else(|| Errno::BADF.into())
+    }
+}
+
+impl Interest for EpollSet {
+    type Connection = Socket;
+
+    /// One that had to wait until its caller reads was put back by whoever sent to it (`_server/connection.py`, `want`), and asks for
+    /// more than this does.
+    fn put_back(&self, socket: Socket) -> bool {
+        let data = epoll::EventData::new_u64(socket.number() as u64);
+        let added = self.0.get().map(|set| epoll::add(set, socket, data, IN));
+        matches!(added, Some(Ok(()) | Err(Errno::EXIST)))
+    }
+}
+
 /// Who of a service's threads leads.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Leader(LeaderFollowers);
+pub struct Leader(Threads);
 
 #[pymethods]
 impl Leader {
     #[new]
     fn new() -> Leader {
-        Leader(LeaderFollowers::default())
+        Leader(LeaderFollowers::new(EpollSet::default()))
     }
 
     /// Before a function runs. What it returns is for `done`.
@@ -81,7 +115,7 @@ impl Leader {
 
     /// Leads, again and again, until the end. `server` is a `_server.engine.Engine`.
     fn run<'py>(&self, py: Python<'py>, server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<()> {
-        let round = Round::new(server, epoll)?;
+        let round = Round::new(server, self.0.interest().of(epoll)?)?;
         let mut spin = Spin::default();
         let mut alone = (-1, 0);
         loop {
@@ -102,17 +136,17 @@ impl Leader {
 }
 
 /// What a thread needs for serving.
-struct Round<'py> {
+struct Round<'a, 'py> {
     server: Bound<'py, PyAny>,
     connections: Bound<'py, PyDict>,
     gate: Bound<'py, Admission>,
-    figures: Bound<'py, Slots>,
+    figures: Bound<'py, Counters>,
     set_context: Bound<'py, PyAny>,
     reset_context: Bound<'py, PyAny>,
     /// `_context.enter` and `leave`.
     enter: Bound<'py, PyAny>,
     leave: Bound<'py, PyAny>,
-    epoll: i32,
+    epoll: BorrowedFd<'a>,
 }
 
 /// What came of a message.
@@ -122,8 +156,8 @@ enum Came {
     Other(Vec<OwnedFd>),
 }
 
-impl<'py> Round<'py> {
-    fn new(server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<Round<'py>> {
+impl<'a, 'py> Round<'a, 'py> {
+    fn new(server: &Bound<'py, PyAny>, epoll: BorrowedFd<'a>) -> PyResult<Round<'a, 'py>> {
         let py = server.py();
         let function = py.import("pysecure_rpc._context")?;
         let context = function.getattr("context")?;
@@ -142,14 +176,8 @@ impl<'py> Round<'py> {
 
     /// Waits for events, and does what they ask for.
     /// `alone`: which connection was the last to have an event, and how often in succession.
-    fn turn(
-        &self,
-        py: Python<'py>,
-        lead: &LeaderFollowers,
-        spinning: &mut Spin,
-        alone: &mut (i32, u32),
-    ) -> PyResult<()> {
-        let epoll = self.epoll_fd();
+    fn turn(&self, py: Python<'py>, lead: &Threads, spinning: &mut Spin, alone: &mut (i32, u32)) -> PyResult<()> {
+        let epoll = self.epoll;
         let (many, found) = py.detach(|| {
             let mut events = [Event {
                 flags: EventFlags::empty(),
@@ -208,7 +236,7 @@ impl<'py> Round<'py> {
     fn pin(
         &self,
         py: Python<'py>,
-        lead: &LeaderFollowers,
+        lead: &Threads,
         connection: &Bound<'py, PyAny>,
         spinning: &mut Spin,
     ) -> PyResult<()> {
@@ -216,18 +244,15 @@ impl<'py> Round<'py> {
         if !self.is_quiet(py, peer)? || !lead.claim() {
             return Ok(());
         }
-        let socket = socket_of(peer)?;
-        let bounded = socket.is_some_and(|(_, socket)| socket::set_limit(socket, Some(PATIENCE)));
-        let Some((fd, socket)) = socket.filter(|_| bounded) else {
+        let socket = socket_of(peer)?.filter(|socket| {
+            socket::set_limit(socket.as_fd(), Some(PATIENCE)) && epoll::delete(self.epoll, socket).is_ok()
+        });
+        let Some(socket) = socket else {
             lead.unclaim();
             return Ok(());
         };
-        if epoll::delete(self.epoll_fd(), socket).is_err() {
-            lead.unclaim();
-            return Ok(());
-        }
-        lead.pin(Pin { fd, epoll: self.epoll });
-        let outcome = self.serve_pinned(py, lead, connection, peer, spinning);
+        lead.pin(socket);
+        let outcome = self.serve_pinned(py, lead, connection, peer, socket, spinning);
         let put_back = lead.unpin(|| peer.try_borrow().is_ok_and(|peer| peer.fd >= 0));
         if !put_back {
             // Nobody else hears of it, so it is this thread's to close.
@@ -239,17 +264,15 @@ impl<'py> Round<'py> {
     fn serve_pinned(
         &self,
         py: Python<'py>,
-        lead: &LeaderFollowers,
+        lead: &Threads,
         connection: &Bound<'py, PyAny>,
         peer: &Bound<'py, ServerConn>,
+        socket: Socket,
         spinning: &mut Spin,
     ) -> PyResult<()> {
-        let Some((_, socket)) = socket_of(peer)? else {
-            return Ok(());
-        };
         loop {
             let mut buffer = socket::incoming();
-            let got = py.detach(|| socket::wait(socket, &mut buffer, spinning));
+            let got = py.detach(|| socket::wait(socket.as_fd(), &mut buffer, spinning));
             let nothing = matches!(got, Err(Errno::AGAIN));
             let outcome = self.came(py, lead, connection, peer, got, &buffer);
             socket::incoming_done(buffer);
@@ -265,19 +288,19 @@ impl<'py> Round<'py> {
     fn event(
         &self,
         py: Python<'py>,
-        lead: &LeaderFollowers,
+        lead: &Threads,
         connection: &Bound<'py, PyAny>,
         flags: EventFlags,
     ) -> PyResult<()> {
         let peer = connection.cast::<ServerConn>()?;
         let plain = !peer.try_borrow()?.closed && !flags.contains(EventFlags::OUT);
-        let Some((_, socket)) = socket_of(peer)?.filter(|_| plain) else {
+        let Some(socket) = socket_of(peer)?.filter(|_| plain) else {
             self.server
                 .call_method1(intern!(py, "_event"), (connection, flags.bits()))?;
             return Ok(());
         };
         let mut buffer = socket::incoming();
-        let got = receive(socket, &mut buffer, RecvFlags::DONTWAIT);
+        let got = receive(socket.as_fd(), &mut buffer, RecvFlags::DONTWAIT);
         let outcome = self.came(py, lead, connection, peer, got, &buffer);
         socket::incoming_done(buffer);
         outcome
@@ -287,7 +310,7 @@ impl<'py> Round<'py> {
     fn came(
         &self,
         py: Python<'py>,
-        lead: &LeaderFollowers,
+        lead: &Threads,
         connection: &Bound<'py, PyAny>,
         peer: &Bound<'py, ServerConn>,
         got: Result<Received, Errno>,
@@ -323,12 +346,12 @@ impl<'py> Round<'py> {
     fn fast_call(
         &self,
         py: Python<'py>,
-        lead: &LeaderFollowers,
+        lead: &Threads,
         peer: &Bound<'py, ServerConn>,
         bytes: &[u8],
         fds: Vec<OwnedFd>,
     ) -> PyResult<Came> {
-        let (table, kept, calls, caller, number) = {
+        let (table, peer_area, calls, caller, number) = {
             let mut borrowed = peer.try_borrow_mut()?;
             let Some(table) = borrowed.fast.as_ref().map(|t| t.clone_ref(py)) else {
                 return Ok(Came::Other(fds));
@@ -338,17 +361,23 @@ impl<'py> Round<'py> {
             if !call || !fds.is_empty() || borrowed.leaving {
                 return Ok(Came::Other(fds));
             }
-            let kept = borrowed.kept(py)?;
+            let peer_area = borrowed.peer_area(py)?;
             let caller = borrowed.caller.as_ref().map(|c| c.clone_ref(py));
-            (table, kept, borrowed.calls.bind(py).clone(), caller, borrowed.number)
+            (
+                table,
+                peer_area,
+                borrowed.calls.bind(py).clone(),
+                caller,
+                borrowed.number,
+            )
         };
         let table = table.get();
-        let kept = kept.bind(py);
+        let peer_area = peer_area.bind(py);
         // Whatever is wrong with it, Python finds again, and says so.
         let mut none = ReceivedFds::default();
         let read = {
-            let kept = &mut *kept.try_borrow_mut()?;
-            let mut reader = Reader::new(bytes, &mut none, &mut kept.area);
+            let peer_area = &mut *peer_area.try_borrow_mut()?;
+            let mut reader = Reader::new(bytes, &mut none, &mut peer_area.area);
             Asked::read(py, &mut reader, |name| table.functions.get(name))
         };
         let asked = match read {
@@ -368,7 +397,7 @@ impl<'py> Round<'py> {
             gate.begins(number);
         }
         // It has no descriptors, so this counts a use of the area, and refuses nothing.
-        let _ = none.finish(&mut kept.try_borrow_mut()?.area);
+        let _ = none.finish(&mut peer_area.try_borrow_mut()?.area);
         let run = lead.begin(pace.begin());
         let begun = monotonic();
         let outcome = self.serve(py, peer, &calls, caller, asked, begun);
@@ -445,7 +474,7 @@ impl<'py> Round<'py> {
             !peer.closed && peer.backlog.is_none()
         };
         let sent = match socket_of(peer)?.filter(|_| open) {
-            Some((_, socket)) => send(socket, &bytes, &[], SendFlags::DONTWAIT).is_ok(),
+            Some(socket) => send(socket.as_fd(), &bytes, &[], SendFlags::DONTWAIT).is_ok(),
             None => false,
         };
         if !sent {
@@ -466,27 +495,19 @@ impl<'py> Round<'py> {
         }
         Ok(())
     }
-
-    #[allow(unsafe_code)]
-    fn epoll_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `Leader.run` is handed the engine's epoll set, which is open for as long as its threads run; never -1.
-        unsafe { fd::borrow(self.epoll) }
-    }
 }
 
-/// A connection's socket, by its number and as a descriptor; None if it has none that others than Python may use.
+/// A connection's socket; None if it has none that others than Python may use.
 ///
-/// What it returns is good for as long as nothing can close the connection: while this thread leads or has the connection pinned to it, or
+/// It may be used for as long as nothing can close the connection: while this thread leads or has the connection pinned to it, or
 /// while the interpreter's lock is not given up.
 #[allow(unsafe_code)]
-fn socket_of<'a>(peer: &'a Bound<'_, ServerConn>) -> PyResult<Option<(i32, BorrowedFd<'a>)>> {
-    let fd = peer.try_borrow()?.fd;
-    if fd < 0 {
-        return Ok(None);
-    }
-    // SAFETY: not -1. The connection's object owns the socket, and sets the number to -1 before it closes it; those that call this keep it from being
-    // closed meanwhile, as said above.
-    Ok(Some((fd, unsafe { fd::borrow(fd) })))
+fn socket_of(peer: &Bound<'_, ServerConn>) -> PyResult<Option<Socket>> {
+    let number = peer.try_borrow()?.fd;
+    // SAFETY: `Connection` of `_server/connection.py` owns the socket. It is closed by `Connections.drop` alone, which sets the number to -1
+    // first, and closes it only where `may_close` says so: in the thread that leads, or has it pinned. Those that call this are that
+    // thread, or hold the interpreter's lock until they are done with it.
+    Ok(unsafe { Socket::new(number) })
 }
 
 /// The answer to a call whose result is plain; None if it is Python's to answer.

@@ -1,4 +1,4 @@
-"""Calls, blocking and in asyncio: both do what an `_exchange.Exchange` says is to be done next."""
+"""Calls, blocking and in asyncio: both do what an exchange (`_exchange.py`) says is to be done next."""
 # What begins with _ is private to this package.
 # pyright: reportPrivateUsage=false
 
@@ -7,29 +7,32 @@ from __future__ import annotations
 import sys
 from time import monotonic, sleep
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _context, _exchange, _local
 from ._codec import COMPILED, FastCall
 from ._connection import Connection, close_connections, pool, receive
 from ._errors import DeadlineExceeded
-from ._exchange import Action, Connect, Done, Exchange, Item, Receive
+from ._exchange import Connect, Item, Receive
 from ._function import Function
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Generator
 
+    from ._exchange import Exchange
+
 
 def call(function: Function, args: Any, kwargs: Any) -> Any:
     """Calls a function that runs elsewhere."""
     sent = 0
-    if not kwargs:
-        fast = function.fast
-        if fast is None:
-            fast = function.fast = _compiled(function)
-        if fast:
-            result = fast(pool.idle, args)
+    fast = function.fast
+    if fast is None:
+        fast = function.fast = _compiled(function)
+    if fast:
+        by_position = function.signature.by_position(args, kwargs) if kwargs else args
+        if by_position is not None:
+            result = fast(pool.idle, by_position)
             if result is _UNANSWERED:
                 sent = 1
             elif result is not _NOT_DONE:
@@ -38,7 +41,7 @@ def call(function: Function, args: Any, kwargs: Any) -> Any:
     if here is not None:
         return _local.call(function, args, kwargs, here[0])
     plain, named = function.signature.convert(args, kwargs, False)
-    return _result(_exchange.begin(function, plain, named, sent))
+    return _result(_exchange.call(function, plain, named, sent))
 
 
 def stream(function: Function, args: Any, kwargs: Any) -> Any:
@@ -58,39 +61,35 @@ async def call_async(function: Function, args: Any, kwargs: Any) -> Any:
     if here is not None:
         return await _local.call_async(function, args, kwargs, here[0])
     plain, named = function.signature.convert(args, kwargs, False)
-    exchange = _exchange.begin(function, plain, named)
+    exchange = _exchange.call(function, plain, named)
     try:
-        return (await _next_async(exchange, exchange.first())).value
+        return (await _next_async(exchange)).value
     finally:
         exchange.close()
 
 
 def _result(exchange: Exchange) -> Any:
     try:
-        return _next(exchange, exchange.first()).value
+        return _next(exchange).value
     finally:
         exchange.close()
 
 
 def _stream(function: Function, args: Any, kwargs: Any) -> Generator[Any, None, Any]:
-    exchange = _exchange.begin(function, args, kwargs)
+    exchange = _exchange.call(function, args, kwargs)
     try:
-        found = _next(exchange, exchange.first())
-        while isinstance(found, Item):
+        while isinstance(found := _next(exchange), Item):
             yield found.value
-            found = _next(exchange, exchange.done(None))
         return found.value
     finally:
         exchange.close()
 
 
 async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIterator[Any]:
-    exchange = _exchange.begin(function, args, kwargs)
+    exchange = _exchange.call(function, args, kwargs)
     try:
-        found = await _next_async(exchange, exchange.first())
-        while isinstance(found, Item):
+        while isinstance(found := await _next_async(exchange), Item):
             yield found.value
-            found = await _next_async(exchange, exchange.done(None))
     finally:
         exchange.close()
 
@@ -98,56 +97,59 @@ async def _stream_async(function: Function, args: Any, kwargs: Any) -> AsyncIter
 # Doing what is to be done.
 
 
-def _next(exchange: Exchange, action: Action | Done) -> Item | Done:
+class Done(NamedTuple):
+    """What an exchange returned."""
+
+    value: Any
+
+
+def _next(exchange: Exchange) -> Item | Done:
     """Goes on until there is something for the caller."""
-    while not isinstance(action, (Item, Done)):
-        try:
-            outcome = _do(action)
-        except BaseException as error:
-            action = exchange.failed(error)
-        else:
-            action = exchange.done(outcome)
+    try:
+        action = exchange.send(None)
+        while not isinstance(action, Item):
+            outcome: Any = None
+            try:
+                if isinstance(action, Receive):
+                    outcome = action.connection.receive(action.deadline)
+                elif isinstance(action, Connect):
+                    action.connection.connect(action.deadline)
+                else:
+                    sleep(action.seconds)
+            except BaseException as error:
+                action = exchange.throw(error)
+            else:
+                action = exchange.send(outcome)
+    except StopIteration as end:
+        return Done(end.value)
     return action
 
 
-def _do(action: Action) -> Any:
-    if isinstance(action, Receive):
-        return action.connection.receive(action.deadline)
-    if isinstance(action, Connect):
-        return action.connection.connect(action.deadline)
-    if isinstance(action, Item):
-        raise AssertionError
-    return sleep(action.seconds)
-
-
-async def _next_async(exchange: Exchange, action: Action | Done) -> Item | Done:
+async def _next_async(exchange: Exchange) -> Item | Done:
     """As `_next`, in asyncio."""
-    while not isinstance(action, (Item, Done)):
-        try:
-            outcome = await _do_async(action)
-        except BaseException as error:
-            action = exchange.failed(error)
-        else:
-            action = exchange.done(outcome)
-    return action
-
-
-async def _do_async(action: Action) -> Any:
     import asyncio
 
-    if isinstance(action, Receive):
-        while True:
-            await _readable(action.connection.sock, action.deadline)
-            message = action.connection.try_receive()
-            if message is not None:
-                return message
-    if isinstance(action, Connect):
-        while not action.connection.try_connect(action.deadline):
-            await asyncio.sleep(0.01)
-        return None
-    if isinstance(action, Item):
-        raise AssertionError
-    return await asyncio.sleep(action.seconds)
+    try:
+        action = exchange.send(None)
+        while not isinstance(action, Item):
+            outcome: Any = None
+            try:
+                if isinstance(action, Receive):
+                    while outcome is None:
+                        await _readable(action.connection.sock, action.deadline)
+                        outcome = action.connection.try_receive()
+                elif isinstance(action, Connect):
+                    while not action.connection.try_connect(action.deadline):
+                        await asyncio.sleep(0.01)
+                else:
+                    await asyncio.sleep(action.seconds)
+            except BaseException as error:
+                action = exchange.throw(error)
+            else:
+                action = exchange.send(outcome)
+    except StopIteration as end:
+        return Done(end.value)
+    return action
 
 
 async def _readable(sock: socket.socket, deadline: float | None) -> None:
@@ -155,7 +157,9 @@ async def _readable(sock: socket.socket, deadline: float | None) -> None:
 
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(sock, lambda: None if ready.done() else ready.set_result(None))
+    # By its number: of a socket that it does not know the loop makes a text first, which takes longer than all else here.
+    fd = sock.fileno()
+    loop.add_reader(fd, lambda: None if ready.done() else ready.set_result(None))
     try:
         if deadline is None:
             await ready
@@ -164,7 +168,7 @@ async def _readable(sock: socket.socket, deadline: float | None) -> None:
     except asyncio.TimeoutError:
         raise DeadlineExceeded("no answer in time") from None
     finally:
-        loop.remove_reader(sock)
+        loop.remove_reader(fd)
 
 
 # The core's fast path, for a call whose arguments and answer are like most, and what it hands back.
@@ -208,7 +212,7 @@ def _compiled(function: Function) -> Any:
 def _other(function: Function, connection: Connection, identity: int, deadline: float | None, reply: list[Any]) -> Any:
     """The service answered, and not with a result."""
     try:
-        return _result(_exchange.go_on(function, connection, identity, deadline, reply))
+        return _result(_exchange.answers(function, connection, identity, deadline, reply))
     except _exchange.NotTaken:
         return _NOT_DONE
     except _exchange.Unanswered:

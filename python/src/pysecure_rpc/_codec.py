@@ -14,14 +14,14 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
             Area,
             Call,
             ClientConn,
+            Counters,
             FastCall,
             FastHandler,
             FastHandlers,
-            Kept,
             Leader,
             Message,
+            PeerArea,
             ServerConn,
-            Slots,
             open_call,
             open_message,
             pack,
@@ -34,8 +34,8 @@ if not TYPE_CHECKING and os.environ.get("PYSECURE_RPC_PURE") != "1":
         pass
 
 if TYPE_CHECKING or not COMPILED:
-    from ._plain import Admission, Call, ClientConn, FastCall, FastHandler, FastHandlers, Leader, ServerConn, Slots
-    from ._wire import Area, Kept, Message, open_call, open_message, pack, seal, unpack
+    from ._plain import Admission, Call, ClientConn, Counters, FastCall, FastHandler, FastHandlers, Leader, ServerConn
+    from ._wire import Area, Message, PeerArea, open_call, open_message, pack, seal, unpack
 
 #: The longest message on the socket, and more bytes than which go through a memfd.
 MAX_MESSAGE, BLOB = 65_536, 16 * 1024
@@ -48,14 +48,14 @@ __all__ = [
     "Area",
     "Call",
     "ClientConn",
+    "Counters",
     "FastCall",
     "FastHandler",
     "FastHandlers",
-    "Kept",
     "Leader",
     "Message",
+    "PeerArea",
     "ServerConn",
-    "Slots",
     "open_call",
     "open_message",
     "pack",

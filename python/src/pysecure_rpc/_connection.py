@@ -88,7 +88,7 @@ class Connection(ClientConn):
         self.fd = -1
         self.sock.close()
         self.out_area.close()
-        self.kept.close()
+        self.peer_area.close()
 
     def __del__(self) -> None:
         try:
@@ -141,11 +141,12 @@ class Connection(ClientConn):
     def receive(self, deadline: float | None) -> list[Any]:
         """The next message, which is waited for."""
         while True:
-            wanted = self._left(deadline, "did not answer")
-            # The bound stays with the socket, and the core, too, has to know what it is.
-            if wanted or self.limit:
-                self._bound(socket.SO_RCVTIMEO, wanted)
-                self.limit = wanted
+            left = 0.0 if deadline is None else self._left(deadline, "did not answer")
+            # The bound stays with the socket, and the core, too, has to know what it is. It is set anew where it would have the
+            # next receive wait too long, or far too short: for most messages that is a system call less.
+            if not 0.5 * left <= self.limit <= left:
+                self.limit = max(0.9 * left, 0.001) if left else 0.0
+                self._bound(socket.SO_RCVTIMEO, self.limit)
             try:
                 data, fds = receive(self.sock, 0)
                 break
@@ -169,7 +170,7 @@ class Connection(ClientConn):
     def _opened(self, data: bytes, fds: list[int]) -> list[Any]:
         if not data:
             raise ConnectionLost(f"{self.service} ended the connection")
-        return open_message(data, fds, self.kept)
+        return open_message(data, fds, self.peer_area)
 
     def greeted(self, message: list[Any]) -> None:
         """Takes the service's first message."""
@@ -199,7 +200,7 @@ class Connection(ClientConn):
         self.next_id = identity + 1
         left = None if deadline is None else max(0, int((deadline - monotonic()) * 1000))
         trace = _context.traceparent()
-        call = _messages.call(identity, function.name, args, kwargs, left, trace, self.kept.read, credit)
+        call = _messages.call(identity, function.name, args, kwargs, left, trace, self.peer_area.read, credit)
         message = seal(call, self.out_area)
         try:
             transmit(self.sock, message.data, message.fds)
@@ -211,7 +212,7 @@ class Connection(ClientConn):
 
     def send_credit(self, identity: int, more: int) -> None:
         """Allows a stream so many items more."""
-        message = seal(_messages.credit(identity, more, self.kept.read))
+        message = seal(_messages.credit(identity, more, self.peer_area.read))
         try:
             self.sock.send(message.data)
         except OSError:

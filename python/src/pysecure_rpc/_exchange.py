@@ -1,7 +1,9 @@
 """One call, from its first try to its last answer, without doing any input or output itself.
 
-An `Exchange` says what is to be done next (connect, receive, sleep), and is told what came of it; `_client.py` does that,
-blocking or in asyncio. So calls and streams of both kinds follow one rule of what is tried again:
+An exchange is a generator. It yields what is to be done next (connect, receive, sleep), and is sent what came of it, or has
+thrown in why it failed; what it returns is the call's result, or what a stream's generator returned. To close it cancels what is
+open at the service. `_client.py` drives it, blocking or in asyncio. So calls and streams of both kinds follow one rule of what is
+tried again:
 
 - A call that was certainly not begun is made again whatever its function, at most `_NOT_TAKEN` times: its connection had ended
   before it was sent, or the service answered that it ends. The first few times at once, for a service that was restarted
@@ -18,9 +20,10 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
-from . import _context, _messages, _version
+from . import _context, _version
 from ._connection import IDLE, Connection, NotSent, as_exception, give_back, not_there, take
 from ._errors import ConnectionLost, ProtocolError, RpcError, SignatureMismatch
+from ._messages import END, ITEM, OK, Err, GoAway, Value, parse_answer
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -52,21 +55,18 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-class Item(NamedTuple):
-    """A stream's next item, for whoever reads it."""
+class Item:
+    """A stream's next item, for whoever reads it. An exchange has one of these, which is good until it goes on."""
 
-    value: Any
+    __slots__ = ("value",)
 
-
-class Done(NamedTuple):
-    """The call's result, or what a stream's generator returned."""
-
-    value: Any
+    def __init__(self) -> None:
+        self.value: Any = None
 
 
 Action = Union[Connect, Receive, Sleep, Item]
 if TYPE_CHECKING:
-    Steps = Generator[Action, Any, Any]
+    Exchange = Generator[Action, Any, Any]
 
 
 class NotTaken(Exception):
@@ -83,45 +83,6 @@ class Unanswered(Exception):
     def __init__(self, error: ConnectionLost) -> None:
         super().__init__(error)
         self.error = error
-
-
-class Exchange:
-    """What is to be done next, one action after the other."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-
-    def first(self) -> Action | Done:
-        """The first action."""
-        return self.done(None)
-
-    def done(self, outcome: Any) -> Action | Done:
-        """The last action came to this: the next."""
-        try:
-            return self._steps.send(outcome)
-        except StopIteration as end:
-            return Done(end.value)
-
-    def failed(self, error: BaseException) -> Action | Done:
-        """The last action failed: the next, if there is one."""
-        try:
-            return self._steps.throw(error)
-        except StopIteration as end:
-            return Done(end.value)
-
-    def close(self) -> None:
-        """Nobody wants the rest: what is open at the service is cancelled."""
-        self._steps.close()
-
-
-def begin(function: Function, args: Any, kwargs: Any, sent: int = 0) -> Exchange:
-    """A call with these arguments, as they are on the wire; it was sent so often already, and not answered."""
-    return Exchange(_call(function, args, kwargs, sent))
-
-
-def go_on(function: Function, connection: Connection, identity: int, deadline: float | None, reply: list[Any]) -> Exchange:
-    """A call that the core sent, and to which this was answered first. Raises `NotTaken` and `Unanswered`."""
-    return Exchange(_answers(function, connection, identity, deadline, reply))
 
 
 def until(function: Function) -> float | None:
@@ -141,7 +102,8 @@ def load(function: Function, value: Any) -> Any:
         raise _broken(f"the result of {function.name}: {error}") from None
 
 
-def _call(function: Function, args: Any, kwargs: Any, sent: int) -> Steps:
+def call(function: Function, args: Any, kwargs: Any, sent: int = 0) -> Exchange:
+    """A call with these arguments, as they are on the wire; it was sent so often already, and not answered."""
     deadline = until(function)
     not_taken = 0
     while True:
@@ -150,7 +112,7 @@ def _call(function: Function, args: Any, kwargs: Any, sent: int) -> Steps:
             connection = yield from _connected(function.service, deadline)
         try:
             identity = _sent(function, connection, args, kwargs, deadline)
-            return (yield from _answers(function, connection, identity, deadline))
+            return (yield from answers(function, connection, identity, deadline))
         except NotTaken as refusal:
             not_taken += 1
             if not_taken == _NOT_TAKEN:
@@ -167,7 +129,7 @@ def _pause(times: int) -> float:
     return 0.0 if times <= 0 else min(0.1, 0.001 * (1 << times))
 
 
-def _connected(service: str, deadline: float | None) -> Steps:
+def _connected(service: str, deadline: float | None) -> Exchange:
     """A greeted connection. While the service is down, its supervisor holds the socket, and this waits."""
     _version.compare()
     for attempt in range(1, _CONNECTS + 1):
@@ -207,44 +169,48 @@ def _sent(function: Function, connection: Connection, args: Any, kwargs: Any, de
         raise
 
 
-def _answers(
+def answers(
     function: Function, connection: Connection, identity: int, deadline: float | None, first: list[Any] | None = None
-) -> Steps:
-    """What comes in answer to a call that was sent: the items that its stream brings, and at last its value."""
+) -> Exchange:
+    """What comes in answer to a call that was sent: the items that its stream brings, and at last its value. `first`: what the
+    core received already. Raises `NotTaken` and `Unanswered`."""
     kinds = _KINDS[function.is_stream]
     usable = answered = leaving = False
     had = 0
-    wait = Receive(connection, deadline)
+    wait, item = Receive(connection, deadline), Item()
+    load_item = function.signature.item.load
     message = first
     try:
         while True:
             try:
-                if message is None:
-                    message = yield wait
-                reply = _messages.parse_answer(message)
+                reply = parse_answer((yield wait) if message is None else message)
             except RpcError as error:
                 error.may_have_run = True
                 if isinstance(error, ConnectionLost) and not answered:
                     raise Unanswered(error) from None
                 raise
             message = None
-            if isinstance(reply, _messages.GoAway):
+            if isinstance(reply, GoAway):
                 # It ends, and answers first what it has.
                 leaving = True
                 continue
-            if isinstance(reply, _messages.Err) and not answered and reply.turned_away:
+            if isinstance(reply, Err) and not answered and reply.turned_away:
                 raise NotTaken(as_exception(reply))
             answered = True
             connection.out_area.free = True
-            if isinstance(reply, _messages.Err) and reply.identity in (identity, 0):
+            if isinstance(reply, Err) and reply.identity in (identity, 0):
                 usable = reply.identity == identity and not leaving
                 raise as_exception(reply)
-            if not isinstance(reply, _messages.Value) or reply.identity != identity or reply.kind not in kinds:
+            if not isinstance(reply, Value) or reply.identity != identity or reply.kind not in kinds:
                 raise _broken(f"{function.service} answered what was not asked")
-            if reply.kind != _messages.ITEM:
+            if reply.kind != ITEM:
                 usable = not leaving
                 return load(function, reply.value)
-            yield Item(_item(function, reply.value))
+            try:
+                item.value = load_item(reply.value)
+            except Exception as error:
+                raise _broken(f"an item of {function.name}: {error}") from None
+            yield item
             had += 1
             if had == _WINDOW // 2:
                 connection.send_credit(identity, had)
@@ -257,14 +223,7 @@ def _answers(
 
 
 #: What a call is answered with, and what a stream is, but for ERR.
-_KINDS = {False: (_messages.OK,), True: (_messages.ITEM, _messages.END)}
-
-
-def _item(function: Function, value: Any) -> Any:
-    try:
-        return function.signature.item.load(value)
-    except Exception as error:
-        raise _broken(f"an item of {function.name}: {error}") from None
+_KINDS = {False: (OK,), True: (ITEM, END)}
 
 
 def _broken(text: str) -> ProtocolError:

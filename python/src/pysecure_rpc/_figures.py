@@ -11,7 +11,7 @@ import socket
 from array import array
 from typing import TYPE_CHECKING, Any
 
-from ._codec import Slots
+from ._codec import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +40,7 @@ class Page:
             self._slots[name] = number
         os.pwrite(self.fd, b"PSRPCFG1" + len(self._slots).to_bytes(4, "little"), 0)
         #: Its numbers.
-        self.numbers = Slots(self.fd)
+        self.numbers = Counters(self.fd)
 
     def slot(self, name: str) -> int | None:
         """The number of a function's slot, if there is room for it."""

@@ -601,6 +601,13 @@ class Signature:
             # The type's own code refuses it, such as a dataclass's __post_init__: nothing has run yet.
             raise InvalidArguments(f"{self.name}({_name(at)}): {_told(error)}") from error
 
+    def by_position(self, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
+        """The same arguments without names; None if one stands further on than those that are given."""
+        following = self._positional[len(args) : len(args) + len(kwargs)]
+        if all(name in kwargs and name in self._by_name for name, _ in following) and len(following) == len(kwargs):
+            return (*args, *(kwargs[name] for name, _ in following))
+        return None
+
     def plans(self) -> tuple[tuple[Any, ...], int] | None:
         """Those of what can be given by position, and how many have to be; None if something has to be given by name."""
         if len(self._required) > self._needed:

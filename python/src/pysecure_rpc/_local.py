@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from . import _context
-from ._codec import Kept, open_message, seal
+from ._codec import PeerArea, open_message, seal
 from ._exchange import until
 
 if TYPE_CHECKING:
@@ -53,6 +53,6 @@ def _through(value: Any) -> Any:
     """There and back over the wire, so that a test finds what could not cross."""
     message = seal([0x7F, value])
     try:
-        return open_message(message.data, [os.dup(fd) for fd in message.fds], Kept())[1]
+        return open_message(message.data, [os.dup(fd) for fd in message.fds], PeerArea())[1]
     finally:
         message.close()

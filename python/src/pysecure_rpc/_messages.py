@@ -8,7 +8,7 @@ No other file knows at which place of a message an element stands.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ._errors import ProtocolError
 
@@ -38,6 +38,7 @@ class Kind(IntEnum):
 
 # As plain integers: that is what is written, and what comes.
 LARGE, HELLO, CALL, OK, ERR, ITEM, END, CREDIT, CANCEL, GOAWAY = (int(kind) for kind in Kind)
+_VALUES = (OK, ITEM, END)
 
 #: A message, as it is written and read.
 Message = list[Any]
@@ -136,6 +137,10 @@ class Value(NamedTuple):
     value: Any
 
 
+#: What `Value(...)` comes to, without a function of Python's in between: one is made of most messages.
+_value: Callable[[type[Value], tuple[int, int, Any]], Value] = tuple.__new__  # pyright: ignore[reportUnknownMemberType]
+
+
 class GoAway(NamedTuple):
     """The service ends, and answers first what it has."""
 
@@ -145,10 +150,10 @@ class GoAway(NamedTuple):
 def parse_answer(parts: Message) -> Hello | Err | Value | GoAway:
     """What a service sent, as `open_message` gives it."""
     kind = parts[0]
-    if kind in (OK, ITEM, END):
+    if kind in _VALUES:
         if len(parts) < 3 or type(parts[1]) is not int or not 0 < parts[1] <= _LAST_ID:
             raise ProtocolError("a value of no call")
-        return Value(kind, parts[1], parts[2])
+        return _value(Value, (kind, parts[1], parts[2]))
     if kind == ERR:
         return _parse_err(parts)
     if kind == HELLO:

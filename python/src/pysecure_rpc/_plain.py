@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._context import Context
-from ._wire import Area, Kept
+from ._wire import Area, PeerArea
 
 if TYPE_CHECKING:
     from ._function import Function
@@ -24,7 +24,7 @@ _LAST_BUCKET = _SLOT - _BUCKETS - 1
 class ClientConn:
     """What of a caller's connection the fast path needs."""
 
-    __slots__ = ("fd", "next_id", "limit", "functions", "out_area", "kept")
+    __slots__ = ("fd", "next_id", "limit", "functions", "out_area", "peer_area")
     fd: int
     next_id: int
     limit: float
@@ -36,7 +36,7 @@ class ClientConn:
         self.limit = 0.0
         self.functions: dict[str, int] = {}
         self.out_area = Area()
-        self.kept = Kept()
+        self.peer_area = PeerArea()
 
 
 class Call(Context):
@@ -74,7 +74,7 @@ class Call(Context):
         self.cost = 0
 
 
-class Slots:
+class Counters:
     """The numbers of the page of figures (docs/rpc-protocol.md, "Figures"), which is a memfd. Whoever counts holds a lock."""
 
     __slots__ = ("_words",)
@@ -187,7 +187,7 @@ class Admission:
 class ServerConn:
     """What of a service's connection the fast path needs."""
 
-    __slots__ = ("fd", "closed", "leaving", "number", "caller", "calls", "backlog", "fast", "out_area", "_kept")
+    __slots__ = ("fd", "closed", "leaving", "number", "caller", "calls", "backlog", "fast", "out_area", "_peer_area")
 
     def __init__(self) -> None:
         self.fd = -1
@@ -202,22 +202,22 @@ class ServerConn:
         self.backlog: Any = None
         self.fast: Any = None
         self.out_area: Area | None = None
-        self._kept: Kept | None = None
+        self._peer_area: PeerArea | None = None
 
     @property
-    def kept(self) -> Kept:
+    def peer_area(self) -> PeerArea:
         # Made when it is first needed: most connections send no large bytes.
-        kept = self._kept
-        if kept is None:
-            kept = self._kept = Kept()
-        return kept
+        peer_area = self._peer_area
+        if peer_area is None:
+            peer_area = self._peer_area = PeerArea()
+        return peer_area
 
     def forget(self) -> None:
         """Closes what the caller keeps here."""
-        for each in (self._kept, self.out_area):
+        for each in (self._peer_area, self.out_area):
             if each is not None:
                 each.close()
-        self._kept = self.out_area = None
+        self._peer_area = self.out_area = None
 
 
 class Leader:

@@ -40,7 +40,7 @@ class Area:
         pass
 
 
-class Kept:
+class PeerArea:
     """The area of the peer's that lies at this end, and how many messages used it."""
 
     __slots__ = ("fd", "read", "cost")
@@ -174,10 +174,10 @@ def _sealed(elements: Any, to: Outgoing) -> Message:
 class Incoming:
     """The descriptors that came with one message."""
 
-    def __init__(self, fds: list[int], kept: Kept) -> None:
+    def __init__(self, fds: list[int], peer_area: PeerArea) -> None:
         self.fds = fds
         self.used: list[bool] = [False] * len(fds)
-        self.kept = kept
+        self.peer_area = peer_area
         self.total = 0
         self.from_area = False
 
@@ -202,15 +202,15 @@ class Incoming:
             raise ProtocolError("a reference to a memfd has wrong types")
         self.grow(length)
         if type(index) is int and index == -1:
-            if self.kept.fd < 0 or keep:
+            if self.peer_area.fd < 0 or keep:
                 raise ProtocolError("no area has been sent before")
             self.from_area = True
-            return read_memfd(self.kept.fd, offset, length)
+            return read_memfd(self.peer_area.fd, offset, length)
         fd = self.take(index)
         data = read_memfd(fd, offset, length)
         if keep:
-            self.kept.close()
-            self.kept.fd = fd
+            self.peer_area.close()
+            self.peer_area.fd = fd
             self.from_area = True
         else:
             os.close(fd)
@@ -291,16 +291,16 @@ def _refused(data: bytes, whole: int, functions: dict[str, Any] | None) -> list[
     return [2, asked[0], asked[1] or "(a name longer than any)"]
 
 
-def open_call(data: bytes, fds: list[int], kept: Kept, functions: dict[str, Any]) -> list[Any]:
+def open_call(data: bytes, fds: list[int], peer_area: PeerArea, functions: dict[str, Any]) -> list[Any]:
     """As `open_message`, in a service: a CALL of what is not in `functions` comes as its kind, number and name, and nothing is
     made of the rest."""
-    return open_message(data, fds, kept, functions)
+    return open_message(data, fds, peer_area, functions)
 
 
-def open_message(data: bytes, fds: list[int], kept: Kept, functions: dict[str, Any] | None = None) -> list[Any]:
+def open_message(data: bytes, fds: list[int], peer_area: PeerArea, functions: dict[str, Any] | None = None) -> list[Any]:
     """The elements of a message that came with these descriptors, which are closed if nothing in it takes them; with LARGE,
     of that which lies in its memfd."""
-    given = Incoming(fds, kept)
+    given = Incoming(fds, peer_area)
     try:
         refused = _refused(data, len(data), functions)
         if refused is not None:
@@ -324,8 +324,8 @@ def open_message(data: bytes, fds: list[int], kept: Kept, functions: dict[str, A
             raise ProtocolError("a message is not an array that begins with its kind")
         if not all(given.used):
             raise ProtocolError("a descriptor came that nothing names")
-        kept.read += given.from_area
-        kept.cost = len(data) + given.total + _VALUE * (MAX_VALUES - reader.left)
+        peer_area.read += given.from_area
+        peer_area.cost = len(data) + given.total + _VALUE * (MAX_VALUES - reader.left)
         return value
     finally:
         given.close()
@@ -340,4 +340,4 @@ def _large(message: list[Any], given: Incoming) -> tuple[int, int]:
     return given.take(len(given.fds) - 1), length
 
 
-__all__ = ["BLOB", "Area", "Kept", "Message", "open_call", "open_message", "pack", "seal", "unpack"]
+__all__ = ["BLOB", "Area", "PeerArea", "Message", "open_call", "open_message", "pack", "seal", "unpack"]

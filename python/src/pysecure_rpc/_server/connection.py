@@ -101,8 +101,10 @@ class Connections:
         """Is it too much, or is nobody there? Whoever calls has the connection's lock."""
         if not connection.backlog:
             try:
-                transmit(connection.sock, message.data, message.fds, DONTWAIT)
-                connection.principal.hold(connection, message.large, len(message.fds), False)
+                fds = message.fds
+                transmit(connection.sock, message.data, fds, DONTWAIT)
+                if fds or message.large:
+                    connection.principal.hold(connection, message.large, len(fds), False)
                 message.close()
                 return False
             except BlockingIOError:

@@ -55,7 +55,7 @@ class Dispatcher:
         """Does what a message asks for."""
         try:
             # Of what this caller may not call nothing is decoded but the name.
-            message = _messages.parse(open_call(data, fds, connection.kept, connection.principal.functions))
+            message = _messages.parse(open_call(data, fds, connection.peer_area, connection.principal.functions))
             call = self.take(connection, message)
         except ProtocolError as error:
             self.malformed(connection, error)
@@ -109,7 +109,7 @@ class Dispatcher:
             self._calls.refuse(connection, identity, "pysecure.GoingAway", f"{self._service} ends")
             return None
         busy = f"{OPEN_CALLS} calls are open on this connection" if len(connection.calls) >= OPEN_CALLS else None
-        busy = busy or connection.principal.why_not(self._service, call, connection.kept.cost)
+        busy = busy or connection.principal.why_not(self._service, call, connection.peer_area.cost)
         if busy is not None:
             self._calls.refuse(connection, identity, "pysecure.Busy", busy)
             return None

@@ -182,7 +182,7 @@ class Engine:
                 if not data:
                     return
                 # Of no call anything has to be known but its number.
-                message = _messages.parse(open_call(data, fds, connection.kept, {}))
+                message = _messages.parse(open_call(data, fds, connection.peer_area, {}))
                 if isinstance(message, _messages.Call):
                     self.calls.refuse(connection, message.identity, "pysecure.GoingAway", f"{self.service} ends")
         except (OSError, ProtocolError):

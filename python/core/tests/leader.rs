@@ -1,0 +1,141 @@
+//! `leader.rs` with loom's atomics and locks: each test runs in all orders that its threads and the memory model allow, and loom
+//! fails where what one thread wrote can be read by another that is not ordered after it.
+
+#[allow(dead_code, unreachable_pub)]
+#[path = "../src/leader.rs"]
+mod leader;
+
+mod sync {
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, fence};
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use loom::thread_local;
+
+    pub(crate) fn sleep(_: std::time::Duration) {
+        loom::thread::yield_now();
+    }
+}
+
+use leader::{Interest, LeaderFollowers, Seen};
+use loom::cell::Cell;
+use loom::sync::Arc;
+use loom::thread;
+
+/// What belongs to whoever leads, and what to whoever has the pinned connection. Loom sees to it that no two threads have either at once,
+/// and that each sees what the one before it did.
+#[derive(Default)]
+struct Owned {
+    leader: Cell<u32>,
+    pinned: Cell<u32>,
+}
+
+struct Set(Arc<Owned>);
+
+impl Interest for Set {
+    type Connection = ();
+
+    fn put_back(&self, (): ()) -> bool {
+        touch(&self.0.pinned);
+        true
+    }
+}
+
+type Threads = Arc<(LeaderFollowers<Set>, Arc<Owned>)>;
+
+fn threads() -> Threads {
+    let owned = Arc::new(Owned::default());
+    Arc::new((LeaderFollowers::new(Set(Arc::clone(&owned))), owned))
+}
+
+fn touch(owned: &Cell<u32>) {
+    owned.set(owned.get() + 1);
+}
+
+/// As few turns of threads against their will as find each of the faults in tests/mutations, so that this takes seconds.
+fn in_all_orders(test: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(2);
+    model.check(test);
+}
+
+/// A monitor that looks as often as it takes for a run that lasts.
+fn monitor(threads: &Threads) -> thread::JoinHandle<()> {
+    let threads = Arc::clone(threads);
+    thread::spawn(move || {
+        let mut seen = Seen::default();
+        for _ in 0..2 {
+            threads.0.look(&mut seen);
+        }
+    })
+}
+
+#[test]
+fn one_thread_leads_whoever_takes_the_leadership() {
+    in_all_orders(|| {
+        let threads = threads();
+        let follower = {
+            let threads = Arc::clone(&threads);
+            thread::spawn(move || {
+                if threads.0.lead() {
+                    touch(&threads.1.leader);
+                    threads.0.resign();
+                }
+            })
+        };
+        let monitor = monitor(&threads);
+        if threads.0.lead() {
+            touch(&threads.1.leader);
+            let run = threads.0.begin(false);
+            // Here it runs a function.
+            threads.0.done(run);
+            if leader::leads() {
+                touch(&threads.1.leader);
+            }
+            threads.0.resign();
+        }
+        follower.join().unwrap();
+        monitor.join().unwrap();
+        threads.0.end();
+    });
+}
+
+#[test]
+fn a_pinned_connection_is_one_thread_s_or_the_monitor_s() {
+    in_all_orders(|| {
+        let threads = threads();
+        let monitor = monitor(&threads);
+        assert!(threads.0.lead() && threads.0.claim());
+        touch(&threads.1.pinned);
+        threads.0.pin(());
+        let run = threads.0.begin(false);
+        threads.0.done(run);
+        if threads.0.may_stay() {
+            touch(&threads.1.pinned);
+        }
+        assert!(threads.0.unpin(|| true));
+        monitor.join().unwrap();
+        // It was put back once, by the one or by the other.
+        let touched = threads.1.pinned.get();
+        assert!(matches!(touched, 2 | 3), "{touched}");
+        threads.0.end();
+    });
+}
+
+#[test]
+fn no_run_begins_unseen_while_the_monitor_goes_to_sleep() {
+    in_all_orders(|| {
+        let threads = threads();
+        assert!(threads.0.lead());
+        let run = threads.0.begin(false);
+        threads.0.done(run);
+        let asleep = {
+            let threads = Arc::clone(&threads);
+            thread::spawn(move || threads.0.sleep_if_quiet())
+        };
+        // This one lasts.
+        threads.0.begin(false);
+        asleep.join().unwrap();
+        // It would wait for ever otherwise, which loom sees.
+        assert!(threads.0.wait_for_runs());
+        threads.0.end();
+    });
+}
