@@ -12,7 +12,7 @@ use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::model::life::Ready;
-use crate::model::{INITIALIZE, Model, Service};
+use crate::model::{INITIALIZE, Model, ResourceId, Service};
 use crate::plan::{self, Keeping, Plan};
 use crate::supervise::{self, network};
 use crate::values::Question;
@@ -98,11 +98,11 @@ pub fn exposed(loaded: &Loaded, dirs: &Dirs) -> Vec<Diagnostic> {
     let model = &loaded.model;
     let own = [loaded.text.canonical(), dirs.state.clone(), dirs.run.clone()];
     let mut out = Vec::new();
-    for resource in &model.resources {
+    for (id, resource) in ResourceId::all(&model.resources).zip(&model.resources) {
         let Some(source) = resource.source.as_ref() else {
             continue;
         };
-        if resource.kind != ResourceKind::Directory || !resource.perms.global.read {
+        if resource.kind != ResourceKind::Directory || !model.matrix().by_class(id).perms.global.read {
             continue;
         }
         let below = |r: &crate::model::Resource| {

@@ -283,7 +283,7 @@ fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec
 /// Permissions that nobody can use are no danger, but hardly what was meant.
 fn pointless(model: &Model, found: &mut Vec<Diagnostic>) {
     for resource in model.resources.iter().filter(|r| !r.path.is_empty()) {
-        if resource.owner.is_none() && resource.perms.owner.any() {
+        if resource.owner.is_none() && resource.declared.owner.any() {
             found.push(
                 Diagnostic::warning(
                     resource.span.clone(),
@@ -295,7 +295,7 @@ fn pointless(model: &Model, found: &mut Vec<Diagnostic>) {
                 .help("list it in a service's owner_resources, or leave `owner` out"),
             );
         }
-        if resource.bundles.is_empty() && resource.perms.bundle.any() {
+        if resource.bundles.is_empty() && resource.declared.bundle.any() {
             found.push(
                 Diagnostic::warning(
                     resource.span.clone(),

@@ -210,7 +210,7 @@ impl Index {
         }
         Index {
             everyone: ResourceId::all(&model.resources)
-                .filter(|r| model.resources[*r].perms.global.any())
+                .filter(|r| model.resources[*r].declared.global.any())
                 .collect(),
             callees,
             of_root: ResourceId::all(&model.resources)
@@ -273,7 +273,7 @@ impl<'m> Matrix<'m> {
             return (first_content(of), Because::Initialize);
         }
         if of.owner == Some(subject) {
-            return (of.perms.owner, Because::Class(Class::Owner, None));
+            return (of.declared.owner, Because::Class(Class::Owner, None));
         }
         let bundle = match subject {
             Subject::Service(id) => shared(&self.model.services[id].bundles, &of.bundles),
@@ -288,8 +288,8 @@ impl<'m> Matrix<'m> {
             }
         };
         match bundle {
-            Some(_) => (of.perms.bundle, Because::Class(Class::Bundle, bundle)),
-            None => (of.perms.global, Because::Class(Class::Global, None)),
+            Some(_) => (of.declared.bundle, Because::Class(Class::Bundle, bundle)),
+            None => (of.declared.global, Because::Class(Class::Global, None)),
         }
     }
 
@@ -384,16 +384,10 @@ impl<'m> Matrix<'m> {
 
     /// All rows of one resource, by its own name.
     pub fn column(self, resource: ResourceId) -> Column {
-        let model = self.model;
-        let of = &model.resources[resource];
-        let bundles = || of.bundles.iter().map(|b| &model.bundles[*b]);
-        let members = bundles().flat_map(|b| b.members.iter().map(|m| Subject::Service(*m)));
-        let dynamic = bundles().any(|b| b.used_by_dynamic).then_some(Subject::Dynamic);
-        let others = [Subject::Initializer].into_iter().chain(dynamic);
-        let subjects: BTreeSet<Subject> = of.owner.into_iter().chain(members).chain(others).collect();
-        let named = |s: Subject| (model.subject_name(s).to_owned(), self.perms(s, resource));
+        let subjects: BTreeSet<Subject> = self.named(resource).chain([Subject::Initializer]).collect();
+        let named = |s: Subject| (self.model.subject_name(s).to_owned(), self.perms(s, resource));
         Column {
-            everyone: of.perms.global,
+            everyone: self.by_class(resource).perms.global,
             named: subjects.into_iter().map(named).collect(),
         }
     }
@@ -406,6 +400,11 @@ impl<'m> Matrix<'m> {
             right: Right::Call(&caller.may),
             because: Because::Key(caller.span.clone()),
         })
+    }
+
+    /// May any service be called?
+    pub fn has_calls(self) -> bool {
+        ServiceId::all(&self.model.services).any(|callee| self.calls_to(callee).next().is_some())
     }
 
     /// Whose functions a subject may call.
@@ -477,6 +476,12 @@ impl<'m> Matrix<'m> {
             put(Object::Root(of.writable), &at.writable);
         }
         out
+    }
+
+    /// Is what a service writes to its root kept?
+    pub fn keeps_root(self, service: ServiceId) -> bool {
+        let uses = self.uses(Subject::Service(service));
+        uses.iter().any(|row| row.object == Object::Root(Writable::Kept))
     }
 
     /// The row of a resource as what outlives the model has it.
@@ -558,9 +563,9 @@ impl<'m> Matrix<'m> {
             (Class::Global, _) => {}
         }
         let (span, perms, whom) = match class {
-            Class::Owner => (&of.places.owner, of.perms.owner, "its owner"),
-            Class::Bundle => (&of.places.bundle, of.perms.bundle, "its bundles"),
-            Class::Global => (&of.places.global, of.perms.global, "every service"),
+            Class::Owner => (&of.places.owner, of.declared.owner, "its owner"),
+            Class::Bundle => (&of.places.bundle, of.declared.bundle, "its bundles"),
+            Class::Global => (&of.places.global, of.declared.global, "every service"),
         };
         line(span, format!("`{}` grants {whom} {}", of.name, perms.letters()));
         out
@@ -628,7 +633,7 @@ fn first_content(of: &Resource) -> Perms {
         Some(_) if of.adopt => Perms::default(),
         Some(_) => Perms {
             write: false,
-            ..of.perms.all().into_iter().fold(Perms::default(), Perms::union)
+            ..of.declared.all().into_iter().fold(Perms::default(), Perms::union)
         },
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod assert;
 mod build;
+mod classes;
 mod exclude;
 mod id;
 pub mod life;
@@ -23,6 +24,7 @@ pub mod source;
 
 pub use crate::values::path;
 pub use build::build;
+pub use classes::ByClass;
 pub use exclude::Exclude;
 pub(crate) use id::indexed_by;
 pub use id::{BundleId, ResourceId, ServiceId};
@@ -77,6 +79,7 @@ pub struct Places {
     pub dynamic_gid: Range<usize>,
 }
 
+/// What grants something is the model's own: to all others it is a row of the [`Matrix`].
 #[derive(Clone, Debug)]
 pub struct Resource {
     pub name: String,
@@ -90,16 +93,16 @@ pub struct Resource {
     /// The name that its data was kept under before, and where the manifest says so.
     pub was: Option<String>,
     pub was_at: Range<usize>,
-    pub owner: Option<Subject>,
+    owner: Option<Subject>,
     /// Sorted.
-    pub bundles: Vec<BundleId>,
-    /// Of each class. Who is in which, the [`Matrix`] says.
-    pub perms: ClassPerms,
+    bundles: Vec<BundleId>,
+    /// For each class. Who is in which, the [`Matrix`] says.
+    declared: ClassPerms,
     pub adopt: bool,
     /// What of `source` is left out.
     pub exclude: Exclude,
     /// Services may write in `source` even if that gives them root's rights on the host.
-    pub write_as_root: bool,
+    write_as_root: bool,
     /// The innermost other resource that this one lies in.
     pub parent: Option<ResourceId>,
     /// A file that is kept in, and mounted with, a directory of its own, so that journals and
@@ -142,9 +145,9 @@ pub struct Initialize {
 #[derive(Clone, Debug)]
 pub struct Bundle {
     pub name: String,
-    pub resources: Vec<ResourceId>,
-    pub members: Vec<ServiceId>,
-    pub used_by_dynamic: bool,
+    resources: Vec<ResourceId>,
+    members: Vec<ServiceId>,
+    used_by_dynamic: bool,
     /// Where the manifest declares it.
     pub span: Range<usize>,
     pub places: BundlePlaces,
@@ -166,6 +169,7 @@ pub struct Caller {
     pub span: Range<usize>,
 }
 
+/// What grants something is the model's own, as of a [`Resource`].
 #[derive(Clone, Debug)]
 pub struct Service {
     pub name: String,
@@ -173,21 +177,21 @@ pub struct Service {
     pub was: Option<String>,
     pub command: Vec<String>,
     pub directory: String,
-    pub owns: Vec<ResourceId>,
+    owns: Vec<ResourceId>,
     /// Sorted.
-    pub bundles: Vec<BundleId>,
-    pub runs_with_root: bool,
+    bundles: Vec<BundleId>,
+    runs_with_root: bool,
     pub rootfs: String,
-    pub writable: Writable,
+    writable: Writable,
     /// Who may call this service; sorted by subject.
-    pub callers: Vec<Caller>,
+    callers: Vec<Caller>,
     /// Do its exceptions carry tracebacks to its callers?
     pub rpc_tracebacks: bool,
-    pub listen: Vec<std::net::SocketAddr>,
-    pub network: Network,
-    pub publish: Vec<Publish>,
+    listen: Vec<std::net::SocketAddr>,
+    network: Network,
+    publish: Vec<Publish>,
     /// May it connect to the outside?
-    pub egress: bool,
+    egress: bool,
     pub environment: Vec<(String, String)>,
     pub life: Life,
     pub limits: Limits,
@@ -231,16 +235,6 @@ impl Resource {
             &self.path
         }
     }
-
-    /// Has it an owner, and may that read it?
-    pub fn owner_reads(&self) -> bool {
-        self.owner.is_some() && self.perms.owner.read
-    }
-
-    /// May any class at all write?
-    pub fn writable(&self) -> bool {
-        self.perms.owner.write || self.perms.bundle.write || self.perms.global.write
-    }
 }
 
 impl Model {
@@ -250,13 +244,6 @@ impl Model {
 
     pub fn resource(&self, name: &str) -> Option<ResourceId> {
         self.resources.iter().position(|r| r.name == name).map(ResourceId::new)
-    }
-
-    /// Is there something to share, some of it written, whose owner is nobody or may not read it?
-    pub fn has_unowned(&self) -> bool {
-        let shared = |r: &Resource| r.perms.bundle.any() || r.perms.global.any();
-        let mut all = self.resources.iter();
-        all.any(|r| !r.owner_reads() && r.writable() && shared(r))
     }
 
     pub fn subject_name(&self, subject: Subject) -> &str {

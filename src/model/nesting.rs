@@ -78,7 +78,7 @@ fn keep_directory(
     found: &mut Vec<Diagnostic>,
 ) {
     let of = &model.resources[id];
-    if of.kind != ResourceKind::File || !of.writable() {
+    if of.kind != ResourceKind::File || !model.matrix().by_class(id).writable() {
         return;
     }
     let directory = path::parent(&of.path);
@@ -131,26 +131,18 @@ fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<D
         );
         return;
     }
-    if !out.writable() {
+    let matrix = model.matrix();
+    let (around, within) = (matrix.by_class(outer), matrix.by_class(inner));
+    if !around.writable() {
         return;
     }
-    let concerned = [out, inn];
-    let subjects = concerned
-        .iter()
-        .filter_map(|r| r.owner)
-        .chain(
-            concerned
-                .iter()
-                .flat_map(|r| &r.bundles)
-                .flat_map(|b| model.bundles[*b].members.iter().map(|m| Subject::Service(*m))),
-        )
-        .chain((model.dynamic_uid.is_some()).then_some(Subject::Dynamic));
+    let subjects = matrix.named(outer).chain(matrix.named(inner));
     let named = subjects
-        .into_iter()
-        .find(|s| model.matrix().perms(*s, outer).write && !model.matrix().perms(*s, inner).write);
+        .chain((model.dynamic_uid.is_some()).then_some(Subject::Dynamic))
+        .find(|s| matrix.perms(*s, outer).write && !matrix.perms(*s, inner).write);
     let who = match named {
         Some(subject) => format!("`{}`", model.subject_name(subject)),
-        None if out.perms.global.write && !inn.perms.global.write => "every other service".to_owned(),
+        None if around.perms.global.write && !within.perms.global.write => "every other service".to_owned(),
         None => return,
     };
     found.push(

@@ -14,7 +14,7 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
         .map(|r| r.bundles.as_slice())
         .filter(|b| b.len() > 1)
         .collect();
-    let others = u64::from(model.initialize.is_some()) + u64::from(model.has_unowned());
+    let others = u64::from(model.initialize.is_some()) + u64::from(model.matrix().has_unowned());
     let services = model.services.len() as u64 + 1 + others;
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
 }

@@ -76,7 +76,7 @@ fn resource<'m>(
         was_at: place(&table.was, name),
         owner: flag(&table.owned_by_dynamic_svc).then_some(Subject::Dynamic),
         bundles: Vec::new(),
-        perms: ClassPerms {
+        declared: ClassPerms {
             owner: perms(&table.owner),
             bundle: perms(&table.bundle),
             global: perms(&table.global),
@@ -127,7 +127,7 @@ fn code<'m>(
         was_at: at(),
         owner: None,
         bundles: Vec::new(),
-        perms: ClassPerms {
+        declared: ClassPerms {
             global: Perms::READ_AND_RUN,
             ..ClassPerms::default()
         },

@@ -1,18 +1,15 @@
 //! Resources that PySecure keeps, which begin empty, in the place of files that the folder around them brings.
 
 use super::source::Base;
-use super::{Model, path};
+use super::{Model, ResourceId, path};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::values::ResourceKind;
 use std::path::Path;
 
 /// A warning for each. `exclude` of the folder says that what it brings there is not meant to be seen.
 pub(super) fn check(model: &Model, base: &Base, found: &mut Vec<Diagnostic>) {
-    for resource in model
-        .resources
-        .iter()
-        .filter(|r| r.source.is_none() && r.initial.is_none())
-    {
+    let all = ResourceId::all(&model.resources).zip(&model.resources);
+    for (id, resource) in all.filter(|(_, r)| r.source.is_none() && r.initial.is_none()) {
         let Some(outer) = resource.parent.map(|p| &model.resources[p]) else {
             continue;
         };
@@ -44,7 +41,7 @@ pub(super) fn check(model: &Model, base: &Base, found: &mut Vec<Diagnostic>) {
             let file = path::base(&resource.path);
             (format!("{shown}/{file}"), format!(" (and all beside {file})"))
         };
-        let source = match resource.writable() {
+        let source = match model.matrix().by_class(id).writable() {
             true => format!("`initial = \"{initial}\"` to begin with a copy of it"),
             false => format!("`source = \"{initial}\"` to have these files"),
         };

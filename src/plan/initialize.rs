@@ -74,7 +74,7 @@ pub(super) fn plan(
     let mut environment = login(INITIALIZE, INITIALIZE);
     environment.extend(template.iter().flat_map(|t| t.environment.clone()));
     // Its script may import modules of services.
-    if of.model.services.iter().any(|s| !s.callers.is_empty()) {
+    if of.model.matrix().has_calls() {
         show_packages(&mut environment);
     }
     Initializer {

@@ -235,14 +235,9 @@ impl Ledger {
 
     /// All GIDs that the bundles of a service come to, and their names, sorted by id.
     pub fn groups_of(&self, model: &Model, service: ServiceId) -> Vec<(u32, String)> {
-        let own = &model.services[service].bundles;
-        let sets = own
-            .iter()
-            .flat_map(|b| &model.bundles[*b].resources)
-            .map(|r| model.resources[*r].bundles.as_slice());
-        let singles = own.iter().map(std::slice::from_ref);
+        let sets = model.matrix().sets_of(service);
         let named = |set: &[BundleId]| Some((self.group(model, set)?, set_name(model, set)));
-        let gids: BTreeSet<(u32, String)> = sets.chain(singles).filter_map(named).collect();
+        let gids: BTreeSet<(u32, String)> = sets.filter_map(named).collect();
         gids.into_iter().collect()
     }
 
@@ -357,7 +352,7 @@ impl Ledger {
             };
         }
         let initialize = model.initialize.as_ref().map(|_| INITIALIZE);
-        let unowned = model.has_unowned().then_some(crate::model::UNOWNED);
+        let unowned = model.matrix().has_unowned().then_some(crate::model::UNOWNED);
         for name in model
             .services
             .iter()
@@ -373,17 +368,9 @@ impl Ledger {
                 self.services.insert(name.to_owned(), ids);
             }
         }
-        let sets = model
-            .resources
-            .iter()
-            .map(|r| r.bundles.clone())
-            .filter(|b| b.len() > 1);
-        let singles = BundleId::all(&model.bundles).map(|b| vec![b]);
-        for set in singles.chain(sets) {
+        for set in model.bundle_sets() {
             let name = set_name(model, &set);
-            let dynamic = model
-                .dynamic_gid
-                .filter(|_| set.iter().any(|b| model.bundles[*b].used_by_dynamic));
+            let dynamic = model.dynamic_gid.filter(|_| model.has_dynamic(&set));
             let range = self.gid_range[0]..=self.gid_range[1];
             let held = self.groups.get(&name).copied().filter(|gid| range.contains(gid));
             // No bundle can be called so.

@@ -2,8 +2,8 @@
 
 use super::Ledger;
 use crate::host::Dirs;
-use crate::model::{Model, path};
-use crate::values::{ResourceKind, Writable};
+use crate::model::{Model, ServiceId, path};
+use crate::values::ResourceKind;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,9 +63,7 @@ pub fn kept(model: &Model, ledger: &Ledger, dirs: &Dirs) -> Vec<Kept> {
             what: What::Root,
             place: dirs.roots().join(&name),
             path: None,
-            used: model
-                .service(&name)
-                .is_some_and(|s| model.services[s].writable == Writable::Kept),
+            used: model.service(&name).is_some_and(|s| model.matrix().keeps_root(s)),
             name,
         });
     }
@@ -102,7 +100,8 @@ pub fn successor(model: &Model, left: &Kept, empty: impl Fn(&Path) -> bool, dirs
         What::Root => model
             .services
             .iter()
-            .position(|s| s.writable == Writable::Kept && s.was.is_none() && empty(&dirs.roots().join(&s.name))),
+            .zip(ServiceId::all(&model.services))
+            .position(|(s, id)| model.matrix().keeps_root(id) && s.was.is_none() && empty(&dirs.roots().join(&s.name))),
         What::Log => None,
     }
 }

@@ -8,11 +8,11 @@ use super::unit::private;
 use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit, Upper, host, mounts};
 use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
-use crate::model::{self, Matrix, Model, Object, Right, ServiceId, Subject};
+use crate::model::{self, Matrix, Model, Object, Publish, Right, Row, ServiceId, Subject};
 use crate::packages;
 use crate::values::{Callable, Network, Perms, Writable};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 /// Where a service that may connect to the outside asks for names; whoever forwards for it listens there.
@@ -65,27 +65,28 @@ impl<'a> Services<'a> {
         } = self.of;
         let service = &model.services[id];
         let template = self.templates.get(&service.rootfs);
-        let identity = identity(&self.of, id);
-        let mounts = self.mounts(id, &identity, leaks, found);
-        let upper = template.map(|template| upper(service, &identity, template, dirs));
-        let writable = upper.and_then(|made| made.map_err(|e| found.errors.push(e)).ok().flatten());
         let matrix = model.matrix();
+        let uses = Uses::of(&matrix.uses(Subject::Service(id)));
+        let identity = identity(&self.of, id, &uses);
+        let mounts = self.mounts(id, &identity, leaks, found);
+        let upper = template.map(|template| upper(service, uses.root, &identity, template, dirs));
+        let writable = upper.and_then(|made| made.map_err(|e| found.errors.push(e)).ok().flatten());
         Unit {
             environment: environment(matrix, id, &identity, template),
             umask: umask(&mounts, &self.by_acl),
             directory: service.directory.clone(),
             writable,
             mounts,
-            network: service.network,
-            publish: service.publish.clone(),
-            low_ports: service.publish.iter().any(|p| p.port < 1024),
-            egress: service.egress,
-            resolver: match service.network {
+            network: uses.network,
+            low_ports: uses.publish.iter().any(|p| p.port < 1024),
+            publish: uses.publish,
+            egress: uses.egress,
+            resolver: match uses.network {
                 Network::Host => host::resolver(),
-                _ if service.egress => format!("nameserver {EGRESS_RESOLVER}\n"),
+                _ if uses.egress => format!("nameserver {EGRESS_RESOLVER}\n"),
                 _ => String::new(),
             },
-            listen: service.listen.clone(),
+            listen: uses.listen,
             callers: matrix
                 .calls_to(id)
                 .map(|row| model.subject_name(row.subject).to_owned())
@@ -144,13 +145,45 @@ impl<'a> Services<'a> {
     }
 }
 
+/// What a service has of the network, of ids and of its root: that for which the matrix has a row.
+#[derive(Default)]
+struct Uses {
+    network: Network,
+    listen: Vec<SocketAddr>,
+    publish: Vec<Publish>,
+    egress: bool,
+    root_inside: bool,
+    root: Writable,
+}
+
+impl Uses {
+    fn of(rows: &[Row<'_>]) -> Uses {
+        let mut out = Uses::default();
+        for row in rows {
+            match row.object {
+                Object::AppNetwork => out.network = Network::App,
+                Object::HostNetwork => out.network = Network::Host,
+                Object::Listen(address) => out.listen.push(address),
+                Object::Publish(publish) => out.publish.push(publish),
+                Object::Egress => out.egress = true,
+                Object::RootInside => out.root_inside = true,
+                Object::Root(writable) => out.root = writable,
+                // Mounts, sockets of callers, whose files are on disk, and what runs on the host.
+                Object::Resource(_) | Object::Functions(_) | Object::HostRoot(_) | Object::HostIds => {}
+            }
+        }
+        out
+    }
+}
+
 fn upper(
     service: &model::Service,
+    root: Writable,
     identity: &Identity,
     template: &Template,
     dirs: &Dirs,
 ) -> Result<Option<Upper>, PlanError> {
-    if service.writable == Writable::No {
+    if root == Writable::No {
         return Ok(None);
     }
     let Some(jail) = &template.jail else {
@@ -165,7 +198,7 @@ fn upper(
     };
     Ok(Some(Upper {
         lower: Store::new(&dirs.state).private_tree(jail, identity.on_disk()),
-        kept: (service.writable == Writable::Kept).then(|| dirs.roots().join(&service.name)),
+        kept: (root == Writable::Kept).then(|| dirs.roots().join(&service.name)),
     }))
 }
 
@@ -201,7 +234,7 @@ fn umask(mounts: &[Mount], by_acl: &BTreeMap<&Path, Vec<&Ownership>>) -> u32 {
     out
 }
 
-fn identity(of: &Context<'_>, id: ServiceId) -> Identity {
+fn identity(of: &Context<'_>, id: ServiceId, uses: &Uses) -> Identity {
     let (model, ledger) = (of.model, of.ledger);
     let service = &model.services[id];
     let own = ledger.service(&service.name);
@@ -214,14 +247,14 @@ fn identity(of: &Context<'_>, id: ServiceId) -> Identity {
         uid: own.uid,
         gid: own.gid,
         groups,
-        peers: if of.has_one_id() || service.runs_with_root {
+        peers: if of.has_one_id() || uses.root_inside {
             Vec::new()
         } else {
             peers(model, id, ledger)
         },
         keeper: (!of.has_one_id()).then_some(ledger.keeper),
         outside: Ids::default(),
-        root_inside: service.runs_with_root,
+        root_inside: uses.root_inside,
     }
 }
 
@@ -238,17 +271,11 @@ fn peers(model: &Model, server: ServiceId, ledger: &Ledger) -> Vec<(u32, String)
         let (Object::Resource(id), Right::Touch(Perms { write: true, .. })) = (row.object, row.right) else {
             continue;
         };
-        let resource = &model.resources[id];
-        let members = resource
-            .bundles
-            .iter()
-            .flat_map(|b| &model.bundles[*b].members)
-            .copied();
-        let owner = match resource.owner {
-            Some(Subject::Service(owner)) => Some(owner),
+        let services = matrix.named(id).filter_map(|subject| match subject {
+            Subject::Service(other) => Some(other),
             _ => None,
-        };
-        let others = members.chain(owner).filter(|other| *other != server);
+        });
+        let others = services.filter(|other| *other != server);
         found.extend(others.filter(|other| matrix.perms(Subject::Service(*other), id).connects()));
         if found.len() > MOST_PEERS {
             return Vec::new();
@@ -289,8 +316,9 @@ fn environment(
     let user = if identity.root_inside { "root" } else { &service.name };
     let mut out = login(&service.name, user);
     out.extend(template.iter().flat_map(|t| t.environment.clone()));
+    let called = matrix.calls_to(id).next().is_some();
     // As [`Unit::notifies`].
-    if service.life.notifies() || !service.callers.is_empty() {
+    if service.life.notifies() || called {
         out.insert("NOTIFY_SOCKET".into(), format!("{NOTIFY_FOLDER}/{NOTIFY_SOCKET}"));
     }
     if let Some(time) = service.life.watchdog {
@@ -300,14 +328,14 @@ fn environment(
     if let Some(bytes) = model.rpc_largest {
         out.insert("PYSECURE_RPC_LARGEST".to_owned(), bytes.to_string());
     }
-    if !service.callers.is_empty() {
+    if called {
         out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(matrix, id));
         out.insert(
             "PYSECURE_RPC_TRACEBACKS".to_owned(),
             u8::from(service.rpc_tracebacks).to_string(),
         );
     }
-    if !service.callers.is_empty() || !matrix.calls_by(Subject::Service(id)).is_empty() {
+    if called || !matrix.calls_by(Subject::Service(id)).is_empty() {
         show_packages(&mut out);
     }
     out

@@ -18,7 +18,7 @@ use super::context::{Context, Findings};
 use super::ledger::{Ids, owner_ids};
 use super::{IdMap, Ledger, MountPoint, PlanError};
 use crate::host::{Dirs, Privilege};
-use crate::model::{Model, Resource, ResourceId, Subject, path};
+use crate::model::{ByClass, Model, Resource, ResourceId, Subject, path};
 use crate::values::{Perms, ResourceKind};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
@@ -224,6 +224,7 @@ fn one(
     errors: &mut Vec<PlanError>,
 ) -> Storage {
     let resource = &of.model.resources[id];
+    let rows = of.model.matrix().by_class(id);
     let (path, keeping) = match &resource.source {
         Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
         Some(source) => (source.clone(), Keeping::Theirs),
@@ -235,20 +236,20 @@ fn one(
             cause,
         });
     };
-    if of.has_one_id() && blind(resource.perms.all()) {
+    if of.has_one_id() && blind(rows.perms.all()) {
         // Mounts can withhold writing and executing, but not reading.
         refuse("it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned());
     }
-    let wants_one_owner = keeping != Keeping::Theirs && !of.has_one_id() && wants_one_owner(resource);
+    let wants_one_owner = keeping != Keeping::Theirs && !of.has_one_id() && wants_one_owner(&rows);
     let one_owner = wants_one_owner && *of.privilege == Privilege::Root && trials.works_at(&path).is_ok();
     if wants_one_owner && !one_owner {
         by_acl.push(format!("`{}`", resource.name));
     }
     let ownership = match of.privilege {
         // One id stands for every service; what each may do, its mounts alone decide.
-        Privilege::OneId => Ownership::of_one(Ids::default(), union(resource.perms.all())),
-        _ if one_owner => owned_by_one(of.model, of.ledger, id),
-        _ => by_class(of.model, of.ledger, id),
+        Privilege::OneId => Ownership::of_one(Ids::default(), union(rows.perms.all())),
+        _ if one_owner => owned_by_one(of.model, of.ledger, &rows),
+        _ => by_class(of.model, of.ledger, &rows),
     };
     let mut storage = Storage {
         resource: resource.name.clone(),
@@ -268,12 +269,12 @@ fn one(
         mount_points: Vec::new(),
     };
     let would_be_roots =
-        keeping != Keeping::Ours && *of.privilege == Privilege::Root && resource.writable() && !resource.write_as_root;
+        keeping != Keeping::Ours && *of.privilege == Privilege::Root && rows.writable() && !rows.as_root;
     if let Some(cause) = would_be_roots.then(|| roots(&storage)).flatten() {
         refuse(cause);
     }
     if keeping == Keeping::Theirs
-        && let Err(cause) = theirs(of.model, id, of.privilege, &mut storage)
+        && let Err(cause) = theirs(&rows, of.privilege, &mut storage)
     {
         refuse(cause);
     }
@@ -309,27 +310,24 @@ fn union(all: [Perms; 3]) -> u32 {
 }
 
 /// Are there several who hold it, and may any of them make files in it or own what is there?
-fn wants_one_owner(resource: &Resource) -> bool {
-    let perms = resource.perms;
-    let shared = perms.bundle.any() || perms.global.any();
-    shared && (resource.owner_reads() || resource.writable())
+fn wants_one_owner(rows: &ByClass<'_>) -> bool {
+    rows.is_shared() && (rows.owner_reads() || rows.writable())
 }
 
 /// Whose a resource is that several hold. What nobody owns, or not wholly, is an id's of the app's own that no service
 /// has. Never root's, whose set-id bits would be the host's.
-fn holder(model: &Model, ledger: &Ledger, resource: &Resource) -> Ids {
-    if resource.owner_reads() {
-        owner_ids(model, ledger, resource.owner)
+fn holder(model: &Model, ledger: &Ledger, rows: &ByClass<'_>) -> Ids {
+    if rows.owner_reads() {
+        owner_ids(model, ledger, rows.owner)
     } else {
         ledger.service(crate::model::UNOWNED)
     }
 }
 
 /// All is one id's; by name, those who see it as it is on disk.
-fn owned_by_one(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
-    let resource = &model.resources[id];
-    let perms = resource.perms;
-    let holder = holder(model, ledger, resource);
+fn owned_by_one(model: &Model, ledger: &Ledger, rows: &ByClass<'_>) -> Ownership {
+    let perms = rows.perms;
+    let holder = holder(model, ledger, rows);
     let seeing = |p: Perms| if p.read { p } else { Perms::default() };
     let all = perms.all().map(seeing);
     let mut out = Ownership::of_one(holder, union(all));
@@ -346,15 +344,15 @@ fn owned_by_one(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
             out.named.push((who, perms.file_bits()));
         }
     };
-    let owner = resource.owner.map(|owner| owner_ids(model, ledger, Some(owner)).uid);
-    if let Some(uid) = owner.filter(|_| !resource.owner_reads()) {
+    let owner = rows.owner.map(|owner| owner_ids(model, ledger, Some(owner)).uid);
+    if let Some(uid) = owner.filter(|_| !rows.owner_reads()) {
         name(Who::User(uid), perms.owner);
     }
-    if let Some(uid) = model.dynamic_uid.filter(|_| resource.owner != Some(Subject::Dynamic)) {
-        name(Who::User(uid), model.matrix().perms(Subject::Dynamic, id));
+    if let Some(uid) = model.dynamic_uid.filter(|_| rows.owner != Some(Subject::Dynamic)) {
+        name(Who::User(uid), rows.dynamic);
     }
     if !perms.bundle.read
-        && let Some(gid) = ledger.group(model, &resource.bundles)
+        && let Some(gid) = ledger.group(model, rows.bundles)
     {
         name(Who::Group(gid), perms.bundle);
     }
@@ -367,11 +365,10 @@ fn owned_by_one(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
 }
 
 /// By class, as UNIX has it.
-fn by_class(model: &Model, ledger: &Ledger, id: ResourceId) -> Ownership {
-    let resource = &model.resources[id];
-    let perms = resource.perms;
-    let owner = owner_ids(model, ledger, resource.owner);
-    let group = ledger.group(model, &resource.bundles);
+fn by_class(model: &Model, ledger: &Ledger, rows: &ByClass<'_>) -> Ownership {
+    let perms = rows.perms;
+    let owner = owner_ids(model, ledger, rows.owner);
+    let group = ledger.group(model, rows.bundles);
     let mut out = Ownership {
         uid: owner.uid,
         gid: owner.gid,
@@ -448,12 +445,11 @@ fn roots(storage: &Storage) -> Option<String> {
 
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is
 /// shown as the manifest's by an idmapped mount (mount_setattr(2)) where one is needed.
-fn theirs(model: &Model, id: ResourceId, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
-    let resource = &model.resources[id];
+fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
     let metadata =
         std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
-    let perms = resource.perms;
-    let for_all_alike = !resource.writable() && !perms.owner.any() && !perms.bundle.any();
+    let perms = rows.perms;
+    let for_all_alike = !rows.writable() && !perms.owner.any() && !perms.bundle.any();
     let bits = |p: Perms| {
         if storage.directory {
             p.directory_bits()
@@ -474,7 +470,7 @@ fn theirs(model: &Model, id: ResourceId, privilege: &Privilege, storage: &mut St
         // Who reads it is shown it as the owner; others keep the class that the modes give them.
         let class = |p: Perms, place: u32| if p.read { bits(p) << 6 } else { bits(p) << place };
         class(perms.owner, 6) | class(perms.bundle, 3) | class(perms.global, 0)
-    } else if resource.writable() {
+    } else if rows.writable() {
         return Err(format!(
             "{} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {adopt}",
             storage.path.display()
