@@ -15,6 +15,9 @@ pub const MEMORY: &str = "memory";
 /// An annotation that names a directory which is to be in memory, as long as the service runs.
 pub const MEMORY_ANNOTATION: &str = "org.pysecure.memory";
 
+/// An annotation that lists what was granted, in JSON: which row of the access matrix each mount is, and the rest.
+pub const GRANTS_ANNOTATION: &str = "org.pysecure.grants";
+
 /// ip-sysctl: the first port that takes no right to bind.
 pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
@@ -58,9 +61,18 @@ impl RootEntry {
 }
 
 impl Bundle {
+    /// The spec as JSON. Annotations have no order of their own and get one, so that the same spec is the same text.
+    pub fn json(&self) -> serde_json::Result<serde_json::Value> {
+        let mut spec = serde_json::to_value(&self.spec)?;
+        if let Some(annotations) = spec["annotations"].as_object_mut() {
+            annotations.sort_keys();
+        }
+        Ok(spec)
+    }
+
     /// `config.json` as it is written.
     pub fn config(&self) -> serde_json::Result<String> {
-        let mut text = serde_json::to_string_pretty(&self.spec)?;
+        let mut text = serde_json::to_string_pretty(&self.json()?)?;
         text.push('\n');
         Ok(text)
     }

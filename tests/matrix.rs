@@ -5,16 +5,18 @@ mod harness;
 
 use harness::{App, BOTH};
 use proptest::prelude::*;
+use pysecure::compile::compile;
 use pysecure::host::{Dirs, Privilege};
 use pysecure::manifest::types::{App as AppTable, At, Bundle, Manifest, Resource, Service};
 use pysecure::manifest::{Diagnostic, Severity, Source};
 use pysecure::model::matrix::Because;
 use pysecure::model::source::Base;
-use pysecure::model::{self, Class, Model, Object, ResourceId, ServiceId, Subject};
+use pysecure::model::{self, Class, Model, Object, ResourceId, Right, ServiceId, Subject};
 use pysecure::plan::template::Library;
 use pysecure::plan::{self, Keeping, Ledger, Plan, Storage, Who};
-use pysecure::values::{Perms, ResourceKind};
-use std::collections::BTreeMap;
+use pysecure::values::{Callable, Network, Perms, ResourceKind, Writable};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn at<T>(value: T) -> At<T> {
     // Not empty: an empty span says that a value failed to decode.
@@ -286,6 +288,319 @@ fn the_matrix_is_what_modes_and_mounts_come_to() {
     // Or the property would be shown of next to nothing.
     assert!(valid.get() > 500, "{} valid manifests", valid.get());
     assert!(nested.get() > 50, "{} of them nest", nested.get());
+}
+
+/// What a service is granted beside resources, as it was drawn: its network, whether it listens, the port inside that it
+/// publishes, root inside, its root, and whom it lets call it.
+type DrawnUses = (Network, bool, Option<u16>, bool, Writable, Vec<usize>);
+
+fn uses() -> impl Strategy<Value = DrawnUses> {
+    (
+        proptest::sample::select(vec![Network::None, Network::App, Network::Host]),
+        any::<bool>(),
+        proptest::option::of(proptest::sample::select(vec![80u16, 8080])),
+        any::<bool>(),
+        proptest::sample::select(vec![Writable::No, Writable::Memory, Writable::Kept]),
+        proptest::collection::vec(0usize..5, 0..3),
+    )
+}
+
+/// The rest of a manifest: `egress` for all that are not on the host's network, since those of one network share it.
+fn with_uses(manifest: &mut Manifest, uses: &[DrawnUses], egress: bool) {
+    let count = manifest.services.len();
+    for (i, ((_, table), of)) in manifest.services.iter_mut().zip(uses).enumerate() {
+        let (network, listens, published, root, writable, callers) = of;
+        table.network = Some(at(*network));
+        table.runs_with_root = Some(at(*root));
+        if *listens {
+            table.listen = vec![at(format!("127.0.0.1:{}", 8000 + i))];
+        }
+        if *network != Network::Host {
+            table.egress = Some(at(egress));
+            // In the app's network two services cannot have one port.
+            let inside = published.map(|port| {
+                if *network == Network::App {
+                    port + i as u16
+                } else {
+                    port
+                }
+            });
+            table.publish = inside.iter().map(|port| at(format!("{}:{port}", 9000 + i))).collect();
+        }
+        if *writable != Writable::No {
+            table.rootfs = Some(at("small".to_owned()));
+            table.writable = Some(at(*writable));
+        }
+        let callers = unique(callers.clone(), count + 1)
+            .into_iter()
+            .filter(|caller| *caller != i);
+        let callers = callers.map(|caller| match caller == count {
+            true => (at("operator".to_owned()), at(Callable::All)),
+            false => (
+                at(format!("s{caller}")),
+                at(Callable::Functions(vec!["one".to_owned()])),
+            ),
+        });
+        table.callers = Some(callers.collect());
+    }
+}
+
+/// A compiled service and its rows. Each thing that the spec allows has its row, and each row its effect: in the spec, or
+/// in what its supervisor carries out.
+struct Compiled<'a> {
+    model: &'a Model,
+    plan: &'a Plan,
+    id: ServiceId,
+    unit: &'a plan::Unit,
+    spec: Value,
+    rows: Vec<model::Row<'a>>,
+}
+
+impl<'a> Compiled<'a> {
+    fn new(model: &'a Model, plan: &'a Plan, id: ServiceId) -> Compiled<'a> {
+        let unit = &plan.services[id.position()];
+        let bundle = compile(plan, unit, &plan.dirs.bundle(&unit.name)).unwrap();
+        Compiled {
+            model,
+            plan,
+            id,
+            unit,
+            spec: bundle.json().unwrap(),
+            rows: model.matrix().rows_of(Subject::Service(id)),
+        }
+    }
+
+    fn has(&self, object: Object) -> bool {
+        self.rows.iter().any(|row| row.object == object)
+    }
+
+    /// What all have, what the root brings, folders of ours, and resources.
+    fn mounts(&self) -> Result<(), TestCaseError> {
+        let Compiled {
+            model,
+            plan,
+            id,
+            unit,
+            spec,
+            rows,
+        } = self;
+        let matrix = model.matrix();
+        let defaults: Value = serde_json::from_str(include_str!("../specs/config.json")).unwrap();
+        let destination = |mount: &Value| mount["destination"].as_str().unwrap().to_owned();
+        let of_all: BTreeSet<String> = defaults["mounts"].as_array().unwrap().iter().map(destination).collect();
+        let writable_root = self.has(Object::Root(Writable::Memory)) || self.has(Object::Root(Writable::Kept));
+        let template = &plan.templates[&unit.rootfs];
+        let brought: BTreeSet<String> = template.binds().map(|(path, _)| path.display().to_string()).collect();
+        let called = matrix.calls_to(*id).next().is_some();
+        let calls = !matrix.calls_by(Subject::Service(*id)).is_empty();
+        let (mut mounted, mut overlays) = (BTreeMap::new(), 0);
+        for mount in spec["mounts"].as_array().unwrap() {
+            let options: Vec<&str> = mount["options"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let at = destination(mount);
+            if of_all.contains(&at) {
+                continue;
+            }
+            let is_written = options.contains(&"rw") || options.iter().any(|o| o.starts_with("upperdir="));
+            match at.as_str() {
+                "/run/pysecure/rpc" => prop_assert!(calls && !is_written),
+                "/run/pysecure/notify" => prop_assert!(called && !is_written),
+                "/run/pysecure/python" => prop_assert!((calls || called) && !is_written),
+                _ if mount["type"] == "overlay" && options.iter().any(|o| o.starts_with("upperdir=")) => {
+                    prop_assert!(writable_root, "{} writes below {at}", unit.name);
+                    overlays += 1;
+                }
+                _ if brought.contains(&at) => prop_assert!(!is_written, "{at}"),
+                _ => {
+                    let may = (is_written, !options.iter().any(|o| o.ends_with("noexec")));
+                    prop_assert!(mounted.insert(at.clone(), may).is_none(), "{at} twice");
+                }
+            }
+        }
+        prop_assert_eq!(overlays > 0, writable_root);
+        let granted: BTreeMap<String, (bool, bool)> = rows
+            .iter()
+            .filter_map(|row| match (row.object, row.right) {
+                (Object::Resource(r), Right::Touch(perms)) => {
+                    Some((model.resources[r].mount_path().to_owned(), (perms.write, perms.exec)))
+                }
+                _ => None,
+            })
+            .collect();
+        prop_assert_eq!(mounted, granted);
+        let upper = unit.writable.as_ref();
+        prop_assert_eq!(
+            upper.is_some_and(|u| u.kept.is_some()),
+            self.has(Object::Root(Writable::Kept))
+        );
+        let in_memory = &spec["annotations"]["org.pysecure.memory"];
+        prop_assert_eq!(in_memory.is_string(), self.has(Object::Root(Writable::Memory)));
+
+        Ok(())
+    }
+
+    /// Its network, its ids, whom it may call, and who may call it.
+    fn uses(&self) -> Result<(), TestCaseError> {
+        let Compiled {
+            model,
+            id,
+            unit,
+            spec,
+            rows,
+            ..
+        } = self;
+        let matrix = model.matrix();
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+        let network = namespaces.iter().find(|n| n["type"] == "network");
+        prop_assert_eq!(network.is_none(), self.has(Object::HostNetwork));
+        prop_assert_eq!(
+            network.is_some_and(|n| n["path"].is_string()),
+            self.has(Object::AppNetwork)
+        );
+        prop_assert_eq!(unit.egress, self.has(Object::Egress));
+        prop_assert_eq!(unit.resolver.contains("10.0.2.3"), self.has(Object::Egress));
+        let listen = rows.iter().filter_map(|row| match row.object {
+            Object::Listen(address) => Some(address),
+            _ => None,
+        });
+        prop_assert_eq!(&unit.listen, &listen.collect::<Vec<_>>());
+        let publish = rows.iter().filter_map(|row| match row.object {
+            Object::Publish(publish) => Some(publish),
+            _ => None,
+        });
+        let publish: Vec<_> = publish.collect();
+        prop_assert_eq!(&unit.publish, &publish);
+        let low = spec["linux"]["sysctl"]["net.ipv4.ip_unprivileged_port_start"].is_string();
+        prop_assert_eq!(
+            low,
+            network.is_some_and(|n| n["path"].is_null()) && publish.iter().any(|p| p.port < 1024)
+        );
+
+        // Its ids: 0 is its own, or the keeper's.
+        let zero = spec["linux"]["uidMappings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|m| m["containerID"] == 0);
+        let own = zero.map(|m| m["hostID"] == unit.identity.uid);
+        prop_assert_eq!(own, Some(self.has(Object::RootInside)));
+        prop_assert_eq!(spec["process"]["user"]["uid"] == 0, self.has(Object::RootInside));
+
+        // Whom it may call, and who may call it.
+        let callers: Vec<&str> = matrix
+            .calls_to(*id)
+            .map(|row| model.subject_name(row.subject))
+            .collect();
+        prop_assert_eq!(&unit.callers, &callers);
+        let callees = rows.iter().filter_map(|row| match row.object {
+            Object::Functions(callee) => Some(model.services[callee].name.clone()),
+            _ => None,
+        });
+        prop_assert_eq!(&unit.callees, &callees.collect::<Vec<_>>());
+
+        Ok(())
+    }
+
+    /// What the spec itself says of them.
+    fn grants(&self) -> Result<(), TestCaseError> {
+        let Compiled { model, spec, rows, .. } = self;
+        let said: Vec<Value> =
+            serde_json::from_str(spec["annotations"]["org.pysecure.grants"].as_str().unwrap()).unwrap();
+        let said: BTreeSet<String> = said.iter().map(Value::to_string).collect();
+        let object = |row: &model::Row<'_>| match (row.object, row.right) {
+            (Object::Resource(r), Right::Touch(perms)) => {
+                let mut out =
+                    json!({ "kind": "resource", "object": model.resources[r].name, "permissions": perms.letters() });
+                if let Because::Class(class, bundle) = row.because {
+                    out["class"] = class.name().into();
+                    if let Some(bundle) = bundle {
+                        out["bundle"] = model.bundles[bundle].name.as_str().into();
+                    }
+                }
+                out["mount"] = model.resources[r].mount_path().into();
+                out
+            }
+            (Object::Functions(callee), _) => json!({ "kind": "call", "object": model.services[callee].name }),
+            (Object::Listen(address), _) => json!({ "kind": "listen", "object": address }),
+            (Object::Publish(p), _) => json!({ "kind": "publish", "object": p.address, "port": p.port }),
+            (Object::Egress, _) => json!({ "kind": "egress", "object": "outside" }),
+            (Object::AppNetwork, _) => json!({ "kind": "network", "object": "app" }),
+            (Object::HostNetwork, _) => json!({ "kind": "network", "object": "host" }),
+            (Object::RootInside, _) => json!({ "kind": "root-inside", "object": null }),
+            (Object::Root(writable), _) => json!({ "kind": "root", "object": writable }),
+            (other, _) => panic!("{other:?}"),
+        };
+        prop_assert_eq!(said, rows.iter().map(|row| object(row).to_string()).collect());
+        Ok(())
+    }
+}
+
+#[test]
+fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
+    harness::need_root();
+    let folder = harness::fresh_folder();
+    let base = Base::open(&folder).unwrap();
+    let dirs = Dirs::find("matrix", true, Some(&folder.join("state"))).unwrap();
+    std::fs::create_dir(folder.join("rootfs-templates")).unwrap();
+    let small =
+        "description = \"next to nothing\"\nbinaries = [\"/bin/busybox\"]\ndirectories = [\"/etc\", \"/srv\"]\n";
+    std::fs::write(folder.join("rootfs-templates/small.toml"), small).unwrap();
+    let library = Library::new(&folder, &dirs.state);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let seen = std::cell::RefCell::new(BTreeMap::<String, usize>::new());
+    let all = (drawn(), proptest::collection::vec(uses(), 4), any::<bool>());
+    let result = runner.run(&all, |(drawn, uses, egress)| {
+        let mut manifest = manifest(&drawn);
+        with_uses(&mut manifest, &uses, egress);
+        let (model, found) = model::build(&manifest, &base);
+        if found.iter().any(|d| d.severity == Severity::Error) {
+            return Ok(());
+        }
+        for privilege in [Privilege::Root, Privilege::SubordinateIds] {
+            let mut ledger = Ledger::default();
+            let plan = match plan::draw(&model, &privilege, &dirs, &library, &mut ledger) {
+                Ok(plan) => plan,
+                Err(errors) => return Err(TestCaseError::fail(format!("no plan: {errors:?}"))),
+            };
+            for id in ServiceId::all(&model.services) {
+                let compiled = Compiled::new(&model, &plan, id);
+                compiled.mounts()?;
+                compiled.uses()?;
+                compiled.grants()?;
+            }
+        }
+        for row in model.matrix().rows() {
+            let kind = format!("{:?}", row.object).split(['(', ' ']).next().unwrap().to_owned();
+            *seen.borrow_mut().entry(kind).or_default() += 1;
+        }
+        Ok(())
+    });
+    std::fs::remove_dir_all(&folder).unwrap();
+    result.unwrap();
+    // Or the property would be shown of next to nothing.
+    let seen = seen.into_inner();
+    let kinds = [
+        "Resource",
+        "Functions",
+        "Listen",
+        "Publish",
+        "Egress",
+        "AppNetwork",
+        "HostNetwork",
+        "RootInside",
+        "Root",
+    ];
+    for kind in kinds {
+        assert!(seen.get(kind).is_some_and(|rows| *rows > 20), "{kind}: {seen:?}");
+    }
 }
 
 const WHOLE: &str = r#"

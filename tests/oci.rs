@@ -180,6 +180,77 @@ fn the_same_manifest_gives_the_same_bytes() {
     }
 }
 
+/// A spec without the annotation that says which rows it carries out, and what that says.
+fn apart(spec: &Value) -> (Value, Vec<Value>) {
+    let mut spec = spec.clone();
+    let said = spec["annotations"]
+        .as_object_mut()
+        .unwrap()
+        .remove("org.pysecure.grants");
+    (spec, serde_json::from_str(said.unwrap().as_str().unwrap()).unwrap())
+}
+
+#[test]
+fn a_spec_leads_back_to_the_manifests_lines() {
+    for mode in BOTH {
+        let app = app(mode, "leads");
+        let specs = || serde_json::from_str::<Value>(&app.ok(&["compile"]).out).unwrap();
+        let before = specs();
+        let text = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        for (service, spec) in before.as_object().unwrap() {
+            let (spec, said) = apart(spec);
+            let mounts: Vec<&Value> = spec["mounts"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|m| &m["destination"])
+                .collect();
+            assert!(
+                said.iter().any(|grant| grant["kind"] == "resource"),
+                "{service}: {said:?}"
+            );
+            for grant in &said {
+                assert!(
+                    grant["kind"] != "resource" || mounts.contains(&&grant["mount"]),
+                    "{service}: {grant}"
+                );
+                let because = grant["because"].as_array().unwrap();
+                assert!(!because.is_empty(), "{service}: {grant}");
+                let lines = because.iter().map(|line| {
+                    assert!(line["file"].as_str().unwrap().ends_with("pysecure.toml"), "{line}");
+                    text.lines()
+                        .nth(usize::try_from(line["line"].as_u64().unwrap()).unwrap() - 1)
+                        .unwrap()
+                });
+                // One of them names what is granted, or how.
+                let object = grant["object"]
+                    .as_str()
+                    .unwrap_or("runs_with_root")
+                    .trim_start_matches("code:");
+                let names = [object, "callers"];
+                let lines: Vec<&str> = lines.collect();
+                let named = lines.iter().any(|line| names.iter().any(|name| line.contains(name)));
+                assert!(named, "{service}: {grant}: {lines:?}");
+            }
+        }
+        // A comment moves the lines, and nothing else.
+        app.write("pysecure.toml", format!("# One line more.\n{text}"));
+        let after = specs();
+        assert_ne!(before, after);
+        for (service, spec) in before.as_object().unwrap() {
+            let ((spec, mut said), (later, moved)) = (apart(spec), apart(&after[service]));
+            assert_eq!(spec, later, "{service}");
+            for line in said
+                .iter_mut()
+                .flat_map(|grant| grant["because"].as_array_mut().unwrap())
+            {
+                line["line"] = (line["line"].as_u64().unwrap() + 1).into();
+            }
+            assert_eq!(said, moved, "{service}");
+        }
+    }
+}
+
 #[test]
 fn a_spec_names_the_version_that_its_keys_need() {
     let app = App::new(

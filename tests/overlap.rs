@@ -607,6 +607,90 @@ fn where_the_inner_one_grants_as_much_nothing_is_wrong() {
     }
 }
 
+/// Rows of kind `part`: service, right, object, by, and the path at which it is seen.
+fn parts(app: &App) -> Vec<[String; 5]> {
+    let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+    let rows = rows.as_array().unwrap().iter().filter(|row| row["kind"] == "part");
+    let of = |row: &serde_json::Value| {
+        ["service", "permissions", "object", "by", "path"].map(|key| row[key].as_str().unwrap().to_owned())
+    };
+    rows.map(of).collect()
+}
+
+/// Who reads a file, and by which names: those too that give nobody a right which he would not have without them.
+#[test]
+fn access_shows_all_names_of_what_lies_in_two_resources() {
+    for mode in BOTH {
+        let text = "[app]\nname = \"overlap-names\"\n[resources]\n\
+            one = { path = \"/one\", source = \"./other\", global = \"r\" }\n\
+            two = { path = \"/two\", source = \"./app\", global = \"r\" }\n\
+            inner = { path = \"/inner\", source = \"./app/data\", global = \"r\" }\n\
+            [services.b]\ncommand = \"sleep infinity\"\n";
+        let app = App::new(mode, text);
+        tree(&app);
+        let row = |object: &str, by: &str, path: &str| ["b", "r", object, by, path].map(str::to_owned);
+        let by_source = row("inner", "two", "/two/data");
+        assert_eq!(parts(&app), std::slice::from_ref(&by_source), "{mode:?}");
+        // Two files of `inner` get a name in `one`.
+        app.write("app/data/second", SECRET);
+        for (file, name) in [("s.txt", "copy"), ("second", "more")] {
+            std::fs::hard_link(
+                app.folder.join("app/data").join(file),
+                app.folder.join("other").join(name),
+            )
+            .unwrap();
+        }
+        let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+        let links: Vec<_> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|row| row["link"].is_string())
+            .collect();
+        let said: BTreeSet<(String, String)> = links
+            .iter()
+            .map(|row| {
+                (
+                    row["object"].as_str().unwrap().to_owned(),
+                    row["by"].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect();
+        let both = [("inner", "one"), ("one", "inner")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(said, both.into(), "{mode:?}: {links:?}");
+        for row in links {
+            // One stands for both.
+            assert_eq!(row["more"], 1, "{mode:?}: {row}");
+            let seen = read(&app, "b", row["path"].as_str().unwrap()).ok().out;
+            assert_eq!(
+                seen,
+                std::fs::read_to_string(row["link"].as_str().unwrap()).unwrap(),
+                "{row}"
+            );
+            let because = row["because"].as_array().unwrap();
+            assert!(
+                because
+                    .iter()
+                    .any(|line| line["says"].as_str().unwrap().contains("has a hard link to a file of")),
+                "{because:?}"
+            );
+        }
+        let table = app.ok(&["access"]).out;
+        assert!(
+            table.contains("file of inner") && table.contains("`one`, hard link"),
+            "{table}"
+        );
+        assert!(table.contains(" and 1 more"), "{table}");
+        // What is left out of a resource is no name of it.
+        app.write(
+            "pysecure.toml",
+            text.replace("./other\"", "./other\", exclude = [\"copy\", \"more\"]"),
+        );
+        let left: Vec<_> = parts(&app).into_iter().filter(|row| row[2] == "inner").collect();
+        assert_eq!(left, [by_source], "{mode:?}");
+    }
+}
+
 /// A resource that lies in another by its `source` alone: a rule about the outer one is about it, too.
 #[test]
 fn an_assertion_is_about_parts_that_have_another_name() {
@@ -631,7 +715,7 @@ fn an_assertion_is_about_parts_that_have_another_name() {
             .as_array()
             .unwrap()
             .iter()
-            .filter(|r| r["kind"] == "part")
+            .filter(|r| r["kind"] == "part" && r["service"] == "b")
             .collect();
         let [part] = parts[..] else { panic!("{mode:?}: {rows}") };
         assert_eq!(

@@ -745,8 +745,11 @@ fn up_touches_only_what_changed() {
             "change",
             42_120,
             r#"
+[resources]
+kept = { path = "/data/kept/", owner = "rw" }
 [services.same]
 command = ["sleep", "1000"]
+owner_resources = ["kept"]
 [services.other]
 command = ["sleep", "1001"]
 depends_on = ["same"]
@@ -763,6 +766,11 @@ command = ["sleep", "1003"]
         let supervisor = app.supervisor();
         let pids = |app: &App| ["same", "other", "rules"].map(|s| app.init_of(s));
         let before = pids(&app);
+        // A comment moves all that follows it to another line, and touches nothing.
+        edit(&app, "[resources]", "# What is kept.\n\n[resources]");
+        assert!(app.ok(&["up", "--dry-run"]).out.contains("is up already"));
+        assert!(app.ok(&["up", "-d"]).out.contains("is up already"));
+        assert_eq!(pids(&app), before);
         let gone = app.init_of("goes");
         edit(&app, "\"1001\"", "\"1011\"");
         edit(

@@ -11,7 +11,7 @@ use crate::manifest::{self, Source};
 use crate::model::{self, Model};
 use crate::plan::ledger::Whose;
 use crate::plan::lock::Lock;
-use crate::plan::{self, Ledger, Plan, PlanError, Unit, template};
+use crate::plan::{self, HardLinks, Ledger, Plan, PlanError, Unit, template};
 use crate::python;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -206,12 +206,13 @@ impl Loaded {
     /// Whether files have names in two resources that let a service do what it may not. What was not looked at is
     /// said in notes.
     pub fn hard_links(&self, plan: &Plan) -> Result<Vec<String>, AppError> {
-        plan::hard_links(&self.model, plan).map_err(|errors| self.refused(errors))
+        let found = plan::hard_links(&self.model, plan);
+        found.map(|links| links.notes).map_err(|errors| self.refused(errors))
     }
 
     /// Whether what lies on disk lets a service do what the manifest forbids, for commands that need no plan that could
-    /// be carried out here. The plan, if there is one, and notes of what was not looked at.
-    pub fn compared(&self) -> Result<(Option<Plan>, Vec<String>), AppError> {
+    /// be carried out here. The plan and the hard links, if there is one, or a note why there is none.
+    pub fn compared(&self) -> Result<Result<(Plan, HardLinks), String>, AppError> {
         let dirs = self.places()?;
         let mut ledger = Ledger::read(&dirs, &self.model.app)?;
         let drawn = plan::draw(
@@ -221,9 +222,9 @@ impl Loaded {
             &self.library(&dirs),
             &mut ledger,
         );
-        let compared = drawn.and_then(|plan| plan::hard_links(&self.model, &plan).map(|notes| (plan, notes)));
+        let compared = drawn.and_then(|plan| plan::hard_links(&self.model, &plan).map(|links| (plan, links)));
         let errors = match compared {
-            Ok((plan, notes)) => return Ok((Some(plan), notes)),
+            Ok(compared) => return Ok(Ok(compared)),
             Err(errors) => errors,
         };
         let (shows, others): (Vec<_>, Vec<_>) = errors.into_iter().partition(PlanError::is_of_disk);
@@ -231,8 +232,9 @@ impl Loaded {
             return Err(self.refused(shows));
         }
         let cause = others.first().map(ToString::to_string).unwrap_or_default();
-        let note = format!("this is what the manifest says; it was not compared with what lies on disk: {cause}");
-        Ok((None, vec![note]))
+        Ok(Err(format!(
+            "this is what the manifest says; it was not compared with what lies on disk: {cause}"
+        )))
     }
 
     /// What this host cannot do of the manifest: at its lines where it has some.

@@ -13,14 +13,18 @@ use serde_json::{Map, Value, json};
 pub(super) fn run(cli: &Cli, args: &Access) -> Done {
     let loaded = load::checked(cli)?;
     // By names alone the matrix would hold only if nothing on disk had two that let a service do different things.
-    let (plan, notes) = loaded.compared()?;
+    let compared = loaded.compared()?;
+    let notes: Vec<&String> = match &compared {
+        Ok((_, links)) => links.notes.iter().collect(),
+        Err(note) => vec![note],
+    };
     for note in notes {
         eprintln!("note: {note}");
     }
     let shown = |matrix: Matrix<'_>| show(&loaded, matrix, args.json);
-    match &plan {
-        Some(plan) => plan::on_disk(&loaded.model, plan, shown)?,
-        None => shown(loaded.model.matrix()),
+    match &compared {
+        Ok((plan, links)) => plan::on_disk(&loaded.model, plan, links, shown)?,
+        Err(_) => shown(loaded.model.matrix()),
     }
     Ok(0)
 }
@@ -72,11 +76,21 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
             };
             let (object, by, place) = match &row.because {
                 Because::Class(class, _) => (resource.name.clone(), class.name().to_owned(), resource.path.clone()),
-                Because::Way(by, alias) => (
-                    format!("part of {}", resource.name),
-                    format!("`{}`", holder(matrix, by.as_deref())),
-                    alias.at.display().to_string(),
-                ),
+                Because::Way(by, alias) => {
+                    let (what, as_a_link) = match alias.linked {
+                        Some(_) => ("file of", ", hard link"),
+                        None => ("part of", ""),
+                    };
+                    let more = match alias.more {
+                        0 => String::new(),
+                        more => format!(" and {more} more"),
+                    };
+                    (
+                        format!("{what} {}", resource.name),
+                        format!("`{}`{as_a_link}", holder(matrix, by.as_deref())),
+                        format!("{}{more}", alias.at.display()),
+                    )
+                }
                 Because::Initialize | Because::Key(_) => {
                     (resource.name.clone(), "initialize".to_owned(), resource.path.clone())
                 }
@@ -132,7 +146,7 @@ fn holder(matrix: Matrix<'_>, by: Option<&Row<'_>>) -> String {
 }
 
 /// For programs; docs/commands.md says what stands there.
-fn list(loaded: &Loaded, matrix: Matrix<'_>, rows: &[Row<'_>]) -> Value {
+pub(super) fn list(loaded: &Loaded, matrix: Matrix<'_>, rows: &[Row<'_>]) -> Value {
     let lines = |row: &Row<'_>| {
         let lines = matrix.lines(row).into_iter().filter(|line| !line.span.is_empty());
         lines.fold(Diagnostic::error(0..0, ""), |all, line| all.other(line.span, line.says))
@@ -163,6 +177,10 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
                 Because::Way(by, alias) => {
                     put("by", json!(holder(matrix, by.as_deref())));
                     put("path", json!(alias.at));
+                    if let Some(file) = &alias.linked {
+                        put("link", json!(file));
+                        put("more", json!(alias.more));
+                    }
                     "part"
                 }
                 because => {

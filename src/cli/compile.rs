@@ -2,13 +2,18 @@
 
 use super::args::{Cli, Compile};
 use super::load::{self, ready, with_privilege};
-use super::{Done, Failure};
+use super::{Done, Failure, access};
+use crate::app::Loaded;
 use crate::app::run::service_of;
-use crate::bundle::app_network;
+use crate::bundle::{Bundle, GRANTS_ANNOTATION, app_network};
 use crate::compile::compile;
+use crate::model::Subject;
 use crate::plan::lock::Claim;
-use crate::plan::{Ledger, Plan};
+use crate::plan::{Ledger, Plan, Unit};
 use crate::values::Network;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     let Some(output) = &args.output else {
@@ -16,7 +21,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
         let dirs = loaded.dirs()?;
         let mut ledger = Ledger::read(&dirs, &loaded.model.app)?;
         let plan = loaded.plan(&dirs, &mut ledger)?;
-        return print(&plan, &args.services);
+        return print(&loaded, &plan, &args.services);
     };
     // A bundle is of use only with what it mounts, so that is made too.
     if let Some(code) = with_privilege()? {
@@ -41,7 +46,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
                 mount.source.display()
             )));
         }
-        compile(&plan, service, &folder)?
+        shown(&loaded, &plan, service, &folder)?
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
         outln!("{}", folder.display());
@@ -53,7 +58,7 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
 }
 
 /// What a service has under `up`, and under another runtime only if somebody sees to it.
-fn beyond_the_bundle(service: &crate::plan::Unit, folder: &std::path::Path) -> Option<String> {
+fn beyond_the_bundle(service: &Unit, folder: &Path) -> Option<String> {
     let lacking: Vec<&str> = [
         ("publish", !service.publish.is_empty()),
         ("egress", service.egress),
@@ -88,21 +93,41 @@ fn beyond_the_bundle(service: &crate::plan::Unit, folder: &std::path::Path) -> O
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn print(plan: &Plan, names: &[String]) -> Done {
+/// A service's bundle, in which each grant also has the lines of the manifest that it follows from: `because`, as `access`
+/// has it. What is started has none.
+fn shown(loaded: &Loaded, plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Failure> {
+    let mut bundle = compile(plan, service, folder)?;
+    let annotations = bundle.spec.annotations_mut().as_mut();
+    let text = annotations.and_then(|all| all.get_mut(GRANTS_ANNOTATION));
+    let (Some(text), Some(id)) = (text, loaded.model.service(&service.name)) else {
+        return Ok(bundle);
+    };
+    let matrix = loaded.model.matrix();
+    let rows = access::list(loaded, matrix, &matrix.rows_of(Subject::Service(id)));
+    let rows = rows.as_array().into_iter().flatten();
+    let which = |row: &Value| ["kind", "object", "port"].map(|key| row[key].to_string());
+    let because: BTreeMap<[String; 3], &Value> = rows.map(|row| (which(row), &row["because"])).collect();
+    let mut grants: Vec<Value> = serde_json::from_str(text).map_err(Failure::failed)?;
+    for grant in &mut grants {
+        if let Some(lines) = because.get(&which(grant)) {
+            grant["because"] = (*lines).clone();
+        }
+    }
+    *text = Value::Array(grants).to_string();
+    Ok(bundle)
+}
+
+fn print(loaded: &Loaded, plan: &Plan, names: &[String]) -> Done {
     let mut all = serde_json::Map::new();
     for service in chosen(plan, names)? {
-        let bundle = compile(plan, service, &plan.dirs.bundle(&service.name))?;
-        let spec = serde_json::to_value(&bundle.spec).map_err(Failure::failed)?;
-        all.insert(service.name.clone(), spec);
+        let bundle = shown(loaded, plan, service, &plan.dirs.bundle(&service.name))?;
+        all.insert(service.name.clone(), bundle.json().map_err(Failure::failed)?);
     }
-    outln!(
-        "{}",
-        crate::plain::json(&format!("{:#}", serde_json::Value::Object(all)))
-    );
+    outln!("{}", crate::plain::json(&format!("{:#}", Value::Object(all))));
     Ok(0)
 }
 
-fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p crate::plan::Unit>, Failure> {
+fn chosen<'p>(plan: &'p Plan, names: &[String]) -> Result<Vec<&'p Unit>, Failure> {
     if names.is_empty() {
         return Ok(plan.services.iter().collect());
     }

@@ -12,6 +12,7 @@
 mod accounts;
 mod confine;
 mod error;
+mod grants;
 mod identity;
 mod limits;
 mod mounts;

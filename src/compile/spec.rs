@@ -2,11 +2,12 @@
 
 use super::error::CompileError;
 use super::tree::Tree;
-use super::{accounts, confine, identity, limits, mounts, writable};
-use crate::bundle::{Bundle, LOWEST_PORT, MEMORY_ANNOTATION, app_network};
+use super::{accounts, confine, grants, identity, limits, mounts, writable};
+use crate::bundle::{Bundle, GRANTS_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION, app_network};
 use crate::plan::{Identity, Plan, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -68,13 +69,13 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
             kind,
         });
     }
+    let mut annotations = HashMap::from([(GRANTS_ANNOTATION.to_owned(), grants::annotation(service))]);
     if let Some(upper) = &service.writable {
         let made = writable::Overlays::make(plan, service, upper, folder, &mut root, &mut layers)?;
         mounts.splice(overlays_at..overlays_at, made.mounts);
-        if let Some(memory) = made.memory {
-            spec.set_annotations(Some([(MEMORY_ANNOTATION.to_owned(), memory)].into()));
-        }
+        annotations.extend(made.memory.map(|memory| (MEMORY_ANNOTATION.to_owned(), memory)));
     }
+    spec.set_annotations(Some(annotations));
 
     *spec.mounts_mut() = Some(mounts);
     spec.set_hostname(Some(service.name.clone()));

@@ -116,6 +116,8 @@ pub struct Alias {
     pub at: PathBuf,
     /// The file that has a name in both by a hard link.
     pub linked: Option<PathBuf>,
+    /// How many more files have.
+    pub more: usize,
 }
 
 /// What shows something on disk.
@@ -364,20 +366,36 @@ impl<'m> Matrix<'m> {
         out
     }
 
-    /// The rows that the disk adds to those of names: a subject has a right to something in a resource that it has no
-    /// such right to by the resource's own name.
+    /// The rows that the disk adds to those of names. By other names a subject reaches a resource, or something in it; or
+    /// it has a right to something in a resource that it has no such right to by the resource's own name. Of files with
+    /// hard links in another resource one stands for all.
     pub fn parts(self) -> Vec<Row<'m>> {
         let aliased = self.disk.map(Disk::aliased).unwrap_or_default();
         let pairs = aliased
             .into_iter()
             .flat_map(|id| self.subjects().map(move |subject| (subject, id)));
-        let mut out = Vec::new();
+        let mut out: Vec<Row<'m>> = Vec::new();
         for (subject, id) in pairs.filter(|(subject, _)| *subject != Subject::Initializer) {
             let own = self.perms(subject, id).with_implied();
-            out.extend(self.ways(subject, id).into_iter().filter(|row| {
-                matches!(row.because, Because::Way(..))
-                    && matches!(row.right, Right::Touch(perms) if perms.without(own).any())
-            }));
+            let mut linked: Vec<(Holder, usize)> = Vec::new();
+            for mut row in self.ways(subject, id) {
+                let (Because::Way(_, alias), Right::Touch(perms)) = (&mut row.because, row.right) else {
+                    continue;
+                };
+                if alias.inner != id && !perms.without(own).any() {
+                    continue;
+                }
+                if alias.linked.is_some() {
+                    if let Some((_, first)) = linked.iter().find(|(outer, _)| *outer == alias.outer) {
+                        if let Because::Way(_, first) = &mut out[*first].because {
+                            first.more += 1;
+                        }
+                        continue;
+                    }
+                    linked.push((alias.outer.clone(), out.len()));
+                }
+                out.push(row);
+            }
         }
         out
     }

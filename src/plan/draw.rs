@@ -167,11 +167,16 @@ fn overlaps(
     overlaps
 }
 
-/// Has the matrix closed over what lies on disk, hard links aside.
-pub fn on_disk<T>(model: &Model, plan: &Plan, then: impl FnOnce(Matrix<'_>) -> T) -> Result<T, PlanError> {
+/// Has the matrix closed over what lies on disk.
+pub fn on_disk<T>(
+    model: &Model,
+    plan: &Plan,
+    links: &HardLinks,
+    then: impl FnOnce(Matrix<'_>) -> T,
+) -> Result<T, PlanError> {
     let overlaps = Overlaps::new(plan.subtrees.clone(), &Mounts::read()?);
     let closed = plan.privilege != Privilege::OneId;
-    let disk = overlap::Aliases::new(&overlaps, &plan.services, closed, std::iter::empty());
+    let disk = overlap::Aliases::new(&overlaps, &plan.services, closed, links.found.pairs());
     Ok(then(model.matrix().over(&disk)))
 }
 
@@ -192,9 +197,16 @@ fn broken(
     found.into_iter().map(|b| PlanError::Broken(Box::new(b))).collect()
 }
 
-/// What [`draw`] does not look for, since it takes a look at every file: hard links between resources that let a
-/// service do what it may not. Notes say what was not looked at.
-pub fn hard_links(model: &Model, plan: &Plan) -> Result<Vec<String>, Vec<PlanError>> {
+/// Files with names in several resources.
+pub struct HardLinks {
+    found: links::Links,
+    /// What was not looked at.
+    pub notes: Vec<String>,
+}
+
+/// What [`draw`] does not look for, since it takes a look at every file: hard links between resources. An error if they
+/// let a service do what it may not.
+pub fn hard_links(model: &Model, plan: &Plan) -> Result<HardLinks, Vec<PlanError>> {
     let found = links::find(&plan.subtrees);
     if !found.is_empty() {
         let mounts = Mounts::read().map_err(|e| vec![e])?;
@@ -206,12 +218,15 @@ pub fn hard_links(model: &Model, plan: &Plan) -> Result<Vec<String>, Vec<PlanErr
             return Err(errors);
         }
     }
-    let note = |path: PathBuf| {
+    let note = |path: &PathBuf| {
         format!(
             "{} holds too many files to look for hard links of them in other resources within a second: if there are \
              any, whoever may read those reads these",
             path.display()
         )
     };
-    Ok(found.unseen.into_iter().map(note).collect())
+    Ok(HardLinks {
+        notes: found.unseen.iter().map(note).collect(),
+        found,
+    })
 }

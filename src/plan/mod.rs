@@ -25,7 +25,7 @@ mod storage;
 pub mod template;
 mod unit;
 
-pub use draw::{Plan, draw, hard_links, on_disk};
+pub use draw::{HardLinks, Plan, draw, hard_links, on_disk};
 pub use error::PlanError;
 pub use extents::Mounts;
 pub use hide::again as hide_again;

@@ -678,6 +678,7 @@ impl<'p> Aliases<'p> {
             inner: ResourceId::new(inner),
             at,
             linked,
+            more: 0,
         })
     }
 }
@@ -726,16 +727,13 @@ impl Disk for Aliases<'_> {
     }
 
     fn aliased(&self) -> Vec<ResourceId> {
-        let shown = self
-            .overlaps
-            .shows
-            .iter()
-            .enumerate()
-            .filter(|(_, shown)| !shown.is_empty());
-        let shown = shown
-            .map(|(at, _)| at)
-            .filter(|at| self.overlaps.subtrees[*at].is_resource());
-        shown.map(ResourceId::new).collect()
+        let subtrees = self.overlaps.subtrees.iter().enumerate();
+        let shows = |at: usize| self.overlaps.shows.get(at).is_some_and(|all| !all.is_empty());
+        let is_shown = |at: usize| self.shown_by.get(at).is_some_and(|all| !all.is_empty());
+        let aliased = subtrees.filter(|(at, subtree)| {
+            subtree.is_resource() && (shows(*at) || is_shown(*at) || self.linked.contains_key(at))
+        });
+        aliased.map(|(at, _)| ResourceId::new(at)).collect()
     }
 
     fn sees(&self, service: ServiceId, alias: &Alias) -> bool {
