@@ -465,6 +465,26 @@ fn pysecures_own_data_and_rules_are_nobodys() {
     }
 }
 
+/// Its own files are shown to a service under its own id, and so would be what lies behind folders that are closed to others.
+#[test]
+fn pysecures_own_data_is_not_its_owners_who_owns_what_it_lies_in() {
+    for mode in BOTH {
+        let lines = "[resources]\nall = { path = \"/data/all\", source = \".\", owner = \"r\" }\n\
+                     sec = { path = \"/data/sec/\", owner = \"rw\" }";
+        let app = App::new(mode, &manifest("overlap-owner", lines, "\"all\", \"sec\""));
+        let write = "echo x >/data/sec/x";
+        app.ok(&["run", "-T", "a", "--", "sh", "-c", write]);
+        for mode_of_it in [0o700, 0o755] {
+            std::fs::set_permissions(app.state(), std::fs::Permissions::from_mode(mode_of_it)).unwrap();
+            let seen = app.run(&["run", "-T", "a", "--", "find", "/data/all"]).out;
+            assert!(seen.contains("/data/all/pysecure.toml\n"), "{mode:?}: {seen}");
+            for own in ["/state/apps/", "/state/run/", "/state/locks/"] {
+                assert!(!seen.contains(own), "{mode:?} {mode_of_it:o}: {seen}");
+            }
+        }
+    }
+}
+
 /// Root alone shows a writable source as a service's own, over which no layer can be laid.
 #[test]
 fn what_is_older_than_a_resource_is_moved_out_of_a_writable_source() {

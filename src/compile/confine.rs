@@ -37,6 +37,7 @@ fn nowhere_to_write(bundle: &mut Bundle) {
     let writable = |m: &Mount| matches!(m.typ().as_deref(), Some("tmpfs" | "devpts"));
     let mut mounts = bundle.spec.mounts_mut().take().unwrap_or_default();
     mounts.retain(|m| !writable(m));
+    let mut devices = Vec::new();
     for device in CONFIGURATION_DEVICES {
         let path = Path::new("/dev").join(device);
         let mut mount = Mount::default();
@@ -47,8 +48,10 @@ fn nowhere_to_write(bundle: &mut Bundle) {
         bundle
             .root
             .push(RootEntry::File(Path::new("dev").join(device), String::new()));
-        mounts.push(mount);
+        devices.push(mount);
     }
+    // Before what is made inside, as all that is bound.
+    mounts.splice(0..0, devices);
     bundle.spec.set_mounts(Some(mounts));
 }
 

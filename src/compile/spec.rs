@@ -48,11 +48,11 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
     let mut root = Tree::new();
     let mut layers = Vec::new();
 
-    let mut mounts = spec.mounts_mut().take().unwrap_or_default();
-    for mount in &mounts {
+    let made_inside = spec.mounts_mut().take().unwrap_or_default();
+    for mount in &made_inside {
         root.directory(mount.destination());
     }
-    let overlays_at = mounts.len();
+    let mut mounts = Vec::new();
     match &service.writable {
         None => mounts::template_mounts(template, &mut root, &mut mounts),
         Some(upper) => writable::tops(template, upper, &mut root, &mut mounts),
@@ -72,11 +72,14 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
     let mut annotations = HashMap::from([(GRANTS_ANNOTATION.to_owned(), grants::annotation(service))]);
     if let Some(upper) = &service.writable {
         let made = writable::Overlays::make(plan, service, upper, folder, &mut root, &mut layers)?;
-        mounts.splice(overlays_at..overlays_at, made.mounts);
+        mounts.splice(0..0, made.mounts);
         annotations.extend(made.memory.map(|memory| (MEMORY_ANNOTATION.to_owned(), memory)));
     }
     spec.set_annotations(Some(annotations));
 
+    // What belongs to the new namespaces is made in them, after all else was prepared outside: in the order in which the
+    // kernel numbers and lists mounts.
+    mounts.extend(made_inside);
     *spec.mounts_mut() = Some(mounts);
     spec.set_hostname(Some(service.name.clone()));
     if let Some(process) = spec.process_mut() {

@@ -6,6 +6,9 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+/// The option that every kind of file system has: what /proc/self/mountinfo names as the mount's source.
+pub(super) const SOURCE: &CStr = c"source";
+
 /// A mount of a new file system of this kind. An option without a value is a flag.
 pub(super) fn new<K: AsRef<CStr>>(
     kind: &CStr,
@@ -25,6 +28,8 @@ pub(super) fn new<K: AsRef<CStr>>(
 
 /// What an overlay is made of, opened.
 pub(super) struct Layers {
+    /// What /proc/self/mountinfo names as its source.
+    pub source: CString,
     /// The topmost first.
     pub lower: Vec<OwnedFd>,
     /// Where what is written goes, and the directory that the kernel works in for that.
@@ -39,7 +44,10 @@ pub(super) fn overlay(layers: &Layers, attributes: u64) -> Result<OwnedFd, Errno
     let short = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let text = |text: String| CString::new(text).map_err(|_| Errno::INVAL);
     let lower = layers.lower.iter().map(short).collect::<Vec<_>>().join(":");
-    let mut options = vec![(c"lowerdir".to_owned(), Some(text(lower)?))];
+    let mut options = vec![
+        (SOURCE.to_owned(), Some(layers.source.clone())),
+        (c"lowerdir".to_owned(), Some(text(lower)?)),
+    ];
     if let Some([upper, work]) = &layers.upper {
         options.push((c"upperdir".to_owned(), Some(text(short(upper))?)));
         options.push((c"workdir".to_owned(), Some(text(short(work))?)));

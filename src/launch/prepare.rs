@@ -182,7 +182,7 @@ fn uppers(spec: &Spec, linux: &Linux) -> Result<Vec<OwnedFd>, LaunchError> {
         .filter(|mount| mount.typ().as_deref() == Some("overlay"))
         .filter_map(|mount| {
             let (set, rest) = attributes(mount.options().as_deref().unwrap_or_default());
-            Overlay::of(mount.destination(), &rest, set)
+            Overlay::of(mount, &rest, set)
         })
         .collect();
     if overlays.is_empty() {
@@ -219,10 +219,8 @@ fn mount_steps(
     let (attributes, rest) = attributes(options);
     match kind {
         "bind" | "none" => {
-            let source = mount
-                .source()
-                .as_ref()
-                .ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))?;
+            known(&rest, mount)?;
+            let source = source(mount)?;
             let idmap = match (mount.uid_mappings(), mount.gid_mappings()) {
                 (Some(uids), Some(gids)) => Some(namespace(idmaps, uids, gids)?),
                 _ => None,
@@ -234,22 +232,21 @@ fn mount_steps(
             });
         }
         "overlay" => steps.push(Step::Attach {
-            tree: match Overlay::of(mount.destination(), &rest, attributes) {
+            tree: match Overlay::of(mount, &rest, attributes) {
                 Some(_) => uppers.next().ok_or(LaunchError::Vanished)?,
-                None => overlay(&rest, attributes, mount.destination())?,
+                None => overlay(mount, &rest, attributes)?,
             },
             target,
             place,
         }),
         "proc" | "tmpfs" | "devpts" | "mqueue" | "sysfs" => {
-            let options = rest
-                .iter()
-                .filter(|o| !matches!(**o, "strictatime" | "relatime" | "rw"))
-                .map(|option| match option.split_once('=') {
-                    Some((key, value)) => Ok((terminated(Path::new(key))?, Some(terminated(Path::new(value))?))),
-                    None => Ok((terminated(Path::new(option))?, None)),
-                })
-                .collect::<Result<_, LaunchError>>()?;
+            let mut options = vec![(filesystem::SOURCE.to_owned(), Some(terminated(source(mount)?)?))];
+            for option in rest {
+                options.push(match option.split_once('=') {
+                    Some((key, value)) => (terminated(Path::new(key))?, Some(terminated(Path::new(value))?)),
+                    None => (terminated(Path::new(option))?, None),
+                });
+            }
             let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
             steps.push(Step::Filesystem {
                 kind: terminated(Path::new(kind))?,
@@ -339,7 +336,8 @@ fn attributes(options: &[String]) -> (u64, Vec<&str>) {
             "nosuid" | "rnosuid" => libc::MOUNT_ATTR_NOSUID,
             "nodev" | "rnodev" => libc::MOUNT_ATTR_NODEV,
             "noexec" | "rnoexec" => libc::MOUNT_ATTR_NOEXEC,
-            "bind" | "rbind" | "idmap" | "ridmap" | "private" | "rprivate" => 0,
+            "strictatime" => libc::MOUNT_ATTR_STRICTATIME,
+            "rw" | "relatime" | "bind" | "rbind" | "idmap" | "ridmap" | "private" | "rprivate" => 0,
             other => {
                 rest.push(other);
                 0
@@ -347,6 +345,22 @@ fn attributes(options: &[String]) -> (u64, Vec<&str>) {
         };
     }
     (set, rest)
+}
+
+fn source(mount: &Mount) -> Result<&Path, LaunchError> {
+    let source = mount.source().as_deref();
+    source.ok_or_else(|| LaunchError::Spec(format!("mounts nothing on {}", mount.destination().display())))
+}
+
+/// An option that is not carried out would be a promise.
+fn known(rest: &[&str], mount: &Mount) -> Result<(), LaunchError> {
+    match rest.first() {
+        None => Ok(()),
+        Some(option) => Err(LaunchError::Spec(format!(
+            "mounts {} with the option {option}, which this launcher does not do there",
+            mount.destination().display()
+        ))),
+    }
 }
 
 pub(super) fn open_without_links(path: &Path) -> Result<OwnedFd, LaunchError> {
@@ -437,32 +451,30 @@ fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchErro
 }
 
 /// An overlay without an upper, made here: its layers are opened as the launcher, through no link.
-fn overlay(options: &[&str], attributes: u64, target: &Path) -> Result<OwnedFd, LaunchError> {
-    let lower = options
-        .iter()
-        .find_map(|o| o.strip_prefix("lowerdir="))
+fn overlay(mount: &Mount, options: &[&str], attributes: u64) -> Result<OwnedFd, LaunchError> {
+    let target = mount.destination().as_path();
+    let (lower, rest): (Vec<&str>, Vec<&str>) = options.iter().partition(|o| o.starts_with("lowerdir="));
+    known(&rest, mount)?;
+    let lower = lower.first().and_then(|o| o.strip_prefix("lowerdir="));
+    let lower = lower
         .ok_or_else(|| LaunchError::Spec(format!("mounts an overlay without `lowerdir` on {}", target.display())))?;
-    if options.len() > 1 {
-        return Err(LaunchError::Spec(format!(
-            "mounts an overlay with options that this launcher does not know on {}",
-            target.display()
-        )));
-    }
     let places: Vec<&Path> = lower.split(':').map(Path::new).collect();
     let (ours, below) = places.split_first().unwrap_or((&target, &[]));
     if below.iter().any(|lower| ours.starts_with(lower)) {
-        return super::writable::with_layer_in_memory(ours, || lowers(&places, attributes, target));
+        return super::writable::with_layer_in_memory(ours, || lowers(mount, &places, attributes));
     }
-    lowers(&places, attributes, target)
+    lowers(mount, &places, attributes)
 }
 
-fn lowers(places: &[&Path], attributes: u64, target: &Path) -> Result<OwnedFd, LaunchError> {
+fn lowers(mount: &Mount, places: &[&Path], attributes: u64) -> Result<OwnedFd, LaunchError> {
+    let target = mount.destination();
     let wrong = |operation: &'static str| LaunchError::system(operation, format!("overlay -> {}", target.display()));
     let layers = places
         .iter()
         .map(|layer| open_without_links(layer))
         .collect::<Result<Vec<_>, _>>()?;
     let layers = Layers {
+        source: terminated(source(mount)?)?,
         lower: layers,
         upper: None,
         user_attributes: false,
@@ -685,6 +697,7 @@ mod tests {
         ] {
             assert_eq!((of(&[one]), of(&[deep])), ((flag, 0), (flag, 0)), "{one}");
         }
-        assert_eq!(of(&["rbind", "rw", "mode=755"]), (0, 2));
+        assert_eq!(of(&["strictatime"]), (libc::MOUNT_ATTR_STRICTATIME, 0));
+        assert_eq!(of(&["rbind", "rw", "relatime", "mode=755"]), (0, 1));
     }
 }

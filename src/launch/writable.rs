@@ -7,9 +7,11 @@ use super::LaunchError;
 use super::filesystem::{self, Layers};
 use crate::sys;
 use crate::sys::helper::{self, Keeps};
+use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,7 @@ const SIZE: &std::ffi::CStr = c"mode=0700,size=262144k";
 
 /// An overlay to make.
 pub(super) struct Overlay {
+    pub source: CString,
     pub target: PathBuf,
     pub lower: Vec<PathBuf>,
     pub upper: PathBuf,
@@ -28,7 +31,7 @@ pub(super) struct Overlay {
 
 impl Overlay {
     /// From the options of a mount, if it is an overlay that can be written to.
-    pub(super) fn of(target: &Path, options: &[&str], attributes: u64) -> Option<Overlay> {
+    pub(super) fn of(mount: &Mount, options: &[&str], attributes: u64) -> Option<Overlay> {
         let value = |key: &str| options.iter().find_map(|o| o.strip_prefix(key)?.strip_prefix('='));
         let known = |o: &&str| {
             let key = o.split('=').next().unwrap_or_default();
@@ -38,7 +41,8 @@ impl Overlay {
             return None;
         }
         Some(Overlay {
-            target: target.to_owned(),
+            source: super::step::c_path(mount.source().as_deref()?)?,
+            target: mount.destination().clone(),
             lower: value("lowerdir")?.split(':').map(PathBuf::from).collect(),
             upper: value("upperdir")?.into(),
             work: value("workdir")?.into(),
@@ -126,6 +130,7 @@ fn one(overlay: &Overlay, (uid, gid): (u32, u32)) -> Result<OwnedFd, LaunchError
     }
     let open = |path: &PathBuf| super::prepare::open_without_links(path);
     let layers = Layers {
+        source: overlay.source.clone(),
         lower: overlay.lower.iter().map(open).collect::<Result<Vec<_>, _>>()?,
         upper: Some([open(&overlay.upper)?, open(&overlay.work)?]),
         user_attributes: overlay.user_attributes,

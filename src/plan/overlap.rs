@@ -15,6 +15,7 @@
 
 use super::error::Shows;
 use super::extents::{Extent, Mounts, join};
+use super::ledger::Ids;
 use super::template::Template;
 use super::{Keeping, Mount, PlanError, Storage, Unit};
 use crate::host::Dirs;
@@ -341,7 +342,8 @@ impl Overlaps {
             for overlap in &self.shows[outer] {
                 let at_it = Path::new(&self.subtrees[outer].target).join(&overlap.inside);
                 let in_it = |m: &Mount| Path::new(&m.target).starts_with(&at_it);
-                let own = self.subtrees[overlap.inner].kind == SubtreeKind::Own && !self.shut(outer, overlap, closed);
+                let shut = self.shut(service, outer, overlap, Some(&mounts[at]), closed);
+                let own = self.subtrees[overlap.inner].kind == SubtreeKind::Own && !shut;
                 if own && !overlap.below && self.can_hide(outer) && !mounts.iter().any(in_it) {
                     mask(&mut mounts[at], &overlap.inside);
                 }
@@ -400,7 +402,7 @@ impl Overlaps {
         let inside = PathBuf::from(subtree.target[target.len()..].trim_start_matches('/'));
         for entry in self.held(&mounts[at].source, &inside, inner) {
             let there = mounts[at].source.join(&entry);
-            let passed = passes(&mounts[at].source, &entry);
+            let passed = passes(&mounts[at].source, &entry, self.shown_as_own(service, outer, Some(&mounts[at])));
             if covered(&mounts[at], &entry) || closed && passed == Passes::Nobody {
                 continue;
             }
@@ -414,9 +416,16 @@ impl Overlaps {
         }
     }
 
-    /// Does no service get to what is PySecure's own, by the modes on the way? Then there is no way to mask it either.
-    fn shut(&self, outer: usize, overlap: &Overlap, closed: bool) -> bool {
-        closed && !overlap.below && passes(&self.subtrees[outer].path, &overlap.inside) == Passes::Nobody
+    /// Does the service not get to what is PySecure's own, by the modes on the way? Then there is no way to mask it either.
+    fn shut(&self, service: &str, outer: usize, overlap: &Overlap, mount: Option<&Mount>, closed: bool) -> bool {
+        let own = self.shown_as_own(service, outer, mount);
+        closed && !overlap.below && passes(&self.subtrees[outer].path, &overlap.inside, own) == Passes::Nobody
+    }
+
+    /// Whose files this mount shows to the service as its own.
+    fn shown_as_own(&self, service: &str, outer: usize, mount: Option<&Mount>) -> Option<Ids> {
+        let map = mount?.idmap?;
+        self.subtrees[outer].rights(service).read.then_some(map.disk)
     }
 
     /// `mount`: how the service sees `outer`; `None` for what every service with its root sees.
@@ -459,7 +468,7 @@ impl Overlaps {
         }
         let inner = &self.subtrees[overlap.inner];
         let ours = inner.is_kept() || inner.kind == SubtreeKind::Own;
-        let shut = ours && self.can_hide(outer) && self.shut(outer, overlap, closed);
+        let shut = ours && self.can_hide(outer) && self.shut(service, outer, overlap, mount, closed);
         if shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
             return None;
         }
@@ -843,11 +852,17 @@ enum Passes {
     Nobody,
 }
 
-fn passes(tree: &Path, inside: &Path) -> Passes {
+/// `own`: whose files the service sees as its own.
+fn passes(tree: &Path, inside: &Path, own: Option<Ids>) -> Passes {
     use std::os::unix::fs::MetadataExt;
     let way = inside.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
+    let its_bits = |found: std::fs::Metadata| match own {
+        Some(own) if own.uid == found.uid() => found.mode() >> 6,
+        Some(own) if own.gid == found.gid() => found.mode() >> 3,
+        _ => found.mode(),
+    };
     let modes: Vec<u32> = way
-        .filter_map(|a| Some(std::fs::metadata(tree.join(a)).ok()?.mode()))
+        .filter_map(|a| Some(its_bits(std::fs::metadata(tree.join(a)).ok()?)))
         .collect();
     match modes.iter().fold(0o5, |all, mode| all & mode) {
         0o5 => Passes::Everybody,

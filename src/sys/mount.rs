@@ -20,7 +20,12 @@ pub fn mount_setattr(tree: BorrowedFd<'_>, attributes: MountAttributes<'_>) -> R
     };
     let attr = libc::mount_attr {
         attr_set: attributes.set | idmap,
-        attr_clr: 0,
+        // How it notes when something was read is one of several values in these bits.
+        attr_clr: if attributes.set & libc::MOUNT_ATTR__ATIME == 0 {
+            0
+        } else {
+            libc::MOUNT_ATTR__ATIME
+        },
         propagation: libc::MS_PRIVATE,
         userns_fd: attributes.idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
