@@ -1,9 +1,10 @@
-//! An OCI bundle, as it is compiled and as it is launched: `config.json`, the skeleton of the root that it mounts things on, and the layers that
+//! An OCI bundle, as it is compiled and as it is launched: `config.json`, what is in the root that it mounts things on, and the layers that
 //! supply mount points which a read-only source lacks and hide what it should not show.
 
 use crate::beneath::Root;
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 use rustix::io::Errno;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -58,16 +59,43 @@ impl RootEntry {
             | RootEntry::Whiteout(path) => path,
         }
     }
+
+    fn printed(&self) -> Value {
+        let path = Path::new("/").join(self.path()).display().to_string();
+        match self {
+            RootEntry::Directory(_) => json!({ "directory": path }),
+            RootEntry::File(_, content) => json!({ "file": path, "content": content }),
+            RootEntry::Link(_, target) => json!({ "link": path, "target": target.display().to_string() }),
+            RootEntry::Whiteout(_) => json!({ "whiteout": path }),
+        }
+    }
 }
 
 impl Bundle {
     /// The spec as JSON. Annotations have no order of their own and get one, so that the same spec is the same text.
-    pub fn json(&self) -> serde_json::Result<serde_json::Value> {
+    pub fn json(&self) -> serde_json::Result<Value> {
         let mut spec = serde_json::to_value(&self.spec)?;
         if let Some(annotations) = spec["annotations"].as_object_mut() {
             annotations.sort_keys();
         }
         Ok(spec)
+    }
+
+    /// All of the bundle as one value: the spec, and as a member `pysecure` of it, which every other runtime ignores (config.md,
+    /// "Extensibility"), what [`Bundle::write`] lays down beside it as folders.
+    pub fn printed(&self) -> serde_json::Result<Value> {
+        let mut printed = self.json()?;
+        let entries = |all: &[RootEntry]| all.iter().map(RootEntry::printed).collect::<Vec<_>>();
+        let layer = |layer: &Layer| {
+            let mut printed = json!({ "name": layer.name, "entries": entries(&layer.entries) });
+            if let Some((uid, gid)) = layer.owner {
+                printed["owner"] = json!({ "uid": uid, "gid": gid });
+            }
+            printed
+        };
+        let layers: Vec<Value> = self.layers.iter().map(layer).collect();
+        printed["pysecure"] = json!({ "rootfs": entries(&self.root), "layers": layers });
+        Ok(printed)
     }
 
     /// `config.json` as it is written.

@@ -333,8 +333,23 @@ fn a_difference_is_told() {
         let text = spec["mounts"][number]["options"].to_string().replace(from, to);
         (at(number, "options"), serde_json::from_str(&text).unwrap())
     };
+    let entry = |path: &str| {
+        let all = spec["pysecure"]["rootfs"].as_array().unwrap();
+        let at = all.iter().position(|e| e["file"] == path).unwrap();
+        format!("/pysecure/rootfs/{at}")
+    };
     let changed: Vec<((String, Value), &str)> = vec![
         (("/root/readonly".into(), true.into()), ""),
+        ((format!("{}/content", entry("/etc/hosts")), "x".into()), "/etc/hosts"),
+        (
+            (format!("{}/file", entry("/etc/passwd")), "/etc/hosts".into()),
+            "the root has, and nothing says so: file /etc/passwd",
+        ),
+        (
+            ("/pysecure/rootfs/0".into(), serde_json::json!({ "directory": "/gone" })),
+            "the root lacks: directory /gone",
+        ),
+        (("/pysecure/sockets/0".into(), "other".into()), "process.env"),
         (("/hostname".into(), "other".into()), "hostname"),
         (("/process/cwd".into(), "/tmp".into()), "process.cwd"),
         (("/process/env/0".into(), "A=b".into()), "process.env"),

@@ -121,7 +121,9 @@ fn print(loaded: &Loaded, plan: &Plan, names: &[String]) -> Done {
     let mut all = serde_json::Map::new();
     for service in chosen(plan, names)? {
         let bundle = shown(loaded, plan, service, &plan.dirs.bundle(&service.name))?;
-        all.insert(service.name.clone(), bundle.json().map_err(Failure::failed)?);
+        let mut printed = bundle.printed().map_err(Failure::failed)?;
+        printed["pysecure"]["sockets"] = service.socket_names().collect();
+        all.insert(service.name.clone(), printed);
     }
     outln!("{}", crate::plain::json(&format!("{:#}", Value::Object(all))));
     Ok(0)

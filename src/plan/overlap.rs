@@ -402,7 +402,11 @@ impl Overlaps {
         let inside = PathBuf::from(subtree.target[target.len()..].trim_start_matches('/'));
         for entry in self.held(&mounts[at].source, &inside, inner) {
             let there = mounts[at].source.join(&entry);
-            let passed = passes(&mounts[at].source, &entry, self.shown_as_own(service, outer, Some(&mounts[at])));
+            let passed = passes(
+                &mounts[at].source,
+                &entry,
+                self.shown_as_own(service, outer, Some(&mounts[at])),
+            );
             if covered(&mounts[at], &entry) || closed && passed == Passes::Nobody {
                 continue;
             }

@@ -119,6 +119,13 @@ impl Unit {
     pub fn notifies(&self) -> bool {
         self.life.notifies() || !self.callers.is_empty()
     }
+
+    /// The names of the sockets that it is handed as descriptors 3, 4, …: one for each address that it listens on, and one for
+    /// each caller; sd_listen_fds_with_names(3).
+    pub fn socket_names(&self) -> impl Iterator<Item = &str> {
+        let listen = self.listen.iter().map(|_| "listen");
+        listen.chain(self.callers.iter().map(String::as_str))
+    }
 }
 
 /// An overlay over a jail. A service has no right to what belongs to others, so below lies a copy of the jail that is

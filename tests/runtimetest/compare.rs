@@ -1,7 +1,7 @@
 //! What a process finds of itself, held against the OCI spec that it was started from. The checks are those of
 //! opencontainers/runtime-tools' `runtimetest`, with mounts compared in their order as there, and beyond them: every mount is
-//! accounted for, with flags, options and what of the host it shows; the environment has nothing else; umask, namespaces,
-//! propagation, and what the root holds.
+//! accounted for, with flags, options and what of the host it shows; the environment has nothing else; umask, namespaces and
+//! propagation; and what `compile` prints beside the spec: what the root holds, and the names of sockets.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -107,6 +107,12 @@ fn sysctls(spec: &Value) -> impl Iterator<Item = (String, &str)> {
         .map(move |(key, value)| (file(key), value.as_str().unwrap()))
 }
 
+/// A file of the root that is more than a place to mount something on, and what is in it.
+fn filled(entry: &Value) -> Option<(&str, &str)> {
+    let (path, content) = (entry["file"].as_str()?, entry["content"].as_str()?);
+    (!content.is_empty()).then_some((path, content))
+}
+
 /// What has to be asked to compare with this spec.
 pub(crate) fn questions(spec: &Value) -> Vec<String> {
     let mut out: Vec<String> = FILES.iter().map(|file| format!("contents {file}")).collect();
@@ -130,7 +136,7 @@ pub(crate) fn questions(spec: &Value) -> Vec<String> {
     );
     out.extend(sysctls(spec).map(|(file, _)| format!("contents {file}")));
     for entry in list(spec, "/pysecure/rootfs") {
-        out.extend(entry["file"].as_str().map(|path| format!("contents {path}")));
+        out.extend(filled(entry).map(|(path, _)| format!("contents {path}")));
     }
     out
 }
@@ -354,9 +360,7 @@ impl Comparison<'_> {
                 (None, None, Some(path)) => format!("link {path} {}", entry["target"].as_str().unwrap()),
                 _ => panic!("{entry}"),
             });
-            if let Some(path) = path("file")
-                && let Some(content) = entry["content"].as_str()
-            {
+            if let Some((path, content)) = filled(entry) {
                 let found = self.text(&format!("contents {path}"));
                 self.same(path, content, found);
             }
@@ -381,11 +385,17 @@ impl Comparison<'_> {
         }
         let directory = self.text("directory");
         self.same("process.cwd", self.at("/process/cwd").as_str().unwrap(), directory);
+        // Descriptors are nothing that a spec can hold: sd_listen_fds(3). The program is the second process of its namespace.
+        let sockets = texts(self.spec, "/pysecure/sockets");
+        let handed = [
+            format!("LISTEN_FDS={}", sockets.len()),
+            "LISTEN_PID=2".to_owned(),
+            format!("LISTEN_FDNAMES={}", sockets.join(":")),
+        ];
         let mut wanted = texts(self.spec, "/process/env");
+        wanted.extend(handed.iter().filter(|_| !sockets.is_empty()).map(String::as_str));
         let found = self.text("contents /proc/self/environ");
         let mut found: Vec<&str> = found.split_terminator('\0').collect();
-        // Descriptors are nothing that a spec can hold, so who hands them over says so: sd_listen_fds(3).
-        found.retain(|v| !v.starts_with("LISTEN_"));
         wanted.sort();
         found.sort();
         self.same("process.env", format!("{wanted:?}"), format!("{found:?}"));

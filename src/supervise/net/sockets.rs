@@ -17,8 +17,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Name under which a `listen` socket is handed over; sd_listen_fds_with_names(3).
-const LISTEN: &str = "listen";
 pub(in crate::supervise) const BACKLOG: i32 = 4096;
 /// Threads and descriptors of the host's that are looked at when a service has ended; some tenths of a second.
 const MOST_LOOKS: usize = 50_000;
@@ -220,13 +218,14 @@ impl Sockets {
 
     /// The sockets of one service and their names, in the order of their descriptors.
     pub(in crate::supervise) fn of<'s>(&'s self, service: &'s plan::Unit) -> Vec<(BorrowedFd<'s>, &'s str)> {
-        let listen = service.listen.iter().map(|address| (Key::Listen(*address), LISTEN));
-        let callers = service
-            .callers
-            .iter()
-            .map(|caller| (pair(&service.name, caller), caller.as_str()));
+        let listen = service.listen.iter().map(|address| Key::Listen(*address));
+        let callers = service.callers.iter().map(|caller| pair(&service.name, caller));
         let held = |(key, name): (Key, &'s str)| Some((self.held.get(&key)?.as_fd(), name));
-        listen.chain(callers).filter_map(held).collect()
+        listen
+            .chain(callers)
+            .zip(service.socket_names())
+            .filter_map(held)
+            .collect()
     }
 }
 
