@@ -5,6 +5,7 @@
 //! says what there is to say, and hears what happens meanwhile by a [`Listener`].
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod difference;
 pub mod dry_run;
 mod error;
 mod initialize;
@@ -16,6 +17,7 @@ pub mod run;
 mod text;
 pub mod trace;
 
+pub use difference::Difference;
 pub use error::AppError;
 pub use load::{Given, Listener, Loaded, TakenOver};
 pub use ready::{initialize_again, lacking, ready};

@@ -1,7 +1,7 @@
 //! From arguments to a manifest and a plan, as every command that has a manifest needs them.
 
 use super::args::Cli;
-use super::error::{Done, Failure, printed};
+use super::error::{Done, Failure, printed, shown};
 use super::progress;
 use crate::app::{self, Given, Listener, Loaded, TakenOver};
 use crate::host::Dirs;
@@ -21,6 +21,13 @@ pub(super) fn read(cli: &Cli) -> Result<Loaded, Failure> {
 /// The same, if it is right.
 pub(super) fn checked(cli: &Cli) -> Result<Loaded, Failure> {
     Ok(read(cli)?.checked()?)
+}
+
+/// The same, with its warnings said.
+pub(super) fn with_warnings(cli: &Cli) -> Result<Loaded, Failure> {
+    let loaded = checked(cli)?;
+    eprint!("{}", shown(&loaded.text, &loaded.found));
+    Ok(loaded)
 }
 
 pub(super) fn given(cli: &Cli) -> Given<'_> {

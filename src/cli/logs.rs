@@ -11,7 +11,7 @@ use crate::values::Sink;
 use jiff::Timestamp;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::VecDeque;
-use std::io::Write;
+use std::io::{BufWriter, Stdout, Write};
 
 /// Lines after which services that had none are asked again.
 const ROUND: usize = 4096;
@@ -36,10 +36,9 @@ struct Wanted {
 pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
     let now = Timestamp::now();
     let time = |text: &Option<String>| text.as_deref().map(|t| moment(t, now)).transpose();
-    let (since, until) = (time(&args.since)?, time(&args.until)?);
     let wanted = Wanted {
-        since: since.map(stamp),
-        until: until.map(stamp),
+        since: time(&args.since)?.map(stamp),
+        until: time(&args.until)?.map(stamp),
     };
     let loaded = load::read(cli)?;
     let dirs = loaded.dirs()?;
@@ -58,65 +57,106 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
         if !args.services.is_empty() && !args.services.contains(&service.name) {
             continue;
         }
-        let app = &loaded.model.app;
-        match service.logs.sink {
-            Sink::File => {}
-            Sink::Journald => errln!(
-                "note: lines of `{0}` are in the journal: journalctl PYSECURE_APP={app} PYSECURE_SERVICE={0}",
-                service.name
-            ),
-            Sink::Syslog => errln!(
-                "note: lines of `{0}` are in the system's log, under {app}/{0}",
-                service.name
-            ),
-            Sink::None => errln!("note: lines of `{}` are not kept; its sink is \"none\"", service.name),
+        say_other_sink(&loaded.model.app, &service.name, service.logs.sink);
+        logs.push(open(&dirs, &service.name, number, args, &wanted)?);
+    }
+    let mut printer = Printer::new(args, &logs);
+    loop {
+        printer.show(&mut logs, &wanted)?;
+        let Some(watch) = &watch else { return Ok(0) };
+        if !more_came(watch, &mut logs)? {
+            return Ok(0);
         }
-        let path = dirs.log(&service.name);
-        let unreadable = |e: std::io::Error| Failure::failed(format!("read {}: {e}", path.display()));
-        let mut history = History::open(path.clone(), args.follow).map_err(unreadable)?;
-        if let Some(since) = &wanted.since {
-            history.skip_before(since).map_err(unreadable)?;
-        }
-        let mut ready = VecDeque::new();
-        match args.tail {
-            None => {}
-            Some(lines) if until.is_none() => history.skip_to_last(lines).map_err(unreadable)?,
-            Some(lines) => {
-                // The last before that time, which may be anywhere.
-                while let Some(line) = history.next_line()? {
-                    if wanted.has(&line) {
-                        ready.push_back(line);
-                        ready.drain(..ready.len().saturating_sub(lines));
-                    }
+    }
+}
+
+/// Where else a service's lines are, if not in files.
+fn say_other_sink(app: &str, service: &str, sink: Sink) {
+    match sink {
+        Sink::File => {}
+        Sink::Journald => errln!(
+            "note: lines of `{service}` are in the journal: journalctl PYSECURE_APP={app} PYSECURE_SERVICE={service}"
+        ),
+        Sink::Syslog => errln!("note: lines of `{service}` are in the system's log, under {app}/{service}"),
+        Sink::None => errln!("note: lines of `{service}` are not kept; its sink is \"none\""),
+    }
+}
+
+/// A service's log, at the first line that is wanted.
+fn open(dirs: &Dirs, service: &str, number: usize, args: &Logs, wanted: &Wanted) -> Result<Log, Failure> {
+    let path = dirs.log(service);
+    let unreadable = |e: std::io::Error| Failure::failed(format!("read {}: {e}", path.display()));
+    let mut history = History::open(path.clone(), args.follow).map_err(unreadable)?;
+    if let Some(since) = &wanted.since {
+        history.skip_before(since).map_err(unreadable)?;
+    }
+    let mut ready = VecDeque::new();
+    match args.tail {
+        None => {}
+        Some(lines) if wanted.until.is_none() => history.skip_to_last(lines).map_err(unreadable)?,
+        Some(lines) => {
+            // The last before that time, which may be anywhere.
+            while let Some(line) = history.next_line()? {
+                if wanted.has(&line) {
+                    ready.push_back(line);
+                    ready.drain(..ready.len().saturating_sub(lines));
                 }
             }
         }
-        logs.push(Log {
-            name: service.name.clone(),
-            number,
-            history,
-            ready,
-            dry: false,
-        });
     }
-    let lines = Lines::new(logs.iter().map(|l| l.name.as_str()));
-    let mut out = std::io::BufWriter::with_capacity(64 << 10, std::io::stdout());
-    let mut text = Vec::new();
-    loop {
+    Ok(Log {
+        name: service.to_owned(),
+        number,
+        history,
+        ready,
+        dry: false,
+    })
+}
+
+/// Waits until something was written; `false` if nothing can come any more.
+fn more_came(watch: &Inotify, logs: &mut [Log]) -> Result<bool, Failure> {
+    for event in watch.read_events().map_err(std::io::Error::from)? {
+        if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+            // The folder itself was deleted.
+            return Ok(false);
+        }
+        let name = event.name.as_ref().and_then(|n| n.to_str()?.strip_suffix(".log"));
+        match name.and_then(|name| logs.iter_mut().find(|log| log.name == name)) {
+            Some(log) => log.dry = false,
+            // A file that was put aside, or more has happened than could be told.
+            None => logs.iter_mut().for_each(|log| log.dry = false),
+        }
+    }
+    Ok(true)
+}
+
+/// Lines on standard output, as they were asked for.
+struct Printer<'a> {
+    args: &'a Logs,
+    lines: Lines,
+    out: BufWriter<Stdout>,
+    text: Vec<u8>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(args: &'a Logs, logs: &[Log]) -> Printer<'a> {
+        Printer {
+            args,
+            lines: Lines::new(logs.iter().map(|l| l.name.as_str())),
+            out: BufWriter::with_capacity(64 << 10, std::io::stdout()),
+            text: Vec::new(),
+        }
+    }
+
+    /// All that there is now, the earliest first.
+    fn show(&mut self, logs: &mut [Log], wanted: &Wanted) -> Result<(), Failure> {
         let mut shown = 0;
-        while let Some(n) = earliest(&mut logs, &wanted)? {
+        while let Some(n) = earliest(logs, wanted)? {
             let log = &mut logs[n];
             let Some(line) = log.ready.pop_front() else { continue };
-            text.clear();
-            if args.json {
-                to_json(log, &line, &mut text)?;
-            } else {
-                let time = args.timestamps.then_some(line.time.as_str());
-                lines.write(log.number, &log.name, time, &line.text, &mut text);
-            }
-            out.write_all(&text)?;
+            self.line(log, &line)?;
             if log.history.take_gap() {
-                out.flush()?;
+                self.out.flush()?;
                 errln!(
                     "note: lines of `{}` may be missing here: files were put aside and deleted while it was read; \
                      raise max_files or max_size",
@@ -128,20 +168,19 @@ pub(super) fn run(cli: &Cli, args: &Logs) -> Done {
                 logs.iter_mut().for_each(|log| log.dry = false);
             }
         }
-        out.flush()?;
-        let Some(watch) = &watch else { return Ok(0) };
-        for event in watch.read_events().map_err(std::io::Error::from)? {
-            if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                // The folder itself was deleted.
-                return Ok(0);
-            }
-            let name = event.name.as_ref().and_then(|n| n.to_str()?.strip_suffix(".log"));
-            match name.and_then(|name| logs.iter_mut().find(|log| log.name == name)) {
-                Some(log) => log.dry = false,
-                // A file that was put aside, or more has happened than could be told.
-                None => logs.iter_mut().for_each(|log| log.dry = false),
-            }
+        Ok(self.out.flush()?)
+    }
+
+    fn line(&mut self, log: &Log, line: &Line) -> Result<(), Failure> {
+        self.text.clear();
+        if self.args.json {
+            to_json(log, line, &mut self.text)?;
+        } else {
+            let time = self.args.timestamps.then_some(line.time.as_str());
+            self.lines
+                .write(log.number, &log.name, time, &line.text, &mut self.text);
         }
+        Ok(self.out.write_all(&self.text)?)
     }
 }
 

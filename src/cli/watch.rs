@@ -5,7 +5,9 @@
 use super::args::{Cli, Up};
 use super::file_changes::{FileChanges, Unwatched};
 use super::progress::Told;
-use super::{Done, Failure, up};
+use super::reconcile::{connect, planned, reconcile};
+use super::supervisor::{attached, detach};
+use super::{Done, Failure, load};
 use crate::app::Loaded;
 use crate::host::Dirs;
 use crate::launch;
@@ -101,16 +103,16 @@ enum App {
 
 /// Makes the app what the manifest says, and starts it if it is not up. In a supervisor's own process it does not return.
 fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<App, Failure> {
-    match up::connect(loaded, dirs) {
+    match connect(loaded, dirs) {
         Ok((client, status)) => {
-            up::reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
+            reconcile(loaded, dirs, client, &status, args, &mut |_| true)?;
             Ok(App::Runs(None))
         }
         Err(ClientError::NotUp { .. }) => {
             let claim = Claim::supervise(dirs)?;
-            let plan = up::planned(loaded, dirs, &claim, args.strict)?;
+            let plan = planned(loaded, dirs, &claim, args.strict)?;
             if args.detach {
-                return Ok(match up::detach(plan, claim)? {
+                return Ok(match detach(plan, claim)? {
                     0 => App::Runs(None),
                     code => App::Over(code),
                 });
@@ -119,7 +121,7 @@ fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<Ap
             match launch::fork()? {
                 None => {
                     mask.thread_unblock().map_err(std::io::Error::from)?;
-                    let code = match up::attached(plan, claim) {
+                    let code = match attached(plan, claim) {
                         Ok(code) => code,
                         Err(failure) => {
                             failure.tell();
@@ -186,9 +188,9 @@ fn ended(signals: &SignalFd, supervisor: Option<Pid>) -> Result<Option<u8>, Fail
 
 /// The manifest has changed: reads it anew and makes it so.
 fn again(cli: &Cli, args: &Up, dirs: &Dirs, wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool) -> Result<Code, Failure> {
-    let loaded = up::read(cli)?;
-    let (client, status) = up::connect(&loaded, dirs)?;
-    up::reconcile(&loaded, dirs, client, &status, args, wait)?;
+    let loaded = load::with_warnings(cli)?;
+    let (client, status) = connect(&loaded, dirs)?;
+    reconcile(&loaded, dirs, client, &status, args, wait)?;
     Code::of(&loaded, dirs)
 }
 
@@ -200,7 +202,7 @@ fn restart(
 ) -> Result<(), Failure> {
     let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
     outln!("  restart  {} (its code has changed)", services.join(", "));
-    let (mut client, _) = up::connect(loaded, dirs)?;
+    let (mut client, _) = connect(loaded, dirs)?;
     let mut told = Told::new(services.len());
     let request = Request::Restart {
         services,

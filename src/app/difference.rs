@@ -1,0 +1,132 @@
+//! What differs between an app that runs and its manifest, and what its supervisor is asked for.
+
+use super::error::AppError;
+use super::load::Loaded;
+use super::ready::lacking;
+use crate::host::Dirs;
+use crate::plan::{Ledger, Plan, Unit};
+use crate::supervise::client::Client;
+use crate::supervise::fingerprint::{FingerprintReader, Fingerprints, of_storage};
+use crate::supervise::mending::shared;
+use crate::supervise::protocol::{AppStatus, Apply, ServiceStatus};
+use crate::supervise::reconcile::{Change, difference};
+use crate::values::ServiceType;
+use std::collections::BTreeSet;
+
+/// Since this version of the control protocol the supervisor says fingerprints that can be compared.
+const FINGERPRINTS: u32 = 1;
+
+pub struct Difference {
+    /// What the manifest comes to.
+    pub plan: Plan,
+    /// By name: first what is wanted, in its order.
+    pub changes: Vec<(String, Change)>,
+    /// Services that do not run, and are to be started as they are.
+    pub resting: Vec<String>,
+    /// Services of which something on disk is gone that a start would make.
+    pub lacking: Vec<String>,
+    /// Neither services nor resources nor the ledger change.
+    same: bool,
+    /// Some services are yet to run.
+    starting: bool,
+}
+
+impl Difference {
+    /// What runs is compared by what the supervisor says of it.
+    pub fn of(loaded: &Loaded, dirs: &Dirs, client: &Client, status: &AppStatus) -> Result<Difference, AppError> {
+        let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
+        let before = ledger.clone();
+        let plan = loaded.plan(dirs, &mut ledger)?;
+        client.require(FINGERPRINTS)?;
+        let runs: Vec<(String, Fingerprints)> = status
+            .services
+            .iter()
+            .filter_map(|s| Some((s.service.clone(), s.fingerprints.clone()?)))
+            .collect();
+        let changes = difference(&runs, &fingerprints(&plan));
+        let resources = of_storage(&plan.storage);
+        Ok(Difference {
+            same: changes.is_empty() && status.resources.as_ref() == Some(&resources) && ledger == before,
+            resting: resting(&plan, status, &changes),
+            starting: status.services.iter().any(|s| is_starting(&plan, s)),
+            lacking: lacking(&plan),
+            changes,
+            plan,
+        })
+    }
+
+    /// Is all as the manifest says, though it may be yet to run?
+    pub fn is_none(&self) -> bool {
+        self.same && self.resting.is_empty() && self.lacking.is_empty()
+    }
+
+    /// Is there nothing to wait for either?
+    pub fn is_settled(&self, status: &AppStatus) -> bool {
+        self.is_none() && !self.starting && !status.going_down
+    }
+
+    /// Is there something to be made on disk, or to be written down, before the supervisor is asked?
+    pub fn is_to_be_made(&self) -> bool {
+        !self.same || !self.lacking.is_empty()
+    }
+
+    /// Services that go on running without what is gone.
+    pub fn run_without(&self) -> Vec<&str> {
+        let changed: BTreeSet<&str> = self.changed().collect();
+        let running = |name: &&str| !changed.contains(name) && !self.resting.iter().any(|r| r == name);
+        self.lacking.iter().map(String::as_str).filter(running).collect()
+    }
+
+    fn changed(&self) -> impl Iterator<Item = &str> {
+        self.changes.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// What makes the app this plan.
+    pub fn apply(&self, plan: Plan, status: &AppStatus) -> Apply {
+        let changed: BTreeSet<&str> = self.changed().collect();
+        let kept: BTreeSet<&str> = status.services.iter().map(|s| s.service.as_str()).collect();
+        Apply {
+            order: plan.services.iter().map(|s| s.name.clone()).collect(),
+            resources: of_storage(&plan.storage),
+            shared: shared(&plan.storage),
+            services: plan
+                .services
+                .into_iter()
+                .filter(|s| changed.contains(s.name.as_str()) || !kept.contains(s.name.as_str()))
+                .collect(),
+            templates: plan.templates,
+            subtrees: plan.subtrees,
+        }
+    }
+}
+
+fn fingerprints(plan: &Plan) -> Vec<(String, Fingerprints)> {
+    let reader = FingerprintReader::new(&plan.app, &plan.privilege, plan.templates.clone());
+    let of = |s: &Unit| (s.name.clone(), reader.read(s));
+    plan.services.iter().map(of).collect()
+}
+
+fn is_oneshot(plan: &Plan, name: &str) -> bool {
+    let of = plan.services.iter().find(|s| s.name == name);
+    of.is_some_and(|s| s.life.kind == ServiceType::Oneshot)
+}
+
+fn resting(plan: &Plan, status: &AppStatus, changes: &[(String, Change)]) -> Vec<String> {
+    let rests = |s: &&ServiceStatus| matches!(s.state.as_str(), "exited" | "failed" | "stopped" | "stopping");
+    status
+        .services
+        .iter()
+        .filter(rests)
+        .filter(|s| s.exit_code != Some(0) || !is_oneshot(plan, &s.service))
+        .filter(|s| !changes.iter().any(|(name, _)| *name == s.service))
+        .map(|s| s.service.clone())
+        .collect()
+}
+
+fn is_starting(plan: &Plan, service: &ServiceStatus) -> bool {
+    match service.state.as_str() {
+        "waiting" | "starting" | "restarting" => true,
+        "running" => is_oneshot(plan, &service.service),
+        _ => false,
+    }
+}

@@ -1,0 +1,110 @@
+//! What an app becomes that is up already: what its manifest says now.
+
+use super::args::Up;
+use super::error::{Failure, shown};
+use super::load::ready;
+use super::progress::Told;
+use super::{dry_run, limits};
+use crate::app::{self, Difference, Loaded, renamed};
+use crate::host::{Dirs, Privilege};
+use crate::plan::Plan;
+use crate::plan::lock::Claim;
+use crate::supervise::client::{Client, ClientError};
+use crate::supervise::protocol::{AppStatus, Request};
+use crate::supervise::reconcile::Change;
+use std::os::fd::BorrowedFd;
+
+/// The plan, with all that it needs on disk, and its notes said.
+pub(super) fn planned(loaded: &Loaded, dirs: &Dirs, claim: &Claim, strict: bool) -> Result<Plan, Failure> {
+    let mut exposed = app::dry_run::exposed(loaded, dirs);
+    exposed.extend(renamed::left_behind(loaded, dirs));
+    eprint!("{}", shown(&loaded.text, &exposed));
+    let plan = ready(loaded, dirs, claim)?;
+    for note in &plan.notes {
+        errln!("note: {note}");
+    }
+    if strict && plan.privilege == Privilege::OneId {
+        return Err(Failure::failed(
+            "--strict: all services would share one UID; see `pysecure doctor`",
+        ));
+    }
+    limits::say(&plan.services, strict)?;
+    Ok(plan)
+}
+
+pub(super) fn connect(loaded: &Loaded, dirs: &Dirs) -> Result<(Client, AppStatus), ClientError> {
+    let mut client = Client::connect(dirs, &loaded.model.app)?;
+    let status = client.status()?;
+    Ok((client, status))
+}
+
+/// Finds what differs, shows it, and has the supervisor make it so. `wait`: see [`Client::change`].
+pub(super) fn reconcile(
+    loaded: &Loaded,
+    dirs: &Dirs,
+    mut client: Client,
+    status: &AppStatus,
+    args: &Up,
+    wait: &mut dyn FnMut(BorrowedFd<'_>) -> bool,
+) -> Result<u8, Failure> {
+    let app = &loaded.model.app;
+    if args.dry_run {
+        eprint!("{}", shown(&loaded.text, &renamed::left_behind(loaded, dirs)));
+    }
+    let found = Difference::of(loaded, dirs, &client, status)?;
+    if found.is_settled(status) || args.dry_run && found.is_none() {
+        say_up_already(app, status);
+        return Ok(0);
+    }
+    for (name, change) in &found.changes {
+        outln!("{}", in_words(name, *change));
+    }
+    for name in &found.resting {
+        outln!("  start    {name}");
+    }
+    if args.dry_run {
+        dry_run::say(loaded, &found.plan)?;
+        return Ok(0);
+    }
+    let claim = Claim::join(dirs)?;
+    let plan = match found.is_to_be_made() {
+        true => planned(loaded, dirs, &claim, args.strict)?,
+        false => found.plan.clone(),
+    };
+    let without = found.run_without();
+    if !without.is_empty() {
+        errln!(
+            "note: a folder or a root of {0} was deleted, and is made anew; what runs does not see it before `pysecure restart {0}`",
+            without.join(" ")
+        );
+    }
+    let apply = found.apply(plan, status);
+    let count = apply.order.len();
+    let mut told = Told::new(apply.services.len());
+    let request = Request::Apply(Box::new(apply));
+    client.change(&request, |progress| told.hear(&progress), wait)?;
+    match told.end() {
+        0 if found.is_none() => say_up_already(app, status),
+        0 => outln!("`{app}` is up: {count} services"),
+        code => return Ok(code),
+    }
+    Ok(0)
+}
+
+fn say_up_already(app: &str, status: &AppStatus) {
+    outln!(
+        "`{app}` is up already: {} services, supervisor {}",
+        status.services.len(),
+        status.supervisor_pid
+    );
+}
+
+pub(super) fn in_words(name: &str, change: Change) -> String {
+    let word = match change {
+        Change::Add => "add     ",
+        Change::Remove => "remove  ",
+        Change::Restart => "restart ",
+        Change::Adjust => "adjust  ",
+    };
+    format!("  {word} {name}")
+}
