@@ -350,23 +350,37 @@ fn with_uses(manifest: &mut Manifest, uses: &[DrawnUses], egress: bool) {
 struct Compiled<'a> {
     model: &'a Model,
     plan: &'a Plan,
-    id: ServiceId,
+    subject: Subject,
     unit: &'a plan::Unit,
     spec: Value,
     rows: Vec<model::Row<'a>>,
 }
 
 impl<'a> Compiled<'a> {
-    fn new(model: &'a Model, plan: &'a Plan, id: ServiceId) -> Compiled<'a> {
-        let unit = &plan.services[id.position()];
+    fn new(model: &'a Model, plan: &'a Plan, subject: Subject) -> Compiled<'a> {
+        let unit = match subject {
+            Subject::Service(id) => &plan.services[id.position()],
+            _ => &plan.initializer.as_ref().unwrap().service,
+        };
         let bundle = compile(plan, unit, &plan.dirs.bundle(&unit.name)).unwrap();
         Compiled {
             model,
             plan,
-            id,
+            subject,
             unit,
             spec: bundle.json().unwrap(),
-            rows: model.matrix().rows_of(Subject::Service(id)),
+            rows: model.matrix().rows_of(subject),
+        }
+    }
+
+    /// Who may call it.
+    fn callers(&self) -> Vec<&'a str> {
+        match self.subject {
+            Subject::Service(id) => {
+                let calls = self.model.matrix().calls_to(id);
+                calls.map(|row| self.model.subject_name(row.subject)).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -379,20 +393,22 @@ impl<'a> Compiled<'a> {
         let Compiled {
             model,
             plan,
-            id,
+            subject,
             unit,
             spec,
             rows,
         } = self;
-        let matrix = model.matrix();
+        let initializes = *subject == Subject::Initializer;
         let defaults: Value = serde_json::from_str(include_str!("../specs/config.json")).unwrap();
         let destination = |mount: &Value| mount["destination"].as_str().unwrap().to_owned();
         let of_all: BTreeSet<String> = defaults["mounts"].as_array().unwrap().iter().map(destination).collect();
         let writable_root = self.has(Object::Root(Writable::Memory)) || self.has(Object::Root(Writable::Kept));
         let template = &plan.templates[&unit.rootfs];
         let brought: BTreeSet<String> = template.binds().map(|(path, _)| path.display().to_string()).collect();
-        let called = matrix.calls_to(*id).next().is_some();
-        let calls = !matrix.calls_by(Subject::Service(*id)).is_empty();
+        let called = !self.callers().is_empty();
+        let calls = !model.matrix().calls_by(*subject).is_empty();
+        // A script of the user's may have modules of services.
+        let imports = initializes && model.matrix().has_calls();
         let (mut mounted, mut overlays) = (BTreeMap::new(), 0);
         for mount in spec["mounts"].as_array().unwrap() {
             let options: Vec<&str> = mount["options"]
@@ -409,7 +425,8 @@ impl<'a> Compiled<'a> {
             match at.as_str() {
                 "/run/pysecure/rpc" => prop_assert!(calls && !is_written),
                 "/run/pysecure/notify" => prop_assert!(called && !is_written),
-                "/run/pysecure/python" => prop_assert!((calls || called) && !is_written),
+                "/run/pysecure/python" => prop_assert!((calls || called || imports) && !is_written),
+                "/run/pysecure/script.sh" => prop_assert!(initializes && !is_written),
                 _ if mount["type"] == "overlay" && options.iter().any(|o| o.starts_with("upperdir=")) => {
                     prop_assert!(writable_root, "{} writes below {at}", unit.name);
                     overlays += 1;
@@ -447,13 +464,11 @@ impl<'a> Compiled<'a> {
     fn uses(&self) -> Result<(), TestCaseError> {
         let Compiled {
             model,
-            id,
             unit,
             spec,
             rows,
             ..
         } = self;
-        let matrix = model.matrix();
         let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
         let network = namespaces.iter().find(|n| n["type"] == "network");
         prop_assert_eq!(network.is_none(), self.has(Object::HostNetwork));
@@ -491,11 +506,7 @@ impl<'a> Compiled<'a> {
         prop_assert_eq!(spec["process"]["user"]["uid"] == 0, self.has(Object::RootInside));
 
         // Whom it may call, and who may call it.
-        let callers: Vec<&str> = matrix
-            .calls_to(*id)
-            .map(|row| model.subject_name(row.subject))
-            .collect();
-        prop_assert_eq!(&unit.callers, &callers);
+        prop_assert_eq!(&unit.callers, &self.callers());
         let callees = rows.iter().filter_map(|row| match row.object {
             Object::Functions(callee) => Some(model.services[callee].name.clone()),
             _ => None,
@@ -515,6 +526,7 @@ impl<'a> Compiled<'a> {
             (Object::Resource(r), Right::Touch(perms)) => {
                 let mut out =
                     json!({ "kind": "resource", "object": model.resources[r].name, "permissions": perms.letters() });
+                out["class"] = "initialize".into();
                 if let Because::Class(class, bundle) = row.because {
                     out["class"] = class.name().into();
                     if let Some(bundle) = bundle {
@@ -549,6 +561,7 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
     let small =
         "description = \"next to nothing\"\nbinaries = [\"/bin/busybox\"]\ndirectories = [\"/etc\", \"/srv\"]\n";
     std::fs::write(folder.join("rootfs-templates/small.toml"), small).unwrap();
+    std::fs::write(folder.join("script.sh"), "true\n").unwrap();
     let library = Library::new(&folder, &dirs.state);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 300,
@@ -556,10 +569,16 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
         ..ProptestConfig::default()
     });
     let seen = std::cell::RefCell::new(BTreeMap::<String, usize>::new());
-    let all = (drawn(), proptest::collection::vec(uses(), 4), any::<bool>());
-    let result = runner.run(&all, |(drawn, uses, egress)| {
+    let all = (
+        drawn(),
+        proptest::collection::vec(uses(), 4),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let result = runner.run(&all, |(drawn, uses, egress, initialize)| {
         let mut manifest = manifest(&drawn);
         with_uses(&mut manifest, &uses, egress);
+        manifest.app.initialize = initialize.then(|| at("script.sh".to_owned()));
         let (model, found) = model::build(&manifest, &base);
         if found.iter().any(|d| d.severity == Severity::Error) {
             return Ok(());
@@ -570,8 +589,10 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
                 Ok(plan) => plan,
                 Err(errors) => return Err(TestCaseError::fail(format!("no plan: {errors:?}"))),
             };
-            for id in ServiceId::all(&model.services) {
-                let compiled = Compiled::new(&model, &plan, id);
+            let initializer = plan.initializer.is_some().then_some(Subject::Initializer);
+            let services = ServiceId::all(&model.services).map(Subject::Service);
+            for subject in services.chain(initializer) {
+                let compiled = Compiled::new(&model, &plan, subject);
                 compiled.mounts()?;
                 compiled.uses()?;
                 compiled.grants()?;

@@ -89,13 +89,13 @@ struct Enough;
 impl Search<'_> {
     fn all(&mut self, subtrees: &[Subtree], these: &[usize], unseen: &mut Vec<PathBuf>) {
         for at in these {
-            if self.subtree(*at, &subtrees[*at].path).is_err() {
+            if self.look_into(*at, &subtrees[*at].path).is_err() {
                 unseen.push(subtrees[*at].path.clone());
             }
         }
     }
 
-    fn subtree(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
+    fn look_into(&mut self, of: usize, top: &Path) -> Result<(), Enough> {
         // Yet to be made, or swapped for something that a start will refuse.
         let Ok(walk) = Walk::at(top) else { return Ok(()) };
         let mut walk = walk.with_mounts();
