@@ -29,6 +29,15 @@ fn files_go_in_a_circle_only_where_the_page_says_why() {
 }
 
 #[test]
+fn declared_permissions_are_read_only_where_rows_are_made_of_them() {
+    let sources = sources();
+    let reads = sources.iter().filter(|(_, text)| text.contains(".declared"));
+    // `build` says which of them serve nobody.
+    let modules: Vec<&str> = reads.map(|(module, _)| module.as_str()).collect();
+    assert_eq!(modules, ["model::build", "model::classes", "model::matrix"]);
+}
+
+#[test]
 fn unsafe_stands_where_the_page_says_and_no_thread_is_made() {
     let page = page();
     let paragraph = page

@@ -5,7 +5,7 @@ use super::error::AppError;
 use super::limits;
 use super::load::{Loaded, split};
 use crate::bundle::Bundle;
-use crate::compile::compile;
+use crate::compile::effects;
 use crate::host::{Dirs, Privilege};
 use crate::jail::listing::Listing;
 use crate::jail::store::Store;
@@ -42,7 +42,7 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
     let mut tried: BTreeSet<String> = BTreeSet::new();
     for (service, planned) in model.services.iter().zip(&plan.services) {
         let folder = plan.dirs.bundle(&service.name);
-        let bundle = match compile(plan, planned, &folder) {
+        let bundle = match effects(plan, planned, &folder) {
             Ok(bundle) => bundle,
             Err(error) => {
                 found.located.push(split(error.to_string(), &service.span));
@@ -72,7 +72,7 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
     }
     if let (Some(initializer), Some(initialize)) = (&plan.initializer, &model.initialize) {
         let folder = plan.dirs.bundle(INITIALIZE);
-        match compile(plan, &initializer.service, &folder) {
+        match effects(plan, &initializer.service, &folder) {
             Err(error) => found.located.push(split(error.to_string(), &initialize.span)),
             Ok(bundle) => {
                 let of = &initializer.service;

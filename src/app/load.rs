@@ -189,7 +189,7 @@ impl Loaded {
         // What binds the host's directories was looked at with the plan; what others have put together was not.
         let is_jail = |service: &&Unit| plan.templates.get(&service.rootfs).is_some_and(|t| t.jail.is_some());
         for service in plan.services.iter().chain(initializer).filter(is_jail) {
-            if let Err(error) = compile::compile(plan, service, &plan.dirs.bundle(&service.name)) {
+            if let Err(error) = compile::effects(plan, service, &plan.dirs.bundle(&service.name)) {
                 let span = match self.model.service(&service.name) {
                     Some(id) => &self.model.services[id].span,
                     None => &self.model.places.app,

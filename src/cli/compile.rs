@@ -7,7 +7,7 @@ use crate::app::Loaded;
 use crate::app::run::service_of;
 use crate::bundle::{Bundle, GRANTS_ANNOTATION, app_network};
 use crate::compile::compile;
-use crate::model::Subject;
+use crate::model::{Row, Subject};
 use crate::plan::lock::Claim;
 use crate::plan::{Ledger, Plan, Unit};
 use crate::values::Network;
@@ -31,7 +31,9 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
     let dirs = loaded.dirs()?;
     let plan = ready(&loaded, &dirs, &Claim::join(&dirs)?)?;
     let output = std::path::absolute(output)?;
-    for service in chosen(&plan, &args.services)? {
+    let chosen = chosen(&plan, &args.services)?;
+    let reasons = Reasons::of(&loaded, &chosen);
+    for service in chosen {
         let folder = output.join(&service.name);
         crate::supervise::folders(&plan.dirs, service)?;
         let layered = service
@@ -46,7 +48,9 @@ pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
                 mount.source.display()
             )));
         }
-        shown(&loaded, &plan, service, &folder)?
+        let bundle = compile(&plan, service, &folder)?;
+        reasons
+            .add_to(bundle, service)?
             .write(&folder)
             .map_err(|e| Failure::failed(format!("write the bundle {}: {e}", folder.display())))?;
         outln!("{}", folder.display());
@@ -93,34 +97,52 @@ fn beyond_the_bundle(service: &Unit, folder: &Path) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// A service's bundle, in which each grant also has the lines of the manifest that it follows from: `because`, as `access`
-/// has it. What is started has none.
-fn shown(loaded: &Loaded, plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Failure> {
-    let mut bundle = compile(plan, service, folder)?;
-    let annotations = bundle.spec.annotations_mut().as_mut();
-    let text = annotations.and_then(|all| all.get_mut(GRANTS_ANNOTATION));
-    let (Some(text), Some(id)) = (text, loaded.model.service(&service.name)) else {
-        return Ok(bundle);
-    };
-    let matrix = loaded.model.matrix();
-    let rows = access::list(loaded, matrix, &matrix.rows_of(Subject::Service(id)));
-    let rows = rows.as_array().into_iter().flatten();
-    let which = |row: &Value| ["kind", "object", "port"].map(|key| row[key].to_string());
-    let because: BTreeMap<[String; 3], &Value> = rows.map(|row| (which(row), &row["because"])).collect();
-    let mut grants: Vec<Value> = serde_json::from_str(text).map_err(Failure::failed)?;
-    for grant in &mut grants {
-        if let Some(lines) = because.get(&which(grant)) {
-            grant["because"] = (*lines).clone();
-        }
+/// Because of which lines services have what they were granted.
+struct Reasons(BTreeMap<(String, [String; 3]), Value>);
+
+impl Reasons {
+    fn of(loaded: &Loaded, services: &[&Unit]) -> Reasons {
+        let matrix = loaded.model.matrix();
+        let ids = services.iter().filter_map(|unit| loaded.model.service(&unit.name));
+        let rows: Vec<Row<'_>> = ids.flat_map(|id| matrix.rows_of(Subject::Service(id))).collect();
+        let mut rows = access::list(loaded, matrix, &rows);
+        let rows = rows.as_array_mut().into_iter().flatten();
+        let by_row = rows.map(|row| {
+            let service = row["service"].as_str().unwrap_or_default().to_owned();
+            ((service, which(row)), row["because"].take())
+        });
+        Reasons(by_row.collect())
     }
-    *text = Value::Array(grants).to_string();
-    Ok(bundle)
+
+    /// Adds to each grant of a bundle the lines that it follows from: `because`, as `access` has it. What is started is
+    /// without.
+    fn add_to(&self, mut bundle: Bundle, service: &Unit) -> Result<Bundle, Failure> {
+        let annotations = bundle.spec.annotations_mut().as_mut();
+        if let Some(text) = annotations.and_then(|all| all.get_mut(GRANTS_ANNOTATION)) {
+            let mut grants: Vec<Value> = serde_json::from_str(text).map_err(Failure::failed)?;
+            for grant in &mut grants {
+                if let Some(lines) = self.0.get(&(service.name.clone(), which(grant))) {
+                    grant["because"] = lines.clone();
+                }
+            }
+            *text = Value::Array(grants).to_string();
+        }
+        Ok(bundle)
+    }
+}
+
+/// By what a grant is told from all others of its service.
+fn which(grant: &Value) -> [String; 3] {
+    ["kind", "object", "port"].map(|key| grant[key].to_string())
 }
 
 fn print(loaded: &Loaded, plan: &Plan, names: &[String]) -> Done {
     let mut all = serde_json::Map::new();
-    for service in chosen(plan, names)? {
-        let bundle = shown(loaded, plan, service, &plan.dirs.bundle(&service.name))?;
+    let chosen = chosen(plan, names)?;
+    let reasons = Reasons::of(loaded, &chosen);
+    for service in chosen {
+        let bundle = compile(plan, service, &plan.dirs.bundle(&service.name))?;
+        let bundle = reasons.add_to(bundle, service)?;
         let mut printed = bundle.printed().map_err(Failure::failed)?;
         printed["pysecure"]["sockets"] = service.socket_names().collect();
         all.insert(service.name.clone(), printed);

@@ -23,4 +23,4 @@ mod writable;
 pub use confine::CONFIGURATION_CPU_SECONDS;
 pub use error::CompileError;
 pub use limits::{resources, rlimits};
-pub use spec::{compile, seccomp};
+pub use spec::{compile, effects, seccomp};

@@ -7,7 +7,6 @@ use crate::bundle::{Bundle, GRANTS_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION, a
 use crate::plan::{Identity, Plan, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -36,6 +35,14 @@ pub fn seccomp() -> Result<&'static LinuxSeccomp, CompileError> {
 
 /// Compiles one service. `folder` is where its bundle will lie: an overlay names its layers by their path.
 pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, CompileError> {
+    let mut bundle = effects(plan, service, folder)?;
+    let annotations = bundle.spec.annotations_mut().get_or_insert_default();
+    annotations.insert(GRANTS_ANNOTATION.to_owned(), grants::annotation(service));
+    Ok(bundle)
+}
+
+/// The same but for the annotation that says because of which rows: what decides about a process, to be compared or tried.
+pub fn effects(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, CompileError> {
     let defaults = defaults()?;
     let template = plan
         .templates
@@ -69,13 +76,13 @@ pub fn compile(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
             kind,
         });
     }
-    let mut annotations = HashMap::from([(GRANTS_ANNOTATION.to_owned(), grants::annotation(service))]);
     if let Some(upper) = &service.writable {
         let made = writable::Overlays::make(plan, service, upper, folder, &mut root, &mut layers)?;
         mounts.splice(0..0, made.mounts);
-        annotations.extend(made.memory.map(|memory| (MEMORY_ANNOTATION.to_owned(), memory)));
+        if let Some(memory) = made.memory {
+            spec.set_annotations(Some([(MEMORY_ANNOTATION.to_owned(), memory)].into()));
+        }
     }
-    spec.set_annotations(Some(annotations));
 
     // What belongs to the new namespaces is made in them, after all else was prepared outside: in the order in which the
     // kernel numbers and lists mounts.

@@ -1,5 +1,5 @@
 //! The access matrix: who has which right to what, and because of which lines. The one place where that is decided:
-//! mounts, modes, callers, `access` and assertions are drawn from these rows.
+//! mounts, modes, callers, specs, `access` and assertions are drawn from these rows.
 //!
 //! **A row** is (subject, object, right, because). To a resource a service is its owner, a member of one of its bundles,
 //! or anyone else, and the first of these that fits decides, as UNIX has it: an owner with fewer rights than the bundle

@@ -5,7 +5,6 @@
 //! JSON with sorted keys; what is empty is left out, and of the rules what is as the default has it. So a key that a newer
 //! pysecure adds changes nothing where it is not used. A newer pysecure that compiles a unit otherwise has it started anew.
 
-use crate::bundle::GRANTS_ANNOTATION;
 use crate::compile;
 use crate::host::{Dirs, Privilege};
 use crate::model::Life;
@@ -65,7 +64,8 @@ impl FingerprintReader {
     }
 
     pub fn read(&self, unit: &plan::Unit) -> Fingerprints {
-        let spec = match compile::compile(&self.plan, unit, Path::new("/pysecure/bundle")) {
+        // Which rows a spec carries out is of no account: what comes of them is all there.
+        let spec = match compile::effects(&self.plan, unit, Path::new("/pysecure/bundle")) {
             Ok(bundle) => spec_text(bundle.spec),
             // It cannot be started; why, is said there.
             Err(error) => error.to_string(),
@@ -82,12 +82,8 @@ impl FingerprintReader {
     }
 }
 
-/// Most of a spec is the filter of system calls, which is the same for nearly all: its digest stands for it. What the spec
-/// says of where it comes from is left out: what comes of that is all there.
+/// Most of a spec is the filter of system calls, which is the same for nearly all: its digest stands for it.
 fn spec_text(mut spec: oci_spec::runtime::Spec) -> String {
-    if let Some(annotations) = spec.annotations_mut() {
-        annotations.remove(GRANTS_ANNOTATION);
-    }
     static DIGEST: OnceLock<String> = OnceLock::new();
     let mut digest = "";
     if let Some(linux) = spec.linux_mut()
@@ -172,21 +168,6 @@ fn without_defaults(value: Value, default: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::MEMORY_ANNOTATION;
-
-    #[test]
-    fn which_rows_a_spec_carries_out_is_of_no_account() {
-        let with = |grants: &str, memory: &str| {
-            let mut spec = oci_spec::runtime::Spec::default();
-            // Its sets of capabilities have no order.
-            spec.set_process(None);
-            let annotations = [(GRANTS_ANNOTATION, grants), (MEMORY_ANNOTATION, memory)];
-            spec.set_annotations(Some(annotations.map(|(k, v)| (k.to_owned(), v.to_owned())).into()));
-            spec_text(spec)
-        };
-        assert_eq!(with("[]", "/a"), with("[{}]", "/a"));
-        assert_ne!(with("[]", "/a"), with("[]", "/b"));
-    }
 
     #[test]
     fn a_path_that_is_not_utf_8_is_told_from_another() {
