@@ -13,6 +13,7 @@
 pub mod app;
 pub mod beneath;
 pub mod bundle;
+pub mod cause;
 pub mod cli;
 pub mod compile;
 pub mod doctor;

@@ -3,9 +3,9 @@
 
 use super::error::AppError;
 use super::limits;
-use super::load::{Loaded, split};
+use super::load::Loaded;
 use crate::bundle::Bundle;
-use crate::compile::effects;
+use crate::compile::{CompileError, effects};
 use crate::host::{Dirs, Privilege};
 use crate::jail::listing::Listing;
 use crate::jail::store::Store;
@@ -45,7 +45,7 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
         let bundle = match effects(plan, planned, &folder) {
             Ok(bundle) => bundle,
             Err(error) => {
-                found.located.push(split(error.to_string(), &service.span));
+                found.located.push(does_not_compile(&error, &service.span));
                 continue;
             }
         };
@@ -73,7 +73,7 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
     if let (Some(initializer), Some(initialize)) = (&plan.initializer, &model.initialize) {
         let folder = plan.dirs.bundle(INITIALIZE);
         match effects(plan, &initializer.service, &folder) {
-            Err(error) => found.located.push(split(error.to_string(), &initialize.span)),
+            Err(error) => found.located.push(does_not_compile(&error, &initialize.span)),
             Ok(bundle) => {
                 let of = &initializer.service;
                 // Its copy of the script is yet to be made; what runs it has to be there.
@@ -187,6 +187,10 @@ fn diagnostic(trouble: Trouble, service: &str, at: &Range<usize>) -> Diagnostic 
     out.help(trouble.help)
 }
 
+fn does_not_compile(error: &CompileError, at: &Range<usize>) -> Diagnostic {
+    Diagnostic::of(at.clone(), error, error.help().as_deref())
+}
+
 /// Idmapped mounts, which not every file system has. An ordinary user has none of them.
 fn mounts(model: &Model, plan: &Plan, bundle: &Bundle, tried: &mut BTreeSet<String>, found: &mut Vec<Diagnostic>) {
     if plan.privilege != Privilege::Root {
@@ -234,20 +238,20 @@ fn host(model: &Model, plan: &Plan, found: &mut Found) {
         {
             found
                 .located
-                .push(split(error.to_string().replace(": `", "; `"), &service.span));
+                .push(Diagnostic::of(service.span.clone(), &error, error.help()));
         }
         let published = planned.publish.iter().map(|p| ("publish", p.address));
         let listened = planned.listen.iter().map(|address| ("listen on", *address));
         for (operation, address) in listened.chain(published) {
-            if let Some(cause) = supervise::cannot_bind(address, &plan.privilege) {
-                let text = format!("`{}`: {operation} {address}: {cause}", planned.name);
+            if let Some(reason) = supervise::cannot_bind(address, &plan.privilege) {
+                let text = format!("`{}`: {operation} {address}: {reason}", planned.name);
                 found.located.push(Diagnostic {
                     // systemd may bind it and hand it over.
                     severity: match operation {
                         "publish" => Severity::Error,
                         _ => Severity::Warning,
                     },
-                    ..split(text, &service.span)
+                    ..Diagnostic::of(service.span.clone(), &text, reason.help())
                 });
             }
         }

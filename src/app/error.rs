@@ -35,6 +35,8 @@ pub enum AppError {
         text: Rc<ManifestText>,
         located: Vec<Diagnostic>,
         others: Vec<PlanError>,
+        /// The first of all of them.
+        source: Option<Box<PlanError>>,
     },
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -132,4 +134,60 @@ fn sentences(located: &[Diagnostic], others: &[PlanError]) -> String {
     let located = located.iter().map(|d| d.message.clone());
     let all: Vec<String> = located.chain(others.iter().map(ToString::to_string)).collect();
     all.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{Given, Loaded};
+    use crate::plan::Ledger;
+    use crate::plan::template::Library;
+    use rustix::io::Errno;
+    use std::error::Error;
+    use std::io;
+
+    /// The errors that one leads to, down to what failed at first.
+    fn chain<'e>(error: &'e (dyn Error + 'static)) -> Vec<&'e (dyn Error + 'static)> {
+        std::iter::successors(error.source(), |&error| error.source()).collect()
+    }
+
+    fn first(error: &AppError) -> Option<io::ErrorKind> {
+        let last = *chain(error).last()?;
+        let of_errno = last.downcast_ref::<Errno>().map(|errno| io::Error::from(*errno).kind());
+        last.downcast_ref::<io::Error>().map(io::Error::kind).or(of_errno)
+    }
+
+    #[test]
+    fn what_failed_at_first_ends_the_chain() {
+        let folder = tempfile::tempdir().unwrap();
+        let template = folder.path().join("rootfs-templates/own.toml");
+        std::fs::create_dir_all(&template).unwrap();
+        let error = Library::new(folder.path(), folder.path()).load("own").unwrap_err();
+        let shown = format!(
+            "rootfs \"own\": read {}: Is a directory (os error 21)",
+            template.display()
+        );
+        assert_eq!(error.to_string(), shown);
+        let error = AppError::from(error);
+        assert_eq!(first(&error), Some(io::ErrorKind::IsADirectory));
+        assert!(chain(&error).iter().any(|e| e.is::<JailError>()), "{error:?}");
+
+        let missing = folder.path().join("none.toml");
+        let given = Given {
+            manifest: Some(&missing),
+            ..Given::default()
+        };
+        let Err(error) = Loaded::read(given) else {
+            panic!("it is not there")
+        };
+        assert_eq!(first(&error), Some(io::ErrorKind::NotFound));
+
+        let app = folder.path().join("apps/zoo");
+        std::fs::create_dir_all(app.join("ledger.json")).unwrap();
+        let error = AppError::from(Ledger::at(&app, "zoo").unwrap_err());
+        assert_eq!(first(&error), Some(io::ErrorKind::IsADirectory));
+
+        let error = LaunchError::system("open", "x")(Errno::NOENT);
+        assert_eq!(first(&error.into()), Some(io::ErrorKind::NotFound));
+    }
 }

@@ -13,7 +13,6 @@ use crate::plan::ledger::Whose;
 use crate::plan::lock::Lock;
 use crate::plan::{self, HardLinks, Ledger, Plan, PlanError, Unit, template};
 use crate::python;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -194,7 +193,7 @@ impl Loaded {
                     Some(id) => &self.model.services[id].span,
                     None => &self.model.places.app,
                 };
-                located.push(split(error.to_string(), span));
+                located.push(Diagnostic::of(span.clone(), &error, error.help().as_deref()));
             }
         }
         match located.is_empty() {
@@ -239,6 +238,7 @@ impl Loaded {
 
     /// What this host cannot do of the manifest: at its lines where it has some.
     pub(super) fn refused(&self, errors: Vec<PlanError>) -> AppError {
+        let source = errors.first().cloned().map(Box::new);
         let (mut located, mut others) = (Vec::new(), Vec::new());
         for error in errors {
             match error.located(&self.model) {
@@ -250,6 +250,7 @@ impl Loaded {
             text: self.text.clone(),
             located,
             others,
+            source,
         }
     }
 
@@ -258,6 +259,7 @@ impl Loaded {
             text: self.text.clone(),
             located,
             others: Vec::new(),
+            source: None,
         }
     }
 }
@@ -270,12 +272,4 @@ fn read_text(path: &Path) -> Result<ManifestText, AppError> {
         (Source::read(path)?, None)
     };
     Ok(ManifestText { source, python })
-}
-
-/// What stands behind the semicolon is the remedy.
-pub(super) fn split(text: String, at: &Range<usize>) -> Diagnostic {
-    match text.split_once("; ") {
-        Some((message, help)) => Diagnostic::error(at.clone(), message).help(help),
-        None => Diagnostic::error(at.clone(), text),
-    }
 }

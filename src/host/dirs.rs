@@ -187,7 +187,7 @@ fn make(path: &Path, mode: u32) -> Result<(), HostError> {
         return Err(HostError::new(
             "use directory",
             path,
-            format_args!(
+            format!(
                 "it has mode {has:04o}, and what PySecure keeps there is no other user's to see: `chmod {mode:04o} {}`, if it \
                  is PySecure's, or move it away",
                 path.display()
@@ -247,7 +247,7 @@ pub fn check_state(path: &Path, inside: bool) -> Result<(), HostError> {
         return Err(HostError::new(
             "use directory",
             path,
-            format_args!(
+            format!(
                 "others may write to it (mode {:04o}), and could put something in the place of what is PySecure's; give a \
                  directory of your own with --state-dir, or `chmod go-w {}`",
                 found.mode() & 0o7777,
@@ -280,7 +280,7 @@ fn check_own(path: &Path) -> Result<(), HostError> {
         return Err(HostError::new(
             "use directory",
             path,
-            format_args!(
+            format!(
                 "others may write to it; give another directory with --state-dir, or `chmod go-w {}`",
                 path.display()
             ),

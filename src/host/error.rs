@@ -1,5 +1,7 @@
 //! What went wrong with a file or folder of the host: operation, object, cause.
 
+use crate::cause::Cause;
+use std::error::Error;
 use std::path::PathBuf;
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -7,16 +9,20 @@ use std::path::PathBuf;
 pub struct HostError {
     pub operation: &'static str,
     pub path: PathBuf,
-    /// As text, so that errors can be compared: a plan that fails twice for the same reason says so once.
-    pub cause: String,
+    #[source]
+    pub cause: Cause,
 }
 
 impl HostError {
-    pub fn new(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
+    pub fn new(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         HostError {
             operation,
             path: path.into(),
-            cause: cause.to_string(),
+            cause: Cause::new(cause),
         }
     }
 }

@@ -11,6 +11,7 @@
 use super::Privilege;
 use super::idmap::Maps;
 use super::subid::{self, Accounts};
+use crate::cause::Reason;
 use crate::sys::exit_status::exit_code;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -25,11 +26,11 @@ const MARK: &str = "PYSECURE_OUTER";
 #[derive(Debug, thiserror::Error)]
 pub enum OuterError {
     #[error("make a user namespace: {0}; run `pysecure doctor` to see what this host lacks")]
-    Unshare(String),
+    Unshare(#[source] Reason),
     #[error("wait for the process in the user namespace: {0}")]
-    Signals(std::io::Error),
+    Signals(#[source] std::io::Error),
     #[error("find this program: {0}; mount /proc")]
-    Own(std::io::Error),
+    Own(#[source] std::io::Error),
 }
 
 /// With what ids this process may work, or `None` if it has to [`enter`] the outer namespace first.
@@ -204,7 +205,7 @@ fn write_one_id(pid: u32) -> Result<(), Box<dyn std::error::Error + Send + Sync>
         .map_err(|unwritten| format!("write {}: {}", unwritten.object, unwritten.errno).into())
 }
 
-fn explain(error: &unshare::Error) -> String {
+fn explain(error: &unshare::Error) -> Reason {
     let lacking = match error.raw_os_error() {
         Some(libc::EMFILE) => "; no more files can be open here: raise the limit (`ulimit -n`)",
         Some(libc::ENFILE) => "; the host has no more open files to give: raise fs.file-max",
@@ -212,12 +213,16 @@ fn explain(error: &unshare::Error) -> String {
         Some(libc::ENOMEM) => "; the host is out of memory",
         _ => "",
     };
-    match error {
+    let text = match error {
         unshare::Error::SetIdMap(_) => format!("run newuidmap or newgidmap: {error}{lacking}"),
         // It has said why.
         unshare::Error::AuxCommandExited(_) | unshare::Error::AuxCommandKilled(_) => {
             format!("{error}: newuidmap or newgidmap refused; /etc/subuid and /etc/subgid must name this user")
         }
         other => format!("{other}{lacking}"),
+    };
+    match error.raw_os_error() {
+        Some(errno) => Reason::new(text).because(std::io::Error::from_raw_os_error(errno)),
+        None => text.into(),
     }
 }

@@ -5,6 +5,7 @@ use super::JailError;
 use super::hash::hex;
 use super::recipe::{Debian, Recipe, VENV};
 use super::store::Store;
+use crate::cause::Cause;
 use sha2::{Digest, Sha256};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -147,15 +148,20 @@ fn make_debian(debian: &Debian, aside: &Path) -> Result<(), JailError> {
 }
 
 fn run(command: &mut Command, program: &'static str, deed: &'static str) -> Result<(), JailError> {
-    let failed = |cause: String| JailError::Program { program, deed, cause };
+    let failed = |cause: Cause, help| JailError::Program {
+        program,
+        deed,
+        cause,
+        help,
+    };
     // What it says goes where errors go: a jail's own line is the only one on standard output.
     let ended = command
         .stdin(Stdio::null())
         .stdout(std::io::stderr())
         .status()
-        .map_err(|e| failed(format!("{e}; install it")))?;
+        .map_err(|e| failed(Cause::new(e), "install it"))?;
     match ended.success() {
         true => Ok(()),
-        false => Err(failed(format!("{ended}; what it says stands above"))),
+        false => Err(failed(Cause::new(ended.to_string()), "what it says stands above")),
     }
 }

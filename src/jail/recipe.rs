@@ -1,6 +1,7 @@
 //! Recipes, as they are written: `rootfs-templates/NAME.toml`, and the original's `jail_resources.txt`.
 
 use super::JailError;
+use crate::cause::Cause;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -198,7 +199,7 @@ fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
         },
         Err(e) => return Err(JailError::io("read", own, e)),
     };
-    toml::from_str(&text).map_err(|e| JailError::Form(e.to_string()))
+    toml::from_str(&text).map_err(|e| JailError::Form(Cause::new(e)))
 }
 
 /// A path below a root, absolute and normal.
@@ -212,6 +213,6 @@ pub(super) fn checked(text: &str) -> Result<PathBuf, JailError> {
 }
 
 pub(super) fn patterns(globs: &[String]) -> Result<Vec<glob::Pattern>, JailError> {
-    let one = |g: &String| glob::Pattern::new(g).map_err(|e| JailError::Form(format!("the glob {g}: {e}; correct it")));
+    let one = |g: &String| glob::Pattern::new(g).map_err(|e| JailError::glob(g, e));
     globs.iter().map(one).collect()
 }

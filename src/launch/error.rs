@@ -1,6 +1,8 @@
 //! What went wrong on the way to a running service: operation, object, errno, remedy.
 
+use crate::cause::Cause;
 use rustix::io::Errno;
+use std::error::Error;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -8,6 +10,7 @@ pub enum LaunchError {
     System {
         operation: &'static str,
         object: String,
+        #[source]
         errno: Errno,
     },
     /// The program itself could not be run; `code` as docker run has it: 126 or 127.
@@ -17,7 +20,8 @@ pub enum LaunchError {
     Other {
         operation: &'static str,
         object: String,
-        cause: String,
+        #[source]
+        cause: Cause,
     },
     #[error("{0}")]
     Seccomp(#[from] super::seccomp::SeccompError),
@@ -41,12 +45,12 @@ impl LaunchError {
     pub fn system_text(
         operation: &'static str,
         object: impl std::fmt::Display,
-        cause: impl std::fmt::Display,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> LaunchError {
         LaunchError::Other {
             operation,
             object: object.to_string(),
-            cause: cause.to_string(),
+            cause: Cause::new(cause),
         }
     }
 

@@ -30,6 +30,7 @@ pub use error::LaunchError;
 pub use prepare::raise_limit;
 
 use crate::bundle::{RootEntry, id_map};
+use crate::cause::Cause;
 use crate::host::idmap::{IdMaps, Maps};
 use crate::sys::helper;
 use crate::sys::{self, SingleThreaded};
@@ -427,7 +428,7 @@ fn single_threaded(what: &str) -> Result<SingleThreaded, LaunchError> {
     SingleThreaded::count().map_err(|threads| LaunchError::Other {
         operation: "start",
         object: what.to_owned(),
-        cause: format!("this process has {threads} threads"),
+        cause: Cause::new(format!("this process has {threads} threads")),
     })
 }
 
@@ -448,7 +449,9 @@ fn supported_page() -> Result<usize, LaunchError> {
         None => Err(LaunchError::Other {
             operation: "start",
             object: "a service".into(),
-            cause: format!("memory pages of {page} bytes are not provided for; `pysecure doctor` says which are"),
+            cause: Cause::new(format!(
+                "memory pages of {page} bytes are not provided for; `pysecure doctor` says which are"
+            )),
         }),
     }
 }

@@ -5,6 +5,7 @@
 
 use super::LaunchError;
 use super::filesystem::{self, Layers};
+use crate::cause::Cause;
 use crate::sys;
 use crate::sys::helper::{self, Keeps};
 use oci_spec::runtime::Mount;
@@ -197,7 +198,7 @@ fn take_over(socket: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>, LaunchError
                 _ => LaunchError::Other {
                     operation: "make",
                     object: "a root in memory".into(),
-                    cause: said,
+                    cause: Cause::new(said),
                 },
             });
         }

@@ -1,5 +1,6 @@
 //! What is wrong with a manifest, where, why, and what to write instead.
 
+use crate::cause::without_remedy;
 use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,15 @@ impl Diagnostic {
         Diagnostic {
             severity: Severity::Warning,
             ..Self::error(span, message)
+        }
+    }
+
+    /// Of an error whose text ends with its remedy.
+    pub fn of(span: Range<usize>, error: &dyn std::fmt::Display, help: Option<&str>) -> Self {
+        let text = error.to_string();
+        match help {
+            Some(help) => Self::error(span, without_remedy(&text, help)).help(help),
+            None => Self::error(span, text),
         }
     }
 

@@ -40,11 +40,16 @@ pub enum LoadError {
     #[error("cannot open the manifest {}: {cause}; {remedy}", .path.display())]
     Open {
         path: PathBuf,
+        #[source]
         cause: io::Error,
         remedy: &'static str,
     },
     #[error("cannot read the manifest {}: {cause}", .path.display())]
-    Read { path: PathBuf, cause: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     #[error("cannot read the manifest {}: it is {found}, not a regular file; name the manifest itself with `-f`", .path.display())]
     NotRegular { path: PathBuf, found: &'static str },
     #[error(

@@ -1,10 +1,12 @@
 //! Why a manifest that is right cannot be carried out on this host.
 
+use crate::cause::{Cause, Reason};
 use crate::host::HostError;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::model::Model;
 use crate::model::assert::Broken;
 use std::borrow::Cow;
+use std::error::Error;
 use std::path::PathBuf;
 
 const SHARED: &str = "give one of them another range, or run `pysecure down --purge` on the one that is gone";
@@ -76,7 +78,11 @@ pub enum PlanError {
         "the ledger {} cannot be used: {cause}; restore it from a backup, or `pysecure down --purge --take-over` in the app's \
          folder deletes it together with the app's data", path.display()
     )]
-    Ledger { path: PathBuf, cause: String },
+    Ledger {
+        path: PathBuf,
+        #[source]
+        cause: Cause,
+    },
     #[error(
         "an app called `{app}` is here already, from {}, whose data this is; {CLAIMED}",
         manifest.display()
@@ -85,10 +91,18 @@ pub enum PlanError {
     /// Another process has the data for itself.
     #[error("`{app}`: {cause}")]
     Busy { app: String, cause: String },
-    #[error("rootfs \"{name}\": {cause}")]
-    Template { name: String, cause: String },
-    #[error("resource `{name}`: {cause}")]
-    Resource { name: String, cause: String },
+    #[error("rootfs \"{name}\": {reason}")]
+    Template {
+        name: String,
+        #[source]
+        reason: Reason,
+    },
+    #[error("resource `{name}`: {reason}")]
+    Resource {
+        name: String,
+        #[source]
+        reason: Reason,
+    },
     #[error(transparent)]
     Shows(Box<Shows>),
     /// By what lies on disk, an assertion of the manifest does not hold.
@@ -148,19 +162,11 @@ impl PlanError {
             },
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
-        let text = self.to_string();
-        let Some(help) = self.help() else {
-            return Some(Diagnostic::error(span.clone(), text));
-        };
-        // The remedy ends the sentence.
-        let message = text.strip_suffix(help.as_ref()).unwrap_or(&text);
-        let message = message.trim_end_matches([' ', ';', ':']);
-        Some(Diagnostic::error(span.clone(), message).help(help))
+        Some(Diagnostic::of(span.clone(), self, self.help().as_deref()))
     }
 
     /// What to do about it, as its text ends.
     pub fn help(&self) -> Option<Cow<'_, str>> {
-        let of_cause = |cause: &'_ str| cause.split_once("; ").map(|(_, help)| help.to_owned());
         let help = match self {
             PlanError::Overlap { .. } => SHARED,
             PlanError::Taken { .. } => TAKEN,
@@ -169,8 +175,8 @@ impl PlanError {
             PlanError::NoFreeRange { .. } => NO_FREE_RANGE,
             PlanError::Unmapped { remedy, .. } => remedy,
             PlanError::Claimed { .. } => CLAIMED,
-            PlanError::Template { cause, .. } | PlanError::Resource { cause, .. } => {
-                return of_cause(cause).map(Cow::Owned);
+            PlanError::Template { reason, .. } | PlanError::Resource { reason, .. } => {
+                return reason.help().map(Cow::Borrowed);
             }
             PlanError::Shows(shows) => &shows.help,
             PlanError::Host(_) | PlanError::Ledger { .. } | PlanError::Busy { .. } | PlanError::Broken(_) => {
@@ -180,7 +186,11 @@ impl PlanError {
         Some(help.into())
     }
 
-    pub fn io(operation: &'static str, path: impl Into<PathBuf>, cause: impl std::fmt::Display) -> Self {
+    pub fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         PlanError::Host(HostError::new(operation, path, cause))
     }
 }
@@ -222,6 +232,17 @@ mod tests {
         let shown = error.located(&model).map(|d| (d.message, d.help));
         let message = "an app called `zoo` is here already, from /a; b: c/pysecure.toml, whose data this is";
         assert_eq!(shown, Some((message.to_owned(), Some(CLAIMED.to_owned()))));
+        let error = PlanError::Resource {
+            name: "x".into(),
+            reason: Reason::new("/a; b: c is a link").remedy("remove it"),
+        };
+        assert_eq!(error.to_string(), "resource `x`: /a; b: c is a link; remove it");
+        assert_eq!(error.help().as_deref(), Some("remove it"));
+        let error = PlanError::Resource {
+            name: "x".into(),
+            reason: "/a; b: c is full".into(),
+        };
+        assert_eq!(error.help(), None);
     }
 
     #[test]
@@ -266,7 +287,11 @@ mod tests {
             },
             PlanError::Resource {
                 name: "x".into(),
-                cause: "is wrong; do it".into(),
+                reason: Reason::new("/a; b is wrong").remedy("do it; or that"),
+            },
+            PlanError::Template {
+                name: "x".into(),
+                reason: crate::jail::JailError::NoPath("/a; b".into()).into(),
             },
         ];
         for error in all {

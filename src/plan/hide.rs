@@ -4,9 +4,11 @@
 //! the folder even before it is there.
 
 use super::{Mount, MountPoint, PlanError, Unit};
+use crate::cause::Reason;
 use crate::model::{Exclude, path};
 use crate::walk::{self, Found};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ const BESIDE: [&str; 3] = ["-journal", "-shm", "-wal"];
 
 /// Leaves out of the mount `at` what its `exclude` names, but for the ways to mounts that lie in it. `closed`: do services
 /// not get into what others may not search? The error completes a sentence.
-pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(), String> {
+pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(), Reason> {
     if mounts[at].exclude.is_empty() {
         return Ok(());
     }
@@ -69,10 +71,10 @@ pub(super) fn apply(mounts: &mut [Mount], at: usize, closed: bool) -> Result<(),
         }
     }
     if search.found.len() > MOST_HIDDEN {
-        return Err(format!(
-            "`exclude` names {} entries, more than {MOST_HIDDEN}: name the folders that they lie in",
-            search.found.len()
-        ));
+        let found = search.found.len();
+        let text =
+            format!("`exclude` names {found} entries, more than {MOST_HIDDEN}: name the folders that they lie in");
+        return Err(text.into());
     }
     for path in search.found {
         around(&mount.source, path, &inner, &mut mount.hidden, &mut mount.missing)?;
@@ -90,9 +92,9 @@ pub fn again(service: &Unit) -> Result<Cow<'_, Unit>, PlanError> {
     let mut service = service.clone();
     let closed = service.identity.keeper.is_some();
     for at in 0..service.mounts.len() {
-        apply(&mut service.mounts, at, closed).map_err(|cause| PlanError::Resource {
+        apply(&mut service.mounts, at, closed).map_err(|reason| PlanError::Resource {
             name: service.mounts[at].target.clone(),
-            cause,
+            reason,
         })?;
     }
     Ok(Cow::Owned(service))
@@ -105,7 +107,7 @@ fn around(
     inner: &[(PathBuf, bool)],
     hidden: &mut Vec<String>,
     missing: &mut Vec<MountPoint>,
-) -> Result<(), String> {
+) -> Result<(), Reason> {
     // Covered by that mount.
     if inner.iter().any(|(mount, _)| path.starts_with(mount) && path != *mount) {
         return Ok(());
@@ -133,7 +135,7 @@ fn around(
             missing.push(point);
         }
     }
-    let wrong = |e: std::io::Error| format!("read {}: {e}", source.join(&path).display());
+    let wrong = |e: std::io::Error| Reason::new(format!("read {}: {e}", source.join(&path).display())).because(e);
     let entries = match std::fs::read_dir(source.join(&path)) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(wrong)?,
@@ -150,13 +152,11 @@ fn around(
     Ok(())
 }
 
-fn text(path: &Path) -> Result<String, String> {
+fn text(path: &Path) -> Result<String, Reason> {
     let text = path.to_str().map(str::to_owned);
     text.ok_or_else(|| {
-        format!(
-            "the name {} is not UTF-8: rename it, or `exclude` the folder that it lies in",
-            path.display()
-        )
+        let shown = path.display();
+        format!("the name {shown} is not UTF-8: rename it, or `exclude` the folder that it lies in").into()
     })
 }
 
@@ -174,10 +174,13 @@ struct Search<'e> {
 }
 
 impl Search<'_> {
-    fn tree(&mut self, top: &Path) -> Result<(), String> {
-        let wrong = |e: walk::WalkError| format!("look for what to leave out in {}: {}", shown(&e.path), e.errno);
+    fn tree(&mut self, top: &Path) -> Result<(), Reason> {
+        let failed = |place: &dyn std::fmt::Display, errno: Errno| {
+            Reason::new(format!("look for what to leave out in {place}: {errno}")).because(errno)
+        };
+        let wrong = |e: walk::WalkError| failed(&shown(&e.path), e.errno);
         let mut walk = walk::Walk::at(top)
-            .map_err(|e| format!("look for what to leave out in {}: {e}", top.display()))?
+            .map_err(|e| failed(&top.display(), e))?
             .with_mounts()
             .with_ends();
         // How much was found before each directory on the way, and its mode.
@@ -188,11 +191,12 @@ impl Search<'_> {
                 Found::End { path, .. } => {
                     let changed = before.pop().filter(|(count, _)| self.found.len() > *count);
                     if self.closed && changed.is_some_and(|(_, mode)| mode & 0o004 == 0) {
-                        return Err(format!(
+                        let text = format!(
                             "{} may be searched but not read by services, and leaving something out of it would change \
                              that: `chmod o+r` or `chmod o-x` it, or `exclude` it",
                             shown(path)
-                        ));
+                        );
+                        return Err(text.into());
                     }
                     continue;
                 }
@@ -204,9 +208,7 @@ impl Search<'_> {
             }
             self.entries += 1;
             if self.entries > MOST_ENTRIES {
-                return Err(format!(
-                    "there are more than {MOST_ENTRIES} files in it: name a smaller folder"
-                ));
+                return Err(format!("there are more than {MOST_ENTRIES} files in it: name a smaller folder").into());
             }
             let names = self.exclude.names(path);
             if kind != FileType::Directory && stat.st_nlink > 1 {

@@ -6,11 +6,13 @@
 
 use super::PlanError;
 use super::lock::Lock;
+use crate::cause::Cause;
 use crate::durable;
 use crate::host::{Dirs, Privilege};
 use crate::model::{BundleId, INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Where the ranges begin that are tried for an app whose manifest names none, a thousand ids each: the upper end of
@@ -97,9 +99,9 @@ impl Ledger {
     pub fn read(dirs: &Dirs, app: &str) -> Result<Ledger, PlanError> {
         match read(&dirs.ledger())? {
             Some(mut ledger) => {
-                let unfit = |cause| PlanError::Ledger {
+                let unfit = |cause: String| PlanError::Ledger {
                     path: dirs.ledger(),
-                    cause,
+                    cause: Cause::new(cause),
                 };
                 ledger.fit().map_err(unfit)?;
                 if ledger.app != app {
@@ -554,21 +556,22 @@ fn overlap(a: [u32; 2], b: [u32; 2]) -> bool {
 }
 
 fn read(path: &Path) -> Result<Option<Ledger>, PlanError> {
-    let bad = |cause: String| PlanError::Ledger {
+    let bad = |cause: Box<dyn Error + Send + Sync>| PlanError::Ledger {
         path: path.to_owned(),
-        cause,
+        cause: Cause::new(cause),
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(bad(e.to_string())),
+        Err(e) => return Err(bad(e.into())),
     };
-    let ledger: Ledger = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+    let ledger: Ledger = serde_json::from_str(&text).map_err(|e| bad(e.into()))?;
     if ledger.version != VERSION {
+        let version = ledger.version;
         return Err(bad(format!(
-            "it is of version {}, this pysecure reads {VERSION}",
-            ledger.version
-        )));
+            "it is of version {version}, this pysecure reads {VERSION}"
+        )
+        .into()));
     }
     Ok(Some(ledger))
 }
@@ -583,7 +586,7 @@ pub fn has_data(app: &Path) -> bool {
 fn lost(app: &Path) -> PlanError {
     PlanError::Ledger {
         path: app.join("ledger.json"),
-        cause: "it is gone, and the app's data is there, of which nothing else says whose ids it has".to_owned(),
+        cause: Cause::new("it is gone, and the app's data is there, of which nothing else says whose ids it has"),
     }
 }
 

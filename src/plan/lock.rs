@@ -7,6 +7,7 @@
 //! deleted while another waits for it locks nobody out.
 
 use super::PlanError;
+use crate::cause::Reason;
 use crate::host::{Dirs, make_private, make_state};
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -431,9 +432,9 @@ fn unlockable(path: &Path, error: nix::Error) -> PlanError {
     PlanError::io(
         "lock",
         path,
-        format_args!(
-            "{error}; where files cannot be locked, nothing keeps two supervisors from one app's data: use --state-dir to put it on a local file system"
-        ),
+        Reason::new(error.to_string())
+            .because(error)
+            .remedy("where files cannot be locked, nothing keeps two supervisors from one app's data: use --state-dir to put it on a local file system"),
     )
 }
 

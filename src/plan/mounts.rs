@@ -4,6 +4,7 @@ use super::ledger::Ids;
 use super::storage::has_mount_point;
 use super::template::Template;
 use super::{Keeping, Mount, MountPoint, PlanError, Storage};
+use crate::cause::Reason;
 use crate::host::Privilege;
 use crate::model::{Grant, Matrix, ResourceId, Subject, path};
 use crate::values::ResourceKind;
@@ -47,26 +48,26 @@ pub(super) fn plan(
             masked: Vec::new(),
             grant: Some(grant),
         };
-        let refuse = |cause: String| PlanError::Resource {
+        let refuse = |reason: Reason| PlanError::Resource {
             name: resource.name.clone(),
-            cause,
+            reason,
         };
-        if let Some(cause) = template.and_then(|t| covered(t, &mount)) {
-            errors.push(refuse(cause));
+        if let Some(reason) = template.and_then(|t| covered(t, &mount)) {
+            errors.push(refuse(reason));
         }
         if let Some(outer) = out.iter().rposition(|o| path::is_below(&mount.target, &o.target))
-            && let Err(cause) = place_in(&mut out[outer], storage[kept[outer]].keeping, &mount)
+            && let Err(reason) = place_in(&mut out[outer], storage[kept[outer]].keeping, &mount)
         {
-            errors.push(refuse(cause));
+            errors.push(refuse(reason));
         }
         kept.push(id);
         out.push(mount);
     }
     for (at, id) in kept.iter().enumerate() {
-        if let Err(cause) = super::hide::apply(&mut out, at, *privilege != Privilege::OneId) {
+        if let Err(reason) = super::hide::apply(&mut out, at, *privilege != Privilege::OneId) {
             errors.push(PlanError::Resource {
                 name: model.resources[*id].name.clone(),
-                cause,
+                reason,
             });
         }
     }
@@ -74,7 +75,7 @@ pub(super) fn plan(
 }
 
 /// Sees to the mount point of `inner` within `outer`.
-fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), String> {
+fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), Reason> {
     if keeping != Keeping::Theirs {
         // Its mount points are made with it.
         return Ok(());
@@ -88,31 +89,32 @@ fn place_in(outer: &mut Mount, keeping: Keeping, inner: &Mount) -> Result<(), St
         return Ok(());
     }
     if outer.writable || outer.idmap.is_some() {
-        return Err(format!(
+        let text = format!(
             "it lies in {}, where {} is missing, and PySecure does not write to your tree: create it there",
             outer.source.display(),
             point.path
-        ));
+        );
+        return Err(text.into());
     }
     outer.missing.push(point);
     Ok(())
 }
 
 /// A resource may not hide what the root brings, nor lie in a part of it that has no place for it.
-fn covered(template: &Template, mount: &Mount) -> Option<String> {
+fn covered(template: &Template, mount: &Mount) -> Option<Reason> {
     let through = template.links().find_map(|(place, target)| {
         let link = place.to_str()?;
         if link != mount.target && !path::is_below(&mount.target, link) {
             return None;
         }
         let inside = mount.target.strip_prefix(link)?;
-        Some(format!(
-            "its path {} goes through {link}, which is a link to {} in rootfs \"{}\"; choose another, such as /srv/{}{inside}",
+        let why = format!(
+            "its path {} goes through {link}, which is a link to {} in rootfs \"{}\"",
             mount.target,
             target.display(),
             template.name,
-            path::base(link),
-        ))
+        );
+        Some(Reason::new(why).remedy(format!("choose another, such as /srv/{}{inside}", path::base(link))))
     });
     if through.is_some() {
         return through;
@@ -120,13 +122,26 @@ fn covered(template: &Template, mount: &Mount) -> Option<String> {
     template.binds().find_map(|(place, source)| {
         let bound = place.to_str()?;
         if bound == mount.target || path::is_below(bound, &mount.target) {
-            return Some(format!("its path {} would hide {bound} of rootfs \"{}\"; choose another, such as /srv{}", mount.target, template.name, mount.target));
+            let why = format!(
+                "its path {} would hide {bound} of rootfs \"{}\"",
+                mount.target, template.name
+            );
+            return Some(Reason::new(why).remedy(format!("choose another, such as /srv{}", mount.target)));
         }
         let inside = mount.target.strip_prefix(bound)?.strip_prefix('/')?;
-        let point = MountPoint { path: inside.to_owned(), directory: mount.directory };
+        let point = MountPoint {
+            path: inside.to_owned(),
+            directory: mount.directory,
+        };
         match has_mount_point(source, &point) {
             Ok(true) => None,
-            Ok(false) => Some(format!("its path {} lies in {bound}, which is read-only and does not have it; choose another, such as /srv/{inside}", mount.target)),
+            Ok(false) => {
+                let why = format!(
+                    "its path {} lies in {bound}, which is read-only and does not have it",
+                    mount.target
+                );
+                Some(Reason::new(why).remedy(format!("choose another, such as /srv/{inside}")))
+            }
             Err(why) => Some(why),
         }
     })

@@ -18,6 +18,7 @@ use super::extents::{Extent, Mounts, join};
 use super::ledger::Ids;
 use super::template::Template;
 use super::{Keeping, Mount, PlanError, Storage, Unit};
+use crate::cause::Reason;
 use crate::host::Dirs;
 use crate::model::matrix::{Alias, Disk, Holder};
 use crate::model::{Column, INITIALIZE, Matrix, ResourceId, ServiceId, path};
@@ -499,15 +500,16 @@ impl Overlaps {
             };
             if let Some(below) = self.extents[*subtree].iter().find(|e| e.below) {
                 let inside = mount.missing.iter().map(|m| &m.path).chain(&mount.hidden).next();
+                let (at, over) = (below.shown.display(), mount.source.display());
+                let why = format!(
+                    "something is mounted in it, at {at}, which services would not see, as PySecure has to see to {} by a \
+                     layer of its own over {over}",
+                    inside.map_or("a part", String::as_str)
+                );
+                let help = format!("give {at} a name as a resource, outside of {over}, or unmount it");
                 out.push(PlanError::Resource {
                     name: self.subtrees[*subtree].name.clone(),
-                    cause: format!(
-                        "something is mounted in it, at {0}, which services would not see, as PySecure has to see to {1} \
-                         by a layer of its own over {2}; give {0} a name as a resource, outside of {2}, or unmount it",
-                        below.shown.display(),
-                        inside.map_or("a part", String::as_str),
-                        mount.source.display()
-                    ),
+                    reason: Reason::new(why).remedy(help),
                 });
             }
         }

@@ -6,6 +6,7 @@ use super::overlap::Leak;
 use super::template::Template;
 use super::unit::private;
 use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit, Upper, host, mounts};
+use crate::cause::Reason;
 use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
 use crate::model::{self, Matrix, Model, Object, Publish, Right, Row, ServiceId, Subject};
@@ -189,11 +190,11 @@ fn upper(
     let Some(jail) = &template.jail else {
         return Err(PlanError::Template {
             name: service.rootfs.clone(),
-            cause: format!(
-                "binds the host's directories, which `{}` may not write to; give it a jail, such as \"minimal\", or take \
-                 `writable` out",
+            reason: Reason::new(format!(
+                "binds the host's directories, which `{}` may not write to",
                 service.name
-            ),
+            ))
+            .remedy("give it a jail, such as \"minimal\", or take `writable` out"),
         });
     };
     Ok(Some(Upper {

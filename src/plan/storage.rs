@@ -17,6 +17,7 @@
 use super::context::{Context, Findings};
 use super::ledger::{Ids, owner_ids};
 use super::{IdMap, Ledger, MountPoint, PlanError};
+use crate::cause::Reason;
 use crate::host::{Dirs, Privilege};
 use crate::model::{ByClass, Model, Resource, ResourceId, Subject, path};
 use crate::values::{Perms, ResourceKind};
@@ -230,15 +231,15 @@ fn one(
         Some(source) => (source.clone(), Keeping::Theirs),
         None => (kept_at(of.dirs, resource), Keeping::Ours),
     };
-    let mut refuse = |cause: String| {
+    let mut refuse = |reason: Reason| {
         errors.push(PlanError::Resource {
             name: resource.name.clone(),
-            cause,
+            reason,
         });
     };
     if of.has_one_id() && blind(rows.perms.all()) {
         // Mounts can withhold writing and executing, but not reading.
-        refuse("it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".to_owned());
+        refuse("it grants a right without `r`, which takes ids of its own to hold: `pysecure doctor` says how to get subordinate ids".into());
     }
     let wants_one_owner = keeping != Keeping::Theirs && !of.has_one_id() && wants_one_owner(&rows);
     let one_owner = wants_one_owner && *of.privilege == Privilege::Root && trials.works_at(&path).is_ok();
@@ -270,13 +271,13 @@ fn one(
     };
     let would_be_roots =
         keeping != Keeping::Ours && *of.privilege == Privilege::Root && rows.writable() && !rows.as_root;
-    if let Some(cause) = would_be_roots.then(|| roots(&storage)).flatten() {
-        refuse(cause);
+    if let Some(reason) = would_be_roots.then(|| roots(&storage)).flatten() {
+        refuse(reason);
     }
     if keeping == Keeping::Theirs
-        && let Err(cause) = theirs(&rows, of.privilege, &mut storage)
+        && let Err(reason) = theirs(&rows, of.privilege, &mut storage)
     {
-        refuse(cause);
+        refuse(reason);
     }
     storage
 }
@@ -420,7 +421,7 @@ const ROOTS_FOLDERS: [&str; 14] = [
 
 /// Why writing in a tree would be writing as root: what is made in one that stays root's is root's on the host,
 /// and in some folders the owner does not matter.
-fn roots(storage: &Storage) -> Option<String> {
+fn roots(storage: &Storage) -> Option<Reason> {
     let path = &storage.path;
     let shown = path.display();
     let remedy = "leave `source` out, or write write_as_root = true if that is meant";
@@ -429,25 +430,26 @@ fn roots(storage: &Storage) -> Option<String> {
         path.starts_with(folder) || folder.starts_with(path)
     });
     if let Some(folder) = system {
-        return Some(format!(
-            "services would write in {shown}, and root runs or obeys what lies in {folder}; {remedy}"
-        ));
+        let why = format!("services would write in {shown}, and root runs or obeys what lies in {folder}");
+        return Some(Reason::new(why).remedy(remedy));
     }
     // That it is not there is said elsewhere.
     let owner = std::fs::symlink_metadata(path).ok()?.uid();
     (owner == 0 && storage.keeping == Keeping::Theirs).then(|| {
-        format!(
-            "{shown} is root's, and so would be all that services write there, for every other program of this host; \
-             give it to another user (`chown -R USER {shown}`), write adopt = true, {remedy}"
-        )
+        let why = format!(
+            "{shown} is root's, and so would be all that services write there, for every other program of this host"
+        );
+        Reason::new(why).remedy(format!(
+            "give it to another user (`chown -R USER {shown}`), write adopt = true, {remedy}"
+        ))
     })
 }
 
 /// A tree that stays the user's: its modes must already allow what the manifest grants, and its owner is
 /// shown as the manifest's by an idmapped mount (mount_setattr(2)) where one is needed.
-fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> Result<(), String> {
-    let metadata =
-        std::fs::symlink_metadata(&storage.path).map_err(|e| format!("look at {}: {e}", storage.path.display()))?;
+fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> Result<(), Reason> {
+    let metadata = std::fs::symlink_metadata(&storage.path)
+        .map_err(|e| Reason::new(format!("look at {}: {e}", storage.path.display())).because(e))?;
     let perms = rows.perms;
     let for_all_alike = !rows.writable() && !perms.owner.any() && !perms.bundle.any();
     let bits = |p: Perms| {
@@ -471,28 +473,30 @@ fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> R
         let class = |p: Perms, place: u32| if p.read { bits(p) << 6 } else { bits(p) << place };
         class(perms.owner, 6) | class(perms.bundle, 3) | class(perms.global, 0)
     } else if rows.writable() {
+        let shown = storage.path.display();
         return Err(format!(
-            "{} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {adopt}",
-            storage.path.display()
-        ));
+            "{shown} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {adopt}"
+        )
+        .into());
     } else {
         bits(perms.owner.union(perms.bundle).union(perms.global))
     };
     let have = metadata.mode() & 0o777;
     let lacking = wanted & !have;
     if lacking != 0 {
-        return Err(format!(
+        let text = format!(
             "{} has mode {have:04o}, which does not allow what the manifest grants: `chmod {:04o} {}`, {adopt}",
             storage.path.display(),
             have | wanted,
             storage.path.display()
-        ));
+        );
+        return Err(text.into());
     }
     Ok(())
 }
 
 /// Is `inside` there below `source`, and of the right kind? Links are not followed.
-pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool, String> {
+pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool, Reason> {
     let mut at = source.to_owned();
     let mut parts = point.path.split('/').peekable();
     while let Some(part) = parts.next() {
@@ -501,17 +505,13 @@ pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool,
         match std::fs::symlink_metadata(&at) {
             Err(_) => return Ok(false),
             Ok(found) if found.is_symlink() => {
-                return Err(format!(
-                    "{} is a link, and nothing is mounted over or through one; remove it",
-                    at.display()
-                ));
+                let why = format!("{} is a link, and nothing is mounted over or through one", at.display());
+                return Err(Reason::new(why).remedy("remove it"));
             }
             Ok(found) if found.is_dir() != (!last || point.directory) => {
                 let kind = if found.is_dir() { "a directory" } else { "a file" };
-                return Err(format!(
-                    "{} is {kind}, which the resource cannot be mounted on; rename one of them",
-                    at.display()
-                ));
+                let why = format!("{} is {kind}, which the resource cannot be mounted on", at.display());
+                return Err(Reason::new(why).remedy("rename one of them"));
             }
             Ok(_) => {}
         }
@@ -557,13 +557,16 @@ pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
             (true, true) => "read and write",
         };
         let closed = if more == "write" { "o-w" } else { "o-rwx" };
+        let shown = storage.path.display();
+        let why = format!(
+            "the dynamic service runs on the host, where the mode of {shown} lets it {more} this, which the manifest does not"
+        );
+        let help = format!(
+            "`chmod {closed} {shown}` or the group's likewise, or write adopt = true to have PySecure see to it"
+        );
         out.push(PlanError::Resource {
             name: resource.name.clone(),
-            cause: format!(
-                "the dynamic service runs on the host, where the mode of {0} lets it {more} this, which the manifest does \
-                 not; `chmod {closed} {0}` or the group's likewise, or write adopt = true to have PySecure see to it",
-                storage.path.display()
-            ),
+            reason: Reason::new(why).remedy(help),
         });
     }
     out

@@ -6,6 +6,7 @@
 //! that PySecure brings.
 
 use super::PlanError;
+use crate::cause::Reason;
 use crate::jail;
 use crate::jail::listing::{EntryKind, Listing};
 use crate::jail::recipe::{self, Recipe};
@@ -80,11 +81,11 @@ impl Library {
     }
 
     pub fn load(&self, name: &str) -> Result<Template, PlanError> {
-        let bad = |cause: String| PlanError::Template {
+        let bad = |reason: Reason| PlanError::Template {
             name: name.to_owned(),
-            cause,
+            reason,
         };
-        let recipe = recipe::load(&self.folder, name).map_err(|e| bad(e.to_string()))?;
+        let recipe = recipe::load(&self.folder, name).map_err(|e| bad(e.into()))?;
         if !recipe.is_jail() {
             return Ok(Template {
                 name: name.to_owned(),
@@ -95,8 +96,8 @@ impl Library {
             });
         }
         let store = Store::new(&self.state);
-        let listing = jail::work_out(&store, name, &recipe).map_err(|e| bad(e.to_string()))?;
-        let hash = store.hash(&listing).map_err(|e| bad(e.to_string()))?;
+        let listing = jail::work_out(&store, name, &recipe).map_err(|e| bad(e.into()))?;
+        let hash = store.hash(&listing).map_err(|e| bad(e.into()))?;
         Ok(Template {
             name: name.to_owned(),
             entries: parts(&listing, &store.tree(&hash)),
@@ -110,7 +111,7 @@ impl Library {
     pub fn listing(&self, name: &str) -> Result<Listing, PlanError> {
         let bad = |e: crate::jail::JailError| PlanError::Template {
             name: name.to_owned(),
-            cause: e.to_string(),
+            reason: e.into(),
         };
         let recipe = recipe::load(&self.folder, name).map_err(bad)?;
         jail::work_out(&Store::new(&self.state), name, &recipe).map_err(bad)
@@ -125,7 +126,7 @@ impl Library {
         }
         let bad = |e: crate::jail::JailError| PlanError::Template {
             name: template.name.clone(),
-            cause: e.to_string(),
+            reason: e.into(),
         };
         let recipe = recipe::load(&self.folder, &template.name).map_err(bad)?;
         let listing = jail::work_out(&store, &template.name, &recipe).map_err(bad)?;
@@ -137,15 +138,14 @@ impl Library {
     }
 }
 
-fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
+fn entries(recipe: &Recipe) -> Result<Vec<Entry>, Reason> {
     let mut out = Vec::new();
     let mut made: BTreeSet<PathBuf> = BTreeSet::new();
     for path in recipe.bind.iter().chain(&recipe.directories) {
         let text = path.to_str().ok_or("a path is not UTF-8")?;
         if crate::values::path::normal(text).is_err() {
-            return Err(format!(
-                "{text} cannot be part of a root; write an absolute path without `..`"
-            ));
+            let why = format!("{text} cannot be part of a root");
+            return Err(Reason::new(why).remedy("write an absolute path without `..`"));
         }
     }
     for path in &recipe.bind {
@@ -153,7 +153,8 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, String> {
             continue;
         };
         let entry = if found.is_symlink() {
-            let target = std::fs::read_link(path).map_err(|e| format!("read the link {}: {e}", path.display()))?;
+            let target = std::fs::read_link(path)
+                .map_err(|e| Reason::new(format!("read the link {}: {e}", path.display())).because(e))?;
             Entry::Link {
                 path: path.clone(),
                 target,

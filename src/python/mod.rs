@@ -37,6 +37,7 @@ pub enum PythonError {
     Io {
         path: PathBuf,
         operation: &'static str,
+        #[source]
         cause: std::io::Error,
     },
     #[error("{}: everybody may write to {what}, and so say what this configuration is; `chmod o-w`, or move it to a folder of its own", .path.display())]

@@ -8,6 +8,7 @@
 //! then for every file `MODE UID GID PATH`, ended likewise, the path being relative to the tree.
 
 use super::through_proc;
+use crate::cause::Reason;
 use crate::host::{Dirs, make_private};
 use crate::launch::LaunchError;
 use crate::plan::{Ledger, PlanError};
@@ -92,14 +93,16 @@ fn of_app(app: &Path) -> Result<Vec<Record>, PlanError> {
 }
 
 fn read(file: &Path) -> Result<(PathBuf, String, Entries), PlanError> {
-    let wrong = |cause: &dyn std::fmt::Display| PlanError::io("read the record of what was adopted", file, cause);
+    let wrong = |cause: Box<dyn std::error::Error + Send + Sync>| {
+        PlanError::io("read the record of what was adopted", file, cause)
+    };
     let mut bytes = Vec::new();
     File::open(file)
         .and_then(|mut f| f.read_to_end(&mut bytes))
-        .map_err(|e| wrong(&e))?;
+        .map_err(|e| wrong(e.into()))?;
     let mut parts = bytes.split(|b| *b == 0);
     if parts.next() != Some(VERSION.as_bytes()) {
-        return Err(wrong(&"it is none, or of another version of pysecure"));
+        return Err(wrong("it is none, or of another version of pysecure".into()));
     }
     let path = PathBuf::from(std::ffi::OsString::from_vec(parts.next().unwrap_or_default().to_vec()));
     let resource = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
@@ -111,7 +114,7 @@ fn read(file: &Path) -> Result<(PathBuf, String, Entries), PlanError> {
             u32::from_str_radix(text, base).ok()
         };
         let (Some(mode), Some(uid), Some(gid)) = (number(8), number(10), number(10)) else {
-            return Err(wrong(&"it is damaged"));
+            return Err(wrong("it is damaged".into()));
         };
         entries.insert(fields.next().unwrap_or_default().to_vec(), Was { mode, uid, gid });
     }
@@ -192,11 +195,12 @@ fn another_s(dirs: &Dirs, resource: &str, path: &Path) -> Result<(), PlanError> 
         {
             return Err(PlanError::Resource {
                 name: resource.to_owned(),
-                cause: format!(
-                    "the app `{}` has adopted {}; `pysecure give-back` with its manifest first",
+                reason: Reason::new(format!(
+                    "the app `{}` has adopted {}",
                     entry.file_name().to_string_lossy(),
                     theirs.path.display()
-                ),
+                ))
+                .remedy("`pysecure give-back` with its manifest first"),
             });
         }
     }

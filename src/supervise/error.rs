@@ -25,6 +25,7 @@ pub enum SuperviseError {
     #[error("supervise: {operation}: {cause}")]
     System {
         operation: &'static str,
+        #[source]
         cause: std::io::Error,
     },
 }

@@ -28,6 +28,7 @@ pub enum TransferError {
     At {
         operation: &'static str,
         path: PathBuf,
+        #[source]
         cause: io::Error,
     },
     /// The other side has gone; it knows why.

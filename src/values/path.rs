@@ -1,37 +1,41 @@
 //! Paths as services see them: their one normal form, and the order in which they nest.
 //! Text only; no file system is asked.
 
+use crate::cause::Reason;
+
 /// Checks and normalises the path of a resource. The error completes the sentence "path … ".
-pub fn normal(text: &str) -> Result<String, String> {
+pub fn normal(text: &str) -> Result<String, Reason> {
     let out = absolute(text)?;
     for reserved in ["/proc", "/dev", "/sys", "/tmp", "/var/tmp", "/run/pysecure"] {
         if out == reserved || is_below(&out, reserved) {
-            return Err(format!(
-                "meets {reserved}, which PySecure makes anew for each service; choose another path"
-            ));
+            return Err(
+                Reason::new(format!("meets {reserved}, which PySecure makes anew for each service"))
+                    .remedy("choose another path"),
+            );
         }
     }
     Ok(out)
 }
 
 /// Checks and normalises a path that may lie anywhere.
-pub fn absolute(text: &str) -> Result<String, String> {
+pub fn absolute(text: &str) -> Result<String, Reason> {
     if !text.starts_with('/') {
-        return Err(format!(
-            "is relative; write it as services see it, such as \"/{}\"",
+        let whole = format!(
+            "write it as services see it, such as \"/{}\"",
             text.trim_start_matches("./")
-        ));
+        );
+        return Err(Reason::new("is relative").remedy(whole));
     }
     if let Some(bad) = text.chars().find(|c| c.is_control()) {
-        return Err(format!("holds the control character {bad:?}; take it out"));
+        return Err(Reason::new(format!("holds the control character {bad:?}")).remedy("take it out"));
     }
     let mut out = String::with_capacity(text.len());
     for part in text.split('/').filter(|p| !p.is_empty()) {
         match part {
             "." | ".." => {
-                return Err(format!("holds `{part}`; write the path it comes to"));
+                return Err(Reason::new(format!("holds `{part}`")).remedy("write the path it comes to"));
             }
-            _ if part.len() > 255 => return Err("has a component of over 255 bytes; shorten it".into()),
+            _ if part.len() > 255 => return Err(Reason::new("has a component of over 255 bytes").remedy("shorten it")),
             _ => {
                 out.push('/');
                 out.push_str(part);
@@ -39,10 +43,10 @@ pub fn absolute(text: &str) -> Result<String, String> {
         }
     }
     if out.len() > 4000 {
-        return Err("is longer than the kernel's limit of 4,096 bytes; shorten it".into());
+        return Err(Reason::new("is longer than the kernel's limit of 4,096 bytes").remedy("shorten it"));
     }
     if out.is_empty() {
-        return Err("is the root itself; name a file or directory below it".into());
+        return Err(Reason::new("is the root itself").remedy("name a file or directory below it"));
     }
     Ok(out)
 }

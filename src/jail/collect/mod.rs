@@ -93,7 +93,7 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
     for (globs, needed) in [(&recipe.globs, true), (&recipe.optional, false)] {
         for text in globs {
             checked(text)?;
-            let found = glob::glob(text).map_err(|e| JailError::Form(format!("the glob {text}: {e}; correct it")))?;
+            let found = glob::glob(text).map_err(|e| JailError::glob(text, e))?;
             let mut any = false;
             for path in found.flatten() {
                 any |= it.add(

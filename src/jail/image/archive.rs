@@ -2,6 +2,7 @@
 
 use super::JailError;
 use super::header::{Before, Head};
+use crate::cause::Reason;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -43,16 +44,20 @@ pub fn architecture() -> &'static str {
 
 impl Archive {
     pub fn open(path: &Path) -> Result<Archive, JailError> {
-        let found = std::fs::metadata(path)
-            .map_err(|e| JailError::image(path, format!("{e}; put an OCI layout there, or an archive")))?;
+        let found = std::fs::metadata(path).map_err(|e| {
+            JailError::image(
+                path,
+                Reason::new(e.to_string())
+                    .remedy("put an OCI layout there, or an archive")
+                    .because(e),
+            )
+        })?;
         if found.is_dir() {
             return Ok(Archive::Folder(path.to_owned()));
         }
         let wrong = |e: std::io::Error| {
-            JailError::image(
-                path,
-                format!("it cannot be read as a tar file ({e}); if it is compressed, unpack it first"),
-            )
+            let reason = Reason::new(format!("it cannot be read as a tar file ({e})")).because(e);
+            JailError::image(path, reason.remedy("if it is compressed, unpack it first"))
         };
         let file = open_file(path).map_err(wrong)?;
         let length = file.metadata().map_err(wrong)?.len();

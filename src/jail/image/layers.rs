@@ -6,6 +6,7 @@
 
 use super::header::{Before, Head, LONGEST_NAME};
 use super::{Image, Layer};
+use crate::cause::Reason;
 use crate::jail::JailError;
 use crate::jail::hash::hex;
 use crate::jail::listing::{EntryKind, JailEntry, Listing, MOST_LINKS, Origin};
@@ -156,8 +157,8 @@ fn each(
     budget: &mut Budget,
     mut visit: impl FnMut(u64, Head, &mut dyn Read) -> Result<(), JailError>,
 ) -> Result<(), JailError> {
-    let bad = |what: String| JailError::image(&image.path, format!("layer {number}: {what}"));
-    let read = |e: std::io::Error| bad(e.to_string());
+    let bad = |what: Reason| JailError::image(&image.path, what.within(&format!("layer {number}")));
+    let read = |e: std::io::Error| bad(Reason::new(e.to_string()).because(e));
     let (packed, size) = image.archive.file(&layer.file)?;
     let usual = size.saturating_mul(STEEPEST);
     let most = usual.max(budget.steep).min(budget.bytes);
@@ -173,14 +174,14 @@ fn each(
     let mut used = 0u64;
     for (ordinal, entry) in entries.enumerate() {
         let mut entry = entry.map_err(read)?;
-        budget.entries = budget.entries.checked_sub(1).ok_or_else(|| bad(too_many()))?;
-        let Some(head) = before.head(&mut entry).map_err(bad)? else {
+        budget.entries = budget.entries.checked_sub(1).ok_or_else(|| bad(too_many().into()))?;
+        let Some(head) = before.head(&mut entry).map_err(|e| bad(e.into()))? else {
             continue;
         };
         let size = head.size;
         if head.recorded.is_some_and(|recorded| recorded != size) {
             return Err(bad(
-                "a file has two sizes; the image is broken, or made to be misread".into()
+                Reason::new("a file has two sizes").remedy("the image is broken, or made to be misread")
             ));
         }
         if head.sparse {
@@ -188,9 +189,10 @@ fn each(
         }
         if size > LARGEST_FILE {
             let name = String::from_utf8_lossy(&head.name).into_owned();
-            return Err(bad(format!(
-                "{name} has {size} bytes, more than {LARGEST_FILE}; take it out of the image"
-            )));
+            return Err(bad(Reason::new(format!(
+                "{name} has {size} bytes, more than {LARGEST_FILE}"
+            ))
+            .remedy("take it out of the image")));
         }
         used += size;
         visit(ordinal as u64, head, &mut entry)?;
@@ -202,15 +204,16 @@ fn each(
     budget.steep = budget.steep.saturating_sub(unpacked.saturating_sub(usual));
     if !layer.diff.is_empty() && hex(&stream.hasher.finalize()) != layer.diff {
         return Err(bad(
-            "its content is not what the configuration says; fetch the image again".into(),
+            Reason::new("its content is not what the configuration says").remedy("fetch the image again")
         ));
     }
     Ok(())
 }
 
-fn sparse(head: &Head) -> String {
+fn sparse(head: &Head) -> Reason {
     let name = String::from_utf8_lossy(&head.name);
-    format!("{name} is a sparse file, which no image builder writes; make the image anew without it")
+    Reason::new(format!("{name} is a sparse file, which no image builder writes"))
+        .remedy("make the image anew without it")
 }
 
 fn too_many() -> String {
@@ -274,11 +277,11 @@ struct Room {
 
 impl Room {
     /// For something that is kept.
-    fn hold(&mut self, length: usize) -> Result<(), String> {
+    fn hold(&mut self, length: usize) -> Result<(), Reason> {
         let left = self.list.checked_sub(length as u64);
         self.list = left.ok_or_else(|| {
             let most = LONGEST_LIST >> 20;
-            format!("its names and links come to more than {most} MiB; do not use this image")
+            Reason::new(format!("its names and links come to more than {most} MiB")).remedy("do not use this image")
         })?;
         Ok(())
     }
@@ -287,11 +290,13 @@ impl Room {
 impl Merge<'_> {
     fn entry(&mut self, number: usize, ordinal: u64, head: Head, content: &mut dyn Read) -> Result<(), JailError> {
         let image = self.image;
-        let bad = |what: String| JailError::image(&image.path, format!("layer {number}: {what}"));
+        let bad = |what: Reason| JailError::image(&image.path, what.within(&format!("layer {number}")));
         let shown = String::from_utf8_lossy(&head.name).into_owned();
-        let name =
-            std::str::from_utf8(&head.name).map_err(|_| bad(format!("the name {shown} is not UTF-8; rename it")))?;
-        let path = place(name).ok_or_else(|| bad(format!("{shown} leads out of the root; do not use this image")))?;
+        let name = std::str::from_utf8(&head.name)
+            .map_err(|_| bad(Reason::new(format!("the name {shown} is not UTF-8")).remedy("rename it")))?;
+        let path = place(name).ok_or_else(|| {
+            bad(Reason::new(format!("{shown} leads out of the root")).remedy("do not use this image"))
+        })?;
         let Some(last) = path.file_name().and_then(|n| n.to_str()) else {
             // The root itself, which is there.
             return Ok(());
@@ -317,7 +322,7 @@ impl Merge<'_> {
         let mut item = JailEntry::new(kind, why);
         if let EntryKind::File { size, .. } = item.kind {
             let hash = self.hash(&path, size, content);
-            item.content = Some(hash.map_err(|e| bad(format!("{shown}: {e}")))?);
+            item.content = Some(hash.map_err(|e| bad(Reason::new(format!("{shown}: {e}")).because(e)))?);
             item.origin = Some(Origin::Layer { layer: number, ordinal });
         }
         if GENERATED.iter().any(|g| path == Path::new(g)) {
@@ -327,13 +332,15 @@ impl Merge<'_> {
     }
 
     /// An entry by which a layer takes something away (the OCI image specification's layer.md).
-    fn whiteout(&mut self, parent: &Path, removed: &str, shown: &str) -> Result<(), String> {
+    fn whiteout(&mut self, parent: &Path, removed: &str, shown: &str) -> Result<(), Reason> {
         match removed {
             ".wh..opq" if parent != Path::new("/") => {
                 self.room.hold(parent.as_os_str().len())?;
                 self.opaque.push(parent.to_owned());
             }
-            "" | "." | ".." | ".wh..opq" => return Err(format!("{shown} takes the root away; do not use this image")),
+            "" | "." | ".." | ".wh..opq" => {
+                return Err(Reason::new(format!("{shown} takes the root away")).remedy("do not use this image"));
+            }
             // Of aufs, for itself.
             _ if removed.starts_with(".wh.") => {}
             _ => {
@@ -345,18 +352,18 @@ impl Merge<'_> {
         Ok(())
     }
 
-    fn hard_link(&mut self, path: PathBuf, target: Option<Vec<u8>>, shown: &str) -> Result<(), String> {
+    fn hard_link(&mut self, path: PathBuf, target: Option<Vec<u8>>, shown: &str) -> Result<(), Reason> {
         let target = String::from_utf8(target.unwrap_or_default()).unwrap_or_default();
-        let inside = place(&target)
-            .ok_or_else(|| format!("the hard link {shown} to {target} leads out of the root; do not use this image"))?;
+        let inside = place(&target).ok_or_else(|| {
+            Reason::new(format!("the hard link {shown} to {target} leads out of the root"))
+                .remedy("do not use this image")
+        })?;
         let parent = self.resolve(inside.parent().unwrap_or(Path::new("/")))?;
         let inside = parent.join(inside.file_name().unwrap_or_default());
         let item = self.look_up(&inside)?.cloned();
         match item.filter(|i| i.kind != EntryKind::Directory) {
             Some(item) => self.put(path, item),
-            None => Err(format!(
-                "the hard link {shown} leads to {target}, which is no file of the image"
-            )),
+            None => Err(format!("the hard link {shown} leads to {target}, which is no file of the image").into()),
         }
     }
 
@@ -381,20 +388,22 @@ impl Merge<'_> {
         Ok(hex(&hasher.finalize()))
     }
 
-    fn look_up(&self, path: &Path) -> Result<Option<&JailEntry>, String> {
+    fn look_up(&self, path: &Path) -> Result<Option<&JailEntry>, Reason> {
         let left = self.room.looked_up.get().checked_sub(path.as_os_str().len() as u64);
-        let left = left.ok_or("its names and links lead through more directories than any image's; do not use it")?;
+        let left = left.ok_or_else(|| {
+            Reason::new("its names and links lead through more directories than any image's").remedy("do not use it")
+        })?;
         self.room.looked_up.set(left);
         Ok(self.fresh.get(path).or_else(|| self.base.get(path)))
     }
 
-    fn put(&mut self, path: PathBuf, item: JailEntry) -> Result<(), String> {
+    fn put(&mut self, path: PathBuf, item: JailEntry) -> Result<(), Reason> {
         let mut implied = Vec::new();
         for parent in path.ancestors().skip(1).filter(|p| *p != Path::new("/")) {
             match self.look_up(parent)?.map(|i| &i.kind) {
                 None => implied.push(parent.to_owned()),
                 Some(EntryKind::Directory) => break,
-                Some(_) => return Err(format!("{} lies in a file", path.display())),
+                Some(_) => return Err(format!("{} lies in a file", path.display()).into()),
             }
         }
         for parent in implied {
@@ -417,7 +426,7 @@ impl Merge<'_> {
     }
 
     /// Where a directory really is; the root is the root, whatever links and `..` say.
-    fn resolve(&self, path: &Path) -> Result<PathBuf, String> {
+    fn resolve(&self, path: &Path) -> Result<PathBuf, Reason> {
         let mut left: Vec<String> = names(path);
         let mut at = PathBuf::from("/");
         let (mut links, mut depth) = (0, 0);
@@ -428,10 +437,11 @@ impl Merge<'_> {
             }
             let next = at.join(&part);
             if depth == DEEPEST || next.as_os_str().len() as u64 >= LONGEST_NAME {
-                return Err(format!(
-                    "{} lies in more than {DEEPEST} directories, or its place has more than {LONGEST_NAME} bytes; take it out of the image",
+                let why = format!(
+                    "{} lies in more than {DEEPEST} directories, or its place has more than {LONGEST_NAME} bytes",
                     path.display()
-                ));
+                );
+                return Err(Reason::new(why).remedy("take it out of the image"));
             }
             let Some(EntryKind::Link(target)) = self.look_up(&next)?.map(|i| &i.kind) else {
                 depth += 1;
@@ -440,7 +450,7 @@ impl Merge<'_> {
             };
             links += 1;
             if links > MOST_LINKS {
-                return Err(format!("the links at {} lead in a circle", path.display()));
+                return Err(format!("the links at {} lead in a circle", path.display()).into());
             }
             if target.is_absolute() {
                 at = PathBuf::from("/");
@@ -518,7 +528,7 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 /// What an entry is that is no hard link and no pipe.
-fn kind_of(head: &Head, shown: &str) -> Result<EntryKind, String> {
+fn kind_of(head: &Head, shown: &str) -> Result<EntryKind, Reason> {
     let no_number = || format!("the mode or the time of {shown} is no number");
     match head.kind {
         EntryType::Directory => Ok(EntryKind::Directory),
@@ -527,12 +537,13 @@ fn kind_of(head: &Head, shown: &str) -> Result<EntryKind, String> {
             let target = head.link.as_ref().ok_or_else(nowhere)?;
             let target = std::str::from_utf8(target).map_err(|_| format!("the link {shown} is not UTF-8"))?;
             if target.is_empty() || target.contains('\0') {
-                return Err(nowhere());
+                return Err(nowhere().into());
             }
             if Path::new(target).components().nth(DEEPEST).is_some() {
-                return Err(format!(
-                    "the link {shown} leads through more than {DEEPEST} directories; take it out of the image"
-                ));
+                return Err(Reason::new(format!(
+                    "the link {shown} leads through more than {DEEPEST} directories"
+                ))
+                .remedy("take it out of the image"));
             }
             Ok(EntryKind::Link(target.into()))
         }
@@ -541,9 +552,9 @@ fn kind_of(head: &Head, shown: &str) -> Result<EntryKind, String> {
             size: head.size,
             modified: head.modified.ok_or_else(no_number)?,
         }),
-        EntryType::Char | EntryType::Block => Err(format!(
-            "{shown} is a device, which no jail holds; take it out of the image"
-        )),
-        other => Err(format!("{shown} is of a kind that is not known ({other:?})")),
+        EntryType::Char | EntryType::Block => {
+            Err(Reason::new(format!("{shown} is a device, which no jail holds")).remedy("take it out of the image"))
+        }
+        other => Err(format!("{shown} is of a kind that is not known ({other:?})").into()),
     }
 }

@@ -8,10 +8,12 @@ mod header;
 pub mod layers;
 
 use super::JailError;
+use crate::cause::Reason;
 use archive::Archive;
 use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// As large as a manifest or a configuration may be.
@@ -65,12 +67,13 @@ impl Image {
         } else {
             return Err(JailError::image(
                 path,
-                "it has neither index.json nor manifest.json, so it is no image; name an OCI layout, or what `docker save` wrote",
+                Reason::new("it has neither index.json nor manifest.json, so it is no image")
+                    .remedy("name an OCI layout, or what `docker save` wrote"),
             ));
         };
         let text = archive.document(&config_file, LARGEST_DOCUMENT)?;
         let config = ImageConfiguration::from_reader(text.as_slice())
-            .map_err(|e| JailError::image(path, format!("its configuration cannot be read: {e}")))?;
+            .map_err(|e| JailError::image(path, unreadable("configuration", e)))?;
         let diffs = config.rootfs().diff_ids();
         if diffs.len() != layers.len() {
             let text = format!(
@@ -81,8 +84,8 @@ impl Image {
             return Err(JailError::image(path, text));
         }
         if layers.len() > MOST_LAYERS {
-            let text = format!("it has {} layers, more than {MOST_LAYERS}; squash it", layers.len());
-            return Err(JailError::image(path, text));
+            let text = format!("it has {} layers, more than {MOST_LAYERS}", layers.len());
+            return Err(JailError::image(path, Reason::new(text).remedy("squash it")));
         }
         let layers = layers.into_iter().zip(diffs).map(|(file, diff)| {
             let diff = sha256_of(diff).ok_or_else(|| JailError::image(path, format!("{diff} is no sha256 digest")))?;
@@ -92,11 +95,11 @@ impl Image {
         let process = config.config().as_ref();
         let environment = process.and_then(|c| c.env().as_deref()).unwrap_or_default();
         if environment.len() > MOST_VARIABLES {
-            let text = format!(
-                "it sets {} variables, more than {MOST_VARIABLES}; take some out of the image",
-                environment.len()
-            );
-            return Err(JailError::image(path, text));
+            let text = format!("it sets {} variables, more than {MOST_VARIABLES}", environment.len());
+            return Err(JailError::image(
+                path,
+                Reason::new(text).remedy("take some out of the image"),
+            ));
         }
         Ok(Image {
             path: path.to_owned(),
@@ -140,13 +143,18 @@ fn stamp(name: &str, (dev, ino): (u64, u64), (seconds, nanoseconds): (i64, i64),
     super::hash::hex(&Sha256::digest(all))
 }
 
+fn unreadable(what: &str, error: impl Into<Box<dyn Error + Send + Sync>>) -> Reason {
+    let error = error.into();
+    Reason::new(format!("its {what} cannot be read: {error}")).because(error)
+}
+
 type Parts = (String, Vec<String>);
 
 fn of_layout(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts, JailError> {
     let mut text = archive.document("index.json", LARGEST_DOCUMENT)?;
     for _ in 0..DEEPEST_INDEX {
-        let index = ImageIndex::from_reader(text.as_slice())
-            .map_err(|e| JailError::image(path, format!("its index cannot be read: {e}")))?;
+        let index =
+            ImageIndex::from_reader(text.as_slice()).map_err(|e| JailError::image(path, unreadable("index", e)))?;
         let named = |d: &&oci_spec::image::Descriptor| {
             let name = d
                 .annotations()
@@ -166,7 +174,12 @@ fn of_layout(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts,
                 let text = format!("it holds no image for {}, or none of that tag", archive::architecture());
                 return Err(JailError::image(path, text));
             }
-            _ => return Err(JailError::image(path, "it holds several images; name one by `tag`")),
+            _ => {
+                return Err(JailError::image(
+                    path,
+                    Reason::new("it holds several images").remedy("name one by `tag`"),
+                ));
+            }
         };
         text = blob(archive, path, found.digest().as_ref())?;
         if let Ok(manifest) = ImageManifest::from_reader(text.as_slice()) {
@@ -182,8 +195,8 @@ fn of_layout(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts,
 
 fn of_saved(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts, JailError> {
     let text = archive.document("manifest.json", LARGEST_DOCUMENT)?;
-    let saved: Vec<Saved> = serde_json::from_slice(&text)
-        .map_err(|e| JailError::image(path, format!("its manifest.json cannot be read: {e}")))?;
+    let saved: Vec<Saved> =
+        serde_json::from_slice(&text).map_err(|e| JailError::image(path, unreadable("manifest.json", e)))?;
     let mut fit = saved.into_iter().filter(|s| {
         let tags = s.repo_tags.iter().flatten();
         tag.is_none_or(|tag| tags.into_iter().any(|t| t == tag || t.ends_with(&format!(":{tag}"))))
@@ -191,7 +204,10 @@ fn of_saved(archive: &Archive, path: &Path, tag: Option<&str>) -> Result<Parts, 
     match (fit.next(), fit.next()) {
         (Some(one), None) => Ok((one.config, one.layers)),
         (None, _) => Err(JailError::image(path, "it holds no image of that tag")),
-        _ => Err(JailError::image(path, "it holds several images; name one by `tag`")),
+        _ => Err(JailError::image(
+            path,
+            Reason::new("it holds several images").remedy("name one by `tag`"),
+        )),
     }
 }
 

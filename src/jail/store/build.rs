@@ -4,12 +4,14 @@ use super::blobs::Blobs;
 use super::files::{directory, has_sizes, inside, is_file_of, is_one, lines, link_or_copy, names, remove};
 use super::{Count, Store};
 use crate::beneath::Root;
+use crate::cause::Cause;
 use crate::durable;
 use crate::jail::JailError;
 use crate::jail::hash::hash_file;
 use crate::jail::listing::{EntryKind, Listing, Origin, content, tree_hash};
 use crate::jail::recipe::Recipe;
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 impl Store {
@@ -19,16 +21,16 @@ impl Store {
             return Ok(());
         }
         let path = self.manifests().join(hash);
-        let gone = |cause: String| JailError::Gone {
+        let gone = |cause: Box<dyn Error + Send + Sync>| JailError::Gone {
             path: self.tree(hash),
-            cause,
+            cause: Cause::new(cause),
         };
-        let text = std::fs::read(&path).map_err(|e| gone(e.to_string()))?;
-        let listing: Listing = serde_json::from_slice(&text).map_err(|e| gone(e.to_string()))?;
+        let text = std::fs::read(&path).map_err(|e| gone(e.into()))?;
+        let listing: Listing = serde_json::from_slice(&text).map_err(|e| gone(e.into()))?;
         match self.make(&listing, true) {
             Ok((made, _)) if made == hash => Ok(()),
-            Ok(_) => Err(gone("what it was made of is not as it was".to_owned())),
-            Err(e) => Err(gone(e.to_string())),
+            Ok(_) => Err(gone("what it was made of is not as it was".into())),
+            Err(e) => Err(gone(e.into())),
         }
     }
 

@@ -13,7 +13,7 @@ pub enum ScopeError {
     #[error("{0}")]
     Refused(String),
     #[error("run systemd-run: {0}")]
-    Run(std::io::Error),
+    Run(#[source] std::io::Error),
 }
 
 /// Would a scope help? Not without systemd or version 2, nor where this process has been delegated a cgroup already.

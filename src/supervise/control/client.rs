@@ -21,7 +21,11 @@ pub enum ClientError {
     #[error("`{app}` went down before it had said what came of this; `pysecure ps` shows whether it is up again")]
     Ended { app: String },
     #[error("talk to the supervisor of `{app}`: {cause}")]
-    Io { app: String, cause: io::Error },
+    Io {
+        app: String,
+        #[source]
+        cause: io::Error,
+    },
     /// Somebody has the app's data for himself, and does not answer.
     #[error(transparent)]
     Unreachable(#[from] PlanError),

@@ -43,11 +43,13 @@ pub enum OutputError {
         service: String,
         daemon: &'static str,
         path: &'static str,
+        #[source]
         cause: std::io::Error,
     },
     #[error("keep services' output: {operation}: {cause}")]
     System {
         operation: &'static str,
+        #[source]
         cause: std::io::Error,
     },
 }

@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 /// What slirp and QEMU have too; [`EGRESS_RESOLVER`] lies in the same network.
 const ADDRESS: &str = "10.0.2.15";
 const GATEWAY: &str = "10.0.2.2";
+const NO_PASTA: &str = "`apt install passt`, or take `egress` out";
 const TUN: &str = "/dev/net/tun";
 
 #[derive(Debug, thiserror::Error)]
@@ -40,14 +41,27 @@ pub enum NetworkError {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Compile(#[from] compile::CompileError),
-    #[error(
-        "service `{service}` has egress = true, which takes the program pasta: `apt install passt`, or take `egress` out"
-    )]
+    #[error("service `{service}` has egress = true, which takes the program pasta: {NO_PASTA}")]
     NoPasta { service: String },
-    #[error("service `{service}` has egress = true, but {TUN} {trouble}")]
-    Tun { service: String, trouble: &'static str },
+    #[error("service `{service}` has egress = true, but {TUN} {trouble}: {help}")]
+    Tun {
+        service: String,
+        trouble: &'static str,
+        help: &'static str,
+    },
     #[error("connect the app's network to the outside: {0}")]
     App(String),
+}
+
+impl NetworkError {
+    /// What to do about it, as its text ends.
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            NetworkError::NoPasta { .. } => Some(NO_PASTA),
+            NetworkError::Tun { help, .. } => Some(help),
+            _ => None,
+        }
+    }
 }
 
 /// The networks of an app's services.
@@ -356,18 +370,19 @@ pub fn way_out(service: &str, privilege: &Privilege) -> Result<(), NetworkError>
 fn find_pasta(service: &str, privilege: &Privilege) -> Result<PathBuf, NetworkError> {
     let service = || service.to_owned();
     let path = outer::program("pasta").ok_or_else(|| NetworkError::NoPasta { service: service() })?;
-    let tun = |trouble| NetworkError::Tun {
+    let tun = |trouble, help| NetworkError::Tun {
         service: service(),
         trouble,
+        help,
     };
-    let found = rustix::fs::stat(TUN).map_err(|_| tun("is not there: `modprobe tun`"))?;
+    let found = rustix::fs::stat(TUN).map_err(|_| tun("is not there", "`modprobe tun`"))?;
     // Whoever is root in a service's namespace is nobody outside.
     let open = match privilege {
         Privilege::OneId => rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).is_ok(),
         _ => found.st_mode & 0o006 == 0o006,
     };
     if !open {
-        return Err(tun("is not open to all, as udev makes it: `chmod 0666 /dev/net/tun`"));
+        return Err(tun("is not open to all, as udev makes it", "`chmod 0666 /dev/net/tun`"));
     }
     Ok(path)
 }

@@ -7,6 +7,7 @@
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
+use crate::cause::Reason;
 use crate::host::{Dirs, Privilege, make_passable, make_private};
 use crate::model::{DYNAMIC, OPERATOR};
 use crate::plan::{self, Identity, PlanError};
@@ -330,7 +331,7 @@ pub(in crate::supervise) fn tcp(address: SocketAddr) -> std::io::Result<OwnedFd>
 }
 
 /// What will keep an address from being listened on, whoever listens where now.
-pub fn cannot_bind(address: SocketAddr, privilege: &Privilege) -> Option<String> {
+pub fn cannot_bind(address: SocketAddr, privilege: &Privilege) -> Option<Reason> {
     // Any port will do to see whether the address is one of this host's.
     let there = std::net::TcpListener::bind(SocketAddr::new(address.ip(), 0));
     if let Err(error) = there.map(drop)
@@ -344,13 +345,16 @@ pub fn cannot_bind(address: SocketAddr, privilege: &Privilege) -> Option<String>
         .then(|| explain(std::io::Error::from_raw_os_error(libc::EACCES)))
 }
 
-pub(in crate::supervise) fn explain(error: std::io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => "EADDRINUSE: another program listens there; `ss -ltnp` shows which".to_owned(),
-        Some(libc::EACCES) => "EACCES: ports below 1024 are root's; choose a higher one".to_owned(),
-        Some(libc::EADDRNOTAVAIL) => "EADDRNOTAVAIL: this host does not have the address".to_owned(),
-        _ => error.to_string(),
-    }
+pub(in crate::supervise) fn explain(error: std::io::Error) -> Reason {
+    let reason = match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            Reason::new("EADDRINUSE: another program listens there").remedy("`ss -ltnp` shows which")
+        }
+        Some(libc::EACCES) => Reason::new("EACCES: ports below 1024 are root's").remedy("choose a higher one"),
+        Some(libc::EADDRNOTAVAIL) => Reason::new("EADDRNOTAVAIL: this host does not have the address"),
+        _ => Reason::new(error.to_string()),
+    };
+    reason.because(error)
 }
 
 /// The folders that a service's spec mounts, in which its sockets come to lie.
