@@ -306,6 +306,26 @@ fn ranges_that_do_not_do() {
 }
 
 #[test]
+fn an_app_that_has_all_ids_is_named() {
+    for mode in BOTH {
+        let app = App::new(mode, &minimal("late", ""));
+        let all = app.write(
+            "all.toml",
+            minimal("all", "uid_range = [20000, 59999]\ngid_range = [20000, 59999]\n"),
+        );
+        app.ok(&["-f", "all.toml", "run", "-T", "one"]);
+        let remedy = format!("`pysecure -f {} down --purge`", all.display());
+        refused(
+            app.run(&["run", "-T", "one"]),
+            2,
+            &["no free range of", &format!("`all` ({})", all.display()), &remedy],
+        );
+        app.ok(&["-f", "all.toml", "down", "--purge"]);
+        app.ok(&["run", "-T", "one"]);
+    }
+}
+
+#[test]
 fn apps_of_one_host_share_no_ids() {
     for mode in BOTH {
         let first = App::new(

@@ -1139,6 +1139,76 @@ command = ["sh", "/app/web.sh"]
     }
 }
 
+/// A process that waits for the lock of this file, if one does; proc_locks(5).
+fn waits_for(lock: &std::fs::File) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let inode = format!(":{}", lock.metadata().unwrap().ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let waits = words.get(1) == Some(&"->") && words.get(6).is_some_and(|place| place.ends_with(&inode));
+        waits.then(|| words[5].parse().unwrap())
+    })
+}
+
+/// Has a process blocked SIGTERM, and been sent it? proc_pid_status(5).
+fn has_pending_end(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() & 1 << (libc::SIGTERM - 1) != 0
+}
+
+#[test]
+fn watch_ends_at_a_signal_while_it_builds_a_jail() {
+    for mode in BOTH {
+        let app = app(
+            mode,
+            "building",
+            42_330,
+            "[services.web]\ncommand = [\"sleep\", \"1000\"]\n",
+        );
+        app.write("rootfs-templates/own.toml", "paths = [\"/usr/bin/env\"]\n");
+        // So that there is a store.
+        app.write("rootfs-templates/first.toml", "paths = [\"/usr/bin/true\"]\n");
+        app.ok(&["jail", "build", "first"]);
+        let mut up = app
+            .command(&["up", "--watch"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("watching") {
+            line.clear();
+            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
+            assert!(!line.is_empty());
+        }
+        // Whoever builds waits for the store's lock first, and so for this test.
+        let jails = app.state().join("jails");
+        let lock = std::fs::File::options().write(true).open(jails.join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        edit(
+            &app,
+            "[services.web]",
+            "[services.jailed]\ncommand = [\"/none\"]\nrootfs = \"own\"\n[services.web]",
+        );
+        let watcher = wait_until(|| waits_for(&lock));
+        harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
+        wait_until(|| has_pending_end(watcher).then_some(()));
+        drop(lock);
+        assert_eq!(up.wait().unwrap().code(), Some(0));
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut says, &mut rest).unwrap();
+        assert!(
+            rest.contains("rootfs \"own\": a signal broke off the building"),
+            "{rest}"
+        );
+        assert_eq!(std::fs::read_dir(jails.join("trees")).unwrap().count(), 1);
+        assert!(!jails.join("tmp").exists() && !app.state().join("run").exists());
+    }
+}
+
 #[test]
 fn watch_is_heard_beside_one_who_writes_on_and_on() {
     for mode in BOTH {

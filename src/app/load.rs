@@ -28,8 +28,8 @@ pub struct Given<'g> {
 #[derive(Clone, Copy)]
 pub struct Listener {
     pub taken_over: fn(&TakenOver),
-    /// How far the building of a jail is.
-    pub building: Option<Tell>,
+    /// How far the building of a jail is, which it may break off.
+    pub building: Tell,
 }
 
 /// An app's data was another manifest's, and is this one's from now on.

@@ -133,7 +133,7 @@ fn make_jails(loaded: &Loaded, dirs: &Dirs, plan: &Plan, listener: Listener) -> 
     store.set_refs(&plan.app, &trees, dirs.socket().exists())?;
     for template in plan.templates.values() {
         library
-            .make(template, listener.building)
+            .make(template, Some(listener.building))
             .map_err(|e| loaded.refused(vec![e]))?;
     }
     for service in plan.services.iter().filter(|s| s.writable.is_some()) {

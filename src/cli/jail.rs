@@ -35,7 +35,7 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
         None => PathBuf::from("."),
     };
     let place = Place {
-        store: Store::new(&dirs.state).telling(progress::building()),
+        store: Store::new(&dirs.state).telling(Some(progress::building)),
         recipes: folder.join("rootfs-templates"),
         apps: dirs.state.join("apps"),
     };

@@ -45,7 +45,7 @@ pub(super) fn ready(loaded: &Loaded, dirs: &Dirs, claim: &Claim) -> Result<Plan,
 pub(super) fn listener() -> Listener {
     Listener {
         taken_over: say_taken_over,
-        building: progress::building(),
+        building: progress::building,
     }
 }
 

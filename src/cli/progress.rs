@@ -1,24 +1,34 @@
 //! How long work goes, as it goes: one line that counts on a terminal; elsewhere a plain line now and then, of work that
 //! takes so long that somebody may wonder.
 
-use crate::jail::store::Tell;
 use crate::supervise::protocol::Progress;
+use crate::sys::is_pending;
+use nix::sys::signal::Signal;
 use std::io::{IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 /// Between two plain lines, and before the first.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How far the building of a jail is, on a terminal.
-pub(super) fn building() -> Option<Tell> {
-    fn show(done: usize, all: usize) {
-        match done {
-            _ if done == all => eprint!("\r\x1b[K"),
-            _ if done % 64 == 1 => eprint!("\rbuilding a jail: {done} of {all} files"),
-            _ => {}
-        }
+/// How far the building of a jail is, on a terminal. It is broken off where `up --watch` has blocked a signal to end, which it
+/// would hear only when the jail is there.
+pub(super) fn building(done: usize, all: usize) -> ControlFlow<()> {
+    if done == all || done % 64 == 1 {
+        show_building(done, all);
     }
-    std::io::stderr().is_terminal().then_some(show as Tell)
+    match is_pending(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    }
+}
+
+fn show_building(done: usize, all: usize) {
+    match std::io::stderr().is_terminal() {
+        false => {}
+        true if done == all => eprint!("\r\x1b[K"),
+        true => eprint!("\rbuilding a jail: {done} of {all} files"),
+    }
 }
 
 pub(super) struct Told {

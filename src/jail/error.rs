@@ -101,6 +101,8 @@ pub enum JailError {
     NoInterpreter { script: PathBuf, interpreter: String },
     #[error("the host's files changed while the jail was made; {CHANGED}")]
     Changed,
+    #[error("a signal broke off the building of the jail, of which nothing is left")]
+    BrokenOff,
     #[error("the jail {} is gone, and cannot be put together again from the store ({cause}); {GONE}", path.display())]
     Gone {
         path: PathBuf,
@@ -140,7 +142,7 @@ impl JailError {
             JailError::NoPackage(name) => return Some(no_package(name).into()),
             JailError::NotMade { name, .. } => return Some(build(name).into()),
             JailError::Leaves { cause, .. } => return cause.help().map(Cow::Borrowed),
-            JailError::Form(_) => return None,
+            JailError::Form(_) | JailError::BrokenOff => return None,
             JailError::Name => NAME,
             JailError::Glob { .. } => CORRECT,
             JailError::Cycle(_) => CYCLE,

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 const SHARED: &str = "give one of them another range, or run `pysecure down --purge` on the one that is gone";
 const TAKEN: &str = "move the range, such as to [60706, 61183]";
 const EXHAUSTED: &str = "widen the range, or `pysecure down --purge` to delete the app's data and start anew";
-const NO_FREE_RANGE: &str = "write uid_range and gid_range in [app]";
 const CLAIMED: &str = "give this one another name, or, if it is to have that data, `pysecure up --take-over`";
 
 fn moved(id: u32) -> String {
@@ -20,6 +19,29 @@ fn moved(id: u32) -> String {
         "its files would become another's: write a range that holds {id}, or `pysecure down --purge` to delete the app's \
          data and start anew"
     )
+}
+
+fn held(holders: &[(String, PathBuf)]) -> String {
+    const SHOWN: usize = 3;
+    let shown = holders.iter().take(SHOWN);
+    let names: Vec<String> = shown.map(|(app, at)| format!("`{app}` ({})", at.display())).collect();
+    match (names.is_empty(), holders.len().saturating_sub(SHOWN)) {
+        (true, _) => String::new(),
+        (false, 0) => format!(", as they are those of {}", names.join(", ")),
+        (false, more) => format!(", as they are those of {} and {more} more", names.join(", ")),
+    }
+}
+
+fn no_free_range(holders: &[(String, PathBuf)]) -> String {
+    let own = "write uid_range and gid_range in [app]";
+    match holders {
+        [] => own.to_owned(),
+        [(_, manifest), ..] => format!(
+            "{own}, or give another app less; `pysecure -f {} down --purge` deletes one that is not needed any more, with its \
+             data",
+            manifest.display()
+        ),
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -65,8 +87,17 @@ pub enum PlanError {
         name: String,
         id: u32,
     },
-    #[error("no free range of {size} ids is left for `{app}`: {NO_FREE_RANGE}")]
-    NoFreeRange { app: String, size: u64 },
+    #[error(
+        "no free range of {size} ids is left for `{app}`{}: {}",
+        held(holders),
+        no_free_range(holders)
+    )]
+    NoFreeRange {
+        app: String,
+        size: u64,
+        /// Apps that have them, and their manifests.
+        holders: Vec<(String, PathBuf)>,
+    },
     #[error("{key} {}-{} lies outside the ids that exist here (up to {last}): {remedy}", range[0], range[1])]
     Unmapped {
         key: &'static str,
@@ -172,7 +203,7 @@ impl PlanError {
             PlanError::Taken { .. } => TAKEN,
             PlanError::Exhausted { .. } => EXHAUSTED,
             PlanError::Moved { id, .. } => return Some(moved(*id).into()),
-            PlanError::NoFreeRange { .. } => NO_FREE_RANGE,
+            PlanError::NoFreeRange { holders, .. } => return Some(no_free_range(holders).into()),
             PlanError::Unmapped { remedy, .. } => remedy,
             PlanError::Claimed { .. } => CLAIMED,
             PlanError::Template { reason, .. } | PlanError::Resource { reason, .. } => {
@@ -278,6 +309,7 @@ mod tests {
             PlanError::NoFreeRange {
                 app: "a".into(),
                 size: 9,
+                holders: vec![("b".into(), "/m".into())],
             },
             PlanError::Unmapped {
                 key,

@@ -430,12 +430,20 @@ impl Ledger {
                 && !dynamic.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
                 && super::host::collisions(&probe, privilege, [None; 2]).is_empty()
         });
+        let no_free = |holders| PlanError::NoFreeRange {
+            app: model.app.clone(),
+            size,
+            holders,
+        };
         match free {
             Some(range) if size <= 1_000 => Ok((model.uid_range.unwrap_or(range), model.gid_range.unwrap_or(range))),
-            _ => Err(PlanError::NoFreeRange {
-                app: model.app.clone(),
-                size,
-            }),
+            // There are some, and they are too small.
+            Some(_) => Err(no_free(Vec::new())),
+            None => {
+                let has = |s: &&Ledger| free_ranges().any(|r| overlap(s.uid_range, r) || overlap(s.gid_range, r));
+                let holders = siblings.iter().filter(has);
+                Err(no_free(holders.map(|s| (s.app.clone(), s.manifest.clone())).collect()))
+            }
         }
     }
 

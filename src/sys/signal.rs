@@ -3,6 +3,7 @@
 use super::{Result, check};
 use libc::{c_int, c_void};
 use nix::sys::signal::{SigHandler, Signal, signal};
+use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Every signal at its default, none blocked: what a program expects to start with. Rust ignores SIGPIPE,
@@ -46,6 +47,18 @@ pub fn signalfd(mask: u64) -> Result<OwnedFd> {
     };
     // SAFETY: the kernel returned a new descriptor, which nobody else owns.
     check(result).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Does one of these wait, which this thread has blocked? sigpending(2).
+pub fn is_pending(signals: &[Signal]) -> bool {
+    let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is valid for the call, and is read only after the call has filled it.
+    unsafe {
+        libc::sigpending(pending.as_mut_ptr()) == 0
+            && signals
+                .iter()
+                .any(|signal| libc::sigismember(pending.as_ptr(), *signal as c_int) == 1)
+    }
 }
 
 /// Sends a signal; kill(2). `pid` -1: to all that may be signalled, in a PID namespace all but its init.

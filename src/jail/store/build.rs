@@ -95,8 +95,11 @@ impl Store {
         blobs.take_from_image(listing)?;
         let mut contents = BTreeMap::new();
         for (number, (path, item)) in listing.items.iter().enumerate() {
-            if let Some(tell) = self.tell {
-                tell(number + 1, listing.items.len());
+            if self
+                .tell
+                .is_some_and(|tell| tell(number + 1, listing.items.len()).is_break())
+            {
+                return Err(JailError::BrokenOff);
             }
             let wrong = |e| JailError::io("make in the jail", path, e);
             let place = inside(path);

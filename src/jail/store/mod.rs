@@ -30,6 +30,7 @@ use files::{directory, has_sizes, is_hash, lines, make_private, names, remove};
 use rustix::fs::FlockOperation;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -38,8 +39,8 @@ pub struct Store {
     tell: Option<Tell>,
 }
 
-/// Hears how many of how many files are done.
-pub type Tell = fn(usize, usize);
+/// Hears how many of how many files are done, and may break the building off.
+pub type Tell = fn(usize, usize) -> ControlFlow<()>;
 
 impl Store {
     /// `state`: the directory that holds all apps'.
