@@ -8,8 +8,10 @@ mod error;
 pub mod idmap;
 pub mod outer;
 mod privilege;
+mod reflink;
 pub mod subid;
 
 pub use dirs::{Dirs, check_state, make_passable, make_private, make_state};
 pub use error::HostError;
 pub use privilege::Privilege;
+pub use reflink::copy_content;

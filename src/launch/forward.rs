@@ -10,13 +10,9 @@ use crate::sys;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
-};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, sockopt};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 use std::collections::HashMap;
-use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -38,7 +34,7 @@ const SPARE: usize = 16;
 const PIECE: usize = 64 << 10;
 /// How many pieces of one connection are moved before others have their turn.
 const TURNS: u32 = 16;
-/// Connections in one message to a successor. Each has two descriptors; unix(7) allows for 253.
+/// Connections in one message to a successor. Each has two descriptors, of which a message takes [`sys::MOST_FDS`].
 const BATCH: usize = 100;
 /// What tells events of listeners, and of what else is waited for, from a connection's, which say of which end they are.
 const LISTENER: u64 = 1 << 40;
@@ -715,29 +711,18 @@ fn send(to: BorrowedFd<'_>, connections: &[(OwnedFd, Option<OwnedFd>)]) -> Resul
         fds.extend(left.as_ref().map(AsFd::as_fd));
         counts.push(1 + u8::from(left.is_some()));
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * BATCH))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    rustix::net::sendmsg(to, &[rustix::io::IoSlice::new(&counts)], &mut ancillary, flags).map(drop)
+    sys::send_fds(to, &counts, &fds, SendFlags::DONTWAIT).map(drop)
 }
 
 /// What [`send`] sent.
 fn receive(from: BorrowedFd<'_>) -> Vec<(OwnedFd, Option<OwnedFd>)> {
-    let mut counts = [0u8; BATCH];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * BATCH))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let bytes = &mut [rustix::io::IoSliceMut::new(&mut counts)];
-    let Ok(received) = rustix::net::recvmsg(from, bytes, &mut ancillary, flags) else {
+    let (mut counts, mut fds) = ([0u8; BATCH], Vec::new());
+    let Ok(received) = sys::receive_fds(from, &mut counts, 2 * BATCH, &mut fds) else {
         return Vec::new();
     };
-    let mut fds = ancillary.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
-        _ => Vec::new(),
-    });
+    let mut fds = fds.into_iter();
     let mut next = |count: &u8| Some((fds.next()?, if *count == 2 { Some(fds.next()?) } else { None }));
-    counts[..received.bytes].iter().map_while(&mut next).collect()
+    counts[..received].iter().map_while(&mut next).collect()
 }
 
 #[cfg(test)]

@@ -182,8 +182,6 @@ fn copy_file(mut source: File, into: BorrowedFd<'_>, name: &CStr) -> std::io::Re
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(found.mode() & 0o777);
     let mut target = File::from(rustix::fs::openat(into, name, flags, mode)?);
-    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
-        std::io::copy(&mut source, &mut target)?;
-    }
+    crate::host::copy_content(&mut source, &mut target)?;
     target.set_modified(found.modified()?)
 }

@@ -7,15 +7,23 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// As many descriptors as one message takes; unix(7), SCM_MAX_FD.
+pub const MOST_FDS: usize = 253;
+
 /// Sends a message, and with it a descriptor; sendmsg(2). Async-signal-safe.
 pub fn send_fd(socket: BorrowedFd<'_>, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_fds(socket, bytes, &[fd], SendFlags::empty()).map(drop)
+}
+
+/// The same with any number of descriptors up to [`MOST_FDS`]; how many bytes a stream took of it. Async-signal-safe.
+pub fn send_fds(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd];
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(rustix::io::Errno::NOBUFS);
     }
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+    let bytes = [IoSlice::new(bytes)];
+    rustix::net::sendmsg(socket, &bytes, &mut ancillary, flags | SendFlags::NOSIGNAL)
 }
 
 /// What came with a message.
@@ -31,17 +39,48 @@ pub struct Received {
 /// Takes a message and, close-on-exec, what came with it, without waiting; recvmsg(2). rustix has the sender's pid in a
 /// type that cannot be 0, and nix leaves descriptors open when there were more than expected.
 pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received> {
-    receive_with(socket, bytes, libc::MSG_DONTWAIT)
+    receive_one(socket, bytes, libc::MSG_DONTWAIT)
 }
 
 /// As [`receive`], but waits for a message where the socket is one that waits.
 pub fn receive_when_there(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Received> {
-    receive_with(socket, bytes, 0)
+    receive_one(socket, bytes, 0)
 }
 
-fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Result<Received> {
+/// As [`receive`], but takes up to `most` descriptors, no more than [`MOST_FDS`], which come behind those in `fds`; how many
+/// bytes it took. The kernel closes what is beyond.
+pub fn receive_fds(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize, fds: &mut Vec<OwnedFd>) -> Result<usize> {
+    // A header of 16 bytes, and 4 for each.
+    let mut control = [0u64; 2 + MOST_FDS.div_ceil(2)];
+    let words = 2 + most.min(MOST_FDS).div_ceil(2);
+    let (taken, _) = receive_with(socket, bytes, &mut control[..words], libc::MSG_DONTWAIT, |fd| {
+        fds.push(fd)
+    })?;
+    Ok(taken)
+}
+
+fn receive_one(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Result<Received> {
     // Credentials take 32 bytes, a descriptor 24; aligned as a cmsghdr is.
     let mut control = [0u64; 7];
+    let mut first = None;
+    let (bytes, sender) = receive_with(socket, bytes, &mut control, flags, |fd| {
+        first.get_or_insert(fd);
+    })?;
+    Ok(Received {
+        bytes,
+        fd: first,
+        sender,
+    })
+}
+
+/// How many bytes were taken, and the sender; each descriptor goes to `each`.
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut [u64],
+    flags: c_int,
+    mut each: impl FnMut(OwnedFd),
+) -> Result<(usize, i32)> {
     let mut part = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
@@ -51,15 +90,11 @@ fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Resul
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
+    message.msg_controllen = size_of_val(control) as _;
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the message leads to memory that is valid, and ours alone, for the call.
     let taken = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) } as c_long)?;
-    let mut received = Received {
-        bytes: taken as usize,
-        fd: None,
-        sender: 0,
-    };
+    let mut sender = 0;
     // SAFETY: the kernel filled the control buffer as far as msg_controllen says, which the macros go by.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&message) };
     while !header.is_null() {
@@ -75,13 +110,12 @@ fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Resul
         match kind {
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
                 // SAFETY: so many bytes are there, and any are a ucred.
-                received.sender = unsafe { data.cast::<libc::ucred>().read_unaligned() }.pid;
+                sender = unsafe { data.cast::<libc::ucred>().read_unaligned() }.pid;
             }
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 for at in 0..length / size_of::<RawFd>() {
                     // SAFETY: as many descriptors are there; each is new, and nobody else owns it.
-                    let fd = unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(at).read_unaligned()) };
-                    received.fd.get_or_insert(fd);
+                    each(unsafe { OwnedFd::from_raw_fd(data.cast::<RawFd>().add(at).read_unaligned()) });
                 }
             }
             _ => {}
@@ -89,5 +123,47 @@ fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Resul
         // SAFETY: as for the first.
         header = unsafe { libc::CMSG_NXTHDR(&message, header) };
     }
-    Ok(received)
+    Ok((taken as usize, sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::os::fd::AsFd;
+
+    /// So many copies of one end of a pipe, sent and received, of which `most` are taken; how many are, and the other end.
+    fn passed(count: usize, most: usize) -> (Vec<OwnedFd>, OwnedFd) {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let all = vec![write.as_fd(); count];
+        assert_eq!(send_fds(theirs.as_fd(), b"word", &all, SendFlags::DONTWAIT), Ok(4));
+        let (mut bytes, mut fds) = ([0; 8], Vec::new());
+        assert_eq!(receive_fds(ours.as_fd(), &mut bytes, most, &mut fds), Ok(4));
+        assert_eq!(&bytes[..4], b"word");
+        (fds, read)
+    }
+
+    #[test]
+    fn as_many_descriptors_come_as_are_sent_and_no_more_than_are_wanted() {
+        for (count, most) in [(0, 8), (1, 8), (3, 8), (7, 7), (200, MOST_FDS), (MOST_FDS, MOST_FDS)] {
+            let (fds, _read) = passed(count, most);
+            assert_eq!(fds.len(), count);
+            assert!(fds.iter().all(|fd| {
+                rustix::io::fcntl_getfd(fd)
+                    .unwrap()
+                    .contains(rustix::io::FdFlags::CLOEXEC)
+            }));
+        }
+        // Rounded up to what is aligned; the rest is closed by the kernel.
+        let (fds, read) = passed(MOST_FDS, 8);
+        assert_eq!(fds.len(), 8);
+        drop(fds);
+        assert_eq!(rustix::io::read(&read, &mut [0; 1]), Ok(0));
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let beyond = vec![ours.as_fd(); MOST_FDS + 1];
+        assert!(send_fds(theirs.as_fd(), b"x", &beyond, SendFlags::empty()).is_err());
+    }
 }

@@ -77,10 +77,7 @@ pub(super) fn copy(from: &Path, to: &Path, executable: bool, modified: i64) -> R
 }
 
 pub(super) fn fill(source: &mut File, target: &mut File, shown: &Path) -> Result<(), JailError> {
-    if rustix::fs::ioctl_ficlone(&*target, &*source).is_err() {
-        std::io::copy(source, target).map_err(|e| JailError::io("copy to", shown, e))?;
-    }
-    Ok(())
+    crate::host::copy_content(source, target).map_err(|e| JailError::io("copy to", shown, e))
 }
 
 pub(super) fn create(path: &Path) -> Result<File, JailError> {

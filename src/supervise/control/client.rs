@@ -5,10 +5,8 @@ use crate::host::Dirs;
 use crate::plan::{PlanError, lock};
 use crate::supervise::stats::events::Event;
 use crate::supervise::stats::usage::ServiceUsage;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use crate::sys;
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -112,18 +110,7 @@ impl Client {
     pub fn send(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).map_err(|e| self.io(io::Error::other(e)))?;
         line.push(b'\n');
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            ancillary.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        let sent = rustix::net::sendmsg(
-            &self.socket,
-            &[io::IoSlice::new(&line)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        )
-        .map_err(|e| self.io(e))?;
+        let sent = sys::send_fds(self.socket.as_fd(), &line, fds, SendFlags::empty()).map_err(|e| self.io(e))?;
         let mut rest = &line[sent..];
         while !rest.is_empty() {
             let sent = rustix::net::send(&self.socket, rest, SendFlags::NOSIGNAL).map_err(|e| self.io(e))?;
@@ -236,28 +223,19 @@ impl Client {
         let mut fd = None;
         let mut filled = 0;
         while filled < head.len() {
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            match rustix::net::recvmsg(
-                &self.socket,
-                &mut [io::IoSliceMut::new(&mut head[filled..])],
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            ) {
+            match sys::receive_when_there(self.socket.as_fd(), &mut head[filled..]) {
                 Ok(received) if received.bytes == 0 => {
                     return Err(self.io(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
                         "the session ended without a word; is the service still up?",
                     )));
                 }
-                Ok(received) => filled += received.bytes,
+                Ok(received) => {
+                    filled += received.bytes;
+                    fd = fd.or(received.fd);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(self.io(errno)),
-            }
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                    fd = fds.next();
-                }
             }
         }
         let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);

@@ -3,8 +3,9 @@
 //! waited for. What a client does not read is held for it, within bounds where nobody asked for it all.
 
 use super::protocol::{Hello, LONGEST_REQUEST, Reply, Request};
+use crate::sys;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ const LONGEST_SCRAPE: usize = 16 << 10;
 const MOST_READ: usize = 256 << 10;
 /// Answers that a client may leave unread, in bytes: until it reads on, nothing more of it is heard.
 const MOST_UNSENT: usize = 1 << 20;
+
+/// Descriptors that are taken of one message: more than any request has, so that too many are noticed.
+const MOST_PASSED: usize = 8;
 
 pub(in crate::supervise) struct Connection {
     pub socket: OwnedFd,
@@ -151,16 +155,7 @@ impl Connection {
 
     fn read(&mut self) -> Result<usize, Errno> {
         let mut bytes = [0u8; 16 << 10];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let into = &mut [rustix::io::IoSliceMut::new(&mut bytes)];
-        let read = rustix::net::recvmsg(&self.socket, into, &mut ancillary, flags)?.bytes;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.passed.extend(fds);
-            }
-        }
+        let read = sys::receive_fds(self.socket.as_fd(), &mut bytes, MOST_PASSED, &mut self.passed)?;
         self.incoming.extend_from_slice(&bytes[..read]);
         self.heard = Instant::now();
         Ok(read)

@@ -101,13 +101,8 @@ mod tests {
 
     /// Sends a message with these descriptors, and lets go of them.
     fn send(to: &OwnedFd, text: &[u8], fds: Vec<OwnedFd>) {
-        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(fds.is_empty() || ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-        let text = [std::io::IoSlice::new(text)];
-        rustix::net::sendmsg(to, &text, &mut ancillary, SendFlags::empty()).unwrap();
+        crate::sys::send_fds(to.as_fd(), text, &fds, rustix::net::SendFlags::empty()).unwrap();
     }
 
     /// A pipe of which somebody else has one end, in so many copies.
