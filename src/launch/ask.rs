@@ -71,7 +71,7 @@ enum Asked {
         address: SocketAddrAny,
         request: Vec<u8>,
     },
-    /// What the entry runs. The child goes on as this id, in the service's namespaces, if 0 is the service's there.
+    /// What the [`ExecContext`](super::step::ExecContext) runs. The child goes on as this id, in the service's namespaces, if 0 is the service's there.
     Command {
         keep: Option<(u32, u32)>,
     },
@@ -297,7 +297,7 @@ fn ask(alone: &SingleThreaded, joiner: &Joiner, asked: &Asked) -> ! {
         Asked::Command { keep } => run(alone, joiner, *keep),
         Asked::Connect(address) | Asked::Http { address, .. } => address,
     };
-    if let Err((stage, errno)) = child::apply_credentials(&joiner.entry, None, 0) {
+    if let Err((stage, errno)) = child::apply_credentials(&joiner.exec, None, 0) {
         // The socket for it is closed by now, or may be.
         complain(&format!("{stage:?}: {errno}"));
         child::exit(UNASKED.into());
@@ -334,10 +334,10 @@ fn run(alone: &SingleThreaded, joiner: &Joiner, keep: Option<(u32, u32)>) -> ! {
         0,
         &Keeps::All,
         |_| (),
-        || child::exec_reporting(&joiner.entry, None, report),
+        || child::exec_reporting(&joiner.exec, None, report),
     ) {
         Ok(pid) => pid,
-        Err(Errno::AGAIN) => child::exec_reporting(&joiner.entry, None, report),
+        Err(Errno::AGAIN) => child::exec_reporting(&joiner.exec, None, report),
         Err(errno) => child::fail(report, Stage::Spawn, errno),
     };
     // SAFETY: nothing here uses what 0 was, nor any of the others from now on.

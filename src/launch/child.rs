@@ -17,7 +17,7 @@ use super::capabilities;
 use super::cgroup;
 use super::filesystem;
 use super::landlock;
-use super::step::{Entry, Stage, Step};
+use super::step::{ExecContext, Stage, Step};
 use crate::sys;
 pub(super) use crate::sys::exit;
 pub(super) use crate::sys::helper::hide;
@@ -48,7 +48,7 @@ pub(super) mod report {
 /// All that PID 1 works on.
 pub(super) struct Init {
     pub steps: Vec<Step>,
-    pub entry: Entry,
+    pub exec: ExecContext,
     /// Both ways: reports out, one byte in when the id maps are written.
     pub report: RawFd,
     /// The launcher's end of it.
@@ -75,7 +75,7 @@ fn live(init: &Init) -> ! {
     sys::set_signal_mask(u64::MAX);
     // Everybody may read a command line, and the service is not to see this one, which names paths of the host.
     // SAFETY: nothing here looks at it.
-    unsafe { sys::forget_arguments(&init.entry.arguments) };
+    unsafe { sys::forget_arguments(&init.exec.arguments) };
     // The launcher may be killed before the id maps are written. It is seen by the end of the socket, of which
     // this process must not hold the launcher's side, or by the signal; a change of id undoes that until `hide`.
     // SAFETY: the descriptor's owner is on the launcher's side of clone3(2); nothing here uses it.
@@ -88,10 +88,10 @@ fn live(init: &Init) -> ! {
         if matches!(step, Step::Hold) {
             // It may be for long, and what else is open here is what other services' lives hang on.
             let kept = || {
-                init.entry
+                init.exec
                     .stdio
                     .iter()
-                    .chain(&init.entry.sockets)
+                    .chain(&init.exec.sockets)
                     .copied()
                     .chain([init.report])
             };
@@ -107,7 +107,7 @@ fn live(init: &Init) -> ! {
         }
     }
     let mut started = Started {
-        entry: &init.entry,
+        exec: &init.exec,
         terminal: terminal.as_ref().map(|t| t.as_fd()),
         failed: None,
     };
@@ -352,7 +352,7 @@ pub(super) fn open_terminal(uid: u32, gid: u32, report: BorrowedFd<'_>) -> Resul
 
 /// What PID 1 shares with the process that becomes the service, while that runs on its memory.
 struct Started<'a> {
-    entry: &'a Entry,
+    exec: &'a ExecContext,
     terminal: Option<BorrowedFd<'a>>,
     failed: Option<(Stage, Errno)>,
 }
@@ -361,40 +361,40 @@ struct Started<'a> {
 extern "C" fn serve(argument: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `live` passes a pointer to its own `Started`, and waits.
     let started = unsafe { &mut *argument.cast::<Started>() };
-    started.failed = Some(enter(started.entry, started.terminal, 0));
+    started.failed = Some(exec_program(started.exec, started.terminal, 0));
     exit(127)
 }
 
-/// Carries out an entry, and tells if that failed.
-pub(super) fn exec_reporting(entry: &Entry, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> ! {
+/// Becomes the program, and tells if that failed.
+pub(super) fn exec_reporting(exec: &ExecContext, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> ! {
     // Behind the program's three, where it stays open until execve(2) succeeds.
     // SAFETY: what 3 was is used no more: what the program is to have lies above.
     let report = match unsafe { sys::duplicate_to_cloexec(report.as_raw_fd(), 3) } {
         Ok(report) => report,
         Err(errno) => fail(report, Stage::Descriptors, errno),
     };
-    let (stage, errno) = enter(entry, terminal, 1);
+    let (stage, errno) = exec_program(exec, terminal, 1);
     fail(report, stage, errno)
 }
 
-/// Carries out an entry; returns only if it failed, and where. `spared` descriptors behind the program's own
+/// Becomes the program; returns only if that failed, and where. `kept` descriptors behind the program's own
 /// stay open up to execve(2).
-fn enter(entry: &Entry, terminal: Option<BorrowedFd<'_>>, spared: u32) -> (Stage, Errno) {
-    match try_enter(entry, terminal, spared) {
+fn exec_program(exec: &ExecContext, terminal: Option<BorrowedFd<'_>>, kept: u32) -> (Stage, Errno) {
+    match try_exec(exec, terminal, kept) {
         Ok(never) => match never {},
         Err(failure) => failure,
     }
 }
 
-fn try_enter(
-    entry: &Entry,
+fn try_exec(
+    exec: &ExecContext,
     terminal: Option<BorrowedFd<'_>>,
-    spared: u32,
+    kept: u32,
 ) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
-    apply_credentials(entry, terminal, spared)?;
+    apply_credentials(exec, terminal, kept)?;
     let mut failure = Errno::NOENT;
-    for path in &entry.candidates {
-        match sys::execve(path, entry.argv.pointers(), entry.environment.pointers()) {
+    for path in &exec.candidates {
+        match sys::execve(path, exec.argv.pointers(), exec.environment.pointers()) {
             // As a shell goes on along PATH, but remembers a file that it may not run.
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => failure = Errno::ACCESS,
@@ -407,11 +407,11 @@ fn try_enter(
     Err((Stage::Exec, failure))
 }
 
-/// All of an entry but its program: descriptors, limits, ids, filters, in the order in which they are still allowed.
+/// All but the program itself: descriptors, limits, ids, filters, in the order in which they are still allowed.
 pub(super) fn apply_credentials(
-    entry: &Entry,
+    exec: &ExecContext,
     terminal: Option<BorrowedFd<'_>>,
-    spared: u32,
+    kept: u32,
 ) -> std::result::Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
     sys::reset_signals();
@@ -421,33 +421,33 @@ pub(super) fn apply_credentials(
             sys::set_controlling_terminal(slave).map_err(at(Stage::Terminal))?;
             [slave.as_raw_fd(); 3]
         }
-        None => entry.stdio,
+        None => exec.stdio,
     };
-    place_descriptors(stdio, &entry.sockets, spared).map_err(at(Stage::Descriptors))?;
-    for (resource, limit) in &entry.rlimits {
+    place_descriptors(stdio, &exec.sockets, kept).map_err(at(Stage::Descriptors))?;
+    for (resource, limit) in &exec.rlimits {
         rustix::process::setrlimit(*resource, *limit).map_err(at(Stage::Limits))?;
     }
-    rustix::process::umask(Mode::from_raw_mode(entry.umask));
+    rustix::process::umask(Mode::from_raw_mode(exec.umask));
     sys::drop_bounding_set().map_err(at(Stage::Capabilities))?;
-    if let Some(groups) = &entry.groups {
+    if let Some(groups) = &exec.groups {
         rustix::thread::set_thread_groups(groups).map_err(at(Stage::Groups))?;
     }
     // A program run as uid 0 must not get back what is dropped here.
     capabilities::lock_root().map_err(at(Stage::Capabilities))?;
-    become_id(entry.uid, entry.gid).map_err(at(Stage::User))?;
+    become_id(exec.uid, exec.gid).map_err(at(Stage::User))?;
     rustix::thread::clear_ambient_capability_set().map_err(at(Stage::Capabilities))?;
     capabilities::keep(capabilities::NONE).map_err(at(Stage::Capabilities))?;
-    match rustix::process::chdir(entry.directory.as_c_str()) {
+    match rustix::process::chdir(exec.directory.as_c_str()) {
         // Who looks after a service gets in though another one has renamed the folder that it began in.
-        Err(_) if entry.joins => rustix::process::chdir(c"/"),
+        Err(_) if exec.joins => rustix::process::chdir(c"/"),
         other => other,
     }
     .map_err(at(Stage::Directory))?;
     rustix::thread::set_no_new_privs(true).map_err(at(Stage::NoNewPrivileges))?;
-    if let Some(rules) = &entry.landlock {
+    if let Some(rules) = &exec.landlock {
         landlock::apply(rules).map_err(at(Stage::Landlock))?;
     }
-    if let Some(filter) = &entry.filter {
+    if let Some(filter) = &exec.filter {
         sys::seccomp_load(filter).map_err(at(Stage::Seccomp))?;
     }
     Ok(())
@@ -455,13 +455,13 @@ pub(super) fn apply_credentials(
 
 /// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed. The launcher has
 /// put the sources above all these places, so none overwrites another.
-fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd], spared: u32) -> Result<()> {
+fn place_descriptors(stdio: [RawFd; 3], sockets: &[RawFd], kept: u32) -> Result<()> {
     for (to, from) in stdio.iter().chain(sockets).enumerate() {
         // SAFETY: the program's own places, which nothing uses before it does.
         unsafe { sys::duplicate_to(*from, to as RawFd) }?;
     }
-    // SAFETY: from here on nothing is used but these and what is spared, up to execve(2) or to what is done in its stead.
-    unsafe { sys::close_from((stdio.len() + sockets.len()) as u32 + spared) }
+    // SAFETY: from here on nothing is used but these and what is kept, up to execve(2) or to what is done in its stead.
+    unsafe { sys::close_from((stdio.len() + sockets.len()) as u32 + kept) }
 }
 
 pub(super) fn become_id(uid: u32, gid: u32) -> Result<()> {

@@ -15,7 +15,7 @@
     reason = "in a copy of the process, it works on descriptors and memory that the original owns"
 )]
 
-use super::step::{Entry, Failed, Stage, Step};
+use super::step::{ExecContext, Failed, Stage, Step};
 use super::{LaunchError, Launcher, Report, explain_stage, prepare, read_report, socketpair};
 use super::{cgroup, child, seccomp};
 use crate::sys::helper::{self, Keeps};
@@ -96,7 +96,7 @@ impl Launcher {
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
         let (mut joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
-        joiner.entry.joins = !matches!(work, Work::Program { chosen: true });
+        joiner.exec.joins = !matches!(work, Work::Program { chosen: true });
         let args = spec
             .process()
             .as_ref()
@@ -129,8 +129,8 @@ impl Launcher {
             .linux()
             .as_ref()
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
-        let mut entry = prepare::entry(self, spec, stdio, &[], terminal)?;
-        entry.joins = true;
+        let mut exec = prepare::exec_context(self, spec, stdio, &[], terminal)?;
+        exec.joins = true;
         let pidfd = rustix::process::pidfd_open(init, PidfdFlags::empty())
             .map_err(LaunchError::system("open", "the service's process"))?;
         let (ours, theirs) = socketpair()?;
@@ -151,7 +151,7 @@ impl Launcher {
             };
         }
         let joiner = Joiner {
-            entry,
+            exec,
             pidfd,
             // Without a right over the user namespace that owns it, it is joined with those held here.
             network_first: shares_network && namespaces.contains(ThreadNameSpaceType::NETWORK),
@@ -171,7 +171,7 @@ impl Launcher {
 }
 
 pub(super) struct Joiner {
-    pub entry: Entry,
+    pub exec: ExecContext,
     pub pidfd: OwnedFd,
     network_first: bool,
     /// Ways into the service's cgroups.
@@ -187,7 +187,7 @@ pub(super) struct Joiner {
 impl Joiner {
     /// What must stay open until the namespaces are entered.
     pub(super) fn descriptors(&self) -> Vec<i32> {
-        let mut out: Vec<i32> = self.entry.stdio.to_vec();
+        let mut out: Vec<i32> = self.exec.stdio.to_vec();
         out.extend([self.pidfd.as_raw_fd(), self.report.as_raw_fd()]);
         out.extend(self.entrances.iter().map(AsRawFd::as_raw_fd));
         out
@@ -223,7 +223,7 @@ impl Joiner {
     /// `late`: but for the cgroups, which the child is to enter.
     fn enter(&self, late: bool) -> Result<Option<OwnedFd>, Errno> {
         // SAFETY: nothing here looks at it.
-        unsafe { sys::forget_arguments(&self.entry.arguments) };
+        unsafe { sys::forget_arguments(&self.exec.arguments) };
         let _ = rustix::process::setsid();
         // First, while it is still the supervisor's to move.
         if !late {
@@ -246,7 +246,7 @@ impl Joiner {
         let report = self.report.as_fd();
         let opened = sys::own_mount_namespace()
             .and_then(|()| child::carry_out(terminals, report))
-            .and_then(|_| child::open_terminal(self.entry.uid, self.entry.gid, report))
+            .and_then(|_| child::open_terminal(self.exec.uid, self.exec.gid, report))
             .and_then(|slave| rustix::io::fcntl_dupfd_cloexec(slave, 64));
         match opened {
             Ok(slave) => Ok(Some(slave)),
@@ -387,7 +387,7 @@ fn enter_and_copy(joiner: &Joiner, copy: &Copy) -> ! {
         Ok(report) => report,
         Err(errno) => child::fail(report, Stage::Descriptors, errno),
     };
-    if let Err((stage, errno)) = child::apply_credentials(&joiner.entry, None, 1) {
+    if let Err((stage, errno)) = child::apply_credentials(&joiner.exec, None, 1) {
         child::fail(report, stage, errno);
     }
     if let Err(errno) = child::hide() {
@@ -447,7 +447,7 @@ impl std::io::Write for Descriptor {
 /// system calls.
 fn enter_and_exec(joiner: &Joiner, terminal: Option<OwnedFd>) -> ! {
     child::exec_reporting(
-        &joiner.entry,
+        &joiner.exec,
         terminal.as_ref().map(|t| t.as_fd()),
         joiner.report.as_fd(),
     )

@@ -148,7 +148,7 @@ impl Launcher {
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let page = supported_page()?;
         let alone = single_threaded("a service")?;
-        let entry = prepare::entry(self, request.spec, request.stdio, request.sockets, request.terminal)?;
+        let exec = prepare::exec_context(self, request.spec, request.stdio, request.sockets, request.terminal)?;
         let group = self.group(request.spec)?;
         let mut idmaps = IdMaps::default();
         let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;
@@ -165,14 +165,14 @@ impl Launcher {
             .as_ref()
             .and_then(|p| p.args().as_ref()?.first().cloned())
             .unwrap_or_default();
-        let directory = entry.directory.to_string_lossy().into_owned();
-        let root_inside = entry.uid == 0;
+        let directory = exec.directory.to_string_lossy().into_owned();
+        let root_inside = exec.uid == 0;
         let init = child::Init {
             steps,
             report: theirs.as_raw_fd(),
             launcher: ours.as_raw_fd(),
             keep: if root_inside { keeper(linux) } else { None },
-            entry,
+            exec,
             stack: sys::Stack::new(EXEC_STACK).map_err(LaunchError::system("map", "a stack"))?,
             page,
         };
@@ -350,7 +350,7 @@ fn go(reports: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::net::send(reports, b"!", rustix::net::SendFlags::NOSIGNAL).map(drop)
 }
 
-/// The sentence for a stage of [`step::Entry`] that failed.
+/// The sentence for a stage of [`step::ExecContext`] that failed.
 fn explain_stage(stage: Stage, errno: Errno, program: &str, directory: &str) -> LaunchError {
     let operation = stage.words();
     match (stage, errno) {

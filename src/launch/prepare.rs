@@ -7,7 +7,7 @@
 use super::cgroup::Group;
 use super::error::LaunchError;
 use super::filesystem::{self, Layers};
-use super::step::{Entry, Step, Strings, c_path};
+use super::step::{ExecContext, Step, Strings, c_path};
 use super::writable::Overlay;
 use super::{Launcher, Request, landlock};
 use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
@@ -64,7 +64,7 @@ pub(super) fn steps(
         .as_ref()
         .ok_or_else(|| LaunchError::Spec("has no `root`".into()))?;
     steps.push(Step::Root {
-        tree: skeleton(request.root, root.readonly().unwrap_or(false))?,
+        tree: build_root(request.root, root.readonly().unwrap_or(false))?,
     });
     mount_all(launcher, spec, linux, idmaps, &mut steps)?;
     steps.push(Step::Leave);
@@ -226,7 +226,7 @@ fn mount_steps(
                 _ => None,
             };
             steps.push(Step::Attach {
-                tree: detached(source, attributes, idmap)?,
+                tree: open_detached(source, attributes, idmap)?,
                 target,
                 place,
             });
@@ -382,11 +382,11 @@ fn namespace<'m>(
 /// Makes an idmapped mount, and lets it go.
 pub(super) fn idmapped(path: &Path, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), LaunchError> {
     let mut idmaps = IdMaps::default();
-    detached(path, 0, Some(namespace(&mut idmaps, uids, gids)?)).map(drop)
+    open_detached(path, 0, Some(namespace(&mut idmaps, uids, gids)?)).map(drop)
 }
 
 /// A copy of the mount tree at `path`, attached nowhere.
-fn detached(path: &Path, attributes: u64, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, LaunchError> {
+fn open_detached(path: &Path, attributes: u64, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, LaunchError> {
     clone_of(open_without_links(path)?.as_fd(), path, attributes, idmap)
 }
 
@@ -414,7 +414,7 @@ fn clone_of(
 
 /// The root that everything is mounted on, in memory: it costs no disk, needs no name, and is gone with its last
 /// user. Made here, so what is in it belongs to the launcher and not to the service's namespace.
-fn skeleton(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchError> {
+fn build_root(entries: &[RootEntry], readonly: bool) -> Result<OwnedFd, LaunchError> {
     let wrong = |operation: &'static str| LaunchError::system(operation, "the service's root");
     let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     let options = [(c"mode", Some(c"0755")), (c"size", Some(c"1m"))];
@@ -483,13 +483,13 @@ fn lowers(mount: &Mount, places: &[&Path], attributes: u64) -> Result<OwnedFd, L
 }
 
 /// The way from inside the namespaces to the program.
-pub(super) fn entry(
+pub(super) fn exec_context(
     launcher: &mut Launcher,
     spec: &Spec,
     stdio: [BorrowedFd<'_>; 3],
     sockets: &[(BorrowedFd<'_>, &str)],
     terminal: bool,
-) -> Result<Entry, LaunchError> {
+) -> Result<ExecContext, LaunchError> {
     let process = spec
         .process()
         .as_ref()
@@ -535,7 +535,7 @@ pub(super) fn entry(
     };
     let stdio = [above(stdio[0])?, above(stdio[1])?, above(stdio[2])?];
     let sockets = sockets.iter().map(|(fd, _)| above(*fd)).collect::<Result<_, _>>()?;
-    Ok(Entry {
+    Ok(ExecContext {
         uid: user.uid(),
         gid: user.gid(),
         groups: launcher.groups_allowed.then(|| groups(spec)),

@@ -100,8 +100,8 @@ impl Step {
     }
 }
 
-/// The last part of the way, which `exec` shares: from a process inside the namespaces to the program.
-pub(super) struct Entry {
+/// What it takes to get from a process inside the namespaces to its program, for a service and for `exec` alike.
+pub(super) struct ExecContext {
     pub uid: u32,
     pub gid: u32,
     /// `None` where the outer namespace denies setgroups(2) and there is but one id.
@@ -137,7 +137,7 @@ pub(super) enum Failed {
 /// Declares the stages, what each is in words, and the way back from its number.
 macro_rules! stages {
     ($($(#[$doc:meta])* $name:ident = $words:literal,)*) => {
-        /// Stages of an [`Entry`], for errors.
+        /// Stages of an [`ExecContext`], for errors.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
         pub(super) enum Stage {
