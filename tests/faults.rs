@@ -680,3 +680,68 @@ fn a_build_and_a_copy_that_find_the_disk_full_leave_it_as_it_was() {
         drop(small);
     }
 }
+
+/// A command of which nothing can close descriptors in front of one that it keeps: every helper does, and a service's own
+/// start does not.
+#[allow(
+    unsafe_code,
+    reason = "only a child that has not run its program yet can be given a filter"
+)]
+fn unable_to_close(mut command: Command) -> Command {
+    use std::os::unix::process::CommandExt;
+    let line = |code: u16, jt: u8, k: u32| libc::sock_filter { code, jt, jf: 0, k };
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const LAST: u32 = 16 + 8;
+    let filter = [
+        line(LOAD, 0, 0),
+        line(EQUAL, 1, libc::SYS_close_range as u32),
+        line(ANSWER, 0, libc::SECCOMP_RET_ALLOW),
+        line(LOAD, 0, LAST),
+        line(EQUAL, 1, u32::MAX),
+        line(ANSWER, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        line(ANSWER, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    // SAFETY: one system call on memory that the child has a copy of.
+    unsafe { command.pre_exec(move || Ok(pysecure::sys::seccomp_load(&filter)?)) };
+    command
+}
+
+/// A helper that would hold what other services' lives hang on does not begin, and that is said.
+#[test]
+fn a_helper_that_cannot_close_descriptors_does_not_begin() {
+    let app_with = |mode, name: &str, lines: &str| {
+        let service = format!("[services.a]\ncommand = \"sleep infinity\"\n{lines}\n");
+        App::new(mode, &format!("[app]\nname = \"unclosed-{name}\"\n{service}"))
+    };
+    let up = |app: &App| Ended::from(unable_to_close(app.command(&["up", "-d"])).output().unwrap());
+    const WHY: &str = "close descriptors of the supervisor";
+    for mode in BOTH {
+        let health = "health = { command = [\"true\"], interval = \"100ms\", retries = 1 }";
+        let app = app_with(mode, "joined", health);
+        up(&app).ok();
+        // `exec`, and `cp` as well.
+        let refused = app.run(&["exec", "-T", "a", "--", "true"]);
+        assert_eq!(refused.code, 125, "{mode:?}: {refused:?}");
+        assert!(refused.err.contains(WHY), "{mode:?}: {}", refused.err);
+        // A probe.
+        let ill = wait_until(|| Some(app.service("a")).filter(|s| s["health"] == "unhealthy"));
+        assert_eq!(ill["state"], "running");
+        let log = app.wait_for_log("a", "unhealthy");
+        assert!(log.contains(WHY), "{mode:?}: {log}");
+        // A companion, which may fail a moment before its service runs or a moment after that.
+        let app = app_with(
+            mode,
+            "companion",
+            "network = \"app\"\npublish = [\"127.77.0.1:28461:80\"]",
+        );
+        let came = up(&app);
+        wait_until(|| (came.err.contains(WHY) || app.logs("a").contains(WHY)).then_some(()));
+        let app = app_with(mode, "relay", "listen = [\"127.77.0.2:28462\"]");
+        let refused = up(&app);
+        assert_eq!(refused.code, 125, "{mode:?}: {refused:?}");
+        let said = refused.err.contains("`listen`") && refused.err.contains("EPERM");
+        assert!(said, "{mode:?}: {}", refused.err);
+    }
+}

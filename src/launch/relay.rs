@@ -185,13 +185,30 @@ impl Launcher {
                     }
                 }
             }
-            Ok((Relay { pidfd, control: ours }, inside))
+            Ok((pidfd, inside))
         })();
-        if made.is_err() {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        match made {
+            Ok((pidfd, inside)) => Ok((Relay { pidfd, control: ours }, inside)),
+            Err(error) => {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                // It may have failed first, and knows better why.
+                Err(last_word(ours.as_fd()).map_or(error, wrong()))
+            }
         }
-        made
     }
+}
+
+/// The errno that a relay which has ended left in its socket.
+fn last_word(control: BorrowedFd<'_>) -> Option<Errno> {
+    let mut answer = [0u8; 4];
+    let received = match sys::receive(control, &mut answer) {
+        // That it had not read all comes first.
+        Err(Errno::CONNRESET) => sys::receive(control, &mut answer),
+        other => other,
+    };
+    let whole = received.is_ok_and(|received| received.bytes == answer.len());
+    let errno = Some(i32::from_ne_bytes(answer)).filter(|errno| whole && *errno > 0);
+    errno.map(Errno::from_raw_os_error)
 }
 
 impl Relay {

@@ -26,6 +26,14 @@ impl SingleThreaded {
     }
 }
 
+#[cfg(test)]
+impl SingleThreaded {
+    /// Among the threads of a test. What is done in the copy takes no memory and no lock.
+    pub(super) fn in_a_test() -> SingleThreaded {
+        SingleThreaded(PhantomData)
+    }
+}
+
 /// linux/sched.h; libc has it in a type that is too narrow.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 

@@ -133,3 +133,42 @@ pub fn born_after<T>(
         pid => Pid::from_raw(pid).ok_or(Errno::SRCH),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn no_helper_begins_that_cannot_close_what_is_not_its() {
+        // The filter is of this thread alone, and of the helpers.
+        let refused = || {
+            let null = std::fs::File::open("/dev/null").unwrap();
+            let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+            crate::sys::seccomp::refuse(libc::SYS_close_range);
+            let (kept, null) = (&[tell.as_raw_fd()][..], null.as_fd());
+            for keeps in [
+                Keeps::Input(null),
+                Keeps::These(kept),
+                Keeps::Detached { kept, null },
+                Keeps::Outliving { kept, null },
+            ] {
+                let say = |word: i32| assert_eq!(rustix::io::write(&tell, &word.to_ne_bytes()), Ok(4));
+                let life = || {
+                    say(0);
+                    0
+                };
+                let alone = SingleThreaded::in_a_test();
+                let helper = start(&alone, 0, &keeps, |errno| say(errno.raw_os_error()), life).unwrap();
+                let (_, status) = rustix::process::waitpid(Some(helper), WaitOptions::empty())
+                    .unwrap()
+                    .unwrap();
+                assert_eq!(status.exit_status(), Some(FAILED));
+                let mut said = [0; 8];
+                assert_eq!(rustix::io::read(&told, &mut said), Ok(4));
+                assert_eq!(said[..4], libc::EPERM.to_ne_bytes());
+            }
+        };
+        std::thread::spawn(refused).join().unwrap();
+    }
+}
