@@ -4,6 +4,8 @@
 mod harness;
 
 use harness::{App, BOTH, Mode};
+use rustix::fs::FlockOperation;
+use std::os::unix::fs::MetadataExt;
 
 /// `auth` is called, `web` calls, `aside` does neither.
 const MANIFEST: &str = r#"
@@ -99,6 +101,29 @@ fn with_nothing_installed_services_find_the_launcher_s_packages() {
         // Who has nothing to do with calls sees nothing of it.
         app.wait_for_log("aside", "False [] False\n");
         app.ok(&["down"]);
+        // Other versions that nobody uses go, and those that another supervisor has stay.
+        let python = app.state().join("python");
+        let owner = std::fs::metadata(&python).unwrap();
+        let of_another = |letter: &str| {
+            let folder = python.join(letter.repeat(64));
+            std::fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+            folder
+        };
+        let (used, unused) = (of_another("a"), of_another("b"));
+        let theirs = std::fs::File::open(&used).unwrap();
+        rustix::fs::flock(&theirs, FlockOperation::LockShared).unwrap();
+        app.ok(&["up", "-d"]);
+        assert!(used.exists() && !unused.exists(), "{mode:?}");
+        drop(theirs);
+        // Ours is to that supervisor what theirs is to ours.
+        let mut others = std::fs::read_dir(&python).unwrap().map(|e| e.unwrap().path());
+        let own = std::fs::File::open(others.find(|path| *path != used).unwrap()).unwrap();
+        let alone = || rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(alone(), Err(rustix::io::Errno::AGAIN), "{mode:?}");
+        app.ok(&["down"]);
+        alone().unwrap();
+        drop(own);
         // Where it is gone, the next start makes it anew.
         std::fs::remove_dir_all(app.state().join("python")).unwrap();
         app.ok(&["up", "-d"]);

@@ -1373,6 +1373,7 @@ c, _ = s.accept()
 c.send(b"heard " + c.recv(100))
 ''']
 start = "on-demand"
+restart_delay = "1h"
 callers = { caller = "*" }
 [services.caller]
 command = ["sleep", "1000"]
@@ -1388,6 +1389,26 @@ depends_on = { callee = "ready" }
             let heard = app.ok(&["exec", "-T", "caller", "--", "python3", "-c", call]);
             assert_eq!(heard.out, "heard you\n");
         }
+        // So it does where others wait already: one that takes a connection each time does not fail, however many there are. The first
+        // is kept waiting until all have connected. A socket that is made anew ends those that wait in it, and they connect again.
+        let calls = "import socket\n\
+                     def new():\n \
+                     s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n \
+                     s.connect('/run/pysecure/rpc/callee.sock')\n \
+                     return s\n\
+                     def heard(s):\n \
+                     while True:\n  \
+                     try:\n   \
+                     s.send(b'you')\n   \
+                     if said := s.recv(100): return said\n  \
+                     except OSError: pass\n  \
+                     try: s = new()\n  \
+                     except OSError: pass\n\
+                     all = [new() for _ in range(20)]\n\
+                     print({heard(s) for s in all})";
+        let heard = app.ok(&["exec", "-T", "caller", "--", "python3", "-c", calls]);
+        assert_eq!(heard.out, "{b'heard you'}\n");
+        assert_eq!(app.service("callee")["restarts"], 0);
         app.wait_for_state("callee", "listening");
     }
 }

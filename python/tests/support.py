@@ -36,6 +36,23 @@ def until(ask: Any) -> Any:
         time.sleep(0.005)
 
 
+def until_at_rest(pid: int) -> None:
+    """Waits until all threads of a process sleep, so that nothing of what was asked of it is left to be done: by the kernel's account,
+    twice the same with no thread woken in between."""
+
+    def account() -> list[str] | None:
+        found = []
+        for thread in sorted(os.listdir(f"/proc/{pid}/task")):
+            with open(f"/proc/{pid}/task/{thread}/status") as file:
+                lines = file.read().splitlines()
+            if "State:\tS (sleeping)" not in lines:
+                return None
+            found += [thread, *(line for line in lines if "ctxt_switches" in line)]
+        return found
+
+    until(lambda: (before := account()) is not None and before == account())
+
+
 class Supervisor:
     """Sockets for pairs of caller and callee; a folder for each caller."""
 

@@ -73,6 +73,12 @@ fn prepared(
         let wrong = |e| PlanError::io("unpack the Python packages into", packages::folder(&dirs.state), e);
         packages::unpack(&dirs.state).map_err(wrong)?;
     }
+    if let Err(e) = packages::collect(&dirs.state) {
+        tracing::warn!(
+            "remove Python packages of other versions from {}: {e}",
+            dirs.state.join("python").display()
+        );
+    }
     if let Some(initializer) = plan.initializer.as_ref().filter(|_| initialize(&plan)) {
         // Whose the files are that the script makes is still to be put right.
         ledger.applied.clear();

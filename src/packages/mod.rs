@@ -5,15 +5,20 @@
 //! and services see that folder read-only at [`FOLDER`]. What stands in it under the packages' names gives way to what is
 //! installed for the interpreter (`stand_aside.py`); the packages themselves lie a folder further down.
 //!
-//! What may not happen here: a folder under its name that is not whole, whenever the machine loses power. Those of other
-//! versions stay: services that were started with them may still run.
+//! What may not happen here: a folder under its name that is not whole, whenever the machine loses power or a process is killed.
+//!
+//! Whoever uses a version holds a shared flock(2) on its folder for as long as it lives, which the kernel ends with it. What nobody
+//! holds, and is not this program's own, is collected by the next `up`, whatever its version.
 
 use crate::durable;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::io::{Error, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 
@@ -68,25 +73,78 @@ fn hash() -> &'static str {
     })
 }
 
-/// Has the packages in a state directory, which is there. One who does the same at the same time does no harm.
+/// What this process uses, until it ends: the folder and the descriptor that its lock is on.
+static USED: Mutex<Vec<(PathBuf, OwnedFd)>> = Mutex::new(Vec::new());
+
+/// Has the packages in a state directory, which is there, and keeps them there for as long as this process lives.
 pub fn unpack(state: &Path) -> std::io::Result<()> {
     let place = folder(state);
-    if std::fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+    let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_there = |descriptor: &OwnedFd| {
+        let (found, ours) = (std::fs::symlink_metadata(&place), rustix::fs::fstat(descriptor));
+        found.is_ok_and(|found| ours.is_ok_and(|ours| found.ino() == ours.st_ino))
+    };
+    if used.iter().any(|(folder, lock)| *folder == place && is_there(lock)) {
         return Ok(());
     }
     let above = state.join("python");
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&above)?;
-    let fresh = above.join(format!(".{}", std::process::id()));
-    remove(&fresh)?;
-    let made = fill(&fresh).and_then(|()| durable::settle(&fresh)).and_then(|()| {
-        match durable::rename(&fresh, &place) {
-            // Another was first.
-            Err(e) if matches!(e.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => Ok(()),
-            other => other,
+    // One at a time unpacks or collects, so that no folder goes between its being found and its being locked.
+    let _one = locked(&above, FlockOperation::LockExclusive)?;
+    if !std::fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+        let fresh = above.join(format!(".{}", hash()));
+        remove(&fresh)?;
+        let made = fill(&fresh).and_then(|()| durable::settle(&fresh));
+        if let Err(e) = made.and_then(|()| durable::rename(&fresh, &place)) {
+            remove(&fresh)?;
+            return Err(e);
         }
-    });
-    let removed = remove(&fresh);
-    made.and(removed)
+    }
+    let lock = locked(&place, FlockOperation::LockShared)?;
+    used.retain(|(folder, _)| *folder != place);
+    used.push((place, lock));
+    Ok(())
+}
+
+/// Removes what other versions have unpacked and no process uses, and what one left that was killed while it did this.
+pub fn collect(state: &Path) -> std::io::Result<()> {
+    let above = state.join("python");
+    let _one = match locked(&above, FlockOperation::LockExclusive) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in std::fs::read_dir(&above)? {
+        let name = entry?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let place = above.join(name);
+        let version = |name: &str| name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+        if name.strip_prefix('.').is_some_and(version) {
+            remove(&place)?;
+        } else if version(name) && name != hash() {
+            let _alone = match locked(&place, FlockOperation::NonBlockingLockExclusive) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
+                other => other?,
+            };
+            // From here on nobody finds it, whole or not.
+            let gone = above.join(format!(".{name}"));
+            remove(&gone)?;
+            std::fs::rename(&place, &gone)?;
+            remove(&gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// A lock on a folder, which ends with the descriptor.
+fn locked(folder: &Path, how: FlockOperation) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let descriptor = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
+    loop {
+        match rustix::fs::flock(&descriptor, how) {
+            Err(Errno::INTR) => {}
+            other => return Ok(other.map(|()| descriptor)?),
+        }
+    }
 }
 
 fn remove(folder: &Path) -> std::io::Result<()> {
@@ -161,6 +219,49 @@ mod tests {
         assert_eq!(mode(&place.join("carried/pysecure_rpc/_server")), 0o755);
         assert_eq!(mode(&place.join("carried/pysecure_rpc/_server/calls.py")), 0o644);
         assert_eq!(std::fs::read_dir(state.path().join("python")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn other_versions_go_unless_they_are_used() {
+        let state = tempfile::tempdir().unwrap();
+        collect(state.path()).unwrap();
+        unpack(state.path()).unwrap();
+        let above = state.path().join("python");
+        let version = |letter: &str| letter.repeat(64);
+        let make = |name: &str| {
+            directory(&above.join(name).join("carried")).unwrap();
+            std::fs::write(above.join(name).join("carried/a.py"), "").unwrap();
+            above.join(name)
+        };
+        let left = || {
+            let names = std::fs::read_dir(&above).unwrap();
+            let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        let (used, unused) = (make(&version("a")), version("b"));
+        make(&unused);
+        // What was left by one that was killed: while it unpacked, or while it collected this very one.
+        make(&format!(".{}", version("c")));
+        make(&format!(".{unused}"));
+        // And what is none of ours.
+        make("other");
+        let lock = locked(&used, FlockOperation::LockShared).unwrap();
+        collect(state.path()).unwrap();
+        let mut expected = vec![hash().to_owned(), version("a"), "other".to_owned()];
+        expected.sort();
+        assert_eq!(left(), expected);
+        drop(lock);
+        collect(state.path()).unwrap();
+        assert_eq!(left().len(), 2);
+        // Of another's program ours is another version.
+        let own = locked(&folder(state.path()), FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(own.unwrap_err().kind(), ErrorKind::WouldBlock);
+        // What is deleted meanwhile is made and held anew.
+        std::fs::remove_dir_all(folder(state.path())).unwrap();
+        unpack(state.path()).unwrap();
+        let own = locked(&folder(state.path()), FlockOperation::NonBlockingLockExclusive);
+        assert_eq!(own.unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::limits;
 use super::machine::{Effect, Ending, Exit, Input};
 use super::net::network::Networks;
 use super::net::notify;
+use super::net::sockets::Waiting;
 use super::process::Process;
 use super::protocol::Progress;
 use super::stats::events::Event;
@@ -18,7 +19,9 @@ use crate::jail::store::Store;
 use crate::launch::ask::YES;
 use crate::launch::relay::Notice;
 use crate::launch::{Descriptors, LaunchError, Running};
+use crate::packages;
 use crate::plan::{self, Keeping, Mount};
+use crate::values::Start;
 use nix::sys::epoll::EpollFlags;
 use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
@@ -144,7 +147,7 @@ impl App {
     }
 
     /// Makes what a service needs on disk once more, if it was deleted while the app is up: its jail, its copy of that, the
-    /// folders of its resources, which are as when they are made.
+    /// folders of its resources, which are as when they are made; and the Python packages, which are this process's own version.
     fn restore(&self, service: &plan::Unit) -> Result<(), SuperviseError> {
         let store = Store::new(&self.plan.dirs.state);
         let of_template = self.plan.templates.get(&service.rootfs);
@@ -156,6 +159,10 @@ impl App {
                     .make_private_tree(hash, service.identity.on_disk())
                     .map_err(wrong)?;
             }
+        }
+        if packages::seen_by(&service.environment) {
+            let wrong = |e| LaunchError::system_text("unpack the Python packages for", &service.name, e);
+            packages::unpack(&self.plan.dirs.state).map_err(wrong)?;
         }
         let missing = |mount: &&Mount| std::fs::symlink_metadata(&mount.source).is_err();
         for mount in service.mounts.iter().filter(missing) {
@@ -216,13 +223,15 @@ impl App {
             true => Some(notify::bind(&self.plan.dirs, planned)?),
             false => None,
         };
+        let waited = self.waiting(id, planned);
         let running = self.clone_process(id, planned, &bundle, hold)?;
         if let Err(error) = self.accompany(id, planned, &running, hold) {
             running.abort();
             return Err(error);
         }
         // From here on what was started is on record, so that whatever fails now it will be ended and reaped.
-        let process = Process::new(running, notify);
+        let mut process = Process::new(running, notify);
+        process.waited = waited;
         self.by_pid.insert(process.pid() as i32, Child::Service(id));
         let watched = self.watch_process(id, &process);
         self.processes.insert(id, process);
@@ -300,12 +309,23 @@ impl App {
 
     /// Has a process that was made ready run its program.
     fn let_go(&mut self, id: ServiceId) -> Option<Input> {
+        let waited = self.waiting(id, &*self.unit(id)?);
         // If it is gone, that is told by its end.
-        let process = self.processes.get(&id)?;
+        let process = self.processes.get_mut(&id)?;
+        process.waited = waited;
         let begun = self.relays.begin(id, &process.running);
         let _ = process.running.go();
         let why = begun.err()?.to_string();
         Some(Input::Misbehaves { service: id, why })
+    }
+
+    /// Who waits for a service on demand: by that it is known, when it has ended, whether it took any.
+    fn waiting(&self, id: ServiceId, unit: &plan::Unit) -> Waiting {
+        let on_demand = |s: &super::machine::Service| s.policy().start == Start::OnDemand;
+        match self.machine.service(id).is_some_and(on_demand) {
+            true => self.sockets.waiting(unit),
+            false => Waiting::default(),
+        }
     }
 
     /// Its program runs.
@@ -338,6 +358,7 @@ impl App {
             false => self.relays.part(id),
         };
         let callers_wait = began && self.sockets.callers_wait(&unit);
+        let accepted = began && self.sockets.accepted(&unit, &process.waited);
         if began {
             self.sockets.renew(&self.plan.dirs, &unit);
         }
@@ -357,6 +378,7 @@ impl App {
                 ending,
                 note,
                 callers_wait,
+                accepted,
                 parting: parting && !held,
             },
         });

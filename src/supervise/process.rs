@@ -5,6 +5,7 @@ use super::control::fingerprint::Fingerprints;
 use super::machine::Ending;
 use super::machine::State;
 use super::machine::state::{After, Service};
+use super::net::sockets::Waiting;
 use super::protocol::ServiceStatus;
 use crate::launch::Running;
 use crate::launch::ask::Asking;
@@ -22,6 +23,8 @@ pub(super) struct Process {
     pub asking: Option<Asking>,
     /// How it ended, as PID 1 said before it ended itself.
     pub ending: Option<Ending>,
+    /// On demand: who waited when its program was let go.
+    pub waited: Waiting,
     /// The spec that it was started from, once something was to be done beside it: the plan may be another by then. One that
     /// nobody asks for takes no memory.
     pub spec: OnceCell<Rc<Spec>>,
@@ -34,6 +37,7 @@ impl Process {
             notify,
             asking: None,
             ending: None,
+            waited: Waiting::default(),
             spec: OnceCell::new(),
         }
     }

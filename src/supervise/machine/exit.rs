@@ -35,8 +35,10 @@ pub(super) struct Ended {
     pub fault: Option<String>,
     /// What the kernel did to it.
     pub note: Option<String>,
-    /// Callers wait, of whom it never accepted one.
-    pub unaccepted: bool,
+    /// Callers wait.
+    pub callers_wait: bool,
+    /// It accepted a connection, as far as is known.
+    pub accepted: bool,
     /// Its relay will yet say whether connections wait, of which it never accepted one.
     pub parting: bool,
     pub kind: ServiceType,
@@ -119,8 +121,10 @@ impl Ended {
             Restart::Always => Verdict::Restart,
             Restart::OnFailure if failed => Verdict::Restart,
             // Whoever waited would have it started at once, again and again.
-            _ if done_on_demand && self.unaccepted => return (UNACCEPTED.to_owned(), Verdict::Restart),
-            _ if done_on_demand && self.parting => Verdict::AwaitRelay,
+            _ if done_on_demand && self.callers_wait && !self.accepted => {
+                return (UNACCEPTED.to_owned(), Verdict::Restart);
+            }
+            _ if done_on_demand && self.parting && !self.accepted => Verdict::AwaitRelay,
             _ if done_on_demand => Verdict::Listen,
             _ if self.kind == ServiceType::Oneshot && failed => Verdict::Fail,
             _ if self.kind == ServiceType::Simple && (self.fault.is_some() || !self.ready) => Verdict::Fail,
@@ -155,8 +159,9 @@ impl Machine {
             ready: service.state == State::Running,
             fault,
             note: instance.note.clone(),
-            unaccepted: began && !instance.accepts && exit.callers_wait,
-            parting: exit.parting && !instance.accepts,
+            callers_wait: began && exit.callers_wait,
+            accepted: instance.accepts || exit.accepted,
+            parting: exit.parting,
             kind: service.policy().kind,
             start: service.policy().start,
             restart: service.policy().restart.when,

@@ -89,6 +89,8 @@ pub(crate) struct Exit {
     pub note: Option<String>,
     /// Callers wait in its sockets.
     pub callers_wait: bool,
+    /// It accepted a connection of its callers'.
+    pub accepted: bool,
     /// Its relay will yet say whether it accepted connections ([`Input::Judged`]).
     pub parting: bool,
 }

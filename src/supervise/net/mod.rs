@@ -2,5 +2,6 @@
 
 pub mod network;
 pub(in crate::supervise) mod notify;
+mod queue;
 pub(in crate::supervise) mod relays;
 pub(in crate::supervise) mod sockets;

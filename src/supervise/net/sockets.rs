@@ -7,6 +7,7 @@
 //! Who calls is known from which socket a call came in on: a caller sees only the folder of its own, and
 //! there only the callees that name it.
 
+use super::queue;
 use crate::cause::Reason;
 use crate::host::{Dirs, Privilege, make_passable, make_private};
 use crate::model::{DYNAMIC, OPERATOR};
@@ -28,6 +29,10 @@ enum Key {
     Listen(SocketAddr),
     Pair { callee: String, caller: String },
 }
+
+/// Who waits to be accepted, by caller.
+#[derive(Debug, Default)]
+pub(in crate::supervise) struct Waiting(BTreeMap<String, Vec<u32>>);
 
 /// All sockets of an app.
 #[derive(Default)]
@@ -143,6 +148,29 @@ impl Sockets {
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)) == Ok(1)
         })
+    }
+
+    /// Those that wait in the sockets that a service's callers connect to, for [`Sockets::accepted`].
+    pub(in crate::supervise) fn waiting(&self, service: &plan::Unit) -> Waiting {
+        let of = |caller: &String| {
+            Some((
+                caller.clone(),
+                queue::waiting(self.held.get(&pair(&service.name, caller))?)?,
+            ))
+        };
+        Waiting(service.callers.iter().filter_map(of).collect())
+    }
+
+    /// Has a service accepted one of those that waited? Of more, whoever came later, nothing is known.
+    pub(in crate::supervise) fn accepted(&self, service: &plan::Unit, waited: &Waiting) -> bool {
+        let now = match waited.0.is_empty() {
+            true => return false,
+            false => self.waiting(service),
+        };
+        waited
+            .0
+            .iter()
+            .any(|(caller, before)| now.0.get(caller).is_some_and(|now| queue::advanced(before, now)))
     }
 
     /// Lets go of the sockets of a service that was given up: whoever connects is refused, and does not wait for what does

@@ -371,6 +371,7 @@ impl World {
             ending,
             note: self.luck.chance(5).then(|| "killed: out of memory".to_owned()),
             callers_wait: self.luck.chance(20),
+            accepted: self.luck.chance(20),
             parting,
         };
         self.feed(Input::Exited { service, exit })
