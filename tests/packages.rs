@@ -122,7 +122,7 @@ fn with_nothing_installed_services_find_the_launcher_s_packages() {
         let alone = || rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive);
         assert_eq!(alone(), Err(rustix::io::Errno::AGAIN), "{mode:?}");
         app.ok(&["down"]);
-        alone().unwrap();
+        harness::wait_until(|| alone().ok());
         drop(own);
         // Where it is gone, the next start makes it anew.
         std::fs::remove_dir_all(app.state().join("python")).unwrap();

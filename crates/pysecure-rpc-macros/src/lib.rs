@@ -42,26 +42,8 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
     let ReturnType::Type(_, returns) = &signature.output else {
         return wrong("return a `pysecure_rpc::Result`, which can say that a call failed");
     };
-    let (mut names, mut kinds) = (Vec::new(), Vec::new());
-    for input in &signature.inputs {
-        let FnArg::Typed(input) = input else {
-            return Err(syn::Error::new_spanned(
-                input,
-                "a method cannot be called from elsewhere",
-            ));
-        };
-        let Pat::Ident(name) = &*input.pat else {
-            return Err(syn::Error::new_spanned(&input.pat, "give the parameter a name"));
-        };
-        if matches!(&*input.ty, syn::Type::Reference(_)) {
-            return Err(syn::Error::new_spanned(
-                &input.ty,
-                "take an owned value, such as `String`",
-            ));
-        }
-        names.push(&name.ident);
-        kinds.push(&input.ty);
-    }
+    let parameters: syn::Result<(Vec<_>, Vec<_>)> = signature.inputs.iter().map(parameter).collect();
+    let (names, kinds) = parameters?;
     let texts: Vec<String> = names
         .iter()
         .map(|n| n.to_string().trim_start_matches("r#").to_owned())
@@ -69,12 +51,10 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
     let values: Vec<_> = (0..names.len()).map(|at| format_ident!("__value_{at}")).collect();
     let name = signature.ident.to_string();
     let (attributes, visibility, block, inputs) = (&function.attrs, &function.vis, &function.block, &signature.inputs);
-    let doc = documentation(attributes);
-    let ident = &signature.ident;
+    let (ident, asyncness, doc) = (&signature.ident, &signature.asyncness, documentation(attributes));
     let output = quote!(<#returns as ::pysecure_rpc::Outcome>);
     let returned = quote!(<#output::Value as ::pysecure_rpc::Returned>);
     let count = names.len();
-    let asyncness = &signature.asyncness;
     let (here, run) = match asyncness {
         None => (quote!(__body(#(#names),*)), quote!(__body(#(#values),*))),
         Some(_) => (
@@ -129,6 +109,22 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
             #output::from_call(#called)
         }
     })
+}
+
+/// The name and type of a function's parameter.
+fn parameter(input: &FnArg) -> syn::Result<(&syn::Ident, &syn::Type)> {
+    let FnArg::Typed(input) = input else {
+        let what = "a method cannot be called from elsewhere";
+        return Err(syn::Error::new_spanned(input, what));
+    };
+    let Pat::Ident(name) = &*input.pat else {
+        return Err(syn::Error::new_spanned(&input.pat, "give the parameter a name"));
+    };
+    if matches!(&*input.ty, syn::Type::Reference(_)) {
+        let what = "take an owned value, such as `String`";
+        return Err(syn::Error::new_spanned(&input.ty, what));
+    }
+    Ok((&name.ident, &input.ty))
 }
 
 fn documentation(attributes: &[syn::Attribute]) -> String {

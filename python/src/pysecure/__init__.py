@@ -7,9 +7,9 @@
     config.register_services([authsvc])
     PySecure.run_with_config(config)
 
-Nothing is decided here: a config becomes a manifest (`to_json`), and `pysecure` checks and runs it.
+This module decides nothing: a config becomes a manifest (`to_json`), and `pysecure` checks and runs it.
 """
-# What begins with _ is this module's, not its class's.
+# Names that begin with _ are private to this module, not to a class.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 Callers = Mapping[str, Union[str, Sequence[str]]]
-#: A path of the host, or {"source": that, "exclude": [".env", "*.db"]}: names and paths in it that no service sees.
+#: A path of the host, or {"source": PATH, "exclude": [".env", "*.db"]}, whose excluded names and paths no service sees.
 Code = Union[str, Mapping[str, Any]]
 
-#: Where the RPC package is shown to services if they would not find it otherwise.
+#: Services that would not find the RPC package otherwise see it here.
 _PACKAGES = "/opt/pysecure"
-#: Run when the app's data is made, if it lies beside the config file; as the original's.
+#: A script of this name beside the config file runs when the app's data is made, as in the original.
 _INITIALIZE = "pysecure_initialize_resources.sh"
-#: What the template `host` shows anyway.
+#: Folders that the template `host` shows in any case.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
-#: Packages that the launcher carries. It shows them to services by itself.
+#: Services see the packages that the launcher carries here.
 _CARRIED = "/run/pysecure/python"
 
 
 class PySecureResource:
     """A file or directory, as services see it, and what each class of service may do with it: any of r, w, x.
 
-    Where the code holds something at this path already, that is what it is: itself if nobody may write it, else a copy
-    to begin with. `source` (a path of the host) and `initial` (the same, copied once) say it in so many words;
-    `initial=""`: it begins empty. `was`: the path or name that it had before, whose data it goes on with.
+    If the code holds something at this path already, the resource is that: the original if no service may write it, else a copy.
+    `source` (a path of the host) and `initial` (a path that is copied once) name its content explicitly. With `initial=""` it begins
+    empty. `was` is the path or name that it had before; its data stays with it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PySecureResource:
             ("bundle", bundle_permissions),
             ("global", global_permissions),
         ):
-            # Whoever has no type checker learns it here.
+            # For those who use no type checker.
             is_text = isinstance(permissions, str)  # pyright: ignore[reportUnnecessaryIsInstance]
             if not is_text or set(permissions) - set("rwx"):
                 raise ValueError(f"{path}: {label} permissions are any of 'r', 'w' and 'x', not {permissions!r}")
@@ -148,7 +148,7 @@ class PySecureService:
 class PySecureConfig:
     """The configuration of an application: a manifest in the making.
 
-    `uid_range` and `gid_range`: lowest and highest id to give out. `None`: a free range of the host, chosen once.
+    `uid_range` and `gid_range` are the lowest and highest id to give out. `None` is a free range of the host, chosen once.
     """
 
     def __init__(
@@ -177,24 +177,24 @@ class PySecureConfig:
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
         file = sys._getframe(1).f_globals.get("__file__")
-        #: Where relative paths begin: the folder of the file that made this object.
+        #: The folder of the file that made this object. Relative paths begin there.
         self.folder: str = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
         self._made = _place()
 
     def register_resources(self, resources: Iterable[PySecureResource]) -> None:
-        """Those that services and bundles name are known without it."""
+        """Adds resources. Those of services and bundles are part of the config without this."""
         _extend(self.resources, resources)
 
     def register_bundles(self, bundles: Iterable[PySecureBundle]) -> None:
-        """Those that services name are known without it."""
+        """Adds bundles. Those of services are part of the config without this."""
         _extend(self.bundles, bundles)
 
     def register_services(self, services: Iterable[PySecureService]) -> None:
-        """What the application consists of."""
+        """Adds services."""
         _extend(self.services, services)
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as plain values. What services and bundles refer to is in it, registered or not."""
+        """The manifest as plain values, with all that services and bundles refer to, registered or not."""
         resources, bundles = self._parts()
         resource_names, bundle_names = _names(resources, bundles)
 
@@ -251,15 +251,15 @@ class PySecureConfig:
         return manifest
 
     def to_json(self) -> str:
-        """The manifest, which `pysecure -f FILE` takes."""
+        """The manifest as JSON, for `pysecure -f FILE`."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def calls_are_unrestricted(self) -> bool:
-        """Does no service say who may call it? Then every service may call every other, as in the original."""
+        """Whether no service names its callers. Then every service may call every other, as in the original."""
         return all(service.callers is None for service in self.services)
 
     def places(self) -> dict[str, tuple[str, int]]:
-        """File and line that made each object of the manifest: what an error in it should point at."""
+        """File and line that made each object of the manifest, for errors to point at."""
         resources, bundles = self._parts()
         resource_names, bundle_names = _names(resources, bundles)
         return {
@@ -307,20 +307,20 @@ class PySecureConfig:
             brought = self._brought(resource.path, code)
             writable = any("w" in table[label] for label in ("owner", "bundle", "global"))
             if brought is not None:
-                # The original's resources were files that lay there; so they do here.
+                # As in the original, the file that lies there is the resource.
                 table["initial" if writable else "source"] = brought
                 table.pop("kind", None)
         return table
 
     def _brought(self, path: str, code: Mapping[str, Code]) -> str | None:
-        """What the code holds at a path of services', as a path of the host; None if that is nothing."""
+        """The host's path of what the code holds at a path of services; None if it holds nothing there."""
         path = path.rstrip("/")
         for shown, source in sorted(code.items(), key=lambda c: -len(c[0])):
             inside = shown.rstrip("/") + "/"
             if not path.startswith(inside):
                 continue
             if not isinstance(source, str):
-                # Whoever says what is to be left out says what is to be there.
+                # Code with `exclude` shows exactly what it says, and no more.
                 return None
             host = os.path.normpath(os.path.join(source, path[len(inside) :]))
             if not _holds_something(os.path.join(self.folder, host)):
@@ -332,7 +332,7 @@ class PySecureConfig:
         words = _words(service.command)
         if not words:
             raise ValueError(f"{service.service_name}: its command is empty")
-        # A module is run by Python, be it executable or not: who only has it as a module should not have to care.
+        # A module need not be executable: Python runs it.
         if words[0].endswith(".py") and not self._executable(words[0], service.directory, code):
             return ["python3", *words]
         return words
@@ -353,13 +353,13 @@ class PySecureConfig:
 
 
 class PySecure:
-    """Starts what a config describes."""
+    """Starts the application that a config describes."""
 
     @staticmethod
     def run_with_config(config: PySecureConfig, *arguments: str) -> NoReturn:
-        """Becomes `pysecure up` of this config. `arguments` are further ones of `up`, such as "-d".
+        """Replaces this process by `pysecure up` of this config. `arguments` go to `up`, such as "-d".
 
-        The manifest is written beside the config file as APP.pysecure.json, so that `pysecure -f` finds it later.
+        The manifest is written beside the config file as APP.pysecure.json, for a later `pysecure -f`.
         """
         text = config.to_json()
         if config.calls_are_unrestricted() and len(config.services) > 1:
@@ -369,7 +369,7 @@ class PySecure:
                 file=sys.stderr,
                 flush=True,
             )
-        # The wheel puts it beside this interpreter, whose environment need not be active.
+        # The wheel installs `pysecure` beside this interpreter, whose environment need not be active.
         beside = os.path.dirname(sys.executable)
         program = (
             os.environ.get("PYSECURE_BINARY") or shutil.which("pysecure") or shutil.which("pysecure", path=beside)
@@ -399,7 +399,7 @@ def _write(path: str, text: str) -> str:
 
 
 def _place() -> tuple[str, int]:
-    """The line outside of this module that makes an object."""
+    """The line outside of this module that is making an object."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
@@ -415,7 +415,7 @@ def _extend(known: list[Any], more: Iterable[Any]) -> None:
 def _names(
     resources: list[PySecureResource], bundles: list[PySecureBundle]
 ) -> tuple[dict[int, str], dict[int, str]]:
-    """A name for each, by its id. Ids and data are kept under names, so none depends on the order of others."""
+    """The names of resources and bundles, by id(). Uids and data belong to names, so no name depends on the order of objects."""
     resource_names: dict[int, str] = {}
     taken: dict[str, PySecureResource] = {}
     for resource in resources:
@@ -441,7 +441,7 @@ def _names(
 
 
 def _from_resources(names: list[str]) -> str:
-    """What a bundle without a name is called: after what is in it, whatever stands before it."""
+    """The name of a bundle that was given none. It depends on the resources alone, not on the bundles before it."""
     name = "-".join(["shared", *names])
     if len(name) <= 63:
         return name
@@ -449,7 +449,7 @@ def _from_resources(names: list[str]) -> str:
 
 
 def _holds_something(path: str) -> bool:
-    """A file with something in it, or a folder with something other than empty folders in it."""
+    """Whether it is a file that is not empty, or a folder with more in it than empty folders."""
     try:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode):
@@ -499,7 +499,7 @@ def _bundle(bundle: PySecureBundle, names: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """The RPC package, unless it lies where services see it anyway."""
+    """The RPC package as code to show, unless it lies where services see it in any case."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if any(here == s or here.startswith(s + "/") for s in (*_SHOWN, _CARRIED)):
         return {}

@@ -1,9 +1,9 @@
-"""Hints of a function, compiled once into what checks and converts its arguments and its result.
+"""Type hints, compiled once for each function into converters of its arguments and its result.
 
-`dump` turns a value into a plain one that can cross, `load` turns a plain one that came into what the hint says; both
-refuse what is not of the type. The text of a signature and its hash are docs/rpc-protocol.md's.
+`dump` turns a value into a plain one that can cross. `load` turns a plain value that came into one of the hint's type. Both
+refuse a value of another type. docs/rpc-protocol.md defines the text of a signature and its hash.
 """
-# Values are of no known type here until they have been looked at, and what a list or dict holds not even then.
+# The type of a value is unknown here until it is checked, and that of a container's items even then.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false
 
@@ -23,12 +23,12 @@ Convert = Callable[[Any], Any]
 
 
 class Mismatch(TypeError):
-    """A value is not of its type; the message says where."""
+    """A value is not of the type that its hint names. The message says where."""
 
 
 class Type:
-    """One hint. `plan` is how a value is seen that stays what it is, as a tuple that begins with a word (core/src/check.rs
-    has them all); None if only `dump` and `load` can tell."""
+    """One hint. `plan` describes the values that pass unconverted, as a tuple that begins with a word (core/src/check.rs lists
+    the words). It is None if only `dump` and `load` can tell."""
 
     __slots__ = ("text", "dump", "load", "plan")
 
@@ -48,7 +48,7 @@ ANY = Type("any", _same, _same, ("any",))
 
 def _short(value: Any) -> str:
     text = ""
-    # No text is made that is not shown: that of a long integer is dear, and may be refused.
+    # A long integer gets no text: making it takes long, and Python may refuse to.
     if isinstance(value, int):
         text = repr(value) if value.bit_length() <= 128 else ""
     elif isinstance(value, (str, float, bytes, type(None))):
@@ -219,8 +219,8 @@ def _literal(values: tuple[Any, ...]) -> Type:
 
 
 def _record(cls: Any, fields: list[tuple[str, Any, bool]], inside: dict[Any, Type], make: Any, take: Any) -> Type:
-    """A class with named fields: (name, hint, may it be left out)."""
-    # Whoever refers to it from within has `whole`, which is the same.
+    """A class with named fields. Each field is (name, hint, may it be left out)."""
+    # A field that refers to the class itself gets `whole`, which converts as the result does.
     whole = Type(f"@{cls.__name__}", lambda value: dump(value), lambda value: load(value))
     inside[cls] = whole
     types_of = {name: compile_hint(hint, inside) for name, hint, _ in fields}
@@ -278,7 +278,7 @@ def _hints_of(of: Any, extras: bool = False) -> dict[str, Any]:
 if sys.version_info < (3, 11):
 
     def _resolved(hint: Any, names: dict[str, Any]) -> Any:
-        """Python 3.10 leaves names that are text within `list[...]` and the like."""
+        """Python 3.10 does not resolve names that are text inside `list[...]` and the like."""
         if isinstance(hint, str):
             stand_in = types.SimpleNamespace(__annotations__={"of": hint})
             return _resolved(typing.get_type_hints(stand_in, names)["of"], names)
@@ -347,7 +347,7 @@ _FLOAT = Type("float", _same, _same, ("types", float, int))
 
 def _float(value: Any) -> Any:
     kind = type(value)
-    # An integer is a float to Python's typing, and stays what it is.
+    # Python's typing accepts an integer as a float. It crosses as an integer.
     if kind is float or kind is int:
         return value
     if isinstance(value, float):
@@ -391,7 +391,7 @@ _MODULES = {
 
 
 def compile_hint(hint: Any, inside: dict[Any, Type] | None = None) -> Type:
-    """What a hint says of values. Raises TypeError for one whose values cannot cross."""
+    """Compiles a hint. Raises TypeError for a hint whose values cannot cross."""
     inside = {} if inside is None else inside
     try:
         known = _PLAIN.get(hint) or inside.get(hint)
@@ -472,7 +472,7 @@ def _name(of: str) -> str:
 
 
 def _told(error: BaseException) -> str:
-    """What an error says of itself; that is its own code, too."""
+    """The text of an error. Its class makes that text, and may fail."""
     try:
         return f"{type(error).__name__}: {error}"
     except BaseException:
@@ -560,7 +560,7 @@ class Signature:
         self.hash = fnv(self.text)
 
     def convert(self, args: Any, kwargs: Any, loading: bool) -> tuple[list[Any], dict[str, Any]]:
-        """Checks arguments, and converts each. What has a default and is not given stays so."""
+        """Checks and converts arguments. A parameter that has its default is left out."""
         positional = self._positional
         many = len(args)
         result: list[Any] = []
@@ -598,18 +598,19 @@ class Signature:
         except BaseException as error:
             if not loading:
                 raise
-            # The type's own code refuses it, such as a dataclass's __post_init__: nothing has run yet.
+            # Code of the type refused it, such as a dataclass's __post_init__. The function has not run.
             raise InvalidArguments(f"{self.name}({_name(at)}): {_told(error)}") from error
 
     def by_position(self, args: Any, kwargs: Any) -> tuple[Any, ...] | None:
-        """The same arguments without names; None if one stands further on than those that are given."""
+        """The same arguments, all by position. None if there is a gap between them, or one can be given by name only."""
         following = self._positional[len(args) : len(args) + len(kwargs)]
         if all(name in kwargs and name in self._by_name for name, _ in following) and len(following) == len(kwargs):
             return (*args, *(kwargs[name] for name, _ in following))
         return None
 
     def plans(self) -> tuple[tuple[Any, ...], int] | None:
-        """Those of what can be given by position, and how many have to be; None if something has to be given by name."""
+        """The plans of the parameters that can be given by position, and how many of those are required. None if a parameter
+        without default can be given by name only."""
         if len(self._required) > self._needed:
             return None
         return tuple(hint.plan for _, hint in self._positional), self._needed
