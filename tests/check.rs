@@ -26,6 +26,33 @@ fn manifest(name: &str, app: &str, service: &str) -> String {
 const CODE: &str = "code = { \"/code\" = \"./code\" }";
 
 #[test]
+fn a_semicolon_in_a_path_cuts_no_message() {
+    let app = App::new(
+        Mode::Root,
+        "[app]\nname = \"semicolon\"\n[resources]\ndata = { path = \"/data\", source = \"./a; b\", owner = \"rw\" }\n\
+         [services.one]\ncommand = \"true\"\nowner_resources = [\"data\"]\n",
+    );
+    app.write("a; b/file", "");
+    let folder = app.folder.join("a; b");
+    std::os::unix::fs::chown(&folder, Some(0), Some(0)).unwrap();
+    let found = app.run(&["check", "--json"]);
+    let all: serde_json::Value = serde_json::from_str(&found.out).unwrap();
+    let error = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|d| d["severity"] == "error")
+        .unwrap();
+    let says = format!(
+        "resource `data`: {} is root's, and so would be all that services write there, for every other program of this host",
+        folder.display()
+    );
+    assert_eq!(error["message"], says);
+    let help = error["help"].as_str().unwrap();
+    assert!(help.starts_with("give it to another user"), "{help}");
+}
+
+#[test]
 fn programs_scripts_and_directories_are_looked_for_as_the_service_will_see_them() {
     for mode in BOTH {
         let app = App::new(mode, "");
