@@ -3,6 +3,7 @@
 
 use proc_macro::TokenStream;
 use quote::{format_ident, quote};
+use syn::ext::IdentExt;
 use syn::{Data, DeriveInput, Fields, FnArg, ItemFn, LitStr, Pat, ReturnType, parse_macro_input};
 
 /// Has a function run in the service that it names: `#[rpc(run_as = "authsvc")]`, or with `, idempotent` if it may be called
@@ -44,10 +45,7 @@ fn expand(function: &ItemFn, service: Option<LitStr>, idempotent: bool) -> syn::
     };
     let parameters: syn::Result<(Vec<_>, Vec<_>)> = signature.inputs.iter().map(parameter).collect();
     let (names, kinds) = parameters?;
-    let texts: Vec<String> = names
-        .iter()
-        .map(|n| n.to_string().trim_start_matches("r#").to_owned())
-        .collect();
+    let texts: Vec<String> = names.iter().map(|name| name.unraw().to_string()).collect();
     let values: Vec<_> = (0..names.len()).map(|at| format_ident!("__value_{at}")).collect();
     let name = signature.ident.to_string();
     let (attributes, visibility, block, inputs) = (&function.attrs, &function.vis, &function.block, &signature.inputs);
