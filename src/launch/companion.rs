@@ -88,10 +88,10 @@ impl Launcher {
         let filter = self.filters.program(task.seccomp)?;
         let groups = self.groups_allowed;
         let alone = super::single_threaded("a process for the network")?;
-        let mut kept: Vec<i32> = task.published.iter().map(|p| p.listener.as_raw_fd()).collect();
-        kept.extend([&task.network.user, &task.network.network, &theirs].map(AsRawFd::as_raw_fd));
-        kept.extend(pidfd.as_ref().map(AsRawFd::as_raw_fd));
-        kept.extend(task.service.map(|s| s.reports.as_raw_fd()));
+        let mut kept: Vec<BorrowedFd<'_>> = task.published.iter().map(|p| p.listener).collect();
+        kept.extend([&task.network.user, &task.network.network, &theirs].map(AsFd::as_fd));
+        kept.extend(pidfd.as_ref().map(AsFd::as_fd));
+        kept.extend(task.service.map(|s| s.reports.as_fd()));
         let keeps = Keeps::Detached {
             kept: &kept,
             null: null.as_fd(),

@@ -143,8 +143,8 @@ impl Launcher {
         let filter = self.filters.program(task.seccomp)?;
         let groups = self.groups_allowed;
         let alone = super::single_threaded("a process for `listen`")?;
-        let mut kept: Vec<i32> = task.outside.iter().chain(&task.left).map(AsRawFd::as_raw_fd).collect();
-        kept.push(theirs.as_raw_fd());
+        let mut kept: Vec<BorrowedFd<'_>> = task.outside.iter().chain(&task.left).copied().collect();
+        kept.push(theirs.as_fd());
         let keeps = Keeps::Detached {
             kept: &kept,
             null: null.as_fd(),

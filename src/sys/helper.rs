@@ -18,9 +18,15 @@ pub enum Keeps<'a> {
     These(&'a [RawFd]),
     /// These, and /dev/null in place of the standard ones. It has a session of its own, for Ctrl-C is its maker's to handle,
     /// may not be looked into, and is killed with its maker.
-    Detached { kept: &'a [RawFd], null: BorrowedFd<'a> },
+    Detached {
+        kept: &'a [BorrowedFd<'a>],
+        null: BorrowedFd<'a>,
+    },
     /// The same, but it outlives its maker: no signal reaches it but SIGKILL.
-    Outliving { kept: &'a [RawFd], null: BorrowedFd<'a> },
+    Outliving {
+        kept: &'a [BorrowedFd<'a>],
+        null: BorrowedFd<'a>,
+    },
 }
 
 /// How a helper ends that could not begin, or failed at what it has no words for.
@@ -75,9 +81,9 @@ fn keep(keeps: &Keeps<'_>) -> Result<(), Errno> {
     }
 }
 
-fn detach(kept: &[RawFd], null: BorrowedFd<'_>) -> Result<(), Errno> {
+fn detach(kept: &[BorrowedFd<'_>], null: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: as in `keep`. `null` is kept until it has been copied.
-    unsafe { super::close_except(|| kept.iter().copied().chain([null.as_raw_fd()])) }?;
+    unsafe { super::close_except(|| kept.iter().chain([&null]).map(AsRawFd::as_raw_fd)) }?;
     for place in 0..3 {
         // SAFETY: as in `keep`.
         unsafe { super::duplicate_to(null.as_raw_fd(), place) }?;
@@ -146,10 +152,11 @@ mod tests {
             let null = std::fs::File::open("/dev/null").unwrap();
             let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
             crate::sys::seccomp::refuse(libc::SYS_close_range);
-            let (kept, null) = (&[tell.as_raw_fd()][..], null.as_fd());
+            let (numbers, null) = ([tell.as_raw_fd()], null.as_fd());
+            let kept = &[tell.as_fd()][..];
             for keeps in [
                 Keeps::Input(null),
-                Keeps::These(kept),
+                Keeps::These(&numbers),
                 Keeps::Detached { kept, null },
                 Keeps::Outliving { kept, null },
             ] {

@@ -10,7 +10,7 @@ use crate::sys::helper::{self, Keeps};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 /// Dropping it ends the guard, and waits for that.
@@ -32,7 +32,7 @@ impl Guard {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(LaunchError::system("open", "/dev/null"))?;
         let keeps = Keeps::Outliving {
-            kept: &[theirs.as_raw_fd()],
+            kept: &[theirs.as_fd()],
             null: null.as_fd(),
         };
         let started = helper::start(&alone, 0, &keeps, |_| (), || watch(&theirs, paths));
