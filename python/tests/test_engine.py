@@ -534,7 +534,7 @@ class Share(WithServices):
         other.sock.close()
 
     def test_what_is_held_unread_stays_below_its_bound(self) -> None:
-        service = self.supervisor.start("one", {"web": "*"}, "threads=1", environment=self.SMALL)
+        service = self.supervisor.start("one", {"web": "*"}, environment=self.SMALL)
         peers = [Peer(self.supervisor.raw("web", "one")) for _ in range(8)]
         calls = [(peer, peer.call("pieces", 3 << 20, 1)) for _ in range(10) for peer in peers]
         # Nothing is read before all have been received, and answered or put aside: what is read makes room for others.

@@ -1,7 +1,6 @@
 //! The answer of one call, message by message.
 
 use super::session::{NotSent, Session, Stop};
-use super::unread;
 use crate::error::Error;
 use crate::incoming::SocketError;
 use crate::reply::AnswerSink;
@@ -77,7 +76,7 @@ impl AnswerSink for Answering<'_> {
             }
             let mut until = self.deadline;
             if credit.left > 0 {
-                if self.session.endpoint.unread.has_room(0, 0, unread::refusing()) {
+                if !self.session.endpoint.unread.refuses() {
                     credit.left -= 1;
                     return Ok(());
                 }

@@ -3,7 +3,7 @@
 use super::answer::Answering;
 use super::endpoint::Endpoint;
 use super::idle::Connection;
-use super::{CALLER, Service, held, unread};
+use super::{CALLER, Service, held};
 use crate::context::Context;
 use crate::error::Error;
 use crate::function::{Arguments, Function};
@@ -261,7 +261,7 @@ impl Session {
             let waiting = "too many streams of this connection wait";
             return self.fail(id, &Error::reply("pysecure.Busy", waiting, false));
         }
-        if !self.endpoint.unread.has_room(0, 0, unread::refusing()) {
+        if self.endpoint.unread.refuses() {
             return self.fail(id, &Error::reply("pysecure.Busy", UNREAD, false));
         }
         let begun = Instant::now();
@@ -351,18 +351,24 @@ impl Session {
                 e => Error::reply("pysecure.InvalidResult", e.to_string(), true),
             })
         })?;
-        if message.large > 0 || !message.fds.is_empty() {
-            self.had_large |= message.large > 0;
-            let (bytes, fds) = (message.large, message.fds.len());
-            if !self.endpoint.unread.has_room(bytes, fds, unread::most()) {
-                if in_area {
-                    self.outgoing.forget();
-                }
-                return Err(NotSent::Error(Error::reply("pysecure.Busy", UNREAD, true)));
+        let (bytes, fds, unread) = (message.large, message.fds.len(), &self.endpoint.unread);
+        self.had_large |= bytes > 0;
+        let counts = bytes > 0 || fds > 0;
+        if counts && !unread.reserve(bytes, fds) {
+            if in_area {
+                self.outgoing.forget();
             }
-            self.endpoint.unread.add(self.number, &self.socket, bytes, fds);
+            return Err(NotSent::Error(Error::reply("pysecure.Busy", UNREAD, true)));
         }
-        incoming::send(self.socket.as_fd(), &message).map_err(|e| NotSent::Stop(e.into()))?;
+        if let Err(error) = incoming::send(self.socket.as_fd(), &message) {
+            if counts {
+                unread.unreserve(bytes, fds);
+            }
+            return Err(NotSent::Stop(error.into()));
+        }
+        if counts {
+            unread.sent(self.number, &self.socket, bytes, fds);
+        }
         self.used += u64::from(in_area);
         Ok(())
     }

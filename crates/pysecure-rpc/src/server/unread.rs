@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 /// With so many unread bytes a caller's calls are refused.
-pub(super) fn refusing() -> usize {
+fn refusing() -> usize {
     (2 * max_bytes()).max(8 << 20)
 }
 
 /// No more than so many bytes may be unread.
-pub(super) fn most() -> usize {
+fn most() -> usize {
     (4 * max_bytes()).max(16 << 20)
 }
 
@@ -57,14 +57,31 @@ impl Unread {
         }
     }
 
-    /// Something is sent on this connection.
-    pub(super) fn add(&self, connection: u64, socket: &Arc<OwnedFd>, bytes: usize, fds: usize) {
+    /// Counts so much more as unread, if that may be; in one step, for other connections of the caller's send meanwhile. It is
+    /// a connection's by [`Unread::sent`], or nobody's by [`Unread::unreserve`].
+    pub(super) fn reserve(&self, bytes: usize, fds: usize) -> bool {
+        let mut sent = held(&self.sent);
+        let fits = self.fits(&mut sent, bytes, fds, most());
+        if fits {
+            sent.bytes += bytes;
+            sent.fds += fds;
+        }
+        fits
+    }
+
+    /// What was reserved is not sent.
+    pub(super) fn unreserve(&self, bytes: usize, fds: usize) {
+        let mut sent = held(&self.sent);
+        sent.bytes -= bytes;
+        sent.fds -= fds;
+    }
+
+    /// What was reserved was sent on this connection.
+    pub(super) fn sent(&self, connection: u64, socket: &Arc<OwnedFd>, bytes: usize, fds: usize) {
         let mut sent = held(&self.sent);
         let of = sent.of.entry(connection).or_insert_with(|| (socket.clone(), 0, 0));
         of.1 += bytes;
         of.2 += fds;
-        sent.bytes += bytes;
-        sent.fds += fds;
     }
 
     /// The connection is closed.
@@ -72,15 +89,18 @@ impl Unread {
         held(&self.sent).remove(connection);
     }
 
-    /// May so much more be unread, of so many bytes at most?
-    pub(super) fn has_room(&self, bytes: usize, fds: usize, most: usize) -> bool {
-        let mut sent = held(&self.sent);
+    /// Is so much unread that calls are refused?
+    pub(super) fn refuses(&self) -> bool {
+        !self.fits(&mut held(&self.sent), 0, 0, refusing())
+    }
+
+    fn fits(&self, sent: &mut Sent, bytes: usize, fds: usize, most: usize) -> bool {
         let fits = |sent: &Sent| sent.bytes + bytes <= most && sent.fds + fds <= self.max_fds;
-        if fits(&sent) {
+        if fits(sent) {
             return true;
         }
         sent.recount();
-        fits(&sent)
+        fits(sent)
     }
 }
 
@@ -94,4 +114,48 @@ fn all_read(socket: BorrowedFd<'_>) -> bool {
         rustix::ioctl::ioctl(socket, ask)
     };
     left == Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    #[test]
+    fn what_is_reserved_is_held_though_nothing_was_sent_yet() {
+        let unread = Unread::new(10);
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let ours = Arc::new(ours);
+        let half = most() / 2;
+        assert!(unread.reserve(half, 1) && unread.reserve(half, 1));
+        // Looking again at what was read finds an empty socket, and may not forget what is about to be sent.
+        assert!(!unread.reserve(1, 0) && unread.refuses());
+        rustix::io::write(&*ours, b"first").unwrap();
+        unread.sent(7, &ours, half, 1);
+        assert!(!unread.reserve(1, 0), "it is unread");
+        rustix::io::read(&theirs, &mut [0u8; 8]).unwrap();
+        assert!(
+            unread.reserve(half, 0),
+            "the first was read, the second is still to be sent"
+        );
+        assert!(!unread.reserve(1, 0));
+        unread.unreserve(half, 0);
+        unread.unreserve(half, 1);
+        assert!(!unread.refuses() && unread.reserve(most(), 10));
+        assert!(!unread.reserve(0, 1), "descriptors have a bound of their own");
+    }
+
+    #[test]
+    fn connections_that_send_at_once_stay_below_the_bound_together() {
+        let unread = Unread::new(usize::MAX);
+        let piece = most() / 5;
+        let reserved: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| unread.reserve(piece, 0)).count()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(reserved, 5);
+    }
 }

@@ -79,7 +79,7 @@ class Connections:
                 area = connection.out_area = Area()
             message = seal(reply, area)
             connection.used += message.in_area
-            if message.large and not connection.principal.has_room(message.large, len(message.fds)):
+            if message.large and not connection.principal.reserve(message.large, len(message.fds)):
                 message.close()
                 if message.in_area and area is not None:
                     area.close()
@@ -98,31 +98,34 @@ class Connections:
             self.drop(connection)
 
     def _put(self, connection: Connection, message: Message | _Encoded) -> bool:
-        """Is it too much, or is nobody there? Whoever calls has the connection's lock."""
+        """Is it too much, or is nobody there? Whoever calls has the connection's lock, and has reserved what is large."""
+        principal, large, fds = connection.principal, message.large, len(message.fds)
         if not connection.backlog:
             try:
-                fds = message.fds
-                transmit(connection.sock, message.data, fds, DONTWAIT)
-                if fds or message.large:
-                    connection.principal.hold(connection, message.large, len(fds), False)
+                transmit(connection.sock, message.data, message.fds, DONTWAIT)
+                principal.hold(connection, large, fds, False, reserved=large > 0)
                 message.close()
                 return False
             except BlockingIOError:
                 pass
             except OSError:
+                if large:
+                    principal.unreserve(large, fds)
                 message.close()
                 return True
+        if large:
+            principal.unreserve(large, fds)
         if connection.backlog is None:
             connection.backlog = deque()
             if not self.want(connection, OUT):
                 message.close()
                 return True
-        more = len(message.data) + message.large
-        if not connection.principal.has_room(more, len(message.fds)):
+        more = len(message.data) + large
+        if not principal.reserve(more, fds):
             message.close()
             return True
         message.keep()
-        connection.principal.hold(connection, more, len(message.fds), True)
+        principal.hold(connection, more, fds, True, reserved=True)
         connection.backlog.append(message)
         connection.pending += len(message.data)
         return connection.pending > BACKLOG_BYTES or len(connection.backlog) > BACKLOG_MESSAGES

@@ -53,7 +53,18 @@ class Principal:
             connection.has_area = True
             return True
 
-    def hold(self, connection: Connection, more: int, fds: int, waits: bool) -> None:
+    def reserve(self, more: int, fds: int, most: int = TOO_MUCH) -> bool:
+        """Counts so much more as held, if that may be; in one step, for other connections of the caller's send meanwhile. It is
+        a connection's by `hold`, or nobody's by `unreserve`."""
+        return self._has_room(more, fds, most, take=True)
+
+    def unreserve(self, more: int, fds: int) -> None:
+        """What was reserved is not sent."""
+        with self._lock:
+            self.held -= more
+            self.fds -= fds
+
+    def hold(self, connection: Connection, more: int, fds: int, waits: bool, reserved: bool = False) -> None:
         """Counts what was sent and is not read, or waits to be sent. Whoever calls has the connection's lock."""
         if not more and not fds:
             return
@@ -64,8 +75,9 @@ class Principal:
             else:
                 connection.unread += more
                 connection.unread_fds += fds
-            self.held += more
-            self.fds += fds
+            if not reserved:
+                self.held += more
+                self.fds += fds
             if connection.unread or connection.unread_fds:
                 self._heavy.add(connection)
             else:
@@ -85,7 +97,7 @@ class Principal:
             self.connections -= 1
             self._areas -= connection.has_area
 
-    def has_room(self, more: int, fds: int, most: int = TOO_MUCH) -> bool:
+    def _has_room(self, more: int, fds: int, most: int, take: bool) -> bool:
         """May so much more be held for it? What it has read meanwhile is held no longer."""
         for again in (False, True):
             if again:
@@ -93,6 +105,9 @@ class Principal:
             with self._lock:
                 taken = self.fds + fds + self.connections * OF_CONNECTION
                 if self.held + more <= most and (not fds + self.fds or taken <= self.share):
+                    if take:
+                        self.held += more
+                        self.fds += fds
                     return True
         return False
 
@@ -111,7 +126,7 @@ class Principal:
 
     def must_read(self) -> bool:
         """Does it have to read before more is done for it?"""
-        return (self.held > MUCH or self.fds > self.share // 2) and not self.has_room(0, 0, MUCH)
+        return (self.held > MUCH or self.fds > self.share // 2) and not self._has_room(0, 0, MUCH, take=False)
 
     def why_not(self, service: str, call: Call, cost: int) -> str | None:
         """Why a call is not taken, if the caller makes the service hold too much. If it is, it counts until `release`."""
