@@ -12,10 +12,10 @@ pub struct Counters(figures::Counters);
 
 #[pymethods]
 impl Counters {
-    /// `page`: the number of its memfd.
+    /// `fd`: the number of the page's memfd.
     #[new]
-    fn new(page: i32) -> PyResult<Counters> {
-        let page = fd::duplicate(page)?;
+    fn new(fd: i32) -> PyResult<Counters> {
+        let page = fd::duplicate(fd)?;
         Ok(Counters(figures::Counters::map(page.as_fd())?))
     }
 
