@@ -11,7 +11,7 @@ use crate::supervise::mending::shared;
 use crate::supervise::protocol::{AppStatus, Apply, ServiceStatus};
 use crate::supervise::reconcile::{Change, difference};
 use crate::values::ServiceType;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Since this version of the control protocol the supervisor says fingerprints that can be compared.
 const FINGERPRINTS: u32 = 1;
@@ -43,7 +43,7 @@ impl Difference {
             .iter()
             .filter_map(|s| Some((s.service.clone(), s.fingerprints.clone()?)))
             .collect();
-        let changes = difference(&runs, &fingerprints(&plan));
+        let changes = difference(&runs, &fingerprints(&plan, &runs));
         let resources = of_storage(&plan.storage);
         Ok(Difference {
             same: changes.is_empty() && status.resources.as_ref() == Some(&resources) && ledger == before,
@@ -100,9 +100,15 @@ impl Difference {
     }
 }
 
-fn fingerprints(plan: &Plan) -> Vec<(String, Fingerprints)> {
+fn fingerprints(plan: &Plan, runs: &[(String, Fingerprints)]) -> Vec<(String, Fingerprints)> {
     let reader = FingerprintReader::new(&plan.app, &plan.privilege, plan.templates.clone());
-    let of = |s: &Unit| (s.name.clone(), reader.read(s));
+    let runs: BTreeMap<&str, &Fingerprints> = runs.iter().map(|(name, of)| (name.as_str(), of)).collect();
+    let of = |s: &Unit| {
+        (
+            s.name.clone(),
+            reader.read_beside(s, runs.get(s.name.as_str()).copied()),
+        )
+    };
     plan.services.iter().map(of).collect()
 }
 

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -29,6 +30,10 @@ pub struct Fingerprints {
     pub process: Fingerprint,
     /// What the supervisor goes by: a change takes effect at once.
     pub policy: Fingerprint,
+    /// What both follow from, and the file of the program that took them: nothing has to be compiled to see that it is the
+    /// same. `None` where that cannot be said, or by one that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Fingerprint>,
 }
 
 /// Takes services' fingerprints.
@@ -37,6 +42,8 @@ pub struct FingerprintReader {
     plan: Plan,
     /// The text of each template, of which many services may have the same.
     templates: BTreeMap<String, String>,
+    /// As [`program`].
+    program: Option<String>,
 }
 
 impl FingerprintReader {
@@ -44,6 +51,7 @@ impl FingerprintReader {
         let folder = |name: &str| PathBuf::from("/pysecure").join(name);
         FingerprintReader {
             templates: templates.iter().map(|(name, of)| (name.clone(), text(of))).collect(),
+            program: program(),
             plan: Plan {
                 app: app.to_owned(),
                 privilege: privilege.clone(),
@@ -74,12 +82,46 @@ impl FingerprintReader {
             life: Life::default(),
             ..unit.clone()
         };
-        let template = self.templates.get(&unit.rootfs).map(String::as_str).unwrap_or_default();
         Fingerprints {
-            process: of(&[&spec, &text(&kept), template]),
+            process: of(&[&spec, &text(&kept), self.template(unit)]),
             policy: policy(json(&unit.life), &json(&Life::default())),
+            source: self.source(unit),
         }
     }
+
+    /// The same, where `runs` was said of the one that runs: compiling takes most of the time of an `up` with nothing to do.
+    pub fn read_beside(&self, unit: &plan::Unit, runs: Option<&Fingerprints>) -> Fingerprints {
+        match runs {
+            Some(runs) if runs.source.is_some() && runs.source == self.source(unit) => runs.clone(),
+            _ => self.read(unit),
+        }
+    }
+
+    fn template(&self, unit: &plan::Unit) -> &str {
+        self.templates.get(&unit.rootfs).map(String::as_str).unwrap_or_default()
+    }
+
+    /// All that [`FingerprintReader::read`] looks at, by this program's own words.
+    fn source(&self, unit: &plan::Unit) -> Option<Fingerprint> {
+        let program = self.program.as_deref()?;
+        let unit_text = serde_json::to_string(unit).ok()?;
+        let privilege = format!("{:?}", self.plan.privilege);
+        Some(of(&[
+            program,
+            &self.plan.app,
+            &privilege,
+            &unit_text,
+            self.template(unit),
+        ]))
+    }
+}
+
+/// The file that this program runs from, as stat(2) tells it from any other. While it runs, nothing can be written to it, and no
+/// other file gets its number.
+fn program() -> Option<String> {
+    let file = std::fs::metadata("/proc/self/exe").ok()?;
+    let numbers = (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec());
+    Some(format!("{numbers:?}"))
 }
 
 /// Most of a spec is the filter of system calls, which is the same for nearly all: its digest stands for it.
@@ -189,6 +231,56 @@ mod tests {
 
     fn policy_of(life: &Life) -> Fingerprint {
         policy(json(life), &json(&Life::default()))
+    }
+
+    #[test]
+    fn what_follows_from_the_same_is_taken_over_and_nothing_else_is() {
+        let reader = || FingerprintReader::new("shop", &Privilege::Root, BTreeMap::new());
+        let unit = |command: &str, stop: u64| {
+            let identity = plan::Identity {
+                uid: 61_001,
+                gid: 61_001,
+                groups: Vec::new(),
+                peers: Vec::new(),
+                keeper: None,
+                outside: plan::ledger::Ids::default(),
+                root_inside: false,
+            };
+            let mut unit = plan::Unit::new(plan::Role::Service, "one", identity, "host", vec![command.to_owned()]);
+            unit.life.stop_timeout = Duration::from_secs(stop);
+            unit
+        };
+        let mut runs = reader().read(&unit("a", 3));
+        assert_eq!(reader().read_beside(&unit("a", 3), Some(&runs)), runs);
+        // So that it shows whether it was taken over.
+        runs.process = Fingerprint("said".into());
+        let beside = |reader: FingerprintReader, unit: &plan::Unit, runs: &Fingerprints| {
+            let found = reader.read_beside(unit, Some(runs));
+            (found.process == runs.process, found.policy == runs.policy)
+        };
+        assert_eq!(beside(reader(), &unit("a", 3), &runs), (true, true));
+        assert_eq!(beside(reader(), &unit("b", 3), &runs), (false, true));
+        assert_eq!(beside(reader(), &unit("a", 4), &runs), (false, false));
+        let other_program = FingerprintReader {
+            program: Some("another".into()),
+            ..reader()
+        };
+        assert_eq!(beside(other_program, &unit("a", 3), &runs), (false, true));
+        let other_app = FingerprintReader::new("bank", &Privilege::Root, BTreeMap::new());
+        assert!(!beside(other_app, &unit("a", 3), &runs).0);
+        let other_template = FingerprintReader {
+            templates: BTreeMap::from([("host".to_owned(), "other".to_owned())]),
+            ..reader()
+        };
+        assert!(!beside(other_template, &unit("a", 3), &runs).0);
+        // Of a supervisor that does not say from what they follow.
+        runs.source = None;
+        assert!(!beside(reader(), &unit("a", 3), &runs).0);
+        let unknown = FingerprintReader {
+            program: None,
+            ..reader()
+        };
+        assert!(!beside(unknown, &unit("a", 3), &runs).0);
     }
 
     /// Whoever changes these has every service of every app started anew, or told that its rules have changed, by the first

@@ -121,7 +121,12 @@ mod tests {
         let of = |name: &str, process: u32, policy: u32| {
             let of = |n: u32| serde_json::from_value(n.to_string().into()).unwrap();
             let (process, policy) = (of(process), of(policy));
-            (name.to_owned(), Fingerprints { process, policy })
+            let of = Fingerprints {
+                process,
+                policy,
+                source: None,
+            };
+            (name.to_owned(), of)
         };
         let runs = [of("a", 1, 1), of("b", 1, 1), of("c", 1, 1), of("d", 1, 1)];
         let wanted = [of("e", 1, 1), of("a", 1, 1), of("b", 2, 2), of("c", 1, 2)];
