@@ -485,6 +485,39 @@ fn pysecures_own_data_is_not_its_owners_who_owns_what_it_lies_in() {
     }
 }
 
+/// Adopted means given to another owner with all that lies in it: ledgers and every app's data would be the service's.
+#[test]
+fn pysecures_own_data_is_adopted_by_nobody() {
+    for mode in BOTH {
+        let adopting = |source: &str| {
+            let lines = format!(
+                "[resources]\nall = {{ path = \"/data/all\", source = \"{source}\", adopt = true, owner = \"r\" }}"
+            );
+            manifest("overlap-adopt", &lines, "\"all\"")
+        };
+        let app = App::new(mode, &adopting("./beside"));
+        app.write("beside/x", "x");
+        app.write("around/x", "x");
+        app.ok(&["run", "-T", "a", "--", "cat", "/data/all/x"]);
+        let owner = || std::os::unix::fs::MetadataExt::uid(&app.state().join("apps").metadata().unwrap());
+        let before = owner();
+        for source in [".", app.folder.to_str().unwrap()] {
+            app.write("pysecure.toml", adopting(source));
+            for command in [&["check"][..], &["up", "-d"], &["run", "-T", "a", "--", "true"]] {
+                let refused = app.run(command);
+                assert_ne!(refused.code, 0, "{mode:?} {source} {command:?}");
+                assert!(
+                    refused.err.contains("with PySecure's own data in it"),
+                    "{mode:?}: {refused:?}"
+                );
+            }
+        }
+        assert_eq!(owner(), before, "{mode:?}");
+        app.write("pysecure.toml", adopting("./around"));
+        app.ok(&["check"]);
+    }
+}
+
 /// Root alone shows a writable source as a service's own, over which no layer can be laid.
 #[test]
 fn what_is_older_than_a_resource_is_moved_out_of_a_writable_source() {

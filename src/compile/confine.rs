@@ -26,7 +26,7 @@ pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), Com
             let process = bundle.spec.process_mut().as_mut();
             process
                 .ok_or(CompileError::Unconfined("limits"))?
-                .set_rlimits(Some(limits()));
+                .set_rlimits(Some(limits()?));
             no_other_process(&mut bundle.spec)
         }
     }
@@ -75,7 +75,7 @@ fn no_other_process(spec: &mut Spec) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn limits() -> Vec<PosixRlimit> {
+fn limits() -> Result<Vec<PosixRlimit>, CompileError> {
     [
         (PosixRlimitType::RlimitCore, 0),
         (PosixRlimitType::RlimitNofile, 64),
@@ -85,13 +85,9 @@ fn limits() -> Vec<PosixRlimit> {
         (PosixRlimitType::RlimitCpu, CONFIGURATION_CPU_SECONDS),
     ]
     .into_iter()
-    .filter_map(|(kind, most)| {
-        PosixRlimitBuilder::default()
-            .typ(kind)
-            .soft(most)
-            .hard(most)
-            .build()
-            .ok()
+    .map(|(kind, most)| {
+        let limit = PosixRlimitBuilder::default().typ(kind).soft(most).hard(most);
+        limit.build().map_err(|_| CompileError::Unconfined("limits"))
     })
     .collect()
 }

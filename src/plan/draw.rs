@@ -6,8 +6,8 @@ use super::overlap::{Leak, Subtree};
 use super::service::Services;
 use super::template::{Library, Template};
 use super::{
-    Initializer, Mounts, Overlaps, PlanError, Storage, Unit, host, initialize, installed, ledger, links, overlap,
-    storage,
+    Initializer, Keeping, Mounts, Overlaps, PlanError, Storage, Unit, Viewer, host, initialize, installed, ledger,
+    links, overlap, storage,
 };
 use crate::host::{Dirs, Privilege};
 use crate::model::{Matrix, Model, assert};
@@ -86,7 +86,12 @@ pub fn draw(
     let initializer = model.initialize.as_ref().map(|script| {
         let mut drawn = initialize::plan(&of, script, &storage, used.get(&script.rootfs), &mut found);
         let unit = &mut drawn.service;
-        leaks.extend(overlaps.restrict(&unit.name, &unit.rootfs, of.is_closed(), &mut unit.mounts));
+        let viewer = Viewer {
+            service: &unit.name,
+            rootfs: &unit.rootfs,
+            identity: &unit.identity,
+        };
+        leaks.extend(overlaps.restrict(&viewer, of.is_closed(), &mut unit.mounts));
         drawn
     });
     found.errors.extend(overlaps.errors(&leaks));
@@ -164,6 +169,9 @@ fn overlaps(
         }
     };
     found.errors.extend(overlaps.own_data_named());
+    let adopted = storage.iter().filter(|s| s.keeping == Keeping::Adopted);
+    let adopted = adopted.map(|s| s.resource.as_str()).collect();
+    found.errors.extend(overlaps.own_data_adopted(&adopted));
     overlaps
 }
 

@@ -24,7 +24,11 @@ fn moved(id: u32) -> String {
 fn held(holders: &[(String, PathBuf)]) -> String {
     const SHOWN: usize = 3;
     let shown = holders.iter().take(SHOWN);
-    let names: Vec<String> = shown.map(|(app, at)| format!("`{app}` ({})", at.display())).collect();
+    let name = |(app, at): &(String, PathBuf)| match at.as_os_str().is_empty() {
+        true => format!("`{app}`"),
+        false => format!("`{app}` ({})", at.display()),
+    };
+    let names: Vec<String> = shown.map(name).collect();
     match (names.is_empty(), holders.len().saturating_sub(SHOWN)) {
         (true, _) => String::new(),
         (false, 0) => format!(", as they are those of {}", names.join(", ")),
@@ -36,11 +40,9 @@ fn no_free_range(holders: &[(String, PathBuf)]) -> String {
     let own = "write uid_range and gid_range in [app]";
     match holders {
         [] => own.to_owned(),
-        [(_, manifest), ..] => format!(
-            "{own}, or give another app less; `pysecure -f {} down --purge` deletes one that is not needed any more, with its \
-             data",
-            manifest.display()
-        ),
+        _ => {
+            format!("{own}, or shorter ranges for another app; `pysecure data` with its manifest says what that keeps")
+        }
     }
 }
 

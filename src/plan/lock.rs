@@ -92,6 +92,18 @@ pub struct Holder {
     pub socket: Option<PathBuf>,
 }
 
+impl Holder {
+    /// Is it a supervisor whose control socket is not there? One that ends removes it first, and one whose socket was deleted
+    /// makes it again.
+    fn lacks_socket(&self) -> Option<&Path> {
+        let socket = self
+            .socket
+            .as_deref()
+            .filter(|_| self.deed == Deed::Up && self.host == host())?;
+        (!socket.exists()).then_some(socket)
+    }
+}
+
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "process {}", self.pid)?;
@@ -107,6 +119,8 @@ const RUNNING: u64 = 16 << 10;
 const LINE: usize = 32;
 /// Ten milliseconds each, as long as who has a lock does not live any more.
 const MOST_TRIES: u32 = 500;
+/// The same, as long as it is a supervisor without its socket: either ends soon.
+const MOST_TRIES_WITHOUT_SOCKET: u32 = 100;
 /// A killed process may take so long to end before whoever waits gives up.
 const LONGEST_DEATH: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
@@ -155,8 +169,13 @@ impl Claim {
         let mut tries = 0;
         while !claim.take(dirs, Part::Lead, libc::F_WRLCK, false)? {
             let holder = read(&claim.file);
-            // What a killed supervisor had just begun to start keeps its lock until it has ended as well.
-            if holder.is_some() || tries == MOST_TRIES {
+            let most = match &holder {
+                // What a killed supervisor had just begun to start keeps its lock until it has ended as well.
+                None => MOST_TRIES,
+                Some(holder) if holder.lacks_socket().is_some() => MOST_TRIES_WITHOUT_SOCKET,
+                Some(_) => 0,
+            };
+            if tries >= most {
                 return Err(busy(dirs, holder.as_ref()));
             }
             tries += 1;
@@ -344,19 +363,17 @@ pub fn holder(dirs: &Dirs) -> Result<Option<Option<Holder>>, PlanError> {
 /// Why nothing can be done on an app's data now.
 pub fn busy(dirs: &Dirs, holder: Option<&Holder>) -> PlanError {
     let app = name(dirs);
-    let cause = match holder {
-        Some(
-            holder @ Holder {
-                deed: Deed::Up,
-                socket: Some(socket),
-                ..
-            },
-        ) if !socket.exists() && holder.host == host() => format!(
+    let unreachable = holder.and_then(|holder| Some((holder, holder.lacks_socket()?)));
+    if let Some((holder, socket)) = unreachable {
+        let cause = format!(
             "it is up, but {} is gone, at which its supervisor, {holder}, was to be reached; `kill {}` ends it as `pysecure down` \
              does",
             socket.display(),
             holder.pid
-        ),
+        );
+        return PlanError::Busy { app, cause };
+    }
+    let cause = match holder {
         Some(holder @ Holder { deed: Deed::Up, .. }) => format!(
             "it is up, or being started by another pysecure, {holder}; `pysecure ps` shows it, `pysecure down` ends it"
         ),
@@ -525,6 +542,22 @@ mod tests {
         // It waits here, and does not fail.
         Claim::supervise(&dirs).unwrap();
         process.wait().unwrap();
+    }
+
+    /// Its sockets are gone before its locks are free.
+    #[test]
+    fn a_supervisor_that_goes_down_is_waited_for() {
+        let at = tempfile::tempdir().unwrap();
+        let dirs = dirs(&at);
+        let up = Claim::supervise(&dirs).unwrap();
+        up.say(Deed::Up, Some(&at.path().join("control.sock")));
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| Claim::supervise(&dirs).is_ok());
+            // As long as a slow one takes for the rest.
+            std::thread::sleep(Duration::from_millis(100));
+            drop(up);
+            assert!(other.join().unwrap());
+        });
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use hide::again as hide_again;
 pub use initialize::Initializer;
 pub use ledger::Ledger;
 pub use oneoff::OneOff;
-pub use overlap::{Overlaps, Subtree};
+pub use overlap::{Overlaps, Subtree, Viewer};
 pub use service::{EGRESS_RESOLVER, NOTIFY_FOLDER, NOTIFY_SOCKET};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 pub use unit::{Confinement, IdMap, Identity, Mount, MountPoint, Role, Unit, Upper};

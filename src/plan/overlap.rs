@@ -17,7 +17,7 @@ use super::error::Shows;
 use super::extents::{Extent, Mounts, join};
 use super::ledger::Ids;
 use super::template::Template;
-use super::{Keeping, Mount, PlanError, Storage, Unit};
+use super::{IdMap, Identity, Keeping, Mount, PlanError, Storage, Unit};
 use crate::cause::Reason;
 use crate::host::Dirs;
 use crate::model::matrix::{Alias, Disk, Holder};
@@ -26,6 +26,7 @@ use crate::values::Perms;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Before the name of a rootfs template, where a resource's could stand.
@@ -330,20 +331,51 @@ impl Overlaps {
         out
     }
 
+    /// Sources that hold what is PySecure's own and are to be another's on disk, all that lies in them (`adopt`): who owns them
+    /// could change ledgers, and read other apps' data.
+    pub(super) fn own_data_adopted(&self, adopted: &BTreeSet<&str>) -> Vec<PlanError> {
+        let resources = self.subtrees.iter().enumerate().filter(|(_, s)| s.is_resource());
+        let taken = resources.filter(|(_, s)| adopted.contains(s.name.as_str()));
+        taken
+            .filter_map(|(outer, subtree)| {
+                // What is mounted in it is left as it is.
+                let held = self.shows[outer].iter().filter(|o| !o.below);
+                let own = held
+                    .map(|o| &self.subtrees[o.inner])
+                    .find(|inner| inner.kind == SubtreeKind::Own)?;
+                Some(PlanError::Shows(Box::new(Shows {
+                    inner: None,
+                    inner_label: String::new(),
+                    outer: subtree.name.clone(),
+                    outer_label: format!("is {}", subtree.path.display()),
+                    message: format!(
+                        "`{}` would be given another owner with PySecure's own data in it, {}",
+                        subtree.name,
+                        own.path.display()
+                    ),
+                    help: format!(
+                        "name a `source` that does not hold {}, or put that elsewhere by --state-dir",
+                        own.path.display()
+                    ),
+                })))
+            })
+            .collect()
+    }
+
     /// Hides from a service what its mounts would show of what it has no right to, and says what cannot be hidden.
     /// `closed`: do services not get into what others may not search?
-    pub fn restrict(&self, service: &str, rootfs: &str, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {
+    pub fn restrict(&self, viewer: &Viewer<'_>, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {
         let mut leaks = Vec::new();
         let shown: Vec<Option<usize>> = mounts.iter().map(|m| self.by_target.get(&m.target).copied()).collect();
         for (at, outer) in shown.iter().enumerate() {
             let Some(outer) = *outer else { continue };
             for inner in &self.nested[outer] {
-                self.hide_nested(service, outer, *inner, at, closed, mounts, &mut leaks);
+                self.hide_nested(viewer, outer, *inner, at, closed, mounts, &mut leaks);
             }
             for overlap in &self.shows[outer] {
                 let at_it = Path::new(&self.subtrees[outer].target).join(&overlap.inside);
                 let in_it = |m: &Mount| Path::new(&m.target).starts_with(&at_it);
-                let shut = self.shut(service, outer, overlap, Some(&mounts[at]), closed);
+                let shut = self.shut(viewer, outer, overlap, Some(&mounts[at]), closed);
                 let own = self.subtrees[overlap.inner].kind == SubtreeKind::Own && !shut;
                 if own && !overlap.below && self.can_hide(outer) && !mounts.iter().any(in_it) {
                     mask(&mut mounts[at], &overlap.inside);
@@ -352,11 +384,11 @@ impl Overlaps {
         }
         for (mount, outer) in mounts.iter().zip(&shown) {
             if let Some(outer) = *outer {
-                self.compare(service, outer, Some(mount), closed, &mut leaks);
+                self.compare(viewer, outer, Some(mount), closed, &mut leaks);
             }
         }
-        for outer in self.roots.get(rootfs).into_iter().flatten() {
-            self.compare(service, *outer, None, closed, &mut leaks);
+        for outer in self.roots.get(viewer.rootfs).into_iter().flatten() {
+            self.compare(viewer, *outer, None, closed, &mut leaks);
         }
         leaks
     }
@@ -382,7 +414,7 @@ impl Overlaps {
     #[allow(clippy::too_many_arguments, reason = "the two subtrees, and how one is seen")]
     fn hide_nested(
         &self,
-        service: &str,
+        viewer: &Viewer<'_>,
         outer: usize,
         inner: usize,
         at: usize,
@@ -390,7 +422,7 @@ impl Overlaps {
         mounts: &mut [Mount],
         leaks: &mut Vec<Leak>,
     ) {
-        let subtree = &self.subtrees[inner];
+        let (subtree, service) = (&self.subtrees[inner], viewer.service);
         if subtree.rights(service).any() {
             return;
         }
@@ -403,11 +435,7 @@ impl Overlaps {
         let inside = PathBuf::from(subtree.target[target.len()..].trim_start_matches('/'));
         for entry in self.held(&mounts[at].source, &inside, inner) {
             let there = mounts[at].source.join(&entry);
-            let passed = passes(
-                &mounts[at].source,
-                &entry,
-                self.shown_as_own(service, outer, Some(&mounts[at])),
-            );
+            let passed = viewer.passes(&mounts[at].source, &entry, mounts[at].idmap);
             if covered(&mounts[at], &entry) || closed && passed == Passes::Nobody {
                 continue;
             }
@@ -422,25 +450,21 @@ impl Overlaps {
     }
 
     /// Does the service not get to what is PySecure's own, by the modes on the way? Then there is no way to mask it either.
-    fn shut(&self, service: &str, outer: usize, overlap: &Overlap, mount: Option<&Mount>, closed: bool) -> bool {
-        let own = self.shown_as_own(service, outer, mount);
-        closed && !overlap.below && passes(&self.subtrees[outer].path, &overlap.inside, own) == Passes::Nobody
-    }
-
-    /// Whose files this mount shows to the service as its own.
-    fn shown_as_own(&self, service: &str, outer: usize, mount: Option<&Mount>) -> Option<Ids> {
-        let map = mount?.idmap?;
-        self.subtrees[outer].rights(service).read.then_some(map.disk)
+    fn shut(&self, viewer: &Viewer<'_>, outer: usize, overlap: &Overlap, mount: Option<&Mount>, closed: bool) -> bool {
+        let map = mount.and_then(|m| m.idmap);
+        let passes = || viewer.passes(&self.subtrees[outer].path, &overlap.inside, map);
+        closed && !overlap.below && passes() == Passes::Nobody
     }
 
     /// `mount`: how the service sees `outer`; `None` for what every service with its root sees.
-    fn compare(&self, service: &str, outer: usize, mount: Option<&Mount>, closed: bool, leaks: &mut Vec<Leak>) {
+    fn compare(&self, viewer: &Viewer<'_>, outer: usize, mount: Option<&Mount>, closed: bool, leaks: &mut Vec<Leak>) {
+        let service = viewer.service;
         for overlap in &self.shows[outer] {
             let refused = self.refused(service, outer, overlap.inner);
             if !refused.any() {
                 continue;
             }
-            if let Some(at) = self.seen(service, outer, overlap, mount, closed) {
+            if let Some(at) = self.seen(viewer, outer, overlap, mount, closed) {
                 leaks.push(Leak {
                     service: service.to_owned(),
                     outer,
@@ -461,7 +485,7 @@ impl Overlaps {
     /// [`compare`](Self::compare).
     fn seen(
         &self,
-        service: &str,
+        viewer: &Viewer<'_>,
         outer: usize,
         overlap: &Overlap,
         mount: Option<&Mount>,
@@ -473,14 +497,14 @@ impl Overlaps {
         }
         let inner = &self.subtrees[overlap.inner];
         let ours = inner.is_kept() || inner.kind == SubtreeKind::Own;
-        let shut = ours && self.can_hide(outer) && self.shut(service, outer, overlap, mount, closed);
+        let shut = ours && self.can_hide(outer) && self.shut(viewer, outer, overlap, mount, closed);
         if shut || mount.is_some_and(|m| covered(m, &overlap.inside)) {
             return None;
         }
         let seen = self.at(outer, overlap);
         let covers = |r: &usize| {
             let over = &self.subtrees[*r];
-            over.rights(service).any() && seen.starts_with(&over.target)
+            over.rights(viewer.service).any() && seen.starts_with(&over.target)
         };
         (!self.nested[outer].iter().any(covers)).then_some(seen)
     }
@@ -773,7 +797,7 @@ impl Disk for Aliases<'_> {
                 .filter(|o| o.inner == alias.inner.position() && self.overlaps.at(*outer, o) == alias.at)
                 .any(|o| {
                     self.overlaps
-                        .seen(&service.name, *outer, o, mount, self.closed)
+                        .seen(&Viewer::of(service), *outer, o, mount, self.closed)
                         .is_some()
                 })
         })
@@ -858,24 +882,66 @@ enum Passes {
     Nobody,
 }
 
-/// `own`: whose files the service sees as its own.
-fn passes(tree: &Path, inside: &Path, own: Option<Ids>) -> Passes {
-    use std::os::unix::fs::MetadataExt;
-    let way = inside.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
-    let its_bits = |found: std::fs::Metadata| match own {
-        Some(own) if own.uid == found.uid() => found.mode() >> 6,
-        Some(own) if own.gid == found.gid() => found.mode() >> 3,
-        _ => found.mode(),
-    };
-    let modes: Vec<u32> = way
-        .filter_map(|a| Some(its_bits(std::fs::metadata(tree.join(a)).ok()?)))
-        .collect();
-    match modes.iter().fold(0o5, |all, mode| all & mode) {
-        0o5 => Passes::Everybody,
-        bits if bits & 0o1 != 0 => Passes::Blindly,
-        _ => Passes::Nobody,
+/// Who looks at what a mount shows: a service, by the ids that decide what it may pass on disk.
+pub struct Viewer<'u> {
+    pub service: &'u str,
+    pub rootfs: &'u str,
+    pub identity: &'u Identity,
+}
+
+impl<'u> Viewer<'u> {
+    pub fn of(unit: &'u Unit) -> Viewer<'u> {
+        Viewer {
+            service: &unit.name,
+            rootfs: &unit.rootfs,
+            identity: &unit.identity,
+        }
+    }
+
+    /// By the modes of what lies on the way. `map`: how owners on disk are shown to it.
+    fn passes(&self, tree: &Path, inside: &Path, map: Option<IdMap>) -> Passes {
+        let way = inside.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
+        let bits = |a: &Path| {
+            let place = tree.join(a);
+            let found = std::fs::metadata(&place).ok()?;
+            let owner = Ids {
+                uid: found.uid(),
+                gid: found.gid(),
+            };
+            let more = rustix::fs::getxattr(&place, ACL, &mut [0u8; 0][..]).is_ok();
+            Some(self.bits(found.mode(), owner, more, map))
+        };
+        match way.filter_map(bits).fold(0o5, |all, bits| all & bits) {
+            0o5 => Passes::Everybody,
+            bits if bits & 0o1 != 0 => Passes::Blindly,
+            _ => Passes::Nobody,
+        }
+    }
+
+    /// What a directory lets it do; path_resolution(7). `acl`: has it entries of which the mode says nothing but the most that
+    /// they give (acl(5))? They may be for this one.
+    fn bits(&self, mode: u32, owner: Ids, acl: bool, map: Option<IdMap>) -> u32 {
+        let shown = |id: u32, disk: u32, seen: u32| match id {
+            _ if id == disk => seen,
+            _ if id == seen => disk,
+            _ => id,
+        };
+        let owner = map.map_or(owner, |map| Ids {
+            uid: shown(owner.uid, map.disk.uid, map.seen.uid),
+            gid: shown(owner.gid, map.disk.gid, map.seen.gid),
+        });
+        let (uid, gid) = self.identity.on_disk();
+        let member = || owner.gid == gid || self.identity.groups.iter().any(|(group, _)| *group == owner.gid);
+        match () {
+            () if owner.uid == uid => mode >> 6,
+            () if acl => mode >> 3 | mode,
+            () if member() => mode >> 3,
+            () => mode,
+        }
     }
 }
+
+const ACL: &str = "system.posix_acl_access";
 
 fn layered(mount: &Mount) -> bool {
     !mount.missing.is_empty() || !mount.hidden.is_empty()
@@ -1014,6 +1080,49 @@ fn shows(subtrees: &[Subtree], extents: &[Vec<Extent>]) -> Vec<Vec<Overlap>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_pass_a_folder() {
+        let ids = |uid, gid| Ids { uid, gid };
+        let identity = Identity {
+            uid: 61_001,
+            gid: 61_001,
+            groups: vec![(61_100, "team".into())],
+            peers: Vec::new(),
+            keeper: Some(Ids::default()),
+            outside: Ids::default(),
+            root_inside: false,
+        };
+        let viewer = Viewer {
+            service: "a",
+            rootfs: "host",
+            identity: &identity,
+        };
+        let map = Some(IdMap {
+            disk: ids(1000, 1000),
+            seen: ids(61_001, 61_001),
+        });
+        // Mode, owner on disk, has it an ACL, the mount's map; may it pass.
+        let rows = [
+            (0o700, ids(1000, 1000), false, None, false),
+            (0o700, ids(1000, 1000), false, map, true),
+            // What is its own on disk already has no map.
+            (0o500, ids(61_001, 0), false, None, true),
+            // Who owns it is not asked for the others' bits.
+            (0o077, ids(61_001, 61_001), false, None, false),
+            (0o750, ids(0, 61_100), false, None, true),
+            (0o750, ids(0, 61_200), false, None, false),
+            (0o705, ids(0, 61_100), false, None, false),
+            (0o750, ids(0, 0), true, None, true),
+            // On a mount that shows each as the other, what is the service's on disk is another's.
+            (0o700, ids(61_001, 61_001), false, map, false),
+            (0o711, ids(0, 0), false, map, true),
+        ];
+        for (mode, owner, acl, map, may) in rows {
+            let bits = viewer.bits(mode, owner, acl, map);
+            assert_eq!(bits & 1 != 0, may, "{mode:o} {owner:?} {acl} {map:?}");
+        }
+    }
     use std::os::unix::fs::symlink;
 
     #[test]

@@ -5,7 +5,7 @@ use super::ledger::{Ids, Ledger};
 use super::overlap::Leak;
 use super::template::Template;
 use super::unit::private;
-use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit, Upper, host, mounts};
+use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit, Upper, Viewer, host, mounts};
 use crate::cause::Reason;
 use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
@@ -133,10 +133,12 @@ impl<'a> Services<'a> {
             &mut found.errors,
         );
         let closed = self.of.is_closed();
-        leaks.extend(
-            self.overlaps
-                .restrict(&service.name, &service.rootfs, closed, &mut mounts),
-        );
+        let viewer = Viewer {
+            service: &service.name,
+            rootfs: &service.rootfs,
+            identity,
+        };
+        leaks.extend(self.overlaps.restrict(&viewer, closed, &mut mounts));
         for error in self.overlaps.under_layers(&mounts) {
             if !found.errors.contains(&error) {
                 found.errors.push(error);

@@ -38,7 +38,7 @@ impl OverlapWatch {
         let closed = service.identity.keeper.is_some();
         let leaks = self
             .known
-            .restrict(&service.name, &service.rootfs, closed, &mut service.mounts);
+            .restrict(&plan::Viewer::of(planned), closed, &mut service.mounts);
         match self.known.errors(&leaks).into_iter().next() {
             None => Ok(service),
             Some(error) => Err(LaunchError::system_text("start", &planned.name, error).into()),
