@@ -314,11 +314,16 @@ fn an_app_that_has_all_ids_is_named() {
             minimal("all", "uid_range = [20000, 59999]\ngid_range = [20000, 59999]\n"),
         );
         app.ok(&["-f", "all.toml", "run", "-T", "one"]);
-        let remedy = format!("`pysecure -f {} down --purge`", all.display());
+        // No command that is ready to be pasted deletes another app's data.
         refused(
             app.run(&["run", "-T", "one"]),
             2,
-            &["no free range of", &format!("`all` ({})", all.display()), &remedy],
+            &[
+                "no free range of",
+                &format!("`all` ({})", all.display()),
+                "by `pysecure down --purge` with its manifest",
+                "which deletes its data",
+            ],
         );
         app.ok(&["-f", "all.toml", "down", "--purge"]);
         app.ok(&["run", "-T", "one"]);

@@ -41,7 +41,10 @@ fn no_free_range(holders: &[(String, PathBuf)]) -> String {
     match holders {
         [] => own.to_owned(),
         _ => {
-            format!("{own}, or shorter ranges for another app; `pysecure data` with its manifest says what that keeps")
+            format!(
+                "{own}, or shorter ranges for another app; one that is not needed any more gives its ids back by `pysecure \
+                 down --purge` with its manifest and its --state-dir, which deletes its data"
+            )
         }
     }
 }
