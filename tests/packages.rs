@@ -5,7 +5,12 @@ mod harness;
 
 use harness::{App, BOTH, Mode};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 
 /// `auth` is called, `web` calls, `aside` does neither.
 const MANIFEST: &str = r#"
@@ -70,8 +75,12 @@ fn install(app: &App, version: &str) {
     }
 }
 
+fn name_of(mode: Mode, name: &str) -> String {
+    format!("{name}-{mode:?}").to_lowercase()
+}
+
 fn app(mode: Mode, name: &str, environment: &str) -> App {
-    let name = format!("{name}-{mode:?}").to_lowercase();
+    let name = name_of(mode, name);
     let manifest = MANIFEST.replace("NAME", &name).replace("ENVIRONMENT", environment);
     let app = App::new(mode, &manifest);
     app.write("app/auth.py", AUTH);
@@ -104,30 +113,149 @@ fn with_nothing_installed_services_find_the_launcher_s_packages() {
         // Other versions that nobody uses go, and those that another supervisor has stay.
         let python = app.state().join("python");
         let owner = std::fs::metadata(&python).unwrap();
+        let given = |path: PathBuf| {
+            std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
+            path
+        };
         let of_another = |letter: &str| {
             let folder = python.join(letter.repeat(64));
             std::fs::create_dir(&folder).unwrap();
-            std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
-            folder
+            given(folder)
         };
         let (used, unused) = (of_another("a"), of_another("b"));
-        let theirs = std::fs::File::open(&used).unwrap();
+        let locks = python.join(format!("{}.lock", "a".repeat(64)));
+        let theirs = std::fs::File::create(&locks).unwrap();
+        given(locks);
         rustix::fs::flock(&theirs, FlockOperation::LockShared).unwrap();
-        app.ok(&["up", "-d"]);
-        assert!(used.exists() && !unused.exists(), "{mode:?}");
+        // What cannot be removed is said, and is all that stays: a folder where a file of locks ought to be.
+        let (stays, no_file) = (of_another("c"), python.join(format!("{}.lock", "c".repeat(64))));
+        std::fs::create_dir(&no_file).unwrap();
+        let up = app.ok(&["-v", "up", "-d"]);
+        assert!(used.exists() && !unused.exists() && stays.exists(), "{mode:?}");
+        let says = format!("remove Python packages of another version at {}", stays.display());
+        assert!(up.err.contains(&says), "{mode:?}: {}", up.err);
+        std::fs::remove_dir(no_file).unwrap();
         drop(theirs);
         // Ours is to that supervisor what theirs is to ours.
-        let mut others = std::fs::read_dir(&python).unwrap().map(|e| e.unwrap().path());
-        let own = std::fs::File::open(others.find(|path| *path != used).unwrap()).unwrap();
+        let own = std::fs::File::open(unpacked(&app, &[&used, &stays]).with_extension("lock")).unwrap();
         let alone = || rustix::fs::flock(&own, FlockOperation::NonBlockingLockExclusive);
-        assert_eq!(alone(), Err(rustix::io::Errno::AGAIN), "{mode:?}");
+        assert_eq!(alone(), Err(Errno::AGAIN), "{mode:?}");
         app.ok(&["down"]);
         harness::wait_until(|| alone().ok());
         drop(own);
         // Where it is gone, the next start makes it anew.
-        std::fs::remove_dir_all(app.state().join("python")).unwrap();
+        std::fs::remove_dir_all(&python).unwrap();
         app.ok(&["up", "-d"]);
         app.wait_for_log("web", "over");
+        app.ok(&["down"]);
+    }
+}
+
+/// The folder of the one version that is unpacked, but for these others.
+fn unpacked(app: &App, others: &[&Path]) -> PathBuf {
+    let all = std::fs::read_dir(app.state().join("python")).unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    let mut all = all.filter(|path| path.extension().is_none() && !others.contains(&path.as_path()));
+    let found = all.next().unwrap();
+    assert_eq!(all.next(), None);
+    found
+}
+
+/// Locks the folder of the packages that it sees, and gives the lock to whoever connects.
+const LOCKS: &str = r#"
+import fcntl, os, socket
+folder = os.open("/run/pysecure/python", os.O_RDONLY)
+try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("others have it still")
+gate = socket.socket(socket.AF_UNIX)
+gate.bind("/srv/board/gate")
+os.chmod("/srv/board/gate", 0o777)
+gate.listen()
+print("over", flush=True)
+socket.send_fds(gate.accept()[0], [b"x"], [folder])
+"#;
+
+const LOCKING: &str = r#"
+[resources.board]
+path = "/srv/board"
+owner = "rw"
+
+[services.locks]
+command = ["python3", "locks.py"]
+directory = "/app"
+owner_resources = ["board"]
+environment = { PYTHONPATH = "/run/pysecure/python" }
+restart = "no"
+"#;
+
+fn received(from: &UnixStream) -> OwnedFd {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let (mut bytes, mut ancillary) = ([0u8; 1], RecvAncillaryBuffer::new(&mut space));
+    let mut part = [std::io::IoSliceMut::new(&mut bytes)];
+    recvmsg(from, &mut part, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let mut fds = ancillary.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
+        _ => Vec::new(),
+    });
+    fds.next().expect("a descriptor comes with it")
+}
+
+/// A service's lock may outlive its app: it may give it away.
+#[test]
+fn a_service_that_locks_the_folder_it_sees_keeps_nobody_waiting() {
+    for mode in BOTH {
+        let app = app(mode, "locked", "");
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        app.write("pysecure.toml", format!("{manifest}{LOCKING}"));
+        app.write("app/locks.py", LOCKS);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("locks", "over");
+        let gate = app
+            .state()
+            .join(format!("apps/{}/resources/board/gate", name_of(mode, "locked")));
+        let theirs = received(&UnixStream::connect(&gate).unwrap());
+        app.ok(&["down"]);
+        std::fs::remove_file(gate).unwrap();
+        // It is the folder of the host, and theirs alone.
+        let folder = std::fs::metadata(unpacked(&app, &[])).unwrap();
+        let seen = rustix::fs::fstat(&theirs).unwrap();
+        assert_eq!((seen.st_dev, seen.st_ino), (folder.dev(), folder.ino()), "{mode:?}");
+        assert_eq!(
+            rustix::fs::flock(&theirs, FlockOperation::NonBlockingLockExclusive),
+            Ok(()),
+            "{mode:?}"
+        );
+        app.ok(&["run", "-T", "aside", "--", "true"]);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "over");
+        app.ok(&["run", "-T", "web", "--", "python3", "-c", "import pysecure_rpc"]);
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn the_supervisor_does_not_wait_for_others_that_unpack() {
+    for mode in BOTH {
+        let app = app(mode, "unpacking", "");
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("web", "over");
+        let python = app.state().join("python");
+        let other = std::fs::File::open(&python).unwrap();
+        rustix::fs::flock(&other, FlockOperation::LockExclusive).unwrap();
+        std::fs::remove_dir_all(unpacked(&app, &[])).unwrap();
+        let ended = app.run(&["restart", "auth"]);
+        assert!(
+            ended.code != 0 && ended.err.contains("another process unpacks"),
+            "{mode:?} {ended:?}"
+        );
+        // All others are heard.
+        app.ps();
+        drop(other);
+        app.ok(&["restart", "auth"]);
+        app.wait_for_state("auth", "running");
         app.ok(&["down"]);
     }
 }

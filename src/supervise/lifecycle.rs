@@ -162,7 +162,8 @@ impl App {
         }
         if packages::seen_by(&service.environment) {
             let wrong = |e| LaunchError::system_text("unpack the Python packages for", &service.name, e);
-            packages::unpack(&self.plan.dirs.state).map_err(wrong)?;
+            // All services wait for the supervisor, which so must wait for no other process.
+            packages::try_unpack(&self.plan.dirs.state).map_err(wrong)?;
         }
         let missing = |mount: &&Mount| std::fs::symlink_metadata(&mount.source).is_err();
         for mount in service.mounts.iter().filter(missing) {
