@@ -14,9 +14,17 @@ const HEADER: usize = 16;
 /// struct unix_diag_msg
 const ANSWER: usize = 16;
 
-/// The inodes of the sockets that wait, in the order in which they connected; 0 for one that is closed already. None where the
-/// kernel does not say: it has no unix_diag, or more wait than it tells of (some 900).
-pub(super) fn waiting(socket: &OwnedFd) -> Option<Vec<u32>> {
+/// Who waits in a listening socket.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// The inode of the listening socket: one that was made in its place has another queue.
+    of: u32,
+    /// The inodes of the sockets that wait, in the order in which they connected; 0 for one that is closed already.
+    waiting: Vec<u32>,
+}
+
+/// None where the kernel does not say: it has no unix_diag, or more wait than it tells of (some 900).
+pub(super) fn waiting(socket: &OwnedFd) -> Option<Queue> {
     let inode = u32::try_from(rustix::fs::fstat(socket).ok()?.st_ino).ok()?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let kernel = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(SOCK_DIAG)).ok()?;
@@ -30,7 +38,8 @@ pub(super) fn waiting(socket: &OwnedFd) -> Option<Vec<u32>> {
     let mut buffer = [0; 8192];
     // The kernel has answered when the request is sent.
     let (len, _) = rustix::net::recv(&kernel, &mut buffer[..], RecvFlags::empty()).ok()?;
-    inodes(&buffer[..len])
+    let waiting = inodes(&buffer[..len])?;
+    Some(Queue { of: inode, waiting })
 }
 
 /// struct nlmsghdr and struct unix_diag_req, for the one socket with this inode.
@@ -67,10 +76,12 @@ fn inodes(answer: &[u8]) -> Option<Vec<u32>> {
     Some(Vec::new())
 }
 
-/// Was one of those accepted that waited before? They are accepted in turn, and one that is closed stays where it is.
-pub(super) fn advanced(before: &[u32], now: &[u32]) -> bool {
+/// Was one of those accepted that waited before? They are accepted in turn, and one that is closed stays where it is. Of a
+/// socket that is no longer there, it is not known.
+pub(super) fn advanced(before: &Queue, now: &Queue) -> bool {
     let stays = |(then, now): (&u32, &u32)| then == now || *now == 0;
-    now.len() < before.len() || !before.iter().zip(now).all(stays)
+    let all_stay = || before.waiting.iter().zip(&now.waiting).all(stays);
+    before.of == now.of && (now.waiting.len() < before.waiting.len() || !all_stay())
 }
 
 #[cfg(test)]
@@ -87,7 +98,7 @@ mod tests {
         bind(&listening, &address).unwrap();
         listen(&listening, 100).unwrap();
         let none = waiting(&listening).expect("this kernel has no unix_diag (CONFIG_UNIX_DIAG)");
-        assert!(none.is_empty());
+        assert!(none.waiting.is_empty());
         let come = || {
             let client = new();
             connect(&client, &address).unwrap();
@@ -96,7 +107,7 @@ mod tests {
         let clients: Vec<OwnedFd> = (0..3).map(|_| come()).collect();
         let inode = |client: &OwnedFd| u32::try_from(rustix::fs::fstat(client).unwrap().st_ino).unwrap();
         let before = waiting(&listening).unwrap();
-        assert_eq!(before, clients.iter().map(inode).collect::<Vec<_>>());
+        assert_eq!(before.waiting, clients.iter().map(inode).collect::<Vec<_>>());
         // Others come, and one goes: it is not accepted.
         let _later = come();
         let mut clients = clients.into_iter();
@@ -109,18 +120,22 @@ mod tests {
     #[test]
     fn what_has_moved_on() {
         for (before, now, moved) in [
-            (&[][..], &[][..], false),
-            (&[], &[7], false),
-            (&[7], &[7, 8], false),
-            (&[7, 8], &[0, 8, 9], false),
-            (&[0], &[0, 8], false),
-            (&[7], &[], true),
-            (&[7], &[8], true),
-            (&[7, 8], &[8], true),
-            (&[7, 8], &[8, 9, 10], true),
-            (&[0, 8], &[8, 9], true),
+            (vec![], vec![], false),
+            (vec![], vec![7], false),
+            (vec![7], vec![7, 8], false),
+            (vec![7, 8], vec![0, 8, 9], false),
+            (vec![0], vec![0, 8], false),
+            (vec![7], vec![], true),
+            (vec![7], vec![8], true),
+            (vec![7, 8], vec![8], true),
+            (vec![7, 8], vec![8, 9, 10], true),
+            (vec![0, 8], vec![8, 9], true),
         ] {
-            assert_eq!(advanced(before, now), moved, "{before:?} {now:?}");
+            let queue = |of, waiting| Queue { of, waiting };
+            let (before, now) = (queue(1, before), queue(1, now));
+            assert_eq!(advanced(&before, &now), moved, "{before:?} {now:?}");
+            // What is there in its place says nothing of it.
+            assert!(!advanced(&before, &Queue { of: 2, ..now }));
         }
     }
 

@@ -32,7 +32,7 @@ enum Key {
 
 /// Who waits to be accepted, by caller.
 #[derive(Debug, Default)]
-pub(in crate::supervise) struct Waiting(BTreeMap<String, Vec<u32>>);
+pub(in crate::supervise) struct Waiting(BTreeMap<String, queue::Queue>);
 
 /// All sockets of an app.
 #[derive(Default)]
@@ -494,6 +494,51 @@ pub(in crate::supervise) fn bind_unix(path: &Path, kind: SocketType) -> std::io:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_was_made_anew_says_nothing_of_who_was_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let dirs = Dirs {
+            state: place("state"),
+            app: place("app"),
+            run: place("run"),
+            dynamic: place("dynamic"),
+        };
+        let identity = Identity {
+            uid: 61_001,
+            gid: 61_001,
+            groups: Vec::new(),
+            peers: Vec::new(),
+            keeper: None,
+            outside: plan::ledger::Ids::default(),
+            root_inside: false,
+        };
+        let mut service = plan::Unit::new(plan::Role::Service, "auth", identity, "host", vec!["auth".to_owned()]);
+        service.callers = vec![OPERATOR.to_owned()];
+        let mut sockets = Sockets::default();
+        sockets.hold(&dirs, [&service].into_iter()).unwrap();
+        let call = || {
+            let client = rustix::net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+            let address = SocketAddrUnix::new(dirs.rpc(OPERATOR).join("auth.sock")).unwrap();
+            rustix::net::connect(&client, &address).unwrap();
+            client
+        };
+        let _one = call();
+        let waited = sockets.waiting(&service);
+        assert!(!sockets.accepted(&service, &waited));
+        // Nobody waits in the new one.
+        sockets.release(&service);
+        sockets.reclaim(&dirs, &service).unwrap();
+        assert!(!sockets.accepted(&service, &waited));
+        let _another = call();
+        assert!(!sockets.accepted(&service, &waited));
+        // In one and the same socket it is seen.
+        let waited = sockets.waiting(&service);
+        let socket = &sockets.held[&pair("auth", OPERATOR)];
+        drop(rustix::net::accept(socket).unwrap());
+        assert!(sockets.accepted(&service, &waited));
+    }
 
     #[test]
     fn what_would_take_too_long_to_find_out_is_not_ruled_out() {
