@@ -50,37 +50,39 @@ pub fn receive_when_there(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Re
 /// As [`receive`], but takes up to `most` descriptors, no more than [`MOST_FDS`], which come behind those in `fds`; how many
 /// bytes it took. The kernel closes what is beyond.
 pub fn receive_fds(socket: BorrowedFd<'_>, bytes: &mut [u8], most: usize, fds: &mut Vec<OwnedFd>) -> Result<usize> {
-    // A header of 16 bytes, and 4 for each.
     let mut control = [0u64; 2 + MOST_FDS.div_ceil(2)];
-    let words = 2 + most.min(MOST_FDS).div_ceil(2);
-    let (taken, _) = receive_with(socket, bytes, &mut control[..words], libc::MSG_DONTWAIT, |fd| {
-        fds.push(fd)
-    })?;
-    Ok(taken)
+    let room = room_for(most.min(MOST_FDS));
+    let taken = receive_with(socket, bytes, &mut control, room, libc::MSG_DONTWAIT, |fd| fds.push(fd))?;
+    Ok(taken.bytes)
+}
+
+/// The bytes of a header and of so many descriptors, to the byte: the kernel takes as many as the room is for, and rounded up to
+/// what is aligned it may be for one more.
+fn room_for(descriptors: usize) -> usize {
+    size_of::<libc::cmsghdr>() + descriptors * size_of::<RawFd>()
 }
 
 fn receive_one(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: c_int) -> Result<Received> {
     // Credentials take 32 bytes, a descriptor 24; aligned as a cmsghdr is.
     let mut control = [0u64; 7];
     let mut first = None;
-    let (bytes, sender) = receive_with(socket, bytes, &mut control, flags, |fd| {
+    let room = size_of_val(&control);
+    let mut taken = receive_with(socket, bytes, &mut control, room, flags, |fd| {
         first.get_or_insert(fd);
     })?;
-    Ok(Received {
-        bytes,
-        fd: first,
-        sender,
-    })
+    taken.fd = first;
+    Ok(taken)
 }
 
-/// How many bytes were taken, and the sender; each descriptor goes to `each`.
+/// Each descriptor goes to `each`. `room`: the bytes of `control` that may be filled.
 fn receive_with(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
     control: &mut [u64],
+    room: usize,
     flags: c_int,
     mut each: impl FnMut(OwnedFd),
-) -> Result<(usize, i32)> {
+) -> Result<Received> {
     let mut part = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
@@ -90,7 +92,7 @@ fn receive_with(
     message.msg_iov = &mut part;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(control) as _;
+    message.msg_controllen = room.min(size_of_val(control)) as _;
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the message leads to memory that is valid, and ours alone, for the call.
     let taken = check(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) } as c_long)?;
@@ -123,7 +125,11 @@ fn receive_with(
         // SAFETY: as for the first.
         header = unsafe { libc::CMSG_NXTHDR(&message, header) };
     }
-    Ok((taken as usize, sender))
+    Ok(Received {
+        bytes: taken as usize,
+        fd: None,
+        sender,
+    })
 }
 
 #[cfg(test)]
@@ -156,11 +162,13 @@ mod tests {
                     .contains(rustix::io::FdFlags::CLOEXEC)
             }));
         }
-        // Rounded up to what is aligned; the rest is closed by the kernel.
-        let (fds, read) = passed(MOST_FDS, 8);
-        assert_eq!(fds.len(), 8);
-        drop(fds);
-        assert_eq!(rustix::io::read(&read, &mut [0; 1]), Ok(0));
+        // What is beyond is closed by the kernel: with those that came, the last of the pipe's writers goes.
+        for (count, most) in [(MOST_FDS, 8), (8, 7), (2, 1), (1, 0)] {
+            let (fds, read) = passed(count, most);
+            assert_eq!(fds.len(), most, "of {count}");
+            drop(fds);
+            assert_eq!(rustix::io::read(&read, &mut [0; 1]), Ok(0), "{most} of {count}");
+        }
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let beyond = vec![ours.as_fd(); MOST_FDS + 1];
