@@ -31,8 +31,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan of no app, for a unit that keeps nothing: it has no place on disk.
-    pub fn without_data(app: &str, privilege: &Privilege, template: Template) -> Plan {
+    /// A plan that keeps nothing: it has no place on disk.
+    pub fn without_data(app: &str, privilege: &Privilege, templates: BTreeMap<String, Template>) -> Plan {
         Plan {
             app: app.to_owned(),
             privilege: privilege.clone(),
@@ -44,7 +44,7 @@ impl Plan {
             },
             storage: Vec::new(),
             services: Vec::new(),
-            templates: [(template.name.clone(), template)].into(),
+            templates,
             initializer: None,
             subtrees: Vec::new(),
             notes: Vec::new(),

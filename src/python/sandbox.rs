@@ -94,7 +94,8 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
     service
         .mounts
         .retain(|m| !template.binds().any(|(bind, _)| Path::new(&m.target).starts_with(bind)));
-    let plan = Plan::without_data("configuration", privilege, template);
+    let templates = [(template.name.clone(), template)].into();
+    let plan = Plan::without_data("configuration", privilege, templates);
     let mut once = OneOff::prepare(&plan, service)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];

@@ -53,20 +53,13 @@ impl FingerprintReader {
             templates: templates.iter().map(|(name, of)| (name.clone(), text(of))).collect(),
             program: program(),
             plan: Plan {
-                app: app.to_owned(),
-                privilege: privilege.clone(),
                 dirs: Dirs {
                     state: folder("state"),
                     app: folder("app"),
                     run: folder("run"),
                     dynamic: folder("dynamic"),
                 },
-                storage: Vec::new(),
-                services: Vec::new(),
-                templates,
-                initializer: None,
-                subtrees: Vec::new(),
-                notes: Vec::new(),
+                ..Plan::without_data(app, privilege, templates)
             },
         }
     }
@@ -116,8 +109,8 @@ impl FingerprintReader {
     }
 }
 
-/// The file that this program runs from, as stat(2) tells it from any other. While it runs, nothing can be written to it, and no
-/// other file gets its number.
+/// The file that this program runs from, as stat(2) tells it from others. No file gets its number while the program runs, so one
+/// that is put in its place has another. A write in place, where the kernel lets one happen, shows in its size or its time.
 fn program() -> Option<String> {
     let file = std::fs::metadata("/proc/self/exe").ok()?;
     let numbers = (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec());
@@ -268,6 +261,8 @@ mod tests {
         assert_eq!(beside(other_program, &unit("a", 3), &runs), (false, true));
         let other_app = FingerprintReader::new("bank", &Privilege::Root, BTreeMap::new());
         assert!(!beside(other_app, &unit("a", 3), &runs).0);
+        let other_privilege = FingerprintReader::new("shop", &Privilege::SubordinateIds, BTreeMap::new());
+        assert!(!beside(other_privilege, &unit("a", 3), &runs).0);
         let other_template = FingerprintReader {
             templates: BTreeMap::from([("host".to_owned(), "other".to_owned())]),
             ..reader()
