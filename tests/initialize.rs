@@ -3,6 +3,8 @@
 mod harness;
 
 use harness::{App, BOTH, Mode, wait_until};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::path::{Path, PathBuf};
 
 fn bank(name: &str) -> String {
     format!(
@@ -147,6 +149,61 @@ fn a_script_that_fails_leaves_no_half_made_data() {
         );
         app.ok(&["up", "-d"]);
         assert_eq!(app.sh("web", "cat /srv/board/runs").ok().out, "once\nkept\n");
+    }
+}
+
+/// Something in the place aside that its owner cannot remove: a mount for root, and for a user a folder of root's.
+struct Stuck(Mode, PathBuf);
+
+impl Stuck {
+    fn make(mode: Mode, below: &Path) -> Stuck {
+        let folder = below.join("stuck");
+        std::fs::create_dir(&folder).unwrap();
+        match mode {
+            Mode::Root => mount("stuck", &folder, "tmpfs", MountFlags::empty(), None).unwrap(),
+            Mode::Rootless => std::fs::write(folder.join("file"), "").unwrap(),
+        }
+        Stuck(mode, folder)
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        if self.0 == Mode::Root {
+            unmount(&self.1, UnmountFlags::DETACH).unwrap();
+        }
+        let _ = std::fs::remove_dir_all(&self.1);
+    }
+}
+
+#[test]
+fn why_a_script_failed_is_said_even_if_what_it_left_stays() {
+    for mode in BOTH {
+        let script = "#!/bin/sh\n: > /srv/board/here\nuntil test -e /srv/board/go; do sleep 0.01; done\nexit 7\n";
+        let app = app(mode, "initstuck", script);
+        let aside = app.state().join("apps/initstuck/initializing");
+        let mut command = app.command(&["-v", "up", "-d"]);
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped());
+        let starts = command.spawn().unwrap();
+        let board = aside.join("resources/board");
+        wait_until(|| board.join("here").exists().then_some(()));
+        let stuck = Stuck::make(mode, &board);
+        std::fs::write(board.join("go"), "").unwrap();
+        let failed = harness::Ended::from(starts.wait_with_output().unwrap());
+        assert_eq!(failed.code, 1, "{mode:?} {}", failed.err);
+        assert!(failed.err.contains("ended with 7"), "{mode:?} {}", failed.err);
+        assert!(
+            failed.err.contains("stays for now") && failed.err.contains("remove"),
+            "{mode:?} {}",
+            failed.err
+        );
+        assert!(aside.exists(), "{mode:?}");
+        drop(stuck);
+        app.write("pysecure_initialize_resources.sh", SCRIPT);
+        app.ok(&["up", "-d"]);
+        assert!(!aside.exists(), "{mode:?}");
     }
 }
 

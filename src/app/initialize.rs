@@ -24,8 +24,11 @@ pub(super) fn make(plan: &Plan, initializer: &Initializer) -> Result<(), AppErro
     };
     staging::set_out(initializer, Some(&plan.dirs))?;
     let ended = run(plan, initializer, unchanged);
-    if ended.is_err() {
-        staging::clear(&initializer.dirs.app)?;
+    // What is left is removed before the script runs again, so why it failed is what there is to say.
+    if ended.is_err()
+        && let Err(left) = staging::clear(&initializer.dirs.app)
+    {
+        tracing::warn!("what the script of `initialize` has left stays for now: {left}");
     }
     ended?;
     Ok(staging::put_in_place(initializer, &plan.dirs)?)
