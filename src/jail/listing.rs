@@ -155,10 +155,21 @@ pub(super) fn add_directories(listing: &mut Listing, directories: &[PathBuf], wh
     Ok(())
 }
 
+/// The hash that a tree has for its name: of what there is to see in it.
 pub(super) fn tree_hash(
     listing: &Listing,
     content: impl Fn(&PathBuf, &JailEntry) -> Result<String, JailError>,
 ) -> Result<String, JailError> {
+    hash_entries(listing, |path, item, _, modified| {
+        Ok(format!("{modified} {}", content(path, item)?))
+    })
+}
+
+/// The hash of a listing's paths and kinds, and of what `of_file` says of each file, whose size and time it is given.
+pub(super) fn hash_entries<E>(
+    listing: &Listing,
+    of_file: impl Fn(&PathBuf, &JailEntry, u64, i64) -> Result<String, E>,
+) -> Result<String, E> {
     let mut hasher = Sha256::new();
     for (path, item) in &listing.items {
         hasher.update(path.as_os_str().as_bytes());
@@ -169,8 +180,10 @@ pub(super) fn tree_hash(
                 hasher.update(target.as_os_str().as_bytes());
             }
             EntryKind::File {
-                executable, modified, ..
-            } => hasher.update(format!("\0f{executable} {modified} {}", content(path, item)?)),
+                executable,
+                size,
+                modified,
+            } => hasher.update(format!("\0f{executable} {}", of_file(path, item, *size, *modified)?)),
         }
         hasher.update(b"\0\n");
     }

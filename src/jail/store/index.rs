@@ -5,9 +5,10 @@ use super::files::lines;
 use crate::jail::JailError;
 use crate::jail::hash::hex;
 use crate::jail::image::Image;
-use crate::jail::listing::{EntryKind, FileStamp, Listing};
+use crate::jail::listing::{FileStamp, Listing, hash_entries};
 use crate::jail::recipe::Recipe;
 use sha2::{Digest, Sha256};
+use std::convert::Infallible;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -45,31 +46,13 @@ impl Store {
 
 /// What tells that no file of a listing has changed, without reading any.
 fn listing_key(listing: &Listing) -> String {
-    let mut hasher = Sha256::new();
-    for (path, entry) in &listing.items {
-        hasher.update(path.as_os_str().as_bytes());
-        match &entry.kind {
-            EntryKind::Directory => hasher.update(b"\0d"),
-            EntryKind::Link(target) => {
-                hasher.update(b"\0l");
-                hasher.update(target.as_os_str().as_bytes());
-            }
-            EntryKind::File {
-                executable,
-                size,
-                modified,
-            } => {
-                let FileStamp { inode, changed } = entry.stamp;
-                let content = entry.content.as_deref().unwrap_or_default();
-                let (seconds, nanoseconds) = changed;
-                hasher.update(format!(
-                    "\0f{executable} {size} {modified} {inode} {seconds} {nanoseconds} {content}"
-                ));
-            }
-        }
-        hasher.update(b"\0\n");
-    }
-    hex(&hasher.finalize())
+    let Ok(key) = hash_entries::<Infallible>(listing, |_, entry, size, modified| {
+        let FileStamp { inode, changed } = entry.stamp;
+        let (seconds, nanoseconds) = changed;
+        let content = entry.content.as_deref().unwrap_or_default();
+        Ok(format!("{size} {modified} {inode} {seconds} {nanoseconds} {content}"))
+    });
+    key
 }
 
 fn image_key(image: &Image, recipe: &Recipe) -> String {
@@ -83,4 +66,53 @@ fn image_key(image: &Image, recipe: &Recipe) -> String {
         hasher.update(directory.as_os_str().as_bytes());
     }
     hex(&hasher.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jail::listing::{EntryKind, JailEntry, tree_hash};
+    use std::path::Path;
+
+    /// One of each kind of entry.
+    fn small() -> Listing {
+        let file = |executable, size| EntryKind::File {
+            executable,
+            size,
+            modified: 1_700_000_000,
+        };
+        let mut listing = Listing::default();
+        for (path, kind) in [
+            ("/bin", EntryKind::Link("usr/bin".into())),
+            ("/usr", EntryKind::Directory),
+            ("/usr/bin", EntryKind::Directory),
+            ("/usr/bin/true", file(true, 3)),
+            ("/usr/motd", file(false, 8)),
+        ] {
+            listing.items.insert(path.into(), JailEntry::new(kind, "it was named"));
+        }
+        let motd = listing.items.get_mut(Path::new("/usr/motd")).unwrap();
+        motd.content = Some("c0ffee".to_owned());
+        motd.stamp = FileStamp {
+            inode: 12,
+            changed: (1_700_000_001, 5),
+        };
+        listing
+    }
+
+    /// Trees that are in a store already are looked for by this.
+    #[test]
+    fn the_hash_of_a_tree_is_what_it_was_in_other_releases() {
+        let hash = tree_hash(&small(), |path, _| Ok(format!("content of {}", path.display()))).unwrap();
+        assert_eq!(hash, "583d39403429ddac6f1f836751b5c5486f09ca9ecfebe7d1f3a7dc05515483a9");
+    }
+
+    /// A store that another release has filled is not read anew.
+    #[test]
+    fn the_key_of_a_listing_is_what_it_was_in_other_releases() {
+        assert_eq!(
+            listing_key(&small()),
+            "97483baff8163a229a08388bb3872d7cf26eb42494a973142995f0da988663e3"
+        );
+    }
 }
