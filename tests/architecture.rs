@@ -50,12 +50,14 @@ fn unsafe_stands_where_the_page_says_and_no_thread_is_made() {
         .step_by(2)
         .map(|place| place.trim_end_matches(".rs").replace('/', "::"))
         .collect();
+    let mut all = sources();
+    // The program is a crate of its own.
+    let main = fs::read_to_string(root().join("src/main.rs")).unwrap();
+    assert_eq!(all.insert("main".to_owned(), main), None);
     let mut found = BTreeSet::new();
-    for (module, text) in sources() {
-        let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
-        assert!(!text[..tests].contains("thread::spawn"), "{module} makes a thread");
-        let dense: String = text.split_whitespace().collect();
-        if dense.contains("allow(unsafe_code") {
+    for (module, text) in all {
+        assert!(!makes_a_thread(&text), "{module} makes a thread");
+        if allows_unsafe(&text) {
             found.insert(match folder_of(&module) {
                 "sys" => "sys".to_owned(),
                 _ => module,
@@ -65,25 +67,69 @@ fn unsafe_stands_where_the_page_says_and_no_thread_is_made() {
     assert_eq!(found, named);
 }
 
-/// The rows of the page's walks, a list each: file and function.
+/// The lint is denied everywhere else, so whoever names it allows it, be it with others or by `expect`.
+fn allows_unsafe(text: &str) -> bool {
+    words(text).iter().any(|word| word == "unsafe_code")
+}
+
+fn makes_a_thread(text: &str) -> bool {
+    let makes = |word: &str| ["spawn", "scope", "Builder"].contains(&word);
+    tokens(text)
+        .windows(3)
+        .any(|w| w[0] == "thread" && w[1] == "::" && makes(&w[2]))
+}
+
+#[test]
+fn unsafe_and_threads_are_seen_in_each_form() {
+    for bad in [
+        "#![allow(unsafe_code)]",
+        "#![allow(\n    unsafe_code,\n    reason = \"x\"\n)]",
+        "#[allow(dead_code, unsafe_code)]\nfn f() {}",
+        "#[expect(unsafe_code)]\nfn f() {}",
+        "#[cfg(test)]\nmod tests {\n    #[allow(unsafe_code)]\n    fn f() {}\n}",
+    ] {
+        assert!(allows_unsafe(bad), "{bad}");
+    }
+    assert!(!allows_unsafe(
+        "// unsafe_code\nconst A: &str = \"allow(unsafe_code)\";"
+    ));
+    for bad in [
+        "#[cfg(test)]\nuse x::y;\nfn f() { std::thread::spawn(g); }",
+        "fn f() { thread::Builder::new(); }",
+    ] {
+        assert!(makes_a_thread(bad), "{bad}");
+    }
+    assert!(!makes_a_thread(
+        "#[cfg(test)]\nmod tests {\n    fn f() { thread::spawn(g); }\n}"
+    ));
+}
+
+/// The rows of the page's walks, a list each: file and function. A list whose rows name neither is none.
 fn walks(page: &str) -> Vec<Vec<(String, String)>> {
     let mut out: Vec<Vec<(String, String)>> = Vec::new();
-    for line in page.lines() {
-        if line.starts_with('#') {
-            out.push(Vec::new());
-        }
-        let Some((number, rest)) = line.split_once(". `") else {
-            continue;
+    for section in page.split("\n#") {
+        let rows = section.lines().filter_map(|line| {
+            let (number, rest) = line.split_once(". ")?;
+            Some((number.parse::<usize>().ok()?, rest))
+        });
+        let rows: Vec<(usize, &str)> = rows.collect();
+        let read = |rest: &str| {
+            let (file, rest) = rest.strip_prefix('`')?.split_once("`: `")?;
+            Some((file.to_owned(), rest.split_once('`')?.0.to_owned()))
         };
-        let mut parts = rest.split('`');
-        let row = (parts.next(), parts.next(), parts.next());
-        if let ((Some(file), Some(": "), Some(function)), Some(walk), Ok(_)) =
-            (row, out.last_mut(), number.parse::<u32>())
-        {
-            walk.push((file.to_owned(), function.to_owned()));
+        let walk: Vec<(String, String)> = rows.iter().filter_map(|(_, rest)| read(rest)).collect();
+        if walk.is_empty() {
+            continue;
         }
+        for (at, (number, rest)) in rows.iter().enumerate() {
+            assert!(
+                read(rest).is_some(),
+                "a row of a walk without file and function: {rest}"
+            );
+            assert_eq!(*number, at + 1, "{rest}");
+        }
+        out.push(walk);
     }
-    out.retain(|walk| !walk.is_empty());
     out
 }
 
@@ -110,7 +156,10 @@ fn faults_of_walks(walks: &[Vec<(String, String)>], source: impl Fn(&str) -> Str
 
 #[test]
 fn walks_are_of_functions_that_there_are_and_go_forward_only() {
-    let read = |file: &str| std::fs::read_to_string(root().join("src").join(file)).unwrap_or_default();
+    let read = |file: &str| {
+        let path = root().join("src").join(file);
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    };
     let found = walks(&page());
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(faults_of_walks(&found, read), Vec::<String>::new());
@@ -122,6 +171,12 @@ fn walks_are_of_functions_that_there_are_and_go_forward_only() {
             "model/build.rs no_such goes back"
         ]
     );
+}
+
+#[test]
+#[should_panic(expected = "without file and function: `draw` of `plan/draw.rs`")]
+fn a_row_of_a_walk_that_cannot_be_read_is_told() {
+    walks("# W\n1. `plan/draw.rs`: `draw` x\n2. `draw` of `plan/draw.rs`\n");
 }
 
 #[test]
@@ -491,12 +546,16 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// Words and signs, without comments, without what stands in strings, up to the file's tests.
+/// Words and signs up to the file's tests.
 fn tokens(text: &str) -> Vec<String> {
-    let text = match text.find("#[cfg(test)]\nmod ") {
+    words(match text.find("#[cfg(test)]\nmod ") {
         Some(end) if !text[end..].lines().nth(1).is_some_and(|l| l.ends_with(';')) => &text[..end],
         _ => text,
-    };
+    })
+}
+
+/// Words and signs, without comments, without what stands in strings.
+fn words(text: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
