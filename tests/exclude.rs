@@ -3,8 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode};
-use std::path::Path;
+use harness::{App, BOTH, Container, Mode};
 
 const SHOP: &str = r#"
 [app]
@@ -150,22 +149,13 @@ fn what_is_left_out_is_so_in_bundles_for_other_runtimes() {
     app.ok(&["compile", "-o", folder.path().to_str().unwrap()]);
     let bundle = folder.path().join("one");
     for program in ["crun", "runc"] {
-        let ended = by(program, &bundle);
+        let ended = Container::run(program, &bundle).ended();
         assert_eq!(
             ended.out, "/shop/app.py\n/shop/look.sh\n/shop/public.db\nlooked\n",
             "{program}: {}",
             ended.err
         );
     }
-}
-
-fn by(program: &str, bundle: &Path) -> Ended {
-    let id = format!("exclude-{}", std::process::id());
-    let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
-        .spawn()
-        .unwrap();
-    drop(child.stdin.take());
-    Ended::from(child.wait_with_output().unwrap())
 }
 
 #[test]

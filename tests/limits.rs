@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode, wait_until};
+use harness::{App, BOTH, Container, Ended, Mode, wait_until};
 use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 
@@ -490,24 +490,12 @@ limits = { memory = "48M", pids = 10, cpus = 0.5, nofile = 99, core = "1M" }
     assert!(ours.iter().flatten().count() >= 3, "{ours:?}");
 
     app.ok(&["compile", "-o", "bundles"]);
-    let id = format!("limit-runc-{}", std::process::id());
-    let mut runc = harness::runtime("runc", &["run", "--bundle", "bundles/a", &id]);
-    runc.current_dir(&app.folder).stderr(std::process::Stdio::inherit());
-    let mut running = runc.spawn().unwrap();
-    let mut said = std::io::BufReader::new(running.stdout.take().unwrap());
-    let mut lines = String::new();
-    while !lines.ends_with("up\n") {
-        let read = std::io::BufRead::read_line(&mut said, &mut lines).unwrap();
-        assert_ne!(read, 0, "runc ended; it printed {lines:?}");
-    }
-    assert_eq!(lines, "99\n2048\nup\n");
+    let mut container = Container::run("runc", &app.folder.join("bundles/a"));
+    assert_eq!(container.until("up"), ["99", "2048", "up"]);
     let theirs = FILES.map(|file| {
-        let path = find(Path::new("/sys/fs/cgroup"), &id, file)?;
+        let path = find(Path::new("/sys/fs/cgroup"), &container.id, file)?;
         Some(std::fs::read_to_string(path).unwrap().trim().to_owned())
     });
-    app.shell_free("runc", &["kill", &id, "KILL"]).status().unwrap();
-    running.wait().unwrap();
-    app.shell_free("runc", &["delete", "--force", &id]).status().unwrap();
     assert_eq!(ours, theirs);
 }
 

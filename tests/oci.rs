@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode};
+use harness::{App, BOTH, Container, Ended, Mode};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -294,17 +294,6 @@ fn facts_of(text: &str) -> String {
 
 const SERVICES: [&str; 4] = ["auth", "front", "admin", "net"];
 
-/// Runs a bundle to its end.
-fn runtime(program: &str, bundle: &Path) -> Ended {
-    let name = bundle.file_name().unwrap().to_str().unwrap();
-    let id = format!("pysecure-test-{}-{name}", std::process::id());
-    let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
-        .spawn()
-        .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
-    drop(child.stdin.take());
-    Ended::from(child.wait_with_output().unwrap())
-}
-
 /// Flags that the OCI gives a runtime no say in, or that Debian's are known to do in another way: what is
 /// covered or made by the runtime itself, and crun's lost flags of a writable directory that is another service's.
 fn by_the_runtime(program: &str, service: &str, line: &str) -> bool {
@@ -353,7 +342,7 @@ fn other_runtimes_run_a_bundle_to_the_same_effect() {
             } else {
                 Vec::new()
             };
-            let theirs = runtime(program, &out.join(service));
+            let theirs = Container::run(program, &out.join(service)).ended();
             if !shared.is_empty() && theirs.code != 0 {
                 assert!(
                     theirs.err.contains("/data/letters/pinned: permission denied"),
@@ -390,56 +379,6 @@ fn other_runtimes_run_a_bundle_to_the_same_effect() {
         }
     }
     assert_eq!(different, "");
-}
-
-/// A runtime's container in the foreground, and what it prints.
-struct Container {
-    program: &'static str,
-    id: String,
-    child: std::process::Child,
-    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
-}
-
-impl Container {
-    fn run(program: &'static str, bundle: &Path) -> Container {
-        use std::io::BufRead;
-        let name = bundle.file_name().unwrap().to_str().unwrap();
-        let id = format!("pysecure-test-{}-{program}-{name}", std::process::id());
-        let mut child = harness::runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
-            .stderr(std::process::Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
-        Container {
-            program,
-            id,
-            child,
-            lines,
-        }
-    }
-
-    /// All it prints, up to and with the line that ends so.
-    fn until(&mut self, last: &str) -> Vec<String> {
-        let mut seen = Vec::new();
-        for line in self.lines.by_ref() {
-            seen.push(line.unwrap());
-            if seen.last().is_some_and(|line| line.ends_with(last)) {
-                return seen;
-            }
-        }
-        panic!("{} {}: ended without `{last}`: {seen:#?}", self.program, self.id)
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        let state = Command::new(self.program).args(["state", &self.id]).output().unwrap();
-        if let Ok(state) = serde_json::from_slice::<Value>(&state.stdout) {
-            let pid = state["pid"].as_u64().unwrap().to_string();
-            let _ = Command::new("kill").args(["-KILL", &pid]).status();
-        }
-        let _ = self.child.wait();
-    }
 }
 
 #[test]
@@ -526,7 +465,7 @@ publish = ["127.0.0.1:18080:80"]
     assert!(written.err.contains(network.to_str().unwrap()), "{}", written.err);
     // Not there, it is an error and not another network.
     for program in ["crun", "runc"] {
-        assert_ne!(runtime(program, &out.join("one")).code, 0);
+        assert_ne!(Container::run(program, &out.join("one")).ended().code, 0);
     }
     std::fs::write(&network, "").unwrap();
     let script =
@@ -537,10 +476,10 @@ publish = ["127.0.0.1:18080:80"]
         .unwrap();
     let id = Ended::from(made).ok().out;
     for program in ["crun", "runc"] {
-        let seen = runtime(program, &out.join("one")).ok().out;
+        let seen = Container::run(program, &out.join("one")).ended().ok().out;
         assert_eq!(seen, format!("net:[{}]\n0\n", id.trim()), "{program}");
         assert_eq!(
-            runtime(program, &out.join("two")).ok().out,
+            Container::run(program, &out.join("two")).ended().ok().out,
             format!("net:[{}]\n", id.trim())
         );
     }

@@ -529,6 +529,103 @@ pub fn runtime(program: &str, args: &[&str]) -> Command {
     command
 }
 
+/// An OCI runtime's container in the foreground, and what it prints. It ends with the value.
+pub struct Container {
+    program: &'static str,
+    pub id: String,
+    child: Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+    /// Passed on as it comes, and kept.
+    complaints: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Container {
+    pub fn run(program: &'static str, bundle: &Path) -> Container {
+        use std::io::{BufRead, BufReader};
+        let name = bundle.file_name().unwrap().to_str().unwrap();
+        let id = format!("pysecure-test-{}-{program}-{name}", std::process::id());
+        let mut child = runtime(program, &["run", "-b", bundle.to_str().unwrap(), &id])
+            .spawn()
+            .unwrap_or_else(|e| panic!("{e}: install `util-linux` and `{program}`"));
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let complaints = BufReader::new(child.stderr.take().unwrap()).lines();
+        let complaints = std::thread::spawn(move || {
+            let mut all = String::new();
+            for line in complaints.map_while(Result::ok) {
+                let _ = writeln!(std::io::stderr(), "{line}");
+                all += &format!("{line}\n");
+            }
+            all
+        });
+        Container {
+            program,
+            id,
+            child,
+            lines,
+            complaints: Some(complaints),
+        }
+    }
+
+    /// All it prints, up to and with the line that ends so.
+    pub fn until(&mut self, last: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref() {
+            seen.push(line.unwrap());
+            if seen.last().is_some_and(|line| line.ends_with(last)) {
+                return seen;
+            }
+        }
+        panic!("{} {}: ended without `{last}`: {seen:#?}", self.program, self.id)
+    }
+
+    /// Panics with what the runtime said if it has ended.
+    #[track_caller]
+    pub fn still_runs(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            let said = self.complained();
+            panic!("{} {}: {status}: {said}", self.program, self.id);
+        }
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> Ended {
+        drop(self.child.stdin.take());
+        let out: String = self.lines.by_ref().map(|line| line.unwrap() + "\n").collect();
+        let status = self.child.wait().unwrap();
+        Ended::from(Output {
+            status,
+            stdout: out.into_bytes(),
+            stderr: self.complained().into_bytes(),
+        })
+    }
+
+    fn complained(&mut self) -> String {
+        self.complaints
+            .take()
+            .map(|all| all.join().unwrap())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // It may be on its way still, and have no process yet that could be killed.
+        wait_until(|| {
+            let ended = self.child.try_wait().unwrap();
+            if ended.is_none() {
+                let state = Command::new(self.program).args(["state", &self.id]).output();
+                let state = state.map(|state| state.stdout).unwrap_or_default();
+                let state: serde_json::Value = serde_json::from_slice(&state).unwrap_or_default();
+                // One that has ended has the process 0, which is the group of this one for kill(2).
+                if let Some(pid @ 1..) = state["pid"].as_u64() {
+                    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+                }
+            }
+            ended
+        });
+    }
+}
+
 pub fn need_root() {
     let uid = std::process::Command::new("id").arg("-u").output().unwrap().stdout;
     assert_eq!(
