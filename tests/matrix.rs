@@ -251,24 +251,52 @@ fn agree(model: &Model, plan: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What of the host manifests are planned with; gone with the value.
+struct Ground {
+    folder: std::path::PathBuf,
+    base: Base,
+    dirs: Dirs,
+    library: Library,
+}
+
+impl Ground {
+    fn new() -> Ground {
+        harness::need_root();
+        let folder = harness::fresh_folder();
+        let dirs = Dirs::find("matrix", true, Some(&folder.join("state"))).unwrap();
+        Ground {
+            base: Base::open(&folder).unwrap(),
+            library: Library::new(&folder, &dirs.state),
+            dirs,
+            folder,
+        }
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn runner(cases: u32) -> proptest::test_runner::TestRunner {
+    proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })
+}
+
 #[test]
 fn the_matrix_is_what_modes_and_mounts_come_to() {
-    harness::need_root();
-    let folder = harness::fresh_folder();
-    let base = Base::open(&folder).unwrap();
-    let dirs = Dirs::find("matrix", true, Some(&folder.join("state"))).unwrap();
-    let library = Library::new(&folder, &dirs.state);
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 4000,
-        failure_persistence: None,
-        max_global_rejects: 1_000_000,
-        ..ProptestConfig::default()
-    });
+    let Ground {
+        base, dirs, library, ..
+    } = &Ground::new();
     let valid = std::cell::Cell::new(0);
     let nested = std::cell::Cell::new(0);
-    let result = runner.run(&drawn(), |drawn| {
+    let result = runner(4000).run(&drawn(), |drawn| {
         let manifest = manifest(&drawn);
-        let (model, found) = model::build(&manifest, &base);
+        let (model, found) = model::build(&manifest, base);
         if found.iter().any(|d| d.severity == Severity::Error) {
             return Ok(());
         }
@@ -276,14 +304,13 @@ fn the_matrix_is_what_modes_and_mounts_come_to() {
         nested.set(nested.get() + usize::from(model.resources.iter().any(|r| r.parent.is_some())));
         for privilege in [Privilege::Root, Privilege::SubordinateIds] {
             let mut ledger = Ledger::default();
-            match plan::draw(&model, &privilege, &dirs, &library, &mut ledger) {
+            match plan::draw(&model, &privilege, dirs, library, &mut ledger) {
                 Ok(plan) => agree(&model, &plan)?,
                 Err(errors) => prop_assert!(false, "no plan: {errors:?}"),
             }
         }
         Ok(())
     });
-    std::fs::remove_dir_all(&folder).unwrap();
     result.unwrap();
     // Or the property would be shown of next to nothing.
     assert!(valid.get() > 500, "{} valid manifests", valid.get());
@@ -477,7 +504,11 @@ impl<'a> Compiled<'a> {
             self.has(Object::AppNetwork)
         );
         prop_assert_eq!(unit.egress, self.has(Object::Egress));
-        prop_assert_eq!(unit.resolver.contains("10.0.2.3"), self.has(Object::Egress));
+        // On the host's network it is the host's, whatever that is.
+        if !self.has(Object::HostNetwork) {
+            let resolver = if unit.egress { "nameserver 10.0.2.3\n" } else { "" };
+            prop_assert_eq!(unit.resolver.as_str(), resolver);
+        }
         let listen = rows.iter().filter_map(|row| match row.object {
             Object::Listen(address) => Some(address),
             _ => None,
@@ -553,21 +584,17 @@ impl<'a> Compiled<'a> {
 
 #[test]
 fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
-    harness::need_root();
-    let folder = harness::fresh_folder();
-    let base = Base::open(&folder).unwrap();
-    let dirs = Dirs::find("matrix", true, Some(&folder.join("state"))).unwrap();
+    let Ground {
+        folder,
+        base,
+        dirs,
+        library,
+    } = &Ground::new();
     std::fs::create_dir(folder.join("rootfs-templates")).unwrap();
     let small =
         "description = \"next to nothing\"\nbinaries = [\"/bin/busybox\"]\ndirectories = [\"/etc\", \"/srv\"]\n";
     std::fs::write(folder.join("rootfs-templates/small.toml"), small).unwrap();
     std::fs::write(folder.join("script.sh"), "true\n").unwrap();
-    let library = Library::new(&folder, &dirs.state);
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
     let seen = std::cell::RefCell::new(BTreeMap::<String, usize>::new());
     let all = (
         drawn(),
@@ -575,17 +602,17 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
         any::<bool>(),
         any::<bool>(),
     );
-    let result = runner.run(&all, |(drawn, uses, egress, initialize)| {
+    let property = |(drawn, uses, egress, initialize): (Drawn, Vec<DrawnUses>, bool, bool)| {
         let mut manifest = manifest(&drawn);
         with_uses(&mut manifest, &uses, egress);
         manifest.app.initialize = initialize.then(|| at("script.sh".to_owned()));
-        let (model, found) = model::build(&manifest, &base);
+        let (model, found) = model::build(&manifest, base);
         if found.iter().any(|d| d.severity == Severity::Error) {
             return Ok(());
         }
         for privilege in [Privilege::Root, Privilege::SubordinateIds] {
             let mut ledger = Ledger::default();
-            let plan = match plan::draw(&model, &privilege, &dirs, &library, &mut ledger) {
+            let plan = match plan::draw(&model, &privilege, dirs, library, &mut ledger) {
                 Ok(plan) => plan,
                 Err(errors) => return Err(TestCaseError::fail(format!("no plan: {errors:?}"))),
             };
@@ -603,11 +630,7 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
             *seen.borrow_mut().entry(kind).or_default() += 1;
         }
         Ok(())
-    });
-    std::fs::remove_dir_all(&folder).unwrap();
-    result.unwrap();
-    // Or the property would be shown of next to nothing.
-    let seen = seen.into_inner();
+    };
     let kinds = [
         "Resource",
         "Functions",
@@ -619,9 +642,18 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
         "RootInside",
         "Root",
     ];
-    for kind in kinds {
-        assert!(seen.get(kind).is_some_and(|rows| *rows > 20), "{kind}: {seen:?}");
+    // Or it would be shown of next to nothing. Chance decides how many rounds that takes: most often one.
+    let some_of_each = || {
+        let seen = seen.borrow();
+        kinds.iter().all(|kind| seen.get(*kind).is_some_and(|rows| *rows > 20))
+    };
+    for _ in 0..20 {
+        runner(300).run(&all, property).unwrap();
+        if some_of_each() {
+            return;
+        }
     }
+    panic!("some kind has no more than 20 rows: {:?}", seen.borrow());
 }
 
 const WHOLE: &str = r#"
@@ -688,7 +720,7 @@ fn services_may_what_the_matrix_says() {
     for mode in BOTH {
         let app = App::new(mode, WHOLE);
         app.write("code/probe.sh", PROBE);
-        let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+        let rows = app.access();
         let mut wanted: BTreeMap<(String, String), String> = BTreeMap::new();
         let paths: Vec<String> = WHOLE
             .lines()
@@ -700,7 +732,7 @@ fn services_may_what_the_matrix_says() {
         for (service, path) in services.iter().flat_map(|s| paths.iter().map(move |p| (s, p))) {
             wanted.insert(((*service).to_owned(), path.clone()), String::new());
         }
-        for row in rows.as_array().unwrap() {
+        for row in rows {
             let text = |key: &str| row[key].as_str().unwrap().to_owned();
             if row["kind"] == "resource" && text("path") != "/code" {
                 wanted.insert((text("service"), text("path")), text("permissions"));
@@ -1024,9 +1056,9 @@ fn access_shows_all_kinds_of_rows_with_their_lines() {
         let app = App::new(mode, REASONS);
         app.write("code/main.py", "");
         let text = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
-        let rows: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
+        let rows = app.access();
         let row = |service: &str, kind: &str| {
-            let mut rows = rows.as_array().unwrap().iter();
+            let mut rows = rows.iter();
             let found = rows.find(|r| r["service"] == service && r["kind"] == kind);
             found.unwrap_or_else(|| panic!("{service} {kind}: {rows:?}")).clone()
         };

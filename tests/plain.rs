@@ -186,8 +186,7 @@ fn what_manifests_recipes_and_images_name_is_plain() {
         let shown = app.run(&["access"]);
         plain(&["access"], &shown);
         assert!(shown.ok().out.contains("/da\u{fffd}ta\u{fffd}"));
-        let listed: serde_json::Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
-        assert_eq!(listed[0]["path"], path);
+        assert_eq!(app.access()[0]["path"], path);
         plain(&["access", "--json"], &app.run(&["access", "--json"]));
 
         let folder = harness::folder_of_the_host();

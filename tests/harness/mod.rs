@@ -223,6 +223,11 @@ impl App {
         serde_json::from_str(&self.ok(&["ps", "--json"]).out).unwrap()
     }
 
+    /// The rows of `access --json`.
+    pub fn access(&self) -> Vec<serde_json::Value> {
+        serde_json::from_str(&self.ok(&["access", "--json"]).out).unwrap()
+    }
+
     pub fn supervisor(&self) -> i32 {
         self.ps()["supervisor_pid"].as_i64().unwrap() as i32
     }
