@@ -5,11 +5,15 @@ mod harness;
 
 use harness::{App, BOTH, Mode, place, wait_until};
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Child, ChildStderr, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-fn app(mode: Mode, name: &str, range: u32, services: &str) -> App {
+/// An app whose ids no other app of these tests has.
+fn app(mode: Mode, name: &str, services: &str) -> App {
+    static NEXT: AtomicU32 = AtomicU32::new(42_000);
+    let range = NEXT.fetch_add(20, Ordering::Relaxed);
     let last = range + 19;
     let manifest =
         format!("[app]\nname = \"{name}\"\nuid_range = [{range}, {last}]\ngid_range = [{range}, {last}]\n{services}");
@@ -35,7 +39,6 @@ fn services_start_after_what_they_need_and_stop_before_it() {
         let app = app(
             mode,
             "order",
-            42_000,
             &format!(
                 r#"
 [services.web]
@@ -93,7 +96,6 @@ fn what_cannot_come_about_fails_at_once_and_says_for_what() {
     let app = app(
         Mode::Root,
         "vain",
-        42_020,
         r#"
 [services.setup]
 type = "oneshot"
@@ -115,7 +117,6 @@ fn a_service_says_how_it_is_through_a_real_client_library() {
         let app = app(
             mode,
             "notify",
-            42_040,
             &format!(
                 r#"
 [services.says]
@@ -190,7 +191,6 @@ fn a_service_gets_more_time_but_not_without_end() {
         let app = app(
             mode,
             "extends",
-            42_220,
             &format!(
                 r#"
 [services.starts]
@@ -270,7 +270,6 @@ fn probes_ask_from_inside() {
         let app = app(
             mode,
             "probes",
-            42_060,
             r#"
 [services.tcp]
 command = ["sh", "-c", "sleep 0.2; exec python3 -m http.server --bind 127.0.0.1 8000"]
@@ -319,7 +318,6 @@ fn nothing_is_left_of_a_probe() {
         let app = app(
             mode,
             "leftover",
-            42_240,
             &format!(
                 r#"
 [services.late]
@@ -384,7 +382,7 @@ restart = "always"
                 )
             })
             .collect();
-        let app = app(mode, "complains", 42_260, &services);
+        let app = app(mode, "complains", &services);
         let mut up = app
             .command(&["up", "-d"])
             .stdout(Stdio::null())
@@ -411,7 +409,7 @@ command = ["sleep", "1000"]
 health = { tcp = "127.0.0.1:9", interval = "20ms", retries = 2 }
 restart = "on-failure"
 "#;
-        let app = self::app(mode, "complains", 42_260, healthy);
+        let app = self::app(mode, "complains", healthy);
         app.ok(&["up", "-d"]);
         app.wait_for_log(
             "ill",
@@ -441,7 +439,6 @@ fn restarts_wait_longer_each_time_and_are_given_up() {
         let app = app(
             mode,
             "crash",
-            42_080,
             &r#"
 [services.crashes]
 command = ["sh", "-c", "exit 7"]
@@ -501,7 +498,6 @@ fn the_first_connection_starts_a_service_and_none_is_lost_over_a_restart() {
         let app = app(
             mode,
             "demand",
-            42_100,
             &format!(
                 r#"
 [services.lazy]
@@ -584,7 +580,6 @@ fn who_takes_no_connection_is_not_started_without_end() {
         let app = app(
             mode,
             "untaken",
-            42_280,
             &format!(
                 r#"
 [services.brief]
@@ -669,7 +664,6 @@ while True:
         let app = app(
             mode,
             "forgood",
-            42_300,
             &format!(
                 r#"
 [services.ends]
@@ -743,7 +737,6 @@ fn up_touches_only_what_changed() {
         let app = app(
             mode,
             "change",
-            42_120,
             r#"
 [resources]
 kept = { path = "/data/kept/", owner = "rw" }
@@ -831,7 +824,6 @@ fn what_was_given_up_comes_back_with_what_depends_on_it() {
     let app = app(
         Mode::Root,
         "back",
-        42_260,
         r#"
 [services.web]
 command = ["sleep", "1000"]
@@ -859,7 +851,6 @@ fn services_are_stopped_started_and_signalled_by_name() {
         let app = app(
             mode,
             "byname",
-            42_140,
             r#"
 [services.db]
 command = ["sh", "-c", "trap 'echo got HUP' HUP; trap 'echo got USR1' USR1; echo runs; while :; do sleep 0.05; done"]
@@ -916,7 +907,6 @@ fn what_services_use_and_how_they_are_is_told() {
         let app = app(
             mode,
             "told",
-            42_160,
             r#"
 [services.busy]
 command = ["sh", "-c", "while :; do :; done"]
@@ -982,7 +972,6 @@ fn another_user_is_turned_away_and_that_is_told() {
     let app = app(
         Mode::Root,
         "denied",
-        42_180,
         "[services.idle]\ncommand = [\"sleep\", \"1000\"]\n",
     );
     app.ok(&["up", "-d"]);
@@ -1035,7 +1024,6 @@ fn under_a_service_manager_it_says_when_it_is_ready_and_takes_its_sockets() {
         let app = app(
             mode,
             "managed",
-            42_200,
             &format!(
                 r#"
 [services.web]
@@ -1096,13 +1084,34 @@ listen = ["127.0.0.1:{port}"]
     }
 }
 
+/// `up --watch`, once it has said that it watches: what changes from then on is seen. It can say more as long as its stderr
+/// is kept.
+fn watch(app: &App) -> (Child, BufReader<ChildStderr>) {
+    let mut up = app
+        .command(&["up", "--watch"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut says = BufReader::new(up.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("watching") {
+        line.clear();
+        assert_ne!(
+            says.read_line(&mut line).unwrap(),
+            0,
+            "`up --watch` ended before it watched"
+        );
+    }
+    (up, says)
+}
+
 #[test]
 fn watch_restarts_what_has_new_code_and_follows_the_manifest() {
     for mode in BOTH {
         let app = app(
             mode,
             "watched",
-            42_220,
             r#"
 code = { "/app" = "./code" }
 [services.web]
@@ -1110,21 +1119,8 @@ command = ["sh", "/app/web.sh"]
 "#,
         );
         app.write("code/web.sh", "echo version one; sleep 1000 & wait\n");
-        let mut up = app
-            .command(&["up", "--watch"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        wait_until(|| app.run(&["logs", "web"]).out.contains("version one").then_some(()));
-        // It says so when it watches; what changes from then on is seen.
-        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("watching") {
-            line.clear();
-            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
-            assert!(!line.is_empty());
-        }
+        let (mut up, _says) = watch(&app);
+        app.wait_for_log("web", "version one");
         app.write("code/web.sh", "echo version two; sleep 1000 & wait\n");
         app.wait_for_log("web", "version two");
         edit(
@@ -1139,14 +1135,17 @@ command = ["sh", "/app/web.sh"]
     }
 }
 
-/// A process that waits for the lock of this file, if one does; proc_locks(5).
+/// A process that waits for the lock that is held through this file, if one does; proc_locks(5).
 fn waits_for(lock: &std::fs::File) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    let inode = format!(":{}", lock.metadata().unwrap().ino());
+    use std::os::fd::AsRawFd;
+    // Device and inode as the kernel counts them for locks: stat(2) has other devices on some file systems.
+    let held = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", lock.as_raw_fd())).unwrap();
+    let held = held.lines().find_map(|line| line.strip_prefix("lock:")).unwrap();
+    let place = held.split_whitespace().nth(5).unwrap();
     let locks = std::fs::read_to_string("/proc/locks").unwrap();
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let waits = words.get(1) == Some(&"->") && words.get(6).is_some_and(|place| place.ends_with(&inode));
+        let waits = words.get(1) == Some(&"->") && words.get(6) == Some(&place);
         waits.then(|| words[5].parse().unwrap())
     })
 }
@@ -1161,29 +1160,12 @@ fn has_pending_end(pid: u32) -> bool {
 #[test]
 fn watch_ends_at_a_signal_while_it_builds_a_jail() {
     for mode in BOTH {
-        let app = app(
-            mode,
-            "building",
-            42_330,
-            "[services.web]\ncommand = [\"sleep\", \"1000\"]\n",
-        );
+        let app = app(mode, "building", "[services.web]\ncommand = [\"sleep\", \"1000\"]\n");
         app.write("rootfs-templates/own.toml", "paths = [\"/usr/bin/env\"]\n");
         // So that there is a store.
         app.write("rootfs-templates/first.toml", "paths = [\"/usr/bin/true\"]\n");
         app.ok(&["jail", "build", "first"]);
-        let mut up = app
-            .command(&["up", "--watch"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("watching") {
-            line.clear();
-            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
-            assert!(!line.is_empty());
-        }
+        let (mut up, mut says) = watch(&app);
         // Whoever builds waits for the store's lock first, and so for this test.
         let jails = app.state().join("jails");
         let lock = std::fs::File::options().write(true).open(jails.join("lock")).unwrap();
@@ -1215,31 +1197,18 @@ fn watch_is_heard_beside_one_who_writes_on_and_on() {
         let app = app(
             mode,
             "noise",
-            42_320,
             "code = { \"/app\" = \"./code\" }\n[services.web]\ncommand = [\"sh\", \"/app/web.sh\"]\n[services.still]\ncommand = [\"sleep\", \"1000\"]\n",
         );
         app.write("code/web.sh", "echo version one; sleep 1000 & wait\n");
-        let mut up = app
-            .command(&["up", "--watch"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("watching") {
-            line.clear();
-            std::io::BufRead::read_line(&mut says, &mut line).unwrap();
-            assert!(!line.is_empty());
-        }
+        let (mut up, mut says) = watch(&app);
         std::thread::spawn(move || std::io::copy(&mut says, &mut std::io::sink()));
-        let over = std::sync::atomic::AtomicBool::new(false);
+        let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let noisy = |name: &'static str| {
                 let (app, over) = (&app, &over);
                 scope.spawn(move || {
                     for n in 0u64.. {
-                        if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        if over.load(Ordering::Relaxed) {
                             break;
                         }
                         app.write(name, n.to_string());
@@ -1270,7 +1239,7 @@ fn watch_is_heard_beside_one_who_writes_on_and_on() {
             app.wait_for_state("never", "starting");
             harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
             assert_eq!(up.wait().unwrap().code(), Some(0));
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
+            over.store(true, Ordering::Relaxed);
         });
         assert!(!app.state().join("run").exists());
     }
@@ -1279,12 +1248,7 @@ fn watch_is_heard_beside_one_who_writes_on_and_on() {
 #[test]
 fn a_socket_that_was_handed_over_stays_when_a_change_fails() {
     for (mode, port) in [(Mode::Root, 18_323), (Mode::Rootless, 18_325)] {
-        let app = app(
-            mode,
-            "handed",
-            42_340,
-            "[services.idle]\ncommand = [\"sleep\", \"1000\"]\n",
-        );
+        let app = app(mode, "handed", "[services.idle]\ncommand = [\"sleep\", \"1000\"]\n");
         let (address, other) = (format!("127.0.0.1:{port}"), format!("127.0.0.2:{port}"));
         let mut activate = app
             .shell_free(
@@ -1341,7 +1305,7 @@ fn long_work_shows_how_far_it_is() {
             )
         })
         .collect();
-    let app = app(Mode::Root, "progress", 42_280, &services);
+    let app = app(Mode::Root, "progress", &services);
     let mut terminal = app.on_terminal(&["up", "-d"], 24, 80);
     for far in ["[1/3] s0 running", "[2/3] s1 running", "[3/3] s2 running"] {
         terminal.until(far);
@@ -1363,7 +1327,6 @@ fn a_call_starts_a_service_on_demand() {
         let app = app(
             mode,
             "oncall",
-            42_300,
             r#"
 [services.callee]
 command = ["python3", "-c", '''
@@ -1419,7 +1382,6 @@ fn top_is_one_page_with_keys() {
         let app = app(
             mode,
             "onepage",
-            42_240,
             r#"
 [services.first]
 command = ["sh", "-c", "echo '\u001b[2J######'; sleep 1000 & wait"]
@@ -1457,7 +1419,6 @@ fn readiness_and_completion_are_what_the_manifest_says() {
         let app = app(
             mode,
             "meant",
-            42_400,
             &format!(
                 r#"
 [services.probed]
@@ -1518,7 +1479,6 @@ fn a_watchdog_is_for_those_too_that_never_said_a_word() {
         let app = app(
             mode,
             "mute",
-            42_420,
             &format!(
                 r#"
 [services.mute]
