@@ -305,8 +305,23 @@ fn ranges_that_do_not_do() {
     refused(app.run(&["up", "-d"]), 2, &["uid_range 70000-71000", "65536"]);
 }
 
+/// Panics if an account or a group of this host has an id in the range.
+fn need_free_ids(range: std::ops::RangeInclusive<u32>) {
+    for file in ["/etc/passwd", "/etc/group"] {
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let id = line.split(':').nth(2).and_then(|id| id.parse().ok());
+            let is_free = !id.is_some_and(|id| range.contains(&id));
+            assert!(
+                is_free,
+                "this test needs a host without accounts and groups of ids {range:?}: {file}: {line}"
+            );
+        }
+    }
+}
+
 #[test]
 fn an_app_that_has_all_ids_is_named() {
+    need_free_ids(20_000..=59_999);
     for mode in BOTH {
         let app = App::new(mode, &minimal("late", ""));
         let all = app.write(

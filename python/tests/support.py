@@ -43,8 +43,12 @@ def until_at_rest(pid: int) -> None:
     def account() -> list[str] | None:
         found = []
         for thread in sorted(os.listdir(f"/proc/{pid}/task")):
-            with open(f"/proc/{pid}/task/{thread}/status") as file:
-                lines = file.read().splitlines()
+            try:
+                with open(f"/proc/{pid}/task/{thread}/status") as file:
+                    lines = file.read().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                # It has ended since.
+                return None
             if "State:\tS (sleeping)" not in lines:
                 return None
             found += [thread, *(line for line in lines if "ctxt_switches" in line)]
