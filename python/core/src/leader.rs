@@ -68,6 +68,8 @@ struct State<C> {
     monitored: bool,
     /// The connection that is pinned.
     pinned: Option<C>,
+    /// Could it not be put back?
+    lost: bool,
 }
 
 /// What the monitor saw when it last looked.
@@ -91,19 +93,17 @@ pub struct LeaderFollowers<I: Interest> {
     /// the load of `monitoring` stands a fence, and another in `sleep_if_quiet`, between the store of `monitoring` and the load
     /// of this: either the run is seen by the monitor before it sleeps, or the monitor's sleep by the run.
     offered: AtomicU64,
-    /// The same for the thread with the pinned connection.
+    /// The same for the thread with the pinned connection. The monitor takes it with `state` locked, and has the connection put back
+    /// before it unlocks that: whoever locks `state` afterwards finds both done.
     offered_pin: AtomicU64,
     /// Numbers of runs. Relaxed: each is taken once, and no other memory goes with it.
     runs: AtomicU64,
     /// Is the monitor looking? Relaxed: the fences order it, with `offered` and `offered_pin`.
     monitoring: AtomicBool,
-    /// Is a connection pinned? Relaxed, as the next two: they are set and read under the interpreter's lock, which orders them; the monitor
-    /// sets the last by itself, and whoever waits for it reads it after taking that lock.
+    /// Is a connection pinned? Relaxed, as the next: they are set and read under the interpreter's lock, which orders them.
     claimed: AtomicBool,
     /// Have others called since?
     others_called: AtomicBool,
-    /// Could the pinned connection not be put back?
-    lost: AtomicBool,
 }
 
 impl<I: Interest> LeaderFollowers<I> {
@@ -115,6 +115,7 @@ impl<I: Interest> LeaderFollowers<I> {
                 ended: false,
                 monitored: false,
                 pinned: None,
+                lost: false,
             }),
             vacant: Condvar::new(),
             awake: Condvar::new(),
@@ -125,7 +126,6 @@ impl<I: Interest> LeaderFollowers<I> {
             monitoring: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
             others_called: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
         }
     }
 
@@ -194,7 +194,7 @@ impl<I: Interest> LeaderFollowers<I> {
             }
             Role::Leader => self.offer(&self.offered),
             Role::Pinned if slow => {
-                self.put_back();
+                self.put_back(&mut self.state());
                 0
             }
             Role::Pinned => self.offer(&self.offered_pin),
@@ -223,12 +223,11 @@ impl<I: Interest> LeaderFollowers<I> {
     }
 
     /// Whoever has the pinned connection puts it back.
-    fn put_back(&self) {
-        let pinned = self.state().pinned.take();
-        if let Some(connection) = pinned
+    fn put_back(&self, state: &mut State<I::Connection>) {
+        if let Some(connection) = state.pinned.take()
             && !self.interest.put_back(connection)
         {
-            self.lost.store(true, Ordering::Relaxed);
+            state.lost = true;
         }
     }
 
@@ -262,20 +261,25 @@ impl<I: Interest> LeaderFollowers<I> {
     pub fn pin(&self, connection: I::Connection) {
         self.others_called.store(false, Ordering::Relaxed);
         set_role(Role::Pinned);
-        self.state().pinned = Some(connection);
+        let earlier = self.state().pinned.replace(connection);
+        debug_assert!(earlier.is_none(), "only one can be pinned");
         self.give();
     }
 
     /// The connection is not pinned any more. It goes back into the epoll set if it `is_open`. False if it could not be put back.
-    pub fn unpin(&self, is_open: impl FnOnce() -> bool) -> bool {
+    pub fn unpin(&self, is_open: bool) -> bool {
+        // Whatever this thread still has: the monitor may be about to put the connection back, and no other may be pinned before
+        // that is done.
+        let mut state = self.state();
         if set_role(Role::Follower) == Role::Pinned {
-            if is_open() {
-                self.put_back();
+            if is_open {
+                self.put_back(&mut state);
             } else {
-                self.state().pinned = None;
+                state.pinned = None;
             }
         }
-        let lost = self.lost.swap(false, Ordering::Relaxed);
+        let lost = std::mem::take(&mut state.lost);
+        drop(state);
         self.unclaim();
         !lost
     }
@@ -296,8 +300,11 @@ impl<I: Interest> LeaderFollowers<I> {
         let pinned = self.offered_pin.load(Ordering::Relaxed);
         // The thread with the pinned connection is in a call, and does not touch the connection's place in the set before it is done
         // with it.
-        if pinned != 0 && pinned == seen.pinned && take(&self.offered_pin, pinned) {
-            self.put_back();
+        if pinned != 0 && pinned == seen.pinned {
+            let mut state = self.state();
+            if take(&self.offered_pin, pinned) {
+                self.put_back(&mut state);
+            }
         }
         seen.pinned = pinned;
         if run != 0 && run == seen.run {

@@ -253,8 +253,8 @@ impl<'a, 'py> Round<'a, 'py> {
         };
         lead.pin(socket);
         let outcome = self.serve_pinned(py, lead, connection, peer, socket, spinning);
-        let put_back = lead.unpin(|| peer.try_borrow().is_ok_and(|peer| peer.fd >= 0));
-        if !put_back {
+        let is_open = peer.try_borrow().is_ok_and(|peer| peer.fd >= 0);
+        if !lead.unpin(is_open) {
             // Nobody else hears of it, so it is this thread's to close.
             self.server.call_method1(intern!(py, "_drop"), (connection, true))?;
         }

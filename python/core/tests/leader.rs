@@ -25,25 +25,41 @@ use loom::thread;
 #[derive(Default)]
 struct Owned {
     leader: Cell<u32>,
-    pinned: Cell<u32>,
+    pinned: [Cell<u32>; 2],
+    /// How often each connection was put back.
+    put_back: [Cell<u32>; 2],
 }
 
-struct Set(Arc<Owned>);
+struct Set {
+    owned: Arc<Owned>,
+    /// Which connection cannot be put back.
+    loses: Option<usize>,
+}
 
 impl Interest for Set {
-    type Connection = ();
+    /// Which of the two.
+    type Connection = usize;
 
-    fn put_back(&self, (): ()) -> bool {
-        touch(&self.0.pinned);
-        true
+    fn put_back(&self, connection: usize) -> bool {
+        touch(&self.owned.pinned[connection]);
+        touch(&self.owned.put_back[connection]);
+        self.loses != Some(connection)
     }
 }
 
 type Threads = Arc<(LeaderFollowers<Set>, Arc<Owned>)>;
 
 fn threads() -> Threads {
+    threads_and_set(None)
+}
+
+fn threads_and_set(loses: Option<usize>) -> Threads {
     let owned = Arc::new(Owned::default());
-    Arc::new((LeaderFollowers::new(Set(Arc::clone(&owned))), owned))
+    let set = Set {
+        owned: Arc::clone(&owned),
+        loses,
+    };
+    Arc::new((LeaderFollowers::new(set), owned))
 }
 
 fn touch(owned: &Cell<u32>) {
@@ -104,20 +120,44 @@ fn a_pinned_connection_is_one_thread_s_or_the_monitor_s() {
         let threads = threads();
         let monitor = monitor(&threads);
         assert!(threads.0.lead() && threads.0.claim());
-        touch(&threads.1.pinned);
-        threads.0.pin(());
-        let run = threads.0.begin(false);
-        threads.0.done(run);
-        if threads.0.may_stay() {
-            touch(&threads.1.pinned);
-        }
-        assert!(threads.0.unpin(|| true));
+        assert!(serve_pinned(&threads, 0));
         monitor.join().unwrap();
-        // It was put back once, by the one or by the other.
-        let touched = threads.1.pinned.get();
-        assert!(matches!(touched, 2 | 3), "{touched}");
+        assert_eq!(threads.1.put_back[0].get(), 1);
         threads.0.end();
     });
+}
+
+/// What a thread that leads does with a connection that it has claimed, until others are to have it. False if it cannot be put back.
+fn serve_pinned(threads: &Threads, connection: usize) -> bool {
+    let pinned = &threads.1.pinned[connection];
+    touch(pinned);
+    threads.0.pin(connection);
+    let run = threads.0.begin(false);
+    threads.0.done(run);
+    if threads.0.may_stay() {
+        touch(pinned);
+    }
+    threads.0.unpin(true)
+}
+
+#[test]
+fn a_connection_is_back_before_the_next_is_pinned() {
+    for loses in [None, Some(0)] {
+        in_all_orders(move || {
+            let threads = threads_and_set(loses);
+            let monitor = monitor(&threads);
+            for connection in [0, 1] {
+                assert!(threads.0.lead() && threads.0.claim());
+                // The thread that had it hears that it is lost, whoever put it back.
+                assert_eq!(serve_pinned(&threads, connection), loses != Some(connection));
+            }
+            monitor.join().unwrap();
+            for times in &threads.1.put_back {
+                assert_eq!(times.get(), 1);
+            }
+            threads.0.end();
+        });
+    }
 }
 
 #[test]
