@@ -32,6 +32,7 @@ from pysecure_rpc import _codec as _wire
 from pysecure_rpc._server import calls as _calls
 from pysecure_rpc._server import connection as _connection
 from pysecure_rpc._server import engine as _engine
+from pysecure_rpc._server import limits as _limits
 
 
 class Peer:
@@ -283,6 +284,69 @@ class Rare(WithServices):
         self.assertEqual(epoll.poll(0), [(connection.fd, select.EPOLLOUT)])
         engine._event(connection, select.EPOLLOUT)
         self.assertEqual(ours.recv(65536), answer)
+
+    def test_what_waits_to_be_sent_stays_counted_until_it_is_read(self) -> None:
+        engine, connection, ours = self.engine()
+        engine.connections.open()
+        self.addCleanup(engine.connections.epoll.close)
+        engine.connections.epoll.register(connection.fd, _connection.IN)
+        principal = connection.principal
+        connection.sock.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                connection.sock.send(_wire.pack([9, "x" * 60_000]))
+        counted: list[tuple[int, int]] = []
+        lock = principal._lock
+
+        class Watched:
+            """What others see of what is counted."""
+
+            def __enter__(self) -> None:
+                lock.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                counted.append((principal.held, principal.fds))
+                lock.release()
+
+        principal._lock = Watched()  # type: ignore[assignment]
+        size = 1 << 20
+        with open("/dev/null", "rb") as file:
+            engine.connections.send(connection, [3, 1, [bytes(size), pysecure_rpc.Fd(file.fileno())]])
+        self.assertEqual(len(connection.backlog or ()), 1)
+        ours.setblocking(False)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                ours.recv(65536)
+        engine.connections.flush(connection)
+        self.assertIsNone(connection.backlog)
+        self.assertEqual((connection.waits, connection.waits_fds), (0, 0))
+        self.assertEqual((connection.unread, connection.unread_fds), (size, 2))
+        # Its room was never another's, and only what is large of it is counted still.
+        before = counted.index((size, 2))
+        self.assertEqual([each for each in counted[before:] if each[0] < size or each[1] != 2], [])
+        self.assertEqual(counted[-1], (size, 2))
+        data, fds = _client.receive(ours, 0)
+        for fd in fds:
+            os.close(fd)
+        self.assertTrue(principal._has_room(_limits.TOO_MUCH, 0, _limits.TOO_MUCH, take=False))
+        self.assertEqual(counted[-1], (0, 0))
+
+    def test_descriptors_alone_are_reserved_for_too(self) -> None:
+        engine, connection, ours = self.engine()
+        principal = connection.principal
+        principal.share = 3
+        with open("/dev/null", "rb") as file:
+            answer = [3, 1, [pysecure_rpc.Fd(file.fileno())] * 2]
+            engine.connections.send(connection, answer)
+            self.assertEqual((principal.held, principal.fds), (0, 2))
+            with self.assertRaises(pysecure_rpc.Busy):
+                engine.connections.send(connection, answer)
+            self.assertEqual((principal.held, principal.fds), (0, 2))
+            # What the caller reads makes room.
+            for fd in _client.receive(ours, 0)[1]:
+                os.close(fd)
+            engine.connections.send(connection, answer)
+        self.assertEqual((principal.held, principal.fds), (0, 2))
 
     def engine(self) -> tuple[_engine.Engine, _connection.Connection, socket.socket]:
         """An engine without threads, a connection that it has, and the caller's end of that."""

@@ -79,7 +79,8 @@ class Connections:
                 area = connection.out_area = Area()
             message = seal(reply, area)
             connection.used += message.in_area
-            if message.large and not connection.principal.reserve(message.large, len(message.fds)):
+            fds = len(message.fds)
+            if (message.large or fds) and not connection.principal.reserve(message.large, fds):
                 message.close()
                 if message.in_area and area is not None:
                     area.close()
@@ -98,37 +99,44 @@ class Connections:
             self.drop(connection)
 
     def _put(self, connection: Connection, message: Message | _Encoded) -> bool:
-        """Is it too much, or is nobody there? Whoever calls has the connection's lock, and has reserved what is large."""
+        """Is it too much, or is nobody there? Whoever calls has the connection's lock, and has reserved what is large, and its
+        descriptors."""
         principal, large, fds = connection.principal, message.large, len(message.fds)
+        lost = False
         if not connection.backlog:
             try:
                 transmit(connection.sock, message.data, message.fds, DONTWAIT)
-                principal.hold(connection, large, fds, False, reserved=large > 0)
+                principal.hold(connection, large, fds, waits=False)
                 message.close()
                 return False
             except BlockingIOError:
                 pass
             except OSError:
-                if large:
-                    principal.unreserve(large, fds)
-                message.close()
-                return True
-        if large:
+                lost = True
+        if lost or not self._may_wait(connection, message):
             principal.unreserve(large, fds)
-        if connection.backlog is None:
-            connection.backlog = deque()
-            if not self.want(connection, OUT):
-                message.close()
-                return True
-        more = len(message.data) + large
-        if not principal.reserve(more, fds):
             message.close()
             return True
-        message.keep()
-        principal.hold(connection, more, fds, True, reserved=True)
+        # Its reservation stays what it is: given up for a moment, another connection could take the room.
+        principal.hold(connection, len(message.data) + large, fds, waits=True)
         connection.backlog.append(message)
         connection.pending += len(message.data)
         return connection.pending > BACKLOG_BYTES or len(connection.backlog) > BACKLOG_MESSAGES
+
+    def _may_wait(self, connection: Connection, message: Message | _Encoded) -> bool:
+        """Makes a message ready to wait, and reserves its data."""
+        if connection.backlog is None:
+            connection.backlog = deque()
+            if not self.want(connection, OUT):
+                return False
+        if not connection.principal.reserve(len(message.data), 0):
+            return False
+        try:
+            message.keep()
+        except OSError:
+            connection.principal.unreserve(len(message.data), 0)
+            return False
+        return True
 
     def flush(self, connection: Connection) -> list[Call] | None:
         """Sends what waits. The streams that may go on, or None if the connection is gone."""
@@ -146,9 +154,7 @@ class Connections:
                     break
                 backlog.popleft()
                 connection.pending -= len(message.data)
-                large, fds = message.large, len(message.fds)
-                connection.principal.hold(connection, -len(message.data) - large, -fds, True)
-                connection.principal.hold(connection, large, fds, False)
+                connection.principal.sent(connection, len(message.data), message.large, len(message.fds))
                 message.close()
             streams: list[Call] = []
             if not lost and not backlog:

@@ -64,8 +64,8 @@ class Principal:
             self.held -= more
             self.fds -= fds
 
-    def hold(self, connection: Connection, more: int, fds: int, waits: bool, reserved: bool = False) -> None:
-        """Counts what was sent and is not read, or waits to be sent. Whoever calls has the connection's lock."""
+    def hold(self, connection: Connection, more: int, fds: int, waits: bool) -> None:
+        """What was reserved was sent and is not read, or waits to be sent. Whoever calls has the connection's lock."""
         if not more and not fds:
             return
         with self._lock:
@@ -75,13 +75,19 @@ class Principal:
             else:
                 connection.unread += more
                 connection.unread_fds += fds
-            if not reserved:
-                self.held += more
-                self.fds += fds
-            if connection.unread or connection.unread_fds:
                 self._heavy.add(connection)
-            else:
-                self._heavy.discard(connection)
+
+    def sent(self, connection: Connection, data: int, large: int, fds: int) -> None:
+        """What waited was sent: what is large of it, and its descriptors, are unread now. In one step, for what is free in between
+        another connection could take. Whoever calls has the connection's lock."""
+        with self._lock:
+            self.held -= data
+            connection.waits -= data + large
+            connection.waits_fds -= fds
+            connection.unread += large
+            connection.unread_fds += fds
+            if large or fds:
+                self._heavy.add(connection)
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended, and with it all that was held for it."""
