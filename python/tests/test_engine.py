@@ -285,6 +285,56 @@ class Rare(WithServices):
         engine._event(connection, select.EPOLLOUT)
         self.assertEqual(ours.recv(65536), answer)
 
+    def test_a_connection_is_not_closed_while_a_thread_has_it_to_itself(self) -> None:
+        function = pysecure_rpc._function.State.functions["one"]["who"]
+        self.addCleanup(setattr, function, "run", function.run)
+        inside, go_on = threading.Event(), threading.Event()
+
+        def who() -> str | None:
+            if lead.is_pinned(theirs):
+                inside.set()
+                go_on.wait()
+            return None
+
+        function.run = who
+        engine, connection, ours = self.engine()
+        lead, theirs = engine.scheduler.lead, connection.fd
+        engine.connections.open()
+        engine.epoll = engine.connections.epoll
+        self.addCleanup(engine.epoll.close)
+        stopped, stop = os.pipe()
+        self.addCleanup(os.close, stopped)
+        engine.epoll.register(stopped, select.EPOLLIN)
+        engine.connections.by_fd[theirs] = connection
+        engine.epoll.register(theirs, _connection.IN)
+        leader = threading.Thread(target=lead.run, args=(engine, engine.epoll.fileno()))
+
+        def end() -> None:
+            go_on.set()
+            lead.end()
+            os.close(stop)
+            leader.join()
+
+        leader.start()
+        self.addCleanup(end)
+        # It calls alone, until it is pinned; in plain Python it never is.
+        number = 0
+        while not inside.is_set() and (_wire.COMPILED or number < 100):
+            number += 1
+            ours.send(_wire.pack([2, number, "who", [], {}]))
+            while not inside.is_set() and not select.select([ours], [], [], 0.01)[0]:
+                pass
+            if not inside.is_set():
+                self.assertEqual(_wire.unpack(ours.recv(65536)), [3, number, None])
+        # Another thread, which leads meanwhile, finds that it is over.
+        engine.connections.drop(connection, owner=True)
+        self.assertEqual(connection.fd, theirs if _wire.COMPILED else -1)
+        self.assertEqual(connection.sock.fileno(), connection.fd)
+        self.assertEqual(ours.recv(65536), b"")
+        go_on.set()
+        until(lambda: connection.fd == -1 and connection.sock.fileno() == -1)
+        self.assertEqual(engine.connections.by_fd, {})
+
     def test_what_waits_to_be_sent_stays_counted_until_it_is_read(self) -> None:
         engine, connection, ours = self.engine()
         engine.connections.open()

@@ -351,7 +351,7 @@ fn put_descriptor(w: &mut Writer<'_>, value: &Bound<'_, PyAny>, depth: usize, la
     if number < 0 {
         return Err(PyTypeError::new_err("a descriptor that is closed cannot cross").into());
     }
-    let copy = fd::duplicate(number).map_err(PyErr::from)?;
+    let copy = fd::duplicate(value.py(), number).map_err(PyErr::from)?;
     let at = w.descriptor(Arc::new(copy))?;
     w.nested(extension::DESCRIPTOR, |w| {
         w.array(1);

@@ -2,16 +2,18 @@
 //! number is still the descriptor that it was: here stands what this crate may do with one.
 #![allow(unsafe_code, reason = "a descriptor is made of a number here")]
 
+use pyo3::Python;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// A descriptor of its own for what a number stands for.
-pub fn duplicate(number: i32) -> std::io::Result<OwnedFd> {
+/// A descriptor of its own for what a number stands for, which an object of Python's has just said.
+pub fn duplicate(_locked: Python<'_>, number: i32) -> std::io::Result<OwnedFd> {
     if number < 0 {
         return Err(Errno::BADF.into());
     }
-    // SAFETY: not -1, and borrowed for one call of the kernel, which takes any number: it refuses one that is not open. One that was
-    // closed and opened anew meanwhile is this process's own, too, and is only copied.
+    // SAFETY: not -1, and borrowed for one call of the kernel. It is open meanwhile: Python's objects forget their number before they
+    // close it, for which they want the interpreter's lock, and that is held here. An object's own code may say a number that is not its
+    // own. The kernel refuses one that is not open; another's is copied, and its owner keeps it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(rustix::io::fcntl_dupfd_cloexec(borrowed, 3)?)
 }

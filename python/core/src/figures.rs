@@ -14,8 +14,8 @@ pub struct Counters(figures::Counters);
 impl Counters {
     /// `fd`: the number of the page's memfd.
     #[new]
-    fn new(fd: i32) -> PyResult<Counters> {
-        let page = fd::duplicate(fd)?;
+    fn new(py: Python<'_>, fd: i32) -> PyResult<Counters> {
+        let page = fd::duplicate(py, fd)?;
         Ok(Counters(figures::Counters::map(page.as_fd())?))
     }
 

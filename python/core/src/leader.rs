@@ -68,7 +68,7 @@ struct State<C> {
     monitored: bool,
     /// The connection that is pinned.
     pinned: Option<C>,
-    /// Could it not be put back?
+    /// Is it neither pinned any more nor put back?
     lost: bool,
 }
 
@@ -236,6 +236,12 @@ impl<I: Interest> LeaderFollowers<I> {
         self.claimed.load(Ordering::Relaxed)
     }
 
+    /// Is this the connection that is pinned? Then the thread that has it, or the monitor, may be about to use it. Neither is any more
+    /// once this says no.
+    pub fn is_pinned(&self, is_this: impl FnOnce(&I::Connection) -> bool) -> bool {
+        self.state().pinned.as_ref().is_some_and(is_this)
+    }
+
     /// Something came from another than the pinned connection.
     pub fn call_of_others(&self) {
         self.others_called.store(true, Ordering::Relaxed);
@@ -266,7 +272,8 @@ impl<I: Interest> LeaderFollowers<I> {
         self.give();
     }
 
-    /// The connection is not pinned any more. It goes back into the epoll set if it `is_open`. False if it could not be put back.
+    /// The connection is not pinned any more. It goes back into the epoll set if it `is_open`. False if it is not there: nobody else hears
+    /// of it then.
     pub fn unpin(&self, is_open: bool) -> bool {
         // Whatever this thread still has: the monitor may be about to put the connection back, and no other may be pinned before
         // that is done.
@@ -276,6 +283,7 @@ impl<I: Interest> LeaderFollowers<I> {
                 self.put_back(&mut state);
             } else {
                 state.pinned = None;
+                state.lost = true;
             }
         }
         let lost = std::mem::take(&mut state.lost);

@@ -54,9 +54,9 @@ struct EpollSet(OnceLock<OwnedFd>);
 
 impl EpollSet {
     /// The same set for all threads, of which the first to come has it copied.
-    fn of(&self, engine: i32) -> std::io::Result<BorrowedFd<'_>> {
+    fn of(&self, py: Python<'_>, engine: i32) -> std::io::Result<BorrowedFd<'_>> {
         if self.0.get().is_none() {
-            let copy = fd::duplicate(engine)?;
+            let copy = fd::duplicate(py, engine)?;
             // If another thread was first, this copy is closed.
             let _ = self.0.set(copy);
         }
@@ -103,6 +103,11 @@ impl Leader {
         leader::may_close()
     }
 
+    /// Is this the socket of the connection that is pinned? Then it is closed by the thread that has it, after that has unpinned it.
+    fn is_pinned(&self, fd: i32) -> bool {
+        self.0.is_pinned(|socket| socket.number() == fd)
+    }
+
     /// No more: wakes all that wait to lead.
     fn end(&self) {
         self.0.end();
@@ -115,7 +120,7 @@ impl Leader {
 
     /// Leads, again and again, until the end. `server` is a `_server.engine.Engine`.
     fn run<'py>(&self, py: Python<'py>, server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<()> {
-        let round = Round::new(server, self.0.interest().of(epoll)?)?;
+        let round = Round::new(server, self.0.interest().of(py, epoll)?)?;
         let mut spin = Spin::default();
         let mut alone = (-1, 0);
         loop {
@@ -253,7 +258,7 @@ impl<'a, 'py> Round<'a, 'py> {
         };
         lead.pin(socket);
         let outcome = self.serve_pinned(py, lead, connection, peer, socket, spinning);
-        let is_open = peer.try_borrow().is_ok_and(|peer| peer.fd >= 0);
+        let is_open = peer.try_borrow().is_ok_and(|peer| !peer.closed);
         if !lead.unpin(is_open) {
             // Nobody else hears of it, so it is this thread's to close.
             self.server.call_method1(intern!(py, "_drop"), (connection, true))?;
@@ -499,14 +504,15 @@ impl<'a, 'py> Round<'a, 'py> {
 
 /// A connection's socket; None if it has none that others than Python may use.
 ///
-/// It may be used for as long as nothing can close the connection: while this thread leads or has the connection pinned to it, or
-/// while the interpreter's lock is not given up.
+/// It may be used until the interpreter's lock is given up, and by a thread that has the connection pinned before, until that unpins it.
 #[allow(unsafe_code)]
 fn socket_of(peer: &Bound<'_, ServerConn>) -> PyResult<Option<Socket>> {
     let number = peer.try_borrow()?.fd;
-    // SAFETY: `Connection` of `_server/connection.py` owns the socket. It is closed by `Connections.drop` alone, which sets the number to -1
-    // first, and closes it only where `may_close` says so: in the thread that leads, or has it pinned. Those that call this are that
-    // thread, or hold the interpreter's lock until they are done with it.
+    // SAFETY: `Connection` of `_server/connection.py` owns the socket. Once others know the connection, `Connections.drop` alone closes
+    // the socket, and sets the number to -1 before. Both that and this want the interpreter's lock, so the number is the socket's until
+    // this thread gives the lock up. `Round::pin` uses it for longer: it pins a connection that is not `closed` before it gives the lock up, and
+    // `drop` says `closed` first and closes nothing that is pinned then (`Leader.is_pinned`). The monitor, which has no such lock, uses it
+    // only between taking it out of what is pinned and unlocking that, which `is_pinned` waits for.
     Ok(unsafe { Socket::new(number) })
 }
 

@@ -17,7 +17,7 @@ mod sync {
 
 use leader::{Interest, LeaderFollowers, Seen};
 use loom::cell::Cell;
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 /// What belongs to whoever leads, and what to whoever has the pinned connection. Loom sees to it that no two threads have either at once,
@@ -158,6 +158,53 @@ fn a_connection_is_back_before_the_next_is_pinned() {
             threads.0.end();
         });
     }
+}
+
+/// As `Connections.drop` does it: whoever finds the connection pinned leaves it to the thread that has it.
+fn close(threads: &Threads, descriptor: &Mutex<bool>) {
+    let mut open = descriptor.lock().unwrap();
+    if *open && !threads.0.is_pinned(|connection| *connection == 0) {
+        *open = false;
+        touch(&threads.1.pinned[0]);
+    }
+}
+
+#[test]
+fn a_pinned_connection_is_closed_once_and_while_nobody_uses_it() {
+    in_all_orders(|| {
+        let threads = threads();
+        let monitor = monitor(&threads);
+        // Under the interpreter's lock: has the connection ended? Under a lock of its own: is its descriptor open?
+        let state = Arc::new((Mutex::new(false), Mutex::new(true)));
+        let other = {
+            let (threads, state) = (Arc::clone(&threads), Arc::clone(&state));
+            thread::spawn(move || {
+                *state.0.lock().unwrap() = true;
+                close(&threads, &state.1);
+            })
+        };
+        assert!(threads.0.lead() && threads.0.claim());
+        let ended = state.0.lock().unwrap();
+        if !*ended {
+            threads.0.pin(0);
+            drop(ended);
+            touch(&threads.1.pinned[0]);
+            let run = threads.0.begin(false);
+            threads.0.done(run);
+            if threads.0.may_stay() {
+                touch(&threads.1.pinned[0]);
+            }
+            let ended = state.0.lock().unwrap();
+            // The leader hears again of one that has ended and was put back.
+            if !threads.0.unpin(!*ended) || *ended {
+                close(&threads, &state.1);
+            }
+        }
+        other.join().unwrap();
+        monitor.join().unwrap();
+        assert!(!*state.1.lock().unwrap(), "it is closed");
+        threads.0.end();
+    });
 }
 
 #[test]

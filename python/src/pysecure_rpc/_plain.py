@@ -244,6 +244,10 @@ class Leader:
         """May this thread close what an event was for?"""
         return self._leader == threading.get_ident()
 
+    def is_pinned(self, _fd: int) -> bool:
+        """Does a thread wait for a connection's messages apart from the others'? (The core's do.)"""
+        return False
+
     def end(self) -> None:
         """No more."""
         self._ended.set()

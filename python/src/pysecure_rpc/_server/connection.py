@@ -1,7 +1,7 @@
 """Connections of callers: what is sent on them, what waits until they read, and how they end.
 
-Nothing ever waits for a caller to read. Only the thread that leads closes a connection's descriptor: others shut it down, and
-the leader hears of it.
+Nothing ever waits for a caller to read. Only the thread that leads closes a connection's descriptor, and one that is pinned the
+thread that has it: others shut it down, and those hear of it.
 """
 # What begins with _ is private to this package.
 # pyright: reportPrivateUsage=false
@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 from .._codec import Area, Message, ServerConn, seal
@@ -63,6 +64,8 @@ class Connections:
         self.epoll: select.epoll
         #: What becomes of the calls that are open on a connection that ends.
         self.abandon: Callable[[Call], None]
+        #: Does a thread have the connection with this descriptor to itself? (`Leader.is_pinned`)
+        self.is_pinned: Callable[[int], bool]
 
     def open(self) -> None:
         """From now on there can be some."""
@@ -190,7 +193,7 @@ class Connections:
                 connection.out_area.free = True
 
     def drop(self, connection: Connection, owner: bool = False) -> None:
-        """Ends a connection and all its calls. `owner`: this thread leads, and closes the descriptor."""
+        """Ends a connection and all its calls. `owner`: this thread leads, and closes the descriptor if it is not pinned."""
         with connection.lock:
             first = not connection.closed
             connection.closed = True
@@ -213,6 +216,16 @@ class Connections:
             fd = connection.fd
             if fd < 0:
                 return
+            if self.is_pinned(fd):
+                # It may be waited on just now. Whoever it is pinned to closes it afterwards; until then the leader is to hear no
+                # more of it.
+                with suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):
+                    self.epoll.unregister(fd)
+                if self.is_pinned(fd):
+                    return
+                # The monitor put it back just now: nobody uses it, nor hears of it any more.
             connection.fd = -1
             if self.by_fd.pop(fd, None) is not None:
                 connection.principal.disconnected(connection)

@@ -64,6 +64,7 @@ class Engine:
             service, functions, figures, self.connections, self.calls, self.scheduler, self.streams, self.coroutines
         )
         self.connections.abandon = self.calls.abandon
+        self.connections.is_pinned = self.scheduler.lead.is_pinned
         self._acceptor: Acceptor | None = None
         self._stop_end = -1
         self._workers: list[threading.Thread] = []
