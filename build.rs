@@ -7,7 +7,7 @@ fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     let source = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("python/src");
     let mut files = Vec::new();
-    for package in ["pysecure", "pysecure_rpc"] {
+    for package in ["pysecure", "pysecure_rpc", "pysecure_sandbox"] {
         collect(&source.join(package), &mut files)?;
     }
     files.sort();

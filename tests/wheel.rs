@@ -105,6 +105,8 @@ fn one_wheel_has_it_all() {
         "pysecure_rpc/_core.pyi",
         "pysecure_rpc/_core.abi3.so",
         "pysecure_rpc/_plain.py",
+        "pysecure_sandbox/py.typed",
+        "pysecure_sandbox/_inside.py",
     ] {
         assert!(lines.contains(&file), "{file} is missing:\n{listed}");
     }

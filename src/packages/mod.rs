@@ -1,5 +1,5 @@
-//! The Python packages that this program carries, so that nothing has to be installed: `pysecure` for configurations, and
-//! `pysecure_rpc` for services.
+//! The Python packages that this program carries, so that nothing has to be installed: `pysecure` for configurations,
+//! `pysecure_rpc` for services, and `pysecure_sandbox` for those that run what nobody trusts.
 //!
 //! They are kept unpacked in the state directory, under the hash of all that they are, as root's (or the user's) own files,
 //! and services see that folder read-only at [`FOLDER`]. What stands in it under the packages' names gives way to what is
@@ -28,7 +28,7 @@ pub const FOLDER: &str = "/run/pysecure/python";
 /// Of the launcher and of what it carries.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 const STAND_ASIDE: &str = include_str!("stand_aside.py");
-const NAMES: [&str; 2] = ["pysecure", "pysecure_rpc"];
+const NAMES: [&str; 3] = ["pysecure", "pysecure_rpc", "pysecure_sandbox"];
 
 /// The packages' files and their content, by paths such as `pysecure_rpc/_wire.py`, sorted.
 pub fn carried() -> &'static [(&'static str, &'static str)] {
@@ -280,7 +280,11 @@ mod tests {
         };
         assert!(CARRIED.is_sorted());
         assert!(CARRIED.iter().all(|(path, _)| path.ends_with(".py")));
-        for path in ["pysecure_rpc/__init__.py", "pysecure_rpc/_server/__init__.py"] {
+        for path in [
+            "pysecure_rpc/__init__.py",
+            "pysecure_rpc/_server/__init__.py",
+            "pysecure_sandbox/_inside.py",
+        ] {
             text(path);
         }
         let version = |path| {

@@ -96,6 +96,11 @@ def credit(identity: int, more: int, read: int) -> Message:
     return [CREDIT, identity, more, read]
 
 
+def cancel(identity: int) -> Message:
+    """The caller wants no answer of this call."""
+    return [CANCEL, identity]
+
+
 def goaway(reason: str) -> Message:
     """The service ends."""
     return [GOAWAY, reason]
