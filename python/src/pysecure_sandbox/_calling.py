@@ -24,7 +24,7 @@ from ._errors import BudgetExceeded, NotApproved
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     Answer = _messages.Err | _messages.Value
 
@@ -207,10 +207,12 @@ class Api:
 
 def functions(calling: Calling, named: list[list[Any]]) -> dict[str, Callable[..., Any]]:
     """The functions of a task, by name."""
-    return {name: _function(calling, name, flags) for name, flags in named}
+    return {each[0]: _function(calling, *each) for each in named}
 
 
-def _function(calling: Calling, name: str, flags: int) -> Callable[..., Any]:
+def _function(
+    calling: Calling, name: str, flags: int, positions: Sequence[int] = (), names: Sequence[str] = ()
+) -> Callable[..., Any]:
     if flags & STREAM:
 
         def function(*args: Any, **kwargs: Any) -> Any:
@@ -218,6 +220,8 @@ def _function(calling: Calling, name: str, flags: int) -> Callable[..., Any]:
     elif flags & ENUMERATIONS:
 
         def function(*args: Any, **kwargs: Any) -> Any:
+            args = tuple(_member(value) if at in positions else value for at, value in enumerate(args))
+            kwargs = {key: _member(value) if key in names else value for key, value in kwargs.items()}
             return _named(calling.call(name, args, kwargs))
     else:
 
@@ -227,6 +231,10 @@ def _function(calling: Calling, name: str, flags: int) -> Callable[..., Any]:
     function.__name__ = function.__qualname__ = name
     function.__module__ = "api"
     return function
+
+
+def _member(value: Any) -> Any:
+    return Member(value) if isinstance(value, str) else value
 
 
 def _named(value: Any) -> Any:

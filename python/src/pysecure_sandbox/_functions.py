@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import keyword
+import re
 import threading
 import weakref
-from functools import wraps
 from typing import TYPE_CHECKING, Any, Callable, Mapping, NamedTuple, Union
 
 from pysecure_rpc import _codec, _messages
 from pysecure_rpc._function import Function as Remote
+from pysecure_rpc._hints import _hints_of as hints_of
 
 from ._calling import ENUMERATIONS, STREAM
 from ._errors import BudgetExceeded, NotApproved
@@ -70,10 +71,7 @@ class Handed:
 
     def listed(self) -> list[list[Any]]:
         """The functions as a task names them."""
-        return [
-            [name, STREAM * function.is_stream + ENUMERATIONS * ("enum[" in function.signature.text)]
-            for name, function in self.functions.items()
-        ]
+        return [_described(name, function) for name, function in self.functions.items()]
 
     def hello(self) -> list[Any]:
         """The greeting of whoever serves them."""
@@ -81,6 +79,8 @@ class Handed:
 
     def _function(self, name: str, given: Callable[..., Any] | Function) -> Remote:
         run = given.run if isinstance(given, Function) else given
+        if not callable(run):
+            raise TypeError(f"api: {name} is no function: {run!r}")
         known = _known(name, run)
         remote = known.remote(name)
         used = _Used(name, given if isinstance(given, Function) else None, known.signature)
@@ -128,6 +128,21 @@ class Handed:
 
             answer = asyncio.run_coroutine_threadsafe(answer, self.loop).result()
         _may(call.function, answer)
+
+
+def _described(name: str, function: Remote) -> list[Any]:
+    signature = function.signature
+    flags = STREAM * function.is_stream
+    if "enum[" not in signature.text:
+        return [name, flags]
+    # Where a member is wanted, its name is given.
+    members = [_MEMBER.fullmatch(parameter["type"]) is not None for parameter in signature.parameters]
+    names = [parameter["name"] for parameter, is_member in zip(signature.parameters, members) if is_member]
+    return [name, flags | ENUMERATIONS, [at for at, is_member in enumerate(members) if is_member], names]
+
+
+#: The type of a parameter that is a member of an enumeration, and may be left empty.
+_MEMBER = re.compile(r"(nil\|)?enum\[\w+\](\|nil)?")
 
 
 def _may(name: str, answer: Any) -> None:
@@ -203,8 +218,7 @@ class _Known:
     __slots__ = ("signature", "is_async", "is_stream", "doc")
 
     def __init__(self, name: str, run: Callable[..., Any]) -> None:
-        # What has no code of its own (a partial, an object, a function of C) is called by one that has.
-        remote = Remote(run if hasattr(run, "__code__") else _wrapped(run), "api", False, None, None)
+        remote = Remote(with_code(run), "api", False, None, None)
         remote.name = name
         try:
             self.signature = remote.signature
@@ -246,17 +260,23 @@ def signature_of(name: str, given: Callable[..., Any] | Function) -> tuple[Calla
     """A function and its signature, for whoever writes about it."""
     _check_name(name)
     run = given.run if isinstance(given, Function) else given
-    return run, _known(name, run).signature
+    return with_code(run), _known(name, run).signature
 
 
-def _wrapped(run: Callable[..., Any]) -> Callable[..., Any]:
+def with_code(run: Any) -> Callable[..., Any]:
+    """A function that calls what has no code of its own (a partial, an object, a function of C), with its parameters and hints."""
+    if hasattr(run, "__code__"):
+        return run  # type: ignore[no-any-return]
     import inspect
 
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args, **kwargs):  # type: ignore[no-untyped-def] # pyright: ignore
         return run(*args, **kwargs)
 
     try:
-        inspect.signature(run)
-        return wraps(run)(call)
+        call.__signature__ = inspect.signature(run)  # type: ignore[attr-defined]
+        of = getattr(run, "func", None) or type(run).__call__
+        call.__annotations__ = hints_of(of) if hasattr(of, "__code__") else {}
     except (AttributeError, TypeError, ValueError):
-        return call  # it says nothing of its parameters
+        pass  # it says nothing of its parameters
+    call.__doc__ = run.__doc__ if hasattr(run, "__name__") else None
+    return call  # pyright: ignore[reportUnknownVariableType]

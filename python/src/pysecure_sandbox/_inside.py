@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import _ast
 import builtins
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import sys
+import time
 import types
 from functools import partial
 from typing import Any, NoReturn
 
 import pysecure_rpc
+from pysecure_rpc import _messages
+from pysecure_rpc._codec import seal
 from pysecure_rpc._connection import receive
 
 from ._calling import Api, Calling, belongs_here, functions
@@ -47,9 +52,19 @@ for _name in ("exit", "quit"):
         setattr(builtins, _name, sys.exit)
 
 
+def main() -> NoReturn:
+    """In an interpreter that was started for one run: its first socket is the pool's, and it is confined already."""
+    control = socket.socket(fileno=3)
+    control.set_inheritable(False)
+    control.send(b'{"confined":true}')
+    serve(control)
+
+
 def serve(control: socket.socket) -> NoReturn:
     """Runs what `control` asks for, and ends this process."""
     data, fds = receive(control, 0)
+    if not data:
+        os._exit(0)  # nobody needs it any more
     asked = json.loads(data)
     task: dict[str, Any] = asked["task"]
     given = dict(zip(asked["fds"], fds))
@@ -58,19 +73,46 @@ def serve(control: socket.socket) -> NoReturn:
     _surroundings(asked, task)
     _renew()
     run = _Run(task, source, given.get("api"))
+    _bound(asked)
     status = run.session() if task.get("session") else run.once()
     if os.getpid() != run.process:
         _flush()
         os._exit(status)
-    _end(control, status)
-
-
-def _end(control: socket.socket, status: int) -> NoReturn:
+    done = {"exit": status} if run.limit is None else {"exit": status, "limit": run.limit}
     try:
-        control.send(b'{"done":{"exit":%d}}' % status)
+        control.send(json.dumps({"done": done}).encode())
     except OSError:
         pass  # it was closed by the code, or nobody is there
     os._exit(status)
+
+
+def rehearse() -> None:
+    """Does once what each run does, so that the memory that this writes to is a copy's own before its run begins."""
+    main, handler = sys.modules["__main__"], signal.getsignal(signal.SIGINT)
+    asked = json.loads(json.dumps({"task": {"code": "x = [1]\ndef f(): return x\nf()", "functions": [["f", 0]], "value": True}}))
+    _renew()
+    try:
+        run = _Run(asked["task"], asked["task"]["code"], None)
+        outcome = run._cell(run._source, run._name, True)
+        _rehearse_call(outcome)
+        _flush()
+    finally:
+        sys.modules["__main__"] = main
+        signal.signal(signal.SIGINT, handler)
+
+
+def _rehearse_call(outcome: dict[str, Any]) -> None:
+    """A call whose answer is there before it is made."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return
+    with ours, theirs:
+        for message in (_messages.hello("api", None, {}), _messages.ok(1, 1)):
+            theirs.send(seal(message).data)
+        calling = Calling(ours)
+        functions(calling, [["f", 0]])["f"](1)
+        calling.tell(_RESULT, outcome)
 
 
 # What has to be new in each run.
@@ -108,17 +150,43 @@ def _place(given: dict[str, int]) -> None:
 
 
 def _surroundings(asked: dict[str, Any], task: dict[str, Any]) -> None:
-    environment: dict[str, str] = {**(asked.get("environment") or {}), **(task.get("environment") or {})}
-    os.environ.clear()
+    environment: dict[str, str] = asked.get("environment") or {}
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    directory = asked.get("directory") or "/"
+    os.environ["HOME"] = directory
     os.environ.update(environment)
     if "TZ" in environment:
-        import time
-
         time.tzset()
-    directory = asked.get("directory") or "/"
     os.chdir(directory)
     sys.path.insert(0, directory)
+    sys.path += [path for path in asked.get("paths") or () if path not in sys.path]
     sys.argv = [task.get("name") or "<code>", *(task.get("arguments") or ())]
+
+
+def _bound(asked: dict[str, Any]) -> None:
+    """Limits of this process, which its own beginning does not count against."""
+    for kind, soft, hard in asked.get("rlimits") or ():
+        resource.setrlimit(kind, (soft, hard))
+    memory = asked.get("memory")
+    if memory is not None:
+        try:
+            with open("/proc/self/statm", "rb", 0) as file:
+                used = int(file.read(256).split()[0]) * resource.getpagesize()
+        except (OSError, ValueError):
+            used = 0
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+
+
+def _limit_of(error: BaseException) -> str | None:
+    """Which limit it was that an error tells of, where it can tell of nothing else."""
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "file_size"
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return "processes"
+    return None
 
 
 def _renew() -> None:
@@ -150,6 +218,8 @@ class _Run:
         self._name: str = task.get("name") or "<code>"
         #: Sources that a traceback may show, by name.
         self._sources: dict[str, Any] = {}
+        #: Which limit ended it, as far as that can be known here.
+        self.limit: str | None = None
         #: May an interrupt be raised now?
         self._interruptible = False
         self._calling = None if api is None else Calling(socket.socket(fileno=api))
@@ -227,7 +297,9 @@ class _Run:
             return _left(error)
         except BaseException as error:
             self._interruptible = False
-            return self._raised(error)
+            told = self._raised(error)
+            self.limit = _limit_of(error)
+            return told
         finally:
             self._interruptible = False
 

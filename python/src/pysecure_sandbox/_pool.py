@@ -109,13 +109,18 @@ class Pool:
     def forget(self) -> None:
         """In a child of this process, which makes a pool of its own when it needs one."""
         self._lock = threading.Lock()
-        self._control = None  # closed with the object
-        self._process = None
+        control, self._control = self._control, None
+        process, self._process = self._process, None
+        if control is not None:
+            control.close()
+        if process is not None:
+            process.returncode = 0  # it is no child of this one's
 
     def _lost(self, control: _socket.socket) -> None:
         with self._lock:
             if self._control is control:
                 self._control = None
+                control.close()
                 process, self._process = self._process, None
                 if process is not None:
                     process.kill()
@@ -166,8 +171,8 @@ class Pool:
         return _socket.socket(fileno=control.detach())
 
     def _ready(self, control: socket.socket, process: subprocess.Popen[bytes], binary: str) -> None:
-        control.send(json.dumps({"profile": self._profile}).encode())
         try:
+            control.send(json.dumps({"profile": self._profile}).encode())
             said = control.recv(MOST)
         except OSError:
             said = b""

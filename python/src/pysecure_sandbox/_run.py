@@ -108,6 +108,8 @@ class Run:
     def wait(self, timeout: float | None = None) -> Result:
         """Waits for its end. TimeoutError if that does not come in so many seconds; the run goes on then."""
         end = None if timeout is None else monotonic() + timeout
+        if self._result is None and self._channels is None:
+            raise Closed("the run was closed")
         if self._poll is None and self._result is None and end is None and self._on_output is None:
             self._wait_briefly()
         while self._result is None:
@@ -243,7 +245,7 @@ class Run:
             if self._sandbox_closed():
                 raise Closed("the sandbox was closed before the run had ended")
             raise SandboxError("the pool of sandboxes ended before the run did")
-        event: dict[str, Any] = json.loads(said)
+        event: dict[str, Any] = json.loads(said.decode())
         what = event.get("event")
         if what == "started":
             self.uid = event.get("uid")
@@ -410,6 +412,7 @@ class _Watch:
             self._api = serving.fd
             self._watch(self._api, self._asked)
             serving.wake_by(self._wake)
+            serving.connections.closing = self._unwatch_api
 
     async def happened(self) -> None:
         """Waits until something has."""
@@ -417,11 +420,17 @@ class _Watch:
         self._woken = self._loop.create_future()
 
     def close(self) -> None:
-        if self._run._serving is not None:
-            self._run._serving.connections.changed = None
+        serving = self._run._serving
+        if serving is not None:
+            self._unwatch_api()
+            serving.connections.changed = serving.connections.closing = None
         for fd in list(self._fds):
             self._forget(fd)
+
+    def _unwatch_api(self) -> None:
+        self._forget(self._api)
         if self._writes:
+            self._writes = False
             self._loop.remove_writer(self._api)
 
     def _watch(self, fd: int, do: Callable[[], None]) -> None:
@@ -454,8 +463,6 @@ class _Watch:
         serving = self._run._serving
         if serving is not None:
             serving.arrived()
-            if serving.fd < 0:
-                self._forget(self._api)
 
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._changed)

@@ -98,6 +98,8 @@ class Options(Limits, total=False):
     get: Sequence[str]
 
 
+#: Made once, which is most of what it takes.
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
 #: What a run prints at most, unless it is said.
 OUTPUT = 1 << 20
 #: A longer text goes by a descriptor.
@@ -171,13 +173,7 @@ class Sandbox:
         """Ends it, and what still runs in it."""
         self._closed = True
         self._pool.close()
-        while self._spare:
-            channels = self._spare.pop()
-            channels.given()
-            channels.close()
-        while self._spare_api:
-            for end in self._spare_api.pop():
-                end.close()
+        self._close_spare()
 
     def run(
         self, code: Code, userdir: PathText | None = None, api: Functions | None = None, **options: Unpack[Options]
@@ -296,7 +292,7 @@ class Sandbox:
                 from ._serving import Serving
 
                 serving = Serving(api, handed)
-            self._pool.send(json.dumps({"run": asked}, separators=(",", ":")).encode(), fds + extra.fds)
+            self._pool.send(_as_json({"run": asked}).encode(), fds + extra.fds)
         except BaseException:
             channels.close()
             if api is not None:
@@ -326,13 +322,18 @@ class Sandbox:
         except IndexError:
             return _api_ends()
 
-    def _forget(self) -> None:
-        # A child's copies are closed with these objects, and the pool's connection is the parent's.
-        for channels in self._spare:
+    def _close_spare(self) -> None:
+        while self._spare:
+            channels = self._spare.pop()
             channels.given()
             channels.close()
-        self._spare.clear()
-        self._spare_api.clear()
+        while self._spare_api:
+            for end in self._spare_api.pop():
+                end.close()
+
+    def _forget(self) -> None:
+        # These are copies of the parent's, who goes on with its own.
+        self._close_spare()
         self._pool.forget()
 
 

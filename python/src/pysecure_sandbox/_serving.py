@@ -73,9 +73,17 @@ class _OneConnection(Connections):
 
     def __init__(self) -> None:
         super().__init__("the calling program")
+        self.is_pinned = lambda _fd: False
         #: The events of the socket that are waited for.
         self.events = select.POLLIN
         self.changed: Callable[[], None] | None = None
+        #: Is called before the socket is closed, by the thread that does it.
+        self.closing: Callable[[], None] | None = None
+
+    def drop(self, connection: Connection, owner: bool = False) -> None:
+        if owner and self.closing is not None and connection.fd >= 0:
+            self.closing()
+        super().drop(connection, owner)
 
     def want(self, connection: Connection, events: int) -> bool:
         self.events = select.POLLOUT if events & select.EPOLLOUT else select.POLLIN

@@ -51,7 +51,8 @@ def _function(name: str, given: Callable[..., Any] | Function, types_of: _Types)
     returned = hints.get("return", Any)
     result = _items(run, returned, types_of) or types_of.text(returned)
     text = str(found.replace(parameters=parameters, return_annotation=_Text(result)))
-    lines = (inspect.cleandoc(run.__doc__) if run.__doc__ else "").replace("\\", "\\\\").replace('"""', r"\"\"\"").splitlines()
+    doc = run.__doc__
+    lines = (inspect.cleandoc(doc) if doc else "").replace("\\", "\\\\").replace('"""', r"\"\"\"").splitlines()
     lines += _budget(given)
     if not lines:
         return f"def {name}{text}: ..."
