@@ -18,6 +18,7 @@ from pysecure import (
     PySecureBundle,
     PySecureConfig,
     PySecureResource,
+    PySecureSandbox,
     PySecureService,
     PySecureSharedBundle,
 )
@@ -78,6 +79,35 @@ class Original(Folder):
             {"path": "/zoobar/db/cred/cred.db", "owner": "rw", "bundle": "", "global": ""},
         )
         self.assertEqual(manifest["app"]["code"]["/zoobar"], "./zoobar")  # type: ignore[index]
+
+    def test_sandboxes(self) -> None:
+        people = PySecureResource("/zoobar/db/people/", "rw", "", "")
+        config = PySecureConfig("zoobar", (61000, 61999), (61000, 61999))
+        profiles = PySecureService("profiles", "/", "sleep 1", [people])
+        config.register_services([profiles])
+        config.register_sandboxes(
+            [
+                PySecureSandbox("profile", [profiles], people, uids=4, limits={"wall": "5s"}),
+                PySecureSandbox("sums", ["profiles"]),
+            ]
+        )
+        manifest = self.check(config)
+        self.assertEqual(
+            manifest["sandboxes"],
+            {
+                "profile": {
+                    "used_by": ["profiles"],
+                    "userdirs": "zoobar_db_people",
+                    "uids": 4,
+                    "limits": {"wall": "5s"},
+                },
+                "sums": {"used_by": ["profiles"]},
+            },
+        )
+        self.assertEqual(config.places()["sandboxes.sums"][0], __file__)
+        config.register_sandboxes([PySecureSandbox("sums", [profiles])])
+        with self.assertRaisesRegex(ValueError, "two sandboxes are named 'sums'"):
+            config.to_dict()
 
     def test_all_that_the_original_has(self) -> None:
         self.assertIs(PySecureBundle, PySecureSharedBundle)

@@ -4,9 +4,9 @@ use super::error::AppError;
 use super::load::Loaded;
 use super::ready::lacking;
 use crate::host::Dirs;
-use crate::plan::{Ledger, Plan, Unit};
+use crate::plan::{self, Ledger, Plan, Unit};
 use crate::supervise::client::Client;
-use crate::supervise::fingerprint::{FingerprintReader, Fingerprints, of_storage};
+use crate::supervise::fingerprint::{FingerprintReader, Fingerprints, beside_services, of_sandbox, of_storage};
 use crate::supervise::mending::shared;
 use crate::supervise::protocol::{AppStatus, Apply, ServiceStatus};
 use crate::supervise::reconcile::{Change, difference};
@@ -43,7 +43,8 @@ impl Difference {
             .iter()
             .filter_map(|s| Some((s.service.clone(), s.fingerprints.clone()?)))
             .collect();
-        let changes = difference(&runs, &fingerprints(&plan, &runs));
+        let mut changes = difference(&runs, &fingerprints(&plan, &runs));
+        changes.extend(difference(&running_sandboxes(status), &sandboxes(&plan)));
         let resources = of_storage(&plan.storage);
         Ok(Difference {
             same: changes.is_empty() && status.resources.as_ref() == Some(&resources) && ledger == before,
@@ -94,6 +95,7 @@ impl Difference {
                 .into_iter()
                 .filter(|s| changed.contains(s.name.as_str()) || !kept.contains(s.name.as_str()))
                 .collect(),
+            sandboxes: plan.sandboxes,
             templates: plan.templates,
             subtrees: plan.subtrees,
         }
@@ -110,6 +112,17 @@ fn fingerprints(plan: &Plan, runs: &[(String, Fingerprints)]) -> Vec<(String, Fi
         )
     };
     plan.services.iter().map(of).collect()
+}
+
+fn running_sandboxes(status: &AppStatus) -> Vec<(String, Fingerprints)> {
+    let runs = status.sandboxes.iter();
+    runs.filter_map(|s| Some((s.sandbox.clone(), beside_services(s.fingerprint.clone()?))))
+        .collect()
+}
+
+fn sandboxes(plan: &Plan) -> Vec<(String, Fingerprints)> {
+    let of = |s: &plan::Sandbox| beside_services(of_sandbox(s, plan.templates.get(&s.rootfs)));
+    plan.sandboxes.iter().map(|s| (s.name.clone(), of(s))).collect()
 }
 
 fn is_oneshot(plan: &Plan, name: &str) -> bool {

@@ -31,8 +31,9 @@ pub fn enter_scope(given: Given<'_>) -> Option<ScopeError> {
     }
     // What is wrong with the manifest is said later.
     let loaded = Loaded::read(given).ok()?;
-    let mut services = loaded.model.services.iter();
-    let needed = !loaded.has_errors() && services.any(|s| compile::resources(&s.limits).is_some());
+    let model = &loaded.model;
+    let limited = model.services.iter().any(|s| compile::resources(&s.limits).is_some());
+    let needed = !loaded.has_errors() && (limited || !model.sandboxes.is_empty());
     needed.then(|| scope::enter(&loaded.model.app))
 }
 

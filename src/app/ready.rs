@@ -69,7 +69,7 @@ fn prepared(
         ledger.write(dirs, &lock)?;
     }
     let with_scripts = plan.services.iter().chain(plan.initializer.iter().map(|i| &i.service));
-    if with_scripts.into_iter().any(|s| packages::seen_by(&s.environment)) {
+    if !plan.sandboxes.is_empty() || with_scripts.into_iter().any(|s| packages::seen_by(&s.environment)) {
         let wrong = |e| PlanError::io("unpack the Python packages into", packages::folder(&dirs.state), e);
         packages::unpack(&dirs.state).map_err(wrong)?;
     }

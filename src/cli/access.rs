@@ -91,9 +91,12 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
                         format!("{}{more}", alias.at.display()),
                     )
                 }
-                Because::Initialize | Because::Key(_) => {
-                    (resource.name.clone(), "initialize".to_owned(), resource.path.clone())
-                }
+                Because::Initialize => (resource.name.clone(), "initialize".to_owned(), resource.path.clone()),
+                Because::Key(_) => (
+                    resource.name.clone(),
+                    "userdirs".to_owned(),
+                    format!("below {}", resource.path),
+                ),
             };
             Cells { may, object, by, place }
         }
@@ -133,6 +136,11 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
                 "in memory"
             };
             of("write", "its root", "writable", kept.to_owned())
+        }
+        Object::Sandbox(id) => of("use", &model.sandboxes[id].name, "used_by", "sandbox".to_owned()),
+        Object::Packages(..) => {
+            let folder = matrix.packages(row.object).map(|folder| folder.display().to_string());
+            of("r-x", "packages", "packages", folder.unwrap_or_default())
         }
     }
 }
@@ -186,6 +194,7 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
                 because => {
                     let class = match because {
                         Because::Class(class, _) => class.name(),
+                        Because::Key(_) => "userdirs",
                         _ => "initialize",
                     };
                     put("resource", json!(resource.name));
@@ -221,6 +230,8 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
         Object::HostIds => ("host-ids", json!([model.dynamic_uid, model.dynamic_gid])),
         Object::HostRoot(id) => ("host-root", json!(model.resources[id].name)),
         Object::Root(writable) => ("root", json!(writable)),
+        Object::Sandbox(id) => ("sandbox", json!(model.sandboxes[id].name)),
+        Object::Packages(..) => ("packages", json!(matrix.packages(row.object))),
     };
     put("kind", json!(kind));
     put("object", object);

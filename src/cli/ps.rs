@@ -5,7 +5,7 @@ use super::load;
 use super::{Done, Failure, terminal};
 use crate::plain;
 use crate::supervise::client::Client;
-use crate::supervise::protocol::ServiceStatus;
+use crate::supervise::protocol::{SandboxStatus, ServiceStatus};
 
 pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
     let loaded = load::read(cli)?;
@@ -32,7 +32,29 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
         ]);
     }
     outln!("{table}");
+    if !status.sandboxes.is_empty() {
+        outln!("{}", sandboxes(&status.sandboxes));
+    }
     Ok(0)
+}
+
+fn sandboxes(all: &[SandboxStatus]) -> impl std::fmt::Display + use<> {
+    let mut table = terminal::table(["SANDBOX", "STATE", "RESTARTS", "PID", "USED BY", "FOR"]);
+    for sandbox in all {
+        let state = match &sandbox.error {
+            Some(error) => format!("{}: {error}", sandbox.state),
+            None => sandbox.state.clone(),
+        };
+        table.add_row([
+            sandbox.sandbox.clone(),
+            plain::line(&state).into_owned(),
+            sandbox.restarts.to_string(),
+            sandbox.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            sandbox.used_by.join(", "),
+            duration(sandbox.seconds),
+        ]);
+    }
+    table
 }
 
 /// Its state, with what there is to add to it: how it ended, why it failed, what it says of itself.

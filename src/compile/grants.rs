@@ -23,6 +23,9 @@ enum Granted<'u> {
     Call {
         object: &'u str,
     },
+    Sandbox {
+        object: &'u str,
+    },
     Listen {
         object: SocketAddr,
     },
@@ -48,6 +51,7 @@ enum Granted<'u> {
 pub(super) fn annotation(unit: &Unit) -> String {
     let mut all: Vec<Granted<'_>> = unit.mounts.iter().filter_map(resource).collect();
     all.extend(unit.callees.iter().map(|object| Granted::Call { object }));
+    all.extend(unit.sandboxes.iter().map(|object| Granted::Sandbox { object }));
     all.extend(unit.listen.iter().map(|object| Granted::Listen { object: *object }));
     all.extend(unit.publish.iter().map(|publish| Granted::Publish {
         object: publish.address,

@@ -30,16 +30,19 @@ pub(super) fn template_mounts(template: &Template, root: &mut Tree, mounts: &mut
 
 /// Where a unit finds those whom it may call.
 const CALLEES: &str = "/run/pysecure/rpc";
+/// Where a unit finds the sandboxes that it may use.
+const SANDBOXES: &str = "/run/pysecure/sandbox";
 
-/// Folders of ours: sockets of those it may call, packages that the program carries, the socket of its supervisor.
+/// Folders of ours: sockets of those it may call, of sandboxes that it may use, packages that the program carries, the socket of its supervisor.
 pub(super) fn ours(plan: &Plan, service: &Unit, root: &mut Tree, mounts: &mut Vec<Mount>) {
     let callees = (!service.callees.is_empty()).then(|| (CALLEES, plan.dirs.rpc(&service.name)));
+    let sandboxes = (!service.sandboxes.is_empty()).then(|| (SANDBOXES, plan.dirs.sandboxes(&service.name)));
     let carried =
         packages::seen_by(&service.environment).then(|| (packages::FOLDER, packages::folder(&plan.dirs.state)));
     let notify = service
         .notifies()
         .then(|| (NOTIFY_FOLDER, plan.dirs.notify(&service.name)));
-    for (place, source) in callees.into_iter().chain(carried).chain(notify) {
+    for (place, source) in callees.into_iter().chain(sandboxes).chain(carried).chain(notify) {
         root.directory(Path::new(place));
         mounts.push(bind(Path::new(place), &source, Bind::default()));
     }

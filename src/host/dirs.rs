@@ -138,6 +138,11 @@ impl Dirs {
         self.run.join("notify").join(service)
     }
 
+    /// The sockets of the sandboxes that `service` may use; a directory that only it sees.
+    pub fn sandboxes(&self, service: &str) -> PathBuf {
+        self.run.join("sandbox").join(service)
+    }
+
     /// The listening sockets that `caller` may connect to; a directory that only it sees.
     pub fn rpc(&self, caller: &str) -> PathBuf {
         self.run.join("rpc").join(caller)

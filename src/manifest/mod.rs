@@ -21,7 +21,7 @@ pub use render::{diagnostics_json, render};
 pub use scalar::is_app_name;
 pub use schema::schema;
 pub use source::{Format, LoadError, Source, is_python, locate};
-pub use types::{App, Assertions, At, Bundle, Manifest, Named, Probe, Readiness, Resource, Service};
+pub use types::{App, Assertions, At, Bundle, Manifest, Named, Probe, Readiness, Resource, Sandbox, Service};
 
 use std::collections::HashSet;
 

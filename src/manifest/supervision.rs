@@ -9,7 +9,7 @@ use super::decode::{Codec, Cx, Place, assignment, shown};
 use super::scalar::{Text, word};
 use super::tree::{Node, Tree};
 use super::types::{At, Named, Probe, Readiness};
-use crate::values::{Condition, Restart, ServiceType, Sink, Start, signal_number};
+use crate::values::{Condition, Isolation, Restart, ServiceType, Sink, Start, signal_number};
 
 /// Enums that are one word out of a few.
 macro_rules! words {
@@ -37,6 +37,8 @@ words! {
         ["started" => Started, "ready" => Ready, "completed" => Completed];
     Restart: "`\"no\"`, `\"on-failure\"` or `\"always\"`", "\"on-failure\"",
         ["no" => No, "on-failure" => OnFailure, "always" => Always];
+    Isolation: "`\"namespaces\"` or `\"landlock\"`", "\"landlock\"",
+        ["namespaces" => Namespaces, "landlock" => Landlock];
     Sink: "`\"file\"`, `\"journald\"`, `\"syslog\"` or `\"none\"`", "\"journald\"",
         ["file" => File, "journald" => Journald, "syslog" => Syslog, "none" => None];
 }

@@ -14,7 +14,8 @@ use super::scalar::{AppName, EnvName, HostPath, Id, IdRange, Listen, Name, Path,
 use super::shape::{Folder, List, Map, NonEmpty, One};
 use super::supervision::{Dependencies, SignalName};
 use crate::values::{
-    Callable, Condition, MOST_LOG_FILES, Network, Perms, ResourceKind, Restart, ServiceType, Sink, Start, Writable,
+    Callable, Condition, Isolation, MOST_LOG_FILES, Network, Perms, ResourceKind, Restart, ServiceType, Sink, Start,
+    Writable,
 };
 
 /// A value and where it stands in the manifest's text, as a byte range.
@@ -38,6 +39,8 @@ table! {
         pub bundles: Named<Bundle> = plain { "bundles": Map<Name, Bundle> };
         /// What runs, by name. Each service becomes one UID and one GID.
         pub services: Named<Service> = required { "services": NonEmpty<Map<Name, Service>> };
+        /// Where services have code run that they do not trust, by name. Each run has ids of its own.
+        pub sandboxes: Named<Sandbox> = plain { "sandboxes": Map<Name, Sandbox> };
         /// What must never become true, and what must stay possible, whatever the rest of the manifest says.
         pub assert: Assertions = plain { "assert": Assertions };
     }
@@ -216,6 +219,63 @@ table! {
         pub core: Option<At<u64>> = optional { "core": Size };
         /// Is `up` to refuse where this host cannot hold one of them? Else it says so and goes on.
         pub required: Option<At<bool>> = optional { "required": bool };
+    }
+}
+
+table! {
+    /// A root, limits and ids, in which services have code run that they do not trust. It has none of their grants.
+    pub struct Sandbox("sandbox") {
+        /// Services that may have code run in it. Nobody else can ask for it.
+        pub used_by: Vec<At<String>> = plain { "used_by": List<Text> };
+        /// The resource below which the directory of each run lies. It is all that a run may write to and that is kept.
+        /// Left out: a run has no such directory.
+        pub userdirs: Option<At<String>> = optional { "userdirs": Text };
+        /// Name of a rootfs template; `host` if left out.
+        pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// Folders of Python packages, relative to the manifest, that runs may import from. Read-only.
+        pub packages: Vec<At<String>> = plain { "packages": List<HostPath> };
+        /// Modules that are imported before any run begins, for all runs.
+        pub preload: Vec<At<String>> = plain { "preload": List<Text> };
+        /// How many ids there are for runs, and so how many runs at once; others wait. 16 if left out.
+        pub uids: Option<At<u32>> = optional { "uids": Count<1, MOST_UIDS> };
+        /// How many sandboxes are kept ready for the next run. None if left out.
+        pub ready: Option<At<u32>> = optional { "ready": Count<0, MOST_UIDS> };
+        /// What keeps a run from all else: `namespaces`, or `landlock` where this host has no namespaces for it. Neither
+        /// ever stands in for the other. `namespaces` if left out.
+        pub isolation: Option<At<Isolation>> = optional { "isolation": Isolation };
+        /// What each run may use. A service may ask for less, and never for more.
+        pub limits: Option<SandboxLimits> = optional { "limits": SandboxLimits };
+    }
+}
+
+/// More runs at once than any pool of ids is for.
+const MOST_UIDS: u32 = 10_000;
+
+table! {
+    /// What one run in a sandbox may use, all its processes together.
+    pub struct SandboxLimits("limits") {
+        /// Time since it began; `30s` if left out.
+        pub wall: Option<At<Duration>> = optional { "wall": Time };
+        /// Time on processors; `10s` if left out.
+        pub cpu: Option<At<Duration>> = optional { "cpu": Time };
+        /// Of a session, which is kept for many runs: time since it began, in all; `1h` if left out.
+        pub session_wall: Option<At<Duration>> = optional { "session_wall": Time };
+        /// Of a session: time on processors, in all; `10m` if left out.
+        pub session_cpu: Option<At<Duration>> = optional { "session_cpu": Time };
+        /// Memory, files in `/tmp` included; `512M` if left out.
+        pub memory: Option<At<u64>> = optional { "memory": Size };
+        /// Processes and threads; 64 if left out.
+        pub processes: Option<At<u32>> = optional { "processes": Count<1, 4_194_304> };
+        /// Bytes that it may print; `1M` if left out.
+        pub output: Option<At<u64>> = optional { "output": Size };
+        /// The largest file that it may write; `64M` if left out.
+        pub file_size: Option<At<u64>> = optional { "file_size": Size };
+        /// Files that it may make; 10000 if left out.
+        pub files: Option<At<u32>> = optional { "files": Count<1, 1_000_000_000> };
+        /// Bytes that its directory may hold; not limited if left out.
+        pub userdir: Option<At<u64>> = optional { "userdir": Size };
+        /// Bytes that its `/tmp` may hold; `64M` if left out.
+        pub tmp: Option<At<u64>> = optional { "tmp": Size };
     }
 }
 

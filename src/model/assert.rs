@@ -10,6 +10,7 @@
 //!          listen [ADDRESS:PORT]         take connections to the host, by `listen`, `publish` or the host's network
 //!          egress                        connect to the outside, by `egress` or the host's network
 //!          network host | network app | runs_with_root | writable
+//!          use SANDBOX                   have code run in it
 //! ```
 //!
 //! Asked of the matrix's rows, by name and, once there is a plan, over the disk. The script of `initialize` is not asked
@@ -17,7 +18,7 @@
 
 use super::build::Names;
 use super::matrix::{Because, Line, Matrix, Object, Right, Row};
-use super::{ResourceId, ServiceId, Subject, network};
+use super::{ResourceId, SandboxId, ServiceId, Subject, network};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{Assertions, At};
 use crate::values::{Callable, Perms};
@@ -43,6 +44,7 @@ enum Asked {
     HostNetwork,
     RootInside,
     WritableRoot,
+    UseSandbox(SandboxId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +174,11 @@ fn asked<'w>(words: &mut std::iter::Peekable<impl Iterator<Item = &'w str>>, nam
         },
         "runs_with_root" => Ok(Asked::RootInside),
         "writable" => Ok(Asked::WritableRoot),
+        "use" => {
+            let name = words.next().unwrap_or("");
+            let sandbox = names.sandbox(name).ok_or_else(|| names.undeclared("sandbox", name))?;
+            Ok(Asked::UseSandbox(sandbox))
+        }
         "" => Err("the assertion is empty".into()),
         other => Err(format!("an assertion cannot begin with `{other}`")),
     }
@@ -274,6 +281,7 @@ fn used(object: Object, asked: &Asked, always: bool) -> bool {
         Asked::AppNetwork => object == Object::AppNetwork,
         Asked::RootInside => object == Object::RootInside,
         Asked::WritableRoot => matches!(object, Object::Root(_)),
+        Asked::UseSandbox(id) => object == Object::Sandbox(*id),
         Asked::Touch(..) | Asked::Call(..) => false,
     }
 }
@@ -306,8 +314,15 @@ fn refusal(matrix: Matrix<'_>, subject: Subject, asked: &Asked) -> Vec<Line> {
         }
         _ => match subject {
             Subject::Service(id) => vec![Line {
-                span: matrix.model.services[id].span.clone(),
+                span: match asked {
+                    Asked::UseSandbox(sandbox) => matrix.model.sandboxes[*sandbox].span.clone(),
+                    _ => matrix.model.services[id].span.clone(),
+                },
                 says: "nothing here grants it".to_owned(),
+            }],
+            Subject::Sandbox(id) => vec![Line {
+                span: matrix.model.sandboxes[id].span.clone(),
+                says: "no sandbox has it".to_owned(),
             }],
             _ => Vec::new(),
         },
@@ -327,6 +342,7 @@ fn text(matrix: Matrix<'_>, asked: &Asked) -> String {
         Asked::HostNetwork => "use the host's network".to_owned(),
         Asked::RootInside => "run with root inside".to_owned(),
         Asked::WritableRoot => "write to its root".to_owned(),
+        Asked::UseSandbox(id) => format!("use sandbox `{}`", model.sandboxes[*id].name),
     }
 }
 

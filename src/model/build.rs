@@ -3,8 +3,8 @@
 
 use super::source::Base;
 use super::{
-    Bundle, BundleId, BundlePlaces, DYNAMIC, Initialize, Model, OPERATOR, Places, ResourceId, ServiceId, Subject,
-    assert, life, matrix, nesting, network, ranges, renames, resources, services, shadow,
+    Bundle, BundleId, BundlePlaces, DYNAMIC, Initialize, Model, OPERATOR, Places, ResourceId, SandboxId, ServiceId,
+    Subject, assert, life, matrix, nesting, network, ranges, renames, resources, sandboxes, services, shadow,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Manifest};
@@ -31,9 +31,11 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     services::declare(&mut model, manifest, &names, &mut found);
     bundles(&mut model, manifest, &names, &mut found);
     owners(&mut model, manifest, &names, &mut found);
+    sandboxes::declare(&mut model, manifest, base, &names, &mut found);
     model.index = matrix::Index::of(&model);
     life::check(&model, manifest, &names, &mut found);
     network::check(manifest, &mut found);
+    sandboxes::check(&model, &mut found);
     nesting::check(&mut model, &mut found);
     shadow::check(&model, base, &mut found);
     renames::check(manifest, &mut found);
@@ -64,6 +66,7 @@ pub(super) struct Names<'m> {
     code: HashMap<&'m str, ResourceId>,
     bundles: HashMap<&'m str, BundleId>,
     services: HashMap<&'m str, ServiceId>,
+    sandboxes: HashMap<&'m str, SandboxId>,
     dynamic: bool,
 }
 
@@ -82,6 +85,7 @@ impl<'m> Names<'m> {
             },
             bundles: index(&manifest.bundles, BundleId::new),
             services: index(&manifest.services, ServiceId::new),
+            sandboxes: index(&manifest.sandboxes, SandboxId::new),
             dynamic: manifest.app.dynamic_svc_uid.is_some(),
         }
     }
@@ -100,11 +104,18 @@ impl<'m> Names<'m> {
         self.services.get(name).copied()
     }
 
+    pub(super) fn sandbox(&self, name: &str) -> Option<SandboxId> {
+        self.sandboxes.get(name).copied()
+    }
+
     pub(super) fn subject(&self, name: &str) -> Option<Subject> {
-        match self.service(name) {
-            Some(id) => Some(Subject::Service(id)),
-            None if name == OPERATOR => Some(Subject::Operator),
-            None => (name == DYNAMIC && self.dynamic).then_some(Subject::Dynamic),
+        if let Some(id) = self.service(name) {
+            return Some(Subject::Service(id));
+        }
+        match name {
+            OPERATOR => Some(Subject::Operator),
+            DYNAMIC => self.dynamic.then_some(Subject::Dynamic),
+            _ => self.sandbox(name).map(Subject::Sandbox),
         }
     }
 
@@ -116,6 +127,7 @@ impl<'m> Names<'m> {
         let table: Vec<&str> = match what {
             "resource" => self.resources.keys().copied().collect(),
             "bundle" => self.bundles.keys().copied().collect(),
+            "sandbox" => self.sandboxes.keys().copied().collect(),
             _ => self.services.keys().copied().collect(),
         };
         let nearest = table.iter().map(|k| (strsim::damerau_levenshtein(name, k), *k)).min();
@@ -128,8 +140,19 @@ impl<'m> Names<'m> {
     }
 
     pub(super) fn unknown(&self, what: &str, at: &At<String>) -> Diagnostic {
-        Diagnostic::error(at.span.clone(), self.undeclared(what, &at.value))
-            .help(format!("declare it as [{what}s.{}], or correct the name", at.value))
+        Diagnostic::error(at.span.clone(), self.undeclared(what, &at.value)).help(format!(
+            "declare it as [{}.{}], or correct the name",
+            tables(what),
+            at.value
+        ))
+    }
+}
+
+/// The table that such things are declared in.
+fn tables(what: &str) -> String {
+    match what {
+        "sandbox" => "sandboxes".to_owned(),
+        _ => format!("{what}s"),
     }
 }
 

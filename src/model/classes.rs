@@ -1,7 +1,7 @@
 //! A resource's rows by access class: what modes and ACLs on disk are drawn from, and a plain user of the host is let do by.
 
 use super::matrix::{Matrix, Subject};
-use super::{BundleId, ClassPerms, Model, ResourceId, ServiceId};
+use super::{BundleId, ClassPerms, Model, ResourceId, SandboxId, ServiceId};
 use crate::values::Perms;
 
 /// The rows of one resource by class. A class that nobody can be in has no row, so it grants nothing here, whatever is
@@ -59,13 +59,17 @@ impl<'m> Matrix<'m> {
         }
     }
 
-    /// Those to whom a resource is not what it is to everybody: its owner, and the members of its bundles.
+    /// Those to whom a resource is not what it is to everybody: its owner, the members of its bundles, and the sandboxes whose
+    /// runs have their directories in it.
     pub fn named(self, resource: ResourceId) -> impl Iterator<Item = Subject> {
         let of = &self.model.resources[resource];
         let bundles = || of.bundles.iter().map(|b| &self.model.bundles[*b]);
         let members = bundles().flat_map(|b| b.members.iter().map(|m| Subject::Service(*m)));
         let dynamic = bundles().any(|b| b.used_by_dynamic).then_some(Subject::Dynamic);
-        of.owner.into_iter().chain(members).chain(dynamic)
+        let sandboxes = SandboxId::all(&self.model.sandboxes)
+            .filter(move |id| self.model.sandboxes[*id].userdirs == Some(resource))
+            .map(Subject::Sandbox);
+        of.owner.into_iter().chain(members).chain(dynamic).chain(sandboxes)
     }
 
     /// Is there something to share, some of it written, whose owner is nobody or may not read it?

@@ -44,6 +44,10 @@ id! {
     /// Index into [`Model::services`](super::Model::services).
     ServiceId
 }
+id! {
+    /// Index into [`Model::sandboxes`](super::Model::sandboxes).
+    SandboxId
+}
 
 /// Lets a list be indexed by the ids that it is kept for.
 macro_rules! indexed_by {
@@ -72,3 +76,4 @@ pub(crate) use indexed_by;
 indexed_by!(ResourceId: super::Resource);
 indexed_by!(BundleId: super::Bundle);
 indexed_by!(ServiceId: super::Service);
+indexed_by!(SandboxId: super::Sandbox);

@@ -13,13 +13,14 @@
 //! by way of something that holds it among them. Assertions are asked of names when the model is built, and of the disk
 //! when a plan is drawn.
 
-use super::{BundleId, INITIALIZE, Model, Publish, Resource, ResourceId, ServiceId};
+use super::sandboxes::IN_USERDIR;
+use super::{BundleId, INITIALIZE, Model, Publish, Resource, ResourceId, SandboxId, ServiceId};
 use crate::values::{Callable, Network, Perms, Writable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Whose rights are asked about. What runs under rights of its own is to be one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +32,8 @@ pub enum Subject {
     Operator,
     /// The script of `initialize`, which makes the first content of the resources.
     Initializer,
+    /// Code that a service has run in a sandbox, and does not trust.
+    Sandbox(SandboxId),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +78,10 @@ pub enum Object {
     HostRoot(ResourceId),
     /// The root that it runs in.
     Root(Writable),
+    /// A sandbox, to have code run in.
+    Sandbox(SandboxId),
+    /// A folder of packages of a sandbox's, by its number there.
+    Packages(SandboxId, usize),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +205,8 @@ pub(super) struct Index {
     callees: Vec<Vec<ServiceId>>,
     /// Resources in which what is made is root's.
     of_root: Vec<ResourceId>,
+    /// For each service, the sandboxes that it may use, and the place that says so.
+    sandboxes: Vec<Vec<(SandboxId, usize)>>,
 }
 
 impl Index {
@@ -210,7 +219,14 @@ impl Index {
                 }
             }
         }
+        let mut sandboxes = vec![Vec::new(); model.services.len()];
+        for (id, sandbox) in SandboxId::all(&model.sandboxes).zip(&model.sandboxes) {
+            for (at, user) in sandbox.used_by.iter().enumerate() {
+                sandboxes[user.position()].push((id, at));
+            }
+        }
         Index {
+            sandboxes,
             everyone: ResourceId::all(&model.resources)
                 .filter(|r| model.resources[*r].declared.global.any())
                 .collect(),
@@ -253,7 +269,12 @@ impl<'m> Matrix<'m> {
         let dynamic = model.dynamic_uid.is_some().then_some(Subject::Dynamic);
         let initializer = model.initialize.is_some().then_some(Subject::Initializer);
         let services = ServiceId::all(&model.services).map(Subject::Service);
-        services.chain(dynamic).chain([Subject::Operator]).chain(initializer)
+        let sandboxes = SandboxId::all(&model.sandboxes).map(Subject::Sandbox);
+        services
+            .chain(dynamic)
+            .chain([Subject::Operator])
+            .chain(initializer)
+            .chain(sandboxes)
     }
 
     /// All rows, by subject.
@@ -274,6 +295,9 @@ impl<'m> Matrix<'m> {
         if subject == Subject::Initializer {
             return (first_content(of), Because::Initialize);
         }
+        if let Subject::Sandbox(id) = subject {
+            return self.in_sandbox(id, resource);
+        }
         if of.owner == Some(subject) {
             return (of.declared.owner, Because::Class(Class::Owner, None));
         }
@@ -285,13 +309,23 @@ impl<'m> Matrix<'m> {
                 .copied()
                 .find(|b| self.model.bundles[*b].used_by_dynamic),
             // Whoever runs the app is no service of it.
-            Subject::Operator | Subject::Initializer => {
+            Subject::Operator | Subject::Initializer | Subject::Sandbox(_) => {
                 return (Perms::default(), Because::Class(Class::Global, None));
             }
         };
         match bundle {
             Some(_) => (of.declared.bundle, Because::Class(Class::Bundle, bundle)),
             None => (of.declared.global, Because::Class(Class::Global, None)),
+        }
+    }
+
+    /// What a run may do with a resource: it writes in its own directory, which lies below one of them, and no service's
+    /// grants are its.
+    fn in_sandbox(self, id: SandboxId, resource: ResourceId) -> (Perms, Because<'m>) {
+        let of = &self.model.sandboxes[id];
+        match of.userdirs == Some(resource) {
+            true => (IN_USERDIR, Because::Key(of.places.userdirs.clone())),
+            false => (Perms::default(), Because::Key(of.span.clone())),
         }
     }
 
@@ -314,6 +348,7 @@ impl<'m> Matrix<'m> {
         let model = self.model;
         let mut ids: Vec<ResourceId> = match subject {
             Subject::Operator => Vec::new(),
+            Subject::Sandbox(id) => model.sandboxes[id].userdirs.into_iter().collect(),
             // There is one of each at most.
             Subject::Dynamic | Subject::Initializer => ResourceId::all(&model.resources).collect(),
             Subject::Service(id) => {
@@ -465,6 +500,12 @@ impl<'m> Matrix<'m> {
                 put(Object::HostIds, &self.model.places.dynamic_uid);
                 return out;
             }
+            Subject::Sandbox(id) => {
+                for (number, span) in self.model.sandboxes[id].places.packages.iter().enumerate() {
+                    put(Object::Packages(id, number), span);
+                }
+                return out;
+            }
             Subject::Operator | Subject::Initializer => return out,
         };
         let (of, at) = (&self.model.services[id], &self.model.services[id].places);
@@ -493,7 +534,26 @@ impl<'m> Matrix<'m> {
         if of.writable != Writable::No {
             put(Object::Root(of.writable), &at.writable);
         }
+        for (sandbox, at) in self.model.index.sandboxes.get(id.position()).into_iter().flatten() {
+            put(
+                Object::Sandbox(*sandbox),
+                &self.model.sandboxes[*sandbox].places.used_by[*at],
+            );
+        }
         out
+    }
+
+    /// The folder that a row of packages is about.
+    pub fn packages(self, object: Object) -> Option<&'m Path> {
+        match object {
+            Object::Packages(id, number) => self.model.sandboxes[id].packages.get(number).map(PathBuf::as_path),
+            _ => None,
+        }
+    }
+
+    /// Who may use a sandbox.
+    pub fn users(self, sandbox: SandboxId) -> impl Iterator<Item = ServiceId> {
+        self.model.sandboxes[sandbox].used_by.iter().copied()
     }
 
     /// Is what a service writes to its root kept?
@@ -530,6 +590,9 @@ impl<'m> Matrix<'m> {
         match (&row.because, row.object) {
             (Because::Class(class, bundle), Object::Resource(id)) => self.class_lines(row.subject, id, *class, *bundle),
             (Because::Way(by, alias), _) => self.way_lines(row.subject, by.as_deref(), alias),
+            (Because::Key(span), Object::Resource(_)) if row.right == Right::Touch(Perms::default()) => {
+                vec![line(span, "none of its keys grants it".to_owned())]
+            }
             (Because::Key(span), object) => vec![line(span, format!("`{who}` {}", self.deed(object)))],
             (Because::Initialize, _) => {
                 let script = self.model.initialize.as_ref().map(|i| &i.span);
@@ -638,7 +701,12 @@ impl<'m> Matrix<'m> {
             Object::HostRoot(id) => format!("makes files of root's in `{}`", model.resources[id].name),
             Object::Root(Writable::Kept) => "writes to its root, and that is kept".to_owned(),
             Object::Root(_) => "writes to its root, in memory".to_owned(),
-            Object::Resource(id) => format!("has a right to `{}`", model.resources[id].name),
+            Object::Resource(id) => format!("has its runs' directories in `{}`", model.resources[id].name),
+            Object::Sandbox(id) => format!("has code run in sandbox `{}`", model.sandboxes[id].name),
+            Object::Packages(id, number) => match model.sandboxes[id].packages.get(number) {
+                Some(folder) => format!("imports from {}", folder.display()),
+                None => "imports from a folder".to_owned(),
+            },
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod network;
 mod ranges;
 mod renames;
 mod resources;
+mod sandboxes;
 mod services;
 mod shadow;
 pub mod source;
@@ -27,14 +28,15 @@ pub use build::build;
 pub use classes::ByClass;
 pub use exclude::Exclude;
 pub(crate) use id::indexed_by;
-pub use id::{BundleId, ResourceId, ServiceId};
+pub use id::{BundleId, ResourceId, SandboxId, ServiceId};
 pub use life::Life;
 pub use limits::Limits;
 pub use logs::Logs;
 pub use matrix::{Class, Column, Grant, Matrix, Object, Right, Row, Subject};
 pub use network::{ProxyProtocol, Publish};
-pub use ranges::needed_ids;
+pub use ranges::{ids_of, needed_ids};
 pub use resources::kind_name;
+pub use sandboxes::{Sandbox, SandboxLimits, SandboxPlaces};
 
 use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 use std::ops::Range;
@@ -59,6 +61,7 @@ pub struct Model {
     pub resources: Vec<Resource>,
     pub bundles: Vec<Bundle>,
     pub services: Vec<Service>,
+    pub sandboxes: Vec<Sandbox>,
     /// What makes the first content of the resources.
     pub initialize: Option<Initialize>,
     /// The most bytes of one message of RPC, where the manifest says it.
@@ -252,6 +255,7 @@ impl Model {
             Subject::Dynamic => DYNAMIC,
             Subject::Operator => OPERATOR,
             Subject::Initializer => INITIALIZE,
+            Subject::Sandbox(id) => &self.sandboxes[id].name,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ranges of ids: that they suffice, and what the dynamic service's ids must be.
 
 use super::build::reported;
-use super::{BundleId, Model};
+use super::{BundleId, Model, Sandbox};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{At, Manifest};
 use std::collections::BTreeSet;
@@ -15,8 +15,14 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
         .filter(|b| b.len() > 1)
         .collect();
     let others = u64::from(model.initialize.is_some()) + u64::from(model.matrix().has_unowned());
-    let services = model.services.len() as u64 + 1 + others;
+    let sandboxes: u64 = model.sandboxes.iter().map(|s| u64::from(ids_of(s))).sum();
+    let services = model.services.len() as u64 + 1 + others + sandboxes;
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
+}
+
+/// How many ids a sandbox has: of its keeper, of its warm interpreter, and one for each run at once.
+pub fn ids_of(sandbox: &Sandbox) -> u32 {
+    2 + sandbox.uids
 }
 
 pub(super) fn check(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
@@ -24,7 +30,29 @@ pub(super) fn check(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnost
     let app = &manifest.app;
     range(&app.uid_range, "uid_range", uids, &app.dynamic_svc_uid, found);
     range(&app.gid_range, "gid_range", gids, &app.dynamic_svc_gid, found);
+    alike(model, app, found);
     dynamic(model, manifest, found);
+}
+
+/// A run has one number as its UID and its GID, so sandboxes take numbers that are in both ranges.
+fn alike(model: &Model, app: &crate::manifest::App, found: &mut Vec<Diagnostic>) {
+    let (Some(uids), Some(gids)) = (&app.uid_range, &app.gid_range) else {
+        return;
+    };
+    let needed: u64 = model.sandboxes.iter().map(|s| u64::from(ids_of(s))).sum();
+    let (low, high) = (uids.value[0].max(gids.value[0]), uids.value[1].min(gids.value[1]));
+    let both = u64::from(high.saturating_sub(low)) + u64::from(low <= high);
+    if !model.sandboxes.is_empty() && both < needed && !reported(uids) && !reported(gids) {
+        found.push(
+            Diagnostic::error(
+                gids.span.clone(),
+                format!("sandboxes need {needed} ids that are in both ranges, which have {both} in common"),
+            )
+            .other(uids.span.clone(), "the other range")
+            .label("a run's UID and GID are one number")
+            .help("write the same for uid_range and gid_range"),
+        );
+    }
 }
 
 fn range(range: &Option<At<[u32; 2]>>, key: &str, needed: u64, dynamic: &Option<At<u32>>, found: &mut Vec<Diagnostic>) {

@@ -32,7 +32,7 @@ fn service<'m>(
     fn place<T>(at: &Option<At<T>>, name: &At<String>) -> Range<usize> {
         at.as_ref().map_or_else(|| name.span.clone(), |at| at.span.clone())
     }
-    not_reserved(name, found);
+    not_reserved("service", name, found);
     let directory = directory(table, found);
     let (listen, listen_at) = listen(table, bound, found);
     let callers = callers(name, table, manifest, names, found);
@@ -81,18 +81,16 @@ fn service<'m>(
     }
 }
 
-fn not_reserved(name: &At<String>, found: &mut Vec<Diagnostic>) {
+/// `what`: "service" or "sandbox".
+pub(super) fn not_reserved(what: &str, name: &At<String>, found: &mut Vec<Diagnostic>) {
     if matches!(
         name.value.as_str(),
         DYNAMIC | OPERATOR | INITIALIZE | "listen" | "keeper"
     ) {
         found.push(
-            Diagnostic::error(
-                name.span.clone(),
-                format!("a service cannot be called `{}`", name.value),
-            )
-            .label("PySecure uses this word itself")
-            .help(format!("call it `{}svc`", name.value)),
+            Diagnostic::error(name.span.clone(), format!("a {what} cannot be called `{}`", name.value))
+                .label("PySecure uses this word itself")
+                .help(format!("call it `{}svc`", name.value)),
         );
     }
 }
@@ -157,6 +155,13 @@ fn callers(
     for (caller, callable) in table.callers.iter().flatten() {
         match names.subject(&caller.value) {
             None => found.push(names.unknown("service", caller)),
+            Some(Subject::Sandbox(_)) => found.push(
+                Diagnostic::error(
+                    caller.span.clone(),
+                    format!("`{}` is a sandbox, and what runs in one calls no service", caller.value),
+                )
+                .help("hand a function to the run that calls the service for it, and decides which calls those may be"),
+            ),
             Some(Subject::Service(id)) if manifest.services[id.position()].0.value == name.value => {
                 found.push(
                     Diagnostic::error(

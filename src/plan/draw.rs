@@ -6,8 +6,8 @@ use super::overlap::{Leak, Subtree};
 use super::service::Services;
 use super::template::{Library, Template};
 use super::{
-    Initializer, Keeping, Mounts, Overlaps, PlanError, Storage, Unit, Viewer, host, initialize, installed, ledger,
-    links, overlap, storage,
+    Initializer, Keeping, Mounts, Overlaps, PlanError, Sandbox, Storage, Unit, Viewer, host, initialize, installed,
+    ledger, links, overlap, sandbox, storage,
 };
 use crate::host::{Dirs, Privilege};
 use crate::model::{Matrix, Model, assert};
@@ -21,6 +21,7 @@ pub struct Plan {
     pub dirs: Dirs,
     pub storage: Vec<Storage>,
     pub services: Vec<Unit>,
+    pub sandboxes: Vec<Sandbox>,
     pub templates: BTreeMap<String, Template>,
     /// Who makes the first content of the resources, if the manifest names a script.
     pub initializer: Option<Initializer>,
@@ -44,6 +45,7 @@ impl Plan {
             },
             storage: Vec::new(),
             services: Vec::new(),
+            sandboxes: Vec::new(),
             templates,
             initializer: None,
             subtrees: Vec::new(),
@@ -94,6 +96,7 @@ pub fn draw(
         leaks.extend(overlaps.restrict(&viewer, of.is_closed(), &mut unit.mounts));
         drawn
     });
+    let sandboxes = sandbox::plan(&of, &storage, &overlaps, &mut found);
     found.errors.extend(overlaps.errors(&leaks));
     let wrong = broken(model, &overlaps, &services, of.is_closed(), std::iter::empty());
     found.errors.extend(wrong);
@@ -116,6 +119,7 @@ pub fn draw(
         dirs: dirs.clone(),
         storage,
         services,
+        sandboxes,
         templates: used,
         initializer,
         subtrees: overlaps.into_subtrees(),
@@ -141,7 +145,9 @@ fn allocate(model: &Model, privilege: &Privilege, dirs: &Dirs, ledger: &mut Ledg
 fn load(of: &Context<'_>, templates: &Library, found: &mut Findings) -> Templates {
     let mut used = Templates::new();
     let initialize = of.model.initialize.as_ref().map(|i| &i.rootfs);
-    for rootfs in of.model.services.iter().map(|s| &s.rootfs).chain(initialize) {
+    let sandboxes = of.model.sandboxes.iter().map(|s| &s.rootfs);
+    let services = of.model.services.iter().map(|s| &s.rootfs);
+    for rootfs in services.chain(initialize).chain(sandboxes) {
         if !used.contains_key(rootfs) {
             match templates.load(rootfs) {
                 Ok(template) => drop(used.insert(rootfs.clone(), template)),

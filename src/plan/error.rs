@@ -139,6 +139,12 @@ pub enum PlanError {
         #[source]
         reason: Reason,
     },
+    #[error("sandbox `{name}`: {reason}")]
+    Sandbox {
+        name: String,
+        #[source]
+        reason: Reason,
+    },
     #[error(transparent)]
     Shows(Box<Shows>),
     /// By what lies on disk, an assertion of the manifest does not hold.
@@ -194,8 +200,12 @@ impl PlanError {
             PlanError::NoFreeRange { .. } | PlanError::Claimed { .. } => &model.places.app,
             PlanError::Template { name, .. } => match model.services.iter().find(|s| s.rootfs == *name) {
                 Some(service) => &service.span,
-                None => &model.initialize.as_ref()?.span,
+                None => match model.sandboxes.iter().find(|s| s.rootfs == *name) {
+                    Some(sandbox) => &sandbox.places.rootfs,
+                    None => &model.initialize.as_ref()?.span,
+                },
             },
+            PlanError::Sandbox { name, .. } => &model.sandboxes.iter().find(|s| s.name == *name)?.span,
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
         Some(Diagnostic::of(span.clone(), self, self.help().as_deref()))
@@ -211,7 +221,9 @@ impl PlanError {
             PlanError::NoFreeRange { holders, .. } => return Some(no_free_range(holders).into()),
             PlanError::Unmapped { remedy, .. } => remedy,
             PlanError::Claimed { .. } => CLAIMED,
-            PlanError::Template { reason, .. } | PlanError::Resource { reason, .. } => {
+            PlanError::Template { reason, .. }
+            | PlanError::Resource { reason, .. }
+            | PlanError::Sandbox { reason, .. } => {
                 return reason.help().map(Cow::Borrowed);
             }
             PlanError::Shows(shows) => &shows.help,

@@ -6,10 +6,11 @@
 
 use super::PlanError;
 use super::lock::Lock;
-use crate::cause::Cause;
+use super::sandbox::IdNames;
+use crate::cause::{Cause, Reason};
 use crate::durable;
 use crate::host::{Dirs, Privilege};
-use crate::model::{BundleId, INITIALIZE, Model, ServiceId, Subject};
+use crate::model::{self, BundleId, INITIALIZE, Model, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -335,18 +336,24 @@ impl Ledger {
             let Some(was) = &service.was else { continue };
             let Some(ids) = self.services.remove(was) else { continue };
             if let Some(former) = self.services.insert(service.name.clone(), ids) {
-                // No service can be called so.
-                let mut key = format!("{}/former", service.name);
-                while self.services.contains_key(&key) {
-                    key.push('+');
-                }
-                self.services.insert(key, former);
+                self.retire(&service.name, former);
             }
         }
     }
 
+    /// Keeps ids that a name had, so that they are not given again.
+    fn retire(&mut self, name: &str, former: Ids) {
+        // No service can be called so.
+        let mut key = format!("{name}/former");
+        while self.services.contains_key(&key) {
+            key.push('+');
+        }
+        self.services.insert(key, former);
+    }
+
     fn fill(&mut self, model: &Model, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {
-        let live = model.services.len();
+        let of_sandboxes: u32 = model.sandboxes.iter().map(model::ids_of).sum();
+        let live = model.services.len() + of_sandboxes as usize;
         if self.keeper == Ids::default() {
             self.keeper = Ids {
                 uid: uids.take(live)?,
@@ -369,6 +376,9 @@ impl Ledger {
                 };
                 self.services.insert(name.to_owned(), ids);
             }
+        }
+        for sandbox in &model.sandboxes {
+            self.fill_sandbox(sandbox, uids, gids)?;
         }
         for set in model.bundle_sets() {
             let name = set_name(model, &set);
@@ -395,6 +405,56 @@ impl Ledger {
                     self.groups.insert(name, own);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A sandbox's ids are numbers that are nobody's as UIDs nor as GIDs, and those of its runs stand in a row. Where there are
+    /// to be more of them and the row cannot go on, it has another, and the former one is given to nobody.
+    fn fill_sandbox(&mut self, sandbox: &model::Sandbox, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {
+        let names = IdNames(&sandbox.name);
+        let mut both = [uids, gids];
+        for name in [names.keeper(), names.warm()] {
+            if !self.services.contains_key(&name) {
+                self.take_row(sandbox, None, vec![name], &mut both)?;
+            }
+        }
+        let has = (0..sandbox.uids).take_while(|n| self.services.contains_key(&names.run(*n)));
+        let has = has.count() as u32;
+        let missing: Vec<String> = (has..sandbox.uids).map(|n| names.run(n)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let last = has.checked_sub(1).and_then(|n| self.services.get(&names.run(n)));
+        let next = last.and_then(|ids| ids.uid.checked_add(1));
+        let goes_on = next.filter(|next| both.iter().all(|pool| pool.has_free(*next, missing.len())));
+        if has == 0 || goes_on.is_some() {
+            return self.take_row(sandbox, goes_on, missing, &mut both);
+        }
+        for number in 0..has {
+            if let Some(ids) = self.services.remove(&names.run(number)) {
+                self.retire(&names.run(number), ids);
+            }
+        }
+        let all = (0..sandbox.uids).map(|n| names.run(n)).collect();
+        self.take_row(sandbox, None, all, &mut both)
+    }
+
+    /// Gives these names ids in a row. `first`: the first of them, if that is known to be free.
+    fn take_row(
+        &mut self,
+        sandbox: &model::Sandbox,
+        first: Option<u32>,
+        names: Vec<String>,
+        both: &mut [&mut Pool; 2],
+    ) -> Result<(), PlanError> {
+        let low = first.or_else(|| free_row(both, names.len()));
+        let low = low.ok_or_else(|| no_row(sandbox, both))?;
+        for (id, name) in (low..).zip(names) {
+            for pool in both.iter_mut() {
+                pool.taken.insert(id);
+            }
+            self.services.insert(name, Ids { uid: id, gid: id });
         }
         Ok(())
     }
@@ -511,7 +571,7 @@ pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) 
             }
         }
         // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.
-        Some(Subject::Operator | Subject::Initializer) | None => Ids { uid: 0, gid: 0 },
+        Some(Subject::Operator | Subject::Initializer | Subject::Sandbox(_)) | None => Ids { uid: 0, gid: 0 },
     }
 }
 
@@ -533,6 +593,14 @@ impl Pool {
         }
     }
 
+    /// Are so many in a row free, from this one on?
+    fn has_free(&self, first: u32, count: usize) -> bool {
+        let [low, high] = self.range;
+        let is_free = |id: u32| (low..=high).contains(&id) && !self.taken.contains(&id);
+        let row = (first..=high).take(count);
+        row.clone().count() == count && row.into_iter().all(is_free)
+    }
+
     fn take(&mut self, live: usize) -> Result<u32, PlanError> {
         while let Ok(id) = u32::try_from(self.next) {
             if id > self.range[1] {
@@ -550,6 +618,33 @@ impl Pool {
             live,
             retired,
         })
+    }
+}
+
+/// The lowest of the first `count` numbers in a row that are free in both.
+fn free_row(both: &[&mut Pool; 2], count: usize) -> Option<u32> {
+    let low = both.iter().map(|pool| pool.range[0]).max()?;
+    let high = both.iter().map(|pool| pool.range[1]).min()?;
+    let mut first = low;
+    for id in low..=high {
+        if both.iter().any(|pool| pool.taken.contains(&id)) {
+            first = id.checked_add(1)?;
+        } else if (id - first) as usize + 1 >= count {
+            return Some(first);
+        }
+    }
+    None
+}
+
+fn no_row(sandbox: &model::Sandbox, both: &[&mut Pool; 2]) -> PlanError {
+    let [[a, b], [c, d]] = [both[0].range, both[1].range];
+    let why = format!(
+        "it needs {} ids in a row that are nobody's, neither in uid_range {a}-{b} nor in gid_range {c}-{d}",
+        sandbox.uids
+    );
+    PlanError::Sandbox {
+        name: sandbox.name.clone(),
+        reason: Reason::new(why).remedy("write the same for both ranges, and wider ones, or a smaller `uids`"),
     }
 }
 

@@ -23,7 +23,7 @@ pub enum OneOff {
 /// What is kept of that for which something has to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Keeps {
-    /// The folder of those whom it may call.
+    /// The folders of those whom it may call, and of the sandboxes that it may use.
     callees: bool,
     /// The way out, and a network of the app's.
     network: bool,
@@ -69,6 +69,7 @@ impl Unit {
         }
         if !keeps.callees {
             out.callees.clear();
+            out.sandboxes.clear();
         }
         if !keeps.network {
             out.egress = false;

@@ -362,6 +362,28 @@ impl Overlaps {
             .collect()
     }
 
+    /// What a resource would show of others to code that has a right to nothing but it, and from which nothing can be hidden.
+    pub(super) fn shown_in(&self, of: ResourceId) -> Option<PlanError> {
+        let outer = self.subtrees.get(of.position())?;
+        let overlap = self.shows.get(of.position())?.first()?;
+        let inner = &self.subtrees[overlap.inner];
+        let (out, inn) = (outer.path.display(), inner.path.display());
+        Some(PlanError::Shows(Box::new(Shows {
+            inner: inner.is_resource().then(|| inner.name.clone()),
+            inner_label: format!("{inn} is what would be reached"),
+            outer: outer.name.clone(),
+            outer_label: format!("shows {out} at {}", outer.target),
+            message: format!(
+                "runs in a sandbox have their directories in `{}`, which holds `{}`: {inn}",
+                outer.name, inner.name
+            ),
+            help: format!(
+                "move {inn} out of {out}, or leave `source` out, to have PySecure keep `{}`",
+                outer.name
+            ),
+        })))
+    }
+
     /// Hides from a service what its mounts would show of what it has no right to, and says what cannot be hidden.
     /// `closed`: do services not get into what others may not search?
     pub fn restrict(&self, viewer: &Viewer<'_>, closed: bool, mounts: &mut [Mount]) -> Vec<Leak> {

@@ -9,7 +9,7 @@ use super::{Identity, Mount, Overlaps, Ownership, PlanError, Role, Storage, Unit
 use crate::cause::Reason;
 use crate::host::{Dirs, Privilege};
 use crate::jail::store::Store;
-use crate::model::{self, Matrix, Model, Object, Publish, Right, Row, ServiceId, Subject};
+use crate::model::{self, Matrix, Model, Object, Publish, Right, Row, SandboxId, ServiceId, Subject};
 use crate::packages;
 use crate::values::{Callable, Network, Perms, Writable};
 use std::collections::BTreeMap;
@@ -73,7 +73,7 @@ impl<'a> Services<'a> {
         let upper = template.map(|template| upper(service, uses.root, &identity, template, dirs));
         let writable = upper.and_then(|made| made.map_err(|e| found.errors.push(e)).ok().flatten());
         Unit {
-            environment: environment(matrix, id, &identity, template),
+            environment: environment(matrix, id, &identity, &uses, template),
             umask: umask(&mounts, &self.by_acl),
             directory: service.directory.clone(),
             writable,
@@ -102,6 +102,11 @@ impl<'a> Services<'a> {
                     Object::Functions(callee) => Some(model.services[callee].name.clone()),
                     _ => None,
                 })
+                .collect(),
+            sandboxes: uses
+                .sandboxes
+                .iter()
+                .map(|id| model.sandboxes[*id].name.clone())
                 .collect(),
             life: service.life.clone(),
             limits: service.limits.clone(),
@@ -157,6 +162,7 @@ struct Uses {
     egress: bool,
     root_inside: bool,
     root: Writable,
+    sandboxes: Vec<SandboxId>,
 }
 
 impl Uses {
@@ -171,8 +177,13 @@ impl Uses {
                 Object::Egress => out.egress = true,
                 Object::RootInside => out.root_inside = true,
                 Object::Root(writable) => out.root = writable,
+                Object::Sandbox(sandbox) => out.sandboxes.push(sandbox),
                 // Mounts, sockets of callers, whose files are on disk, and what runs on the host.
-                Object::Resource(_) | Object::Functions(_) | Object::HostRoot(_) | Object::HostIds => {}
+                Object::Resource(_)
+                | Object::Functions(_)
+                | Object::HostRoot(_)
+                | Object::HostIds
+                | Object::Packages(..) => {}
             }
         }
         out
@@ -216,6 +227,17 @@ fn rpc_callers(matrix: Matrix<'_>, callee: ServiceId) -> String {
         (matrix.model.subject_name(row.subject).to_owned(), granted)
     });
     serde_json::Value::Object(callers.collect()).to_string()
+}
+
+/// The sandboxes that a service may use, and what of their limits is its own to hold, as the Python package reads it.
+fn usable(model: &Model, sandboxes: &[SandboxId]) -> String {
+    let each = sandboxes.iter().map(|id| {
+        let of = &model.sandboxes[*id];
+        let output = of.limits.output.map(|bytes| ("output".to_owned(), bytes.into()));
+        let held: serde_json::Map<String, serde_json::Value> = output.into_iter().collect();
+        (of.name.clone(), serde_json::Value::Object(held))
+    });
+    serde_json::Value::Object(each.collect()).to_string()
 }
 
 /// A default ACL decides in place of the umask, but not for sockets: bind(2) takes the umask off first. So what a
@@ -313,6 +335,7 @@ fn environment(
     matrix: Matrix<'_>,
     id: ServiceId,
     identity: &Identity,
+    uses: &Uses,
     template: Option<&Template>,
 ) -> BTreeMap<String, String> {
     let (model, service) = (matrix.model, &matrix.model.services[id]);
@@ -338,7 +361,10 @@ fn environment(
             u8::from(service.rpc_tracebacks).to_string(),
         );
     }
-    if called || !matrix.calls_by(Subject::Service(id)).is_empty() {
+    if !uses.sandboxes.is_empty() {
+        out.insert("PYSECURE_SANDBOXES".to_owned(), usable(model, &uses.sandboxes));
+    }
+    if called || !uses.sandboxes.is_empty() || !matrix.calls_by(Subject::Service(id)).is_empty() {
         show_packages(&mut out);
     }
     out

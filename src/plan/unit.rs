@@ -78,6 +78,9 @@ pub struct Unit {
     pub dynamic_uid: Option<u32>,
     /// Services that this one may call.
     pub callees: Vec<String>,
+    /// Sandboxes that it may have code run in.
+    #[serde(default)]
+    pub sandboxes: Vec<String>,
     /// What the spec does not hold: it is the supervisor's to carry out.
     pub life: Life,
     pub limits: Limits,
@@ -109,6 +112,7 @@ impl Unit {
             callers: Vec::new(),
             dynamic_uid: None,
             callees: Vec::new(),
+            sandboxes: Vec::new(),
             life: Life::default(),
             limits: Limits::default(),
             logs: Logs::default(),

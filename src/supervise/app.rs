@@ -14,6 +14,7 @@ use super::net::sockets::{self, Sockets};
 use super::overlaps::OverlapWatch;
 use super::process::Process;
 use super::protocol::{Progress, Reply};
+use super::sandboxes::Sandboxes;
 use super::stats::events::{self, Event, Kind};
 use super::stats::figures::Figures;
 use super::{capabilities, systemd};
@@ -113,6 +114,7 @@ pub struct App {
     pub(super) sinks: BTreeMap<WatchId, Sink>,
     pub(super) sockets: Sockets,
     pub(super) relays: Relays,
+    pub(super) sandboxes: Sandboxes,
     pub(super) overlaps: OverlapWatch,
     pub(super) networks: Networks,
     pub(super) mending: Option<Mending>,
@@ -186,6 +188,7 @@ impl App {
         };
         let null = File::options().read(true).write(true).open("/dev/null");
         let now = Instant::now();
+        let sandboxes = Sandboxes::new(std::mem::take(&mut plan.sandboxes), now);
         let mut app = App {
             null: null.map_err(system("open /dev/null"))?,
             plan,
@@ -210,6 +213,7 @@ impl App {
             overlaps,
             networks,
             relays: Relays::default(),
+            sandboxes,
             mending: None,
             outputs,
             claim: None,
@@ -241,6 +245,7 @@ impl App {
 
     /// Starts all services and stays until the app is stopped.
     pub fn run(mut self) -> Result<Outcome, SuperviseError> {
+        self.start_sandboxes(Instant::now());
         self.feed(Input::Up);
         while !self.machine.finished(self.attached) {
             let (effects, more) = self.machine.turn(Instant::now());
@@ -284,7 +289,8 @@ impl App {
     }
 
     fn next_deadline(&self) -> Option<Duration> {
-        let all = [self.machine.next_deadline(), self.manager.next(), self.deaf];
+        let sandboxes = self.sandboxes.next().filter(|_| !self.machine.is_stopping());
+        let all = [self.machine.next_deadline(), self.manager.next(), self.deaf, sandboxes];
         let next = all.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -358,6 +364,7 @@ impl App {
             self.feed(fired);
         }
         self.manager.tick(asked);
+        self.start_sandboxes(asked);
         if self.deaf.is_some_and(|until| until <= asked) {
             self.listen_again();
         }
@@ -415,7 +422,7 @@ impl App {
                     self.over(id, status.as_raw());
                 }
                 Some(Child::Probe(id)) => self.answered(id, pid, status.exit_status()),
-                None => {}
+                None => self.sandbox_over(pid, status.as_raw()),
             }
         }
     }
@@ -645,6 +652,7 @@ impl App {
     fn clean_up(&mut self) {
         // Whoever is told that all is over may start anew at once.
         self.sockets.clear();
+        self.sandboxes.close();
         self.relays.close();
         self.networks.close();
         self.launcher.release_limits();
@@ -725,7 +733,7 @@ fn watch_folder(watch: &Inotify, dirs: &Dirs) -> bool {
 }
 
 /// What an app has in its runtime directory, beside its sockets.
-const RUNTIME_FOLDERS: [&str; 3] = ["services", "rpc", "notify"];
+const RUNTIME_FOLDERS: [&str; 4] = ["services", "rpc", "notify", "sandbox"];
 
 /// Clears away what a killed supervisor left, and makes the folders that the app needs.
 fn clear_stale(dirs: &Dirs) -> Result<(), SuperviseError> {
@@ -759,7 +767,12 @@ pub fn enough_descriptors(services: &[plan::Unit]) -> Result<u64, SuperviseError
     let relay = |s: &plan::Unit| if s.listen.is_empty() { 0 } else { 5 };
     let each = |s: &plan::Unit| {
         // One for what is said of a probe's answer.
-        6 + s.listen.len() + relay(s) + s.publish.len() + s.callers.len() + usize::from(s.notifies())
+        6 + s.listen.len()
+            + relay(s)
+            + s.publish.len()
+            + s.callers.len()
+            + s.sandboxes.len()
+            + usize::from(s.notifies())
     };
     let needed = services.iter().map(each).sum::<usize>() as u64 + SPARE_DESCRIPTORS;
     if needed > hard {

@@ -17,7 +17,9 @@ mod machine;
 pub mod mending;
 mod net;
 mod overlaps;
+mod pools;
 mod process;
+mod sandboxes;
 mod stats;
 mod systemd;
 

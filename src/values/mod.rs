@@ -4,6 +4,7 @@
 //! [`crate::model`]'s. What serialises does so in the manifest's own words.
 
 mod callable;
+mod isolation;
 mod life;
 mod logs;
 mod network;
@@ -15,6 +16,7 @@ mod root;
 mod signal;
 
 pub use callable::Callable;
+pub use isolation::Isolation;
 pub use life::{Condition, Restart, ServiceType, Start};
 pub use logs::{MOST_LOG_FILES, Sink};
 pub use network::Network;

@@ -32,6 +32,7 @@ __all__ = [
     "PySecureBundle",
     "PySecureConfig",
     "PySecureResource",
+    "PySecureSandbox",
     "PySecureService",
     "PySecureSharedBundle",
 ]
@@ -145,6 +146,27 @@ class PySecureService:
         self._made = _place()
 
 
+class PySecureSandbox:
+    """Where services have code run that they do not trust. Each run has a user of its own, and none of the services' rights.
+
+    `used_by`: the services that may have code run in it. `userdirs`: the resource below which the directory of each run lies.
+    Other keyword arguments are keys of the manifest's `[sandboxes.NAME]`, such as `limits={"wall": "5s"}` or `preload=["numpy"]`.
+    """
+
+    def __init__(
+        self,
+        sandbox_name: str,
+        used_by: Iterable[PySecureService | str] = (),
+        userdirs: PySecureResource | None = None,
+        **more: Any,
+    ) -> None:
+        self.sandbox_name = sandbox_name
+        self.used_by: list[PySecureService | str] = list(used_by)
+        self.userdirs = userdirs
+        self.more = more
+        self._made = _place()
+
+
 class PySecureConfig:
     """The configuration of an application: a manifest in the making.
 
@@ -176,6 +198,7 @@ class PySecureConfig:
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
+        self.sandboxes: list[PySecureSandbox] = []
         file = sys._getframe(1).f_globals.get("__file__")
         #: The folder of the file that made this object. Relative paths begin there.
         self.folder: str = os.path.dirname(os.path.abspath(file)) if file else os.getcwd()
@@ -192,6 +215,10 @@ class PySecureConfig:
     def register_services(self, services: Iterable[PySecureService]) -> None:
         """Adds services."""
         _extend(self.services, services)
+
+    def register_sandboxes(self, sandboxes: Iterable[PySecureSandbox]) -> None:
+        """Adds sandboxes."""
+        _extend(self.sandboxes, sandboxes)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain values, with all that services and bundles refer to, registered or not."""
@@ -245,6 +272,12 @@ class PySecureConfig:
                 table["environment"] = environment
             table.update(service.more)
             manifest["services"][service.service_name] = table
+        if self.sandboxes:
+            manifest["sandboxes"] = {}
+        for sandbox in self.sandboxes:
+            if sandbox.sandbox_name in manifest["sandboxes"]:
+                raise ValueError(f"two sandboxes are named {sandbox.sandbox_name!r}")
+            manifest["sandboxes"][sandbox.sandbox_name] = _sandbox(sandbox, resource_names)
         rules = {"never": self.never, "always": self.always}
         if any(rules.values()):
             manifest["assert"] = {key: said for key, said in rules.items() if said}
@@ -267,6 +300,7 @@ class PySecureConfig:
             **{f"resources.{resource_names[id(r)]}": r._made for r in resources},
             **{f"bundles.{bundle_names[id(b)]}": b._made for b in bundles},
             **{f"services.{s.service_name}": s._made for s in self.services},
+            **{f"sandboxes.{s.sandbox_name}": s._made for s in self.sandboxes},
         }
 
     def _parts(self) -> tuple[list[PySecureResource], list[PySecureBundle]]:
@@ -276,6 +310,8 @@ class PySecureConfig:
             _extend(resources, service.owner_resources)
         for bundle in bundles:
             _extend(resources, bundle.resources)
+        for sandbox in self.sandboxes:
+            _extend(resources, [sandbox.userdirs] if sandbox.userdirs is not None else [])
         return resources, bundles
 
     def _code(self, resources: list[PySecureResource]) -> dict[str, str]:
@@ -495,6 +531,16 @@ def _bundle(bundle: PySecureBundle, names: Mapping[int, str]) -> dict[str, Any]:
     table: dict[str, Any] = {"resources": [names[id(r)] for r in bundle.resources]}
     if bundle.used_by_dynamic_svc:
         table["used_by_dynamic_svc"] = True
+    return table
+
+
+def _sandbox(sandbox: PySecureSandbox, names: Mapping[int, str]) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "used_by": [user if isinstance(user, str) else user.service_name for user in sandbox.used_by]
+    }
+    if sandbox.userdirs is not None:
+        table["userdirs"] = names[id(sandbox.userdirs)]
+    table.update(sandbox.more)
     return table
 
 

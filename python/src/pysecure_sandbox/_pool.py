@@ -37,17 +37,28 @@ def program() -> str:
     return found
 
 
+def usable() -> dict[str, dict[str, Any]]:
+    """The manifest's sandboxes that this service may use, and what of their limits is this package's to hold.
+
+    The folder does not tell: a service may pass it, and not list it.
+    """
+    try:
+        found = json.loads(os.environ.get("PYSECURE_SANDBOXES") or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+
 def granted(name: str | None) -> str | None:
     """The socket of a manifest's sandbox, if this is a service that may use it. Without a name: the only one."""
+    names = sorted(usable())
     if name is not None:
         if not name or "/" in name or name.startswith("."):
             raise ValueError(f"{name!r} cannot be the name of a sandbox")
+        if names and name not in names:
+            raise SandboxError(f"this service may not use the sandbox {name!r}, but {', '.join(names)}: see its `used_by`")
         path = os.path.join(FOLDER, name + ".sock")
         return path if os.path.exists(path) else None
-    try:
-        names = sorted(each[: -len(".sock")] for each in os.listdir(FOLDER) if each.endswith(".sock"))
-    except OSError:
-        return None
     if len(names) > 1:
         raise SandboxError(f"this service may use several sandboxes, so say which: name= {' or '.join(names)}")
     return os.path.join(FOLDER, names[0] + ".sock") if names else None

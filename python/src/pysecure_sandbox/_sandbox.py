@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Union
 
 from . import _userdir
 from ._errors import Closed
-from ._pool import Pool, granted
+from ._pool import Pool, granted, usable
 from ._run import Channels, Run
 
 if TYPE_CHECKING:
@@ -151,8 +151,9 @@ class Sandbox:
     def __init__(self, name: str | None = None, **profile: Unpack[Profile]) -> None:
         _check(profile, _PROFILE, "a sandbox")
         self.name = name
-        self._output = size(profile.get("output", OUTPUT))
         path = granted(name) if name is not None else None
+        manifest = usable().get(name or "", {}) if path is not None else {}
+        self._output = size(profile.get("output", manifest.get("output", OUTPUT)))
         self._pool = Pool(path, {} if path is not None else _profile(name, profile))
         self._spare: deque[Channels] = deque()
         self._spare_api: deque[tuple[Any, Any]] = deque()

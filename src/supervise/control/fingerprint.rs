@@ -136,6 +136,20 @@ pub fn of_storage(storage: &[plan::Storage]) -> Fingerprint {
     of(&[&text(&storage)])
 }
 
+/// The fingerprint of a planned sandbox and of the template of its root.
+pub fn of_sandbox(sandbox: &plan::Sandbox, template: Option<&Template>) -> Fingerprint {
+    of(&[&text(sandbox), &template.map(text).unwrap_or_default()])
+}
+
+/// The same, beside those of services: all of it takes a start anew.
+pub fn beside_services(sandbox: Fingerprint) -> Fingerprints {
+    Fingerprints {
+        process: sandbox,
+        policy: of(&[]),
+        source: None,
+    }
+}
+
 fn policy(of_service: Value, default: &Value) -> Fingerprint {
     of(&[&without_defaults(of_service, default).to_string()])
 }

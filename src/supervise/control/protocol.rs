@@ -26,7 +26,8 @@ use std::collections::BTreeMap;
 ///
 /// - 0: as it was before there were versions.
 /// - 1: `hello`; fingerprints in `ps` and `apply` are SHA-256.
-pub const VERSION: u32 = 1;
+/// - 2: sandboxes in `ps` and `apply`.
+pub const VERSION: u32 = 2;
 /// The lowest version of the other side's that this pysecure understands.
 pub const MINIMUM: u32 = 0;
 
@@ -130,6 +131,7 @@ impl Request {
     /// The version that it came with.
     pub fn since(&self) -> u32 {
         match self {
+            Request::Apply(apply) if !apply.sandboxes.is_empty() => 2,
             Request::Hello(_) | Request::Apply(_) => 1,
             _ => 0,
         }
@@ -144,6 +146,9 @@ pub struct Apply {
     pub order: Vec<String>,
     /// Those that are new or different.
     pub services: Vec<plan::Unit>,
+    /// All sandboxes. A supervisor of version 1 knows none, and is sent none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandboxes: Vec<plan::Sandbox>,
     pub templates: BTreeMap<String, plan::template::Template>,
     /// What the services could meet on disk.
     #[serde(rename = "places")]
@@ -187,6 +192,26 @@ pub struct AppStatus {
     #[serde(default)]
     pub going_down: bool,
     pub services: Vec<ServiceStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sandboxes: Vec<SandboxStatus>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    pub sandbox: String,
+    /// `running` or `restarting`.
+    pub state: String,
+    /// The process that makes its runs, as the host counts.
+    pub pid: Option<u32>,
+    /// Services that may use it.
+    pub used_by: Vec<String>,
+    /// Seconds since it came to this state.
+    pub seconds: u64,
+    pub restarts: u32,
+    pub error: Option<String>,
+    /// What it was planned to be, in short.
+    #[serde(default)]
+    pub fingerprint: Option<Fingerprint>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -61,7 +61,9 @@ impl App {
         let planned = planned.into_iter().map(|unit| self.planned(unit, &old, &new));
         let planned: Vec<Planned> = planned.collect();
         self.keep_specs(&planned);
+        let sandboxes = self.sandbox_fingerprints();
         self.plan.templates = apply.templates;
+        self.apply_sandboxes(apply.sandboxes, &sandboxes);
         self.resources = apply.resources;
         if let Err(error) = self.watch_shared(apply.shared) {
             tracing::warn!(%error, "shared folders are not watched");

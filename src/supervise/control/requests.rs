@@ -276,6 +276,7 @@ impl App {
             resources: Some(self.resources.clone()),
             going_down: self.machine.is_stopping(),
             services: services.collect(),
+            sandboxes: self.sandboxes.status(&self.plan, now),
         }
     }
 

@@ -1,5 +1,6 @@
-//! Listening sockets that the supervisor makes: those of `listen` addresses, whose connections services get, and one for
-//! each pair of caller and callee, which is handed to the callee. They outlast the services, so a restart loses no connection.
+//! Listening sockets that the supervisor makes: those of `listen` addresses, whose connections services get, one for each pair
+//! of caller and callee, which is handed to the callee, and one for each service that may use a sandbox. They outlast the
+//! services, so a restart loses no connection.
 //!
 //! A socket that a service was handed is nothing that the next start of it can rely on: it may have been given away, or be
 //! shut down for good. So those of a callee are made anew when it has ended ([`Sockets::renew`]).
@@ -28,6 +29,7 @@ const MOST_LOOKS: usize = 50_000;
 enum Key {
     Listen(SocketAddr),
     Pair { callee: String, caller: String },
+    Sandbox { sandbox: String, user: String },
 }
 
 /// Who waits to be accepted, by caller.
@@ -88,9 +90,11 @@ impl Sockets {
                 };
                 wanted.insert(pair(&service.name, caller), owner);
             }
-            if !service.callees.is_empty() {
-                make_passable(&dirs.rpc(&service.name))?;
+            for sandbox in &service.sandboxes {
+                let (uid, gid) = ids(&service.identity);
+                wanted.insert(of_sandbox(sandbox, &service.name), Owner::Service(uid, gid));
             }
+            shown(dirs, service)?;
         }
         let mut fresh: Vec<(Key, OwnedFd)> = Vec::new();
         let mut handed = Vec::new();
@@ -103,6 +107,7 @@ impl Sockets {
                 }
                 (Key::Listen(address), _) => listener(*address),
                 (Key::Pair { callee, caller }, owner) => bind_pair(dirs, caller, callee, *owner),
+                (Key::Sandbox { sandbox, user }, owner) => bind_file(&dirs.sandboxes(user), sandbox, *owner),
             };
             match socket {
                 Ok(socket) => fresh.push((key.clone(), socket)),
@@ -124,7 +129,7 @@ impl Sockets {
             if !stays {
                 close(&self.managed, key, socket);
             }
-            if let Key::Pair { .. } = key
+            if let Key::Pair { .. } | Key::Sandbox { .. } = key
                 && !stays
             {
                 abandon(socket);
@@ -239,6 +244,13 @@ impl Sockets {
         self.inherited.clear();
     }
 
+    /// Those by which services ask for runs in a sandbox.
+    pub(in crate::supervise) fn of_sandbox(&self, name: &str) -> Vec<BorrowedFd<'_>> {
+        let is_of = |key: &Key| matches!(key, Key::Sandbox { sandbox, .. } if sandbox == name);
+        let held = self.held.iter().filter(|(key, _)| is_of(key));
+        held.map(|(_, socket)| socket.as_fd()).collect()
+    }
+
     /// Those of the host's addresses that a service listens on.
     pub(in crate::supervise) fn listening(&self, service: &plan::Unit) -> Vec<BorrowedFd<'_>> {
         let held = |address| Some(self.held.get(&Key::Listen(address))?.as_fd());
@@ -347,6 +359,13 @@ fn pair(callee: &str, caller: &str) -> Key {
     }
 }
 
+fn of_sandbox(sandbox: &str, user: &str) -> Key {
+    Key::Sandbox {
+        sandbox: sandbox.to_owned(),
+        user: user.to_owned(),
+    }
+}
+
 fn listener(address: SocketAddr) -> Result<OwnedFd, PlanError> {
     tcp(address).map_err(|e| PlanError::io("listen on", address.to_string(), explain(e)))
 }
@@ -387,11 +406,20 @@ pub(in crate::supervise) fn explain(error: std::io::Error) -> Reason {
 
 /// The folders that a service's spec mounts, in which its sockets come to lie.
 pub fn folders(dirs: &Dirs, service: &plan::Unit) -> Result<(), PlanError> {
+    shown(dirs, service)?;
+    if service.notifies() {
+        make_passable(&dirs.notify(&service.name))?;
+    }
+    Ok(())
+}
+
+/// The folders of a service in which it finds sockets to connect to.
+fn shown(dirs: &Dirs, service: &plan::Unit) -> Result<(), PlanError> {
     if !service.callees.is_empty() {
         make_passable(&dirs.rpc(&service.name))?;
     }
-    if service.notifies() {
-        make_passable(&dirs.notify(&service.name))?;
+    if !service.sandboxes.is_empty() {
+        make_passable(&dirs.sandboxes(&service.name))?;
     }
     Ok(())
 }
@@ -415,28 +443,35 @@ fn folder(dirs: &Dirs, caller: &str) -> PathBuf {
     }
 }
 
-/// Takes away the file by which a caller finds a socket.
+/// Takes away the file by which a service finds a socket.
 fn unlink(dirs: &Dirs, key: &Key) {
-    if let Key::Pair { callee, caller } = key {
-        let _ = std::fs::remove_file(folder(dirs, caller).join(format!("{callee}.sock")));
-    }
+    let (folder, name) = match key {
+        Key::Listen(_) => return,
+        Key::Pair { callee, caller } => (folder(dirs, caller), callee),
+        Key::Sandbox { sandbox, user } => (dirs.sandboxes(user), sandbox),
+    };
+    let _ = std::fs::remove_file(folder.join(format!("{name}.sock")));
 }
 
 fn bind_pair(dirs: &Dirs, caller: &str, callee: &str, owner: Owner) -> Result<OwnedFd, PlanError> {
-    let folder = folder(dirs, caller);
+    bind_file(&folder(dirs, caller), callee, owner)
+}
+
+/// A listening socket `NAME.sock` in a folder that one service sees.
+fn bind_file(folder: &Path, name: &str, owner: Owner) -> Result<OwnedFd, PlanError> {
     match owner {
-        Owner::Operator | Owner::Nobody => make_private(&folder)?,
-        Owner::Service(..) => make_passable(&folder)?,
+        Owner::Operator | Owner::Nobody => make_private(folder)?,
+        Owner::Service(..) => make_passable(folder)?,
         Owner::Dynamic(_) => {
             if let Some(above) = folder.parent() {
                 make_passable(above)?;
             }
-            make_passable(&folder)?;
+            make_passable(folder)?;
         }
     }
-    let path = folder.join(format!("{callee}.sock"));
+    let path = folder.join(format!("{name}.sock"));
     // Under a name that no service can have, until somebody can connect: there is always one at its place.
-    let fresh = folder.join(format!(".{callee}.new"));
+    let fresh = folder.join(format!(".{name}.new"));
     let made = (|| {
         let socket = bind_unix(&fresh, SocketType::SEQPACKET)?;
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
