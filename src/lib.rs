@@ -29,6 +29,7 @@ pub mod plain;
 pub mod plan;
 pub mod python;
 pub mod rpc;
+pub mod sandbox;
 pub mod storage;
 pub mod supervise;
 pub mod sys;

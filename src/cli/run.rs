@@ -88,7 +88,7 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
             }
         }
         match running.report().map_err(std::io::Error::from)? {
-            Report::Started | Report::Held => {}
+            Report::Started | Report::Held | Report::Joinable(_) | Report::Attached => {}
             Report::Terminal(master) => relay = Some(start_relay(master)?),
             Report::Exited(status) => {
                 if let Some(relay) = &relay {

@@ -5,7 +5,10 @@
 use super::error::CompileError;
 use crate::bundle::{Bundle, RootEntry};
 use crate::plan::Confinement;
-use oci_spec::runtime::{LinuxSeccomp, LinuxSyscall, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec};
+use oci_spec::runtime::{
+    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, LinuxSyscallBuilder, Mount, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Spec,
+};
 use std::path::Path;
 
 /// How many seconds a configuration may compute: twice as long as it is waited for, so that this is the end of what
@@ -17,6 +20,71 @@ const CONFIGURATION_DEVICES: [&str; 2] = ["null", "urandom"];
 /// Whatever makes a process or a thread, so that what one may use is all that it can use.
 const MAKES_PROCESSES: [&str; 4] = ["fork", "vfork", "clone", "clone3"];
 
+/// What services have and neither an interpreter nor a compiler needs: other ids and rights, further filters, System V's and POSIX'
+/// queues, memory policies, and what has had more than its share of the kernel's faults.
+const NOT_FOR_SANDBOXES: [&str; 60] = [
+    "add_key",
+    "capset",
+    "chroot",
+    "fanotify_init",
+    "fanotify_mark",
+    "futex_requeue",
+    "io_cancel",
+    "io_destroy",
+    "io_getevents",
+    "io_pgetevents",
+    "io_setup",
+    "io_submit",
+    "ioprio_set",
+    "landlock_add_rule",
+    "landlock_create_ruleset",
+    "landlock_restrict_self",
+    "mbind",
+    "migrate_pages",
+    "mknod",
+    "mknodat",
+    "mlock",
+    "mlock2",
+    "mlockall",
+    "move_pages",
+    "mq_getsetattr",
+    "mq_notify",
+    "mq_open",
+    "mq_timedreceive",
+    "mq_timedsend",
+    "mq_unlink",
+    "msgctl",
+    "msgget",
+    "msgrcv",
+    "msgsnd",
+    "name_to_handle_at",
+    "process_madvise",
+    "process_mrelease",
+    "remap_file_pages",
+    "request_key",
+    "seccomp",
+    "semctl",
+    "semget",
+    "semop",
+    "semtimedop",
+    "set_mempolicy",
+    "set_mempolicy_home_node",
+    "setfsgid",
+    "setfsuid",
+    "setgid",
+    "setgroups",
+    "setregid",
+    "setresgid",
+    "setresuid",
+    "setreuid",
+    "setuid",
+    "shmat",
+    "shmctl",
+    "shmdt",
+    "shmget",
+    "vmsplice",
+];
+
 /// Takes from a bundle what its profile does not have.
 pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), CompileError> {
     match profile {
@@ -27,9 +95,43 @@ pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), Com
             process
                 .ok_or(CompileError::Unconfined("limits"))?
                 .set_rlimits(Some(limits()?));
-            no_other_process(&mut bundle.spec)
+            without_calls(&mut bundle.spec, &MAKES_PROCESSES)
+        }
+        Confinement::Sandbox => without_calls(&mut bundle.spec, &NOT_FOR_SANDBOXES),
+        Confinement::WarmInterpreter => {
+            among_its_pool(&mut bundle.spec)?;
+            joins_namespaces(&mut bundle.spec)
         }
     }
+}
+
+/// A warm interpreter stays in the namespaces in which its pool makes sandboxes: into a PID namespace goes only who is in one around
+/// it, and into a user namespace only who is in the one around it; setns(2).
+fn among_its_pool(spec: &mut Spec) -> Result<(), CompileError> {
+    let linux = spec.linux_mut().as_mut();
+    let linux = linux.ok_or(CompileError::Unconfined("namespaces"))?;
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    let shared = [LinuxNamespaceType::User, LinuxNamespaceType::Pid];
+    namespaces.retain(|n| !shared.contains(&n.typ()));
+    linux.set_namespaces(Some(namespaces));
+    linux.set_uid_mappings(None);
+    linux.set_gid_mappings(None);
+    Ok(())
+}
+
+/// setns(2), which it has no right to but in namespaces that belong to its own id.
+fn joins_namespaces(spec: &mut Spec) -> Result<(), CompileError> {
+    let filter = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
+    let filter = filter.ok_or(CompileError::Unconfined("a filter of system calls"))?;
+    let call = LinuxSyscallBuilder::default()
+        .names(vec!["setns".to_owned()])
+        .action(LinuxSeccompAction::ScmpActAllow)
+        .build()
+        .map_err(|_| CompileError::Unconfined("setns"))?;
+    let mut rules = filter.syscalls().clone().unwrap_or_default();
+    rules.push(call);
+    filter.set_syscalls(Some(rules));
+    Ok(())
 }
 
 /// Neither /tmp nor /dev, of which two devices are left.
@@ -55,7 +157,8 @@ fn nowhere_to_write(bundle: &mut Bundle) {
     bundle.spec.set_mounts(Some(mounts));
 }
 
-fn no_other_process(spec: &mut Spec) -> Result<(), CompileError> {
+/// Takes these calls out of the filter, so that they are refused.
+fn without_calls(spec: &mut Spec, calls: &[&str]) -> Result<(), CompileError> {
     let linux = spec
         .linux_mut()
         .as_mut()
@@ -63,7 +166,7 @@ fn no_other_process(spec: &mut Spec) -> Result<(), CompileError> {
     let filter = linux.seccomp().clone();
     let mut filter: LinuxSeccomp = filter.ok_or(CompileError::Unconfined("a filter of system calls"))?;
     let without = |mut rule: LinuxSyscall| {
-        let names = rule.names().iter().filter(|n| !MAKES_PROCESSES.contains(&n.as_str()));
+        let names = rule.names().iter().filter(|n| !calls.contains(&n.as_str()));
         let names: Vec<String> = names.cloned().collect();
         rule.set_names(names.clone());
         (!names.is_empty()).then_some(rule)

@@ -23,4 +23,5 @@ mod writable;
 pub use confine::CONFIGURATION_CPU_SECONDS;
 pub use error::CompileError;
 pub use limits::{resources, rlimits};
+pub use mounts::swapped;
 pub use spec::{compile, effects, seccomp};

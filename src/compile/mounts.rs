@@ -145,7 +145,7 @@ fn resource(planned: &PlannedMount) -> Mount {
 
 /// A mount's map that shows each of two ids as the other, and every other one as itself: whoever makes a file has an
 /// id that is mapped (EOVERFLOW else), and files of third parties stay what their modes say.
-fn swapped(one: u32, other: u32) -> Vec<LinuxIdMapping> {
+pub fn swapped(one: u32, other: u32) -> Vec<LinuxIdMapping> {
     let (low, high) = (one.min(other), one.max(other));
     if low == high {
         return vec![range(0, 0, u32::MAX)];

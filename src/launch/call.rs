@@ -3,6 +3,18 @@
 use super::{LaunchError, Launcher, Request, Running};
 use crate::bundle::Bundle;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// Whose the process is that PID 1 looks after.
+#[derive(Clone, Copy, Debug)]
+pub enum Program<'a> {
+    /// What the spec's `process` says is executed.
+    OfSpec,
+    /// The same, but without Landlock rules: copies of this program are to live among other mounts, and confine themselves.
+    Forking,
+    /// One that joins from outside. Until [`Running::go`] PID 1 attaches what [`Running::attach`] sends it, at this path.
+    Joining(&'a Path),
+}
 
 /// What a unit is given that no bundle can hold.
 pub struct Descriptors<'a> {
@@ -18,6 +30,9 @@ pub struct Descriptors<'a> {
     /// When all is there but the program, wait: for a [`companion`](super::companion) to do its part, or for
     /// [`Running::go`].
     pub hold: bool,
+    pub program: Program<'a>,
+    /// Whose the new user namespace is to be, if not this process's: an id without rights, which may then join it.
+    pub owner: Option<u32>,
 }
 
 impl<'a> Descriptors<'a> {
@@ -29,6 +44,8 @@ impl<'a> Descriptors<'a> {
             terminal: false,
             network: None,
             hold: false,
+            program: Program::OfSpec,
+            owner: None,
         }
     }
 }
@@ -45,6 +62,8 @@ impl Launcher {
             terminal: with.terminal,
             network: with.network,
             hold: with.hold,
+            program: with.program,
+            owner: with.owner,
         })
     }
 }

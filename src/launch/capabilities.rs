@@ -76,3 +76,17 @@ mod tests {
         }
     }
 }
+
+/// Does something with another effective user id, and with the capabilities that this process has: what is made belongs to that id.
+/// In a copy of this process that `what` makes, too, the ids are what they were.
+pub(super) fn as_effective_user<T>(id: u32, what: impl FnOnce() -> T) -> Result<T, Errno> {
+    let real = rustix::process::getuid();
+    let become_effective = |id| rustix::thread::set_thread_res_uid(real, id, real);
+    let sets = rustix::thread::capabilities(None)?;
+    // The change takes the capabilities out of effect, though it keeps them permitted.
+    let restored = become_effective(rustix::process::Uid::from_raw(id))
+        .and_then(|()| rustix::thread::set_capabilities(None, sets))
+        .map(|()| what());
+    become_effective(real)?;
+    restored
+}

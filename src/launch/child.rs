@@ -43,7 +43,16 @@ pub(super) mod report {
     pub(crate) const TERMINAL: u32 = 4;
     /// All is there but the program.
     pub(crate) const HELD: u32 = 5;
+    /// A process may join; the Landlock rules that it is to apply to itself come with the message, where there are any.
+    pub(crate) const JOINABLE: u32 = 7;
+    /// What came with the last message is attached.
+    pub(crate) const ATTACHED: u32 = 8;
 }
+
+/// What a launcher says to PID 1: go on.
+pub(super) const GO: u8 = b'!';
+/// Attach the tree that comes with this.
+pub(super) const ATTACH: u8 = b'+';
 
 /// All that PID 1 works on.
 pub(super) struct Init {
@@ -55,6 +64,8 @@ pub(super) struct Init {
     pub launcher: RawFd,
     /// The id that PID 1 keeps, if id 0 is the service's own.
     pub keep: Option<(u32, u32)>,
+    /// Does the process that it looks after join from outside?
+    pub joined: bool,
     /// For the service's process up to its execve(2).
     pub stack: sys::Stack,
     pub page: usize,
@@ -85,7 +96,7 @@ fn live(init: &Init) -> ! {
     let _ = rustix::process::setsid();
     let mut terminal = None;
     for (number, step) in init.steps.iter().enumerate() {
-        if matches!(step, Step::Hold) {
+        if matches!(step, Step::Hold | Step::Admit { .. }) {
             // It may be for long, and what else is open here is what other services' lives hang on.
             let kept = || {
                 init.exec
@@ -100,23 +111,21 @@ fn live(init: &Init) -> ! {
                 fail(report, Stage::Descriptors, errno);
             }
         }
-        match carry_out(step, report) {
+        let done = match step {
+            Step::Admit { place } => admit(&init.exec, place, report).map(|()| None),
+            other => carry_out(other, report),
+        };
+        match done {
             Ok(None) => {}
             Ok(Some(slave)) => terminal = Some(slave),
             Err(errno) => fail_step(report, number, errno),
         }
     }
-    let mut started = Started {
-        exec: &init.exec,
-        terminal: terminal.as_ref().map(|t| t.as_fd()),
-        failed: None,
-    };
-    // SAFETY: the stack is the child's alone; `serve` never returns and writes to `started` only.
-    let spawned = unsafe { sys::vfork(init.stack.top(), serve, (&raw mut started).cast()) };
-    let main = match (spawned, std::hint::black_box(&started).failed) {
-        (Err(errno), _) => fail(report, Stage::Spawn, errno),
-        (Ok(_), Some((stage, errno))) => fail(report, stage, errno),
-        (Ok(pid), None) => pid,
+    // Signals for a process that joined go to all.
+    let main = if init.joined {
+        -1
+    } else {
+        spawn(init, terminal.as_ref().map(|t| t.as_fd()), report)
     };
     drop(terminal);
     // SAFETY: nothing here uses what 0 was, and it is open from now on until this process ends.
@@ -143,6 +152,44 @@ fn live(init: &Init) -> ! {
         exit(125);
     }
     wait_for(main, report)
+}
+
+/// Makes the service's process, which has executed its program when this returns.
+fn spawn(init: &Init, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> i32 {
+    let mut started = Started {
+        exec: &init.exec,
+        terminal,
+        failed: None,
+    };
+    // SAFETY: the stack is the child's alone; `serve` never returns and writes to `started` only.
+    let spawned = unsafe { sys::vfork(init.stack.top(), serve, (&raw mut started).cast()) };
+    match (spawned, std::hint::black_box(&started).failed) {
+        (Err(errno), _) => fail(report, Stage::Spawn, errno),
+        (Ok(_), Some((stage, errno))) => fail(report, stage, errno),
+        (Ok(pid), None) => pid,
+    }
+}
+
+/// Lets a process join, and attaches what is sent, until told to go on.
+fn admit(exec: &ExecContext, place: &CStr, report: BorrowedFd<'_>) -> Result<()> {
+    match &exec.landlock {
+        Some(rules) => {
+            let ruleset = landlock::ruleset(rules)?;
+            sys::send_fd(report, &encode(report::JOINABLE, 0, 0), ruleset.as_fd())?;
+        }
+        None => say(report, report::JOINABLE, 0, 0),
+    }
+    loop {
+        let mut word = [0u8; 1];
+        let received = sys::receive_when_there(report, &mut word)?;
+        match (received.bytes, word[0], received.fd) {
+            (1, GO, None) => return Ok(()),
+            (1, ATTACH, Some(tree)) => attach(tree.as_fd(), place)?,
+            // The launcher is gone or gave up.
+            _ => exit(125),
+        }
+        say(report, report::ATTACHED, 0, 0);
+    }
 }
 
 /// Leaves PID 1 with the report socket as its one descriptor, 0, and with no right but to signal.
@@ -268,6 +315,8 @@ pub(super) fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<Ow
             say(report, report::HELD, 0, 0);
             await_go(report)?;
         }
+        // It wants more than a step has.
+        Step::Admit { .. } => return Err(Errno::INVAL),
         Step::Terminal { uid, gid } => return open_terminal(*uid, *gid, report).map(Some),
     }
     Ok(None)

@@ -11,7 +11,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What a service's process applies to itself.
 pub(super) struct Rules {
@@ -20,6 +20,9 @@ pub(super) struct Rules {
     size: usize,
     /// Path below the service's root, what may be done there if it is a directory, and if it is a file.
     paths: Vec<(CString, u64, u64)>,
+    /// All that any rule allows, for a directory and for a file.
+    any: u64,
+    any_file: u64,
 }
 
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
@@ -84,11 +87,30 @@ pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
         },
         size,
         paths,
+        any: ((read | write | AccessFs::Execute) & handled).bits(),
+        any_file: ((read | write | AccessFs::Execute) & handled & file_rights).bits(),
     })
+}
+
+impl Rules {
+    /// Allows to read, write and run what is mounted at this path later on. The rule is of the directory around it, in which
+    /// nothing else may lie: the kernel looks past a place that something is mounted on.
+    pub(super) fn allow_mount_at(&mut self, place: &std::path::Path) -> Result<(), super::LaunchError> {
+        let around = place.parent().filter(|around| around.parent().is_some());
+        let around = around.and_then(super::step::c_path);
+        let around = around.ok_or_else(|| super::LaunchError::Spec("mounts something at the top of the root".into()))?;
+        self.paths.push((around, self.any, self.any_file));
+        Ok(())
+    }
 }
 
 /// Restricts this process for good. Called between clone3(2) and execve(2), after no_new_privs.
 pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
+    sys::landlock_restrict(ruleset(rules)?.as_fd())
+}
+
+/// The rules as the kernel holds them, of what lies below this process's root. Async-signal-safe.
+pub(super) fn ruleset(rules: &Rules) -> Result<OwnedFd, Errno> {
     let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
     for (path, directory, file) in &rules.paths {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -106,7 +128,7 @@ pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
         };
         sys::landlock_allow(ruleset.as_fd(), place.as_fd(), access)?;
     }
-    sys::landlock_restrict(ruleset.as_fd())
+    Ok(ruleset)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ mod step;
 pub mod trace;
 mod writable;
 
-pub use call::Descriptors;
+pub use call::{Descriptors, Program};
 pub use error::LaunchError;
 pub use prepare::raise_limit;
 
@@ -68,6 +68,8 @@ struct Request<'a> {
     network: Option<BorrowedFd<'a>>,
     /// When all is there but the program, wait: for a [`companion`] to do its part, or for [`Running::go`].
     hold: bool,
+    program: Program<'a>,
+    owner: Option<u32>,
 }
 
 /// A service's PID 1, and the socket over which it reports. Dropping this closes the socket, at which PID 1
@@ -89,6 +91,10 @@ pub enum Report {
     /// All is there, and waits ([`Descriptors::hold`]).
     Held,
     Started,
+    /// A process may join ([`Program::Joining`]); the Landlock rules that it is to apply to itself, where there are any.
+    Joinable(Option<OwnedFd>),
+    /// What was sent to be attached is ([`Running::attach`]).
+    Attached,
     /// As waitpid(2) has it.
     Exited(i32),
     Failed(LaunchError),
@@ -148,11 +154,24 @@ impl Launcher {
             .ok_or_else(|| LaunchError::Spec("has no `linux` section".into()))?;
         let page = supported_page()?;
         let alone = single_threaded("a service")?;
-        let exec = prepare::exec_context(self, request.spec, request.stdio, request.sockets, request.terminal)?;
+        let mut exec = prepare::exec_context(self, request.spec, request.stdio, request.sockets, request.terminal)?;
+        let joined = match request.program {
+            Program::OfSpec => false,
+            Program::Forking => {
+                exec.landlock = None;
+                false
+            }
+            Program::Joining(place) => {
+                if let Some(rules) = &mut exec.landlock {
+                    rules.allow_mount_at(place)?;
+                }
+                true
+            }
+        };
         let group = self.group(request.spec)?;
         let mut idmaps = IdMaps::default();
         let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;
-        let born = Birth::of(linux, request.network, group.as_ref())?;
+        let born = Birth::of(linux, request, group.as_ref())?;
         for step in &steps {
             let (operation, object) = step.describe();
             tracing::trace!(operation, object, "step");
@@ -173,6 +192,7 @@ impl Launcher {
             launcher: ours.as_raw_fd(),
             keep: if root_inside { keeper(linux) } else { None },
             exec,
+            joined,
             stack: sys::Stack::new(EXEC_STACK).map_err(LaunchError::system("map", "a stack"))?,
             page,
         };
@@ -213,6 +233,32 @@ impl Launcher {
             .map_err(|unwritten| LaunchError::system("write", unwritten.object)(unwritten.errno))
     }
 
+    /// A tree of what `source` shows, attached nowhere, for [`Running::attach`]: with no device and no set-id program in it, and with
+    /// other ids where there is a map. `path` is what an error names, and `idmaps` keeps the map for the next.
+    pub fn detached(
+        &self,
+        source: BorrowedFd<'_>,
+        path: &std::path::Path,
+        map: Option<&(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+        idmaps: &mut IdMaps,
+    ) -> Result<OwnedFd, LaunchError> {
+        prepare::detached(source, path, map, idmaps)
+    }
+
+    /// A filter of system calls as seccomp(2) takes it, to be loaded by a process that joins: an array of `struct sock_filter`.
+    pub fn filter(&mut self, spec: &Spec) -> Result<Vec<u8>, LaunchError> {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let program = self.filters.program(profile)?;
+        Ok(program.map_or_else(Vec::new, |program| {
+            let bytes = |i: &libc::sock_filter| {
+                let [c0, c1] = i.code.to_ne_bytes();
+                let [k0, k1, k2, k3] = i.k.to_ne_bytes();
+                [c0, c1, i.jt, i.jf, k0, k1, k2, k3]
+            };
+            program.iter().flat_map(bytes).collect()
+        }))
+    }
+
     /// The cgroup that a spec's limits need, if there are any.
     fn group(&self, spec: &Spec) -> Result<Option<cgroup::Group>, LaunchError> {
         let Some(resources) = cgroup::of_spec(spec) else {
@@ -238,14 +284,13 @@ struct Birth<'a> {
     namespaces: u64,
     cgroup: Option<OwnedFd>,
     network: Option<BorrowedFd<'a>>,
+    /// Whose the user namespace is, if not this process's.
+    owner: Option<u32>,
 }
 
 impl<'a> Birth<'a> {
-    fn of(
-        linux: &Linux,
-        network: Option<BorrowedFd<'a>>,
-        group: Option<&cgroup::Group>,
-    ) -> Result<Birth<'a>, LaunchError> {
+    fn of(linux: &Linux, request: &Request<'a>, group: Option<&cgroup::Group>) -> Result<Birth<'a>, LaunchError> {
+        let network = request.network;
         let mut flags = 0;
         let mut joined = None;
         for namespace in linux.namespaces().iter().flatten() {
@@ -268,6 +313,7 @@ impl<'a> Birth<'a> {
             namespaces: flags,
             cgroup: group.map_or(Ok(None), |group| group.birthplace())?,
             network: joined,
+            owner: request.owner,
         })
     }
 
@@ -275,7 +321,12 @@ impl<'a> Birth<'a> {
     fn spawn(&self, alone: &SingleThreaded, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
         let cgroup = self.cgroup.as_ref().map(AsFd::as_fd);
         let Some(network) = self.network else {
-            return match sys::clone3_into(alone, self.namespaces, cgroup)? {
+            let clone = || sys::clone3_into(alone, self.namespaces, cgroup);
+            let born = match self.owner {
+                Some(id) => capabilities::as_effective_user(id, clone)?,
+                None => clone(),
+            };
+            return match born? {
                 0 => sys::exit(life()),
                 pid => Pid::from_raw(pid).ok_or(Errno::SRCH),
             };
@@ -305,6 +356,12 @@ impl Running {
     /// Tells a service that was started with [`Descriptors::hold`] to run its program.
     pub fn go(&self) -> Result<(), Errno> {
         go(self.reports.as_fd())
+    }
+
+    /// Has PID 1 attach a detached tree at the place that [`Program::Joining`] names, which it answers with
+    /// [`Report::Attached`].
+    pub fn attach(&self, tree: BorrowedFd<'_>) -> Result<(), Errno> {
+        sys::send_fd(self.reports.as_fd(), &[child::ATTACH], tree)
     }
 
     /// Has PID 1 ended, and is to be waited for?
@@ -347,7 +404,7 @@ impl Running {
 
 /// Tells a service's PID 1 that all it waits for is done; `reports` is the launcher's end of its socket.
 fn go(reports: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::net::send(reports, b"!", rustix::net::SendFlags::NOSIGNAL).map(drop)
+    rustix::net::send(reports, &[child::GO], rustix::net::SendFlags::NOSIGNAL).map(drop)
 }
 
 /// The sentence for a stage of [`step::ExecContext`] that failed.
@@ -405,6 +462,8 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(Failed, Errno) -> La
     Ok(match word(0) {
         report::HELD => Report::Held,
         report::STARTED => Report::Started,
+        report::JOINABLE => Report::Joinable(received.fd),
+        report::ATTACHED => Report::Attached,
         report::EXITED => Report::Exited(word(4) as i32),
         report::STEP_FAILED => Report::Failed(explain(Failed::Step(word(4)), errno())),
         report::STAGE_FAILED => Report::Failed(match Stage::from_code(word(4)) {

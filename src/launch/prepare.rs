@@ -9,7 +9,7 @@ use super::error::LaunchError;
 use super::filesystem::{self, Layers};
 use super::step::{ExecContext, Step, Strings, c_path};
 use super::writable::Overlay;
-use super::{Launcher, Request, landlock};
+use super::{Launcher, Program, Request, landlock};
 use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
 use crate::host::idmap::IdMaps;
 use crate::sys;
@@ -88,6 +88,11 @@ pub(super) fn steps(
     }
     if request.hold {
         steps.push(Step::Hold);
+    }
+    if let Program::Joining(place) = request.program {
+        steps.push(Step::Admit {
+            place: terminated(place)?,
+        });
     }
     if request.terminal {
         let user = spec
@@ -266,6 +271,19 @@ fn mount_steps(
         }
     }
     Ok(())
+}
+
+/// What a source shows, attached nowhere.
+pub(super) fn detached(
+    source: BorrowedFd<'_>,
+    path: &Path,
+    map: Option<&(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+    idmaps: &mut IdMaps,
+) -> Result<OwnedFd, LaunchError> {
+    let idmap = map
+        .map(|(uids, gids)| namespace(idmaps, uids, gids))
+        .transpose()?;
+    clone_of(source, path, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, idmap)
 }
 
 /// The place of a mount that lies in an earlier one, opened here and now: the new namespace's id 0 need have no way

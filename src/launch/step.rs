@@ -68,6 +68,10 @@ pub(super) enum Step {
     },
     /// Says that all is there, and waits to be told to go on.
     Hold,
+    /// Lets a process join from outside, and attaches to `place` what is sent, until told to go on.
+    Admit {
+        place: CString,
+    },
     /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
     Terminal {
         uid: u32,
@@ -95,6 +99,7 @@ impl Step {
             Step::Mask { path } => ("mask", text(path)),
             Step::ReadOnly { path } => ("make read-only", text(path)),
             Step::Hold => ("wait for", "the network".into()),
+            Step::Admit { place } => ("mount", text(place)),
             Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),
         }
     }

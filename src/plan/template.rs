@@ -272,6 +272,16 @@ fn tops(listing: &Listing) -> Vec<Entry> {
 }
 
 impl Template {
+    /// The Python that services with this root find.
+    pub fn python(&self) -> String {
+        let shown = |path: &Path| self.binds().any(|(bind, _)| path.starts_with(bind));
+        ["/usr/local/bin/python3", "/usr/bin/python3"]
+            .into_iter()
+            .find(|path| Path::new(path).canonicalize().is_ok_and(|real| shown(&real)))
+            .unwrap_or("/usr/bin/python3")
+            .to_owned()
+    }
+
     /// Where a link stands, and where it leads.
     pub fn links(&self) -> impl Iterator<Item = (&Path, &Path)> {
         self.entries.iter().filter_map(|entry| match entry {

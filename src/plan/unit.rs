@@ -24,6 +24,10 @@ pub enum Role {
     Configuration,
     /// It is run once, with a service's grants.
     OneOff,
+    /// It is a sandbox for code that nobody trusts.
+    Sandbox,
+    /// It is an interpreter whose copies go into sandboxes.
+    WarmInterpreter,
 }
 
 /// A profile of what a unit may not do, by name; compile knows what stands behind it.
@@ -35,6 +39,10 @@ pub enum Confinement {
     Service,
     /// The same, and nowhere to write, no other process, little memory and little time.
     Configuration,
+    /// The same as a service, and none of the system calls that an interpreter can do without.
+    Sandbox,
+    /// In the user and PID namespace of its pool, whose sandboxes its copies join.
+    WarmInterpreter,
 }
 
 /// Whatever PySecure runs: all that compile needs to know of it, and what its supervisor does.

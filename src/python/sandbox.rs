@@ -9,7 +9,7 @@ use crate::host::Privilege;
 use crate::launch::Descriptors;
 use crate::oneoff::{OneOff, OneOffError};
 use crate::plan::ledger::Ids;
-use crate::plan::template::{Entry, Library, Template};
+use crate::plan::template::{Entry, Library};
 use crate::plan::{Confinement, Identity, Mount, Plan, PlanError, Role, Unit};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -71,7 +71,7 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
         }
         Entry::Directory { .. } => true,
     });
-    let python = interpreter(&template);
+    let python = template.python();
     let packages = packages(folder);
     let around = folder.metadata().map_err(wrong("look at its folder"))?;
     let passes = ids.is_none_or(|(uid, _)| uid == around.uid() || around.mode() & 0o001 != 0);
@@ -101,16 +101,6 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
     let stdio = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let running = once.launch(&Descriptors::of(stdio))?;
     Ok(once.exit_code(&running)?)
-}
-
-/// The Python that services would find, too.
-fn interpreter(template: &Template) -> String {
-    let shown = |path: &Path| template.binds().any(|(bind, _)| path.starts_with(bind));
-    ["/usr/local/bin/python3", "/usr/bin/python3"]
-        .into_iter()
-        .find(|path| Path::new(path).canonicalize().is_ok_and(|real| shown(&real)))
-        .unwrap_or("/usr/bin/python3")
-        .to_owned()
 }
 
 /// Folders in which Python is to look for modules besides its own: those that the user's Python looks in, that of the

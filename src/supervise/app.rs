@@ -438,7 +438,7 @@ impl App {
                         code: error.exit_code(),
                     });
                 }
-                Ok(Report::Terminal(_) | Report::Held) => {}
+                Ok(Report::Terminal(_) | Report::Held | Report::Joinable(_) | Report::Attached) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
                     let _ = self.epoll.delete(&process.running.reports);

@@ -263,11 +263,10 @@ impl App {
             *socket = inside.as_fd();
         }
         let request = Descriptors {
-            stdio: [self.null.as_fd(), out_write.as_fd(), err_write.as_fd()],
             sockets: &sockets,
-            terminal: false,
             network: self.networks.shared(planned),
             hold: hold || Networks::holds(planned),
+            ..Descriptors::of([self.null.as_fd(), out_write.as_fd(), err_write.as_fd()])
         };
         tracing::debug!(service = planned.name, sockets = sockets.len(), "starting");
         let running = self.launcher.launch(bundle, &request)?;

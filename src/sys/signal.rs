@@ -83,6 +83,43 @@ pub fn reap() -> Option<(i32, i32)> {
     (pid > 0).then_some((pid as i32, status))
 }
 
+/// One child that has ended, and what it and those that it waited for have used; wait4(2), getrusage(2).
+#[derive(Clone, Copy, Debug)]
+pub struct Reaped {
+    pub pid: i32,
+    pub status: i32,
+    pub cpu: std::time::Duration,
+}
+
+/// Reaps one child, if one has ended.
+pub fn reap_with_usage() -> Option<Reaped> {
+    let mut status: c_int = 0;
+    // SAFETY: an all-zero rusage is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid for the call.
+    let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG, &mut usage) };
+    let time = |t: libc::timeval| std::time::Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    (pid > 0).then(|| Reaped {
+        pid,
+        status,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+    })
+}
+
+/// How long a process has computed, all of its threads together; clock_getcpuclockid(3).
+pub fn cpu_time(pid: i32) -> Option<std::time::Duration> {
+    let mut clock = 0;
+    // SAFETY: `clock` is valid for the call.
+    if unsafe { libc::clock_getcpuclockid(pid, &mut clock) } != 0 {
+        return None;
+    }
+    // SAFETY: an all-zero timespec is valid.
+    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: `time` is valid for the call.
+    let read = unsafe { libc::clock_gettime(clock, &mut time) };
+    (read == 0).then(|| std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
 /// From now on this process ignores the signal; signal(7).
 pub fn ignore_signal(number: Signal) {
     // SAFETY: no handler is installed, so none can do what a handler may not. What cannot be set stays as it is.

@@ -180,6 +180,15 @@ impl Group {
         values::usage(&self.parts)
     }
 
+    /// Takes in a process that was born elsewhere, as this process counts it.
+    pub fn admit(&self, pid: i32) -> Result<(), LaunchError> {
+        for part in &self.parts {
+            let path = part.path.join("cgroup.procs");
+            std::fs::write(&path, pid.to_string()).map_err(wrong("put a process into", &path))?;
+        }
+        Ok(())
+    }
+
     /// For CLONE_INTO_CGROUP, which spares version 2 a migration.
     pub(super) fn birthplace(&self) -> Result<Option<OwnedFd>, LaunchError> {
         let Some(part) = self.parts.iter().find(|part| part.unified) else {

@@ -1,0 +1,92 @@
+//! What a pool holds: its warm interpreter, its sandboxes, and the runs that it was asked for.
+
+use super::profile::Limits;
+use super::request::{Done, Run};
+use super::unit::Runner;
+use super::userdir::Userdir;
+use crate::launch::Running;
+use rustix::process::Pid;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// The interpreter whose copies go into sandboxes.
+pub(super) struct Warm {
+    pub running: Running,
+    pub socket: OwnedFd,
+    pub since: Instant,
+    pub ready: bool,
+}
+
+/// How far a sandbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// PID 1 makes its mounts.
+    Starting,
+    /// A process may join; none was asked for yet.
+    Joinable,
+    /// A copy of the warm interpreter is on its way.
+    Joining,
+    /// The copy is confined, and waits for a task.
+    Ready,
+    /// PID 1 attaches the user's directory, and gives up its rights.
+    Opening,
+    Running,
+    /// It was killed.
+    Ending,
+}
+
+pub(super) struct Sandbox {
+    pub place: u32,
+    pub runner: Runner,
+    pub phase: Phase,
+    /// Is it a copy of the warm interpreter that runs in it?
+    pub copy: bool,
+    pub running: Running,
+    /// To the interpreter in it.
+    pub control: OwnedFd,
+    /// The interpreter's end, until that has it; and the Landlock rules for it.
+    pub theirs: Option<OwnedFd>,
+    pub ruleset: Option<OwnedFd>,
+    /// The interpreter, as this namespace counts it.
+    pub inside: Option<Pid>,
+    pub run: Option<u32>,
+    /// What its program ended with, as waitpid(2) has it.
+    pub status: Option<i32>,
+    pub done: Option<Done>,
+    /// What its interpreter has used.
+    pub cpu: Duration,
+    pub memory: u64,
+    /// Why it could not be made.
+    pub failed: Option<String>,
+    /// Can any run have it, or is it made for one?
+    pub common: bool,
+}
+
+/// A run, from the moment that it is asked for.
+pub(super) struct Pending {
+    pub client: u32,
+    pub asked: Run,
+    /// As `asked.fds` names them, without `run`.
+    pub names: Vec<String>,
+    pub fds: Vec<OwnedFd>,
+    /// To its client.
+    pub connection: OwnedFd,
+    pub limits: Limits,
+    pub userdir: Option<Userdir>,
+    /// Was what is in its directory given to the run's id?
+    pub given: bool,
+    pub sandbox: Option<u32>,
+    pub began: Option<Instant>,
+    /// Why it was killed.
+    pub killed: Option<String>,
+    /// When to look next at what it has used.
+    pub look: Option<Instant>,
+}
+
+impl Pending {
+    /// The descriptor of this name.
+    pub fn fd(&self, name: &str) -> Option<&OwnedFd> {
+        let at = self.names.iter().position(|n| n == name)?;
+        self.fds.get(at)
+    }
+}

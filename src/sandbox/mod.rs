@@ -1,0 +1,29 @@
+//! Sandboxes: code that nobody trusts, each run in namespaces and with ids of its own.
+//!
+//! A [`pool`] is a process: the supervisor has one for each `[sandboxes.NAME]`, and a program without a supervisor one of its own
+//! (`pysecure sandbox pool`). It is PID 1 of a PID namespace, so that whatever it made ends with it. What it is asked for, and
+//! what it answers, is in [`request`].
+//!
+//! ```text
+//! client ──run──> pool ──launch──> sandbox: PID 1, its mounts, no program yet
+//!                  │  ──fork───> warm interpreter ──its copy joins and confines itself──┐
+//!                  └──task──────────────────────────────────────────────────────────────> runs the code
+//! ```
+//!
+//! The copy is not believed: before it gets a task, the pool reads from the kernel that it is where it has to be, and has no
+//! right left ([`confined`]). A program, and Python where nothing is warm, is launched as any service is.
+//!
+//! What may not happen here: a wait for what a client or a sandbox may never do.
+
+pub mod confined;
+mod error;
+mod instance;
+mod pool;
+mod profile;
+pub mod request;
+mod unit;
+mod userdir;
+
+pub use error::SandboxError;
+pub use pool::{Source, serve};
+pub use profile::{Identities, Isolation, Limits, Profile, Userdirs};

@@ -1,0 +1,1189 @@
+//! The event loop of a pool.
+
+use super::confined::{self, Expected};
+use super::instance::{Pending, Phase, Sandbox, Warm};
+use super::request::{
+    Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
+};
+use super::unit::{self, HOME, NO_HOME, Runner, Runs};
+use super::userdir::{self, Shown};
+use super::{Identities, Profile, SandboxError, Userdirs};
+use crate::bundle::Bundle;
+use crate::host::Privilege;
+use crate::host::idmap::IdMaps;
+use crate::launch::{Descriptors, Launcher, Program, Report};
+use crate::plan::ledger::Ids;
+use crate::plan::{IdMap, Mount, Plan};
+use crate::sys;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags};
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Where requests come from.
+pub enum Source {
+    /// One client, whose connection this is. With it ends the pool.
+    Control(OwnedFd),
+    /// Whoever connects to these.
+    Listeners(Vec<OwnedFd>),
+}
+
+/// Runs that wait, of all clients.
+const MOST_WAITING: usize = 10_000;
+/// Connections of clients at once.
+const MOST_CLIENTS: usize = 256;
+/// How often a directory is looked at that may hold only so much.
+const LOOK: Duration = Duration::from_millis(200);
+/// So long a warm interpreter is not made anew that did not come to be ready.
+const BACK_OFF: Duration = Duration::from_secs(1);
+const EVENTS: usize = 64;
+
+/// What there is to wait for.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Signals,
+    Listener(u32),
+    Client(u32),
+    Warm,
+    WarmReports,
+    /// What a sandbox's PID 1 says.
+    Reports(u32),
+    /// What the interpreter in it says.
+    Inside(u32),
+    /// What a run's client says.
+    Run(u32),
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        let (kind, number) = match self {
+            Token::Signals => (0, 0),
+            Token::Listener(n) => (1, n),
+            Token::Client(n) => (2, n),
+            Token::Warm => (3, 0),
+            Token::WarmReports => (4, 0),
+            Token::Reports(n) => (5, n),
+            Token::Inside(n) => (6, n),
+            Token::Run(n) => (7, n),
+        };
+        kind << 32 | u64::from(number)
+    }
+
+    fn unpack(data: u64) -> Option<Token> {
+        let number = data as u32;
+        Some(match data >> 32 {
+            0 => Token::Signals,
+            1 => Token::Listener(number),
+            2 => Token::Client(number),
+            3 => Token::Warm,
+            4 => Token::WarmReports,
+            5 => Token::Reports(number),
+            6 => Token::Inside(number),
+            7 => Token::Run(number),
+            _ => return None,
+        })
+    }
+}
+
+struct Pool {
+    plan: Plan,
+    profile: Profile,
+    ids: Option<Identities>,
+    userdirs: Userdirs,
+    launcher: Launcher,
+    epoll: Epoll,
+    signals: SignalFd,
+    null: OwnedFd,
+    listeners: Vec<OwnedFd>,
+    clients: BTreeMap<u32, OwnedFd>,
+    /// Does it end with its client?
+    own: bool,
+    warm: Option<Warm>,
+    /// Why there is no warm interpreter, and until when none is made.
+    cold: Option<(String, Instant)>,
+    sandboxes: BTreeMap<u32, Sandbox>,
+    runs: BTreeMap<u32, Pending>,
+    waiting: VecDeque<u32>,
+    /// Places that nobody has, and what each sandbox in them is made of.
+    free: Vec<u32>,
+    bundles: Vec<Option<Bundle>>,
+    idmaps: Vec<IdMaps>,
+    serial: u32,
+    buffer: Vec<u8>,
+}
+
+/// Serves until the clients are gone (a pool of one's own), or until this process is killed. This process is PID 1 of a PID
+/// namespace and has a mount namespace of its own: whatever was made here ends with it.
+pub fn serve(
+    plan: Plan,
+    profile: Profile,
+    ids: Option<Identities>,
+    userdirs: Userdirs,
+    source: Source,
+) -> Result<(), SandboxError> {
+    own_proc()?;
+    Pool::new(plan, profile, ids, userdirs, source)?.turn_until_over()
+}
+
+/// /proc of this PID namespace in place of the one around it.
+fn own_proc() -> Result<(), SandboxError> {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    let alone = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change("/", alone).map_err(SandboxError::system("keep mounts to this pool"))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", "/proc", "proc", flags, None).map_err(|errno| {
+        SandboxError::refused(format!(
+            "mount /proc for the pool: {errno}; where /proc is covered in part, as in many containers, sandboxes need \
+             isolation = \"landlock\""
+        ))
+    })
+}
+
+impl Pool {
+    fn new(
+        plan: Plan,
+        profile: Profile,
+        ids: Option<Identities>,
+        userdirs: Userdirs,
+        source: Source,
+    ) -> Result<Pool, SandboxError> {
+        let system = |operation| move |errno: nix::Error| {
+            SandboxError::system(operation)(Errno::from_raw_os_error(errno as i32))
+        };
+        profile.limits.check()?;
+        let mut profile = profile;
+        profile.limits = profile.limits.or_default();
+        profile.at_once = profile.at_once.max(1);
+        let wanted = profile.at_once + profile.ready;
+        let places = ids.map_or(wanted, |ids| wanted.min(ids.count as usize));
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(system("block SIGCHLD"))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        let null = rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        );
+        let mut pool = Pool {
+            launcher: Launcher::new()?,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?,
+            signals: signals.map_err(system("take signals"))?,
+            null: null.map_err(SandboxError::system("open /dev/null"))?,
+            plan,
+            profile,
+            ids,
+            userdirs,
+            listeners: Vec::new(),
+            clients: BTreeMap::new(),
+            own: matches!(source, Source::Control(_)),
+            warm: None,
+            cold: None,
+            sandboxes: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            free: (0..places as u32).rev().collect(),
+            bundles: (0..places).map(|_| None).collect(),
+            idmaps: (0..places).map(|_| IdMaps::default()).collect(),
+            serial: 0,
+            buffer: vec![0; LONGEST],
+        };
+        pool.watch(pool.signals.as_fd(), Token::Signals)?;
+        match source {
+            Source::Control(connection) => pool.meet(connection)?,
+            Source::Listeners(listeners) => {
+                for (number, listener) in listeners.into_iter().enumerate() {
+                    pool.watch(listener.as_fd(), Token::Listener(number as u32))?;
+                    pool.listeners.push(listener);
+                }
+            }
+        }
+        if pool.profile.warm {
+            pool.warm_up();
+        }
+        Ok(pool)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: Token) -> Result<(), SandboxError> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+        let added = self.epoll.add(fd, event);
+        added.map_err(|errno| SandboxError::system("watch a descriptor")(Errno::from_raw_os_error(errno as i32)))
+    }
+
+    fn unwatch(&self, fd: BorrowedFd<'_>) {
+        let _ = self.epoll.delete(fd);
+    }
+
+    fn next_serial(&mut self) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        self.serial
+    }
+
+    fn turn_until_over(mut self) -> Result<(), SandboxError> {
+        let mut events = [EpollEvent::empty(); EVENTS];
+        while !self.is_over() {
+            let deficit = self.lacks_ready();
+            let wait = match self.next_look() {
+                _ if deficit => EpollTimeout::ZERO,
+                None => EpollTimeout::NONE,
+                Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(1 << 30) as u32)
+                    .unwrap_or(EpollTimeout::ZERO),
+            };
+            let count = match self.epoll.wait(&mut events, wait) {
+                Ok(count) => count,
+                Err(nix::Error::EINTR) => continue,
+                Err(errno) => {
+                    let errno = Errno::from_raw_os_error(errno as i32);
+                    return Err(SandboxError::system("wait for events")(errno));
+                }
+            };
+            for event in &events[..count] {
+                if let Some(token) = Token::unpack(event.data()) {
+                    self.handle(token);
+                }
+            }
+            self.look();
+            self.assign();
+            if count == 0 && deficit {
+                // While nobody wants anything.
+                self.prepare_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Is nobody there any more whom it serves, and nothing left of what they wanted?
+    fn is_over(&self) -> bool {
+        self.own && self.clients.is_empty() && self.runs.is_empty()
+    }
+
+    fn handle(&mut self, token: Token) {
+        match token {
+            Token::Signals => {
+                while let Ok(Some(_)) = self.signals.read_signal() {}
+                while let Some(reaped) = sys::reap_with_usage() {
+                    self.ended(&reaped);
+                }
+            }
+            Token::Listener(number) => self.accept(number),
+            Token::Client(number) => self.hear_client(number),
+            Token::Warm => self.hear_warm(),
+            Token::WarmReports => self.hear_warm_reports(),
+            Token::Reports(number) => self.hear_reports(number),
+            Token::Inside(number) => self.hear_inside(number),
+            Token::Run(number) => self.hear_run(number),
+        }
+    }
+
+    // Clients.
+
+    fn meet(&mut self, connection: OwnedFd) -> Result<(), SandboxError> {
+        let number = self.next_serial();
+        self.watch(connection.as_fd(), Token::Client(number))?;
+        self.clients.insert(number, connection);
+        Ok(())
+    }
+
+    fn accept(&mut self, number: u32) {
+        let Some(listener) = self.listeners.get(number as usize) else { return };
+        let accepted = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        let Ok(connection) = accepted else { return };
+        if self.clients.len() < MOST_CLIENTS {
+            let _ = self.meet(connection);
+        }
+    }
+
+    fn hear_client(&mut self, number: u32) {
+        let mut fds = Vec::new();
+        let Some(client) = self.clients.get(&number) else { return };
+        let taken = sys::receive_fds(client.as_fd(), &mut self.buffer, MOST_DESCRIPTORS, &mut fds);
+        let length = match taken {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Ok(0) | Err(_) => return self.client_gone(number),
+            Ok(length) => length,
+        };
+        match serde_json::from_slice::<Asked>(&self.buffer[..length]) {
+            Ok(Asked::Run(run)) => self.asked(number, *run, fds),
+            Ok(Asked::Profile(_)) => self.tell_refused(fds.first(), "the sandbox has a profile already"),
+            Err(e) => self.tell_refused(fds.first(), &format!("the request: {e}")),
+        }
+    }
+
+    /// To whoever asked, on the connection that came first with the request.
+    fn tell_refused(&self, connection: Option<&OwnedFd>, error: &str) {
+        if let Some(connection) = connection {
+            tell(connection, &Event::Refused { error: error.to_owned() });
+        }
+    }
+
+    fn client_gone(&mut self, number: u32) {
+        if let Some(connection) = self.clients.remove(&number) {
+            self.unwatch(connection.as_fd());
+        }
+        let its: Vec<u32> = self.runs.iter().filter(|(_, run)| run.client == number).map(|(n, _)| *n).collect();
+        for run in its {
+            self.kill(run, "stopped");
+        }
+    }
+
+    fn asked(&mut self, client: u32, mut asked: Run, fds: Vec<OwnedFd>) {
+        let mut names = std::mem::take(&mut asked.fds);
+        let at = names.iter().position(|name| name == "run");
+        let mut fds = fds;
+        let (Some(at), true) = (at.filter(|at| *at < fds.len()), names.len() == fds.len()) else {
+            return self.tell_refused(fds.first(), "name each descriptor, and one of them `run`");
+        };
+        names.remove(at);
+        let connection = fds.remove(at);
+        let refuse = |error: SandboxError| tell(&connection, &Event::Refused { error: error.to_string() });
+        if self.waiting.len() >= MOST_WAITING {
+            return refuse(SandboxError::refused("too many runs wait already; ask again later"));
+        }
+        let limits = asked.limits.within(&self.profile.limits);
+        if let Err(error) = asked.limits.check() {
+            return refuse(error);
+        }
+        if !asked.readable.is_empty() {
+            match &self.userdirs {
+                Userdirs::Host => match canonical(&asked.readable) {
+                    Ok(paths) => asked.readable = paths,
+                    Err(error) => return refuse(error),
+                },
+                _ => return refuse(SandboxError::refused("what a sandbox may read is the manifest's to say")),
+            }
+        }
+        let found = asked.userdir.as_deref().map(|path| userdir::find(&self.userdirs, path)).transpose();
+        let userdir = match found {
+            Ok(userdir) => userdir,
+            Err(error) => return refuse(error),
+        };
+        let number = self.next_serial();
+        if let Err(error) = self.watch(connection.as_fd(), Token::Run(number)) {
+            return refuse(error);
+        }
+        let run = Pending {
+            client,
+            asked,
+            names,
+            fds,
+            connection,
+            limits,
+            userdir,
+            given: false,
+            sandbox: None,
+            began: None,
+            killed: None,
+            look: None,
+        };
+        self.runs.insert(number, run);
+        self.waiting.push_back(number);
+        self.assign();
+    }
+
+    fn hear_run(&mut self, number: u32) {
+        let Some(run) = self.runs.get(&number) else { return };
+        let mut bytes = [0u8; 256];
+        match rustix::net::recv(&run.connection, &mut bytes[..], RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok((0, _)) | Err(_) => {
+                self.unwatch_run(number);
+                self.kill(number, "stopped");
+            }
+            Ok((length, _)) => match serde_json::from_slice::<Order>(&bytes[..length]) {
+                Ok(Order::Kill(reason)) => self.kill(number, &reason),
+                Ok(Order::Interrupt(_)) => self.interrupt(number),
+                Ok(Order::Commit(_) | Order::Discard(_)) | Err(_) => {}
+            },
+        }
+    }
+
+    fn unwatch_run(&self, number: u32) {
+        if let Some(run) = self.runs.get(&number) {
+            self.unwatch(run.connection.as_fd());
+        }
+    }
+
+    fn interrupt(&mut self, number: u32) {
+        let sandbox = self.runs.get(&number).and_then(|run| run.sandbox);
+        let sandbox = sandbox.and_then(|sandbox| self.sandboxes.get(&sandbox));
+        if let Some(sandbox) = sandbox.filter(|s| s.phase == Phase::Running) {
+            match sandbox.inside {
+                Some(inside) => drop(sys::kill(inside.as_raw_nonzero().get(), libc::SIGINT)),
+                None => drop(sandbox.running.signal(rustix::process::Signal::INT)),
+            }
+        }
+    }
+
+    // The warm interpreter.
+
+    fn warm_up(&mut self) {
+        match self.launch_warm() {
+            Ok(warm) => self.warm = Some(warm),
+            Err(error) => self.is_cold(error.to_string()),
+        }
+    }
+
+    fn launch_warm(&mut self) -> Result<Warm, SandboxError> {
+        let mut bundle = unit::warm(&self.plan, &self.profile, self.ids.as_ref())?;
+        // The copy gets the filter of a sandbox, beside that of the interpreter itself.
+        let runner = Runner::of(self.ids.as_ref(), 0);
+        let of = unit::sandbox(&self.plan, &self.profile, (0, runner), &self.profile.limits, &Runs::Copy, &[], None)?;
+        let filter = self.launcher.filter(&of.spec)?;
+        let (ours, theirs) = socketpair()?;
+        if let Some(process) = bundle.spec.process_mut() {
+            process.set_rlimits(None);
+        }
+        let running = self.launcher.launch(
+            &bundle,
+            &Descriptors {
+                sockets: &[(theirs.as_fd(), "pool")],
+                program: Program::Forking,
+                ..Descriptors::of([self.null.as_fd(), self.null.as_fd(), rustix::stdio::stderr()])
+            },
+        )?;
+        let memory = rustix::fs::memfd_create("filter", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(SandboxError::system("make a file in memory"))?;
+        rustix::io::write(&memory, &filter).map_err(SandboxError::system("write the filter of system calls"))?;
+        let boot = ToWarm::Boot {
+            paths: &self.profile.paths,
+            preload: &self.profile.preload,
+            after_fork: &self.profile.after_fork,
+        };
+        send(&ours, &boot, &[memory.as_fd()]).map_err(SandboxError::system("speak to the warm interpreter"))?;
+        self.watch(ours.as_fd(), Token::Warm)?;
+        self.watch(running.reports.as_fd(), Token::WarmReports)?;
+        Ok(Warm {
+            running,
+            socket: ours,
+            since: Instant::now(),
+            ready: false,
+        })
+    }
+
+    /// There is none now; whoever needs it is refused, and after a while it is tried again.
+    fn is_cold(&mut self, why: String) {
+        tracing::warn!(why, "no warm interpreter");
+        let again = Instant::now() + BACK_OFF;
+        self.cold = Some((why.clone(), again));
+        let those: Vec<u32> = self
+            .sandboxes
+            .iter()
+            .filter(|(_, s)| s.copy && matches!(s.phase, Phase::Starting | Phase::Joinable | Phase::Joining))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in those {
+            self.fail(number, format!("the warm interpreter: {why}"));
+        }
+        while let Some(run) = self.waiting.iter().position(|run| self.needs_warm(*run)) {
+            if let Some(run) = self.waiting.remove(run) {
+                self.refuse(run, &format!("the warm interpreter: {why}"));
+            }
+        }
+    }
+
+    fn needs_warm(&self, run: u32) -> bool {
+        self.profile.warm && self.runs.get(&run).is_some_and(|run| run.asked.command.is_none())
+    }
+
+    fn hear_warm(&mut self) {
+        let Some(warm) = &self.warm else { return };
+        let mut fds = Vec::new();
+        let taken = sys::receive_fds(warm.socket.as_fd(), &mut self.buffer, 1, &mut fds);
+        let length = match taken {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            // It is told of by its PID 1.
+            Ok(0) | Err(_) => return self.unwatch(warm.socket.as_fd()),
+            Ok(length) => length,
+        };
+        match serde_json::from_slice::<FromWarm>(&self.buffer[..length]) {
+            Ok(FromWarm::Ready(_)) => {
+                if let Some(warm) = &mut self.warm {
+                    warm.ready = true;
+                }
+                self.cold = None;
+                let joinable: Vec<u32> = self
+                    .sandboxes
+                    .iter()
+                    .filter(|(_, s)| s.phase == Phase::Joinable)
+                    .map(|(number, _)| *number)
+                    .collect();
+                for number in joinable {
+                    self.join(number);
+                }
+            }
+            Ok(FromWarm::Failed(why)) => self.end_warm(why),
+            Ok(FromWarm::Ended(pid, status, cpu, memory)) => {
+                let of = |s: &Sandbox| s.inside.is_some_and(|inside| inside.as_raw_nonzero().get() == pid);
+                let found = self.sandboxes.iter_mut().find(|(_, s)| of(s));
+                if let Some((number, sandbox)) = found {
+                    sandbox.status = Some(status);
+                    sandbox.cpu = Duration::from_secs_f64(cpu.clamp(0.0, 1e9));
+                    sandbox.memory = memory;
+                    let number = *number;
+                    self.end(number);
+                }
+            }
+            Err(e) => self.end_warm(format!("it says what nobody understands: {e}")),
+        }
+    }
+
+    fn hear_warm_reports(&mut self) {
+        let Some(warm) = &self.warm else { return };
+        match warm.running.report() {
+            Ok(Report::Failed(error)) => self.end_warm(error.to_string()),
+            Ok(Report::Exited(_) | Report::End) => self.unwatch(warm.running.reports.as_fd()),
+            _ => {}
+        }
+    }
+
+    fn end_warm(&mut self, why: String) {
+        if let Some(warm) = &self.warm {
+            let _ = warm.running.signal(rustix::process::Signal::KILL);
+            self.unwatch(warm.socket.as_fd());
+            self.unwatch(warm.running.reports.as_fd());
+        }
+        self.warm = None;
+        self.is_cold(why);
+    }
+
+    // Sandboxes.
+
+    /// Those that wait for nobody, or are on their way to it.
+    fn spare(&self) -> usize {
+        self.sandboxes.values().filter(|s| s.run.is_none() && s.phase != Phase::Ending).count()
+    }
+
+    fn lacks_ready(&self) -> bool {
+        self.profile.warm
+            && self.waiting.is_empty()
+            && !self.free.is_empty()
+            && self.warm.as_ref().is_some_and(|warm| warm.ready)
+            && self.spare() < self.profile.ready
+    }
+
+    fn prepare_one(&mut self) {
+        if let Err(error) = self.start(None) {
+            tracing::warn!(%error, "prepare a sandbox");
+            self.profile.ready = 0;
+        }
+    }
+
+    /// Gives those who wait what there is, first come first served.
+    fn assign(&mut self) {
+        self.revive();
+        while let Some(run) = self.waiting.front().copied() {
+            let busy = self.runs.values().filter(|run| run.sandbox.is_some()).count();
+            if busy >= self.profile.at_once {
+                return;
+            }
+            let common = self.runs.get(&run).is_some_and(|run| run.asked.command.is_none() && run.asked.readable.is_empty());
+            let spare = |phase: fn(&Phase) -> bool| {
+                let found = self.sandboxes.iter().find(|(_, s)| s.run.is_none() && s.common && phase(&s.phase));
+                found.map(|(number, _)| *number)
+            };
+            let there = match common && self.profile.warm {
+                true => spare(|p| *p == Phase::Ready).or_else(|| spare(|p| *p != Phase::Ending && *p != Phase::Ready)),
+                false => None,
+            };
+            match there {
+                Some(number) => {
+                    self.waiting.pop_front();
+                    self.take(number, run);
+                }
+                None if self.free.is_empty() => {
+                    // One that waits for anybody makes room for one that is made for somebody.
+                    let idle = spare(|p| *p != Phase::Ending);
+                    match idle {
+                        Some(number) if !common => self.end(number),
+                        _ => {}
+                    }
+                    return;
+                }
+                None => {
+                    self.waiting.pop_front();
+                    if let Err(error) = self.start(Some(run)) {
+                        self.refuse(run, &error.to_string());
+                    }
+                }
+            }
+        }
+    }
+
+    fn revive(&mut self) {
+        if !self.profile.warm || self.warm.is_some() {
+            return;
+        }
+        let wanted = self.profile.ready > 0 || self.waiting.iter().any(|run| self.needs_warm(*run));
+        let may = self.cold.as_ref().is_none_or(|(_, until)| *until <= Instant::now());
+        if wanted && may {
+            self.warm_up();
+        } else if let Some((why, _)) = self.cold.clone() {
+            while let Some(at) = self.waiting.iter().position(|run| self.needs_warm(*run)) {
+                if let Some(run) = self.waiting.remove(at) {
+                    self.refuse(run, &format!("the warm interpreter: {why}"));
+                }
+            }
+        }
+    }
+
+    /// A sandbox that is there or on its way becomes this run's.
+    fn take(&mut self, number: u32, run: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        sandbox.run = Some(run);
+        let ready = sandbox.phase == Phase::Ready;
+        if let Some(run) = self.runs.get_mut(&run) {
+            run.sandbox = Some(number);
+        }
+        if ready {
+            self.open(number);
+        }
+    }
+
+    fn start(&mut self, run: Option<u32>) -> Result<(), SandboxError> {
+        let Some(place) = self.free.pop() else { return Ok(()) };
+        match self.launch(place, run) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.free.push(place);
+                Err(error)
+            }
+        }
+    }
+
+    fn launch(&mut self, place: u32, run: Option<u32>) -> Result<(), SandboxError> {
+        let runner = Runner::of(self.ids.as_ref(), place);
+        let pending = run.and_then(|run| self.runs.get(&run));
+        let has_command = pending.is_some_and(|run| run.asked.command.is_some());
+        let copy = self.profile.warm && !has_command;
+        let common = copy && pending.is_none_or(|run| run.asked.readable.is_empty());
+        let bundle = match self.bundles.get_mut(place as usize).and_then(Option::take).filter(|_| common) {
+            Some(bundle) => bundle,
+            None => self.compile(place, runner, run)?,
+        };
+        let (ours, theirs) = socketpair()?;
+        rustix::net::sockopt::set_socket_passcred(&ours, true).map_err(SandboxError::system("ask for credentials"))?;
+        let null = self.null.as_fd();
+        let pending = run.and_then(|run| self.runs.get(&run));
+        let given = |name: &str| pending.and_then(|run| run.fd(name)).map_or(null, AsFd::as_fd);
+        let stdio = match has_command {
+            true => [given("stdin"), given("stdout"), given("stderr")],
+            false => [null; 3],
+        };
+        let sockets = [(theirs.as_fd(), "pool")];
+        let launched = self.launcher.launch(
+            &bundle,
+            &Descriptors {
+                sockets: if copy || has_command { &[] } else { &sockets },
+                program: if copy { Program::Joining(Path::new(HOME)) } else { Program::OfSpec },
+                owner: self.ids.as_ref().filter(|_| copy).map(|ids| ids.warm),
+                ..Descriptors::of(stdio)
+            },
+        );
+        if common && let Some(slot) = self.bundles.get_mut(place as usize) {
+            *slot = Some(bundle);
+        }
+        let running = launched?;
+        let number = self.next_serial();
+        self.watch(running.reports.as_fd(), Token::Reports(number))?;
+        self.watch(ours.as_fd(), Token::Inside(number))?;
+        self.sandboxes.insert(
+            number,
+            Sandbox {
+                place,
+                runner,
+                phase: Phase::Starting,
+                copy,
+                running,
+                control: ours,
+                theirs: copy.then_some(theirs),
+                ruleset: None,
+                inside: None,
+                run,
+                status: None,
+                done: None,
+                cpu: Duration::ZERO,
+                memory: 0,
+                failed: None,
+                common,
+            },
+        );
+        if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
+            run.sandbox = Some(number);
+        }
+        Ok(())
+    }
+
+    /// What a sandbox is made of: for a copy of the warm interpreter, or for what this run names.
+    fn compile(&mut self, place: u32, runner: Runner, run: Option<u32>) -> Result<Bundle, SandboxError> {
+        let pending = run.and_then(|run| self.runs.get_mut(&run));
+        let Some(pending) = pending.filter(|run| run.asked.command.is_some() || !self.profile.warm) else {
+            let further = run.and_then(|run| self.runs.get(&run)).map_or(&[][..], |run| &run.asked.readable);
+            let of = (place, runner);
+            return unit::sandbox(&self.plan, &self.profile, of, &self.profile.limits, &Runs::Copy, further, None);
+        };
+        let home = match &pending.userdir {
+            None => None,
+            Some(userdir) => {
+                let mut mount = Mount::read_only(HOME.into(), userdir.path.clone(), true);
+                mount.writable = true;
+                match userdir.shown(&self.plan.privilege, runner) {
+                    Shown::AsIs => {}
+                    Shown::Mapped(_) => {
+                        let (uid, gid) = userdir.owner();
+                        mount.idmap = Some(IdMap {
+                            disk: Ids { uid, gid },
+                            seen: Ids {
+                                uid: runner.uid,
+                                gid: runner.uid,
+                            },
+                        });
+                    }
+                    Shown::Given => {
+                        userdir.give(runner)?;
+                        pending.given = true;
+                    }
+                }
+                Some(mount)
+            }
+        };
+        let runs = match &pending.asked.command {
+            Some(command) => Runs::Command {
+                command,
+                environment: &pending.asked.environment,
+            },
+            None => Runs::Python,
+        };
+        let further = &pending.asked.readable;
+        unit::sandbox(&self.plan, &self.profile, (place, runner), &pending.limits, &runs, further, home)
+    }
+
+    fn hear_reports(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        match sandbox.running.report() {
+            Ok(Report::Joinable(ruleset)) => {
+                sandbox.ruleset = ruleset;
+                sandbox.phase = Phase::Joinable;
+                if self.warm.as_ref().is_some_and(|warm| warm.ready) {
+                    self.join(number);
+                }
+            }
+            Ok(Report::Started) => self.started(number),
+            Ok(Report::Exited(status)) => {
+                sandbox.status = Some(status);
+                sandbox.phase = Phase::Ending;
+            }
+            Ok(Report::Failed(error)) => self.fail(number, error.to_string()),
+            Ok(Report::End) => {
+                let _ = self.epoll.delete(sandbox.running.reports.as_fd());
+            }
+            Ok(Report::Attached | Report::Held | Report::Terminal(_)) | Err(_) => {}
+        }
+    }
+
+    /// Has a copy of the warm interpreter join.
+    fn join(&mut self, number: u32) {
+        if let Err(error) = self.try_join(number) {
+            self.fail(number, error.to_string());
+        }
+    }
+
+    fn try_join(&mut self, number: u32) -> Result<(), SandboxError> {
+        let (Some(sandbox), Some(warm)) = (self.sandboxes.get_mut(&number), &self.warm) else {
+            return Ok(());
+        };
+        let Some(theirs) = sandbox.theirs.take() else { return Ok(()) };
+        let init = rustix::process::pidfd_open(sandbox.running.pid, PidfdFlags::empty())
+            .map_err(SandboxError::system("open the sandbox's PID 1"))?;
+        let mut fds = vec![theirs.as_fd(), init.as_fd()];
+        fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
+        let rlimits = unit::rlimits(&self.profile.limits, None);
+        let fork = ToWarm::Fork {
+            uid: sandbox.runner.uid,
+            gid: sandbox.runner.uid,
+            groups: self.plan.privilege != Privilege::OneId,
+            join: true,
+            landlock: sandbox.ruleset.is_some(),
+            rlimits: &rlimits,
+        };
+        send(&warm.socket, &fork, &fds).map_err(SandboxError::system("speak to the warm interpreter"))?;
+        sandbox.ruleset = None;
+        sandbox.phase = Phase::Joining;
+        Ok(())
+    }
+
+    fn hear_inside(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let mut bytes = [0u8; 1024];
+        let received = match sys::receive(sandbox.control.as_fd(), &mut bytes) {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Ok(received) if received.bytes > 0 => received,
+            _ => {
+                let _ = self.epoll.delete(sandbox.control.as_fd());
+                return;
+            }
+        };
+        match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
+            Ok(Said::Confined(_)) => self.confined(number, received.sender),
+            Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
+            _ => self.fail(number, "the interpreter in the sandbox says what nobody understands".into()),
+        }
+    }
+
+    /// An interpreter waits for its task; whether it may have one is not for it to say.
+    fn confined(&mut self, number: u32, pid: i32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let expected = Expected {
+            uid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
+            gid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
+            no_groups: self.plan.privilege != Privilege::OneId,
+            init: Some(sandbox.running.pid.as_raw_nonzero().get()),
+            filters: if sandbox.copy { 2 } else { 1 },
+        };
+        let in_turn = match sandbox.copy {
+            true => sandbox.phase == Phase::Joining,
+            false => sandbox.phase == Phase::Running && sandbox.inside.is_none(),
+        };
+        if !in_turn {
+            return self.fail(number, "the interpreter in the sandbox speaks out of turn".into());
+        }
+        if let Some(lacking) = confined::lacking(pid, &expected) {
+            return self.fail(number, format!("the interpreter in the sandbox is not confined: {lacking}"));
+        }
+        sandbox.inside = Pid::from_raw(pid);
+        if !sandbox.copy {
+            return self.give_task(number);
+        }
+        if let Some(group) = sandbox.running.cgroup()
+            && let Err(error) = group.admit(pid)
+        {
+            return self.fail(number, error.to_string());
+        }
+        sandbox.phase = Phase::Ready;
+        if sandbox.run.is_some() {
+            self.open(number);
+        }
+    }
+
+    /// Shows the user's directory, and has PID 1 give up its rights.
+    fn open(&mut self, number: u32) {
+        if let Err(error) = self.try_open(number) {
+            self.fail(number, error.to_string());
+        }
+    }
+
+    fn try_open(&mut self, number: u32) -> Result<(), SandboxError> {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return Ok(()) };
+        let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
+        sandbox.phase = Phase::Opening;
+        if let Some(run) = run
+            && let Some(userdir) = &run.userdir
+        {
+            let shown = userdir.shown(&self.plan.privilege, sandbox.runner);
+            if matches!(shown, Shown::Given) {
+                userdir.give(sandbox.runner)?;
+                run.given = true;
+            }
+            let map = match &shown {
+                Shown::Mapped(map) => Some(map),
+                Shown::AsIs | Shown::Given => None,
+            };
+            let mut none = IdMaps::default();
+            let idmaps = self.idmaps.get_mut(sandbox.place as usize).unwrap_or(&mut none);
+            let tree = self.launcher.detached(userdir.fd.as_fd(), &userdir.path, map, idmaps)?;
+            let attach = SandboxError::system("show the user's directory");
+            sandbox.running.attach(tree.as_fd()).map_err(attach)?;
+        }
+        sandbox.running.go().map_err(SandboxError::system("speak to the sandbox's PID 1"))
+    }
+
+    fn started(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let is_copy = sandbox.copy;
+        sandbox.phase = Phase::Running;
+        if is_copy {
+            return self.give_task(number);
+        }
+        let of_command = sandbox.run.and_then(|run| self.runs.get(&run)).is_some_and(|run| run.asked.command.is_some());
+        if of_command {
+            self.begun(number);
+        }
+    }
+
+    fn give_task(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(run) = sandbox.run.and_then(|run| self.runs.get(&run)) else { return };
+        sandbox.phase = Phase::Running;
+        let rlimits = unit::rlimits(&run.limits, None);
+        let task = Task {
+            task: &run.asked.task,
+            fds: &run.names,
+            directory: if run.userdir.is_some() { HOME } else { NO_HOME },
+            environment: &run.asked.environment,
+            rlimits: &rlimits,
+            memory: run.limits.memory,
+        };
+        let fds: Vec<BorrowedFd<'_>> = run.fds.iter().map(AsFd::as_fd).collect();
+        match send(&sandbox.control, &task, &fds) {
+            Ok(()) => self.begun(number),
+            Err(errno) => self.fail(number, format!("speak to the interpreter in the sandbox: {errno}")),
+        }
+    }
+
+    fn begun(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get(&number) else { return };
+        let Some(run) = sandbox.run.and_then(|run| self.runs.get_mut(&run)) else { return };
+        let now = Instant::now();
+        run.began = Some(now);
+        run.look = next_look(now, run, Duration::ZERO);
+        // Theirs now.
+        run.fds.clear();
+        run.names.clear();
+        tell(&run.connection, &Event::Started { uid: sandbox.runner.uid });
+        if run.killed.is_some() {
+            self.end(number);
+        }
+    }
+
+    /// The code has ended. What it used is read before it is gone.
+    fn done(&mut self, number: u32, done: Done) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        if let Some(inside) = sandbox.inside {
+            let pid = inside.as_raw_nonzero().get();
+            sandbox.cpu = sys::cpu_time(pid).unwrap_or_default();
+            sandbox.memory = confined::most_memory(pid);
+        }
+        sandbox.done = Some(done);
+        self.end(number);
+    }
+
+    /// It could not be made, or is not what it should be.
+    fn fail(&mut self, number: u32, why: String) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&number) {
+            sandbox.failed.get_or_insert(why);
+        }
+        self.end(number);
+    }
+
+    /// Kills all that is in it. What follows comes when that has happened.
+    fn end(&mut self, number: u32) {
+        if let Some(sandbox) = self.sandboxes.get_mut(&number) {
+            sandbox.phase = Phase::Ending;
+            let _ = sandbox.running.signal(rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Ends a run for this reason.
+    fn kill(&mut self, number: u32, reason: &str) {
+        let Some(run) = self.runs.get_mut(&number) else { return };
+        run.killed.get_or_insert_with(|| reason.to_owned());
+        match run.sandbox {
+            Some(sandbox) => self.end(sandbox),
+            None => {
+                self.waiting.retain(|waits| *waits != number);
+                self.tell_end(number, Ended::default());
+            }
+        }
+    }
+
+    fn refuse(&mut self, number: u32, error: &str) {
+        if let Some(run) = self.runs.remove(&number) {
+            self.unwatch(run.connection.as_fd());
+            tell(&run.connection, &Event::Refused { error: error.to_owned() });
+        }
+    }
+
+    // Ends.
+
+    /// A process of this pool's own has ended: a sandbox's PID 1, and with it all that was in there, or the warm interpreter's.
+    fn ended(&mut self, reaped: &sys::Reaped) {
+        let is = |pid: Pid| pid.as_raw_nonzero().get() == reaped.pid;
+        if self.warm.as_ref().is_some_and(|warm| is(warm.running.pid)) {
+            let ready = self.warm.as_ref().is_some_and(|warm| warm.ready);
+            self.end_warm("it ended".into());
+            if ready {
+                // It had been well: at once.
+                self.cold = None;
+            }
+            return;
+        }
+        let found = self.sandboxes.iter().find(|(_, s)| is(s.running.pid)).map(|(number, _)| *number);
+        let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else { return };
+        self.unwatch(sandbox.running.reports.as_fd());
+        self.unwatch(sandbox.control.as_fd());
+        self.free.push(sandbox.place);
+        let Some(number) = sandbox.run else { return };
+        self.give_back(number, sandbox.runner);
+        if let Some(why) = &sandbox.failed {
+            let why = why.clone();
+            return self.refuse(number, &why);
+        }
+        let ended = self.how_it_ended(number, &sandbox, reaped);
+        self.tell_end(number, ended);
+    }
+
+    fn give_back(&self, number: u32, runner: Runner) {
+        let Some(run) = self.runs.get(&number).filter(|run| run.given) else { return };
+        if let Some(Err(error)) = run.userdir.as_ref().map(|userdir| userdir.take_back(runner)) {
+            tracing::error!(%error, "give a user's directory back");
+        }
+    }
+
+    fn how_it_ended(&self, number: u32, sandbox: &Sandbox, reaped: &sys::Reaped) -> Ended {
+        let Some(run) = self.runs.get(&number) else { return Ended::default() };
+        let mut out = Ended {
+            isolation: self.profile.isolation.name(),
+            ..Ended::default()
+        };
+        let cpu = sandbox.cpu + reaped.cpu;
+        let group = sandbox.running.cgroup();
+        out.usage = Usage {
+            wall: run.began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
+            cpu: cpu.as_secs_f64(),
+            memory: sandbox.memory,
+        };
+        match (&sandbox.done, sandbox.status) {
+            (Some(done), _) => {
+                out.exit = Some(done.exit);
+                out.limit = done.limit.clone().filter(|limit| LIMITS.contains(&limit.as_str()));
+            }
+            (None, Some(status)) => match sys::exit_status::signal(status) {
+                Some(signal) => {
+                    out.signal = Some(signal);
+                    out.limit = limit_of_signal(signal, cpu, run, group.is_some_and(|group| group.oom_kills() > 0));
+                }
+                None => out.exit = Some(sys::exit_status::exit_code(status).into()),
+            },
+            (None, None) => out.signal = Some(libc::SIGKILL),
+        }
+        if run.killed.is_some() {
+            out.limit = run.killed.clone();
+        }
+        let too_much = run.userdir.as_ref().filter(|_| out.limit.is_none()).and_then(|userdir| {
+            exceeded(userdir, &run.limits)
+        });
+        out.limit = out.limit.or(too_much.map(str::to_owned));
+        out
+    }
+
+    fn tell_end(&mut self, number: u32, mut ended: Ended) {
+        if let Some(run) = self.runs.remove(&number) {
+            self.unwatch(run.connection.as_fd());
+            if ended.isolation.is_empty() {
+                ended.isolation = self.profile.isolation.name();
+                ended.limit = run.killed;
+            }
+            tell(&run.connection, &Event::Ended(Box::new(ended)));
+        }
+    }
+
+    // Limits that nobody else holds.
+
+    fn next_look(&self) -> Option<Duration> {
+        let soonest = self.runs.values().filter_map(|run| run.look).min();
+        let again = self.cold.as_ref().filter(|_| self.profile.ready > 0).map(|(_, until)| *until);
+        let next = soonest.into_iter().chain(again).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    fn look(&mut self) {
+        let now = Instant::now();
+        let due: Vec<u32> = self.runs.iter().filter(|(_, r)| r.look.is_some_and(|l| l <= now)).map(|(n, _)| *n).collect();
+        for number in due {
+            let Some(run) = self.runs.get(&number) else { continue };
+            let inside = run.sandbox.and_then(|s| self.sandboxes.get(&s)).and_then(|s| s.inside);
+            let used = inside.and_then(|inside| sys::cpu_time(inside.as_raw_nonzero().get())).unwrap_or_default();
+            let wall = run.limits.wall().zip(run.began).is_some_and(|(most, began)| now >= began + most);
+            let reason = if wall {
+                Some("wall")
+            } else if run.limits.cpu().is_some_and(|most| used >= most) {
+                Some("cpu")
+            } else {
+                run.userdir.as_ref().and_then(|userdir| exceeded(userdir, &run.limits))
+            };
+            match reason {
+                Some(reason) => {
+                    if let Some(run) = self.runs.get_mut(&number) {
+                        run.look = None;
+                    }
+                    self.kill(number, reason);
+                }
+                None => {
+                    if let Some(run) = self.runs.get_mut(&number) {
+                        run.look = next_look(now, run, used);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What [`Ended::limit`] may be.
+const LIMITS: [&str; 8] = ["wall", "cpu", "memory", "processes", "file_size", "files", "userdir", "tmp"];
+
+/// When to look at a run again: when its time is over, when it can have computed for long enough, or after a while, if its
+/// directory may hold only so much.
+fn next_look(now: Instant, run: &Pending, used: Duration) -> Option<Instant> {
+    let wall = run.limits.wall().zip(run.began).map(|(most, began)| began + most);
+    // On several processors at once it may compute faster than time goes by.
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let cpu = run.limits.cpu().map(|most| now + (most.saturating_sub(used) / processors).max(Duration::from_millis(5)));
+    let bounded = run.userdir.is_some() && (run.limits.files.is_some() || run.limits.userdir.is_some());
+    let directory = bounded.then(|| now + LOOK);
+    wall.into_iter().chain(cpu).chain(directory).min()
+}
+
+fn exceeded(userdir: &userdir::Userdir, limits: &super::Limits) -> Option<&'static str> {
+    let (most_files, most_bytes) = (limits.files?, limits.userdir.unwrap_or(u64::MAX));
+    let (files, bytes) = userdir.holds(most_files, most_bytes);
+    match (files > most_files, bytes > most_bytes) {
+        (true, _) => Some("files"),
+        (_, true) => Some("userdir"),
+        _ => None,
+    }
+}
+
+fn limit_of_signal(signal: i32, cpu: Duration, run: &Pending, oom: bool) -> Option<String> {
+    let limit = match signal {
+        libc::SIGXCPU => "cpu",
+        libc::SIGXFSZ => "file_size",
+        libc::SIGKILL if oom => "memory",
+        libc::SIGKILL if run.limits.cpu().is_some_and(|most| cpu >= most) => "cpu",
+        _ => return None,
+    };
+    Some(limit.to_owned())
+}
+
+fn canonical(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SandboxError> {
+    let real = |path: &PathBuf| {
+        let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
+        match path.canonicalize() {
+            Ok(real) if real == Path::new("/") => Err(SandboxError::refused("readable /: name folders of it")),
+            other => other.map_err(refused),
+        }
+    };
+    paths.iter().map(real).collect()
+}
+
+fn socketpair() -> Result<(OwnedFd, OwnedFd), SandboxError> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(SandboxError::system("make a socket pair"))
+}
+
+fn send(socket: &OwnedFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let bytes = serde_json::to_vec(message).map_err(|_| Errno::INVAL)?;
+    sys::send_fds(socket.as_fd(), &bytes, fds, SendFlags::DONTWAIT).map(drop)
+}
+
+/// Whoever would hear it may be gone.
+fn tell(connection: &OwnedFd, event: &Event) {
+    if let Ok(bytes) = serde_json::to_vec(event) {
+        let _ = rustix::net::send(connection, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
