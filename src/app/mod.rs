@@ -14,6 +14,7 @@ mod load;
 mod ready;
 pub mod renamed;
 pub mod run;
+pub mod sandbox;
 mod text;
 pub mod trace;
 

@@ -133,6 +133,8 @@ pub(crate) enum Command {
     Data(Deferred<Data>),
     /// Roots put together from recipes: build them, and look into them
     Jail(Deferred<Jail>),
+    /// Run what you do not trust: a Python file, or a program, that sees nothing of this host but what is named
+    Sandbox(Deferred<Sandbox>),
     /// Call a function of a service, as one of its callers
     Call(Deferred<Call>),
     /// What a service's functions are, for programs
@@ -156,6 +158,67 @@ pub(crate) enum Command {
         owner: u32,
         configuration: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Sandbox {
+    #[command(subcommand)]
+    pub action: Option<SandboxAction>,
+    #[command(flatten)]
+    pub limits: SandboxLimits,
+    /// The program and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SandboxAction {
+    /// Run a file in Python, or what comes on standard input for `-`
+    Run(SandboxRun),
+    /// Make sandboxes for the program at the other end of standard input
+    #[command(hide = true)]
+    Pool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxRun {
+    #[command(flatten)]
+    pub limits: SandboxLimits,
+    pub file: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SandboxLimits {
+    /// The one directory that it may write to, shown as /home/user
+    #[arg(long, value_name = "DIR")]
+    pub userdir: Option<PathBuf>,
+    /// A path of this host that it may read, at the same place (may be given more than once)
+    #[arg(long, value_name = "PATH")]
+    pub readable: Vec<PathBuf>,
+    /// A variable of its environment
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Seconds until it is ended [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub wall: Option<f64>,
+    /// Seconds that it may compute [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub cpu: Option<f64>,
+    /// Memory of each process, such as 256M [default: 512M]
+    #[arg(long, value_name = "SIZE", value_parser = crate::cli::sandbox::bytes)]
+    pub memory: Option<u64>,
+    /// Processes and threads at once [default: 64]
+    #[arg(long, value_name = "NUMBER")]
+    pub processes: Option<u64>,
+    /// The largest file that it may write, such as 16M [default: 64M]
+    #[arg(long, value_name = "SIZE", value_parser = crate::cli::sandbox::bytes)]
+    pub file_size: Option<u64>,
+    /// Say on standard error how it ended, as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

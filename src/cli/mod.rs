@@ -52,6 +52,7 @@ mod ps;
 mod reconcile;
 mod rpc;
 mod run;
+mod sandbox;
 mod stats;
 mod supervisor;
 mod terminal;
@@ -102,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Data(args) => data::run(&cli, args),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),
+        Command::Sandbox(args) => sandbox::run(&cli, args),
         Command::Call(args) => call::run(&cli, args),
         Command::Rpc(args) => rpc::run(&cli, args),
         Command::Access(args) => access::run(&cli, args),

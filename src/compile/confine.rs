@@ -6,8 +6,8 @@ use super::error::CompileError;
 use crate::bundle::{Bundle, RootEntry};
 use crate::plan::Confinement;
 use oci_spec::runtime::{
-    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, LinuxSyscallBuilder, Mount, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Spec,
+    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, LinuxSyscallBuilder, Mount, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Spec,
 };
 use std::path::Path;
 

@@ -98,7 +98,8 @@ impl Rules {
     pub(super) fn allow_mount_at(&mut self, place: &std::path::Path) -> Result<(), super::LaunchError> {
         let around = place.parent().filter(|around| around.parent().is_some());
         let around = around.and_then(super::step::c_path);
-        let around = around.ok_or_else(|| super::LaunchError::Spec("mounts something at the top of the root".into()))?;
+        let around =
+            around.ok_or_else(|| super::LaunchError::Spec("mounts something at the top of the root".into()))?;
         self.paths.push((around, self.any, self.any_file));
         Ok(())
     }

@@ -483,7 +483,7 @@ pub fn fork() -> Result<Option<Pid>, LaunchError> {
 }
 
 /// Is this the only thread, as it has to be for `what` to be started by copying this process?
-fn single_threaded(what: &str) -> Result<SingleThreaded, LaunchError> {
+pub fn single_threaded(what: &str) -> Result<SingleThreaded, LaunchError> {
     SingleThreaded::count().map_err(|threads| LaunchError::Other {
         operation: "start",
         object: what.to_owned(),

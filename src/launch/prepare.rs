@@ -280,9 +280,7 @@ pub(super) fn detached(
     map: Option<&(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
     idmaps: &mut IdMaps,
 ) -> Result<OwnedFd, LaunchError> {
-    let idmap = map
-        .map(|(uids, gids)| namespace(idmaps, uids, gids))
-        .transpose()?;
+    let idmap = map.map(|(uids, gids)| namespace(idmaps, uids, gids)).transpose()?;
     clone_of(source, path, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, idmap)
 }
 

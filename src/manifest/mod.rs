@@ -17,6 +17,7 @@ mod tree;
 pub mod types;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use quantity::parse_size as size;
 pub use render::{diagnostics_json, render};
 pub use scalar::is_app_name;
 pub use schema::schema;

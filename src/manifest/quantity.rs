@@ -81,7 +81,8 @@ impl Codec for Size {
     }
 }
 
-fn parse_size(text: &str) -> Option<u64> {
+/// A size as it is written: bytes, or a number with K, M, G or T.
+pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();

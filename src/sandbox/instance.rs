@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 pub(super) struct Warm {
     pub running: Running,
     pub socket: OwnedFd,
-    pub since: Instant,
     pub ready: bool,
 }
 
@@ -85,7 +84,7 @@ pub(super) struct Pending {
 
 impl Pending {
     /// The descriptor of this name.
-    pub fn fd(&self, name: &str) -> Option<&OwnedFd> {
+    pub(super) fn fd(&self, name: &str) -> Option<&OwnedFd> {
         let at = self.names.iter().position(|n| n == name)?;
         self.fds.get(at)
     }

@@ -129,6 +129,12 @@ pub fn serve(
     source: Source,
 ) -> Result<(), SandboxError> {
     own_proc()?;
+    let mut plan = plan;
+    let templates = std::mem::take(&mut plan.templates);
+    plan.templates = templates
+        .into_iter()
+        .map(|(name, template)| (name, unit::root(template)))
+        .collect();
     Pool::new(plan, profile, ids, userdirs, source)?.turn_until_over()
 }
 
@@ -154,8 +160,8 @@ impl Pool {
         userdirs: Userdirs,
         source: Source,
     ) -> Result<Pool, SandboxError> {
-        let system = |operation| move |errno: nix::Error| {
-            SandboxError::system(operation)(Errno::from_raw_os_error(errno as i32))
+        let system = |operation| {
+            move |errno: nix::Error| SandboxError::system(operation)(Errno::from_raw_os_error(errno as i32))
         };
         profile.limits.check()?;
         let mut profile = profile;
@@ -292,7 +298,9 @@ impl Pool {
     }
 
     fn accept(&mut self, number: u32) {
-        let Some(listener) = self.listeners.get(number as usize) else { return };
+        let Some(listener) = self.listeners.get(number as usize) else {
+            return;
+        };
         let accepted = rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
         let Ok(connection) = accepted else { return };
         if self.clients.len() < MOST_CLIENTS {
@@ -302,7 +310,9 @@ impl Pool {
 
     fn hear_client(&mut self, number: u32) {
         let mut fds = Vec::new();
-        let Some(client) = self.clients.get(&number) else { return };
+        let Some(client) = self.clients.get(&number) else {
+            return;
+        };
         let taken = sys::receive_fds(client.as_fd(), &mut self.buffer, MOST_DESCRIPTORS, &mut fds);
         let length = match taken {
             Err(Errno::AGAIN | Errno::INTR) => return,
@@ -319,7 +329,12 @@ impl Pool {
     /// To whoever asked, on the connection that came first with the request.
     fn tell_refused(&self, connection: Option<&OwnedFd>, error: &str) {
         if let Some(connection) = connection {
-            tell(connection, &Event::Refused { error: error.to_owned() });
+            tell(
+                connection,
+                &Event::Refused {
+                    error: error.to_owned(),
+                },
+            );
         }
     }
 
@@ -327,7 +342,12 @@ impl Pool {
         if let Some(connection) = self.clients.remove(&number) {
             self.unwatch(connection.as_fd());
         }
-        let its: Vec<u32> = self.runs.iter().filter(|(_, run)| run.client == number).map(|(n, _)| *n).collect();
+        let its: Vec<u32> = self
+            .runs
+            .iter()
+            .filter(|(_, run)| run.client == number)
+            .map(|(n, _)| *n)
+            .collect();
         for run in its {
             self.kill(run, "stopped");
         }
@@ -342,11 +362,21 @@ impl Pool {
         };
         names.remove(at);
         let connection = fds.remove(at);
-        let refuse = |error: SandboxError| tell(&connection, &Event::Refused { error: error.to_string() });
+        let refuse = |error: SandboxError| {
+            tell(
+                &connection,
+                &Event::Refused {
+                    error: error.to_string(),
+                },
+            )
+        };
         if self.waiting.len() >= MOST_WAITING {
             return refuse(SandboxError::refused("too many runs wait already; ask again later"));
         }
-        let limits = asked.limits.within(&self.profile.limits);
+        let limits = match asked.session {
+            true => asked.limits.of_session(&self.profile.limits),
+            false => asked.limits.within(&self.profile.limits),
+        };
         if let Err(error) = asked.limits.check() {
             return refuse(error);
         }
@@ -356,10 +386,18 @@ impl Pool {
                     Ok(paths) => asked.readable = paths,
                     Err(error) => return refuse(error),
                 },
-                _ => return refuse(SandboxError::refused("what a sandbox may read is the manifest's to say")),
+                _ => {
+                    return refuse(SandboxError::refused(
+                        "what a sandbox may read is the manifest's to say",
+                    ));
+                }
             }
         }
-        let found = asked.userdir.as_deref().map(|path| userdir::find(&self.userdirs, path)).transpose();
+        let found = asked
+            .userdir
+            .as_deref()
+            .map(|path| userdir::find(&self.userdirs, path))
+            .transpose();
         let userdir = match found {
             Ok(userdir) => userdir,
             Err(error) => return refuse(error),
@@ -434,7 +472,15 @@ impl Pool {
         let mut bundle = unit::warm(&self.plan, &self.profile, self.ids.as_ref())?;
         // The copy gets the filter of a sandbox, beside that of the interpreter itself.
         let runner = Runner::of(self.ids.as_ref(), 0);
-        let of = unit::sandbox(&self.plan, &self.profile, (0, runner), &self.profile.limits, &Runs::Copy, &[], None)?;
+        let of = unit::sandbox(
+            &self.plan,
+            &self.profile,
+            (0, runner),
+            &self.profile.limits,
+            &Runs::Copy,
+            &[],
+            None,
+        )?;
         let filter = self.launcher.filter(&of.spec)?;
         let (ours, theirs) = socketpair()?;
         if let Some(process) = bundle.spec.process_mut() {
@@ -462,7 +508,6 @@ impl Pool {
         Ok(Warm {
             running,
             socket: ours,
-            since: Instant::now(),
             ready: false,
         })
     }
@@ -557,7 +602,10 @@ impl Pool {
 
     /// Those that wait for nobody, or are on their way to it.
     fn spare(&self) -> usize {
-        self.sandboxes.values().filter(|s| s.run.is_none() && s.phase != Phase::Ending).count()
+        self.sandboxes
+            .values()
+            .filter(|s| s.run.is_none() && s.phase != Phase::Ending)
+            .count()
     }
 
     fn lacks_ready(&self) -> bool {
@@ -583,9 +631,15 @@ impl Pool {
             if busy >= self.profile.at_once {
                 return;
             }
-            let common = self.runs.get(&run).is_some_and(|run| run.asked.command.is_none() && run.asked.readable.is_empty());
+            let common = self
+                .runs
+                .get(&run)
+                .is_some_and(|run| run.asked.command.is_none() && run.asked.readable.is_empty());
             let spare = |phase: fn(&Phase) -> bool| {
-                let found = self.sandboxes.iter().find(|(_, s)| s.run.is_none() && s.common && phase(&s.phase));
+                let found = self
+                    .sandboxes
+                    .iter()
+                    .find(|(_, s)| s.run.is_none() && s.common && phase(&s.phase));
                 found.map(|(number, _)| *number)
             };
             let there = match common && self.profile.warm {
@@ -635,7 +689,9 @@ impl Pool {
 
     /// A sandbox that is there or on its way becomes this run's.
     fn take(&mut self, number: u32, run: u32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         sandbox.run = Some(run);
         let ready = sandbox.phase == Phase::Ready;
         if let Some(run) = self.runs.get_mut(&run) {
@@ -663,7 +719,12 @@ impl Pool {
         let has_command = pending.is_some_and(|run| run.asked.command.is_some());
         let copy = self.profile.warm && !has_command;
         let common = copy && pending.is_none_or(|run| run.asked.readable.is_empty());
-        let bundle = match self.bundles.get_mut(place as usize).and_then(Option::take).filter(|_| common) {
+        let bundle = match self
+            .bundles
+            .get_mut(place as usize)
+            .and_then(Option::take)
+            .filter(|_| common)
+        {
             Some(bundle) => bundle,
             None => self.compile(place, runner, run)?,
         };
@@ -681,7 +742,11 @@ impl Pool {
             &bundle,
             &Descriptors {
                 sockets: if copy || has_command { &[] } else { &sockets },
-                program: if copy { Program::Joining(Path::new(HOME)) } else { Program::OfSpec },
+                program: if copy {
+                    Program::Joining(Path::new(HOME))
+                } else {
+                    Program::OfSpec
+                },
                 owner: self.ids.as_ref().filter(|_| copy).map(|ids| ids.warm),
                 ..Descriptors::of(stdio)
             },
@@ -724,9 +789,19 @@ impl Pool {
     fn compile(&mut self, place: u32, runner: Runner, run: Option<u32>) -> Result<Bundle, SandboxError> {
         let pending = run.and_then(|run| self.runs.get_mut(&run));
         let Some(pending) = pending.filter(|run| run.asked.command.is_some() || !self.profile.warm) else {
-            let further = run.and_then(|run| self.runs.get(&run)).map_or(&[][..], |run| &run.asked.readable);
+            let further = run
+                .and_then(|run| self.runs.get(&run))
+                .map_or(&[][..], |run| &run.asked.readable);
             let of = (place, runner);
-            return unit::sandbox(&self.plan, &self.profile, of, &self.profile.limits, &Runs::Copy, further, None);
+            return unit::sandbox(
+                &self.plan,
+                &self.profile,
+                of,
+                &self.profile.limits,
+                &Runs::Copy,
+                further,
+                None,
+            );
         };
         let home = match &pending.userdir {
             None => None,
@@ -761,11 +836,21 @@ impl Pool {
             None => Runs::Python,
         };
         let further = &pending.asked.readable;
-        unit::sandbox(&self.plan, &self.profile, (place, runner), &pending.limits, &runs, further, home)
+        unit::sandbox(
+            &self.plan,
+            &self.profile,
+            (place, runner),
+            &pending.limits,
+            &runs,
+            further,
+            home,
+        )
     }
 
     fn hear_reports(&mut self, number: u32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         match sandbox.running.report() {
             Ok(Report::Joinable(ruleset)) => {
                 sandbox.ruleset = ruleset;
@@ -798,12 +883,14 @@ impl Pool {
         let (Some(sandbox), Some(warm)) = (self.sandboxes.get_mut(&number), &self.warm) else {
             return Ok(());
         };
-        let Some(theirs) = sandbox.theirs.take() else { return Ok(()) };
+        let Some(theirs) = sandbox.theirs.take() else {
+            return Ok(());
+        };
         let init = rustix::process::pidfd_open(sandbox.running.pid, PidfdFlags::empty())
             .map_err(SandboxError::system("open the sandbox's PID 1"))?;
         let mut fds = vec![theirs.as_fd(), init.as_fd()];
         fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
-        let rlimits = unit::rlimits(&self.profile.limits, None);
+        let rlimits = unit::rlimits(&self.profile.limits.widest(), None);
         let fork = ToWarm::Fork {
             uid: sandbox.runner.uid,
             gid: sandbox.runner.uid,
@@ -819,7 +906,9 @@ impl Pool {
     }
 
     fn hear_inside(&mut self, number: u32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         let mut bytes = [0u8; 1024];
         let received = match sys::receive(sandbox.control.as_fd(), &mut bytes) {
             Err(Errno::AGAIN | Errno::INTR) => return,
@@ -832,13 +921,18 @@ impl Pool {
         match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
             Ok(Said::Confined(_)) => self.confined(number, received.sender),
             Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
-            _ => self.fail(number, "the interpreter in the sandbox says what nobody understands".into()),
+            _ => self.fail(
+                number,
+                "the interpreter in the sandbox says what nobody understands".into(),
+            ),
         }
     }
 
     /// An interpreter waits for its task; whether it may have one is not for it to say.
     fn confined(&mut self, number: u32, pid: i32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         let expected = Expected {
             uid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
             gid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
@@ -854,7 +948,10 @@ impl Pool {
             return self.fail(number, "the interpreter in the sandbox speaks out of turn".into());
         }
         if let Some(lacking) = confined::lacking(pid, &expected) {
-            return self.fail(number, format!("the interpreter in the sandbox is not confined: {lacking}"));
+            return self.fail(
+                number,
+                format!("the interpreter in the sandbox is not confined: {lacking}"),
+            );
         }
         sandbox.inside = Pid::from_raw(pid);
         if !sandbox.copy {
@@ -879,7 +976,9 @@ impl Pool {
     }
 
     fn try_open(&mut self, number: u32) -> Result<(), SandboxError> {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return Ok(()) };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return Ok(());
+        };
         let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
         sandbox.phase = Phase::Opening;
         if let Some(run) = run
@@ -900,25 +999,37 @@ impl Pool {
             let attach = SandboxError::system("show the user's directory");
             sandbox.running.attach(tree.as_fd()).map_err(attach)?;
         }
-        sandbox.running.go().map_err(SandboxError::system("speak to the sandbox's PID 1"))
+        sandbox
+            .running
+            .go()
+            .map_err(SandboxError::system("speak to the sandbox's PID 1"))
     }
 
     fn started(&mut self, number: u32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         let is_copy = sandbox.copy;
         sandbox.phase = Phase::Running;
         if is_copy {
             return self.give_task(number);
         }
-        let of_command = sandbox.run.and_then(|run| self.runs.get(&run)).is_some_and(|run| run.asked.command.is_some());
+        let of_command = sandbox
+            .run
+            .and_then(|run| self.runs.get(&run))
+            .is_some_and(|run| run.asked.command.is_some());
         if of_command {
             self.begun(number);
         }
     }
 
     fn give_task(&mut self, number: u32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
-        let Some(run) = sandbox.run.and_then(|run| self.runs.get(&run)) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
+        let Some(run) = sandbox.run.and_then(|run| self.runs.get(&run)) else {
+            return;
+        };
         sandbox.phase = Phase::Running;
         let rlimits = unit::rlimits(&run.limits, None);
         let task = Task {
@@ -937,15 +1048,24 @@ impl Pool {
     }
 
     fn begun(&mut self, number: u32) {
-        let Some(sandbox) = self.sandboxes.get(&number) else { return };
-        let Some(run) = sandbox.run.and_then(|run| self.runs.get_mut(&run)) else { return };
+        let Some(sandbox) = self.sandboxes.get(&number) else {
+            return;
+        };
+        let Some(run) = sandbox.run.and_then(|run| self.runs.get_mut(&run)) else {
+            return;
+        };
         let now = Instant::now();
         run.began = Some(now);
         run.look = next_look(now, run, Duration::ZERO);
         // Theirs now.
         run.fds.clear();
         run.names.clear();
-        tell(&run.connection, &Event::Started { uid: sandbox.runner.uid });
+        tell(
+            &run.connection,
+            &Event::Started {
+                uid: sandbox.runner.uid,
+            },
+        );
         if run.killed.is_some() {
             self.end(number);
         }
@@ -953,7 +1073,9 @@ impl Pool {
 
     /// The code has ended. What it used is read before it is gone.
     fn done(&mut self, number: u32, done: Done) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else { return };
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
         if let Some(inside) = sandbox.inside {
             let pid = inside.as_raw_nonzero().get();
             sandbox.cpu = sys::cpu_time(pid).unwrap_or_default();
@@ -995,7 +1117,12 @@ impl Pool {
     fn refuse(&mut self, number: u32, error: &str) {
         if let Some(run) = self.runs.remove(&number) {
             self.unwatch(run.connection.as_fd());
-            tell(&run.connection, &Event::Refused { error: error.to_owned() });
+            tell(
+                &run.connection,
+                &Event::Refused {
+                    error: error.to_owned(),
+                },
+            );
         }
     }
 
@@ -1013,8 +1140,14 @@ impl Pool {
             }
             return;
         }
-        let found = self.sandboxes.iter().find(|(_, s)| is(s.running.pid)).map(|(number, _)| *number);
-        let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else { return };
+        let found = self
+            .sandboxes
+            .iter()
+            .find(|(_, s)| is(s.running.pid))
+            .map(|(number, _)| *number);
+        let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
+            return;
+        };
         self.unwatch(sandbox.running.reports.as_fd());
         self.unwatch(sandbox.control.as_fd());
         self.free.push(sandbox.place);
@@ -1029,14 +1162,18 @@ impl Pool {
     }
 
     fn give_back(&self, number: u32, runner: Runner) {
-        let Some(run) = self.runs.get(&number).filter(|run| run.given) else { return };
+        let Some(run) = self.runs.get(&number).filter(|run| run.given) else {
+            return;
+        };
         if let Some(Err(error)) = run.userdir.as_ref().map(|userdir| userdir.take_back(runner)) {
             tracing::error!(%error, "give a user's directory back");
         }
     }
 
     fn how_it_ended(&self, number: u32, sandbox: &Sandbox, reaped: &sys::Reaped) -> Ended {
-        let Some(run) = self.runs.get(&number) else { return Ended::default() };
+        let Some(run) = self.runs.get(&number) else {
+            return Ended::default();
+        };
         let mut out = Ended {
             isolation: self.profile.isolation.name(),
             ..Ended::default()
@@ -1065,9 +1202,11 @@ impl Pool {
         if run.killed.is_some() {
             out.limit = run.killed.clone();
         }
-        let too_much = run.userdir.as_ref().filter(|_| out.limit.is_none()).and_then(|userdir| {
-            exceeded(userdir, &run.limits)
-        });
+        let too_much = run
+            .userdir
+            .as_ref()
+            .filter(|_| out.limit.is_none())
+            .and_then(|userdir| exceeded(userdir, &run.limits));
         out.limit = out.limit.or(too_much.map(str::to_owned));
         out
     }
@@ -1087,19 +1226,34 @@ impl Pool {
 
     fn next_look(&self) -> Option<Duration> {
         let soonest = self.runs.values().filter_map(|run| run.look).min();
-        let again = self.cold.as_ref().filter(|_| self.profile.ready > 0).map(|(_, until)| *until);
+        let again = self
+            .cold
+            .as_ref()
+            .filter(|_| self.profile.ready > 0)
+            .map(|(_, until)| *until);
         let next = soonest.into_iter().chain(again).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn look(&mut self) {
         let now = Instant::now();
-        let due: Vec<u32> = self.runs.iter().filter(|(_, r)| r.look.is_some_and(|l| l <= now)).map(|(n, _)| *n).collect();
+        let due: Vec<u32> = self
+            .runs
+            .iter()
+            .filter(|(_, r)| r.look.is_some_and(|l| l <= now))
+            .map(|(n, _)| *n)
+            .collect();
         for number in due {
             let Some(run) = self.runs.get(&number) else { continue };
             let inside = run.sandbox.and_then(|s| self.sandboxes.get(&s)).and_then(|s| s.inside);
-            let used = inside.and_then(|inside| sys::cpu_time(inside.as_raw_nonzero().get())).unwrap_or_default();
-            let wall = run.limits.wall().zip(run.began).is_some_and(|(most, began)| now >= began + most);
+            let used = inside
+                .and_then(|inside| sys::cpu_time(inside.as_raw_nonzero().get()))
+                .unwrap_or_default();
+            let wall = run
+                .limits
+                .wall()
+                .zip(run.began)
+                .is_some_and(|(most, began)| now >= began + most);
             let reason = if wall {
                 Some("wall")
             } else if run.limits.cpu().is_some_and(|most| used >= most) {
@@ -1125,7 +1279,16 @@ impl Pool {
 }
 
 /// What [`Ended::limit`] may be.
-const LIMITS: [&str; 8] = ["wall", "cpu", "memory", "processes", "file_size", "files", "userdir", "tmp"];
+const LIMITS: [&str; 8] = [
+    "wall",
+    "cpu",
+    "memory",
+    "processes",
+    "file_size",
+    "files",
+    "userdir",
+    "tmp",
+];
 
 /// When to look at a run again: when its time is over, when it can have computed for long enough, or after a while, if its
 /// directory may hold only so much.
@@ -1133,7 +1296,10 @@ fn next_look(now: Instant, run: &Pending, used: Duration) -> Option<Instant> {
     let wall = run.limits.wall().zip(run.began).map(|(most, began)| began + most);
     // On several processors at once it may compute faster than time goes by.
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    let cpu = run.limits.cpu().map(|most| now + (most.saturating_sub(used) / processors).max(Duration::from_millis(5)));
+    let cpu = run
+        .limits
+        .cpu()
+        .map(|most| now + (most.saturating_sub(used) / processors).max(Duration::from_millis(5)));
     let bounded = run.userdir.is_some() && (run.limits.files.is_some() || run.limits.userdir.is_some());
     let directory = bounded.then(|| now + LOOK);
     wall.into_iter().chain(cpu).chain(directory).min()

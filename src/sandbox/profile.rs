@@ -79,6 +79,9 @@ pub struct Limits {
     pub wall: Option<f64>,
     /// Seconds of computing.
     pub cpu: Option<f64>,
+    /// The same of a session, in all.
+    pub session_wall: Option<f64>,
+    pub session_cpu: Option<f64>,
     /// Bytes: of each process, and of all together where there are cgroups.
     pub memory: Option<u64>,
     /// Processes and threads at once.
@@ -97,6 +100,8 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         wall: Some(30.0),
         cpu: Some(10.0),
+        session_wall: Some(3600.0),
+        session_cpu: Some(600.0),
         memory: Some(512 << 20),
         processes: Some(64),
         file_size: Some(64 << 20),
@@ -116,6 +121,8 @@ impl Limits {
         Limits {
             wall: lower(self.wall, others.wall),
             cpu: lower(self.cpu, others.cpu),
+            session_wall: lower(self.session_wall, others.session_wall),
+            session_cpu: lower(self.session_cpu, others.session_cpu),
             memory: lower(self.memory, others.memory),
             processes: lower(self.processes, others.processes),
             file_size: lower(self.file_size, others.file_size),
@@ -131,6 +138,8 @@ impl Limits {
         Limits {
             wall: self.wall.or(d.wall),
             cpu: self.cpu.or(d.cpu),
+            session_wall: self.session_wall.or(d.session_wall),
+            session_cpu: self.session_cpu.or(d.session_cpu),
             memory: self.memory.or(d.memory),
             processes: self.processes.or(d.processes),
             file_size: self.file_size.or(d.file_size),
@@ -140,9 +149,31 @@ impl Limits {
         }
     }
 
+    /// What either a run or a session may use: a task lowers it to its own.
+    pub fn widest(&self) -> Limits {
+        let cpu = self.cpu.zip(self.session_cpu).map(|(run, session)| run.max(session));
+        Limits { cpu, ..*self }
+    }
+
+    /// What holds for a session: its times are those of a whole session.
+    pub fn of_session(&self, profile: &Limits) -> Limits {
+        let whole = Limits {
+            wall: profile.session_wall,
+            cpu: profile.session_cpu,
+            ..*profile
+        };
+        self.within(&whole)
+    }
+
     /// Times that are none are refused, so that no sum of them can overflow.
     pub fn check(&self) -> Result<(), SandboxError> {
-        for (key, seconds) in [("wall", self.wall), ("cpu", self.cpu)] {
+        let all = [
+            ("wall", self.wall),
+            ("cpu", self.cpu),
+            ("session_wall", self.session_wall),
+            ("session_cpu", self.session_cpu),
+        ];
+        for (key, seconds) in all {
             if let Some(seconds) = seconds
                 && !(seconds > 0.0 && seconds <= LONGEST)
             {

@@ -34,6 +34,8 @@ pub struct Run {
     pub readable: Vec<PathBuf>,
     pub environment: BTreeMap<String, String>,
     pub limits: Limits,
+    /// An interpreter that is kept, for more than one piece of code.
+    pub session: bool,
     pub overlay: bool,
     pub explain: bool,
 }
@@ -54,15 +56,9 @@ pub enum Order {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    Ready {
-        isolation: &'static str,
-    },
-    Refused {
-        error: String,
-    },
-    Started {
-        uid: u32,
-    },
+    Ready { isolation: &'static str },
+    Refused { error: String },
+    Started { uid: u32 },
     Ended(Box<Ended>),
     Committed,
     Discarded,

@@ -13,9 +13,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where a user's directory is shown. Nothing else lies beside it.
-pub const HOME: &str = "/home/user";
+pub(super) const HOME: &str = "/home/user";
 /// Where a run without one works.
-pub const NO_HOME: &str = "/tmp";
+pub(super) const NO_HOME: &str = "/tmp";
 /// Of /etc a sandbox sees this and what says its ids: what programs need to be found and linked.
 const ETC: [&str; 4] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl"];
 /// The one id that a user without subordinate ids has, as a sandbox sees it.
@@ -25,7 +25,7 @@ const NOFILE: u64 = 256;
 
 /// Who runs in it: of the pool's ids, that of this place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Runner {
+pub(super) struct Runner {
     /// As files have it, in the namespace of the pool.
     pub uid: u32,
     keeper: Option<u32>,
@@ -66,7 +66,7 @@ impl Runner {
 }
 
 /// A template, less what a sandbox has no use for.
-pub fn root(mut template: Template) -> Template {
+pub(super) fn root(mut template: Template) -> Template {
     if template.jail.is_none() {
         template.entries.retain(|entry| match entry {
             Entry::Bind { path, .. } | Entry::Link { path, .. } => {
@@ -104,7 +104,9 @@ fn python(profile: &Profile, template: Option<&Template>, module: &str) -> Vec<S
         "import sys; sys.path.insert(0, {:?}); from pysecure_sandbox.{module} import main; main()",
         format!("{}/carried", packages::FOLDER)
     );
-    [interpreter.as_str(), "-I", "-S", "-B", "-c", &boot].map(str::to_owned).into()
+    [interpreter.as_str(), "-I", "-S", "-B", "-c", &boot]
+        .map(str::to_owned)
+        .into()
 }
 
 fn readable(profile: &Profile, further: &[PathBuf]) -> Vec<Mount> {
@@ -117,11 +119,12 @@ fn readable(profile: &Profile, further: &[PathBuf]) -> Vec<Mount> {
 
 /// Those that lie in what the root shows anyway are left out.
 fn beside(template: Option<&Template>, mounts: Vec<Mount>) -> Vec<Mount> {
-    let within = |mount: &Mount| template.is_some_and(|t| t.binds().any(|(bind, _)| Path::new(&mount.target).starts_with(bind)));
+    let within =
+        |mount: &Mount| template.is_some_and(|t| t.binds().any(|(bind, _)| Path::new(&mount.target).starts_with(bind)));
     mounts.into_iter().filter(|mount| !within(mount)).collect()
 }
 
-pub fn warm(plan: &Plan, profile: &Profile, ids: Option<&Identities>) -> Result<Bundle, SandboxError> {
+pub(super) fn warm(plan: &Plan, profile: &Profile, ids: Option<&Identities>) -> Result<Bundle, SandboxError> {
     let template = plan.templates.get(&profile.rootfs);
     let uid = ids.map_or(0, |ids| ids.warm);
     let identity = Identity {
@@ -144,7 +147,7 @@ pub fn warm(plan: &Plan, profile: &Profile, ids: Option<&Identities>) -> Result<
 }
 
 /// What a sandbox runs.
-pub enum Runs<'a> {
+pub(super) enum Runs<'a> {
     /// A copy of the warm interpreter, which joins.
     Copy,
     /// An interpreter of its own.
@@ -156,7 +159,7 @@ pub enum Runs<'a> {
 }
 
 /// The bundle of one sandbox. `userdir`: what is shown as its home from the start.
-pub fn sandbox(
+pub(super) fn sandbox(
     plan: &Plan,
     profile: &Profile,
     (place, runner): (u32, Runner),
@@ -204,7 +207,9 @@ pub fn sandbox(
         }
     }
     file_systems(&mut bundle, limits);
-    let memory = (!matches!(runs, Runs::Copy | Runs::Python)).then_some(()).and(limits.memory);
+    let memory = (!matches!(runs, Runs::Copy | Runs::Python))
+        .then_some(())
+        .and(limits.memory);
     set_rlimits(&mut bundle, limits, memory);
     Ok(bundle)
 }
@@ -232,7 +237,7 @@ fn file_systems(bundle: &mut Bundle, limits: &Limits) {
 }
 
 /// getrlimit(2): the number, what is held, and what it may be raised to. `memory`: all of the address space.
-pub fn rlimits(limits: &Limits, memory: Option<u64>) -> Vec<(u32, u64, u64)> {
+pub(super) fn rlimits(limits: &Limits, memory: Option<u64>) -> Vec<(u32, u64, u64)> {
     let mut out = vec![(libc::RLIMIT_CORE, 0, 0), (libc::RLIMIT_NOFILE, NOFILE, NOFILE)];
     if let Some(seconds) = limits.cpu {
         // The first is a signal that a program may handle, the second is the end.

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// A directory that was found.
 #[derive(Debug)]
-pub struct Userdir {
+pub(super) struct Userdir {
     pub path: PathBuf,
     pub fd: OwnedFd,
     /// Whose it is on disk, in the namespace of the pool.
@@ -22,7 +22,7 @@ pub struct Userdir {
 
 /// How the run's id becomes the owner's.
 #[derive(Debug)]
-pub enum Shown {
+pub(super) enum Shown {
     /// It is the owner's already.
     AsIs,
     /// The mount has other ids than the disk.
@@ -32,17 +32,27 @@ pub enum Shown {
 }
 
 /// Opens the directory that a client named.
-pub fn find(all: &Userdirs, named: &Path) -> Result<Userdir, SandboxError> {
+pub(super) fn find(all: &Userdirs, named: &Path) -> Result<Userdir, SandboxError> {
     let refused = |why: String| SandboxError::refused(format!("userdir {}: {why}", named.display()));
-    let plain = |path: &Path| path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    let plain = |path: &Path| {
+        path.components()
+            .all(|c| matches!(c, Component::RootDir | Component::Normal(_)))
+    };
     if !named.is_absolute() || !plain(named) {
         return Err(refused("write an absolute path without `..`".into()));
     }
     let (path, owner) = match all {
-        Userdirs::None => return Err(refused("this sandbox shows none; name `userdirs` in the manifest".into())),
+        Userdirs::None => {
+            return Err(refused(
+                "this sandbox shows none; name `userdirs` in the manifest".into(),
+            ));
+        }
         Userdirs::Host => (named.to_owned(), None),
         Userdirs::Below { shown, source, owner } => {
-            let inside = named.strip_prefix(shown).ok().filter(|inside| !inside.as_os_str().is_empty());
+            let inside = named
+                .strip_prefix(shown)
+                .ok()
+                .filter(|inside| !inside.as_os_str().is_empty());
             let inside = inside.ok_or_else(|| refused(format!("it has to lie below {}", shown.display())))?;
             (source.join(inside), Some(*owner))
         }
@@ -102,8 +112,14 @@ impl Userdir {
                 continue;
             }
             let ids = (Some(Uid::from_raw(to.0)), Some(Gid::from_raw(to.1)));
-            rustix::fs::chownat(entry.file, "", ids.0, ids.1, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|errno| SandboxError::refused(format!("give {} to a run: {errno}", self.path.display())))?;
+            rustix::fs::chownat(
+                entry.file,
+                "",
+                ids.0,
+                ids.1,
+                AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(|errno| SandboxError::refused(format!("give {} to a run: {errno}", self.path.display())))?;
         }
         Ok(())
     }

@@ -1,0 +1,244 @@
+//! `sandbox`: one run of what nobody trusts, without a manifest; and the pool of a program that has none of its own.
+
+use super::args::{Cli, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
+use super::load::with_privilege;
+use super::{Done, Failure};
+use crate::app::sandbox::own_plan;
+use crate::host::outer;
+use crate::launch;
+use crate::sandbox::request::{Asked, Event, LONGEST};
+use crate::sandbox::{Limits, Profile, Source, Userdirs, serve};
+use crate::sys::helper::{self, Keeps};
+use crate::sys::{self, exit_status};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{Pid, WaitOptions};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
+    if let Some(code) = with_privilege()? {
+        return Ok(code);
+    }
+    match &args.action {
+        Some(SandboxAction::Pool) => pool(cli),
+        Some(SandboxAction::Run(run)) => python(cli, run),
+        None if args.command.is_empty() => Err(Failure::new(
+            2,
+            "nothing to run; write `pysecure sandbox run FILE`, or `pysecure sandbox -- COMMAND`",
+        )),
+        None => program(cli, &args.limits, &args.command),
+    }
+}
+
+/// A size as it is written in manifests: bytes, or a number with K, M, G or T.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "write bytes, or a number with K, M, G or T, such as 256M".to_owned();
+    crate::manifest::size(text).ok_or_else(wrong)
+}
+
+/// The pool of whoever holds the other end of standard input, who says first of what kind it is.
+fn pool(cli: &Cli) -> Done {
+    let connection = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(std::io::Error::from)?;
+    let kind = rustix::net::sockopt::socket_type(&connection);
+    if kind != Ok(SocketType::SEQPACKET) {
+        return Err(Failure::new(
+            2,
+            "standard input is no SOCK_SEQPACKET socket: this is for programs, such as Python's pysecure_sandbox",
+        ));
+    }
+    let mut bytes = vec![0; LONGEST];
+    let (length, _) =
+        rustix::net::recv(&connection, &mut bytes[..], RecvFlags::empty()).map_err(std::io::Error::from)?;
+    let refuse = |error: String| {
+        say(&connection, &Event::Refused { error: error.clone() });
+        Failure::failed(error)
+    };
+    let profile = match serde_json::from_slice(&bytes[..length]) {
+        Ok(Asked::Profile(profile)) => *profile,
+        Ok(Asked::Run(_)) => return Err(refuse("say first what profile it is to have".into())),
+        Err(e) => return Err(refuse(format!("the profile: {e}"))),
+    };
+    match serve_beside(cli, profile, connection.try_clone()?) {
+        Ok(child) => Ok(wait(child)),
+        Err(failure) => Err(refuse(failure.messages.join("; "))),
+    }
+}
+
+/// Starts a pool as PID 1 of a PID namespace, which is killed with this process.
+fn serve_beside(cli: &Cli, profile: Profile, connection: OwnedFd) -> Result<Pid, Failure> {
+    let privilege = outer::expected();
+    let (plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
+    let alone = launch::single_threaded("a pool of sandboxes")?;
+    let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+    let keep: Vec<BorrowedFd<'_>> = ids
+        .iter()
+        .map(|ids| ids.claim.as_fd())
+        .chain([connection.as_fd()])
+        .collect();
+    let numbers: Vec<i32> = keep.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+    let life = || {
+        let told = connection.try_clone();
+        let served = told.map_err(|e| e.to_string()).and_then(|own| {
+            let block = ids.as_ref().map(|ids| ids.block);
+            serve(plan, profile, block, Userdirs::Host, Source::Control(own)).map_err(|e| e.to_string())
+        });
+        match served {
+            Ok(()) => 0,
+            Err(error) => {
+                say(&connection, &Event::Refused { error });
+                1
+            }
+        }
+    };
+    helper::start(&alone, namespaces, &Keeps::These(&numbers), |_| (), life)
+        .map_err(launch::LaunchError::system("start", "a pool of sandboxes"))
+        .map_err(Failure::from)
+}
+
+fn wait(child: Pid) -> u8 {
+    match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
+        Ok(Some((_, status))) => exit_status::exit_code(status.as_raw()),
+        _ => 125,
+    }
+}
+
+fn say(connection: &OwnedFd, event: &Event) {
+    if let Ok(bytes) = serde_json::to_vec(event) {
+        let _ = rustix::net::send(connection, &bytes, SendFlags::NOSIGNAL);
+    }
+}
+
+/// A file in Python.
+fn python(cli: &Cli, run: &SandboxRun) -> Done {
+    let mut code = Vec::new();
+    let read = match run.file.as_os_str() == "-" {
+        true => std::io::stdin().read_to_end(&mut code),
+        false => std::fs::File::open(&run.file).and_then(|mut file| file.read_to_end(&mut code)),
+    };
+    read.map_err(|e| Failure::new(2, format!("read {}: {e}", run.file.display())))?;
+    let memory = rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    let mut file = std::fs::File::from(memory);
+    std::io::Write::write_all(&mut file, &code)?;
+    let name = run.file.display().to_string();
+    let task = json!({ "name": name, "source": "bytes", "arguments": run.arguments, "value": false });
+    once(
+        cli,
+        &run.limits,
+        &json!({ "task": task }),
+        &[("code", OwnedFd::from(file))],
+    )
+}
+
+fn program(cli: &Cli, limits: &SandboxLimits, command: &[String]) -> Done {
+    once(cli, limits, &json!({ "command": command }), &[])
+}
+
+/// One run, with this process's standard descriptors; its exit code.
+fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, OwnedFd)]) -> Done {
+    let (ours, theirs) = socketpair()?;
+    let profile = Profile {
+        warm: false,
+        at_once: 1,
+        ..Profile::default()
+    };
+    let pool = serve_beside(cli, profile, theirs)?;
+    let (told, tell) = socketpair()?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut names = vec!["run", "stdin", "stdout", "stderr"];
+    let mut fds = vec![tell.as_fd(), stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    for (name, fd) in further {
+        names.push(name);
+        fds.push(fd.as_fd());
+    }
+    let mut run = what.clone();
+    run["fds"] = json!(names);
+    run["environment"] = json!(variables(&limits.env)?);
+    run["limits"] = json!(limits_of(limits));
+    run["readable"] = json!(absolute(&limits.readable)?);
+    if let Some(userdir) = &limits.userdir {
+        let real = userdir.canonicalize();
+        run["userdir"] = json!(real.map_err(|e| Failure::new(2, format!("--userdir {}: {e}", userdir.display())))?);
+    }
+    let bytes = serde_json::to_vec(&json!({ "run": run })).map_err(Failure::failed)?;
+    sys::send_fds(ours.as_fd(), &bytes, &fds, SendFlags::empty()).map_err(std::io::Error::from)?;
+    drop(tell);
+    let done = hear(&ours, &told, limits.json);
+    drop(ours);
+    let _ = wait(pool);
+    done
+}
+
+/// What becomes of the run.
+fn hear(pool: &OwnedFd, told: &OwnedFd, json: bool) -> Done {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut bytes = vec![0; LONGEST];
+    loop {
+        let mut ready = [PollFd::new(told, PollFlags::IN), PollFd::new(pool, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.map_err(std::io::Error::from)?,
+        };
+        let from = if ready[0].revents().is_empty() { pool } else { told };
+        let (length, _) = rustix::net::recv(from, &mut bytes[..], RecvFlags::empty()).map_err(std::io::Error::from)?;
+        let event: Value = serde_json::from_slice(&bytes[..length]).unwrap_or_default();
+        match event["event"].as_str() {
+            Some("refused") => {
+                return Err(Failure::new(
+                    125,
+                    event["error"].as_str().unwrap_or_default().to_owned(),
+                ));
+            }
+            Some("ended") => return Ok(ended(&event, json)),
+            Some(_) => {}
+            None => return Err(Failure::new(125, "the pool of the sandbox ended before the run did")),
+        }
+    }
+}
+
+fn ended(event: &Value, json: bool) -> u8 {
+    let number = |key: &str| event[key].as_i64();
+    if json {
+        errln!("{event}");
+    } else if let Some(limit) = event["limit"].as_str() {
+        errln!("note: ended by its limit `{limit}`");
+    }
+    match (number("exit"), number("signal")) {
+        (Some(exit), _) => u8::try_from(exit & 0xff).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(255),
+        (None, None) => 125,
+    }
+}
+
+fn variables(given: &[String]) -> Result<std::collections::BTreeMap<&str, &str>, Failure> {
+    let pair = |variable: &'_ String| format!("-e {variable}: write KEY=VALUE");
+    given
+        .iter()
+        .map(|v| v.split_once('=').ok_or_else(|| Failure::new(2, pair(v))))
+        .collect()
+}
+
+fn absolute(paths: &[std::path::PathBuf]) -> Result<Vec<std::path::PathBuf>, Failure> {
+    let real = |path: &std::path::PathBuf| {
+        let wrong = |e: std::io::Error| Failure::new(2, format!("--readable {}: {e}", path.display()));
+        Path::canonicalize(path).map_err(wrong)
+    };
+    paths.iter().map(real).collect()
+}
+
+fn limits_of(given: &SandboxLimits) -> Limits {
+    Limits {
+        wall: given.wall,
+        cpu: given.cpu,
+        memory: given.memory,
+        processes: given.processes,
+        file_size: given.file_size,
+        ..Limits::default()
+    }
+}
+
+fn socketpair() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let made = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    Ok(made.map_err(std::io::Error::from)?)
+}
