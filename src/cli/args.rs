@@ -134,7 +134,7 @@ pub(crate) enum Command {
     /// Roots put together from recipes: build them, and look into them
     Jail(Deferred<Jail>),
     /// Run what you do not trust: a Python file, or a program, that sees nothing of this host but what is named
-    Sandbox(Deferred<Sandbox>),
+    Sandbox(Box<Deferred<Sandbox>>),
     /// Call a function of a service, as one of its callers
     Call(Deferred<Call>),
     /// What a service's functions are, for programs
@@ -175,7 +175,7 @@ pub(crate) struct Sandbox {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SandboxAction {
     /// Run a file in Python, or what comes on standard input for `-`
-    Run(SandboxRun),
+    Run(Box<SandboxRun>),
     /// Make sandboxes for the program at the other end of standard input
     #[command(hide = true)]
     Pool,
@@ -208,13 +208,13 @@ pub(crate) struct SandboxLimits {
     #[arg(long, value_name = "SECONDS")]
     pub cpu: Option<f64>,
     /// Memory of each process, such as 256M [default: 512M]
-    #[arg(long, value_name = "SIZE", value_parser = crate::cli::sandbox::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Processes and threads at once [default: 64]
     #[arg(long, value_name = "NUMBER")]
     pub processes: Option<u64>,
     /// The largest file that it may write, such as 16M [default: 64M]
-    #[arg(long, value_name = "SIZE", value_parser = crate::cli::sandbox::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub file_size: Option<u64>,
     /// Say on standard error how it ended, as JSON
     #[arg(long)]
@@ -594,6 +594,12 @@ pub(crate) enum JailDeed {
     },
     /// Remove jails that no app has
     Prune,
+}
+
+/// A size as it is written in manifests: bytes, or a number with K, M, G or T.
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "write bytes, or a number with K, M, G or T, such as 256M".to_owned();
+    crate::manifest::size(text).ok_or_else(wrong)
 }
 
 #[cfg(test)]

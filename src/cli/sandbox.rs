@@ -3,9 +3,11 @@
 use super::args::{Cli, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
 use super::load::with_privilege;
 use super::{Done, Failure};
-use crate::app::sandbox::own_plan;
+use crate::app::sandbox::{OwnIds, own_plan};
+use crate::host::make_private;
 use crate::host::outer;
 use crate::launch;
+use crate::launch::cgroup::{Cgroups, Offer};
 use crate::sandbox::request::{Asked, Event, LONGEST};
 use crate::sandbox::{Limits, Profile, Source, Userdirs, serve};
 use crate::sys::helper::{self, Keeps};
@@ -14,8 +16,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions};
 use serde_json::{Value, json};
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
     if let Some(code) = with_privilege()? {
@@ -30,12 +32,6 @@ pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
         )),
         None => program(cli, &args.limits, &args.command),
     }
-}
-
-/// A size as it is written in manifests: bytes, or a number with K, M, G or T.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || "write bytes, or a number with K, M, G or T, such as 256M".to_owned();
-    crate::manifest::size(text).ok_or_else(wrong)
 }
 
 /// The pool of whoever holds the other end of standard input, who says first of what kind it is.
@@ -60,47 +56,78 @@ fn pool(cli: &Cli) -> Done {
         Ok(Asked::Run(_)) => return Err(refuse("say first what profile it is to have".into())),
         Err(e) => return Err(refuse(format!("the profile: {e}"))),
     };
-    match serve_beside(cli, profile, connection.try_clone()?) {
-        Ok(child) => Ok(wait(child)),
+    match Beside::start(cli, profile, &connection) {
+        Ok(beside) => {
+            // The pool's alone, so that its end is seen.
+            drop(connection);
+            Ok(beside.wait())
+        }
         Err(failure) => Err(refuse(failure.messages.join("; "))),
     }
 }
 
-/// Starts a pool as PID 1 of a PID namespace, which is killed with this process.
-fn serve_beside(cli: &Cli, profile: Profile, connection: OwnedFd) -> Result<Pid, Failure> {
-    let privilege = outer::expected();
-    let (plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
-    let alone = launch::single_threaded("a pool of sandboxes")?;
-    let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
-    let keep: Vec<BorrowedFd<'_>> = ids
-        .iter()
-        .map(|ids| ids.claim.as_fd())
-        .chain([connection.as_fd()])
-        .collect();
-    let numbers: Vec<i32> = keep.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
-    let life = || {
-        let told = connection.try_clone();
-        let served = told.map_err(|e| e.to_string()).and_then(|own| {
-            let block = ids.as_ref().map(|ids| ids.block);
-            serve(plan, profile, block, Userdirs::Host, Source::Control(own)).map_err(|e| e.to_string())
-        });
-        match served {
-            Ok(()) => 0,
-            Err(error) => {
-                say(&connection, &Event::Refused { error });
-                1
-            }
-        }
-    };
-    helper::start(&alone, namespaces, &Keeps::These(&numbers), |_| (), life)
-        .map_err(launch::LaunchError::system("start", "a pool of sandboxes"))
-        .map_err(Failure::from)
+/// A pool that was started as PID 1 of a PID namespace, which is killed with this process; and what is taken away when it has ended.
+struct Beside {
+    pid: Pid,
+    cgroups: Option<Cgroups>,
+    scratch: PathBuf,
+    _ids: Option<OwnIds>,
 }
 
-fn wait(child: Pid) -> u8 {
-    match rustix::process::waitpid(Some(child), WaitOptions::empty()) {
-        Ok(Some((_, status))) => exit_status::exit_code(status.as_raw()),
-        _ => 125,
+impl Beside {
+    fn start(cli: &Cli, profile: Profile, connection: &OwnedFd) -> Result<Beside, Failure> {
+        let privilege = outer::expected();
+        let (plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
+        let scratch = plan.dirs.run.join(std::process::id().to_string());
+        let offer = Offer::look();
+        let mut cgroups = match offer.places.is_empty() {
+            true => None,
+            false => {
+                let made = make_private(&plan.dirs.run).and_then(|()| make_private(&scratch));
+                made.map_err(crate::plan::PlanError::from)?;
+                Some(Cgroups::open("sandbox", &scratch, &offer)?)
+            }
+        };
+        let alone = launch::single_threaded("a pool of sandboxes")?;
+        let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+        let kept: Vec<i32> = ids
+            .iter()
+            .map(|ids| ids.claim.as_raw_fd())
+            .chain([connection.as_raw_fd()])
+            .collect();
+        let life = || {
+            let block = ids.as_ref().map(|ids| ids.block);
+            let served = connection.try_clone().map_err(|e| e.to_string()).and_then(|own| {
+                let source = Source::Control(own);
+                serve(plan, profile, block, Userdirs::Host, source, cgroups.take()).map_err(|e| e.to_string())
+            });
+            match served {
+                Ok(()) => 0,
+                Err(error) => {
+                    say(connection, &Event::Refused { error });
+                    1
+                }
+            }
+        };
+        let pid = helper::start(&alone, namespaces, &Keeps::These(&kept), |_| (), life)
+            .map_err(launch::LaunchError::system("start", "a pool of sandboxes"))?;
+        Ok(Beside {
+            pid,
+            cgroups,
+            scratch,
+            _ids: ids,
+        })
+    }
+
+    /// Waits for its end; its exit code.
+    fn wait(self) -> u8 {
+        let waited = rustix::process::waitpid(Some(self.pid), WaitOptions::empty());
+        drop(self.cgroups);
+        let _ = crate::walk::remove(&self.scratch);
+        match waited {
+            Ok(Some((_, status))) => exit_status::exit_code(status.as_raw()),
+            _ => 125,
+        }
     }
 }
 
@@ -143,7 +170,8 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
         at_once: 1,
         ..Profile::default()
     };
-    let pool = serve_beside(cli, profile, theirs)?;
+    let pool = Beside::start(cli, profile, &theirs)?;
+    drop(theirs);
     let (told, tell) = socketpair()?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut names = vec!["run", "stdin", "stdout", "stderr"];
@@ -166,7 +194,7 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
     drop(tell);
     let done = hear(&ours, &told, limits.json);
     drop(ours);
-    let _ = wait(pool);
+    let _ = pool.wait();
     done
 }
 

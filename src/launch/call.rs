@@ -1,20 +1,8 @@
 //! The one way from a bundle to a process: whatever is started here, is started by [`Launcher::launch`].
 
-use super::{LaunchError, Launcher, Request, Running};
+use super::{LaunchError, Launcher, Program, Request, Running};
 use crate::bundle::Bundle;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
-
-/// Whose the process is that PID 1 looks after.
-#[derive(Clone, Copy, Debug)]
-pub enum Program<'a> {
-    /// What the spec's `process` says is executed.
-    OfSpec,
-    /// The same, but without Landlock rules: copies of this program are to live among other mounts, and confine themselves.
-    Forking,
-    /// One that joins from outside. Until [`Running::go`] PID 1 attaches what [`Running::attach`] sends it, at this path.
-    Joining(&'a Path),
-}
 
 /// What a unit is given that no bundle can hold.
 pub struct Descriptors<'a> {

@@ -58,6 +58,20 @@ pub(super) fn lock_root() -> Result<(), Errno> {
     )
 }
 
+/// Does something with another effective user id, and with the capabilities that this process has: what is made belongs to that id.
+/// A copy of this process that `what` makes must not return from it.
+pub(super) fn as_effective_user<T>(id: u32, what: impl FnOnce() -> T) -> Result<T, Errno> {
+    let real = rustix::process::getuid();
+    let become_effective = |id| rustix::thread::set_thread_res_uid(real, id, real);
+    let sets = rustix::thread::capabilities(None)?;
+    // The change takes the capabilities out of effect, though it keeps them permitted.
+    let restored = become_effective(rustix::process::Uid::from_raw(id))
+        .and_then(|()| rustix::thread::set_capabilities(None, sets))
+        .map(|()| what());
+    become_effective(real)?;
+    restored
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,18 +89,4 @@ mod tests {
             assert_eq!(set(&[capability]).bits(), capability.bitmask());
         }
     }
-}
-
-/// Does something with another effective user id, and with the capabilities that this process has: what is made belongs to that id.
-/// In a copy of this process that `what` makes, too, the ids are what they were.
-pub(super) fn as_effective_user<T>(id: u32, what: impl FnOnce() -> T) -> Result<T, Errno> {
-    let real = rustix::process::getuid();
-    let become_effective = |id| rustix::thread::set_thread_res_uid(real, id, real);
-    let sets = rustix::thread::capabilities(None)?;
-    // The change takes the capabilities out of effect, though it keeps them permitted.
-    let restored = become_effective(rustix::process::Uid::from_raw(id))
-        .and_then(|()| rustix::thread::set_capabilities(None, sets))
-        .map(|()| what());
-    become_effective(real)?;
-    restored
 }

@@ -25,9 +25,10 @@ mod step;
 pub mod trace;
 mod writable;
 
-pub use call::{Descriptors, Program};
+pub use call::Descriptors;
 pub use error::LaunchError;
 pub use prepare::raise_limit;
+pub use step::Program;
 
 use crate::bundle::{RootEntry, id_map};
 use crate::cause::Cause;
@@ -108,12 +109,7 @@ impl Launcher {
         // Nobody may trace a launcher, nor a process that is a copy of it and has not dropped its rights yet.
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
             .map_err(LaunchError::system("make undumpable", "this process"))?;
-        let proc = rustix::fs::open(
-            "/proc",
-            rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(LaunchError::system("open", "/proc"))?;
+        let proc = open_proc()?;
         let denied = std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|s| s.trim() == "deny");
         Ok(Launcher {
             landlock_abi: sys::landlock_abi().unwrap_or(0),
@@ -123,6 +119,12 @@ impl Launcher {
             proc,
             cgroups: None,
         })
+    }
+
+    /// Another /proc was mounted, by whose numbers processes go now.
+    pub fn reopen_proc(&mut self) -> Result<(), LaunchError> {
+        self.proc = open_proc()?;
+        Ok(())
     }
 
     /// From now on services with limits get a cgroup below these. Without it, none with limits is started.
@@ -279,6 +281,12 @@ impl Launcher {
     }
 }
 
+fn open_proc() -> Result<OwnedFd, LaunchError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/proc", flags, Mode::empty()).map_err(LaunchError::system("open", "/proc"))
+}
+
 /// How a service's process is born: into which new namespaces, in which cgroup, and in which network that is there.
 struct Birth<'a> {
     namespaces: u64,
@@ -321,14 +329,13 @@ impl<'a> Birth<'a> {
     fn spawn(&self, alone: &SingleThreaded, life: impl FnOnce() -> i32) -> Result<Pid, Errno> {
         let cgroup = self.cgroup.as_ref().map(AsFd::as_fd);
         let Some(network) = self.network else {
-            let clone = || sys::clone3_into(alone, self.namespaces, cgroup);
-            let born = match self.owner {
-                Some(id) => capabilities::as_effective_user(id, clone)?,
-                None => clone(),
-            };
-            return match born? {
+            let bear = || match sys::clone3_into(alone, self.namespaces, cgroup)? {
                 0 => sys::exit(life()),
                 pid => Pid::from_raw(pid).ok_or(Errno::SRCH),
+            };
+            return match self.owner {
+                Some(id) => capabilities::as_effective_user(id, bear)?,
+                None => bear(),
             };
         };
         // Its new user namespace would give it no right to enter the network by itself, and this process, if it is not the

@@ -7,9 +7,10 @@
 use super::cgroup::Group;
 use super::error::LaunchError;
 use super::filesystem::{self, Layers};
+use super::step::Program;
 use super::step::{ExecContext, Step, Strings, c_path};
 use super::writable::Overlay;
-use super::{Launcher, Program, Request, landlock};
+use super::{Launcher, Request, landlock};
 use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
 use crate::host::idmap::IdMaps;
 use crate::sys;

@@ -6,6 +6,17 @@ use std::ffi::CString;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::Path;
 
+/// Whose the process is that PID 1 looks after.
+#[derive(Clone, Copy, Debug)]
+pub enum Program<'a> {
+    /// What the spec's `process` says is executed.
+    OfSpec,
+    /// The same, but without Landlock rules: copies of this program are to live among other mounts, and confine themselves.
+    Forking,
+    /// One that joins from outside. Until [`Running::go`](super::Running::go) PID 1 attaches what [`Running::attach`](super::Running::attach) sends it, at this path.
+    Joining(&'a Path),
+}
+
 /// A step of the namespace's init, before the service's process exists.
 #[derive(Debug)]
 pub(super) enum Step {

@@ -1,7 +1,8 @@
 //! Is a process confined? Read from what the kernel says of it, and not from what it says; proc_pid_status(5), namespaces(7).
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 
 /// What a process that joined a sandbox has to be.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,17 @@ pub struct Expected {
     pub filters: u32,
 }
 
-const NAMESPACES: [&str; 6] = ["user", "mnt", "pid", "net", "ipc", "uts"];
+/// As /proc/PID/ns has them; the user namespace first, which gives the right to enter the others.
+const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
+
+/// The namespaces of a process, to be joined by one that may not look into it; setns(2).
+pub fn namespaces(pid: i32) -> Result<Vec<OwnedFd>, Errno> {
+    let open = |kind| {
+        let path = format!("/proc/{pid}/ns/{kind}");
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    };
+    NAMESPACES.into_iter().map(open).collect()
+}
 
 /// What of it does not hold, if anything.
 pub fn lacking(pid: i32, expected: &Expected) -> Option<String> {

@@ -5,12 +5,13 @@ use super::instance::{Pending, Phase, Sandbox, Warm};
 use super::request::{
     Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
 };
-use super::unit::{self, HOME, NO_HOME, Runner, Runs};
+use super::unit::{self, HOME, NO_HOME, Place, Runner, Runs};
 use super::userdir::{self, Shown};
 use super::{Identities, Profile, SandboxError, Userdirs};
 use crate::bundle::Bundle;
 use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
+use crate::launch::cgroup::Cgroups;
 use crate::launch::{Descriptors, Launcher, Program, Report};
 use crate::plan::ledger::Ids;
 use crate::plan::{IdMap, Mount, Plan};
@@ -20,9 +21,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Pid;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -97,7 +99,9 @@ struct Pool {
     profile: Profile,
     ids: Option<Identities>,
     userdirs: Userdirs,
-    launcher: Launcher,
+    launcher: ManuallyDrop<Launcher>,
+    /// Has each sandbox a cgroup?
+    limited: bool,
     epoll: Epoll,
     signals: SignalFd,
     null: OwnedFd,
@@ -127,15 +131,23 @@ pub fn serve(
     ids: Option<Identities>,
     userdirs: Userdirs,
     source: Source,
+    cgroups: Option<Cgroups>,
 ) -> Result<(), SandboxError> {
+    // They are removed by whoever made them, who is there when this process is gone.
+    let limited = cgroups.is_some();
+    let mut launcher = ManuallyDrop::new(Launcher::new()?);
+    if let Some(cgroups) = cgroups {
+        launcher.hold_limits(cgroups);
+    }
     own_proc()?;
+    launcher.reopen_proc()?;
     let mut plan = plan;
     let templates = std::mem::take(&mut plan.templates);
     plan.templates = templates
         .into_iter()
         .map(|(name, template)| (name, unit::root(template)))
         .collect();
-    Pool::new(plan, profile, ids, userdirs, source)?.turn_until_over()
+    Pool::new(plan, profile, ids, userdirs, source, (launcher, limited))?.turn_until_over()
 }
 
 /// /proc of this PID namespace in place of the one around it.
@@ -159,6 +171,7 @@ impl Pool {
         ids: Option<Identities>,
         userdirs: Userdirs,
         source: Source,
+        (launcher, limited): (ManuallyDrop<Launcher>, bool),
     ) -> Result<Pool, SandboxError> {
         let system = |operation| {
             move |errno: nix::Error| SandboxError::system(operation)(Errno::from_raw_os_error(errno as i32))
@@ -179,7 +192,8 @@ impl Pool {
             rustix::fs::Mode::empty(),
         );
         let mut pool = Pool {
-            launcher: Launcher::new()?,
+            launcher,
+            limited,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?,
             signals: signals.map_err(system("take signals"))?,
             null: null.map_err(SandboxError::system("open /dev/null"))?,
@@ -203,7 +217,11 @@ impl Pool {
         };
         pool.watch(pool.signals.as_fd(), Token::Signals)?;
         match source {
-            Source::Control(connection) => pool.meet(connection)?,
+            Source::Control(connection) => {
+                let isolation = pool.profile.isolation.name();
+                tell(&connection, &Event::Ready { isolation });
+                pool.meet(connection)?;
+            }
             Source::Listeners(listeners) => {
                 for (number, listener) in listeners.into_iter().enumerate() {
                     pool.watch(listener.as_fd(), Token::Listener(number as u32))?;
@@ -471,11 +489,10 @@ impl Pool {
     fn launch_warm(&mut self) -> Result<Warm, SandboxError> {
         let mut bundle = unit::warm(&self.plan, &self.profile, self.ids.as_ref())?;
         // The copy gets the filter of a sandbox, beside that of the interpreter itself.
-        let runner = Runner::of(self.ids.as_ref(), 0);
         let of = unit::sandbox(
             &self.plan,
             &self.profile,
-            (0, runner),
+            self.place(0),
             &self.profile.limits,
             &Runs::Copy,
             &[],
@@ -735,7 +752,8 @@ impl Pool {
         let given = |name: &str| pending.and_then(|run| run.fd(name)).map_or(null, AsFd::as_fd);
         let stdio = match has_command {
             true => [given("stdin"), given("stdout"), given("stderr")],
-            false => [null; 3],
+            // What keeps it from beginning is to be read.
+            false => [null, null, given("stderr")],
         };
         let sockets = [(theirs.as_fd(), "pool")];
         let launched = self.launcher.launch(
@@ -792,7 +810,7 @@ impl Pool {
             let further = run
                 .and_then(|run| self.runs.get(&run))
                 .map_or(&[][..], |run| &run.asked.readable);
-            let of = (place, runner);
+            let of = self.place(place);
             return unit::sandbox(
                 &self.plan,
                 &self.profile,
@@ -839,12 +857,24 @@ impl Pool {
         unit::sandbox(
             &self.plan,
             &self.profile,
-            (place, runner),
+            Place {
+                number: place,
+                runner,
+                cgroup: self.limited,
+            },
             &pending.limits,
             &runs,
             further,
             home,
         )
+    }
+
+    fn place(&self, number: u32) -> Place {
+        Place {
+            number,
+            runner: Runner::of(self.ids.as_ref(), number),
+            cgroup: self.limited,
+        }
     }
 
     fn hear_reports(&mut self, number: u32) {
@@ -886,16 +916,16 @@ impl Pool {
         let Some(theirs) = sandbox.theirs.take() else {
             return Ok(());
         };
-        let init = rustix::process::pidfd_open(sandbox.running.pid, PidfdFlags::empty())
-            .map_err(SandboxError::system("open the sandbox's PID 1"))?;
-        let mut fds = vec![theirs.as_fd(), init.as_fd()];
+        let namespaces = confined::namespaces(sandbox.running.pid.as_raw_nonzero().get())
+            .map_err(SandboxError::system("open the sandbox's namespaces"))?;
+        let mut fds = vec![theirs.as_fd()];
         fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
+        fds.extend(namespaces.iter().map(AsFd::as_fd));
         let rlimits = unit::rlimits(&self.profile.limits.widest(), None);
         let fork = ToWarm::Fork {
             uid: sandbox.runner.uid,
             gid: sandbox.runner.uid,
             groups: self.plan.privilege != Privilege::OneId,
-            join: true,
             landlock: sandbox.ruleset.is_some(),
             rlimits: &rlimits,
         };

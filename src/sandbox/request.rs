@@ -134,13 +134,11 @@ pub enum ToWarm<'a> {
         preload: &'a [String],
         after_fork: &'a Option<String>,
     },
-    /// With the copy's end of its control socket; the sandbox's PID 1, whose namespaces it joins; and the Landlock rules, if there
-    /// are any.
+    /// With the copy's end of its control socket; the Landlock rules, if there are any; and the namespaces that it joins.
     Fork {
         uid: u32,
         gid: u32,
         groups: bool,
-        join: bool,
         landlock: bool,
         rlimits: &'a [(u32, u64, u64)],
     },

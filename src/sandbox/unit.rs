@@ -32,7 +32,7 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub fn of(ids: Option<&Identities>, place: u32) -> Runner {
+    pub(super) fn of(ids: Option<&Identities>, place: u32) -> Runner {
         match ids {
             Some(ids) => Runner {
                 uid: ids.first + place,
@@ -46,7 +46,7 @@ impl Runner {
     }
 
     /// As the kernel tells of it outside of the sandbox.
-    pub fn uid_seen_outside(&self, ids: Option<&Identities>) -> u32 {
+    pub(super) fn uid_seen_outside(&self, ids: Option<&Identities>) -> u32 {
         // The one id of a user is 0 of the outer namespace.
         if ids.is_some() { self.uid } else { 0 }
     }
@@ -146,6 +146,15 @@ pub(super) fn warm(plan: &Plan, profile: &Profile, ids: Option<&Identities>) -> 
     Ok(compile::compile(plan, &unit, Path::new("/"))?)
 }
 
+/// Where a sandbox lies among those of its pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub number: u32,
+    pub runner: Runner,
+    /// Has it a cgroup?
+    pub cgroup: bool,
+}
+
 /// What a sandbox runs.
 pub(super) enum Runs<'a> {
     /// A copy of the warm interpreter, which joins.
@@ -162,7 +171,7 @@ pub(super) enum Runs<'a> {
 pub(super) fn sandbox(
     plan: &Plan,
     profile: &Profile,
-    (place, runner): (u32, Runner),
+    place: Place,
     limits: &Limits,
     runs: &Runs<'_>,
     further: &[PathBuf],
@@ -191,14 +200,17 @@ pub(super) fn sandbox(
         ..Unit::new(
             Role::Sandbox,
             // Its cgroup is called so as well.
-            &format!("sandbox-{place}"),
-            runner.identity(),
+            &format!("sandbox.{}.{}", profile.name, place.number),
+            place.runner.identity(),
             &profile.rootfs,
             command,
         )
     };
-    unit.limits.memory = limits.memory;
-    unit.limits.pids = limits.processes.and_then(|n| u32::try_from(n + 1).ok());
+    if place.cgroup {
+        unit.limits.memory = limits.memory;
+        // One is PID 1's.
+        unit.limits.pids = limits.processes.and_then(|n| u32::try_from(n + 1).ok());
+    }
     let mut bundle = compile::compile(plan, &unit, Path::new("/"))?;
     for directory in ["home", HOME.trim_start_matches('/')] {
         let entry = RootEntry::Directory(directory.into());

@@ -77,12 +77,12 @@ pub(super) fn find(all: &Userdirs, named: &Path) -> Result<Userdir, SandboxError
 
 impl Userdir {
     /// Whose it is on disk.
-    pub fn owner(&self) -> (u32, u32) {
+    pub(super) fn owner(&self) -> (u32, u32) {
         self.owner
     }
 
     /// How it is shown to a run.
-    pub fn shown(&self, privilege: &Privilege, runner: Runner) -> Shown {
+    pub(super) fn shown(&self, privilege: &Privilege, runner: Runner) -> Shown {
         match privilege {
             Privilege::OneId => Shown::AsIs,
             Privilege::Root => {
@@ -94,12 +94,12 @@ impl Userdir {
     }
 
     /// Gives what is its owner's to a run.
-    pub fn give(&self, runner: Runner) -> Result<(), SandboxError> {
+    pub(super) fn give(&self, runner: Runner) -> Result<(), SandboxError> {
         self.pass(self.owner, (runner.uid, runner.uid))
     }
 
     /// Gives what is a run's to the owner.
-    pub fn take_back(&self, runner: Runner) -> Result<(), SandboxError> {
+    pub(super) fn take_back(&self, runner: Runner) -> Result<(), SandboxError> {
         self.pass((runner.uid, runner.uid), self.owner)
     }
 
@@ -131,7 +131,7 @@ impl Userdir {
     }
 
     /// What it holds: files of all kinds, and bytes. Counted as far as what is asked for.
-    pub fn holds(&self, most_files: u64, most_bytes: u64) -> (u64, u64) {
+    pub(super) fn holds(&self, most_files: u64, most_bytes: u64) -> (u64, u64) {
         let (mut files, mut bytes) = (0, 0);
         let Ok(mut walk) = self.walk() else { return (0, 0) };
         loop {

@@ -16,7 +16,6 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 # Numbers of linux/sched.h, linux/prctl.h, linux/seccomp.h and linux/capability.h, which are the same on all machines.
-_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 4, 24, 47, 4
 _PR_SET_CHILD_SUBREAPER = 36
 _SECCOMP_SET_MODE_FILTER = 1
@@ -62,9 +61,10 @@ def adopt_copies() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become a reaper")
 
 
-def join(init: int) -> None:
-    """Into all namespaces of the process that this pidfd is of; the PID namespace is that of the next child."""
-    _check(_libc.setns(init, _NAMESPACES), "join the sandbox")
+def join(namespaces: list[int]) -> None:
+    """Into these namespaces, the user namespace first; the PID namespace is that of the next child."""
+    for namespace in namespaces:
+        _check(_libc.setns(namespace, 0), "join the sandbox")
 
 
 def confine(uid: int, gid: int, groups: bool, ruleset: int | None, code: Filter, limits: list[list[int]]) -> None:

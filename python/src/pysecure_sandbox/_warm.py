@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from . import _confine, _inside
 
 #: The longest message, and the most descriptors that come with one.
-_LONGEST, _DESCRIPTORS = 64 << 10, 4
+_LONGEST, _DESCRIPTORS = 64 << 10, 16
 
 
 def main() -> NoReturn:
@@ -97,13 +97,13 @@ class _Warm:
     def _be_copy(self, asked: dict[str, Any], fds: list[int]) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        control, init = fds[0], fds[1] if asked["join"] else None
-        if init is not None:
-            _confine.join(init)
+        control, *rest = fds
+        ruleset = rest.pop(0) if asked["landlock"] else None
+        if rest:
+            _confine.join(rest)
             if os.fork():
                 os._exit(0)
         os.setsid()
-        ruleset = fds[-1] if asked["landlock"] else None
         _keep_only(control, ruleset)
         _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"])
         if ruleset is not None:
