@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode, wait_until};
+use harness::{App, BOTH, Ended, Mode, folder_of_the_host, wait_until};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
@@ -55,8 +55,8 @@ fn lives(pid: i32) -> bool {
 fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
     let app = App::new(Mode::Root, "");
     app.write("lib/module.py", "");
-    app.write("private/key", "");
     app.write("file", "");
+    let host = folder_of_the_host();
     let line = manifest("sandboxwrong", "").lines().count() + 3;
     // What stands in the third line of the table, and what is said.
     for (key, says) in [
@@ -74,11 +74,13 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
             "the owner of `closed` may not read and write it",
         ),
         ("packages = [\"missing\"]", "does not exist"),
+        ("packages = [\"lib\"]", "where a run has files of its own"),
         ("packages = [\"file\"]", "packages \"file\" is a file"),
         ("preload = [\"os; import x\"]", "is no name of a module"),
         ("ready = 17", "`script` keeps 17 sandboxes ready, but has ids for 16"),
         ("uids = 0", "0 is not an integer"),
         ("isolation = \"none\"", "`isolation` of sandbox `script`"),
+        ("isolation = \"landlock\"", "are not isolated by Landlock alone yet"),
         ("limits = { wall = 0 }", "nothing runs in `wall` = 0"),
         (
             "limits = { memory = 64 }",
@@ -118,6 +120,10 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
             "no service is called `nobody`",
         ),
         (
+            "[sandboxes.script]\nused_by = [\"operator\"]\n",
+            "`operator` runs on the host",
+        ),
+        (
             "[sandboxes.script]\nused_by = [\"profiles\", \"profiles\"]\n",
             "`profiles` is named twice",
         ),
@@ -150,10 +156,11 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
     let warned = app.ok(&["check"]);
     assert!(warned.err.contains("no service may use `script`"), "{}", warned.err);
     // The control: all of it is right together.
-    let right = "[sandboxes.script]\nused_by = [\"profiles\", \"other\"]\nuserdirs = \"users\"\npackages = [\"lib\"]\n\
+    let right = "[sandboxes.script]\nused_by = [\"profiles\", \"other\"]\nuserdirs = \"users\"\npackages = [\"HOST\"]\n\
                  preload = [\"xml.etree\"]\nuids = 20\nready = 2\nisolation = \"namespaces\"\nlimits = { wall = \"1m\", cpu = 5, \
                  memory = \"64M\", processes = 8, output = \"1M\", file_size = \"1M\", files = 100, tmp = \"8M\", userdir = \"10M\" }\n";
-    app.write("pysecure.toml", manifest("sandboxwrong", right));
+    let right = right.replace("HOST", host.path().to_str().unwrap());
+    app.write("pysecure.toml", manifest("sandboxwrong", &right));
     app.ok(&["check"]);
 }
 
@@ -184,24 +191,28 @@ fn ids_of_runs_are_in_both_ranges() {
 #[test]
 fn what_packages_and_directories_would_show_of_others_is_refused() {
     let app = App::new(Mode::Root, "");
-    app.write("own/key", "");
-    app.write("own/lib/module.py", "");
-    app.write("code/app.py", "");
-    app.write("code/lib/module.py", "");
+    let host = folder_of_the_host();
+    for folder in ["own/lib", "code/lib", "state"] {
+        std::fs::create_dir_all(host.path().join(folder)).unwrap();
+    }
+    let at = |inside: &str| host.path().join(inside).display().to_string();
     let of = |code: &str, packages: &str| {
         manifest("sandboxshows", &format!("{SCRIPT}packages = [\"{packages}\"]\n"))
             .replace("[app]\n", &format!("[app]\ncode = {{ \"/code\" = {code} }}\n"))
             .replace(
                 "secret = { path = \"/data/secret/\"",
-                "secret = { path = \"/data/secret/\", source = \"own\", write_as_root = true",
+                &format!(
+                    "secret = {{ path = \"/data/secret/\", source = \"{}\", write_as_root = true",
+                    at("own")
+                ),
             )
     };
-    let plain = "\"./code\"";
-    let excludes = "{ source = \"./code\", exclude = [\".env\"] }";
+    let plain = &format!("\"{}\"", at("code"));
+    let excludes = &format!("{{ source = \"{}\", exclude = [\".env\"] }}", at("code"));
     for (code, packages, says) in [
         (plain, "own", Some("which not every service may read (`secret`)")),
         (plain, "own/lib", Some("which not every service may read (`secret`)")),
-        (plain, ".", Some("which not every service may read (`secret`)")),
+        (plain, "", Some("which not every service may read (`secret`)")),
         (
             excludes,
             "code/lib",
@@ -209,7 +220,7 @@ fn what_packages_and_directories_would_show_of_others_is_refused() {
         ),
         (plain, "code/lib", None),
     ] {
-        app.write("pysecure.toml", of(code, packages));
+        app.write("pysecure.toml", of(code, &at(packages)));
         let found = app.run(&["check"]);
         match says {
             Some(says) => {
@@ -219,10 +230,14 @@ fn what_packages_and_directories_would_show_of_others_is_refused() {
             None => assert_eq!(found.code, 0, "{found:?}"),
         }
     }
-    let state = app.state();
-    app.write("pysecure.toml", of(plain, state.to_str().unwrap()));
-    std::fs::create_dir_all(&state).unwrap();
-    let found = app.run(&["check"]);
+    let state = at("state");
+    app.write("pysecure.toml", of(plain, &state));
+    let found = Ended::from(
+        app.command(&["check"])
+            .env("PYSECURE_STATE_DIR", &state)
+            .output()
+            .unwrap(),
+    );
     assert!(found.err.contains("hold PySecure's own data"), "{found:?}");
     // A source below which another resource's lies: a run would see that, and nothing could hide it.
     app.write("users/private/key", "");
@@ -266,18 +281,16 @@ fn what_packages_and_directories_would_show_of_others_is_refused() {
 
 #[test]
 fn a_sandbox_is_a_subject_of_the_matrix() {
-    let app = App::new(
-        Mode::Root,
-        &manifest("sandboxrows", &format!("{SCRIPT}packages = [\"lib\"]\n")),
-    );
-    let lib = app.write("lib/module.py", "").parent().unwrap().to_owned();
+    let host = folder_of_the_host();
+    let lib = host.path();
+    let text = manifest("sandboxrows", &format!("{SCRIPT}packages = [\"{}\"]\n", lib.display()));
+    let app = App::new(Mode::Root, &text);
     let rows: Value = serde_json::from_str(&app.ok(&["access", "--json"]).out).unwrap();
     let rows = rows.as_array().unwrap();
     let of = |subject: &str| -> Vec<&Value> { rows.iter().filter(|r| r["service"] == subject).collect() };
     // None of the services' rights is a run's, what all of them may read neither.
     let script = of("script");
     assert_eq!(script.len(), 2, "{script:?}");
-    let text = manifest("sandboxrows", &format!("{SCRIPT}packages = [\"lib\"]\n"));
     let line = |says: &str| text.lines().position(|l| l.starts_with(says)).unwrap() + 1;
     assert_eq!(script[0]["object"], "users");
     assert_eq!(script[0]["permissions"], "rwx");
@@ -506,4 +519,91 @@ fn a_program_in_a_service_s_place_may_use_its_sandboxes() {
     assert!(list("profiles").contains("sandbox"), "{}", list("profiles"));
     assert!(!list("other").contains("sandbox"), "{}", list("other"));
     app.ok(&["down"]);
+}
+
+/// What a service says that has code run in its sandbox: a line a run.
+const ASKS: &str = r#"
+import os
+from pysecure_sandbox import Refused, Sandbox, SandboxError, userdir_for
+
+PEOPLE = "/data/users"
+one, two = (userdir_for(PEOPLE, name) for name in ("one", "../two"))
+os.makedirs("/tmp/elsewhere")
+with Sandbox("script") as sandbox:
+    ids = "import os; print(os.getuid(), os.getgid(), sorted(os.listdir('/home')), open('/proc/self/status').read().count('CapEff:\t0000000000000000'))"
+    print("ids", sandbox.run(ids).stdout, end="")
+    print("write", sandbox.run("open('file', 'w').write('of one')", one).exit, os.stat(one + "/file").st_uid == os.getuid())
+    print("other", sandbox.run("import os; print(os.path.exists('../two'), os.listdir('/home/user'), os.path.exists('/data'))", one).stdout, end="")
+    print("again", sandbox.run("print(open('file').read())", one).stdout, end="")
+    print("empty", sandbox.run("import os; print(os.listdir('.'))", two).stdout, end="")
+    print("module", sandbox.run("import carried; print(carried.WORD)").stdout, end="")
+    print("output", sandbox.run("print('x' * 100_000)").limit)
+    print("wall", sandbox.run("import time; time.sleep(3600)").limit)
+    for path in (PEOPLE, "/tmp/elsewhere", "/data/shown/sub", one + "/../two", "relative"):
+        try:
+            print("refused", sandbox.run("", path).exit)
+        except (Refused, SandboxError, ValueError) as error:
+            print("refused", type(error).__name__)
+try:
+    Sandbox("second").run("1")
+except SandboxError as error:
+    print("second", error)
+"#;
+
+#[test]
+fn runs_have_ids_of_their_own_and_what_the_manifest_grants_them() {
+    let host = folder_of_the_host();
+    std::fs::write(host.path().join("carried.py"), "WORD = 'from a package'\n").unwrap();
+    for mode in BOTH {
+        let name = "sandboxruns";
+        let script = format!(
+            "{SCRIPT}packages = [\"{}\"]\npreload = [\"json\"]\nlimits = {{ wall = \"2s\", output = \"64K\" }}\n\
+             [sandboxes.second]\nused_by = [\"other\"]\nuids = 2\n",
+            host.path().display()
+        );
+        let app = App::new(mode, &manifest(name, &script));
+        app.ok(&["up", "-d"]);
+        let own = ids(&app, name, "script/");
+        let told = app.run(&["exec", "-T", "profiles", "--", "/usr/bin/python3", "-c", ASKS]);
+        let log = std::fs::read_to_string(app.state().join(format!("apps/{name}/supervisor.log"))).unwrap();
+        assert_eq!(told.code, 0, "{mode:?}: {told:?}\n{log}");
+        let says = |what: &str| -> Vec<&str> {
+            let lines = told
+                .out
+                .lines()
+                .filter_map(|line| line.strip_prefix(what)?.strip_prefix(' '));
+            lines.collect()
+        };
+        let first = says("ids")[0]
+            .split(' ')
+            .map(str::parse::<u64>)
+            .take(2)
+            .collect::<Result<Vec<_>, _>>();
+        let first = first.unwrap();
+        assert_eq!(first[0], first[1], "{mode:?}: {told:?}");
+        assert!(own.contains(&first[0]), "{mode:?}: {told:?} {own:?}");
+        assert!(says("ids")[0].ends_with(" 1"), "{mode:?}: no capability: {told:?}");
+        // What a run makes is the resource's owner's, for whoever runs next, and nobody else's.
+        assert_eq!(says("write"), ["0 True"], "{mode:?}: {told:?}");
+        assert_eq!(says("other"), ["False ['file'] False"], "{mode:?}: {told:?}");
+        assert_eq!(says("again"), ["of one"], "{mode:?}: {told:?}");
+        assert_eq!(says("empty"), ["[]"], "{mode:?}: {told:?}");
+        assert_eq!(says("module"), ["from a package"], "{mode:?}: {told:?}");
+        // The manifest's limits, those that the package holds among them.
+        assert_eq!(
+            (says("output"), says("wall")),
+            (vec!["output"], vec!["wall"]),
+            "{mode:?}: {told:?}"
+        );
+        let refused = says("refused");
+        assert!(
+            refused.len() == 5 && refused.iter().all(|r| r.chars().all(char::is_alphabetic)),
+            "{mode:?}: {told:?}"
+        );
+        assert!(
+            says("second")[0].contains("may not use the sandbox 'second'"),
+            "{mode:?}: {told:?}"
+        );
+        app.ok(&["down"]);
+    }
 }

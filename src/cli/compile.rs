@@ -67,6 +67,7 @@ fn beyond_the_bundle(service: &Unit, folder: &Path) -> Option<String> {
         ("publish", !service.publish.is_empty()),
         ("egress", service.egress),
         ("listen", !service.listen.is_empty()),
+        ("sandboxes", !service.sandboxes.is_empty()),
         // An overlay's paths are looked up as an id that may not pass the store.
         ("writable", service.writable.is_some()),
     ]

@@ -132,6 +132,11 @@ impl Launcher {
         self.cgroups = Some(cgroups);
     }
 
+    /// Those cgroups, for a copy of this process to start something in. They stay this process's to remove.
+    pub fn take_limits(&mut self) -> Option<cgroup::Cgroups> {
+        self.cgroups.take()
+    }
+
     /// The cgroups that services with limits get theirs below.
     pub fn cgroups(&self) -> Option<&cgroup::Cgroups> {
         self.cgroups.as_ref()

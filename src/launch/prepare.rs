@@ -84,7 +84,9 @@ pub(super) fn steps(
     if let Some(name) = spec.hostname().as_ref().filter(|_| has(LinuxNamespaceType::Uts)) {
         steps.push(Step::Hostname(terminated(Path::new(name))?));
     }
-    if own_network {
+    // What makes copies of itself speaks to nobody, and a supervisor has no right to bring up the loopback of a network that is in no
+    // user namespace of its own.
+    if own_network && !matches!(request.program, Program::Forking) {
         steps.push(Step::Loopback);
     }
     if request.hold {

@@ -74,6 +74,9 @@ pub struct SandboxLimits {
     pub tmp: Option<u64>,
 }
 
+/// What a run has of its own, and sees nothing of the host's below.
+const OF_A_RUN: [&str; 6] = ["/dev", "/home/user", "/proc", "/run/pysecure", "/sys", "/tmp"];
+
 /// What a run may do in its directory.
 pub(super) const IN_USERDIR: Perms = Perms {
     read: true,
@@ -127,7 +130,7 @@ fn sandbox(
         preload: preload(table, found),
         uids,
         ready,
-        isolation: table.isolation.as_ref().map(|at| at.value).unwrap_or_default(),
+        isolation: isolation(table, found),
         limits: limits(name, table, found),
         span: name.span.clone(),
         places: SandboxPlaces {
@@ -165,6 +168,16 @@ fn used_by(
     let mut users = BTreeMap::new();
     for at in table.used_by.iter().filter(|at| !reported(at)) {
         match names.service(&at.value) {
+            None if matches!(names.subject(&at.value), Some(Subject::Dynamic | Subject::Operator)) => found.push(
+                Diagnostic::error(
+                    at.span.clone(),
+                    format!(
+                        "`{}` runs on the host, where no sandbox of the manifest is to be had",
+                        at.value
+                    ),
+                )
+                .help("name services that PySecure starts; others have `pysecure sandbox`"),
+            ),
             None => found.push(names.unknown("service", at)),
             Some(service) => {
                 if users.insert(service, at.span.clone()).is_some() {
@@ -210,6 +223,12 @@ fn packages(table: &types::Sandbox, base: &Base, found: &mut Vec<Diagnostic>) ->
             Ok(there) if there.path.to_str().is_none_or(|path| path.contains(':')) => {
                 wrong("has a name that cannot stand in sys.path");
             }
+            Ok(there) if OF_A_RUN.iter().any(|own| there.path.starts_with(own)) => {
+                wrong(&format!(
+                    "is {}, where a run has files of its own",
+                    there.path.display()
+                ));
+            }
             Ok(there) => {
                 out.0.push(there.path);
                 out.1.push(at.span.clone());
@@ -233,6 +252,23 @@ fn rootfs(name: &At<String>, table: &types::Sandbox, found: &mut Vec<Diagnostic>
         );
     }
     rootfs.to_owned()
+}
+
+/// What is asked for is had or refused, and nothing else is put in its place.
+fn isolation(table: &types::Sandbox, found: &mut Vec<Diagnostic>) -> Isolation {
+    let Some(at) = &table.isolation else {
+        return Isolation::default();
+    };
+    if at.value == Isolation::Landlock {
+        found.push(
+            Diagnostic::error(
+                at.span.clone(),
+                "a manifest's sandboxes are not isolated by Landlock alone yet",
+            )
+            .help("leave `isolation` out; `pysecure doctor` says what this host lacks for namespaces"),
+        );
+    }
+    at.value
 }
 
 fn preload(table: &types::Sandbox, found: &mut Vec<Diagnostic>) -> Vec<String> {

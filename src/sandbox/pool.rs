@@ -951,6 +951,8 @@ impl Pool {
         match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
             Ok(Said::Confined(_)) => self.confined(number, received.sender),
             Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
+            // It was ended in the moment in which it came to its end.
+            Ok(Said::Done(_)) if sandbox.phase == Phase::Ending => {}
             _ => self.fail(
                 number,
                 "the interpreter in the sandbox says what nobody understands".into(),

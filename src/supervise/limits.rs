@@ -27,6 +27,15 @@ pub(super) fn hold(service: &plan::Unit, plan: &Plan, launcher: &mut Launcher) -
     Ok(())
 }
 
+/// The same for what limits are held where they can be: a place, if this host has one.
+pub(super) fn offer(plan: &Plan, launcher: &mut Launcher) -> Result<(), LaunchError> {
+    let offer = Offer::look();
+    if launcher.cgroups().is_none() && !offer.places.is_empty() {
+        launcher.hold_limits(Cgroups::open(&plan.app, &plan.dirs.run, &offer)?);
+    }
+    Ok(())
+}
+
 /// Why a service ended with this wait status, if it was for lack of memory. `group` is its cgroup.
 pub(super) fn explain(status: i32, group: Option<&Group>, limits: &Limits) -> Option<String> {
     // Of what a shell has started it is the shell that tells.

@@ -4,12 +4,15 @@
 use super::app::App;
 use super::control::fingerprint::Fingerprint;
 use super::error::{SuperviseError, system};
+use super::limits;
 use super::sandboxes::{Sandbox, fingerprint_of};
 use crate::jail::store::Store;
 use crate::launch::LaunchError;
 use crate::packages;
-use crate::plan;
+use crate::plan::{self, Plan};
+use crate::sandbox::{self, Identities, Limits, Profile, Source, Userdirs};
 use crate::sys::{self, SingleThreaded, helper};
+use crate::values::Isolation;
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -57,7 +60,8 @@ impl App {
         Ok(())
     }
 
-    fn start_sandbox(&self, name: &str) -> Result<Pid, SuperviseError> {
+    fn start_sandbox(&mut self, name: &str) -> Result<Pid, SuperviseError> {
+        limits::offer(&self.plan, &mut self.launcher)?;
         let Some(sandbox) = self.sandboxes.held.get(name) else {
             return Err(SuperviseError::System {
                 operation: "find a sandbox",
@@ -81,14 +85,21 @@ impl App {
             use std::io::Write;
             let _ = writeln!(std::io::stderr(), "{name}: {error}");
         };
+        let plan = Plan {
+            dirs: self.plan.dirs.clone(),
+            ..Plan::without_data(&self.plan.app, &self.plan.privilege, self.plan.templates.clone())
+        };
+        let launcher = &mut self.launcher;
         let life = || {
             // Ctrl-C is the supervisor's to handle, and its signals are not this process's.
             let _ = rustix::process::setsid();
             sys::reset_signals();
             sys::set_signal_mask(0);
-            let served = helper::hide()
-                .map_err(std::io::Error::from)
-                .and_then(|()| serve(&listeners));
+            let served = helper::hide().map_err(|errno| errno.to_string()).and_then(|()| {
+                let (ids, source) = (planned.ids.map(identities), Source::Listeners(listeners));
+                let (profile, userdirs) = (profile(planned), userdirs(planned));
+                sandbox::serve(plan, profile, ids, userdirs, source, launcher.take_limits()).map_err(|e| e.to_string())
+            });
             match served {
                 Ok(()) => 0,
                 Err(error) => {
@@ -151,15 +162,52 @@ impl App {
     }
 }
 
-/// Takes connections, and lets go of them: there is nothing yet that makes runs.
-fn serve(listeners: &[OwnedFd]) -> std::io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    loop {
-        let mut asked: Vec<PollFd<'_>> = listeners.iter().map(|l| PollFd::new(l, PollFlags::IN)).collect();
-        poll(&mut asked, None)?;
-        let come: Vec<bool> = asked.iter().map(|a| !a.revents().is_empty()).collect();
-        for (listener, _) in listeners.iter().zip(come).filter(|(_, come)| *come) {
-            drop(rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC)?);
-        }
+/// What the process of a sandbox is told of it.
+fn profile(of: &plan::Sandbox) -> Profile {
+    let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+    Profile {
+        name: of.name.clone(),
+        isolation: match of.isolation {
+            Isolation::Namespaces => sandbox::Isolation::Namespaces,
+            Isolation::Landlock => sandbox::Isolation::Landlock,
+        },
+        paths: of.packages.clone(),
+        preload: of.preload.clone(),
+        ready: of.ready as usize,
+        at_once: of.uids as usize,
+        rootfs: of.rootfs.clone(),
+        limits: Limits {
+            wall: seconds(of.limits.wall),
+            cpu: seconds(of.limits.cpu),
+            session_wall: seconds(of.limits.session_wall),
+            session_cpu: seconds(of.limits.session_cpu),
+            memory: of.limits.memory,
+            processes: of.limits.processes.map(u64::from),
+            file_size: of.limits.file_size,
+            files: of.limits.files.map(u64::from),
+            userdir: of.limits.userdir,
+            tmp: of.limits.tmp,
+        },
+        ..Profile::default()
+    }
+}
+
+fn userdirs(of: &plan::Sandbox) -> Userdirs {
+    match &of.userdirs {
+        None => Userdirs::None,
+        Some(below) => Userdirs::Below {
+            shown: below.shown.clone().into(),
+            source: below.source.clone(),
+            owner: (below.owner.uid, below.owner.gid),
+        },
+    }
+}
+
+fn identities(of: plan::SandboxIds) -> Identities {
+    Identities {
+        warm: of.warm,
+        keeper: of.keeper,
+        first: of.first,
+        count: of.count,
     }
 }

@@ -58,7 +58,8 @@ impl Sandbox {
         }
     }
 
-    /// Ends its process, with all that runs in it.
+    /// Ends its process, and waits for it: with it, which is PID 1 of a PID namespace, ends all that runs there, and only then are
+    /// the ids of runs free for another.
     pub(super) fn end(&mut self) {
         if let Some(pid) = self.process.take() {
             let _ = rustix::process::kill_process(pid, Signal::KILL);
