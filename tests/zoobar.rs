@@ -157,8 +157,11 @@ fn people_use_it_with_chromium() {
 /// Compares what pysecure.toml and pysecure_config.py say of the services.
 const SAME: &str = r#"
 import json, tomllib
-one = tomllib.load(open("pysecure.toml", "rb"))["services"]
-two = json.load(open("zoobar.pysecure.json"))["services"]
+by_toml, by_python = tomllib.load(open("pysecure.toml", "rb")), json.load(open("zoobar.pysecure.json"))
+for table in (by_toml, by_python):
+    del table["sandboxes"]["profile"]["userdirs"]
+assert by_toml["sandboxes"] == by_python["sandboxes"]
+one, two = by_toml["services"], by_python["services"]
 assert one.keys() == two.keys()
 for name in one:
     for key in ("callers", "ready", "restart", "depends_on", "listen", "directory"):
@@ -287,6 +290,85 @@ fn forms_of_others_and_hostile_text_come_to_nothing() {
     });
     assert_eq!((made, ben.zoobars_of("amy"), ben.zoobars_of("ben")), (10, 0, 20));
     app.ok(&["down"]);
+}
+
+/// A program of the examples', as the profile of a user.
+fn program(name: &str) -> String {
+    let path = repository().join(format!("examples/zoobar/profiles/{name}.py"));
+    format!("profile={}", std::fs::read_to_string(path).unwrap())
+}
+
+#[test]
+fn profiles_run_their_users_code_and_it_does_no_harm() {
+    for (mode, port) in BOTH.into_iter().zip([18428, 18429]) {
+        let app = clone(mode, port);
+        run(&app, &["-d"]).ok();
+        let base = format!("http://127.0.0.1:{port}");
+        let (amy, ben) = (Person::registered(&base, "amy"), Person::registered(&base, "ben"));
+        let save = |person: &Person, text: &str| {
+            let (status, page) = person.post("/", "/profile", &[text]);
+            assert_eq!(status, 200, "{mode:?}: {page}");
+        };
+        let says = |visitor: &Person, whose: &str| {
+            let (status, page) = visitor.curl(&format!("/users?user={whose}"), &[]);
+            assert_eq!(status, 200, "{mode:?}: {}\n{}", app.logs("web"), app.logs("profilesvc"));
+            after(&page, "<p id=\"profile\">").to_owned()
+        };
+        // One that counts visits, whose file lasts.
+        save(&amy, &program("visits"));
+        let first = says(&ben, "amy");
+        assert!(
+            first.contains("Welcome, ben: this is your visit number 1."),
+            "{mode:?}: {first}"
+        );
+        says(&amy, "amy");
+        let third = says(&ben, "amy");
+        assert!(
+            third.contains("this is your visit number 2.") && third.contains("amy 1, ben 2"),
+            "{mode:?}: {third}"
+        );
+        // One that shows transfers.
+        amy.post("/", "/transfer", &["recipient=ben", "zoobars=3"]);
+        save(&amy, &program("transfers"));
+        let shown = says(&ben, "amy");
+        assert!(
+            shown.contains("I gave you 3.") && shown.contains("You have 13 zoobars."),
+            "{mode:?}: {shown}"
+        );
+        // One that gives a zoobar, and then none for a while.
+        save(&amy, &program("giver"));
+        let given = says(&ben, "amy");
+        assert!(
+            given.contains("A zoobar for you, ben. I have 6 left."),
+            "{mode:?}: {given}"
+        );
+        let again = says(&ben, "amy");
+        assert!(again.contains("I gave you one a moment ago."), "{mode:?}: {again}");
+        assert_eq!((ben.zoobars_of("amy"), amy.zoobars_of("ben")), (6, 14), "{mode:?}");
+        // What its author must not come by: others' folders, the databases, services' sockets, the network, more than one zoobar.
+        for (code, held) in [
+            ("import os; print(os.listdir('/zoobar'))", "FileNotFoundError"),
+            ("import os; print(os.listdir('/run/pysecure/rpc'))", "FileNotFoundError"),
+            (
+                "import os; print(os.listdir('/run/pysecure/sandbox'))",
+                "FileNotFoundError",
+            ),
+            ("import socket; socket.create_connection(('127.0.0.1', 8080))", "Error"),
+            ("give(); give()", "BudgetExceeded"),
+            ("while True: pass", "It was ended: "),
+            ("print('x' * 100_000)", "It was ended: output."),
+            ("open('big', 'w').write('x' * 10_000_000)", "It was ended: file_size."),
+        ] {
+            save(&ben, &format!("profile=#!python\n{code}\n"));
+            let said = says(&amy, "ben");
+            assert!(said.contains(held), "{mode:?} {code}: {said}");
+        }
+        assert_eq!((ben.zoobars_of("amy"), amy.zoobars_of("ben")), (7, 13), "{mode:?}");
+        // And the next one is unaffected.
+        save(&ben, &program("visits"));
+        assert!(says(&amy, "ben").contains("visit number 1."), "{mode:?}");
+        app.ok(&["down"]);
+    }
 }
 
 /// What a break-in is: code that somebody sends runs in the process that serves the pages. No clone has this.

@@ -53,6 +53,16 @@ def transfer(token: str, recipient: str, zoobars: int) -> int:
     sender = auth.check_token(token)
     if sender is None:
         raise PermissionError("Log in first.")
+    return _move(sender, recipient, zoobars)
+
+
+@rpc(run_as="banksvc")
+def give(sender: str, recipient: str) -> int:
+    """A zoobar for who visits a profile, by the profile's program. Only `profilesvc` may call it, and it decides whose program ran."""
+    return _move(sender, recipient, 1)
+
+
+def _move(sender: str, recipient: str, zoobars: int) -> int:
     if not 0 < zoobars < 2**31:
         raise ValueError("Send one zoobar or more.")
     if sender == recipient:

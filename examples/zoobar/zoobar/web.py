@@ -142,6 +142,9 @@ def users() -> str | Response | tuple[str, int]:
     zoobars = bank.balance(name) if name else None
     if zoobars is None:
         return render_template("message.html", message=f"There is no user {name}." if name else "Whom?"), 404
-    return render_template(
-        "user.html", name=name, zoobars=zoobars, profile=profiles.profile(name), transfers=bank.transfers(name)
-    )
+    profile = profiles.profile(name)
+    if profile.startswith(profiles.PROGRAM):
+        profile = profiles.visit(g.token, name)
+        # Its program may have given some away.
+        zoobars = bank.balance(name)
+    return render_template("user.html", name=name, zoobars=zoobars, profile=profile, transfers=bank.transfers(name))
