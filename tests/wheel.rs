@@ -308,13 +308,19 @@ fn a_program_s_functions_keep_their_signatures() {
     pyright.ok();
 }
 
+/// The Python that a page shows, as one program.
+fn shown(page: &str) -> String {
+    let page = std::fs::read_to_string(repository().join(page)).unwrap();
+    let blocks = page.split("```python\n").skip(1);
+    blocks.map(|block| block.split("```\n").next().unwrap()).collect()
+}
+
 #[test]
 fn what_the_documentation_shows_is_typed() {
-    let page = std::fs::read_to_string(repository().join("docs/rpc.md")).unwrap();
-    let mut program = String::new();
-    for block in page.split("```python\n").skip(1) {
-        program.push_str(block.split("```\n").next().unwrap());
-    }
+    let [mypy, pyright] = checked(&shown("docs/sandbox.md"));
+    mypy.ok();
+    pyright.ok();
+    let mut program = shown("docs/rpc.md");
     // The original's, where it has its main part in the function.
     program.push_str(
         "

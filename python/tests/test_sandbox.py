@@ -12,6 +12,7 @@ import functools
 import os
 import pathlib
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -249,7 +250,7 @@ class Results(WithSandbox):
 
     def test_a_program(self) -> None:
         result = self.sandbox.command(["sh", "-c", "cat; echo $X $0 >&2; exit 4", "name"], stdin=b"in", environment={"X": "y"})
-        self.assertEqual((result.stdout, result.stderr, result.exit), ("in", "y name\n", 4))
+        self.assertEqual((result.stdout, result.stderr, result.exit), ("in", "y name\n", 4), result)
         self.assertEqual(self.sandbox.command(["sleep", "60"], wall=0.3).limit, "wall")
         with self.assertRaises(TypeError):
             self.sandbox.command("ls -l")
@@ -370,7 +371,7 @@ class Running(WithSandbox):
             run = sandbox.start("import time; time.sleep(60)")
             process = sandbox._pool._process
             assert process is not None
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             with self.assertRaisesRegex(pysecure_sandbox.SandboxError, "the pool of sandboxes ended"):
                 run.wait()
             self.assertEqual(sandbox.run("2").value, 2)
@@ -580,8 +581,6 @@ class Api(WithSandbox):
 
     def test_nothing_that_is_said_harms_the_program(self) -> None:
         api = {"add": add, "count": count, "large": lambda: b"x" * 1_000_000}
-        from malformed import cases  # its messages, as they are sent to services
-
         hostile = [
             "sock.close()",
             "import os; os.close(sock.fileno())",
@@ -605,7 +604,6 @@ class Api(WithSandbox):
                 self.sandbox.run(f"{FIND}\n{code}", None, api, wall=3)
         for code in (f"{FIND}\nwhile True: sock.send(b'\\x95\\x02\\x01\\xa3add\\x91\\x01\\x80')", "while True: add(1)"):
             self.assertIn(self.sandbox.run(code, None, api, wall=0.5).limit, ("wall", None))
-        del cases
         self.assertEqual(self.sandbox.run("add(1)", None, api).value, 2)
 
     def test_random_messages(self) -> None:
@@ -916,6 +914,21 @@ class Stub(unittest.TestCase):
         self.assertEqual(ast.parse(stub({})).body[0].__class__, ast.ImportFrom)
         with self.assertRaises(ValueError):
             stub({"a b": add})
+
+
+class Documentation(unittest.TestCase):
+    def test_what_is_shown_works(self) -> None:
+        text = (support.HERE.parent.parent / "docs" / "sandbox.md").read_text()
+        blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+        self.assertGreaterEqual(len(blocks), 6)
+        with tempfile.TemporaryDirectory(prefix="pysecure-sandbox-") as folder:
+            program = pathlib.Path(folder, "shown.py")
+            program.write_text("\n".join(blocks))
+            environment = {**os.environ, "PYTHONPATH": str(support.SRC), "TMPDIR": folder}
+            ended = subprocess.run([sys.executable, "-B", program], env=environment, capture_output=True, text=True)
+            self.assertEqual((ended.returncode, ended.stderr), (0, ""))
+            self.assertIn("limit `wall`", ended.stdout)
+            self.assertIn("def send(to: str, text: str) -> bool:", ended.stdout)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import _socket
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -134,8 +135,7 @@ class Pool:
                 control.close()
                 process, self._process = self._process, None
                 if process is not None:
-                    process.kill()
-                    process.wait()
+                    _kill(process)
 
     def _connected(self) -> _socket.socket:
         with self._lock:
@@ -172,8 +172,7 @@ class Pool:
             try:
                 self._ready(control, process, binary)
             except BaseException:
-                process.kill()
-                process.wait()
+                _kill(process)
                 raise
         except BaseException:
             control.close()
@@ -195,3 +194,12 @@ class Pool:
         event: dict[str, Any] = json.loads(said)
         if event.get("event") != "ready":
             raise Refused(str(event.get("error") or "the pool refused this profile"))
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends a pool and all that it has made: they are a session of their own."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended already
+    process.wait()
