@@ -951,6 +951,10 @@ impl Pool {
         match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
             Ok(Said::Confined(_)) => self.confined(number, received.sender),
             Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
+            // That it has ended was heard of first, from who made it.
+            Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
+                sandbox.done.get_or_insert(done);
+            }
             // It was ended in the moment in which it came to its end.
             Ok(Said::Done(_)) if sandbox.phase == Phase::Ending => {}
             _ => self.fail(
