@@ -59,7 +59,7 @@ def granted(name: str | None) -> str | None:
         if names and name not in names:
             raise SandboxError(f"this service may not use the sandbox {name!r}, but {', '.join(names)}: see its `used_by`")
         path = os.path.join(FOLDER, name + ".sock")
-        return path if os.path.exists(path) else None
+        return path if name in names or os.path.exists(path) else None
     if len(names) > 1:
         raise SandboxError(f"this service may use several sandboxes, so say which: name= {' or '.join(names)}")
     return os.path.join(FOLDER, names[0] + ".sock") if names else None
