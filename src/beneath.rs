@@ -98,6 +98,19 @@ impl Root {
         Ok(())
     }
 
+    /// A fifo(7).
+    pub fn fifo(&self, path: &Path, mode: u32) -> Result<(), Errno> {
+        let (parent, name) = self.parent(path)?;
+        rustix::fs::mknodat(parent, name, FileType::Fifo, Mode::from_raw_mode(mode), 0)
+    }
+
+    /// rename(2), in the place of what is there.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        let (from_parent, from_name) = self.parent(from)?;
+        let (to_parent, to_name) = self.parent(to)?;
+        rustix::fs::renameat(from_parent, from_name, to_parent, to_name)
+    }
+
     /// A device that is none, which hides what lies below it in an overlay; making it takes no right (mknod(2), since
     /// Linux 5.8).
     pub fn whiteout(&self, path: &Path) -> Result<(), Errno> {

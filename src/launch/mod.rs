@@ -252,6 +252,18 @@ impl Launcher {
         prepare::detached(source, path, map, idmaps)
     }
 
+    /// An overlay on such a tree: what [`Running::attach`] takes in its place, and the layer in memory that what is written goes to. It
+    /// holds so many bytes and files, and is this owner's.
+    pub fn overlay(
+        &self,
+        lower: OwnedFd,
+        holds: (u64, u64),
+        owner: (u32, u32),
+        outer: bool,
+    ) -> Result<[OwnedFd; 2], LaunchError> {
+        writable::over(lower, holds, owner, outer)
+    }
+
     /// A filter of system calls as seccomp(2) takes it, to be loaded by a process that joins: an array of `struct sock_filter`.
     pub fn filter(&mut self, spec: &Spec) -> Result<Vec<u8>, LaunchError> {
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());

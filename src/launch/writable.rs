@@ -71,6 +71,46 @@ pub(super) fn make(
     }
 }
 
+/// An overlay on a detached tree, attached nowhere either; and the layer in memory that takes what is written, which holds so many
+/// bytes and files, and is this owner's.
+pub(super) fn over(
+    lower: OwnedFd,
+    (bytes, files): (u64, u64),
+    owner: (u32, u32),
+    user_attributes: bool,
+) -> Result<[OwnedFd; 2], LaunchError> {
+    // In the maker's mount namespace, where nothing else is done.
+    let memory = Path::new("/tmp");
+    let options = CString::new(format!(
+        "mode=0700,size={}k,nr_inodes={}",
+        bytes.div_ceil(1024),
+        files.saturating_add(8)
+    ));
+    let options = options.map_err(|_| LaunchError::Vanished)?;
+    let made = aside(memory, &options, 2, || {
+        let place = |name: &str| memory.join(name);
+        let wrong = |operation: &'static str| LaunchError::system(operation, "an overlay in memory");
+        for name in ["lower", "upper", "work"] {
+            rustix::fs::mkdirat(CWD, place(name), Mode::from_raw_mode(0o755)).map_err(wrong("make a layer of"))?;
+        }
+        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        rustix::fs::chown(place("upper"), Some(uid), Some(gid)).map_err(wrong("give away a layer of"))?;
+        let attach = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&lower, "", CWD, place("lower"), attach).map_err(wrong("attach the tree below"))?;
+        let open = |name: &str| super::prepare::open_without_links(&place(name));
+        let layers = Layers {
+            source: c"overlay".to_owned(),
+            lower: vec![open("lower")?],
+            upper: Some([open("upper")?, open("work")?]),
+            user_attributes,
+        };
+        let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+        let tree = filesystem::overlay(&layers, flags).map_err(wrong("mount"))?;
+        Ok(vec![tree, open("upper")?])
+    })?;
+    <[OwnedFd; 2]>::try_from(made).map_err(|_| LaunchError::Vanished)
+}
+
 /// Makes a mount with the tree at `layer` in memory meanwhile: an overlay takes no layer that lies in another one.
 pub(super) fn with_layer_in_memory(
     layer: &Path,

@@ -1,5 +1,6 @@
 //! What a pool holds: its warm interpreter, its sandboxes, and the runs that it was asked for.
 
+use super::overlay::Upper;
 use super::profile::Limits;
 use super::request::{Done, Run};
 use super::unit::Runner;
@@ -72,6 +73,8 @@ pub(super) struct Pending {
     pub connection: OwnedFd,
     pub limits: Limits,
     pub userdir: Option<Userdir>,
+    /// Where what it writes goes, if not into its directory.
+    pub upper: Option<Upper>,
     /// Was what is in its directory given to the run's id?
     pub given: bool,
     pub sandbox: Option<u32>,

@@ -18,6 +18,7 @@
 pub mod confined;
 mod error;
 mod instance;
+mod overlay;
 mod pool;
 mod profile;
 pub mod request;

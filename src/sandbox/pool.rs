@@ -2,6 +2,7 @@
 
 use super::confined::{self, Expected};
 use super::instance::{Pending, Phase, Sandbox, Warm};
+use super::overlay::Upper;
 use super::request::{
     Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
 };
@@ -46,6 +47,10 @@ const LOOK: Duration = Duration::from_millis(200);
 /// So long a warm interpreter is not made anew that did not come to be ready.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const EVENTS: usize = 64;
+
+/// What an overlay holds where no limit says it.
+const OVERLAY_BYTES: u64 = 64 << 20;
+const OVERLAY_FILES: u64 = 10_000;
 
 /// What there is to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +119,8 @@ struct Pool {
     cold: Option<(String, Instant)>,
     sandboxes: BTreeMap<u32, Sandbox>,
     runs: BTreeMap<u32, Pending>,
+    /// Runs that have ended, of which it is not said yet what becomes of what they wrote.
+    undecided: BTreeMap<u32, Pending>,
     waiting: VecDeque<u32>,
     /// Places that nobody has, and what each sandbox in them is made of.
     free: Vec<u32>,
@@ -208,6 +215,7 @@ impl Pool {
             cold: None,
             sandboxes: BTreeMap::new(),
             runs: BTreeMap::new(),
+            undecided: BTreeMap::new(),
             waiting: VecDeque::new(),
             free: (0..places as u32).rev().collect(),
             bundles: (0..places).map(|_| None).collect(),
@@ -398,6 +406,11 @@ impl Pool {
         if let Err(error) = asked.limits.check() {
             return refuse(error);
         }
+        if asked.overlay && (asked.userdir.is_none() || asked.command.is_some() || !self.profile.warm) {
+            return refuse(SandboxError::refused(
+                "an overlay is for Python in a copy of the warm interpreter, and of a userdir; name that",
+            ));
+        }
         if !asked.readable.is_empty() {
             match &self.userdirs {
                 Userdirs::Host => match canonical(&asked.readable) {
@@ -432,6 +445,7 @@ impl Pool {
             connection,
             limits,
             userdir,
+            upper: None,
             given: false,
             sandbox: None,
             began: None,
@@ -444,6 +458,9 @@ impl Pool {
     }
 
     fn hear_run(&mut self, number: u32) {
+        if self.undecided.contains_key(&number) {
+            return self.decide(number);
+        }
         let Some(run) = self.runs.get(&number) else { return };
         let mut bytes = [0u8; 256];
         match rustix::net::recv(&run.connection, &mut bytes[..], RecvFlags::DONTWAIT) {
@@ -458,6 +475,33 @@ impl Pool {
                 Ok(Order::Commit(_) | Order::Discard(_)) | Err(_) => {}
             },
         }
+    }
+
+    /// What becomes of what a run has written to an overlay. Who says nothing lets it go.
+    fn decide(&mut self, number: u32) {
+        let mut bytes = [0u8; 64];
+        let order = match self.undecided.get(&number) {
+            None => return,
+            Some(run) => match rustix::net::recv(&run.connection, &mut bytes[..], RecvFlags::DONTWAIT) {
+                Err(Errno::AGAIN | Errno::INTR) => return,
+                Ok((length, _)) => serde_json::from_slice::<Order>(&bytes[..length]).ok(),
+                Err(_) => None,
+            },
+        };
+        let Some(run) = self.undecided.remove(&number) else {
+            return;
+        };
+        self.unwatch(run.connection.as_fd());
+        let event = match (order, &run.upper, &run.userdir) {
+            (Some(Order::Commit(true)), Some(upper), Some(userdir)) => match upper.commit(userdir) {
+                Ok(()) => Event::Committed,
+                Err(error) => Event::Refused {
+                    error: error.to_string(),
+                },
+            },
+            _ => Event::Discarded,
+        };
+        tell(&run.connection, &event);
     }
 
     fn unwatch_run(&self, number: u32) {
@@ -1031,7 +1075,18 @@ impl Pool {
             };
             let mut none = IdMaps::default();
             let idmaps = self.idmaps.get_mut(sandbox.place as usize).unwrap_or(&mut none);
-            let tree = self.launcher.detached(userdir.fd.as_fd(), &userdir.path, map, idmaps)?;
+            let mut tree = self.launcher.detached(userdir.fd.as_fd(), &userdir.path, map, idmaps)?;
+            if run.asked.overlay {
+                let holds = (
+                    run.limits.userdir.or(run.limits.tmp).unwrap_or(OVERLAY_BYTES),
+                    run.limits.files.unwrap_or(OVERLAY_FILES),
+                );
+                let uid = sandbox.runner.uid_seen_outside(self.ids.as_ref());
+                let outer = self.plan.privilege != Privilege::Root;
+                let [over, upper] = self.launcher.overlay(tree, holds, (uid, uid), outer)?;
+                tree = over;
+                run.upper = Some(Upper(upper));
+            }
             let attach = SandboxError::system("show the user's directory");
             sandbox.running.attach(tree.as_fd()).map_err(attach)?;
         }
@@ -1249,7 +1304,22 @@ impl Pool {
 
     fn tell_end(&mut self, number: u32, mut ended: Ended) {
         if let Some(run) = self.runs.remove(&number) {
-            self.unwatch(run.connection.as_fd());
+            let changes = run.upper.as_ref().zip(run.userdir.as_ref());
+            match changes.map(|(upper, userdir)| upper.changes(userdir)) {
+                None => self.unwatch(run.connection.as_fd()),
+                Some(Ok((changes, left))) => {
+                    ended.changes = Some(changes);
+                    ended.changes_left = (left > 0).then_some(left);
+                    tell(&run.connection, &Event::Ended(Box::new(ended)));
+                    self.undecided.insert(number, run);
+                    return;
+                }
+                Some(Err(error)) => {
+                    self.unwatch(run.connection.as_fd());
+                    let error = error.to_string();
+                    return tell(&run.connection, &Event::Refused { error });
+                }
+            }
             if ended.isolation.is_empty() {
                 ended.isolation = self.profile.isolation.name();
                 ended.limit = run.killed;

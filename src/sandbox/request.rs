@@ -76,6 +76,9 @@ pub struct Ended {
     pub denied: Vec<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
+    /// How many more there are than [`Ended::changes`] tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes_left: Option<u64>,
 }
 
 /// Seconds and bytes.
