@@ -391,7 +391,7 @@ mod tests {
         for told in [
             "`recorded`",
             "version 0",
-            "version 1",
+            "version 2",
             "`pysecure down && pysecure up -d`",
         ] {
             assert!(error.contains(told), "{error}");
@@ -399,7 +399,7 @@ mod tests {
         client.down(None).unwrap();
         drop(client);
         let asked = asked.join().unwrap();
-        assert!(asked[0].starts_with(r#"{"do":"hello","version":1,"#), "{asked:?}");
+        assert!(asked[0].starts_with(r#"{"do":"hello","version":2,"#), "{asked:?}");
         assert_eq!(asked[1..], [r#"{"do":"ps"}"#, r#"{"do":"down","timeout_ms":null}"#]);
     }
 
@@ -433,7 +433,7 @@ mod tests {
         for told in [
             "pysecure 9.0.0",
             "version 9",
-            "version 1",
+            "version 2",
             "`pysecure down && pysecure up -d`",
         ] {
             assert!(error.contains(told), "{error}");
