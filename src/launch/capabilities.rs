@@ -64,11 +64,14 @@ pub(super) fn as_effective_user<T>(id: u32, what: impl FnOnce() -> T) -> Result<
     let real = rustix::process::getuid();
     let become_effective = |id| rustix::thread::set_thread_res_uid(real, id, real);
     let sets = rustix::thread::capabilities(None)?;
+    let ends_with_parent = rustix::process::parent_process_death_signal()?;
     // The change takes the capabilities out of effect, though it keeps them permitted.
     let restored = become_effective(rustix::process::Uid::from_raw(id))
         .and_then(|()| rustix::thread::set_capabilities(None, sets))
         .map(|()| what());
     become_effective(real)?;
+    // A change of id lets go of it; prctl(2).
+    rustix::process::set_parent_process_death_signal(ends_with_parent)?;
     restored
 }
 

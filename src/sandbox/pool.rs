@@ -148,6 +148,7 @@ pub fn serve(
     }
     own_proc()?;
     launcher.reopen_proc()?;
+    more_descriptors()?;
     let mut plan = plan;
     let templates = std::mem::take(&mut plan.templates);
     plan.templates = templates
@@ -155,6 +156,17 @@ pub fn serve(
         .map(|(name, template)| (name, unit::root(template)))
         .collect();
     Pool::new(plan, profile, ids, userdirs, source, (launcher, limited))?.turn_until_over()
+}
+
+/// Runs that wait hold descriptors of their clients.
+fn more_descriptors() -> Result<(), SandboxError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let all = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, all).map_err(SandboxError::system("have more files open"))
 }
 
 /// /proc of this PID namespace in place of the one around it.
@@ -995,6 +1007,10 @@ impl Pool {
         match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
             Ok(Said::Confined(_)) => self.confined(number, received.sender),
             Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
+            // That it ended was heard first.
+            Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
+                sandbox.done.get_or_insert(done);
+            }
             // That it has ended was heard of first, from who made it.
             Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
                 sandbox.done.get_or_insert(done);
@@ -1151,12 +1167,10 @@ impl Pool {
         // Theirs now.
         run.fds.clear();
         run.names.clear();
-        tell(
-            &run.connection,
-            &Event::Started {
-                uid: sandbox.runner.uid,
-            },
-        );
+        if run.asked.started {
+            let uid = sandbox.runner.uid;
+            tell(&run.connection, &Event::Started { uid });
+        }
         if run.killed.is_some() {
             self.end(number);
         }
@@ -1266,6 +1280,7 @@ impl Pool {
             return Ended::default();
         };
         let mut out = Ended {
+            uid: sandbox.runner.uid,
             isolation: self.profile.isolation.name(),
             ..Ended::default()
         };

@@ -37,6 +37,8 @@ pub struct Run {
     /// An interpreter that is kept, for more than one piece of code.
     pub session: bool,
     pub overlay: bool,
+    /// Does the client want to hear when it begins?
+    pub started: bool,
     pub explain: bool,
 }
 
@@ -67,6 +69,8 @@ pub enum Event {
 /// How a run ended. All of its processes are gone.
 #[derive(Debug, Default, Serialize)]
 pub struct Ended {
+    /// Who it was, as it saw itself.
+    pub uid: u32,
     pub exit: Option<i32>,
     pub signal: Option<i32>,
     /// Which limit ended it.
