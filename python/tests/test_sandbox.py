@@ -13,6 +13,7 @@ import os
 import pathlib
 import random
 import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -550,7 +551,11 @@ class Api(WithSandbox):
             return data
 
         self.assertIn("carry 5000 bytes", self.out(code.replace("f()", "f(b'x' * 1000)"), {"f": Function(echo, bytes=5000)}))
-        self.assertIn("carry 50 bytes", self.out(code.replace("f()", "f('x')"), {"f": Function(get_xfers, bytes=50)}))
+
+        def history() -> list[Transfer]:
+            return get_xfers("alice")
+
+        self.assertRegex(self.out(code, {"f": Function(history, bytes=70)}), "^1 BudgetExceeded f may carry 70 bytes")
         streamed = "try:\n  for n, x in enumerate(count(10 ** 9)): pass\nexcept RuntimeError as e: print(n < 200)"
         self.assertEqual(self.out(streamed, {"count": Function(count, bytes=100)}), "True\n")
 
@@ -628,6 +633,18 @@ class Api(WithSandbox):
         result = self.sandbox.run(code)
         self.assertEqual((result.exit, result.limit, result.value, result.text), (3, None, 5, None))
         self.assertTrue(result.error and len(result.error.type) == 200 and result.error.line is None)
+
+
+    def test_the_value_of_code_that_called_nothing_arrives(self) -> None:
+        # It has not read what it was greeted with, which its caller hears of first. Both are there when the other end is looked at.
+        def late(run: Any) -> Any:
+            poll = select.poll()
+            poll.register(run._api, 0)
+            until(lambda: poll.poll(0))  # it hung up
+            return run.wait()
+
+        runs = [self.sandbox.start("5", None, {"add": add}) for _ in range(4)]
+        self.assertEqual([late(run).value for run in runs], [5] * 4)
 
 
 class Asyncio(WithSandbox):
@@ -739,7 +756,8 @@ class Sessions(WithSandbox):
             result = session.run("while True: pass", wall=0.2)
             self.assertEqual((result.exit, session.ended), (130, False))
             self.assertEqual(session.run("x").value, 1)
-            result = session.run("while True:\n  try:\n    while True: sum(range(9))\n  except BaseException: pass", wall=0.2)
+            # In a function: what a loop's own jump raises is not caught around it, by CPython 3.11.
+            result = session.run("def f():\n  while True: pass\nwhile True:\n  try: f()\n  except BaseException: pass", wall=0.2)
             self.assertEqual((result.limit, session.ended), ("wall", True))
             with self.assertRaisesRegex(pysecure_sandbox.Closed, "its limit `wall`") as raised:
                 session.run("x")
@@ -761,8 +779,7 @@ class Sessions(WithSandbox):
         session = self.sandbox.session(idle=0.3)
         folder = session.userdir
         self.assertEqual(session.run("1").value, 1)
-        until(lambda: session.ended)
-        self.assertFalse(os.path.exists(folder))
+        until(lambda: session.ended and not os.path.exists(folder))
         with self.assertRaisesRegex(pysecure_sandbox.Closed, "nobody used it for 0.3 s"):
             session.run("1")
         # One that is used does not.

@@ -90,6 +90,17 @@ class Handed:
         return remote
 
     def _plain(self, name: str, run: Callable[..., Any], used: _Used, known: _Known) -> Callable[..., Any]:
+        if self._approve is None and not used.is_bounded:
+
+            def plain(*args: Any, **kwargs: Any) -> Any:
+                try:
+                    return run(*args, **kwargs)
+                except KeyboardInterrupt as error:
+                    self.stopped = error
+                    raise
+
+            return plain
+
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 number = used.begin(args, kwargs)
@@ -153,7 +164,7 @@ def _may(name: str, answer: Any) -> None:
 class _Used:
     """What of a function's budget is used up."""
 
-    __slots__ = ("_name", "_budget", "_signature", "_calls", "_bytes", "_lock", "counts_bytes")
+    __slots__ = ("_name", "_budget", "_signature", "_calls", "_bytes", "_lock", "is_bounded", "counts_bytes")
 
     def __init__(self, name: str, budget: Function | None, signature: Signature) -> None:
         self._name = name
@@ -161,6 +172,7 @@ class _Used:
         self._signature = signature
         self._calls = self._bytes = 0
         self._lock = threading.Lock()
+        self.is_bounded = budget is not None
         self.counts_bytes = budget is not None and budget.bytes is not None
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

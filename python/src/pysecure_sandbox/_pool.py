@@ -29,7 +29,7 @@ MOST = 65_536
 
 def program() -> str:
     """The launcher: as PYSECURE_BINARY says, beside the interpreter, or in PATH."""
-    given = os.environ.get("PYSECURE_BINARY") or os.environ.get("PYSECURE")
+    given = os.environ.get("PYSECURE_BINARY")
     if given:
         return given
     found = shutil.which("pysecure", path=os.path.dirname(sys.executable)) or shutil.which("pysecure")

@@ -17,7 +17,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable
 
 from pysecure_rpc._codec import PeerArea
-from pysecure_rpc._connection import DONTWAIT, receive
 from pysecure_rpc._errors import ProtocolError
 
 from . import _result
@@ -100,6 +99,8 @@ class Run:
         self._decoders: Any = None
         self._pieces: deque[tuple[str, str]] | None = None
         self._wake = -1
+        #: What of the functions' socket.
+        self._waited_for = 0
         #: The id that it has, once it is known.
         self.uid: int | None = None
 
@@ -191,20 +192,23 @@ class Run:
         """Waits for something, and does what it asks for."""
         poll = self._poll or self._polled()
         serving = self._serving
-        if serving is not None and serving.fd >= 0:
-            poll.register(serving.fd, serving.connections.events)
+        if serving is not None and serving.connections.events != self._waited_for and serving.fd >= 0:
+            self._waited_for = serving.connections.events
+            poll.register(serving.fd, self._waited_for)
         channels = self._channels
         if channels is None:
             raise Closed("the run was closed")
-        # What was printed comes before the end, and the end before what is only the end of a pipe.
-        for fd, event in sorted(poll.poll(None if seconds is None else seconds * 1000)):
+        for fd, event in poll.poll(None if seconds is None else seconds * 1000):
             if fd == self._wake:
                 os.eventfd_read(fd)
             elif fd == channels.stdout or fd == channels.stderr:
                 if not self._read(fd, fd == channels.stderr):
                     poll.unregister(fd)
             elif serving is not None and fd == serving.fd:
-                self._serve(serving, event)
+                if event & select.POLLOUT:
+                    serving.writable()
+                else:
+                    serving.arrived()
                 if serving.fd < 0:
                     poll.unregister(fd)
             elif self._result is None and fd == self._sock.fileno():
@@ -225,12 +229,6 @@ class Run:
             self._serving.wake_by(lambda: os.eventfd_write(wake, 1))
             poll.register(wake, select.POLLIN)
         return poll
-
-    def _serve(self, serving: Serving, event: int) -> None:
-        if event & select.POLLOUT:
-            serving.writable()
-        else:
-            serving.arrived()
 
     # What comes of it.
 
@@ -281,13 +279,13 @@ class Run:
             return self._serving.outcome
         if self._api is None:
             return None
-        from ._serving import outcome
+        from ._serving import outcome, read
 
         area = PeerArea()
         said = None
         while True:
             try:
-                data, fds = receive(self._api, DONTWAIT)
+                data, fds = read(self._api)
             except (OSError, ProtocolError):
                 return said
             if not data:

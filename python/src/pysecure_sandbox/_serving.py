@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from ._functions import Handed
 
 RESULT, CELL = "pysecure.result", "pysecure.cell"
-#: Messages that are taken at once, before something else has its turn.
-_TURN = 64
 #: Descriptors that may wait in messages that the sandbox does not read.
 _FDS = 256
 
@@ -150,13 +148,12 @@ class Serving:
         self.connections.changed = changed
 
     def arrived(self) -> None:
-        """There is something to read: functions run."""
-        for _ in range(_TURN):
-            if not self._one():
-                return
-            stopped, self._handed.stopped = self._handed.stopped, None
-            if stopped is not None:
-                raise stopped
+        """There is a message to read, and a function may run. One at a time: the rest has its turn, too."""
+        self._one()
+        stopped = self._handed.stopped
+        if stopped is not None:
+            self._handed.stopped = None
+            raise stopped
 
     def writable(self) -> None:
         """What waited can be sent."""
@@ -167,7 +164,7 @@ class Serving:
         """The run is over: only what it said of its end is looked for."""
         while not self._connection.closed:
             try:
-                data, fds = receive(self._connection.sock, DONTWAIT)
+                data, fds = read(self._connection.sock)
             except (OSError, ProtocolError):
                 return
             if not data:
@@ -190,25 +187,24 @@ class Serving:
         if self._loop is None:
             self._coroutines.stop()
 
-    def _one(self) -> bool:
+    def _one(self) -> None:
         connection = self._connection
         if connection.closed:
             self.connections.drop(connection, owner=True)
-            return False
+            return
         try:
-            data, fds = receive(connection.sock, DONTWAIT)
+            data, fds = read(connection.sock)
         except BlockingIOError:
-            return False
+            return
         except ProtocolError as error:
             self._dispatcher.malformed(connection, error)
-            return False
+            return
         except OSError:
             data, fds = b"", []
-        if not data:
+        if data:
+            self._dispatcher.arrived(connection, data, fds)
+        else:
             self.connections.drop(connection, owner=True)
-            return False
-        self._dispatcher.arrived(connection, data, fds)
-        return True
 
     # What the parts of a service ask of their scheduler.
 
@@ -237,6 +233,14 @@ class Serving:
             work(call)
         except BaseException as error:
             self.defect(call.connection, error)
+
+
+def read(sock: socket.socket) -> tuple[bytes, list[int]]:
+    """A message, if there is one. A sandbox that ended without having read all is an error first, and only then what it had sent."""
+    try:
+        return receive(sock, DONTWAIT)
+    except ConnectionResetError:
+        return receive(sock, DONTWAIT)
 
 
 def outcome(data: bytes, fds: list[int], peer_area: PeerArea) -> dict[Any, Any] | None:

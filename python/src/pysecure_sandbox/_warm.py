@@ -135,7 +135,8 @@ def _function(name: str | None) -> Callable[[], object] | None:
     if name is None:
         return None
     module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    found: Callable[[], object] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _keep_only(*kept: int | None) -> None:
