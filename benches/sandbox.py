@@ -1,0 +1,223 @@
+"""What sandboxes cost beside their peers, in one run on one machine: medians, and ratios of them.
+
+    target/packaging/bin/python benches/sandbox.py [ROUNDS]
+
+Wants a release build of `pysecure` (PYSECURE names it), bubblewrap, and of PyPI: numpy, sandlock, pydantic-monty. What is not there is
+said, and left out. In each round each contender runs once, in an order that changes, so that all of them meet the same machine.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "python", "src"))
+from pysecure_sandbox import Sandbox  # noqa: E402
+
+PYTHON = "/usr/bin/python3"
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+
+
+def shell(*command: str) -> Callable[[], None]:
+    def once() -> None:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    return once
+
+
+def of(sandbox: Sandbox, code: str = "1 + 1") -> Callable[[], None]:
+    def once() -> None:
+        result = sandbox.run(code)
+        assert result.exit == 0, result.stderr
+
+    return once
+
+
+def bubblewrap(*command: str) -> list[str]:
+    shown = [word for path in ("/usr", "/bin", "/lib", "/lib64") for word in ("--ro-bind", path, path)]
+    return ["bwrap", "--unshare-all", "--die-with-parent", *shown, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", *command]
+
+
+def medians(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for once in contenders.values():
+        once()
+    for _ in range(rounds):
+        order = list(contenders)
+        random.shuffle(order)
+        for name in order:
+            time.sleep(0.01)  # what the last one left behind is done elsewhere
+            begin = time.perf_counter()
+            contenders[name]()
+            times[name].append((time.perf_counter() - begin) * 1000)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def numpys() -> list[str]:
+    try:
+        import numpy
+    except ImportError:
+        return []
+    return [os.path.dirname(os.path.dirname(numpy.__file__))]
+
+
+def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
+    def sandbox(**profile: object) -> Sandbox:
+        made = Sandbox(**profile)  # type: ignore[arg-type]
+        open_ones.append(made)
+        made.run("1")
+        return made
+
+    out: dict[str, Callable[[], None]] = {
+        "python3 -I -S -c": shell(PYTHON, "-I", "-S", "-c", "1 + 1"),
+        "fresh": of(sandbox(ready=0)),
+        "ready": of(sandbox(ready=4)),
+        "cold (`sandbox run`)": shell(os.environ["PYSECURE"], "sandbox", "run", os.devnull),
+        "launch floor (`sandbox -- true`)": shell(os.environ["PYSECURE"], "sandbox", "--", "true"),
+    }
+    try:
+        landlock = sandbox(isolation="landlock")
+        out["landlock level"] = of(landlock)
+    except Exception as error:
+        print(f"left out: the landlock level: {error}")
+    if shutil.which("bwrap"):
+        out["bubblewrap + python"] = shell(*bubblewrap(PYTHON, "-I", "-S", "-c", "1 + 1"))
+    paths = numpys()
+    if paths:
+        numpy = {"packages": paths, "preload": ["numpy"]}
+        out["python3 -c 'import numpy'"] = shell(sys.executable, "-c", "import numpy")
+        out["fresh, numpy preloaded"] = of(sandbox(ready=0, **numpy), "import numpy; numpy.zeros(3).sum()")
+        out["ready, numpy preloaded"] = of(sandbox(ready=4, **numpy), "import numpy; numpy.zeros(3).sum()")
+    try:
+        import sandlock
+
+        policy = {"fs_readable": ["/usr", "/lib", "/lib64", "/etc", "/bin", "/proc", "/dev"]}
+        out["sandlock + python"] = lambda: sandlock.Sandbox(**policy).run([PYTHON, "-I", "-S", "-c", "1 + 1"])
+    except ImportError:
+        print("left out: sandlock is not installed")
+    try:
+        import pydantic_monty
+
+        monty = pydantic_monty.Monty().__enter__()
+
+        def checkout() -> None:
+            with monty.checkout() as session:
+                session.feed_run("1 + 1")
+
+        out["monty: checkout and run"] = checkout
+    except ImportError:
+        print("left out: pydantic-monty is not installed")
+    return out
+
+
+def sustained(seconds: float = 4.0) -> None:
+    """Runs a second, as many at once as there are processors."""
+    workers = os.cpu_count() or 1
+
+    def rate(once: Callable[[], None]) -> float:
+        end, counts = time.perf_counter() + seconds, [0] * workers
+
+        def work(number: int) -> None:
+            while time.perf_counter() < end:
+                once()
+                counts[number] += 1
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(counts) / seconds
+
+    with Sandbox(ready=8, at_once=16) as sandbox:
+        sandbox.run("1")
+        ours = rate(of(sandbox))
+    print(f"\nsustained: {ours:.0f} runs a second", end="")
+    if shutil.which("bwrap"):
+        theirs = rate(shell(*bubblewrap(PYTHON, "-I", "-S", "-c", "1 + 1")))
+        print(f"; bubblewrap + python {theirs:.0f}; ratio {ours / theirs:.2f} (to reach: 5)", end="")
+    print()
+
+
+def at_once(count: int = 200) -> None:
+    with Sandbox(ready=8, at_once=16) as sandbox:
+        sandbox.run("1")
+        begin, ends = time.perf_counter(), []
+        runs = [sandbox.start("sum(range(10000))") for _ in range(count)]
+        for run in runs:
+            assert run.wait().exit == 0
+            ends.append(time.perf_counter() - begin)
+    gaps = sorted(b - a for a, b in zip([0.0, *ends], ends))
+    print(f"{count} at once: all after {ends[-1] * 1000:.0f} ms; from one end to the next p50 {gaps[count // 2] * 1000:.2f} ms, "
+          f"p99 {gaps[int(count * 0.99)] * 1000:.2f} ms")
+
+
+def calls(count: int = 5000) -> None:
+    """A call of a function of this program, from inside."""
+    code = f"""
+import time
+for _ in range(200): f(1)
+begin = time.perf_counter()
+for _ in range({count}): f(1)
+print((time.perf_counter() - begin) / {count} * 1e6)
+"""
+    with Sandbox() as sandbox:
+        inside = float(sandbox.run(code, api={"f": lambda x: x}, wall=60, cpu=60).stdout)
+    print(f"API call from inside: {inside:.1f} us")
+
+
+def memory() -> None:
+    def pss(sandbox_pool: int) -> dict[str, int]:
+        out = {}
+        for pid in os.listdir("/proc"):
+            if not pid.isdigit():
+                continue
+            try:
+                with open(f"/proc/{pid}/cmdline") as file:
+                    command = file.read()
+                with open(f"/proc/{pid}/smaps_rollup") as file:
+                    rollup = file.read()
+            except OSError:
+                continue
+            if "pysecure_sandbox._warm" in command:
+                out[pid] = int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+        return out
+
+    for ready in (0, 8):
+        with Sandbox(ready=ready) as sandbox:
+            sandbox.run("1")
+            time.sleep(1)
+            found = pss(0)
+            print(f"memory: {len(found)} interpreters with {ready} ready: {sum(found.values())} KiB (Pss) in all")
+
+
+def main() -> None:
+    os.environ.setdefault("PYSECURE", os.path.join(os.path.dirname(__file__), "../target/x86_64-unknown-linux-gnu/release/pysecure"))
+    open_ones: list[Sandbox] = []
+    found = medians(contenders(open_ones), ROUNDS)
+    for sandbox in open_ones:
+        sandbox.close()
+    base, numpy = found["python3 -I -S -c"], found.get("python3 -c 'import numpy'")
+    print(f"\n| what | median, ms | beside `python3 -I -S -c` | beside `import numpy` |\n| --- | ---: | ---: | ---: |")
+    for name, median in found.items():
+        beside = f"{median / numpy:.4f}" if numpy and "numpy" in name else ""
+        print(f"| {name} | {median:.2f} | {median / base:.3f} | {beside} |")
+    if "monty: checkout and run" in found:
+        print(f"\nready beside monty: {found['ready'] / found['monty: checkout and run']:.2f} (to reach: 3)")
+    floor = found["launch floor (`sandbox -- true`)"]
+    print(f"cold beside python plus the launch floor: {found['cold (`sandbox run`)'] / (base + floor):.2f} (to reach: 1.15)")
+    sustained()
+    at_once()
+    calls()
+    memory()
+
+
+if __name__ == "__main__":
+    main()
