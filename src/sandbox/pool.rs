@@ -198,6 +198,11 @@ impl Pool {
         profile.limits.check()?;
         let mut profile = profile;
         profile.limits = profile.limits.or_default();
+        profile.readable = canonical(&profile.readable)?;
+        for path in &mut profile.paths {
+            let refused = |e| SandboxError::refused(format!("modules in {}: {e}", path.display()));
+            *path = path.canonicalize().map_err(refused)?;
+        }
         profile.at_once = profile.at_once.max(1);
         let wanted = profile.at_once + profile.ready;
         let places = ids.map_or(wanted, |ids| wanted.min(ids.count as usize));
@@ -571,7 +576,7 @@ impl Pool {
             .map_err(SandboxError::system("make a file in memory"))?;
         rustix::io::write(&memory, &filter).map_err(SandboxError::system("write the filter of system calls"))?;
         let boot = ToWarm::Boot {
-            paths: &self.profile.paths,
+            paths: &unit::module_paths(&self.profile),
             preload: &self.profile.preload,
             after_fork: &self.profile.after_fork,
         };
@@ -1139,8 +1144,13 @@ impl Pool {
         };
         sandbox.phase = Phase::Running;
         let rlimits = unit::rlimits(&run.limits, None);
+        let paths = match sandbox.copy {
+            true => Vec::new(),
+            false => unit::module_paths(&self.profile),
+        };
         let task = Task {
             task: &run.asked.task,
+            paths: &paths,
             fds: &run.names,
             directory: if run.userdir.is_some() { HOME } else { NO_HOME },
             environment: &run.asked.environment,
@@ -1451,6 +1461,11 @@ fn canonical(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SandboxError> {
     let real = |path: &PathBuf| {
         let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
         match path.canonicalize() {
+            Ok(real) if unit::is_own(&real) => Err(SandboxError::refused(format!(
+                "readable {}: a sandbox has a {} of its own; move it elsewhere, or put files into the userdir",
+                path.display(),
+                real.components().take(2).collect::<PathBuf>().display()
+            ))),
             Ok(real) if real == Path::new("/") => Err(SandboxError::refused("readable /: name folders of it")),
             other => other.map_err(refused),
         }

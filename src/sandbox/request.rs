@@ -125,6 +125,8 @@ pub struct Task<'a> {
     pub task: &'a Value,
     pub fds: &'a [String],
     pub directory: &'a str,
+    /// Where an interpreter that was not warm looks for modules, too.
+    pub paths: &'a [PathBuf],
     pub environment: &'a BTreeMap<String, String>,
     /// Number, soft and hard; getrlimit(2). Memory is what may be had beyond what is in use.
     pub rlimits: &'a [(u32, u64, u64)],

@@ -109,12 +109,34 @@ fn python(profile: &Profile, template: Option<&Template>, module: &str) -> Vec<S
         .into()
 }
 
+/// Folders whose content a sandbox has of its own: what lies there on this host cannot be shown at the same place.
+const OWN: [&str; 4] = ["/tmp", "/dev", "/proc", "/var/tmp"];
+
+/// Does a sandbox have something of its own at this path?
+pub(super) fn is_own(path: &Path) -> bool {
+    OWN.iter().any(|own| path.starts_with(own))
+}
+
+/// Where folders of modules are shown: at the same place where they can be.
+pub(super) fn module_paths(profile: &Profile) -> Vec<PathBuf> {
+    let place = |(number, path): (usize, &PathBuf)| match is_own(path) {
+        true => Path::new("/run/pysecure/packages").join(number.to_string()),
+        false => path.clone(),
+    };
+    profile.paths.iter().enumerate().map(place).collect()
+}
+
 fn readable(profile: &Profile, further: &[PathBuf]) -> Vec<Mount> {
-    let mut paths: Vec<&PathBuf> = profile.paths.iter().chain(&profile.readable).chain(further).collect();
-    paths.sort();
-    paths.dedup();
-    let seen = |path: &PathBuf| Mount::read_only(path.to_string_lossy().into_owned(), path.clone(), path.is_dir());
-    paths.into_iter().map(seen).collect()
+    let modules = module_paths(profile);
+    let same = profile.readable.iter().chain(further);
+    let mut shown: Vec<(PathBuf, &PathBuf)> = modules.into_iter().zip(&profile.paths).collect();
+    shown.extend(same.map(|path| (path.clone(), path)));
+    shown.sort();
+    shown.dedup();
+    let seen = |(target, path): (PathBuf, &PathBuf)| {
+        Mount::read_only(target.to_string_lossy().into_owned(), path.clone(), path.is_dir())
+    };
+    shown.into_iter().map(seen).collect()
 }
 
 /// Those that lie in what the root shows anyway are left out.
