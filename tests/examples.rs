@@ -181,3 +181,58 @@ fn redis_and_nginx_survive_what_is_done_to_them() {
         app.ok(&["down"]);
     }
 }
+
+/// A program of an example that makes sandboxes by itself, as the mode's user: what it prints.
+fn with_sandboxes(mode: harness::Mode, name: &str, program: &str) -> String {
+    let app = App::new(mode, "");
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name);
+    harness::python::put(&app, &from, "example");
+    harness::python::package(&app, false, "python");
+    let mut command = app.shell_free("/usr/bin/python3", &["-B", &format!("example/{program}")]);
+    command.env("PYTHONPATH", app.folder.join("python"));
+    let output = command.env("PYSECURE_BINARY", harness::binary()).output().unwrap();
+    harness::Ended::from(output).ok().out
+}
+
+#[test]
+fn the_judge_judges_what_is_handed_in() {
+    for mode in BOTH {
+        let said = with_sandboxes(mode, "judge", "demo.py");
+        let squeezed: Vec<String> = said
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let verdicts = [
+            "reverse-forgets.py wrong answer 1",
+            "reverse-right.py accepted 2",
+            "sum-connects.py runtime error 1 The code raised OSError",
+            "sum-crashes.c runtime error 1 The run was ended by signal 6",
+            "sum-endless.py time limit 1",
+            "sum-greedy.py memory limit 1",
+            "sum-mistyped.c compile error 0",
+            "sum-overflows.c wrong answer 3",
+            "sum-right.c accepted 3",
+            "sum-right.py accepted 3",
+            "sum-spies.c compile error 0",
+        ];
+        assert_eq!(squeezed.len(), verdicts.len(), "{mode:?}: {said}");
+        for (line, verdict) in squeezed.iter().zip(verdicts) {
+            assert!(line.starts_with(verdict), "{mode:?}: no {verdict} in\n{said}");
+        }
+    }
+}
+
+#[test]
+fn the_agent_is_told_what_it_may_not_do() {
+    for mode in BOTH {
+        let said = with_sandboxes(mode, "agent", "agent.py");
+        for what in [
+            "unreachable",
+            "NotApproved: refund: a person did not agree: more than 5000 cents",
+            "BudgetExceeded: mail may be called once in a run",
+            "refunds: {7: 3000}, mails: [('alice', 'Your lamp is paid back. We are sorry.')]",
+        ] {
+            assert!(said.contains(what), "{mode:?}: no {what} in\n{said}");
+        }
+    }
+}

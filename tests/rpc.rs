@@ -134,7 +134,7 @@ fn with_pypi() -> PathBuf {
     assert!(
         interpreter.exists(),
         "make the environment that tests/run makes: python3 -m venv target/pypi && \
-         target/pypi/bin/pip install opentelemetry-api==1.45.2 msgspec==0.22.0"
+         target/pypi/bin/pip install opentelemetry-api==1.45.2 msgspec==0.22.0 mcp==2.3.0"
     );
     interpreter
 }

@@ -256,6 +256,10 @@ class Results(WithSandbox):
         with self.assertRaises(TypeError):
             self.sandbox.command("ls -l")
 
+    def test_a_program_that_ends_at_once(self) -> None:
+        found = {(result.exit, result.signal, result.limit) for result in (self.sandbox.command(["/bin/true"]) for _ in range(100))}
+        self.assertEqual(found, {(0, None, None)})
+
     def test_nothing_of_one_run_is_seen_by_the_next(self) -> None:
         for code in (
             "import json; json.secret = 1",

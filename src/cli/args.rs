@@ -176,9 +176,23 @@ pub(crate) struct Sandbox {
 pub(crate) enum SandboxAction {
     /// Run a file in Python, or what comes on standard input for `-`
     Run(Box<SandboxRun>),
+    /// Be an MCP server, whose tools run code in sandboxes (`--help` has its options)
+    #[command(disable_help_flag = true)]
+    Mcp(FrontEnd),
+    /// Run code that comes over HTTP on a unix socket, as Piston's API has it (`--help` has its options)
+    #[command(disable_help_flag = true)]
+    Serve(FrontEnd),
     /// Make sandboxes for the program at the other end of standard input
     #[command(hide = true)]
     Pool,
+}
+
+/// What is written in Python: `pysecure_sandbox/__main__.py`.
+#[derive(Debug, Args)]
+pub(crate) struct FrontEnd {
+    /// Its options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    pub options: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,14 @@
 //! `sandbox`: one run of what nobody trusts, without a manifest; and the pool of a program that has none of its own.
 
-use super::args::{Cli, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
+use super::args::{Cli, FrontEnd, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
 use super::load::with_privilege;
 use super::{Done, Failure};
 use crate::app::sandbox::{OwnIds, own_plan};
-use crate::host::make_private;
 use crate::host::outer;
+use crate::host::{Dirs, make_private, make_state};
 use crate::launch;
 use crate::launch::cgroup::{Cgroups, Offer};
+use crate::packages;
 use crate::sandbox::request::{Asked, Event, LONGEST};
 use crate::sandbox::{Limits, Profile, Source, Userdirs, serve};
 use crate::sys::helper::{self, Keeps};
@@ -17,13 +18,21 @@ use rustix::process::{Pid, WaitOptions};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
+    match &args.action {
+        // The pool that it asks for takes what privilege there is, and not this.
+        Some(SandboxAction::Mcp(front)) => return front_end(cli, "mcp", front),
+        Some(SandboxAction::Serve(front)) => return front_end(cli, "serve", front),
+        Some(SandboxAction::Pool | SandboxAction::Run(_)) | None => {}
+    }
     if let Some(code) = with_privilege()? {
         return Ok(code);
     }
     match &args.action {
+        Some(SandboxAction::Mcp(_) | SandboxAction::Serve(_)) => Err(Failure::failed("a front end needs no privilege")),
         Some(SandboxAction::Pool) => pool(cli),
         Some(SandboxAction::Run(run)) => python(cli, run),
         None if args.command.is_empty() => Err(Failure::new(
@@ -32,6 +41,49 @@ pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
         )),
         None => program(cli, &args.limits, &args.command),
     }
+}
+
+/// What lies in the working directory is no module of it.
+const FRONT_END: &str = "import sys
+sys.path[:1] = [path for path in sys.path[:1] if path]
+from pysecure_sandbox.__main__ import main
+sys.exit(main())";
+
+/// Becomes a front end, which is written in Python. Its package is the interpreter's own, if it is installed for that, or else this program's.
+fn front_end(cli: &Cli, name: &str, front: &FrontEnd) -> Done {
+    let dirs = Dirs::find(
+        "sandbox",
+        rustix::process::geteuid().is_root(),
+        cli.state_dir.as_deref(),
+    )?;
+    make_state(&dirs.state)?;
+    let folder = packages::folder(&dirs.state);
+    let wrong = |e| Failure::failed(format!("unpack the Python packages into {}: {e}", folder.display()));
+    packages::unpack(&dirs.state).map_err(wrong)?;
+    let binary = std::env::current_exe()?;
+    let path = std::env::var("PYTHONPATH").ok().filter(|path| !path.is_empty());
+    let path = path.map_or(folder.display().to_string(), |path| {
+        format!("{path}:{}", folder.display())
+    });
+    let interpreter = interpreter(&binary);
+    let error = std::process::Command::new(&interpreter)
+        .args(["-c", FRONT_END, name])
+        .args(&front.options)
+        .env("PYTHONPATH", path)
+        .env("PYSECURE_BINARY", &binary)
+        .exec();
+    let remedy = "install Python 3.10 or later, or put it into PATH";
+    Err(Failure::new(
+        127,
+        format!("run {}: {error}; {remedy}", interpreter.display()),
+    ))
+}
+
+/// That of the virtual environment that a program lies in, or the first in PATH.
+fn interpreter(binary: &Path) -> PathBuf {
+    let beside = binary.parent().map(|folder| folder.join("python3"));
+    let in_environment = |python: &PathBuf| python.exists() && python.with_file_name("../pyvenv.cfg").exists();
+    beside.filter(in_environment).unwrap_or_else(|| "python3".into())
 }
 
 /// The pool of whoever holds the other end of standard input, who says first of what kind it is.

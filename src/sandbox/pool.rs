@@ -1260,6 +1260,9 @@ impl Pool {
             .iter()
             .find(|(_, s)| is(s.running.pid))
             .map(|(number, _)| *number);
+        if let Some(number) = found {
+            self.hear_last(number);
+        }
         let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
             return;
         };
@@ -1274,6 +1277,21 @@ impl Pool {
         }
         let ended = self.how_it_ended(number, &sandbox, reaped);
         self.tell_end(number, ended);
+    }
+
+    /// What a PID 1 said before it ended, and nobody has read yet: how its program ended, for one.
+    fn hear_last(&mut self, number: u32) {
+        while let Some(sandbox) = self.sandboxes.get_mut(&number).filter(|s| s.status.is_none()) {
+            match sandbox.running.report() {
+                Ok(Report::Exited(status)) => sandbox.status = Some(status),
+                Ok(Report::Started) if !sandbox.copy => self.started(number),
+                Ok(Report::Failed(error)) => {
+                    sandbox.failed.get_or_insert(error.to_string());
+                }
+                Ok(Report::End) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
     }
 
     fn give_back(&self, number: u32, runner: Runner) {
