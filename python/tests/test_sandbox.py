@@ -892,6 +892,25 @@ class Folders(unittest.TestCase):
                 sandbox.run("", put={"in": "text"})
 
 
+    def test_changes_are_told_before_they_are_kept(self) -> None:
+        folder = userdir_for(self.root, "changer")
+        for name in ("old", "gone"):
+            pysecure_sandbox.put(folder, name, "1")
+        code = "import os\nopen('old', 'a').write('2')\nopen('new', 'w').write('n')\nos.remove('gone')"
+        with Sandbox() as sandbox:
+            result = sandbox.run(code, folder, overlay=True)
+            told = [(change.path, change.kind, change.size) for change in result.changes]
+            self.assertEqual(told, [("gone", "deleted", 0), ("new", "added", 1), ("old", "modified", 2)], result)
+            result.discard()
+            self.assertEqual(sorted(os.listdir(folder)), ["gone", "old"])
+            result = sandbox.run(code, folder, overlay=True)
+            result.commit()
+            self.assertEqual(sandbox.run("import os; print(sorted(os.listdir()), open('old').read())", folder).stdout, "['new', 'old'] 12\n")
+            for again in (result.commit, result.discard):
+                with self.assertRaisesRegex(pysecure_sandbox.SandboxError, "no changes to decide on"):
+                    again()
+
+
 class Stub(unittest.TestCase):
     def test_it_is_what_code_may_call(self) -> None:
         class Row(typing.TypedDict):
