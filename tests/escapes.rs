@@ -13,22 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What every attack starts with.
-const PRELUDE: &str = r#"
-import ctypes, errno, os, socket, struct, sys, time
-libc = ctypes.CDLL(None, use_errno=True)
-def call(number, *args):
-    "A system call: its result, or the name of its errno."
-    args = [ctypes.c_char_p(a) if isinstance(a, bytes) else ctypes.c_long(a) if isinstance(a, int) else a for a in args]
-    got = libc.syscall(ctypes.c_long(number), *args)
-    return got if got >= 0 else errno.errorcode[ctypes.get_errno()]
-def tried(what, *args, **kwargs):
-    try:
-        return what(*args, **kwargs)
-    except OSError as e:
-        return errno.errorcode[e.errno]
-def status(name):
-    return [l.split(':')[1].strip() for l in open('/proc/self/status') if l.startswith(name + ':')][0]
-"#;
+const PRELUDE: &str = include_str!("escapes/prelude.py");
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -155,19 +140,7 @@ print('write', tried(open, '/data/vault/new', 'w'), tried(os.mkdir, '/data/vault
 fn pid_1_shows_nothing_and_cannot_be_touched() {
     for mode in BOTH {
         let app = two(mode, "pidone", "");
-        let script = r#"
-for name in ('mem', 'maps', 'environ', 'auxv', 'syscall', 'stack', 'personality'):
-    got = tried(lambda: open('/proc/1/' + name, 'rb').read(64))
-    print(name, got)
-for name in ('exe', 'cwd', 'root'):
-    print(name, tried(os.readlink, '/proc/1/' + name))
-    print(name, tried(os.open, '/proc/1/' + name, os.O_RDONLY))
-print('exe', tried(os.open, '/proc/1/exe', os.O_WRONLY), tried(os.open, '/proc/1/exe', os.O_RDWR))
-print('fd', tried(os.listdir, '/proc/1/fd'), tried(os.listdir, '/proc/1/map_files'))
-print('ns', tried(os.open, '/proc/1/ns/mnt', os.O_RDONLY))
-print('kill', tried(os.kill, 1, 9), tried(os.kill, 1, 19))
-print('ptrace', call(101, 16, 1, 0, 0), call(101, 0x4206, 1, 0, 0))
-"#;
+        let script = include_str!("escapes/pid_1.py");
         let seen = python(&app, "web", script).ok().out;
         for line in seen.lines() {
             let (what, got) = line.split_once(' ').unwrap();
@@ -355,82 +328,7 @@ fn no_right_is_left_and_none_can_be_had() {
             "rights",
             "[services.rooted]\ncommand = [\"sleep\", \"1000\"]\nruns_with_root = true",
         );
-        let script = r#"
-for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'):
-    assert int(status(name), 16) == 0, (name, status(name))
-assert status('NoNewPrivs') == '1' and status('Seccomp') == '2'
-assert libc.prctl(27) == 3, 'SECBIT_NOROOT, and locked'
-assert int(status('Seccomp_filters')) >= 1
-CLONE_NEWUSER, CLONE_NEWNS = 0x10000000, 0x20000
-def refused(name, got, *errors):
-    if got not in (errors or ('EPERM', 'ENOSYS', 'EACCES')):
-        print(name, got)
-refused('unshare user', call(272, CLONE_NEWUSER))
-refused('unshare mount', call(272, CLONE_NEWNS))
-refused('clone user', call(56, CLONE_NEWUSER | 17, 0, 0, 0, 0))
-refused('clone user with high bits', call(56, 1 << 40 | CLONE_NEWUSER | 17, 0, 0, 0, 0))
-refused('clone3', call(435, ctypes.create_string_buffer(88), 88), 'ENOSYS')
-# What programs try before an older way: a refusal would end them where an older kernel would not.
-for newer in (457, 458, 459, 460, 461, 467, 468, 469, 500, 100000):
-    refused('call %d' % newer, call(newer, 0, 0, 0, 0, 0), 'ENOSYS')
-refused('mount', call(165, b'none', b'/tmp', b'tmpfs', 0, 0))
-refused('umount', call(166, b'/proc', 2))
-refused('pivot_root', call(155, b'/', b'/'))
-refused('chroot', call(161, b'/tmp'))
-refused('open_tree', call(428, -100, b'/', 1))
-refused('move_mount', call(429, -100, b'/', -100, b'/tmp', 0))
-refused('fsopen', call(430, b'tmpfs', 0))
-refused('mount_setattr', call(442, -100, b'/', 0, 0, 0))
-for kind in ('user', 'mnt', 'pid', 'net'):
-    refused('setns', call(308, os.open('/proc/self/ns/' + kind, os.O_RDONLY), 0))
-refused('ptrace me', call(101, 0, 0, 0, 0))
-refused('ptrace child', call(101, 16, os.getpid(), 0, 0))
-refused('bpf', call(321, 0, 0, 0))
-refused('keyctl', call(250, 0, -3, 1))
-refused('add_key', call(248, b'user', b'x', b'y', 1, -3))
-refused('io_uring', call(425, 8, ctypes.create_string_buffer(120)))
-refused('perf', call(298, ctypes.create_string_buffer(128), 0, -1, -1, 0))
-refused('userfaultfd', call(323, 0))
-refused('kexec', call(246, 0, 0, 0, 0))
-refused('init_module', call(175, 0, 0, b''))
-refused('open_by_handle', call(304, -100, ctypes.create_string_buffer(32), 0))
-refused('reboot', call(169, 0, 0, 0, 0))
-refused('sethostname', call(170, b'x', 1))
-refused('x32', call(0x40000000 + 272, CLONE_NEWUSER))
-refused('setgroups to none', tried(os.setgroups, []))
-for number in (0, 1, 65534, 61000, 1000):
-    refused('setuid %d' % number, tried(os.setuid, number) if number != os.getuid() else 'EPERM', 'EPERM', 'EINVAL')
-    refused('setgid %d' % number, tried(os.setgid, number) if number != os.getgid() else 'EPERM', 'EPERM', 'EINVAL')
-for family in (40, 17, 16, 38, 31, 29, 44):
-    kind = socket.SOCK_RAW if family in (16, 17) else socket.SOCK_STREAM
-    got = tried(socket.socket, family, kind, 0)
-    if family != 16:
-        refused('socket %d' % family, got, 'EPERM', 'EACCES', 'EAFNOSUPPORT')
-refused('raw socket', tried(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1))
-refused('mknod', tried(os.mknod, '/tmp/mem', 0o20666, os.makedev(1, 1)))
-for path in ('/proc/sys/kernel/core_pattern', '/proc/sys/kernel/hostname', '/proc/sysrq-trigger', '/proc/sys/vm/drop_caches',
-             '/sys/kernel/uevent_helper', '/proc/self/uid_map', '/proc/self/setgroups', '/etc/passwd', '/usr/bin/new', '/bin/sh', '/new'):
-    def write(path):
-        with open(path, 'wb', buffering=0) as f:
-            f.write(b'x')
-    refused('write ' + path, tried(write, path), 'EROFS', 'EACCES', 'EPERM', 'ENOENT')
-for path in ('/proc/kcore', '/proc/keys', '/proc/timer_list', '/proc/sched_debug', '/dev/mem', '/dev/kmsg'):
-    got = tried(lambda: open(path, 'rb').read(10))
-    refused('read ' + path, got, b'', 'ENOENT', 'EACCES', 'EPERM')
-for path in ('/proc/acpi', '/proc/scsi', '/sys/firmware', '/sys/fs/cgroup', '/sys/kernel'):
-    refused('list ' + path, tried(lambda: str(os.listdir(path))), '[]', 'ENOENT', 'EACCES')
-for top, folders, files in os.walk('/sys'):
-    for name in files:
-        if name in ('release_agent', 'uevent_helper', 'cgroup.procs'):
-            print('found', top, name)
-nodes = set()
-for top, folders, files in os.walk('/dev'):
-    for name in files:
-        found = os.lstat(os.path.join(top, name))
-        if found.st_rdev:
-            nodes.add((name, os.major(found.st_rdev), os.minor(found.st_rdev)))
-print('nodes', sorted(nodes))
-"#;
+        let script = include_str!("escapes/rights.py");
         for service in ["web", "rooted"] {
             let ended = python(&app, service, script).ok();
             let expected = "nodes [('full', 1, 7), ('null', 1, 3), ('ptmx', 5, 2), ('random', 1, 8), ('tty', 5, 0), ('urandom', 1, 9), ('zero', 1, 5)]\n";
@@ -772,66 +670,7 @@ sys.stdin.read()
 }
 
 /// Each call that gives a file a mode, with set-id bits, in the folder FOLDER: what came of it, and what has such a bit now.
-const SET_ID: &str = r#"
-libc.mmap.restype = ctypes.c_void_p
-def int80(number, path, mode):
-    "The same call as a program of 32 bits makes it, whose strings lie below 4 GiB."
-    page = libc.mmap(None, 4096, 7, 0x22 | 0x40, -1, 0)
-    text = page + 2048
-    ctypes.memmove(text, path + b'\0', len(path) + 1)
-    code = b'\x53\xb8' + struct.pack('<I', number) + b'\xbb' + struct.pack('<I', text) + b'\xb9' + struct.pack('<I', mode) + b'\xcd\x80\x5b\xc3'
-    ctypes.memmove(page, code, len(code))
-    return ctypes.CFUNCTYPE(ctypes.c_int)(page)()
-here = FOLDER.encode()
-def fresh(name):
-    path = here + b'/' + name.encode()
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o755))
-    return path
-def tmpfile(bits):
-    fd = call(257, -100, here, 0o20200002, bits)
-    if isinstance(fd, int):
-        call(265, -100, b'/proc/self/fd/%d' % fd, -100, here + b'/tmpfile%o' % bits, 0x400)
-    return fd
-done = []
-for bits in (0o4755, 0o2755, 0o6755):
-    f = fresh('file%o' % bits)
-    fd = os.open(f, os.O_RDONLY)
-    new = lambda name: here + b'/%s%o' % (name.encode(), bits)
-    how = struct.pack('<QQQ', 0o102, bits, 0)
-    done += [
-        ('chmod', call(90, f, bits)),
-        ('chmod with more bits', call(90, fresh('more%o' % bits), 1 << 32 | 0o200000 | bits)),
-        ('fchmod', call(91, os.open(fresh('fchmod%o' % bits), os.O_RDONLY), bits)),
-        ('fchmodat', call(268, -100, fresh('fchmodat%o' % bits), bits)),
-        ('fchmodat2', call(452, -100, fresh('fchmodattwo%o' % bits), bits, 0)),
-        ('open', call(2, new('open'), 0o102, bits)),
-        ('creat', call(85, new('creat'), bits)),
-        ('openat', call(257, -100, new('openat'), 0o102, bits)),
-        ('O_TMPFILE', tmpfile(bits)),
-        ('openat2', call(437, -100, new('openattwo'), ctypes.c_char_p(how), 24)),
-        ('mknod', call(133, new('mknod'), 0o100000 | bits, 0)),
-        ('mknodat', call(259, -100, new('mknodat'), 0o100000 | bits, 0)),
-        ('mkdir', call(83, new('mkdir'), bits)),
-        ('mkdirat', call(258, -100, new('mkdirat'), bits)),
-    ]
-allowed = sorted({name for name, got in done if isinstance(got, int)})
-strange = sorted({(name, got) for name, got in done if got not in ('EPERM', 'ENOSYS') and not isinstance(got, int)})
-print('allowed', allowed, strange)
-def bits_of(path):
-    return os.lstat(path).st_mode & 0o6000
-print('set', sorted(n.rstrip('0123456789') for n in os.listdir(FOLDER) if bits_of(os.path.join(FOLDER, n)) == 0o6000))
-# What programs do every day goes on.
-for mode in (0o700, 0o755, 0o1777, 0o644):
-    os.chmod(fresh('plain'), mode)
-os.mkdir(here + b'/folder', 0o750)
-os.close(os.open(here + b'/made', os.O_CREAT | os.O_WRONLY, 0o664))
-os.close(call(2, here + b'/made', 0, 0o6755))                        # without O_CREAT it is no mode
-os.mkfifo(here + b'/pipe', 0o622)
-shut = os.fork()
-if shut == 0:
-    os._exit(int80(15, fresh('wide'), 0o6755) & 0xff)
-print('32 bits', os.waitpid(shut, 0)[1], '%o' % bits_of(here + b'/wide'))
-"#;
+const SET_ID: &str = include_str!("escapes/set_id.py");
 
 #[test]
 fn no_file_of_a_services_gets_a_set_id_bit() {
@@ -1687,41 +1526,7 @@ sys.stdin.read()
 #[test]
 fn no_call_gets_round_the_filter() {
     // Each is made so that it would succeed, or fail for another reason than a refusal.
-    let attacks = r#"
-libc.mmap.restype = ctypes.c_void_p
-child = os.fork()
-if child == 0:
-    time.sleep(100)
-    os._exit(0)
-here = ctypes.create_string_buffer(b'readable', 8)
-there = ctypes.create_string_buffer(8)
-class iovec(ctypes.Structure):
-    _fields_ = [('base', ctypes.c_void_p), ('len', ctypes.c_size_t)]
-local, remote = iovec(ctypes.addressof(there), 8), iovec(ctypes.addressof(here), 8)
-handle = ctypes.create_string_buffer(struct.pack('<Ii', 128, 0) + bytes(128))
-mount = ctypes.c_int()
-pidfd = call(434, child, 0)
-region = iovec(libc.mmap(None, 4096, 3, 0x22, -1, 0), 4096)
-attr = ctypes.create_string_buffer(struct.pack('<IIQ', 1, 128, 1) + bytes(112))   # a software clock, of this process
-print({
-    'process_vm_readv': call(310, child, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0),
-    'process_vm_writev': call(311, child, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0),
-    'ptrace': call(101, 0x4206, child, 0, 0),
-    'kcmp': call(312, os.getpid(), child, 0, 0, 0),
-    'name_to_handle_at': call(303, -100, b'/proc/self/fd', handle, ctypes.byref(mount), 0),
-    'syslog': call(103, 10, None, 0),
-    'modify_ldt': call(154, 0, ctypes.create_string_buffer(64), 64),
-    'process_madvise': call(440, pidfd, ctypes.byref(region), 1, 20, 0),
-    'memfd_secret': call(447, 0),
-    'userfaultfd': call(323, 1),
-    'perf_event_open': call(298, attr, 0, -1, -1, 0),
-    'request_key': call(249, b'user', b'nothing', None, 0),
-    'personality': call(135, 0x0400000),
-    'uts by clone': call(56, 0x04000000 | 17, 0, 0, 0, 0),
-    'io_uring': call(425, 8, ctypes.create_string_buffer(120)),
-})
-os.kill(child, 9)
-"#;
+    let attacks = include_str!("escapes/calls.py");
     let refused: std::collections::BTreeSet<&str> = ["EPERM"].into();
     let read = |ended: &Ended| -> std::collections::BTreeMap<String, String> {
         let text = ended.out.lines().next().unwrap_or_else(|| panic!("{ended:?}"));
@@ -1749,20 +1554,7 @@ os.kill(child, 9)
         }
     }
     // By the calls of 32 bits: a user namespace with every right.
-    let narrow = r#"
-libc.mmap.restype = ctypes.c_void_p
-page = libc.mmap(None, 4096, 7, 0x22 | 0x40, -1, 0)
-# clone(CLONE_NEWUSER | SIGCHLD); the child ends at once by exit(7), both by int $0x80
-code = bytes.fromhex('53 b8 78000000 bb 11000010 31c9 31d2 31f6 31ff cd80 85c0 75 0c b8 01000000 bb 07000000 cd80 5b c3'.replace(' ', ''))
-ctypes.memmove(page, code, len(code))
-tried = os.fork()
-if tried == 0:
-    made = ctypes.CFUNCTYPE(ctypes.c_int)(page)()
-    if made < 0:
-        os._exit(100 - made & 0xff)
-    os._exit(os.waitpid(made, 0)[1] >> 8)
-print(os.waitpid(tried, 0)[1])
-"#;
+    let narrow = include_str!("escapes/narrow.py");
     let control = python_outside(narrow).out;
     assert_eq!(control, format!("{}\n", 7 << 8), "the host's root makes one so");
     for mode in BOTH {

@@ -4,6 +4,7 @@ use super::overlay::Upper;
 use super::profile::Limits;
 use super::request::{Done, Run};
 use super::unit::Runner;
+use super::usage;
 use super::userdir::Userdir;
 use crate::launch::Running;
 use rustix::process::Pid;
@@ -62,6 +63,14 @@ pub(super) struct Sandbox {
     pub common: bool,
 }
 
+impl Sandbox {
+    /// How long all that is in it has computed: what its PID 1 has adopted, too.
+    pub(super) fn computed(&self) -> Duration {
+        let roots = self.inside.into_iter().chain([self.running.pid]);
+        usage::computed(roots.map(|pid| pid.as_raw_nonzero().get()))
+    }
+}
+
 /// A run, from the moment that it is asked for.
 pub(super) struct Pending {
     pub client: u32,
@@ -79,6 +88,8 @@ pub(super) struct Pending {
     pub given: bool,
     pub sandbox: Option<u32>,
     pub began: Option<Instant>,
+    /// How long all of its processes had computed when it was killed for that.
+    pub computed: Duration,
     /// Why it was killed.
     pub killed: Option<String>,
     /// When to look next at what it has used.

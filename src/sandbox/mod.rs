@@ -23,6 +23,7 @@ mod pool;
 mod profile;
 pub mod request;
 mod unit;
+mod usage;
 mod userdir;
 
 pub use error::SandboxError;

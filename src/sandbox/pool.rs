@@ -413,6 +413,11 @@ impl Pool {
                 },
             )
         };
+        if asked.command.as_ref().is_some_and(Vec::is_empty) {
+            return refuse(SandboxError::refused(
+                "`command` is empty: name a program, or leave it out",
+            ));
+        }
         if self.waiting.len() >= MOST_WAITING {
             return refuse(SandboxError::refused("too many runs wait already; ask again later"));
         }
@@ -466,6 +471,7 @@ impl Pool {
             given: false,
             sandbox: None,
             began: None,
+            computed: Duration::ZERO,
             killed: None,
             look: None,
         };
@@ -1006,26 +1012,37 @@ impl Pool {
             Ok(received) if received.bytes > 0 => received,
             _ => {
                 let _ = self.epoll.delete(sandbox.control.as_fd());
+                if matches!(sandbox.phase, Phase::Joining | Phase::Ready) {
+                    self.fail_copy(number);
+                }
                 return;
             }
         };
         match serde_json::from_slice::<Said>(&bytes[..received.bytes]) {
-            Ok(Said::Confined(_)) => self.confined(number, received.sender),
-            Ok(Said::Done(done)) if sandbox.phase == Phase::Running => self.done(number, done),
-            // That it ended was heard first.
-            Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
-                sandbox.done.get_or_insert(done);
+            Ok(Said::Confined(_)) if sandbox.phase != Phase::Ending => self.confined(number, received.sender),
+            Ok(Said::Done(done)) if sandbox.phase == Phase::Running && sandbox.inside.is_some() => {
+                self.done(number, done)
             }
             // That it has ended was heard of first, from who made it.
             Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
                 sandbox.done.get_or_insert(done);
             }
-            // It was ended in the moment in which it came to its end.
-            Ok(Said::Done(_)) if sandbox.phase == Phase::Ending => {}
+            // What else it says in its last moment is nobody's concern.
+            _ if sandbox.phase == Phase::Ending => {}
             _ => self.fail(
                 number,
                 "the interpreter in the sandbox says what nobody understands".into(),
             ),
+        }
+    }
+
+    /// A copy has ended before it had a task. If nobody asked for it, no other is made at once: that may end in the same way.
+    fn fail_copy(&mut self, number: u32) {
+        let why = "the interpreter in the sandbox ended before it had its task; standard error may say why";
+        let unasked = self.sandboxes.get(&number).is_some_and(|sandbox| sandbox.run.is_none());
+        self.fail(number, why.into());
+        if unasked {
+            self.end_warm("a copy of it ended before it had its task".into());
         }
     }
 
@@ -1262,6 +1279,10 @@ impl Pool {
             .map(|(number, _)| *number);
         if let Some(number) = found {
             self.hear_last(number);
+            let said_nothing = |s: &Sandbox| s.phase == Phase::Ending && s.done.is_none();
+            if self.sandboxes.get(&number).is_some_and(said_nothing) {
+                self.hear_inside(number);
+            }
         }
         let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
             return;
@@ -1312,7 +1333,7 @@ impl Pool {
             isolation: self.profile.isolation.name(),
             ..Ended::default()
         };
-        let cpu = sandbox.cpu + reaped.cpu;
+        let cpu = (sandbox.cpu + reaped.cpu).max(run.computed);
         let group = sandbox.running.cgroup();
         out.usage = Usage {
             wall: run.began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
@@ -1394,10 +1415,8 @@ impl Pool {
             .collect();
         for number in due {
             let Some(run) = self.runs.get(&number) else { continue };
-            let inside = run.sandbox.and_then(|s| self.sandboxes.get(&s)).and_then(|s| s.inside);
-            let used = inside
-                .and_then(|inside| sys::cpu_time(inside.as_raw_nonzero().get()))
-                .unwrap_or_default();
+            let sandbox = run.sandbox.and_then(|s| self.sandboxes.get(&s));
+            let used = sandbox.map(Sandbox::computed).unwrap_or_default();
             let wall = run
                 .limits
                 .wall()
@@ -1414,6 +1433,7 @@ impl Pool {
                 Some(reason) => {
                     if let Some(run) = self.runs.get_mut(&number) {
                         run.look = None;
+                        run.computed = used;
                     }
                     self.kill(number, reason);
                 }

@@ -17,7 +17,9 @@ _syscall.restype = ctypes.c_long
 
 # Numbers of linux/sched.h, linux/prctl.h, linux/seccomp.h and linux/capability.h, which are the same on all machines.
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 4, 24, 47, 4
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_SECUREBITS, _PR_SET_CHILD_SUBREAPER = 28, 36
+# No id is root, whatever a program's file says, and that stays so; capabilities(7).
+_NOROOT_LOCKED = 3
 _SECCOMP_SET_MODE_FILTER = 1
 _CAPABILITY_VERSION = 0x20080522
 _MOST_CAPABILITIES = 64
@@ -71,6 +73,7 @@ def confine(uid: int, gid: int, groups: bool, ruleset: int | None, code: Filter,
     """Becomes the run, for good. `groups`: may they be set here?"""
     for kind, soft, hard in limits:
         resource.setrlimit(kind, (soft, hard))
+    _check(_libc.prctl(_PR_SET_SECUREBITS, _NOROOT_LOCKED, 0, 0, 0), "give up root's rights")
     for capability in range(_MOST_CAPABILITIES):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # The kernel has no more.

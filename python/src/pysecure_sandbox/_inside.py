@@ -182,8 +182,8 @@ def _limit_of(error: BaseException) -> str | None:
     """Which limit it was that an error tells of, where it can tell of nothing else."""
     if isinstance(error, MemoryError):
         return "memory"
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        return "file_size"
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOMEM):
+        return "file_size" if error.errno == errno.EFBIG else "memory"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return "processes"
     return None
@@ -409,7 +409,8 @@ def _finish(status: int) -> int:
 
 def _flush() -> bool:
     written = True
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name, None)
         try:
             if stream is not None and not stream.closed:
                 stream.flush()

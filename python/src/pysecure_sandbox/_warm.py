@@ -87,14 +87,19 @@ class _Warm:
         joiner = os.fork()
         if joiner == 0:
             try:
-                self._be_copy(asked, fds)
+                waiting = self._be_copy(asked, fds)
             except BaseException as error:
                 print(f"confine an interpreter: {error}", file=sys.stderr, flush=True)
-            os._exit(125)
+                os._exit(125)
+            try:
+                _inside.serve(waiting)
+            finally:
+                # Whatever the code has made of this interpreter: it ends here.
+                os._exit(1)
         for fd in fds:
             os.close(fd)
 
-    def _be_copy(self, asked: dict[str, Any], fds: list[int]) -> None:
+    def _be_copy(self, asked: dict[str, Any], fds: list[int]) -> socket.socket:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control, *rest = fds
@@ -114,7 +119,7 @@ class _Warm:
         _inside.rehearse()
         waiting = socket.socket(fileno=control)
         waiting.send(b'{"confined":true}')
-        _inside.serve(waiting)
+        return waiting
 
     def _reap(self) -> None:
         while True:
