@@ -2,7 +2,7 @@
 
     target/packaging/bin/python benches/sandbox.py [ROUNDS]
 
-Wants a release build of `pysecure` (PYSECURE names it), bubblewrap, and of PyPI: numpy, sandlock, pydantic-monty. What is not there is
+Wants a release build of `pysecure` (PYSECURE_BINARY names it), bubblewrap, and of PyPI: numpy, sandlock, pydantic-monty. What is not there is
 said, and left out. In each round each contender runs once, in an order that changes, so that all of them meet the same machine.
 """
 
@@ -79,8 +79,8 @@ def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
         "python3 -I -S -c": shell(PYTHON, "-I", "-S", "-c", "1 + 1"),
         "fresh": of(sandbox(ready=0)),
         "ready": of(sandbox(ready=4)),
-        "cold (`sandbox run`)": shell(os.environ["PYSECURE"], "sandbox", "run", os.devnull),
-        "launch floor (`sandbox -- true`)": shell(os.environ["PYSECURE"], "sandbox", "--", "true"),
+        "cold (`sandbox run`)": shell(os.environ["PYSECURE_BINARY"], "sandbox", "run", os.devnull),
+        "launch floor (`sandbox -- true`)": shell(os.environ["PYSECURE_BINARY"], "sandbox", "--", "true"),
     }
     try:
         landlock = sandbox(isolation="landlock")
@@ -199,7 +199,7 @@ def memory() -> None:
 
 
 def main() -> None:
-    os.environ.setdefault("PYSECURE", os.path.join(os.path.dirname(__file__), "../target/x86_64-unknown-linux-gnu/release/pysecure"))
+    os.environ.setdefault("PYSECURE_BINARY", os.path.join(os.path.dirname(__file__), "../target/x86_64-unknown-linux-gnu/release/pysecure"))
     open_ones: list[Sandbox] = []
     found = medians(contenders(open_ones), ROUNDS)
     for sandbox in open_ones:

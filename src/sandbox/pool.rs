@@ -52,6 +52,10 @@ const EVENTS: usize = 64;
 const OVERLAY_BYTES: u64 = 64 << 20;
 const OVERLAY_FILES: u64 = 10_000;
 
+/// The longest message of an interpreter in a sandbox, and how much that was denied is told of it.
+const LONGEST_SAID: usize = 16 << 10;
+const MOST_DENIED: usize = 16;
+
 /// What there is to wait for.
 #[derive(Clone, Copy, Debug)]
 enum Token {
@@ -1006,7 +1010,7 @@ impl Pool {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
         };
-        let mut bytes = [0u8; 1024];
+        let mut bytes = [0u8; LONGEST_SAID];
         let received = match sys::receive(sandbox.control.as_fd(), &mut bytes) {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Ok(received) if received.bytes > 0 => received,
@@ -1284,7 +1288,7 @@ impl Pool {
                 self.hear_inside(number);
             }
         }
-        let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
+        let Some(mut sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
             return;
         };
         self.unwatch(sandbox.running.reports.as_fd());
@@ -1296,7 +1300,7 @@ impl Pool {
             let why = why.clone();
             return self.refuse(number, &why);
         }
-        let ended = self.how_it_ended(number, &sandbox, reaped);
+        let ended = self.how_it_ended(number, &mut sandbox, reaped);
         self.tell_end(number, ended);
     }
 
@@ -1324,7 +1328,7 @@ impl Pool {
         }
     }
 
-    fn how_it_ended(&self, number: u32, sandbox: &Sandbox, reaped: &sys::Reaped) -> Ended {
+    fn how_it_ended(&self, number: u32, sandbox: &mut Sandbox, reaped: &sys::Reaped) -> Ended {
         let Some(run) = self.runs.get(&number) else {
             return Ended::default();
         };
@@ -1340,6 +1344,10 @@ impl Pool {
             cpu: cpu.as_secs_f64(),
             memory: sandbox.memory,
         };
+        if let Some(done) = &mut sandbox.done {
+            out.denied = std::mem::take(&mut done.denied);
+            out.denied.truncate(MOST_DENIED);
+        }
         match (&sandbox.done, sandbox.status) {
             (Some(done), _) => {
                 out.exit = Some(done.exit);

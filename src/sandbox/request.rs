@@ -77,7 +77,7 @@ pub struct Ended {
     pub limit: Option<String>,
     pub usage: Usage,
     pub isolation: &'static str,
-    pub denied: Vec<Value>,
+    pub denied: Vec<Denied>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub changes: Option<Vec<Change>>,
     /// How many more there are than [`Ended::changes`] tells.
@@ -117,6 +117,18 @@ pub struct Done {
     pub exit: i32,
     /// Which limit ended it, as far as it was told by an error.
     pub limit: Option<String>,
+    pub denied: Vec<Denied>,
+}
+
+/// What the code wanted and does not have. Told by the interpreter that runs it: a hint for who wrote the code, and no record.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Denied {
+    pub kind: String,
+    pub target: String,
+    pub rule: String,
+    /// What would allow it.
+    pub allow: String,
 }
 
 /// To the interpreter in a sandbox.

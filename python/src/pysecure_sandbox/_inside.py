@@ -39,6 +39,36 @@ _MOST_TEXT = 4000
 _OWN = (os.path.dirname(__file__) + "/", os.path.dirname(pysecure_rpc.__file__) + "/")
 _RESULT, _CELL = "pysecure.result", "pysecure.cell"
 
+#: What the code wanted of the network. There is none, so all of it was denied.
+_denied: list[dict[str, str]] = []
+_MOST_DENIED, _MOST_TARGET = 16, 200
+_NETWORK = {"socket.connect": 1, "socket.sendto": 1, "socket.getaddrinfo": 0}
+
+
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Notes what asks for the network: `sys.addaudithook`."""
+    at = _NETWORK.get(event)
+    if at is None or len(_denied) >= _MOST_DENIED:
+        return
+    if at:
+        address = arguments[1]
+        if not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1", "localhost")):
+            return  # a Unix socket, or its own loopback
+        target = ":".join(map(str, address[:2]))
+    else:
+        target = f"{arguments[0]!s}:{arguments[1]!s}"
+    note = {
+        "kind": "network",
+        "target": target[:_MOST_TARGET],
+        "rule": "a sandbox has no network",
+        "allow": "a function of the api that does it outside",
+    }
+    if note not in _denied:
+        _denied.append(note)
+
+
+sys.addaudithook(_audit)
+
 _streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
 _stdin: Any = sys.stdin
 for _stream in _streams:
@@ -78,7 +108,9 @@ def serve(control: socket.socket) -> NoReturn:
     if os.getpid() != run.process:
         _flush()
         os._exit(status)
-    done = {"exit": status} if run.limit is None else {"exit": status, "limit": run.limit}
+    done: dict[str, Any] = {"exit": status, "denied": _denied[:_MOST_DENIED]}
+    if run.limit is not None:
+        done["limit"] = run.limit
     try:
         control.send(json.dumps({"done": done}).encode())
     except OSError:
