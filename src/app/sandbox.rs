@@ -5,7 +5,7 @@ use crate::host::{Dirs, Privilege};
 use crate::packages;
 use crate::plan::template::Library;
 use crate::plan::{Plan, PlanError};
-use crate::sandbox::{Identities, Profile};
+use crate::sandbox::{Identities, Isolation, Profile};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -37,12 +37,17 @@ pub fn own_plan(
     let library = Library::new(Path::new("/usr/share/pysecure/none"), &dirs.state);
     let template = library.load(&profile.rootfs)?;
     library.make(&template, None)?;
-    let ids = match root {
+    let in_place = profile.isolation == Isolation::Landlock;
+    let ids = match root && !in_place {
         true => Some(claim(&dirs.state)?),
         false => None,
     };
     // A user's runs all have his own id: what they write is his, and nothing has to be given back.
-    let kept = if root { Privilege::Root } else { Privilege::OneId };
+    let kept = if ids.is_some() {
+        Privilege::Root
+    } else {
+        Privilege::OneId
+    };
     let mut plan = Plan::without_data("sandbox", &kept, [(template.name.clone(), template)].into());
     plan.dirs = dirs;
     Ok((plan, ids))

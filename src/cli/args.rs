@@ -230,9 +230,18 @@ pub(crate) struct SandboxLimits {
     /// The largest file that it may write, such as 16M [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub file_size: Option<u64>,
+    /// How it is kept apart: `landlock` where this host refuses user namespaces; it holds less
+    #[arg(long, value_enum, default_value = "namespaces")]
+    pub isolation: Isolation,
     /// Say on standard error how it ended, as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Isolation {
+    Namespaces,
+    Landlock,
 }
 
 #[derive(Debug, Args)]

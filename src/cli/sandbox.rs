@@ -1,6 +1,6 @@
 //! `sandbox`: one run of what nobody trusts, without a manifest; and the pool of a program that has none of its own.
 
-use super::args::{Cli, FrontEnd, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
+use super::args::{self, Cli, FrontEnd, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
 use super::load::with_privilege;
 use super::{Done, Failure};
 use crate::app::sandbox::{OwnIds, own_plan};
@@ -10,7 +10,7 @@ use crate::launch;
 use crate::launch::cgroup::{Cgroups, Offer};
 use crate::packages;
 use crate::sandbox::request::{Asked, Event, LONGEST};
-use crate::sandbox::{Limits, Profile, Source, Userdirs, serve};
+use crate::sandbox::{Isolation, Limits, Profile, Source, Userdirs, serve};
 use crate::sys::helper::{self, Keeps};
 use crate::sys::{self, exit_status};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -22,13 +22,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
-    match &args.action {
+    let in_place = match &args.action {
         // The pool that it asks for takes what privilege there is, and not this.
         Some(SandboxAction::Mcp(front)) => return front_end(cli, "mcp", front),
         Some(SandboxAction::Serve(front)) => return front_end(cli, "serve", front),
-        Some(SandboxAction::Pool | SandboxAction::Run(_)) | None => {}
-    }
-    if let Some(code) = with_privilege()? {
+        Some(SandboxAction::Pool) => asks_for_landlock(),
+        Some(SandboxAction::Run(run)) => run.limits.isolation == args::Isolation::Landlock,
+        None => args.limits.isolation == args::Isolation::Landlock,
+    };
+    if !in_place && let Some(code) = enter()? {
         return Ok(code);
     }
     match &args.action {
@@ -86,6 +88,30 @@ fn interpreter(binary: &Path) -> PathBuf {
     beside.filter(in_environment).unwrap_or_else(|| "python3".into())
 }
 
+/// Into namespaces, where this is an ordinary user.
+fn enter() -> Result<Option<u8>, Failure> {
+    with_privilege().map_err(no_namespaces)
+}
+
+/// There may be another way, which nobody is led to unasked.
+fn no_namespaces(mut failure: Failure) -> Failure {
+    let other =
+        "where namespaces stay refused, `isolation = \"landlock\"` (`--isolation landlock`) needs none, and holds less";
+    failure.messages.push(other.into());
+    failure
+}
+
+/// Does the profile that comes first on standard input name this level? It stays there to be read.
+fn asks_for_landlock() -> bool {
+    let mut bytes = vec![0; LONGEST];
+    let peeked = rustix::net::recv(rustix::stdio::stdin(), &mut bytes[..], RecvFlags::PEEK);
+    let length = peeked.map_or(0, |(length, _)| length);
+    matches!(
+        serde_json::from_slice(&bytes[..length]),
+        Ok(Asked::Profile(profile)) if profile.isolation == Isolation::Landlock
+    )
+}
+
 /// The pool of whoever holds the other end of standard input, who says first of what kind it is.
 fn pool(cli: &Cli) -> Done {
     let connection = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(std::io::Error::from)?;
@@ -128,11 +154,17 @@ struct Beside {
 
 impl Beside {
     fn start(cli: &Cli, profile: Profile, connection: &OwnedFd) -> Result<Beside, Failure> {
+        let in_place = profile.isolation == Isolation::Landlock;
         let privilege = outer::expected();
-        let (plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
+        let (mut plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
         let scratch = plan.dirs.run.join(std::process::id().to_string());
         let offer = Offer::look();
-        let mut cgroups = match offer.places.is_empty() {
+        if in_place {
+            let made = make_private(&plan.dirs.run).and_then(|()| make_private(&scratch));
+            made.map_err(crate::plan::PlanError::from)?;
+            plan.dirs.run = scratch.clone();
+        }
+        let mut cgroups = match offer.places.is_empty() || in_place {
             true => None,
             false => {
                 let made = make_private(&plan.dirs.run).and_then(|()| make_private(&scratch));
@@ -141,18 +173,29 @@ impl Beside {
             }
         };
         let alone = launch::single_threaded("a pool of sandboxes")?;
-        let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+        let namespaces = match in_place {
+            true => 0,
+            false => (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64,
+        };
         let kept: Vec<i32> = ids
             .iter()
             .map(|ids| ids.claim.as_raw_fd())
             .chain([connection.as_raw_fd()])
             .collect();
         let life = || {
+            if in_place && let Err(errno) = apart() {
+                let error = format!("start a pool of sandboxes: {errno}");
+                say(connection, &Event::Refused { error });
+                return 1;
+            }
             let block = ids.as_ref().map(|ids| ids.block);
             let served = connection.try_clone().map_err(|e| e.to_string()).and_then(|own| {
                 let source = Source::Control(own);
                 serve(plan, profile, block, Userdirs::Host, source, cgroups.take()).map_err(|e| e.to_string())
             });
+            if in_place {
+                let _ = crate::walk::remove(&scratch);
+            }
             match served {
                 Ok(()) => 0,
                 Err(error) => {
@@ -161,8 +204,10 @@ impl Beside {
                 }
             }
         };
-        let pid = helper::start(&alone, namespaces, &Keeps::These(&kept), |_| (), life)
-            .map_err(launch::LaunchError::system("start", "a pool of sandboxes"))?;
+        let pid = helper::start(&alone, namespaces, &Keeps::These(&kept), |_| (), life).map_err(|errno| {
+            let failure = launch::LaunchError::system("start", "a pool of sandboxes")(errno).into();
+            if in_place { failure } else { no_namespaces(failure) }
+        })?;
         Ok(Beside {
             pid,
             cgroups,
@@ -181,6 +226,13 @@ impl Beside {
             _ => 125,
         }
     }
+}
+
+/// Without a PID namespace nothing ends with this process: it has to live until it has seen to that itself, whatever becomes of the
+/// process that started it and of that one's terminal. The end of its client is heard by the end of its connection.
+fn apart() -> Result<(), rustix::io::Errno> {
+    rustix::process::set_parent_process_death_signal(None)?;
+    rustix::process::setsid().map(drop)
 }
 
 fn say(connection: &OwnedFd, event: &Event) {
@@ -220,6 +272,10 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
     let profile = Profile {
         warm: false,
         at_once: 1,
+        isolation: match limits.isolation {
+            args::Isolation::Namespaces => Isolation::Namespaces,
+            args::Isolation::Landlock => Isolation::Landlock,
+        },
         ..Profile::default()
     };
     let pool = Beside::start(cli, profile, &theirs)?;
@@ -242,7 +298,11 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
         run["userdir"] = json!(real.map_err(|e| Failure::new(2, format!("--userdir {}: {e}", userdir.display())))?);
     }
     let bytes = serde_json::to_vec(&json!({ "run": run })).map_err(Failure::failed)?;
-    sys::send_fds(ours.as_fd(), &bytes, &fds, SendFlags::empty()).map_err(std::io::Error::from)?;
+    match sys::send_fds(ours.as_fd(), &bytes, &fds, SendFlags::NOSIGNAL) {
+        // It ended, and has said why.
+        Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => {}
+        sent => drop(sent.map_err(std::io::Error::from)?),
+    }
     drop(tell);
     let done = hear(&ours, &told, limits.json);
     drop(ours);
@@ -261,7 +321,20 @@ fn hear(pool: &OwnedFd, told: &OwnedFd, json: bool) -> Done {
             other => other.map_err(std::io::Error::from)?,
         };
         let from = if ready[0].revents().is_empty() { pool } else { told };
-        let (length, _) = rustix::net::recv(from, &mut bytes[..], RecvFlags::empty()).map_err(std::io::Error::from)?;
+        let mut once = |from: &OwnedFd| rustix::net::recv(from, &mut bytes[..], RecvFlags::empty());
+        let mut receive = |from: &OwnedFd| {
+            // What was not read at the other end is told first, and what was said there comes after.
+            let again = once(from).or_else(|errno| match errno {
+                rustix::io::Errno::CONNRESET => once(from),
+                other => Err(other),
+            });
+            again.map(|(length, _)| length).map_err(std::io::Error::from)
+        };
+        let length = match receive(from)? {
+            // A pool that could not begin has let go of this run, and says why to whoever started it.
+            0 if std::ptr::eq(from, told) => receive(pool)?,
+            length => length,
+        };
         let event: Value = serde_json::from_slice(&bytes[..length]).unwrap_or_default();
         match event["event"].as_str() {
             Some("refused") => {

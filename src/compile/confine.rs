@@ -6,8 +6,9 @@ use super::error::CompileError;
 use crate::bundle::{Bundle, RootEntry};
 use crate::plan::Confinement;
 use oci_spec::runtime::{
-    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, LinuxSyscallBuilder, Mount, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Spec,
+    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
+    LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    Spec,
 };
 use std::path::Path;
 
@@ -85,6 +86,55 @@ const NOT_FOR_SANDBOXES: [&str; 60] = [
     "vmsplice",
 ];
 
+/// What Landlock does not hold, where there are no namespaces and the id is that of whoever asked: sockets, IPC, owners, modes, times
+/// and attributes of files, and what is told of changes in folders. And what leaves a process group, which is what a run is ended by.
+const NOT_IN_PLACE: [&str; 36] = [
+    "accept",
+    "accept4",
+    "bind",
+    "chmod",
+    "chown",
+    "connect",
+    "fchmod",
+    "fchmodat",
+    "fchmodat2",
+    "fchown",
+    "fchownat",
+    "fremovexattr",
+    "fsetxattr",
+    "futimesat",
+    "getxattr",
+    "getxattrat",
+    "inotify_add_watch",
+    "lchown",
+    "lgetxattr",
+    "listen",
+    "listxattr",
+    "listxattrat",
+    "llistxattr",
+    "lremovexattr",
+    "lsetxattr",
+    "removexattr",
+    "removexattrat",
+    "setpgid",
+    "setpriority",
+    "setsid",
+    "setxattr",
+    "setxattrat",
+    "socket",
+    "utime",
+    "utimensat",
+    "utimes",
+];
+/// What takes the number of a process: 0 is the caller, and any other is somebody's.
+const OF_PROCESSES: [&str; 5] = [
+    "prlimit64",
+    "sched_setaffinity",
+    "sched_setattr",
+    "sched_setparam",
+    "sched_setscheduler",
+];
+
 /// Takes from a bundle what its profile does not have.
 pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), CompileError> {
     match profile {
@@ -102,6 +152,11 @@ pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), Com
             among_its_pool(&mut bundle.spec)?;
             joins_namespaces(&mut bundle.spec)
         }
+        Confinement::SandboxInPlace => {
+            without_calls(&mut bundle.spec, &NOT_FOR_SANDBOXES)?;
+            without_calls(&mut bundle.spec, &NOT_IN_PLACE)?;
+            in_place(&mut bundle.spec)
+        }
     }
 }
 
@@ -117,6 +172,57 @@ fn among_its_pool(spec: &mut Spec) -> Result<(), CompileError> {
     linux.set_uid_mappings(None);
     linux.set_gid_mappings(None);
     Ok(())
+}
+
+/// Calls of which a part is allowed: of processes the caller, and of sockets a pair that nothing else can be sent from (a datagram
+/// socket's may send to any that has a name).
+fn in_place(spec: &mut Spec) -> Result<(), CompileError> {
+    const PAIR: &str = "socketpair";
+    let filter = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
+    let filter = filter.ok_or(CompileError::Unconfined("a filter of system calls"))?;
+    let mut rules = filter.syscalls().clone().unwrap_or_default();
+    for rule in &mut rules {
+        let of_another = |args: &Vec<LinuxSeccompArg>| args.iter().any(|a| a.index() == 0 && a.value() != 0);
+        let another = rule.args().as_ref().is_some_and(of_another);
+        let kept = |name: &&String| *name != PAIR && !(another && OF_PROCESSES.contains(&name.as_str()));
+        let mut names: Vec<String> = rule.names().iter().filter(kept).cloned().collect();
+        // What another one's limits are may be read, by a rule without a number.
+        if !another
+            && rule
+                .args()
+                .as_ref()
+                .is_some_and(|args| args.iter().all(|a| a.index() == 2))
+        {
+            names.retain(|name| name != "prlimit64");
+        }
+        rule.set_names(names);
+    }
+    rules.retain(|rule| !rule.names().is_empty());
+    for kind in [libc::SOCK_STREAM, libc::SOCK_SEQPACKET] {
+        let unix = argument(0, libc::AF_UNIX as u64, None)?;
+        // Without SOCK_CLOEXEC and SOCK_NONBLOCK.
+        let kind = argument(1, 0xf, Some(kind as u64))?;
+        let rule = LinuxSyscallBuilder::default()
+            .names(vec![PAIR.to_owned()])
+            .action(LinuxSeccompAction::ScmpActAllow)
+            .args(vec![unix, kind])
+            .build();
+        rules.push(rule.map_err(|_| CompileError::Unconfined(PAIR))?);
+    }
+    filter.set_syscalls(Some(rules));
+    Ok(())
+}
+
+/// An argument that is this value, or that is `masked` by it.
+fn argument(index: usize, value: u64, masked: Option<u64>) -> Result<LinuxSeccompArg, CompileError> {
+    let builder = LinuxSeccompArgBuilder::default().index(index).value(value);
+    let builder = match masked {
+        None => builder.op(LinuxSeccompOperator::ScmpCmpEq),
+        Some(rest) => builder.op(LinuxSeccompOperator::ScmpCmpMaskedEq).value_two(rest),
+    };
+    builder
+        .build()
+        .map_err(|_| CompileError::Unconfined("an argument of a system call"))
 }
 
 /// setns(2), which it has no right to but in namespaces that belong to its own id.

@@ -1,6 +1,7 @@
-//! The one way from a bundle to a process: whatever is started here, is started by [`Launcher::launch`].
+//! The one way from a bundle to a process: whatever is started here, is started by [`Launcher::launch`], or, where it is to have
+//! no namespaces, by [`Launcher::launch_in_place`].
 
-use super::{LaunchError, Launcher, Program, Request, Running};
+use super::{Allowed, LaunchError, Launcher, Program, Request, Running};
 use crate::bundle::Bundle;
 use std::os::fd::BorrowedFd;
 
@@ -42,16 +43,31 @@ impl Launcher {
     /// Starts what a bundle holds: its spec, on a root made of its entries. Its layers must lie on disk
     /// ([`Bundle::write_layers`]). That the program runs, [`Running::report`] says later.
     pub fn launch(&mut self, bundle: &Bundle, with: &Descriptors<'_>) -> Result<Running, LaunchError> {
-        self.start(&Request {
-            spec: &bundle.spec,
-            root: &bundle.root,
-            stdio: with.stdio,
-            sockets: with.sockets,
-            terminal: with.terminal,
-            network: with.network,
-            hold: with.hold,
-            program: with.program,
-            owner: with.owner,
-        })
+        self.start(&request(bundle, with))
+    }
+
+    /// Starts what a bundle's process is in the namespaces, on the root and with the ids of this process: with its limits and its filter
+    /// of system calls, and with these Landlock rules. `None`: it is trusted, and has neither rules nor filter.
+    pub fn launch_in_place(
+        &mut self,
+        bundle: &Bundle,
+        with: &Descriptors<'_>,
+        rules: Option<&[Allowed]>,
+    ) -> Result<Running, LaunchError> {
+        self.start_in_place(&request(bundle, with), rules)
+    }
+}
+
+fn request<'a>(bundle: &'a Bundle, with: &Descriptors<'a>) -> Request<'a> {
+    Request {
+        spec: &bundle.spec,
+        root: &bundle.root,
+        stdio: with.stdio,
+        sockets: with.sockets,
+        terminal: with.terminal,
+        network: with.network,
+        hold: with.hold,
+        program: with.program,
+        owner: with.owner,
     }
 }

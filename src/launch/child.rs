@@ -24,6 +24,7 @@ pub(super) use crate::sys::helper::hide;
 use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::process::Signal;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -416,14 +417,61 @@ extern "C" fn serve(argument: *mut libc::c_void) -> libc::c_int {
 
 /// Becomes the program, and tells if that failed.
 pub(super) fn exec_reporting(exec: &ExecContext, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) -> ! {
-    // Behind the program's three, where it stays open until execve(2) succeeds.
-    // SAFETY: what 3 was is used no more: what the program is to have lies above.
-    let report = match unsafe { sys::duplicate_to_cloexec(report.as_raw_fd(), 3) } {
+    let behind = (exec.stdio.len() + exec.sockets.len()) as RawFd;
+    // Behind the program's own, where it stays open until execve(2) succeeds.
+    // SAFETY: what that number was is used no more: what the program is to have lies above.
+    let report = match unsafe { sys::duplicate_to_cloexec(report.as_raw_fd(), behind) } {
         Ok(report) => report,
         Err(errno) => fail(report, Stage::Descriptors, errno),
     };
     let (stage, errno) = exec_program(exec, terminal, 1);
     fail(report, stage, errno)
+}
+
+/// The life of a process that is to have no namespaces of its own. `outlives`: may it see its maker's end?
+pub(super) fn run_in_place(exec: &ExecContext, outlives: bool, report: RawFd) -> ! {
+    // SAFETY: the report socket is open until this process ends.
+    let report = unsafe { BorrowedFd::borrow_raw(report) };
+    if !outlives && let Err(errno) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
+        fail(report, Stage::Session, errno);
+    }
+    exec_reporting(exec, None, report)
+}
+
+/// As [`apply_credentials`], for a process that keeps the ids and the namespaces of its maker.
+fn apply_in_place(exec: &ExecContext, kept: u32) -> std::result::Result<(), (Stage, Errno)> {
+    let at = |stage: Stage| move |errno: Errno| (stage, errno);
+    sys::reset_signals();
+    // A process group of its own, by which it is ended with all that it has started.
+    rustix::process::setsid().map_err(at(Stage::Session))?;
+    place_descriptors(exec.stdio, &exec.sockets, kept).map_err(at(Stage::Descriptors))?;
+    for (resource, limit) in &exec.rlimits {
+        rustix::process::setrlimit(*resource, *limit).map_err(at(Stage::Limits))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(exec.umask));
+    give_up_where_allowed().map_err(at(Stage::Capabilities))?;
+    rustix::thread::clear_ambient_capability_set().map_err(at(Stage::Capabilities))?;
+    capabilities::keep(capabilities::NONE).map_err(at(Stage::Capabilities))?;
+    rustix::process::chdir(exec.directory.as_c_str()).map_err(at(Stage::Directory))?;
+    rustix::thread::set_no_new_privs(true).map_err(at(Stage::NoNewPrivileges))?;
+    if let Some(rules) = &exec.landlock {
+        landlock::apply(rules).map_err(at(Stage::Landlock))?;
+    }
+    if let Some(filter) = &exec.filter {
+        sys::seccomp_load(filter).map_err(at(Stage::Seccomp))?;
+    }
+    Ok(())
+}
+
+/// Without CAP_SETPCAP there is nothing that could be given up for good, and nothing that no_new_privs would give back.
+fn give_up_where_allowed() -> Result<()> {
+    for done in [sys::drop_bounding_set(), capabilities::lock_root()] {
+        match done {
+            Err(Errno::PERM) | Ok(()) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Becomes the program; returns only if that failed, and where. `kept` descriptors behind the program's own
@@ -440,7 +488,10 @@ fn try_exec(
     terminal: Option<BorrowedFd<'_>>,
     kept: u32,
 ) -> std::result::Result<std::convert::Infallible, (Stage, Errno)> {
-    apply_credentials(exec, terminal, kept)?;
+    match exec.in_place {
+        true => apply_in_place(exec, kept)?,
+        false => apply_credentials(exec, terminal, kept)?,
+    }
     let mut failure = Errno::NOENT;
     for path in &exec.candidates {
         match sys::execve(path, exec.argv.pointers(), exec.environment.pointers()) {

@@ -27,6 +27,11 @@ pub enum LaunchError {
     Seccomp(#[from] super::seccomp::SeccompError),
     #[error("the spec {0}")]
     Spec(String),
+    /// Where nothing else would hold a process.
+    #[error(
+        "isolation by Landlock: {0}; use a kernel that can, or a host that allows user namespaces (`pysecure doctor`)"
+    )]
+    Landlock(String),
     #[error("the service's process ended before its program ran; `pysecure -v up` shows more")]
     Vanished,
 }

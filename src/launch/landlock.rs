@@ -5,13 +5,15 @@
 //! border either; with the host's network that is the only thing that keeps the latter apart.
 //! Follows landlock(7) and linux/landlock.h.
 
+use super::error::LaunchError;
 use crate::sys;
 use ::landlock::{ABI, AccessFs, BitFlags};
 use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 /// What a service's process applies to itself.
 pub(super) struct Rules {
@@ -23,8 +25,71 @@ pub(super) struct Rules {
     /// All that any rule allows, for a directory and for a file.
     any: u64,
     any_file: u64,
+    /// Does no rule hold for what a link leads to?
+    without_links: bool,
 }
 
+/// A path that a process without namespaces of its own may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Without a link in it.
+    pub path: PathBuf,
+    pub may: May,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum May {
+    /// Read and run it.
+    Read,
+    /// Read and write it, as a device.
+    Device,
+    /// All that a program does with its own files.
+    Write,
+}
+
+/// From here on signals and abstract sockets can be held, without which a process could end any other one of the same user.
+pub(super) const LEAST_IN_PLACE: u32 = 6;
+
+/// The rules of a process that has no namespaces of its own; all that is not named is refused, and any TCP.
+pub(super) fn in_place(abi: u32, allowed: &[Allowed]) -> Result<Rules, LaunchError> {
+    if abi < LEAST_IN_PLACE {
+        return Err(LaunchError::Landlock(match abi {
+            0 => "this kernel has none, or it is not among `lsm=` of the kernel's command line".into(),
+            _ => format!(
+                "this kernel's is of ABI {abi}, which does not hold signals; Linux 6.12 has ABI {LEAST_IN_PLACE}"
+            ),
+        }));
+    }
+    let handled: BitFlags<AccessFs> = <AccessFs as ::landlock::Access>::from_all(ABI::V6);
+    let file_rights = AccessFs::from_file(ABI::V6);
+    let read = AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute;
+    let rights = |may: May| match may {
+        May::Read => read,
+        May::Device => AccessFs::ReadFile | AccessFs::WriteFile,
+        May::Write => handled & !(AccessFs::IoctlDev | AccessFs::MakeChar | AccessFs::MakeBlock),
+    };
+    let rule = |allowed: &Allowed| {
+        let rights = rights(allowed.may);
+        let path = super::step::c_path(&allowed.path);
+        let path = path.ok_or_else(|| LaunchError::Spec(format!("shows {:?}", allowed.path)))?;
+        Ok((path, rights.bits(), (rights & file_rights).bits()))
+    };
+    Ok(Rules {
+        attributes: sys::LandlockRuleset {
+            handled_access_fs: handled.bits(),
+            handled_access_net: NET_BIND_TCP | NET_CONNECT_TCP,
+            scoped: SCOPE_ABSTRACT_UNIX_SOCKET | SCOPE_SIGNAL,
+        },
+        size: 24,
+        paths: allowed.iter().map(rule).collect::<Result<_, LaunchError>>()?,
+        any: 0,
+        any_file: 0,
+        without_links: true,
+    })
+}
+
+const NET_BIND_TCP: u64 = 1;
+const NET_CONNECT_TCP: u64 = 2;
 const SCOPE_ABSTRACT_UNIX_SOCKET: u64 = 1;
 const SCOPE_SIGNAL: u64 = 2;
 
@@ -89,17 +154,17 @@ pub(super) fn rules(abi: u32, mounts: &[Mount]) -> Option<Rules> {
         paths,
         any: ((read | write | AccessFs::Execute) & handled).bits(),
         any_file: ((read | write | AccessFs::Execute) & handled & file_rights).bits(),
+        without_links: false,
     })
 }
 
 impl Rules {
     /// Allows to read, write and run what is mounted at this path later on. The rule is of the directory around it, in which
     /// nothing else may lie: the kernel looks past a place that something is mounted on.
-    pub(super) fn allow_mount_at(&mut self, place: &std::path::Path) -> Result<(), super::LaunchError> {
+    pub(super) fn allow_mount_at(&mut self, place: &std::path::Path) -> Result<(), LaunchError> {
         let around = place.parent().filter(|around| around.parent().is_some());
         let around = around.and_then(super::step::c_path);
-        let around =
-            around.ok_or_else(|| super::LaunchError::Spec("mounts something at the top of the root".into()))?;
+        let around = around.ok_or_else(|| LaunchError::Spec("mounts something at the top of the root".into()))?;
         self.paths.push((around, self.any, self.any_file));
         Ok(())
     }
@@ -115,7 +180,11 @@ pub(super) fn ruleset(rules: &Rules) -> Result<OwnedFd, Errno> {
     let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
     for (path, directory, file) in &rules.paths {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = match rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty()) {
+        let opened = match rules.without_links {
+            true => rustix::fs::openat2(CWD, path.as_c_str(), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS),
+            false => rustix::fs::openat(CWD, path.as_c_str(), flags, Mode::empty()),
+        };
+        let place = match opened {
             // A mount that lies in a shared resource goes where its folder goes when another service renames that. It
             // gets no rule, and so no right; the others keep theirs.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,

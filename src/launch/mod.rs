@@ -27,6 +27,7 @@ mod writable;
 
 pub use call::Descriptors;
 pub use error::LaunchError;
+pub use landlock::{Allowed, May};
 pub use prepare::raise_limit;
 pub use step::Program;
 
@@ -216,6 +217,42 @@ impl Launcher {
             cgroup: group,
         };
         self.release(running, linux)
+    }
+
+    /// Starts a process that has no namespaces of its own, and so no PID 1: it is a child of this process. When its program runs,
+    /// [`Running::report`] comes to an end. Without rules it is trusted, and outlives this process.
+    fn start_in_place(&mut self, request: &Request<'_>, rules: Option<&[Allowed]>) -> Result<Running, LaunchError> {
+        let alone = single_threaded("a process")?;
+        let mut exec = prepare::exec_context(self, request.spec, request.stdio, request.sockets, false)?;
+        exec.in_place = true;
+        exec.landlock = rules
+            .map(|rules| landlock::in_place(self.landlock_abi, rules))
+            .transpose()?;
+        if rules.is_none() {
+            exec.filter = None;
+        }
+        let program = exec.argv.first();
+        let directory = exec.directory.to_string_lossy().into_owned();
+        let (ours, theirs) = socketpair()?;
+        let report = theirs.as_raw_fd();
+        let pid = match sys::clone3(&alone, 0).map_err(LaunchError::system("start", program.clone()))? {
+            0 => child::run_in_place(&exec, rules.is_none(), report),
+            pid => Pid::from_raw(pid).ok_or(LaunchError::Vanished)?,
+        };
+        Ok(Running {
+            pid,
+            reports: ours,
+            steps: Vec::new(),
+            program,
+            directory,
+            cgroup: None,
+        })
+    }
+
+    /// These rules as the kernel holds them, for a process that confines itself without namespaces of its own.
+    pub fn ruleset(&self, allowed: &[Allowed]) -> Result<OwnedFd, LaunchError> {
+        let rules = landlock::in_place(self.landlock_abi, allowed)?;
+        landlock::ruleset(&rules).map_err(LaunchError::system("make", "Landlock rules"))
     }
 
     /// Maps the ids of a process that waits for it, and lets it go on.

@@ -562,6 +562,7 @@ pub(super) fn exec_context(
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         directory: terminated(process.cwd())?,
         joins: false,
+        in_place: false,
         candidates: candidates(program, &environment)?,
         arguments: launcher.arguments.clone(),
         argv: Strings::new(terminated_all(args)?),

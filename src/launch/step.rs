@@ -127,6 +127,8 @@ pub(super) struct ExecContext {
     pub directory: CString,
     /// Is it for a process beside a service that runs, which begins in `/` where the directory is gone?
     pub joins: bool,
+    /// Does it stay in the namespaces of whoever starts it, with that one's ids? It gives up the rights that there are.
+    pub in_place: bool,
     /// Where the launcher's own command line lies, which its copies forget before anybody can read it.
     pub arguments: std::ops::Range<usize>,
     pub argv: Strings,
@@ -196,7 +198,7 @@ stages! {
 
 /// Strings for execve(2): the terminated strings, and the array of pointers to them that ends in a null.
 pub(super) struct Strings {
-    _owned: Vec<CString>,
+    owned: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
 }
 
@@ -205,9 +207,15 @@ impl Strings {
         // The strings' buffers stay where they are when the vector is moved.
         let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         Strings {
-            _owned: strings,
+            owned: strings,
             pointers,
         }
+    }
+
+    /// The first one, for an error.
+    pub(super) fn first(&self) -> String {
+        let first = self.owned.first();
+        first.map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
     pub(super) fn pointers(&self) -> &[*const libc::c_char] {

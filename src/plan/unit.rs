@@ -41,6 +41,8 @@ pub enum Confinement {
     Configuration,
     /// The same as a service, and none of the system calls that an interpreter can do without.
     Sandbox,
+    /// The same, in the namespaces and with the id of whoever asked: nothing that reaches what is not a file's content.
+    SandboxInPlace,
     /// In the user and PID namespace of its pool, whose sandboxes its copies join.
     WarmInterpreter,
 }

@@ -11,6 +11,8 @@ pub struct Expected {
     pub gid: u32,
     /// May it be in no group? A user's one id brings groups along that cannot be given up, setgroups(2) being denied.
     pub no_groups: bool,
+    /// May it never have a capability? Who has no right to see to that has no_new_privs for it.
+    pub no_bounding: bool,
     /// The sandbox's PID 1, whose namespaces it has to be in. `None`: it stays where it is.
     pub init: Option<i32>,
     /// Filters that it has to have, beside those of the interpreter that it is a copy of.
@@ -52,10 +54,26 @@ pub fn lacking(pid: i32, expected: &Expected) -> Option<String> {
     })
 }
 
+/// Filters of system calls that this process has, and all that it starts: a container's.
+pub fn filters_of_this_process() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Seccomp_filters:"));
+    line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
 /// The most memory that a process has had at once, in bytes.
 pub fn most_memory(pid: i32) -> u64 {
+    kib(pid, "VmHWM:")
+}
+
+/// The address space of a process, in bytes.
+pub fn memory(pid: i32) -> u64 {
+    kib(pid, "VmSize:")
+}
+
+fn kib(pid: i32, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024
 }
@@ -84,6 +102,7 @@ fn wrong_line(status: &str, expected: &Expected) -> Option<String> {
         match value(key) {
             Some(found) if found == wanted => {}
             Some(_) if key == "Groups" && !expected.no_groups => {}
+            Some(_) if key == "CapBnd" && !expected.no_bounding => {}
             found => return Some(format!("{key} is {found:?}, not {wanted:?}")),
         }
     }
@@ -109,6 +128,7 @@ mod tests {
             uid: 7,
             gid: 8,
             no_groups: true,
+            no_bounding: true,
             init: Some(1),
             filters: 2,
         };
@@ -140,6 +160,7 @@ mod tests {
             uid: 0,
             gid: 0,
             no_groups: true,
+            no_bounding: true,
             init: None,
             filters: 1,
         };

@@ -1,14 +1,16 @@
 //! What a pool holds: its warm interpreter, its sandboxes, and the runs that it was asked for.
 
+use super::landlock::{Group, Scratch};
 use super::overlay::Upper;
 use super::profile::Limits;
 use super::request::{Done, Run};
-use super::unit::Runner;
+use super::unit::{HOME, NO_HOME, Runner};
 use super::usage;
 use super::userdir::Userdir;
 use crate::launch::Running;
 use rustix::process::Pid;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The interpreter whose copies go into sandboxes.
@@ -42,7 +44,8 @@ pub(super) struct Sandbox {
     pub phase: Phase,
     /// Is it a copy of the warm interpreter that runs in it?
     pub copy: bool,
-    pub running: Running,
+    /// Its PID 1; without namespaces, its program; `None`: a copy of the warm interpreter, without namespaces.
+    pub running: Option<Running>,
     /// To the interpreter in it.
     pub control: OwnedFd,
     /// The interpreter's end, until that has it; and the Landlock rules for it.
@@ -66,8 +69,25 @@ pub(super) struct Sandbox {
 impl Sandbox {
     /// How long all that is in it has computed: what its PID 1 has adopted, too.
     pub(super) fn computed(&self) -> Duration {
-        let roots = self.inside.into_iter().chain([self.running.pid]);
+        let roots = self
+            .inside
+            .into_iter()
+            .chain(self.running.as_ref().map(|running| running.pid));
         usage::computed(roots.map(|pid| pid.as_raw_nonzero().get()))
+    }
+
+    /// The first of its processes, by whose group all are ended where there are no namespaces.
+    pub(super) fn leader(&self) -> Option<Group> {
+        let program = self.running.as_ref().map(|running| running.pid);
+        program.or(self.inside).map(Group)
+    }
+
+    /// Without namespaces. A copy that nobody has heard of ends when nobody is left to hear it.
+    pub(super) fn kill_in_place(&self) {
+        match self.leader() {
+            Some(group) => group.kill(),
+            None => drop(rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both)),
+        }
     }
 }
 
@@ -86,6 +106,8 @@ pub(super) struct Pending {
     pub upper: Option<Upper>,
     /// Was what is in its directory given to the run's id?
     pub given: bool,
+    /// Without namespaces: a directory for what it writes, and for its temporary files.
+    pub scratch: Option<Scratch>,
     pub sandbox: Option<u32>,
     pub began: Option<Instant>,
     /// How long all of its processes had computed when it was killed for that.
@@ -97,6 +119,17 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Where its code begins, as that sees it.
+    pub(super) fn directory(&self) -> String {
+        let real = |path: &Path| path.display().to_string();
+        match (&self.userdir, &self.scratch) {
+            (Some(userdir), Some(_)) => real(&userdir.path),
+            (None, Some(scratch)) => real(&scratch.path),
+            (Some(_), None) => HOME.to_owned(),
+            (None, None) => NO_HOME.to_owned(),
+        }
+    }
+
     /// The descriptor of this name.
     pub(super) fn fd(&self, name: &str) -> Option<&OwnedFd> {
         let at = self.names.iter().position(|n| n == name)?;

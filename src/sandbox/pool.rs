@@ -2,18 +2,19 @@
 
 use super::confined::{self, Expected};
 use super::instance::{Pending, Phase, Sandbox, Warm};
+use super::landlock;
 use super::overlay::Upper;
 use super::request::{
     Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
 };
-use super::unit::{self, HOME, NO_HOME, Place, Runner, Runs};
+use super::unit::{self, HOME, Place, Runner, Runs};
 use super::userdir::{self, Shown};
-use super::{Identities, Profile, SandboxError, Userdirs};
+use super::{Identities, Isolation, Profile, SandboxError, Userdirs};
 use crate::bundle::Bundle;
 use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
 use crate::launch::cgroup::Cgroups;
-use crate::launch::{Descriptors, Launcher, Program, Report};
+use crate::launch::{Allowed, Descriptors, Launcher, Program, Report, Running};
 use crate::plan::ledger::Ids;
 use crate::plan::{IdMap, Mount, Plan};
 use crate::sys;
@@ -30,6 +31,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+mod in_place;
+
 /// Where requests come from.
 pub enum Source {
     /// One client, whose connection this is. With it ends the pool.
@@ -42,8 +45,9 @@ pub enum Source {
 const MOST_WAITING: usize = 10_000;
 /// Connections of clients at once.
 const MOST_CLIENTS: usize = 256;
-/// How often a directory is looked at that may hold only so much.
+/// How often a directory is looked at that may hold only so much; and a run whose processes nothing else counts.
 const LOOK: Duration = Duration::from_millis(200);
+const COUNT: Duration = Duration::from_millis(50);
 /// So long a warm interpreter is not made anew that did not come to be ready.
 const BACK_OFF: Duration = Duration::from_secs(1);
 const EVENTS: usize = 64;
@@ -135,7 +139,8 @@ struct Pool {
 }
 
 /// Serves until the clients are gone (a pool of one's own), or until this process is killed. This process is PID 1 of a PID
-/// namespace and has a mount namespace of its own: whatever was made here ends with it.
+/// namespace and has a mount namespace of its own: whatever was made here ends with it. Without namespaces
+/// ([`Isolation::Landlock`]) it is any process, and has a directory of its own in `plan.dirs.run`.
 pub fn serve(
     plan: Plan,
     profile: Profile,
@@ -150,8 +155,10 @@ pub fn serve(
     if let Some(cgroups) = cgroups {
         launcher.hold_limits(cgroups);
     }
-    own_proc()?;
-    launcher.reopen_proc()?;
+    if profile.isolation == Isolation::Namespaces {
+        own_proc()?;
+        launcher.reopen_proc()?;
+    }
     more_descriptors()?;
     let mut plan = plan;
     let templates = std::mem::take(&mut plan.templates);
@@ -245,6 +252,9 @@ impl Pool {
             buffer: vec![0; LONGEST],
         };
         pool.watch(pool.signals.as_fd(), Token::Signals)?;
+        if pool.in_place() {
+            pool.prepare_in_place()?;
+        }
         match source {
             Source::Control(connection) => {
                 let isolation = pool.profile.isolation.name();
@@ -303,6 +313,9 @@ impl Pool {
                 }
             }
             self.look();
+            if self.in_place() {
+                self.settle_in_place();
+            }
             self.assign();
             if count == 0 && deficit {
                 // While nobody wants anything.
@@ -432,6 +445,11 @@ impl Pool {
         if let Err(error) = asked.limits.check() {
             return refuse(error);
         }
+        if asked.overlay && self.in_place() {
+            return refuse(SandboxError::refused(
+                "an overlay is a mount, which there is none of without namespaces; leave out `overlay`, or `isolation`",
+            ));
+        }
         if asked.overlay && (asked.userdir.is_none() || asked.command.is_some() || !self.profile.warm) {
             return refuse(SandboxError::refused(
                 "an overlay is for Python in a copy of the warm interpreter, and of a userdir; name that",
@@ -473,6 +491,7 @@ impl Pool {
             userdir,
             upper: None,
             given: false,
+            scratch: None,
             sandbox: None,
             began: None,
             computed: Duration::ZERO,
@@ -543,7 +562,11 @@ impl Pool {
         if let Some(sandbox) = sandbox.filter(|s| s.phase == Phase::Running) {
             match sandbox.inside {
                 Some(inside) => drop(sys::kill(inside.as_raw_nonzero().get(), libc::SIGINT)),
-                None => drop(sandbox.running.signal(rustix::process::Signal::INT)),
+                None => {
+                    if let Some(running) = &sandbox.running {
+                        let _ = running.signal(rustix::process::Signal::INT);
+                    }
+                }
             }
         }
     }
@@ -558,30 +581,11 @@ impl Pool {
     }
 
     fn launch_warm(&mut self) -> Result<Warm, SandboxError> {
-        let mut bundle = unit::warm(&self.plan, &self.profile, self.ids.as_ref())?;
-        // The copy gets the filter of a sandbox, beside that of the interpreter itself.
-        let of = unit::sandbox(
-            &self.plan,
-            &self.profile,
-            self.place(0),
-            &self.profile.limits,
-            &Runs::Copy,
-            &[],
-            None,
-        )?;
-        let filter = self.launcher.filter(&of.spec)?;
         let (ours, theirs) = socketpair()?;
-        if let Some(process) = bundle.spec.process_mut() {
-            process.set_rlimits(None);
-        }
-        let running = self.launcher.launch(
-            &bundle,
-            &Descriptors {
-                sockets: &[(theirs.as_fd(), "pool")],
-                program: Program::Forking,
-                ..Descriptors::of([self.null.as_fd(), self.null.as_fd(), rustix::stdio::stderr()])
-            },
-        )?;
+        let (running, filter) = match self.in_place() {
+            true => (self.launch_warm_in_place(&theirs)?, self.filter_in_place()?),
+            false => self.launch_warm_apart(&theirs)?,
+        };
         let memory = rustix::fs::memfd_create("filter", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(SandboxError::system("make a file in memory"))?;
         rustix::io::write(&memory, &filter).map_err(SandboxError::system("write the filter of system calls"))?;
@@ -598,6 +602,34 @@ impl Pool {
             socket: ours,
             ready: false,
         })
+    }
+
+    /// In namespaces of its own; and the filter of its copies.
+    fn launch_warm_apart(&mut self, theirs: &OwnedFd) -> Result<(Running, Vec<u8>), SandboxError> {
+        let mut bundle = unit::warm(&self.plan, &self.profile, self.ids.as_ref())?;
+        // The copy gets the filter of a sandbox, beside that of the interpreter itself.
+        let of = unit::sandbox(
+            &self.plan,
+            &self.profile,
+            self.place(0),
+            &self.profile.limits,
+            &Runs::Copy,
+            &[],
+            None,
+        )?;
+        let filter = self.launcher.filter(&of.spec)?;
+        if let Some(process) = bundle.spec.process_mut() {
+            process.set_rlimits(None);
+        }
+        let running = self.launcher.launch(
+            &bundle,
+            &Descriptors {
+                sockets: &[(theirs.as_fd(), "pool")],
+                program: Program::Forking,
+                ..Descriptors::of([self.null.as_fd(), self.null.as_fd(), rustix::stdio::stderr()])
+            },
+        )?;
+        Ok((running, filter))
     }
 
     /// There is none now; whoever needs it is refused, and after a while it is tried again.
@@ -792,7 +824,11 @@ impl Pool {
 
     fn start(&mut self, run: Option<u32>) -> Result<(), SandboxError> {
         let Some(place) = self.free.pop() else { return Ok(()) };
-        match self.launch(place, run) {
+        let launched = match run {
+            Some(run) if self.in_place() => self.launch_in_place(place, run),
+            _ => self.launch(place, run),
+        };
+        match launched {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.free.push(place);
@@ -854,7 +890,7 @@ impl Pool {
                 runner,
                 phase: Phase::Starting,
                 copy,
-                running,
+                running: Some(running),
                 control: ours,
                 theirs: copy.then_some(theirs),
                 ruleset: None,
@@ -952,7 +988,8 @@ impl Pool {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
         };
-        match sandbox.running.report() {
+        let Some(running) = &sandbox.running else { return };
+        match running.report() {
             Ok(Report::Joinable(ruleset)) => {
                 sandbox.ruleset = ruleset;
                 sandbox.phase = Phase::Joinable;
@@ -967,7 +1004,10 @@ impl Pool {
             }
             Ok(Report::Failed(error)) => self.fail(number, error.to_string()),
             Ok(Report::End) => {
-                let _ = self.epoll.delete(sandbox.running.reports.as_fd());
+                let _ = self.epoll.delete(running.reports.as_fd());
+                if self.in_place() && sandbox_is_starting(self, number) {
+                    self.started(number);
+                }
             }
             Ok(Report::Attached | Report::Held | Report::Terminal(_)) | Err(_) => {}
         }
@@ -987,16 +1027,23 @@ impl Pool {
         let Some(theirs) = sandbox.theirs.take() else {
             return Ok(());
         };
-        let namespaces = confined::namespaces(sandbox.running.pid.as_raw_nonzero().get())
-            .map_err(SandboxError::system("open the sandbox's namespaces"))?;
+        let namespaces = match &sandbox.running {
+            Some(running) => confined::namespaces(running.pid.as_raw_nonzero().get())
+                .map_err(SandboxError::system("open the sandbox's namespaces"))?,
+            None => Vec::new(),
+        };
         let mut fds = vec![theirs.as_fd()];
         fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
         fds.extend(namespaces.iter().map(AsFd::as_fd));
-        let rlimits = unit::rlimits(&self.profile.limits.widest(), None);
+        let limits = of_kernel(&self.profile, &self.profile.limits.widest());
+        let rlimits = unit::rlimits(&limits, None);
         let fork = ToWarm::Fork {
             uid: sandbox.runner.uid,
-            gid: sandbox.runner.uid,
-            groups: self.plan.privilege != Privilege::OneId,
+            gid: match sandbox.running {
+                Some(_) => sandbox.runner.uid,
+                None => rustix::process::getegid().as_raw(),
+            },
+            groups: self.profile.isolation == Isolation::Namespaces && self.plan.privilege != Privilege::OneId,
             landlock: sandbox.ruleset.is_some(),
             rlimits: &rlimits,
         };
@@ -1052,15 +1099,26 @@ impl Pool {
 
     /// An interpreter waits for its task; whether it may have one is not for it to say.
     fn confined(&mut self, number: u32, pid: i32) {
-        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+        let Some(sandbox) = self.sandboxes.get(&number) else {
             return;
         };
-        let expected = Expected {
-            uid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
-            gid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
-            no_groups: self.plan.privilege != Privilege::OneId,
-            init: Some(sandbox.running.pid.as_raw_nonzero().get()),
-            filters: if sandbox.copy { 2 } else { 1 },
+        let expected = match &sandbox.running {
+            _ if self.in_place() => self.expected_in_place(),
+            running => Expected {
+                uid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
+                gid: sandbox.runner.uid_seen_outside(self.ids.as_ref()),
+                no_groups: self.plan.privilege != Privilege::OneId,
+                no_bounding: true,
+                init: running.as_ref().map(|running| running.pid.as_raw_nonzero().get()),
+                filters: if sandbox.copy { 2 } else { 1 },
+            },
+        };
+        if self.in_place() && !sandbox.copy && sandbox.phase == Phase::Starting {
+            // It was heard before the end of its start was.
+            self.started(number);
+        }
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
         };
         let in_turn = match sandbox.copy {
             true => sandbox.phase == Phase::Joining,
@@ -1079,7 +1137,7 @@ impl Pool {
         if !sandbox.copy {
             return self.give_task(number);
         }
-        if let Some(group) = sandbox.running.cgroup()
+        if let Some(group) = sandbox.running.as_ref().and_then(Running::cgroup)
             && let Err(error) = group.admit(pid)
         {
             return self.fail(number, error.to_string());
@@ -1098,11 +1156,16 @@ impl Pool {
     }
 
     fn try_open(&mut self, number: u32) -> Result<(), SandboxError> {
+        if self.in_place() {
+            self.started(number);
+            return Ok(());
+        }
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return Ok(());
         };
         let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
         sandbox.phase = Phase::Opening;
+        let Some(running) = &sandbox.running else { return Ok(()) };
         if let Some(run) = run
             && let Some(userdir) = &run.userdir
         {
@@ -1130,10 +1193,9 @@ impl Pool {
                 run.upper = Some(Upper(upper));
             }
             let attach = SandboxError::system("show the user's directory");
-            sandbox.running.attach(tree.as_fd()).map_err(attach)?;
+            running.attach(tree.as_fd()).map_err(attach)?;
         }
-        sandbox
-            .running
+        running
             .go()
             .map_err(SandboxError::system("speak to the sandbox's PID 1"))
     }
@@ -1164,19 +1226,24 @@ impl Pool {
             return;
         };
         sandbox.phase = Phase::Running;
-        let rlimits = unit::rlimits(&run.limits, None);
+        let rlimits = unit::rlimits(&of_kernel(&self.profile, &run.limits), None);
         let paths = match sandbox.copy {
             true => Vec::new(),
             false => unit::module_paths(&self.profile),
+        };
+        // Where it cannot see for itself what it has, it is told.
+        let has = match (&run.scratch, sandbox.inside) {
+            (Some(_), Some(inside)) => confined::memory(inside.as_raw_nonzero().get()),
+            _ => 0,
         };
         let task = Task {
             task: &run.asked.task,
             paths: &paths,
             fds: &run.names,
-            directory: if run.userdir.is_some() { HOME } else { NO_HOME },
+            directory: &run.directory(),
             environment: &run.asked.environment,
             rlimits: &rlimits,
-            memory: run.limits.memory,
+            memory: run.limits.memory.map(|memory| memory.saturating_add(has)),
         };
         let fds: Vec<BorrowedFd<'_>> = run.fds.iter().map(AsFd::as_fd).collect();
         match send(&sandbox.control, &task, &fds) {
@@ -1233,7 +1300,11 @@ impl Pool {
     fn end(&mut self, number: u32) {
         if let Some(sandbox) = self.sandboxes.get_mut(&number) {
             sandbox.phase = Phase::Ending;
-            let _ = sandbox.running.signal(rustix::process::Signal::KILL);
+            match (&self.profile.isolation, &sandbox.running) {
+                (Isolation::Landlock, _) => sandbox.kill_in_place(),
+                (Isolation::Namespaces, Some(running)) => drop(running.signal(rustix::process::Signal::KILL)),
+                (Isolation::Namespaces, None) => {}
+            }
         }
     }
 
@@ -1276,10 +1347,13 @@ impl Pool {
             }
             return;
         }
+        if self.in_place() {
+            return self.ended_in_place(reaped);
+        }
         let found = self
             .sandboxes
             .iter()
-            .find(|(_, s)| is(s.running.pid))
+            .find(|(_, s)| s.running.as_ref().is_some_and(|running| is(running.pid)))
             .map(|(number, _)| *number);
         if let Some(number) = found {
             self.hear_last(number);
@@ -1288,10 +1362,16 @@ impl Pool {
                 self.hear_inside(number);
             }
         }
-        let Some(mut sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) else {
-            return;
-        };
-        self.unwatch(sandbox.running.reports.as_fd());
+        if let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) {
+            self.finish(sandbox, reaped.cpu);
+        }
+    }
+
+    /// Nothing of it is left. `cpu`: what its PID 1 has used.
+    fn finish(&mut self, mut sandbox: Sandbox, cpu: Duration) {
+        if let Some(running) = &sandbox.running {
+            self.unwatch(running.reports.as_fd());
+        }
         self.unwatch(sandbox.control.as_fd());
         self.free.push(sandbox.place);
         let Some(number) = sandbox.run else { return };
@@ -1300,14 +1380,15 @@ impl Pool {
             let why = why.clone();
             return self.refuse(number, &why);
         }
-        let ended = self.how_it_ended(number, &mut sandbox, reaped);
+        let ended = self.how_it_ended(number, &mut sandbox, cpu);
         self.tell_end(number, ended);
     }
 
     /// What a PID 1 said before it ended, and nobody has read yet: how its program ended, for one.
     fn hear_last(&mut self, number: u32) {
         while let Some(sandbox) = self.sandboxes.get_mut(&number).filter(|s| s.status.is_none()) {
-            match sandbox.running.report() {
+            let Some(running) = &sandbox.running else { return };
+            match running.report() {
                 Ok(Report::Exited(status)) => sandbox.status = Some(status),
                 Ok(Report::Started) if !sandbox.copy => self.started(number),
                 Ok(Report::Failed(error)) => {
@@ -1328,7 +1409,7 @@ impl Pool {
         }
     }
 
-    fn how_it_ended(&self, number: u32, sandbox: &mut Sandbox, reaped: &sys::Reaped) -> Ended {
+    fn how_it_ended(&self, number: u32, sandbox: &mut Sandbox, of_init: Duration) -> Ended {
         let Some(run) = self.runs.get(&number) else {
             return Ended::default();
         };
@@ -1337,8 +1418,8 @@ impl Pool {
             isolation: self.profile.isolation.name(),
             ..Ended::default()
         };
-        let cpu = (sandbox.cpu + reaped.cpu).max(run.computed);
-        let group = sandbox.running.cgroup();
+        let cpu = (sandbox.cpu + of_init).max(run.computed);
+        let group = sandbox.running.as_ref().and_then(Running::cgroup);
         out.usage = Usage {
             wall: run.began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
             cpu: cpu.as_secs_f64(),
@@ -1435,7 +1516,8 @@ impl Pool {
             } else if run.limits.cpu().is_some_and(|most| used >= most) {
                 Some("cpu")
             } else {
-                run.userdir.as_ref().and_then(|userdir| exceeded(userdir, &run.limits))
+                let userdir = run.userdir.as_ref().and_then(|userdir| exceeded(userdir, &run.limits));
+                userdir.or_else(|| self.exceeded_in_place(run))
             };
             match reason {
                 Some(reason) => {
@@ -1478,8 +1560,24 @@ fn next_look(now: Instant, run: &Pending, used: Duration) -> Option<Instant> {
         .cpu()
         .map(|most| now + (most.saturating_sub(used) / processors).max(Duration::from_millis(5)));
     let bounded = run.userdir.is_some() && (run.limits.files.is_some() || run.limits.userdir.is_some());
-    let directory = bounded.then(|| now + LOOK);
+    let directory = match &run.scratch {
+        Some(_) => Some(now + COUNT),
+        None => bounded.then(|| now + LOOK),
+    };
     wall.into_iter().chain(cpu).chain(directory).min()
+}
+
+/// Of these limits those that the kernel holds for each process.
+fn of_kernel(profile: &Profile, limits: &super::Limits) -> super::Limits {
+    match profile.isolation {
+        Isolation::Namespaces => *limits,
+        Isolation::Landlock => landlock::of_each(limits),
+    }
+}
+
+fn sandbox_is_starting(pool: &Pool, number: u32) -> bool {
+    let sandbox = pool.sandboxes.get(&number);
+    sandbox.is_some_and(|sandbox| sandbox.phase == Phase::Starting)
 }
 
 fn exceeded(userdir: &userdir::Userdir, limits: &super::Limits) -> Option<&'static str> {

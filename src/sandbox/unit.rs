@@ -1,6 +1,6 @@
 //! Profile → units: the sandbox of each run, and the warm interpreter.
 
-use super::profile::{Limits, Profile};
+use super::profile::{Isolation, Limits, Profile};
 use super::{Identities, SandboxError};
 use crate::bundle::{Bundle, RootEntry};
 use crate::compile;
@@ -45,13 +45,21 @@ impl Runner {
         }
     }
 
+    /// Without namespaces: whoever this is.
+    pub(super) fn in_place() -> Runner {
+        Runner {
+            uid: rustix::process::geteuid().as_raw(),
+            keeper: None,
+        }
+    }
+
     /// As the kernel tells of it outside of the sandbox.
     pub(super) fn uid_seen_outside(&self, ids: Option<&Identities>) -> u32 {
         // The one id of a user is 0 of the outer namespace.
         if ids.is_some() { self.uid } else { 0 }
     }
 
-    fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> Identity {
         let ids = |id| Ids { uid: id, gid: id };
         Identity {
             uid: self.uid,
@@ -79,7 +87,7 @@ pub(super) fn root(mut template: Template) -> Template {
 }
 
 /// The interpreter's variables. One thread each is all that a copy of a process has.
-fn environment() -> BTreeMap<String, String> {
+pub(super) fn environment() -> BTreeMap<String, String> {
     [
         ("HOME", NO_HOME),
         ("LANG", "C.UTF-8"),
@@ -93,8 +101,8 @@ fn environment() -> BTreeMap<String, String> {
     .into()
 }
 
-/// What runs Python: `module` of the package that stands in for it in a sandbox.
-fn python(profile: &Profile, template: Option<&Template>, module: &str) -> Vec<String> {
+/// What runs Python: `module` of the package that stands in for it in a sandbox, below `packages`.
+pub(super) fn python(profile: &Profile, template: Option<&Template>, packages: &Path, module: &str) -> Vec<String> {
     let interpreter = match (&profile.python, template) {
         (Some(path), _) => path.display().to_string(),
         (None, Some(template)) => template.python(),
@@ -102,7 +110,7 @@ fn python(profile: &Profile, template: Option<&Template>, module: &str) -> Vec<S
     };
     let boot = format!(
         "import sys; sys.path.insert(0, {:?}); from pysecure_sandbox.{module} import main; main()",
-        format!("{}/carried", packages::FOLDER)
+        format!("{}/carried", packages.display())
     );
     [interpreter.as_str(), "-I", "-S", "-B", "-c", &boot]
         .map(str::to_owned)
@@ -119,6 +127,9 @@ pub(super) fn is_own(path: &Path) -> bool {
 
 /// Where folders of modules are shown: at the same place where they can be.
 pub(super) fn module_paths(profile: &Profile) -> Vec<PathBuf> {
+    if profile.isolation == Isolation::Landlock {
+        return profile.paths.clone();
+    }
     let place = |(number, path): (usize, &PathBuf)| match is_own(path) {
         true => Path::new("/run/pysecure/packages").join(number.to_string()),
         false => path.clone(),
@@ -162,7 +173,7 @@ pub(super) fn warm(plan: &Plan, profile: &Profile, ids: Option<&Identities>) -> 
             "warm",
             identity,
             &profile.rootfs,
-            python(profile, template, "_warm"),
+            python(profile, template, Path::new(packages::FOLDER), "_warm"),
         )
     };
     Ok(compile::compile(plan, &unit, Path::new("/"))?)
@@ -206,7 +217,7 @@ pub(super) fn sandbox(
     let mut own = environment();
     let command = match runs {
         Runs::Copy => vec!["true".to_owned()],
-        Runs::Python => python(profile, template, "_inside"),
+        Runs::Python => python(profile, template, Path::new(packages::FOLDER), "_inside"),
         Runs::Command { command, environment } => {
             own.remove("PYTHONPATH");
             own.insert("HOME".to_owned(), (if home { HOME } else { NO_HOME }).to_owned());
@@ -285,7 +296,7 @@ pub(super) fn rlimits(limits: &Limits, memory: Option<u64>) -> Vec<(u32, u64, u6
     out
 }
 
-fn set_rlimits(bundle: &mut Bundle, limits: &Limits, memory: Option<u64>) {
+pub(super) fn set_rlimits(bundle: &mut Bundle, limits: &Limits, memory: Option<u64>) {
     let kind = |number: u32| match number {
         libc::RLIMIT_CORE => Some(PosixRlimitType::RlimitCore),
         libc::RLIMIT_NOFILE => Some(PosixRlimitType::RlimitNofile),

@@ -126,28 +126,36 @@ impl Userdir {
 
     fn walk(&self) -> Result<Walk, SandboxError> {
         let refused = |errno: Errno| SandboxError::refused(format!("userdir {}: {errno}", self.path.display()));
-        let again = rustix::io::fcntl_dupfd_cloexec(self.fd.as_fd(), 0).map_err(refused)?;
-        Walk::new(again).map_err(refused)
+        walk(&self.fd).map_err(refused)
     }
 
     /// What it holds: files of all kinds, and bytes. Counted as far as what is asked for.
     pub(super) fn holds(&self, most_files: u64, most_bytes: u64) -> (u64, u64) {
-        let (mut files, mut bytes) = (0, 0);
-        let Ok(mut walk) = self.walk() else { return (0, 0) };
-        loop {
-            match walk.next() {
-                Ok(Some(Found::Entry(entry))) => {
-                    files += 1;
-                    if entry.kind() == FileType::RegularFile {
-                        bytes += entry.stat.st_blocks as u64 * 512;
-                    }
-                    if files > most_files || bytes > most_bytes {
-                        return (files, bytes);
-                    }
+        holds(&self.fd, most_files, most_bytes)
+    }
+}
+
+fn walk(directory: &OwnedFd) -> Result<Walk, Errno> {
+    Walk::new(rustix::io::fcntl_dupfd_cloexec(directory.as_fd(), 0)?)
+}
+
+/// What a directory holds, counted as far as what is asked for.
+pub(super) fn holds(directory: &OwnedFd, most_files: u64, most_bytes: u64) -> (u64, u64) {
+    let (mut files, mut bytes) = (0, 0);
+    let Ok(mut walk) = walk(directory) else { return (0, 0) };
+    loop {
+        match walk.next() {
+            Ok(Some(Found::Entry(entry))) => {
+                files += 1;
+                if entry.kind() == FileType::RegularFile {
+                    bytes += entry.stat.st_blocks as u64 * 512;
                 }
-                Ok(Some(Found::End { .. })) | Err(_) => {}
-                Ok(None) => return (files, bytes),
+                if files > most_files || bytes > most_bytes {
+                    return (files, bytes);
+                }
             }
+            Ok(Some(Found::End { .. })) | Err(_) => {}
+            Ok(None) => return (files, bytes),
         }
     }
 }

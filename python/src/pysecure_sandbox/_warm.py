@@ -59,6 +59,8 @@ class _Warm:
                 raise ImportError(f"preload {name!r}: {error}; `packages` names where modules are") from None
         self._after_fork = _function(boot["after_fork"])
         _confine.adopt_copies()
+        #: Copies that stay in the namespaces of this process: the process group of each is to end with it.
+        self._groups: set[int] = set()
         self._woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
@@ -79,6 +81,8 @@ class _Warm:
                     continue
                 asked, fds = _receive(self._pool)
                 if asked is None:
+                    for pid in self._groups:
+                        _end(pid)
                     os._exit(0)
                 self._copy(asked["fork"], fds)
 
@@ -96,6 +100,8 @@ class _Warm:
             finally:
                 # Whatever the code has made of this interpreter: it ends here.
                 os._exit(1)
+        if len(fds) == 1 + asked["landlock"]:
+            self._groups.add(joiner)
         for fd in fds:
             os.close(fd)
 
@@ -124,12 +130,24 @@ class _Warm:
     def _reap(self) -> None:
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                # It keeps its number until all of its group is ended.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is not None and ended.si_pid in self._groups:
+                    self._groups.discard(ended.si_pid)
+                    _end(ended.si_pid)
+                pid, status, usage = os.wait4(ended.si_pid if ended else -1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
                 return
             _say(self._pool, {"ended": [pid, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10]})
+
+
+def _end(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass  # it is none yet, or none any more
 
 
 def _nothing(*_: object) -> None:
@@ -155,7 +173,10 @@ def _keep_only(*kept: int | None) -> None:
 
 def _receive(pool: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     space = socket.CMSG_SPACE(_DESCRIPTORS * array.array("i").itemsize)
-    data, ancillary, _, _ = pool.recvmsg(_LONGEST, space, socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, _, _ = pool.recvmsg(_LONGEST, space, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError:
+        return None, []  # it is gone, and had not heard all
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -167,4 +188,4 @@ def _say(pool: socket.socket, message: dict[str, Any]) -> None:
     try:
         pool.send(json.dumps(message).encode())
     except OSError:
-        os._exit(1)  # The pool is gone.
+        pass  # The pool is gone, which is heard next.
