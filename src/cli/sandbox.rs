@@ -157,7 +157,9 @@ impl Beside {
         let in_place = profile.isolation == Isolation::Landlock;
         let privilege = outer::expected();
         let (mut plan, ids) = own_plan(&privilege, &profile, cli.state_dir.as_deref())?;
-        let scratch = plan.dirs.run.join(std::process::id().to_string());
+        // Pools in several PID namespaces of one host may have the same pid.
+        let name = format!("sandbox-{:016x}", chance()?);
+        let scratch = plan.dirs.run.join(&name);
         let offer = Offer::look();
         if in_place {
             let made = make_private(&plan.dirs.run).and_then(|()| make_private(&scratch));
@@ -169,7 +171,7 @@ impl Beside {
             false => {
                 let made = make_private(&plan.dirs.run).and_then(|()| make_private(&scratch));
                 made.map_err(crate::plan::PlanError::from)?;
-                Some(Cgroups::open("sandbox", &scratch, &offer)?)
+                Some(Cgroups::open(&name, &scratch, &offer)?)
             }
         };
         let alone = launch::single_threaded("a pool of sandboxes")?;
@@ -233,6 +235,13 @@ impl Beside {
 fn apart() -> Result<(), rustix::io::Errno> {
     rustix::process::set_parent_process_death_signal(None)?;
     rustix::process::setsid().map(drop)
+}
+
+/// A number that nobody else has; getrandom(2).
+fn chance() -> Result<u64, Failure> {
+    let mut bytes = [0u8; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 fn say(connection: &OwnedFd, event: &Event) {
