@@ -209,7 +209,7 @@ impl Pool {
         profile.limits.check()?;
         let mut profile = profile;
         profile.limits = profile.limits.or_default();
-        profile.readable = canonical(&profile.readable)?;
+        profile.readable = canonical(&profile.readable, profile.isolation)?;
         for path in &mut profile.paths {
             let refused = |e| SandboxError::refused(format!("modules in {}: {e}", path.display()));
             *path = path.canonicalize().map_err(refused)?;
@@ -457,7 +457,7 @@ impl Pool {
         }
         if !asked.readable.is_empty() {
             match &self.userdirs {
-                Userdirs::Host => match canonical(&asked.readable) {
+                Userdirs::Host => match canonical(&asked.readable, self.profile.isolation) {
                     Ok(paths) => asked.readable = paths,
                     Err(error) => return refuse(error),
                 },
@@ -1601,15 +1601,17 @@ fn limit_of_signal(signal: i32, cpu: Duration, run: &Pending, oom: bool) -> Opti
     Some(limit.to_owned())
 }
 
-fn canonical(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SandboxError> {
+fn canonical(paths: &[PathBuf], isolation: Isolation) -> Result<Vec<PathBuf>, SandboxError> {
     let real = |path: &PathBuf| {
         let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
         match path.canonicalize() {
-            Ok(real) if unit::is_own(&real) => Err(SandboxError::refused(format!(
-                "readable {}: a sandbox has a {} of its own; move it elsewhere, or put files into the userdir",
-                path.display(),
-                real.components().take(2).collect::<PathBuf>().display()
-            ))),
+            Ok(real) if isolation == Isolation::Namespaces && unit::is_own(&real) => {
+                Err(SandboxError::refused(format!(
+                    "readable {}: a sandbox has a {} of its own; move it elsewhere, or put files into the userdir",
+                    path.display(),
+                    real.components().take(2).collect::<PathBuf>().display()
+                )))
+            }
             Ok(real) if real == Path::new("/") => Err(SandboxError::refused("readable /: name folders of it")),
             other => other.map_err(refused),
         }

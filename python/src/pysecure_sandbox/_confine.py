@@ -8,6 +8,7 @@ has to believe this file.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 
@@ -69,11 +70,15 @@ def join(namespaces: list[int]) -> None:
         _check(_libc.setns(namespace, 0), "join the sandbox")
 
 
-def confine(uid: int, gid: int, groups: bool, ruleset: int | None, code: Filter, limits: list[list[int]]) -> None:
-    """Becomes the run, for good. `groups`: may they be set here?"""
+def confine(
+    uid: int, gid: int, groups: bool, ruleset: int | None, code: Filter, limits: list[list[int]], joined: bool
+) -> None:
+    """Becomes the run, for good. `groups`: may they be set here? `joined`: has it namespaces of its own?"""
     for kind, soft, hard in limits:
         resource.setrlimit(kind, (soft, hard))
-    _check(_libc.prctl(_PR_SET_SECUREBITS, _NOROOT_LOCKED, 0, 0, 0), "give up root's rights")
+    # Who has no right to say so without namespaces of its own has none to get back either: no_new_privs is set.
+    if _libc.prctl(_PR_SET_SECUREBITS, _NOROOT_LOCKED, 0, 0, 0) < 0 and (joined or ctypes.get_errno() != errno.EPERM):
+        _check(-1, "give up root's rights")
     for capability in range(_MOST_CAPABILITIES):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # The kernel has no more.

@@ -116,7 +116,7 @@ class _Warm:
                 os._exit(0)
         os.setsid()
         _keep_only(control, ruleset)
-        _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"])
+        _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"], bool(rest))
         if ruleset is not None:
             os.close(ruleset)
         random.seed()
