@@ -441,7 +441,7 @@ time.sleep(1e6)
             (r#"control.send(b'[' * 1000)"#, None, lie),
             (r#"control.send(b'\xff' * 10)"#, None, lie),
             (r#"control.send(b'x' * 60000)"#, None, lie),
-            (r#"control.send(b' ' * 2000 + b'{"done":{"exit":5}}')"#, None, lie),
+            (r#"control.send(b' ' * 20000 + b'{"done":{"exit":5}}')"#, None, lie),
             (
                 r#"control.sendmsg([b'{"done":{"exit":5}}'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1] * 200))])"#,
                 Some(5),
