@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pysecure_rpc
 from pysecure_rpc import _messages
@@ -53,7 +53,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if at:
         if not isinstance(arguments[1], tuple):
             return  # a Unix socket
-        address: tuple[Any, ...] = arguments[1]
+        address = cast("tuple[Any, ...]", arguments[1])
         if str(address[0]).startswith(("127.", "::1", "localhost")):
             return  # its own loopback
         target = ":".join(str(part) for part in address[:2])
