@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import pysecure_rpc
 from pysecure_rpc import _messages
@@ -51,11 +51,9 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if at is None or len(_denied) >= _MOST_DENIED:
         return
     if at:
-        if not isinstance(arguments[1], tuple):
-            return  # a Unix socket
-        address = cast("tuple[Any, ...]", arguments[1])
-        if str(address[0]).startswith(("127.", "::1", "localhost")):
-            return  # its own loopback
+        address: Any = arguments[1]
+        if isinstance(address, (str, bytes)) or str(address[0]).startswith(("127.", "::1", "localhost")):
+            return  # a Unix socket, or its own loopback
         target = ":".join(str(part) for part in address[:2])
     else:
         target = f"{arguments[0]!s}:{arguments[1]!s}"
