@@ -445,6 +445,11 @@ impl Pool {
         if let Err(error) = asked.limits.check() {
             return refuse(error);
         }
+        if asked.explain {
+            return refuse(SandboxError::refused(
+                "which files code was denied is not told yet; leave `explain` out: what it wanted of the network is told always",
+            ));
+        }
         if asked.overlay && self.in_place() {
             return refuse(SandboxError::refused(
                 "an overlay is a mount, which there is none of without namespaces; leave out `overlay`, or `isolation`",
