@@ -535,6 +535,8 @@ with Sandbox("script") as sandbox:
     print("write", sandbox.run("open('file', 'w').write('of one')", one).exit, os.stat(one + "/file").st_uid == os.getuid())
     print("other", sandbox.run("import os; print(os.path.exists('../two'), os.listdir('/home/user'), os.path.exists('/data'))", one).stdout, end="")
     print("again", sandbox.run("print(open('file').read())", one).stdout, end="")
+    begun = [sandbox.start(f"import time; time.sleep(0.3); open('of_{n}', 'w').write(open('file').read())", one) for n in range(2)]
+    print("at_once", [run.wait().exit for run in begun], sandbox.run("import os; print(sorted(os.listdir('.')))", one).stdout, end="")
     print("empty", sandbox.run("import os; print(os.listdir('.'))", two).stdout, end="")
     print("module", sandbox.run("import carried; print(carried.WORD)").stdout, end="")
     print("output", sandbox.run("print('x' * 100_000)").limit)
@@ -587,6 +589,9 @@ fn runs_have_ids_of_their_own_and_what_the_manifest_grants_them() {
         assert_eq!(says("write"), ["0 True"], "{mode:?}: {told:?}");
         assert_eq!(says("other"), ["False ['file'] False"], "{mode:?}: {told:?}");
         assert_eq!(says("again"), ["of one"], "{mode:?}: {told:?}");
+        // Two in one directory, each of which has all that is in it.
+        let both = "[0, 0] ['file', 'of_0', 'of_1']";
+        assert_eq!(says("at_once"), [both], "{mode:?}: {told:?}");
         assert_eq!(says("empty"), ["[]"], "{mode:?}: {told:?}");
         assert_eq!(says("module"), ["from a package"], "{mode:?}: {told:?}");
         // The manifest's limits, those that the package holds among them.

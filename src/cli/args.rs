@@ -1,6 +1,7 @@
 //! The arguments, which read as `docker compose`'s do where both have them.
 
-use clap::builder::StyledStr;
+use crate::values::Isolation;
+use clap::builder::{PossibleValuesParser, StyledStr, TypedValueParser};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -231,17 +232,11 @@ pub(crate) struct SandboxLimits {
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub file_size: Option<u64>,
     /// How it is kept apart: `landlock` where this host refuses user namespaces; it holds less
-    #[arg(long, value_enum, default_value = "namespaces")]
+    #[arg(long, default_value = "namespaces", value_parser = isolation())]
     pub isolation: Isolation,
     /// Say on standard error how it ended, as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Isolation {
-    Namespaces,
-    Landlock,
 }
 
 #[derive(Debug, Args)]
@@ -617,6 +612,13 @@ pub(crate) enum JailDeed {
     },
     /// Remove jails that no app has
     Prune,
+}
+
+/// Of those names, as manifests have them.
+fn isolation() -> impl TypedValueParser<Value = Isolation> {
+    let all = [Isolation::Namespaces, Isolation::Landlock];
+    let names = PossibleValuesParser::new(all.map(Isolation::name));
+    names.map(move |name| all.into_iter().find(|one| one.name() == name).unwrap_or_default())
 }
 
 /// A size as it is written in manifests: bytes, or a number with K, M, G or T.

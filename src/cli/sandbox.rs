@@ -1,6 +1,6 @@
 //! `sandbox`: one run of what nobody trusts, without a manifest; and the pool of a program that has none of its own.
 
-use super::args::{self, Cli, FrontEnd, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
+use super::args::{Cli, FrontEnd, Sandbox, SandboxAction, SandboxLimits, SandboxRun};
 use super::load::with_privilege;
 use super::{Done, Failure};
 use crate::app::sandbox::{OwnIds, own_plan};
@@ -10,9 +10,10 @@ use crate::launch;
 use crate::launch::cgroup::{Cgroups, Offer};
 use crate::packages;
 use crate::sandbox::request::{Asked, Event, LONGEST};
-use crate::sandbox::{Isolation, Limits, Profile, Source, Userdirs, serve};
+use crate::sandbox::{Limits, Profile, Source, Userdirs, serve};
 use crate::sys::helper::{self, Keeps};
 use crate::sys::{self, exit_status};
+use crate::values::Isolation;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, WaitOptions};
 use serde_json::{Value, json};
@@ -27,8 +28,8 @@ pub(super) fn run(cli: &Cli, args: &Sandbox) -> Done {
         Some(SandboxAction::Mcp(front)) => return front_end(cli, "mcp", front),
         Some(SandboxAction::Serve(front)) => return front_end(cli, "serve", front),
         Some(SandboxAction::Pool) => asks_for_landlock(),
-        Some(SandboxAction::Run(run)) => run.limits.isolation == args::Isolation::Landlock,
-        None => args.limits.isolation == args::Isolation::Landlock,
+        Some(SandboxAction::Run(run)) => run.limits.isolation == Isolation::Landlock,
+        None => args.limits.isolation == Isolation::Landlock,
     };
     if !in_place && let Some(code) = enter()? {
         return Ok(code);
@@ -281,10 +282,7 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
     let profile = Profile {
         warm: false,
         at_once: 1,
-        isolation: match limits.isolation {
-            args::Isolation::Namespaces => Isolation::Namespaces,
-            args::Isolation::Landlock => Isolation::Landlock,
-        },
+        isolation: limits.isolation,
         ..Profile::default()
     };
     let pool = Beside::start(cli, profile, &theirs)?;

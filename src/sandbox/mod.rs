@@ -13,7 +13,7 @@
 //! The copy is not believed: before it gets a task, the pool reads from the kernel that it is where it has to be, and has no
 //! right left ([`confined`]). A program, and Python where nothing is warm, is launched as any service is.
 //!
-//! Where a host refuses user namespaces there is a second level, for who asks for it by name ([`Isolation::Landlock`]): the same
+//! Where a host refuses user namespaces there is a second level, for who asks for it by name ([`Isolation::Landlock`](crate::values::Isolation::Landlock)): the same
 //! pool, whose runs stay in its namespaces and have its id ([`landlock`], `pool/in_place.rs`).
 //!
 //! What may not happen here: a wait for what a client or a sandbox may never do.
@@ -32,4 +32,4 @@ mod userdir;
 
 pub use error::SandboxError;
 pub use pool::{Source, serve};
-pub use profile::{Identities, Isolation, Limits, Profile, Userdirs};
+pub use profile::{Identities, Limits, Profile, Userdirs};

@@ -9,7 +9,7 @@ use super::request::{
 };
 use super::unit::{self, HOME, Place, Runner, Runs};
 use super::userdir::{self, Shown};
-use super::{Identities, Isolation, Profile, SandboxError, Userdirs};
+use super::{Identities, Profile, SandboxError, Userdirs};
 use crate::bundle::Bundle;
 use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
@@ -18,6 +18,7 @@ use crate::launch::{Allowed, Descriptors, Launcher, Program, Report, Running};
 use crate::plan::ledger::Ids;
 use crate::plan::{IdMap, Mount, Plan};
 use crate::sys;
+use crate::values::Isolation;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -43,6 +44,8 @@ pub enum Source {
 
 /// Runs that wait, of all clients.
 const MOST_WAITING: usize = 10_000;
+/// Overlays of runs that have ended: each holds memory until it is said what becomes of it.
+const MOST_UNDECIDED: usize = 64;
 /// Connections of clients at once.
 const MOST_CLIENTS: usize = 256;
 /// How often a directory is looked at that may hold only so much; and a run whose processes nothing else counts.
@@ -125,6 +128,8 @@ struct Pool {
     warm: Option<Warm>,
     /// Why there is no warm interpreter, and until when none is made.
     cold: Option<(String, Instant)>,
+    /// Until when none is prepared, since that has failed.
+    unprepared: Option<Instant>,
     sandboxes: BTreeMap<u32, Sandbox>,
     runs: BTreeMap<u32, Pending>,
     /// Runs that have ended, of which it is not said yet what becomes of what they wrote.
@@ -241,6 +246,7 @@ impl Pool {
             own: matches!(source, Source::Control(_)),
             warm: None,
             cold: None,
+            unprepared: None,
             sandboxes: BTreeMap::new(),
             runs: BTreeMap::new(),
             undecided: BTreeMap::new(),
@@ -448,6 +454,11 @@ impl Pool {
         if asked.explain {
             return refuse(SandboxError::refused(
                 "which files code was denied is not told yet; leave `explain` out: what it wanted of the network is told always",
+            ));
+        }
+        if asked.overlay && self.undecided.len() >= MOST_UNDECIDED {
+            return refuse(SandboxError::refused(
+                "too many runs with an overlay have ended, of which it is not said whether their changes are kept; commit or discard",
             ));
         }
         if asked.overlay && self.in_place() {
@@ -739,19 +750,20 @@ impl Pool {
             && !self.free.is_empty()
             && self.warm.as_ref().is_some_and(|warm| warm.ready)
             && self.spare() < self.profile.ready
+            && self.unprepared.is_none_or(|until| until <= Instant::now())
     }
 
     fn prepare_one(&mut self) {
         if let Err(error) = self.start(None) {
             tracing::warn!(%error, "prepare a sandbox");
-            self.profile.ready = 0;
+            self.unprepared = Some(Instant::now() + BACK_OFF);
         }
     }
 
     /// Gives those who wait what there is, first come first served.
     fn assign(&mut self) {
         self.revive();
-        while let Some(run) = self.waiting.front().copied() {
+        while let Some((at, run)) = self.next_in_line() {
             let busy = self.runs.values().filter(|run| run.sandbox.is_some()).count();
             if busy >= self.profile.at_once {
                 return;
@@ -773,7 +785,7 @@ impl Pool {
             };
             match there {
                 Some(number) => {
-                    self.waiting.pop_front();
+                    self.waiting.remove(at);
                     self.take(number, run);
                 }
                 None if self.free.is_empty() => {
@@ -786,13 +798,36 @@ impl Pool {
                     return;
                 }
                 None => {
-                    self.waiting.pop_front();
+                    self.waiting.remove(at);
                     if let Err(error) = self.start(Some(run)) {
                         self.refuse(run, &error.to_string());
                     }
                 }
             }
         }
+    }
+
+    /// The first one that waits for nothing but a place. Where what is in a directory is given to a run ([`Shown::Given`]), whoever
+    /// wants the same directory waits for that run's end.
+    fn next_in_line(&self) -> Option<(usize, u32)> {
+        let given: Vec<&Path> = match self.plan.privilege {
+            Privilege::SubordinateIds => {
+                let those = self.runs.values().filter(|run| run.sandbox.is_some());
+                those
+                    .filter_map(|run| Some(run.userdir.as_ref()?.path.as_path()))
+                    .collect()
+            }
+            Privilege::Root | Privilege::OneId => Vec::new(),
+        };
+        let is_given = |path: &Path| {
+            given
+                .iter()
+                .any(|given| given.starts_with(path) || path.starts_with(given))
+        };
+        self.waiting.iter().copied().enumerate().find(|(_, number)| {
+            let userdir = self.runs.get(number).and_then(|run| run.userdir.as_ref());
+            !userdir.is_some_and(|userdir| is_given(&userdir.path))
+        })
     }
 
     fn revive(&mut self) {
@@ -951,7 +986,7 @@ impl Pool {
                         });
                     }
                     Shown::Given => {
-                        userdir.give(runner)?;
+                        userdir.give(runner, self.ids.as_ref())?;
                         pending.given = true;
                     }
                 }
@@ -1176,7 +1211,7 @@ impl Pool {
         {
             let shown = userdir.shown(&self.plan.privilege, sandbox.runner);
             if matches!(shown, Shown::Given) {
-                userdir.give(sandbox.runner)?;
+                userdir.give(sandbox.runner, self.ids.as_ref())?;
                 run.given = true;
             }
             let map = match &shown {
@@ -1495,12 +1530,13 @@ impl Pool {
             .as_ref()
             .filter(|_| self.profile.ready > 0)
             .map(|(_, until)| *until);
-        let next = soonest.into_iter().chain(again).min()?;
+        let next = soonest.into_iter().chain(again).chain(self.unprepared).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
     fn look(&mut self) {
         let now = Instant::now();
+        self.unprepared = self.unprepared.filter(|until| *until > now);
         let due: Vec<u32> = self
             .runs
             .iter()
@@ -1586,7 +1622,7 @@ fn sandbox_is_starting(pool: &Pool, number: u32) -> bool {
 }
 
 fn exceeded(userdir: &userdir::Userdir, limits: &super::Limits) -> Option<&'static str> {
-    let (most_files, most_bytes) = (limits.files?, limits.userdir.unwrap_or(u64::MAX));
+    let (most_files, most_bytes) = (limits.files.unwrap_or(u64::MAX), limits.userdir.unwrap_or(u64::MAX));
     let (files, bytes) = userdir.holds(most_files, most_bytes);
     match (files > most_files, bytes > most_bytes) {
         (true, _) => Some("files"),

@@ -1,29 +1,10 @@
 //! What a sandbox is, before anybody uses it: how it is kept, what it sees, and how much it may use.
 
 use super::SandboxError;
+use crate::values::Isolation;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// How a sandbox is kept apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Isolation {
-    /// Namespaces, ids of its own, Landlock, a filter of system calls.
-    #[default]
-    Namespaces,
-    /// Landlock and a filter of system calls, where a host refuses user namespaces. Only where it was asked for by name.
-    Landlock,
-}
-
-impl Isolation {
-    pub fn name(self) -> &'static str {
-        match self {
-            Isolation::Namespaces => "namespaces",
-            Isolation::Landlock => "landlock",
-        }
-    }
-}
 
 /// A sandbox, as `[sandboxes.NAME]` or a client describes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

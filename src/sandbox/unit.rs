@@ -1,6 +1,6 @@
 //! Profile → units: the sandbox of each run, and the warm interpreter.
 
-use super::profile::{Isolation, Limits, Profile};
+use super::profile::{Limits, Profile};
 use super::{Identities, SandboxError};
 use crate::bundle::{Bundle, RootEntry};
 use crate::compile;
@@ -8,6 +8,7 @@ use crate::packages;
 use crate::plan::ledger::Ids;
 use crate::plan::template::{Entry, Template};
 use crate::plan::{Confinement, Identity, Mount, Plan, Role, Unit};
+use crate::values::Isolation;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! A user's directory: found below its resource through no link, and shown with the ids of the run.
 
 use super::unit::Runner;
-use super::{SandboxError, Userdirs};
+use super::{Identities, SandboxError, Userdirs};
 use crate::compile::swapped;
 use crate::host::Privilege;
 use crate::walk::{Found, Walk, WalkError};
@@ -93,22 +93,24 @@ impl Userdir {
         }
     }
 
-    /// Gives what is its owner's to a run.
-    pub(super) fn give(&self, runner: Runner) -> Result<(), SandboxError> {
-        self.pass(self.owner, (runner.uid, runner.uid))
+    /// Gives what is its owner's to a run; and what a run has left whose pool was killed, so that it could not be given back.
+    pub(super) fn give(&self, runner: Runner, ids: Option<&Identities>) -> Result<(), SandboxError> {
+        let of_a_run = |id: u32| ids.is_some_and(|ids| id.checked_sub(ids.first).is_some_and(|n| n < ids.count));
+        let from = |owner: (u32, u32)| owner == self.owner || (of_a_run(owner.0) && owner.0 == owner.1);
+        self.pass(from, (runner.uid, runner.uid))
     }
 
     /// Gives what is a run's to the owner.
     pub(super) fn take_back(&self, runner: Runner) -> Result<(), SandboxError> {
-        self.pass((runner.uid, runner.uid), self.owner)
+        self.pass(|owner| owner == (runner.uid, runner.uid), self.owner)
     }
 
-    fn pass(&self, from: (u32, u32), to: (u32, u32)) -> Result<(), SandboxError> {
+    fn pass(&self, from: impl Fn((u32, u32)) -> bool, to: (u32, u32)) -> Result<(), SandboxError> {
         let wrong = |e: WalkError| SandboxError::refused(e.below(&self.path).to_string());
         let mut walk = self.walk()?;
         while let Some(found) = walk.next().map_err(wrong)? {
             let Found::Entry(entry) = found else { continue };
-            if (entry.stat.st_uid, entry.stat.st_gid) != from {
+            if !from((entry.stat.st_uid, entry.stat.st_gid)) {
                 continue;
             }
             let ids = (Some(Uid::from_raw(to.0)), Some(Gid::from_raw(to.1)));

@@ -12,7 +12,6 @@ use crate::packages;
 use crate::plan::{self, Plan};
 use crate::sandbox::{self, Identities, Limits, Profile, Source, Userdirs};
 use crate::sys::{self, SingleThreaded, helper};
-use crate::values::Isolation;
 use rustix::process::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -167,10 +166,7 @@ fn profile(of: &plan::Sandbox) -> Profile {
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     Profile {
         name: of.name.clone(),
-        isolation: match of.isolation {
-            Isolation::Namespaces => sandbox::Isolation::Namespaces,
-            Isolation::Landlock => sandbox::Isolation::Landlock,
-        },
+        isolation: of.isolation,
         paths: of.packages.clone(),
         preload: of.preload.clone(),
         ready: of.ready as usize,

@@ -11,3 +11,12 @@ pub enum Isolation {
     /// Landlock, seccomp and limits alone, where there are no namespaces to be had.
     Landlock,
 }
+
+impl Isolation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::Namespaces => "namespaces",
+            Isolation::Landlock => "landlock",
+        }
+    }
+}
