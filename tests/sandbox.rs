@@ -7,6 +7,8 @@
 mod between;
 #[path = "sandbox/closed.rs"]
 mod closed;
+#[path = "sandbox/explain.rs"]
+mod explain;
 mod harness;
 #[path = "sandbox/limits.rs"]
 mod limits;

@@ -75,6 +75,19 @@ fn a_run_reads_and_writes_what_it_was_given_and_nothing_else_of_its_user() {
 }
 
 #[test]
+fn which_files_are_denied_is_not_told_and_that_is_said() {
+    for mode in BOTH {
+        let app = App::new(mode, "");
+        let (ended, _) = run(&app, &["--explain"], "print('never')");
+        assert!(ended.code == 125 && ended.out.is_empty(), "{mode:?}: {ended:?}");
+        assert!(
+            ended.err.contains("leave out `explain`, or `isolation`"),
+            "{mode:?}: {ended:?}"
+        );
+    }
+}
+
+#[test]
 fn there_is_no_network_and_no_way_to_other_processes() {
     for mode in BOTH {
         let app = App::new(mode, "");

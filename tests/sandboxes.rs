@@ -521,6 +521,53 @@ fn a_program_in_a_service_s_place_may_use_its_sandboxes() {
     app.ok(&["down"]);
 }
 
+/// A service hears what its runs were denied, and nothing of a host that it cannot see itself.
+#[test]
+fn a_service_is_told_what_its_runs_are_denied_and_nothing_of_the_host() {
+    let host = folder_of_the_host();
+    std::fs::write(host.path().join("there"), "of the host").unwrap();
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("sandboxexplains", SCRIPT));
+        app.ok(&["up", "-d"]);
+        let asks = format!(
+            r#"
+from pysecure_sandbox import Sandbox, userdir_for
+own = userdir_for("/data/users", "own")
+code = """
+import os
+for path in ("{at}/there", "{at}/missing", "/usr/own"):
+    os.path.exists(path)
+    try: open(path, "w" if "own" in path else "r")
+    except OSError: pass
+open("made", "w").write("x")
+"""
+with Sandbox("script") as sandbox:
+    for each in sandbox.run(code, own, explain=True).denied:
+        print(each.kind, each.target, "|", each.rule, "|", each.allow)
+    print(sandbox.run(code, own).denied)
+"#,
+            at = host.path().display()
+        );
+        let told = app
+            .run(&["exec", "-T", "profiles", "--", "/usr/bin/python3", "-c", &asks])
+            .ok();
+        let at = host.path().display();
+        let line = |name: &str| {
+            format!(
+                "file {at}/{name} | it is not shown in the sandbox, whether or not it is there | [sandboxes.script] rootfs = a \
+                 template that has paths = [\"{at}/{name}\"]; packages = [\"FOLDER\"] for modules; or a copy in its folder: put={{…}}\n"
+            )
+        };
+        let own = "file /usr/own | /usr is mounted read-only | writing to its folder (`userdir`), which is kept, or to /tmp, which is not\n";
+        assert_eq!(
+            told.out,
+            format!("{}{}{own}[]\n", line("there"), line("missing")),
+            "{mode:?}: {told:?}"
+        );
+        app.ok(&["down"]);
+    }
+}
+
 /// What a service says that has code run in its sandbox: a line a run.
 const ASKS: &str = r#"
 import os

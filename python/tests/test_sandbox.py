@@ -260,6 +260,21 @@ class Results(WithSandbox):
         found = {(result.exit, result.signal, result.limit) for result in (self.sandbox.command(["/bin/true"]) for _ in range(100))}
         self.assertEqual(found, {(0, None, None)})
 
+    def test_files_that_were_denied_are_told_where_it_is_asked_for(self) -> None:
+        code = "import socket\ntry: open('/usr/own', 'w')\nexcept OSError: pass\nopen('/etc/profile')"
+        result = self.sandbox.run(code, explain=True)
+        told = {each.target: each for each in result.denied}
+        self.assertEqual(set(told), {"/usr/own", "/etc/profile"}, result)
+        self.assertEqual({each.kind for each in result.denied}, {"file"})
+        self.assertEqual(told["/usr/own"].rule, "/usr is mounted read-only")
+        self.assertTrue(told["/etc/profile"].allow.startswith('readable=["/etc/profile"]'), result)
+        for part in ("Not allowed: file: /usr/own (/usr is mounted read-only).", 'It would be allowed by: readable=["/etc/profile"]'):
+            self.assertIn(part, result.explain())
+        self.assertEqual(self.sandbox.run(code).denied, [])
+        self.assertEqual(self.sandbox.run("open('/usr/bin/env').close()", explain=True).denied, [])
+        command = self.sandbox.command(["sh", "-c", ": > /usr/own"], explain=True)
+        self.assertEqual([each.target for each in command.denied], ["/usr/own"], command)
+
     def test_nothing_of_one_run_is_seen_by_the_next(self) -> None:
         for code in (
             "import json; json.secret = 1",

@@ -234,6 +234,9 @@ pub(crate) struct SandboxLimits {
     /// How it is kept apart: `landlock` where this host refuses user namespaces; it holds less
     #[arg(long, default_value = "namespaces", value_parser = isolation())]
     pub isolation: Isolation,
+    /// Say on standard error which files it was denied, by what, and what would allow it; it is slower then
+    #[arg(long)]
+    pub explain: bool,
     /// Say on standard error how it ended, as JSON
     #[arg(long)]
     pub json: bool,

@@ -299,6 +299,7 @@ fn once(cli: &Cli, limits: &SandboxLimits, what: &Value, further: &[(&str, Owned
     run["fds"] = json!(names);
     run["environment"] = json!(variables(&limits.env)?);
     run["limits"] = json!(limits_of(limits));
+    run["explain"] = json!(limits.explain);
     run["readable"] = json!(absolute(&limits.readable)?);
     if let Some(userdir) = &limits.userdir {
         let real = userdir.canonicalize();
@@ -361,13 +362,27 @@ fn ended(event: &Value, json: bool) -> u8 {
     let number = |key: &str| event[key].as_i64();
     if json {
         errln!("{event}");
-    } else if let Some(limit) = event["limit"].as_str() {
-        errln!("note: ended by its limit `{limit}`");
+    } else {
+        for denied in event["denied"].as_array().into_iter().flatten() {
+            explain(denied);
+        }
+        if let Some(limit) = event["limit"].as_str() {
+            errln!("note: ended by its limit `{limit}`");
+        }
     }
     match (number("exit"), number("signal")) {
         (Some(exit), _) => u8::try_from(exit & 0xff).unwrap_or(1),
         (None, Some(signal)) => u8::try_from(128 + signal).unwrap_or(255),
         (None, None) => 125,
+    }
+}
+
+/// Of files: what is denied of the network says itself.
+fn explain(denied: &Value) {
+    let text = |key: &str| denied[key].as_str().unwrap_or_default();
+    if text("kind") == "file" {
+        errln!("note: denied: {}: {}", text("target"), text("rule"));
+        errln!("      allowed by: {}", text("allow"));
     }
 }
 

@@ -33,60 +33,98 @@ pub struct Opened {
 }
 
 /// A call that a process has begun.
-#[derive(Clone, Copy)]
-struct Call {
-    number: i64,
-    arguments: [u64; 6],
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub number: i64,
+    pub arguments: [u64; 6],
+}
+
+/// Who is told of the calls of processes that are followed. What these name may change while it is read.
+pub trait Witness {
+    fn begins(&mut self, _pid: Pid, _call: Call) {}
+    /// `value`: what it came to; of one that failed the error's number, negative.
+    fn ends(&mut self, pid: Pid, call: Call, value: i64, failed: bool);
+    /// A program has been put in place of another.
+    fn executed(&mut self, _pid: Pid) {}
 }
 
 /// Traces a service that was started with `hold`, from its program's first instruction until all of it has ended.
 pub fn follow(running: &Running) -> Result<Opened, LaunchError> {
-    let wrong = |e: Errno| LaunchError::System {
-        operation: "trace",
-        object: "the service's processes".into(),
-        errno: rustix::io::Errno::from_raw_os_error(e as i32),
-    };
     let init = Pid::from_raw(running.pid.as_raw_nonzero().get());
+    seize(init).map_err(wrong)?;
+    running.go().map_err(LaunchError::system("signal", "the new process"))?;
+    let mut opened = Opened::default();
+    watch(Some(running.pid), &mut opened)?;
+    Ok(opened)
+}
+
+/// From now on what this PID 1 starts is followed. [`watch`] has to come next.
+pub fn seize_init(init: rustix::process::Pid) -> Result<(), rustix::io::Errno> {
+    seize(Pid::from_raw(init.as_raw_nonzero().get())).map_err(errno)
+}
+
+/// From now on this process is followed, and what it starts, whatever it is at. [`watch`] has to come next.
+pub fn seize_running(pid: rustix::process::Pid) -> Result<(), rustix::io::Errno> {
+    let pid = Pid::from_raw(pid.as_raw_nonzero().get());
+    seize(pid).and_then(|()| ptrace::interrupt(pid)).map_err(errno)
+}
+
+fn seize(pid: Pid) -> Result<(), Errno> {
     let options = Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_EXITKILL;
-    ptrace::seize(init, options).map_err(wrong)?;
-    running.go().map_err(LaunchError::system("signal", "the new process"))?;
-    let mut opened = Opened::default();
+    ptrace::seize(pid, options)
+}
+
+fn errno(errno: Errno) -> rustix::io::Errno {
+    rustix::io::Errno::from_raw_os_error(errno as i32)
+}
+
+fn wrong(found: Errno) -> LaunchError {
+    LaunchError::System {
+        operation: "trace",
+        object: "the service's processes".into(),
+        errno: errno(found),
+    }
+}
+
+/// Follows what was seized until all of it has ended. A PID 1 among them is ours, and of no interest.
+pub fn watch(init: Option<rustix::process::Pid>, witness: &mut impl Witness) -> Result<(), LaunchError> {
+    let init = init.map(|pid| Pid::from_raw(pid.as_raw_nonzero().get()));
     let mut begun: HashMap<Pid, Call> = HashMap::new();
     let all = WaitOptions::from_bits_retain(libc::__WALL as u32);
     loop {
         let (pid, status) = match rustix::process::wait(all) {
             Err(rustix::io::Errno::INTR) | Ok(None) => continue,
             // All have ended.
-            Err(rustix::io::Errno::CHILD) => return Ok(opened),
+            Err(rustix::io::Errno::CHILD) => return Ok(()),
             Err(errno) => return Err(wrong(Errno::from_raw(errno.raw_os_error()))),
             Ok(Some((pid, status))) => (Pid::from_raw(pid.as_raw_nonzero().get()), status.as_raw()),
         };
         if !libc::WIFSTOPPED(status) {
             begun.remove(&pid);
-            if pid == init {
-                return Ok(opened);
+            if Some(pid) == init {
+                return Ok(());
             }
             continue;
         }
-        let onward = match pid == init {
-            // PID 1 is ours, and of no interest.
+        let onward = match Some(pid) == init {
             true => libc::PTRACE_CONT,
             false => libc::PTRACE_SYSCALL,
         };
         // The signal may be one that has a number only, as real-time signals do.
         let (onward, signal) = match (status >> 16, libc::WSTOPSIG(status)) {
             (0, SYSTEM_CALL) => {
-                let _ = call(pid, &mut begun, &mut opened);
+                let _ = call(pid, &mut begun, witness);
                 (onward, 0)
             }
             (0, signal) => (onward, signal),
             (libc::PTRACE_EVENT_EXEC, _) => {
-                executed(pid, begun.remove(&pid), &mut opened);
+                begun.remove(&pid);
+                witness.executed(pid);
                 (onward, 0)
             }
             // It has been stopped, by SIGSTOP for one, and stays so until it is told to go on.
@@ -99,26 +137,51 @@ pub fn follow(running: &Running) -> Result<Opened, LaunchError> {
 }
 
 /// A call begins or ends.
-fn call(pid: Pid, begun: &mut HashMap<Pid, Call>, opened: &mut Opened) -> Result<(), Errno> {
+fn call(pid: Pid, begun: &mut HashMap<Pid, Call>, witness: &mut impl Witness) -> Result<(), Errno> {
     match sys::system_call(pid)? {
         Some(sys::SystemCall::Entry { number, arguments }) => {
             let call = Call { number, arguments };
-            if matches!(call.number, libc::SYS_execve | libc::SYS_execveat)
-                && let Some(path) = named(pid, call)
-            {
-                // Its memory is gone when it has succeeded; if it does not, `executed` is not called.
-                opened.named.insert(path);
-            }
+            witness.begins(pid, call);
             begun.insert(pid, call);
         }
         Some(sys::SystemCall::Exit { value, failed }) => {
-            if let (Some(call), false) = (begun.remove(&pid), failed) {
-                ended(pid, call, value, opened);
+            if let Some(call) = begun.remove(&pid) {
+                witness.ends(pid, call, value, failed);
             }
         }
         None => {}
     }
     Ok(())
+}
+
+impl Witness for Opened {
+    fn begins(&mut self, pid: Pid, call: Call) {
+        if matches!(call.number, libc::SYS_execve | libc::SYS_execveat)
+            && let Some(path) = named(pid, call)
+        {
+            // Its memory is gone when it has succeeded.
+            self.named.insert(path);
+        }
+    }
+
+    fn ends(&mut self, pid: Pid, call: Call, value: i64, failed: bool) {
+        if !failed {
+            ended(pid, call, value, self);
+        }
+    }
+
+    /// It, and what the kernel has brought in for it.
+    fn executed(&mut self, pid: Pid) {
+        let Ok(program) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
+            return;
+        };
+        self.programs.insert(program);
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let mapped = maps
+            .lines()
+            .filter_map(|l| l.find('/').map(|at| Path::new(&l[at..]).to_owned()));
+        self.files.extend(mapped);
+    }
 }
 
 fn ended(pid: Pid, call: Call, value: i64, opened: &mut Opened) {
@@ -178,7 +241,16 @@ fn names_first(number: i64) -> bool {
 
 /// The path that a call names, as it is named: a link on it may be what has to be there.
 fn named(pid: Pid, call: Call) -> Option<PathBuf> {
-    let address = call.arguments[usize::from(!names_first(call.number))];
+    let (from, at) = match names_first(call.number) {
+        true => (None, 0),
+        false => (Some(call.arguments[0]), 1),
+    };
+    let path = text_at(pid, call.arguments[at])?;
+    absolute(pid, from, Path::new(&String::from_utf8(path).ok()?))
+}
+
+/// A path in the memory of a process.
+pub fn text_at(pid: Pid, address: u64) -> Option<Vec<u8>> {
     let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
     let mut text = Vec::new();
     while text.len() < LONGEST_PATH {
@@ -189,7 +261,7 @@ fn named(pid: Pid, call: Call) -> Option<PathBuf> {
         match piece[..got].iter().position(|b| *b == 0) {
             Some(end) => {
                 text.extend_from_slice(&piece[..end]);
-                return absolute(pid, call, Path::new(&String::from_utf8(text).ok()?));
+                return Some(text);
             }
             None => text.extend_from_slice(&piece[..got]),
         }
@@ -197,15 +269,22 @@ fn named(pid: Pid, call: Call) -> Option<PathBuf> {
     None
 }
 
+/// A number of 64 bits in the memory of a process.
+pub fn number_at(pid: Pid, address: u64) -> Option<u64> {
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let mut bytes = [0; 8];
+    memory.read_exact_at(&mut bytes, address).ok()?;
+    Some(u64::from_ne_bytes(bytes))
+}
+
 /// A relative path begins where the process is, or at a directory that the call names by its number.
-fn absolute(pid: Pid, call: Call, path: &Path) -> Option<PathBuf> {
+pub fn absolute(pid: Pid, from: Option<u64>, path: &Path) -> Option<PathBuf> {
     if path.is_absolute() || path.as_os_str().is_empty() {
         return path.is_absolute().then(|| path.to_owned());
     }
-    let number = call.arguments[0] as i32;
-    let from = match names_first(call.number) || number == libc::AT_FDCWD {
-        true => format!("/proc/{pid}/cwd"),
-        false => format!("/proc/{pid}/fd/{number}"),
+    let from = match from.map(|number| number as i32) {
+        None | Some(libc::AT_FDCWD) => format!("/proc/{pid}/cwd"),
+        Some(number) => format!("/proc/{pid}/fd/{number}"),
     };
     let mut at = std::fs::read_link(from).ok().filter(|p| p.is_absolute())?;
     let mut below = false;
@@ -224,18 +303,4 @@ fn absolute(pid: Pid, call: Call, path: &Path) -> Option<PathBuf> {
         }
     }
     Some(at)
-}
-
-/// A program has been put in place of another: it, and what the kernel has brought in for it.
-fn executed(pid: Pid, call: Option<Call>, opened: &mut Opened) {
-    let Ok(program) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
-        return;
-    };
-    let _ = call;
-    opened.programs.insert(program);
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let mapped = maps
-        .lines()
-        .filter_map(|l| l.find('/').map(|at| Path::new(&l[at..]).to_owned()));
-    opened.files.extend(mapped);
 }

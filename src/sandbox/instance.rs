@@ -1,5 +1,6 @@
 //! What a pool holds: its warm interpreter, its sandboxes, and the runs that it was asked for.
 
+use super::denied::Tracer;
 use super::landlock::{Group, Scratch};
 use super::overlay::Upper;
 use super::profile::Limits;
@@ -64,6 +65,10 @@ pub(super) struct Sandbox {
     pub failed: Option<String>,
     /// Can any run have it, or is it made for one?
     pub common: bool,
+    /// What follows its calls, for a run that asked for that.
+    pub tracer: Option<Tracer>,
+    /// All of it is gone, and this is what its PID 1 has used: that is told when the tracer is over.
+    pub gone: Option<Duration>,
 }
 
 impl Sandbox {

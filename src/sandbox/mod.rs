@@ -19,6 +19,7 @@
 //! What may not happen here: a wait for what a client or a sandbox may never do.
 
 pub mod confined;
+mod denied;
 mod error;
 mod instance;
 mod landlock;

@@ -32,6 +32,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+mod explained;
 mod in_place;
 
 /// Where requests come from.
@@ -77,6 +78,8 @@ enum Token {
     Inside(u32),
     /// What a run's client says.
     Run(u32),
+    /// What follows a sandbox's calls says.
+    Tracer(u32),
 }
 
 impl Token {
@@ -90,6 +93,7 @@ impl Token {
             Token::Reports(n) => (5, n),
             Token::Inside(n) => (6, n),
             Token::Run(n) => (7, n),
+            Token::Tracer(n) => (8, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -105,6 +109,7 @@ impl Token {
             5 => Token::Reports(number),
             6 => Token::Inside(number),
             7 => Token::Run(number),
+            8 => Token::Tracer(number),
             _ => return None,
         })
     }
@@ -351,6 +356,7 @@ impl Pool {
             Token::Reports(number) => self.hear_reports(number),
             Token::Inside(number) => self.hear_inside(number),
             Token::Run(number) => self.hear_run(number),
+            Token::Tracer(number) => self.hear_tracer(number),
         }
     }
 
@@ -451,10 +457,10 @@ impl Pool {
         if let Err(error) = asked.limits.check() {
             return refuse(error);
         }
-        if asked.explain {
-            return refuse(SandboxError::refused(
-                "which files code was denied is not told yet; leave `explain` out: what it wanted of the network is told always",
-            ));
+        if asked.explain
+            && let Err(error) = self.may_explain(&asked)
+        {
+            return refuse(error);
         }
         if asked.overlay && self.undecided.len() >= MOST_UNDECIDED {
             return refuse(SandboxError::refused(
@@ -913,6 +919,7 @@ impl Pool {
                     Program::OfSpec
                 },
                 owner: self.ids.as_ref().filter(|_| copy).map(|ids| ids.warm),
+                hold: has_command && pending.is_some_and(|run| run.asked.explain),
                 ..Descriptors::of(stdio)
             },
         );
@@ -942,6 +949,8 @@ impl Pool {
                 memory: 0,
                 failed: None,
                 common,
+                tracer: None,
+                gone: None,
             },
         );
         if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
@@ -1049,7 +1058,8 @@ impl Pool {
                     self.started(number);
                 }
             }
-            Ok(Report::Attached | Report::Held | Report::Terminal(_)) | Err(_) => {}
+            Ok(Report::Held) => self.held(number),
+            Ok(Report::Attached | Report::Terminal(_)) | Err(_) => {}
         }
     }
 
@@ -1259,6 +1269,9 @@ impl Pool {
     }
 
     fn give_task(&mut self, number: u32) {
+        if let Err(error) = self.trace(number) {
+            return self.fail(number, error.to_string());
+        }
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
         };
@@ -1401,6 +1414,9 @@ impl Pool {
             if self.sandboxes.get(&number).is_some_and(said_nothing) {
                 self.hear_inside(number);
             }
+            if self.is_yet_to_tell(number, reaped.cpu) {
+                return;
+            }
         }
         if let Some(sandbox) = found.and_then(|number| self.sandboxes.remove(&number)) {
             self.finish(sandbox, reaped.cpu);
@@ -1467,8 +1483,12 @@ impl Pool {
         };
         if let Some(done) = &mut sandbox.done {
             out.denied = std::mem::take(&mut done.denied);
+            // Of files it is told by who sees to it.
+            out.denied.retain(|denied| denied.kind != "file");
             out.denied.truncate(MOST_DENIED);
         }
+        let told = sandbox.tracer.take().and_then(|tracer| tracer.told);
+        out.denied.extend(told.into_iter().flatten());
         match (&sandbox.done, sandbox.status) {
             (Some(done), _) => {
                 out.exit = Some(done.exit);

@@ -87,6 +87,8 @@ impl Pool {
             memory: 0,
             failed: None,
             common: false,
+            tracer: None,
+            gone: None,
         };
         self.sandboxes.insert(serial, sandbox);
         if let Some(run) = self.runs.get_mut(&number) {
