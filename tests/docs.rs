@@ -137,3 +137,50 @@ fn every_link_between_pages_leads_somewhere() {
         }
     }
 }
+
+/// What the sandbox is said to do beside its peers is held by tests that there are, and what peers do by their own pages.
+#[test]
+fn the_table_beside_others_names_its_sources() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/sandbox.md")).unwrap();
+    let section = page.split_once("\n## Beside others\n").unwrap().1;
+    let mut tests = String::new();
+    for folder in ["tests", "tests/sandbox", "python/tests"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "rs" || e == "py") {
+                tests.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let (head, rows) = rows.split_first().unwrap();
+    assert_eq!(head.len(), 9);
+    assert!(rows.len() > 15, "{} rows", rows.len());
+    for row in rows {
+        let [what, ours, peers @ .., held] = &row[..] else {
+            panic!("{row:?}")
+        };
+        assert_eq!(row.len(), head.len(), "{what}");
+        for peer in peers.iter().filter(|peer| **peer != "–") {
+            let source = peer.rsplit_once("][").and_then(|(_, name)| name.strip_suffix(']'));
+            let source = source.unwrap_or_else(|| panic!("{what}: {peer} has no source"));
+            let link = format!("\n[{source}]: https://");
+            assert!(section.contains(&link), "{what}: {source} leads nowhere");
+        }
+        let names: Vec<&str> = held.split('`').skip(1).step_by(2).collect();
+        assert_eq!(
+            names.is_empty(),
+            matches!(*ours, "no" | "not yet"),
+            "{what}: {ours} is held by {names:?}"
+        );
+        for name in names {
+            let is_there = tests.contains(&format!("fn {name}(")) || tests.contains(&format!("def {name}("));
+            assert!(is_there, "{what}: there is no test {name}");
+        }
+    }
+}
