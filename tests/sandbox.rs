@@ -1,7 +1,8 @@
 //! What nobody trusts, in a sandbox: what it tries, what it uses up, and how little of that anybody else notices.
 //!
 //! These tests are the pool's client themselves. As in `escapes`, an attack that works nowhere proves nothing: controls show
-//! that each works where nothing holds it.
+//! that each works where nothing holds it. What `escapes` has of processes that come in (`exec`) has no place here: nothing comes into
+//! a sandbox that runs. Its other programs are tried here, too.
 
 #[path = "sandbox/between.rs"]
 mod between;
@@ -16,63 +17,19 @@ mod limits;
 mod luck;
 #[path = "sandbox/pool.rs"]
 mod pool;
+#[path = "sandbox/strangers.rs"]
+mod strangers;
 
 use harness::{BOTH, Ended as Outside, Mode};
-use pool::{Ended, Pool};
+use pool::{PRELUDE, PYTHON, Pools};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
-
-const PRELUDE: &str = include_str!("escapes/prelude.py");
-const PYTHON: &str = "/usr/bin/python3";
 
 /// As the host's root: the control.
 fn outside(script: &str) -> Outside {
     let script = format!("{PRELUDE}{script}");
     Outside::from(Command::new(PYTHON).args(["-c", &script]).output().unwrap())
-}
-
-/// The ways in which code comes to run in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    Copy,
-    Cold,
-    Command,
-}
-
-/// A pool with a warm interpreter, and one without.
-struct Pools {
-    mode: Mode,
-    warm: Pool,
-    cold: Pool,
-}
-
-impl Pools {
-    fn new(mode: Mode) -> Pools {
-        Pools {
-            mode,
-            warm: Pool::new(mode, json!({})),
-            cold: Pool::new(mode, json!({ "warm": false })),
-        }
-    }
-
-    /// Runs a script each way.
-    fn each(&self, script: &str, see: impl Fn(Way, Ended)) {
-        let script = format!("{PRELUDE}{script}");
-        see(Way::Copy, self.warm.python(&script));
-        see(Way::Cold, self.cold.python(&script));
-        let command = json!({ "command": [PYTHON, "-c", script] });
-        see(Way::Command, self.warm.run(command));
-        self.warm.still_serves();
-    }
-
-    /// The same, and each prints this.
-    fn each_prints(&self, script: &str, expected: &str) {
-        let mode = self.mode;
-        self.each(script, |way, ended| {
-            assert_eq!(ended.out, expected, "{mode:?} {way:?}: {ended:#?}");
-        });
-    }
 }
 
 #[test]

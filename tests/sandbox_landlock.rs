@@ -1,6 +1,12 @@
 //! Sandboxes where user namespaces are refused: Landlock, a filter of system calls, limits, and an end for all that a run has started.
 
+#[path = "sandbox_landlock/closed.rs"]
+mod closed;
 mod harness;
+#[path = "sandbox_landlock/held.rs"]
+mod held;
+#[path = "sandbox/pool.rs"]
+mod pool;
 
 use harness::python::package;
 use harness::{App, BOTH, Ended, binary, wait_until};
@@ -150,6 +156,11 @@ fn each_limit_ends_a_run_and_is_named() {
         for (options, code, limit) in [
             (&["--wall", "1"][..], "import time; time.sleep(100)", "wall"),
             (&["--cpu", "1"], "while True: pass", "cpu"),
+            (
+                &["--processes", "20"],
+                "import os, time\nfor n in range(6): os.fork()\ntime.sleep(100)",
+                "processes",
+            ),
             (&["--processes", "20"], "import os\nwhile True: os.fork()", "processes"),
             (
                 &["--file-size", "1M"],

@@ -80,7 +80,7 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
         ("ready = 17", "`script` keeps 17 sandboxes ready, but has ids for 16"),
         ("uids = 0", "0 is not an integer"),
         ("isolation = \"none\"", "`isolation` of sandbox `script`"),
-        ("isolation = \"landlock\"", "are not isolated by Landlock alone yet"),
+        ("isolation = \"landlock\"", "are not isolated by Landlock alone"),
         ("limits = { wall = 0 }", "nothing runs in `wall` = 0"),
         (
             "limits = { memory = 64 }",

@@ -213,6 +213,14 @@ mod tests {
         mount
     }
 
+    /// Where a kernel has less, nothing is made in its place.
+    #[test]
+    fn without_namespaces_the_kernel_has_to_hold_signals() {
+        for abi in 0..8 {
+            assert_eq!(in_place(abi, &[]).is_ok(), abi >= 6, "ABI {abi}");
+        }
+    }
+
     /// By rules alone, the mounts' own flags aside.
     #[test]
     fn rules_hold_what_mounts_say() {

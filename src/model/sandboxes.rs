@@ -263,9 +263,9 @@ fn isolation(table: &types::Sandbox, found: &mut Vec<Diagnostic>) -> Isolation {
         found.push(
             Diagnostic::error(
                 at.span.clone(),
-                "a manifest's sandboxes are not isolated by Landlock alone yet",
+                "a manifest's sandboxes are not isolated by Landlock alone",
             )
-            .help("leave `isolation` out; `pysecure doctor` says what this host lacks for namespaces"),
+            .help("leave `isolation` out: services need namespaces, so that sandboxes beside them have them, too; `pysecure doctor` says what this host lacks"),
         );
     }
     at.value

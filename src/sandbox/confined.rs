@@ -2,6 +2,7 @@
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::os::fd::OwnedFd;
 
 /// What a process that joined a sandbox has to be.
@@ -13,7 +14,7 @@ pub struct Expected {
     pub no_groups: bool,
     /// May it never have a capability? Who has no right to see to that has no_new_privs for it.
     pub no_bounding: bool,
-    /// The sandbox's PID 1, whose namespaces it has to be in. `None`: it stays where it is.
+    /// The sandbox's PID 1, whose namespaces it has to be in. `None`: it stays where it is, at the head of a process group.
     pub init: Option<i32>,
     /// Filters that it has to have, beside those of the interpreter that it is a copy of.
     pub filters: u32,
@@ -40,7 +41,9 @@ pub fn lacking(pid: i32, expected: &Expected) -> Option<String> {
     if let Some(wrong) = wrong_line(&status, expected) {
         return Some(wrong);
     }
-    let init = expected.init?;
+    let Some(init) = expected.init else {
+        return in_a_group_of_others(pid);
+    };
     NAMESPACES.into_iter().find_map(|kind| {
         let of = |pid: i32| -> Result<(u64, u64), Errno> {
             let found = rustix::fs::statat(CWD, format!("/proc/{pid}/ns/{kind}"), AtFlags::empty())?;
@@ -52,6 +55,14 @@ pub fn lacking(pid: i32, expected: &Expected) -> Option<String> {
             _ => Some(format!("it is in another {kind} namespace")),
         }
     })
+}
+
+/// Without namespaces a run is ended by its process group: one that leads none would outlive its end, and be ended with others.
+fn in_a_group_of_others(pid: i32) -> Option<String> {
+    let leads = Pid::from_raw(pid).is_some_and(|pid| {
+        rustix::process::getpgid(Some(pid)) == Ok(pid) && rustix::process::getsid(Some(pid)) == Ok(pid)
+    });
+    (!leads).then(|| "it leads no session and process group".into())
 }
 
 /// Filters of system calls that this process has, and all that it starts: a container's.

@@ -3,15 +3,6 @@
 use crate::harness::{BOTH, Mode};
 use crate::pool::Pool;
 use serde_json::json;
-use std::path::{Path, PathBuf};
-
-/// Where the packages of a state directory lie.
-fn package(state: &Path) -> PathBuf {
-    let mut found = std::fs::read_dir(state.join("python")).unwrap().flatten();
-    let carried =
-        found.find_map(|entry| Some(entry.path().join("carried/pysecure_sandbox")).filter(|path| path.is_dir()));
-    carried.expect("the pool has unpacked its packages")
-}
 
 /// A step, what the copy does in its place, and what the pool finds as root and as an ordinary user.
 struct Skipped {
@@ -106,7 +97,7 @@ fn a_copy_that_leaves_out_a_step_gets_no_task() {
     for mode in BOTH {
         let mut pool = Pool::new(mode, json!({}));
         assert_eq!(pool.python(code).ok().out, "it ran\n");
-        let confine = package(&pool.state()).join("_confine.py");
+        let confine = pool.package().join("_confine.py");
         let whole = std::fs::read_to_string(&confine).unwrap();
         for Skipped { steps, root, rootless } in all() {
             let mut text = whole.clone();
@@ -145,7 +136,7 @@ fn a_copy_that_ends_on_its_way_is_told_of() {
             let profile = json!({ "ready": ready });
             let pool = Pool::new(mode, profile.clone());
             pool.still_serves();
-            let confine = package(&pool.state()).join("_confine.py");
+            let confine = pool.package().join("_confine.py");
             let text = std::fs::read_to_string(&confine).unwrap();
             std::fs::write(&confine, text.replacen("    os.umask(0o077)\n", "    os._exit(3)\n", 1)).unwrap();
             let pool = Pool::start(pool.end(), &profile).unwrap_or_else(|(_, error)| panic!("{error}"));

@@ -1,5 +1,7 @@
 //! A pool as its client sees it: `pysecure sandbox pool` at the other end of a socket pair, and runs that it is asked for.
 
+#![allow(dead_code, reason = "each test binary uses a part")]
+
 use crate::harness::{App, Mode, wait_until};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use serde_json::{Value, json};
@@ -8,6 +10,72 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+
+/// What every attack starts with.
+pub(crate) const PRELUDE: &str = include_str!("../escapes/prelude.py");
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// The ways in which code comes to run in a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Way {
+    Copy,
+    Cold,
+    Command,
+}
+
+pub(crate) const WAYS: [Way; 3] = [Way::Copy, Way::Cold, Way::Command];
+
+/// A pool with a warm interpreter, and one without.
+pub(crate) struct Pools {
+    pub(crate) mode: Mode,
+    pub(crate) warm: Pool,
+    pub(crate) cold: Pool,
+}
+
+impl Pools {
+    pub(crate) fn new(mode: Mode) -> Pools {
+        Pools::of(mode, json!({}))
+    }
+
+    pub(crate) fn of(mode: Mode, mut profile: Value) -> Pools {
+        let warm = Pool::new(mode, profile.clone());
+        profile["warm"] = false.into();
+        let cold = Pool::new(mode, profile);
+        Pools { mode, warm, cold }
+    }
+
+    /// Begins a script in this way, with these keys of a run and descriptors.
+    pub(crate) fn begin(&self, way: Way, script: &str, mut keys: Value, fds: &[(&str, &OwnedFd)]) -> Run {
+        let script = format!("{PRELUDE}{script}");
+        let code = in_memory(script.as_bytes());
+        let mut fds = fds.to_vec();
+        match way {
+            Way::Command => keys["command"] = json!([PYTHON, "-c", script]),
+            Way::Copy | Way::Cold => {
+                keys["task"] = json!({ "source": "bytes", "name": "attack" });
+                fds.push(("code", &code));
+            }
+        }
+        let pool = if way == Way::Cold { &self.cold } else { &self.warm };
+        pool.ask(keys, &fds)
+    }
+
+    /// Runs a script each way.
+    pub(crate) fn each(&self, script: &str, see: impl Fn(Way, Ended)) {
+        for way in WAYS {
+            see(way, self.begin(way, script, json!({}), &[]).ended());
+        }
+        self.warm.still_serves();
+    }
+
+    /// The same, and each prints this.
+    pub(crate) fn each_prints(&self, script: &str, expected: &str) {
+        let mode = self.mode;
+        self.each(script, |way, ended| {
+            assert_eq!(ended.out, expected, "{mode:?} {way:?}: {ended:#?}");
+        });
+    }
+}
 
 pub(crate) fn socketpair() -> (OwnedFd, OwnedFd) {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
@@ -122,7 +190,8 @@ impl Pool {
         say(&ours, json!({ "profile": profile }).to_string().as_bytes(), &[]);
         match hear(&ours) {
             Some(ready) if ready["event"] == "ready" => {
-                assert_eq!(ready, json!({ "event": "ready", "isolation": "namespaces" }));
+                let isolation = profile.get("isolation").map_or("namespaces", |i| i.as_str().unwrap());
+                assert_eq!(ready, json!({ "event": "ready", "isolation": isolation }));
                 let control = Some(ours);
                 let app = Some(app);
                 Ok(Pool { control, process, app })
@@ -134,7 +203,15 @@ impl Pool {
         }
     }
 
-    fn app(&self) -> &App {
+    /// Where the packages lie that its interpreters begin with.
+    pub(crate) fn package(&self) -> PathBuf {
+        let mut found = std::fs::read_dir(self.state().join("python")).unwrap().flatten();
+        let carried =
+            found.find_map(|entry| Some(entry.path().join("carried/pysecure_sandbox")).filter(|path| path.is_dir()));
+        carried.expect("the pool has unpacked its packages")
+    }
+
+    pub(crate) fn app(&self) -> &App {
         self.app.as_ref().unwrap()
     }
 
@@ -303,6 +380,57 @@ pub(crate) fn rest(pipe: impl Into<OwnedFd>) -> Vec<u8> {
     let mut bytes = Vec::new();
     std::fs::File::from(pipe.into()).read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+/// A process of the pool's user, with no sandbox around it, at the head of a process group.
+pub(crate) fn victim(app: &App) -> Child {
+    let program =
+        "import os, signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\ntime.sleep(1e6)";
+    let mut command = app.shell_free(PYTHON, &["-c", program]);
+    let child = std::os::unix::process::CommandExt::process_group(&mut command, 0)
+        .spawn()
+        .unwrap();
+    wait_until(|| (field(child.id(), "SigBlk").as_deref() == Some("0000000000000200")).then_some(()));
+    child
+}
+
+/// Has nobody sent it a signal, nor changed what it may use?
+pub(crate) fn untouched(pid: u32) -> bool {
+    let none = |name| field(pid, name).as_deref() == Some("0000000000000000");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap();
+    let own = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let core = |limits: &str| {
+        limits
+            .lines()
+            .find(|line| line.starts_with("Max core"))
+            .unwrap()
+            .to_owned()
+    };
+    none("SigPnd") && none("ShdPnd") && nice == "0" && core(&limits) == core(&own)
+}
+
+fn field(pid: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}
+
+/// What a line of `escapes/strangers.py` says of each attempt: the name of an error, or what it got.
+pub(crate) fn results(line: &str) -> impl Iterator<Item = &str> {
+    let words = match line.strip_prefix("tried {") {
+        Some(all) => all
+            .trim_end_matches('}')
+            .split(", ")
+            .map(|one| one.rsplit(": ").next().unwrap())
+            .collect(),
+        // What comes of it is seen in the other process.
+        None => Vec::new(),
+    };
+    words.into_iter().map(|word| word.trim_matches('\''))
 }
 
 pub(crate) fn exists(path: &Path) -> bool {
