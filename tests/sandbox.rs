@@ -15,6 +15,8 @@ mod harness;
 mod limits;
 #[path = "sandbox/luck.rs"]
 mod luck;
+#[path = "sandbox/overlay.rs"]
+mod overlay;
 #[path = "sandbox/pool.rs"]
 mod pool;
 #[path = "sandbox/strangers.rs"]

@@ -4,6 +4,7 @@
 use super::{Allowed, LaunchError, Launcher, Program, Request, Running};
 use crate::bundle::Bundle;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 /// What a unit is given that no bundle can hold.
 pub struct Descriptors<'a> {
@@ -20,6 +21,8 @@ pub struct Descriptors<'a> {
     /// [`Running::go`].
     pub hold: bool,
     pub program: Program<'a>,
+    /// A detached tree that is attached at this path. Nothing else may lie beside it.
+    pub shown: Option<(BorrowedFd<'a>, &'a Path)>,
     /// Whose the new user namespace is to be, if not this process's: an id without rights, which may then join it.
     pub owner: Option<u32>,
 }
@@ -34,6 +37,7 @@ impl<'a> Descriptors<'a> {
             network: None,
             hold: false,
             program: Program::OfSpec,
+            shown: None,
             owner: None,
         }
     }
@@ -68,6 +72,7 @@ fn request<'a>(bundle: &'a Bundle, with: &Descriptors<'a>) -> Request<'a> {
         network: with.network,
         hold: with.hold,
         program: with.program,
+        shown: with.shown,
         owner: with.owner,
     }
 }

@@ -71,6 +71,8 @@ struct Request<'a> {
     /// When all is there but the program, wait: for a [`companion`] to do its part, or for [`Running::go`].
     hold: bool,
     program: Program<'a>,
+    /// A detached tree, and where it is attached.
+    shown: Option<(BorrowedFd<'a>, &'a std::path::Path)>,
     owner: Option<u32>,
 }
 
@@ -176,6 +178,9 @@ impl Launcher {
                 true
             }
         };
+        if let (Some((_, place)), Some(rules)) = (request.shown, &mut exec.landlock) {
+            rules.allow_mount_at(place)?;
+        }
         let group = self.group(request.spec)?;
         let mut idmaps = IdMaps::default();
         let steps = prepare::steps(self, request, group.as_ref(), &mut idmaps)?;

@@ -68,6 +68,14 @@ pub(super) fn steps(
         tree: build_root(request.root, root.readonly().unwrap_or(false))?,
     });
     mount_all(launcher, spec, linux, idmaps, &mut steps)?;
+    if let Some((tree, place)) = request.shown {
+        let again = rustix::io::fcntl_dupfd_cloexec(tree, 3);
+        steps.push(Step::Attach {
+            tree: again.map_err(LaunchError::system("copy", "a descriptor"))?,
+            target: terminated(place)?,
+            place: None,
+        });
+    }
     steps.push(Step::Leave);
     let own_network = super::network::own(linux);
     sysctls(linux, own_network, &mut steps)?;

@@ -15,8 +15,7 @@ use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
 use crate::launch::cgroup::Cgroups;
 use crate::launch::{Allowed, Descriptors, Launcher, Program, Report, Running};
-use crate::plan::ledger::Ids;
-use crate::plan::{IdMap, Mount, Plan};
+use crate::plan::Plan;
 use crate::sys;
 use crate::values::Isolation;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -472,9 +471,9 @@ impl Pool {
                 "an overlay is a mount, which there is none of without namespaces; leave out `overlay`, or `isolation`",
             ));
         }
-        if asked.overlay && (asked.userdir.is_none() || asked.command.is_some() || !self.profile.warm) {
+        if asked.overlay && asked.userdir.is_none() {
             return refuse(SandboxError::refused(
-                "an overlay is for Python in a copy of the warm interpreter, and of a userdir; name that",
+                "an overlay is of a userdir; name that, or leave out `overlay`",
             ));
         }
         if !asked.readable.is_empty() {
@@ -637,7 +636,7 @@ impl Pool {
             &self.profile.limits,
             &Runs::Copy,
             &[],
-            None,
+            false,
         )?;
         let filter = self.launcher.filter(&of.spec)?;
         if let Some(process) = bundle.spec.process_mut() {
@@ -878,6 +877,9 @@ impl Pool {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.free.push(place);
+                if let Some(run) = run {
+                    self.give_back(run, Runner::of(self.ids.as_ref(), place));
+                }
                 Err(error)
             }
         }
@@ -897,6 +899,11 @@ impl Pool {
         {
             Some(bundle) => bundle,
             None => self.compile(place, runner, run)?,
+        };
+        let home = match run {
+            // A copy is shown it when it is there.
+            Some(run) if !copy => self.home(run, place, runner)?,
+            _ => None,
         };
         let (ours, theirs) = socketpair()?;
         rustix::net::sockopt::set_socket_passcred(&ours, true).map_err(SandboxError::system("ask for credentials"))?;
@@ -918,6 +925,7 @@ impl Pool {
                 } else {
                     Program::OfSpec
                 },
+                shown: home.as_ref().map(|tree| (tree.as_fd(), Path::new(HOME))),
                 owner: self.ids.as_ref().filter(|_| copy).map(|ids| ids.warm),
                 hold: has_command && pending.is_some_and(|run| run.asked.explain),
                 ..Descriptors::of(stdio)
@@ -961,7 +969,7 @@ impl Pool {
 
     /// What a sandbox is made of: for a copy of the warm interpreter, or for what this run names.
     fn compile(&mut self, place: u32, runner: Runner, run: Option<u32>) -> Result<Bundle, SandboxError> {
-        let pending = run.and_then(|run| self.runs.get_mut(&run));
+        let pending = run.and_then(|run| self.runs.get(&run));
         let Some(pending) = pending.filter(|run| run.asked.command.is_some() || !self.profile.warm) else {
             let further = run
                 .and_then(|run| self.runs.get(&run))
@@ -974,33 +982,8 @@ impl Pool {
                 &self.profile.limits,
                 &Runs::Copy,
                 further,
-                None,
+                false,
             );
-        };
-        let home = match &pending.userdir {
-            None => None,
-            Some(userdir) => {
-                let mut mount = Mount::read_only(HOME.into(), userdir.path.clone(), true);
-                mount.writable = true;
-                match userdir.shown(&self.plan.privilege, runner) {
-                    Shown::AsIs => {}
-                    Shown::Mapped(_) => {
-                        let (uid, gid) = userdir.owner();
-                        mount.idmap = Some(IdMap {
-                            disk: Ids { uid, gid },
-                            seen: Ids {
-                                uid: runner.uid,
-                                gid: runner.uid,
-                            },
-                        });
-                    }
-                    Shown::Given => {
-                        userdir.give(runner, self.ids.as_ref())?;
-                        pending.given = true;
-                    }
-                }
-                Some(mount)
-            }
         };
         let runs = match &pending.asked.command {
             Some(command) => Runs::Command {
@@ -1021,8 +1004,41 @@ impl Pool {
             &pending.limits,
             &runs,
             further,
-            home,
+            pending.userdir.is_some(),
         )
+    }
+
+    /// The tree that a run is shown as its home, attached nowhere yet; with an overlay on it, if it wants one.
+    fn home(&mut self, number: u32, place: u32, runner: Runner) -> Result<Option<OwnedFd>, SandboxError> {
+        let Some(run) = self.runs.get_mut(&number) else {
+            return Ok(None);
+        };
+        let Some(userdir) = &run.userdir else { return Ok(None) };
+        let shown = userdir.shown(&self.plan.privilege, runner);
+        if matches!(shown, Shown::Given) {
+            // What is given in part comes back as well.
+            run.given = true;
+            userdir.give(runner, self.ids.as_ref())?;
+        }
+        let map = match &shown {
+            Shown::Mapped(map) => Some(map),
+            Shown::AsIs | Shown::Given => None,
+        };
+        let mut none = IdMaps::default();
+        let idmaps = self.idmaps.get_mut(place as usize).unwrap_or(&mut none);
+        let tree = self.launcher.detached(userdir.fd.as_fd(), &userdir.path, map, idmaps)?;
+        if !run.asked.overlay {
+            return Ok(Some(tree));
+        }
+        let holds = (
+            run.limits.userdir.or(run.limits.tmp).unwrap_or(OVERLAY_BYTES),
+            run.limits.files.unwrap_or(OVERLAY_FILES),
+        );
+        let uid = runner.uid_seen_outside(self.ids.as_ref());
+        let outer = self.plan.privilege != Privilege::Root;
+        let [over, upper] = self.launcher.overlay(tree, holds, (uid, uid), outer)?;
+        run.upper = Some(Upper(upper));
+        Ok(Some(over))
     }
 
     fn place(&self, number: u32) -> Place {
@@ -1213,35 +1229,12 @@ impl Pool {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return Ok(());
         };
-        let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
         sandbox.phase = Phase::Opening;
-        let Some(running) = &sandbox.running else { return Ok(()) };
-        if let Some(run) = run
-            && let Some(userdir) = &run.userdir
-        {
-            let shown = userdir.shown(&self.plan.privilege, sandbox.runner);
-            if matches!(shown, Shown::Given) {
-                userdir.give(sandbox.runner, self.ids.as_ref())?;
-                run.given = true;
-            }
-            let map = match &shown {
-                Shown::Mapped(map) => Some(map),
-                Shown::AsIs | Shown::Given => None,
-            };
-            let mut none = IdMaps::default();
-            let idmaps = self.idmaps.get_mut(sandbox.place as usize).unwrap_or(&mut none);
-            let mut tree = self.launcher.detached(userdir.fd.as_fd(), &userdir.path, map, idmaps)?;
-            if run.asked.overlay {
-                let holds = (
-                    run.limits.userdir.or(run.limits.tmp).unwrap_or(OVERLAY_BYTES),
-                    run.limits.files.unwrap_or(OVERLAY_FILES),
-                );
-                let uid = sandbox.runner.uid_seen_outside(self.ids.as_ref());
-                let outer = self.plan.privilege != Privilege::Root;
-                let [over, upper] = self.launcher.overlay(tree, holds, (uid, uid), outer)?;
-                tree = over;
-                run.upper = Some(Upper(upper));
-            }
+        let (run, place, runner) = (sandbox.run, sandbox.place, sandbox.runner);
+        let tree = run.map_or(Ok(None), |run| self.home(run, place, runner))?;
+        let running = self.sandboxes.get(&number).and_then(|sandbox| sandbox.running.as_ref());
+        let Some(running) = running else { return Ok(()) };
+        if let Some(tree) = tree {
             let attach = SandboxError::system("show the user's directory");
             running.attach(tree.as_fd()).map_err(attach)?;
         }

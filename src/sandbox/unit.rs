@@ -201,7 +201,7 @@ pub(super) enum Runs<'a> {
     },
 }
 
-/// The bundle of one sandbox. `userdir`: what is shown as its home from the start.
+/// The bundle of one sandbox. `home`: is a user's directory shown?
 pub(super) fn sandbox(
     plan: &Plan,
     profile: &Profile,
@@ -209,12 +209,10 @@ pub(super) fn sandbox(
     limits: &Limits,
     runs: &Runs<'_>,
     further: &[PathBuf],
-    userdir: Option<Mount>,
+    home: bool,
 ) -> Result<Bundle, SandboxError> {
     let template = plan.templates.get(&profile.rootfs);
-    let mut mounts = readable(profile, further);
-    let home = userdir.is_some();
-    mounts.extend(userdir);
+    let mounts = readable(profile, further);
     let mut own = environment();
     let command = match runs {
         Runs::Copy => vec!["true".to_owned()],

@@ -334,6 +334,11 @@ impl Drop for Pool {
 
 impl Run {
     pub(crate) fn ended(self) -> Ended {
+        self.end()
+    }
+
+    /// Its end, of which more may be said.
+    pub(crate) fn end(&self) -> Ended {
         loop {
             let event = hear(&self.connection).expect("the pool ended before the run did");
             if event["event"] == "started" {
