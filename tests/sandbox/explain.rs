@@ -1,8 +1,7 @@
 //! Files that a run was denied, which are told where that is asked for.
 
 use crate::harness::{App, BOTH, Mode, folder_of_the_host, wait_until};
-use crate::pool::{Ended, Pool, Run, say};
-use crate::{PYTHON, Pools, Way};
+use crate::pool::{Ended, PYTHON, Pool, Pools, Run, Way, say};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -2,12 +2,10 @@
 //! interpreter, an interpreter of its own, and a command.
 
 use crate::harness::{BOTH, Mode};
-use crate::pool::{Ended, Pool, Run, hear, in_memory, say};
-use crate::{PYTHON, Way, same_owner};
+use crate::pool::{Ended, PYTHON, Pool, Run, WAYS, Way, hear, in_memory, say};
+use crate::same_owner;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-
-const WAYS: [Way; 3] = [Way::Copy, Way::Cold, Way::Command];
 
 /// Of a pool with a warm interpreter, or of one without.
 fn begin(pool: &Pool, way: Way, code: &str, userdir: &Path, limits: Value) -> Run {
