@@ -306,6 +306,9 @@ impl Found {
     }
 
     fn readable(&self, path: &Path, found: &Stat) -> String {
+        if path.starts_with("/sys") {
+            return NOTHING.into();
+        }
         let text = serde_json::Value::from(path.to_string_lossy());
         let line = format!("readable=[{text}] (--readable on the command line)");
         match found.st_mode & 0o004 {
@@ -329,6 +332,9 @@ impl Found {
                 format!("{name}(2) is refused: by the list of system calls, or for want of a right that no run has");
             return Why::new(rule, NOTHING);
         }
+        if mount.point.starts_with("/proc") {
+            return Why::new("/proc tells a run of its own processes alone", NOTHING);
+        }
         if let Some(why) = self.by_mode(pid, path, wants) {
             return Some(why);
         }
@@ -339,10 +345,7 @@ impl Found {
                 "its folder (`userdir`), or its interpreter: python3 FILE, sh FILE",
             );
         }
-        match mount.point.starts_with("/proc") {
-            true => Why::new("/proc tells of a run's own processes alone", NOTHING),
-            false => Why::new(format!("the rules of Landlock for {point}"), NOTHING),
-        }
+        Why::new(format!("the rules of Landlock for {point}"), NOTHING)
     }
 
     /// Is it a mode that forbids it, of the file or of a folder above it?
@@ -392,7 +395,7 @@ impl Found {
     fn of_mode(&self, at: &Path, found: &Stat, letter: &str) -> Option<Why> {
         let mode = found.st_mode & 0o7777;
         let own = found.st_uid == self.uid;
-        let whose = if own { "" } else { "is another's than the run's, and " };
+        let whose = if own { "" } else { "belongs to another id and " };
         // What was made for the sandbox is nowhere else to be changed.
         let allow = match own {
             _ if self.is_beside(at) => NOTHING.to_owned(),

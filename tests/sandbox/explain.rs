@@ -116,6 +116,55 @@ fn files_that_were_denied_are_told_where_it_is_asked_for() {
     }
 }
 
+#[test]
+fn what_it_was_that_denied_a_file_is_told() {
+    let script = "
+import os, sys
+open('/tmp/program', 'w').write('#!/bin/sh\\n')
+os.chmod('/tmp/program', 0o755)
+os.mkdir('/tmp/closed', 0)
+for try_it in (lambda: open('/proc/1/environ'), lambda: os.execv('/tmp/program', ['x']), lambda: open(sys.argv[-1] + '/private'),
+               lambda: os.listdir('/sys/kernel'), lambda: open('/tmp/closed/x')):
+    try: try_it()
+    except OSError: pass
+";
+    let nothing = "nothing; a function of the api can do it outside";
+    for mode in BOTH {
+        let (pool, beside) = (Pool::new(mode, json!({})), beside());
+        let private = beside.path().join("private").display().to_string();
+        let at = beside.path().to_str().unwrap();
+        let script = format!("import sys\nsys.argv.append({at:?})\n{script}");
+        let ended = pool
+            .with(&script, json!({ "explain": true, "readable": [&private] }))
+            .ok();
+        let expected = [
+            (
+                "/proc/1/environ",
+                "/proc tells a run of its own processes alone".to_owned(),
+                nothing.to_owned(),
+            ),
+            (
+                "/tmp/program",
+                "/tmp is mounted noexec".into(),
+                "its folder (`userdir`), or its interpreter: python3 FILE, sh FILE".into(),
+            ),
+            (
+                &private,
+                format!("{private} belongs to another id and has mode 0600"),
+                format!("chmod o+r {private} on the host, or a copy of what it needs: put={{…}}"),
+            ),
+            ("/sys/kernel", "it is not shown in the sandbox".into(), nothing.into()),
+            (
+                "/tmp/closed/x",
+                "/tmp/closed has mode 0000".into(),
+                "chmod u+x /tmp/closed, which the code may do itself".into(),
+            ),
+        ];
+        let expected = expected.map(|(target, rule, allow)| (target.to_owned(), rule, allow));
+        assert_eq!(denied(&ended), expected, "{mode:?}");
+    }
+}
+
 /// What would allow it does.
 #[test]
 fn what_would_allow_a_file_allows_it() {
@@ -210,8 +259,8 @@ print('there', flush=True)
 time.sleep(3600)
 ";
     for mode in BOTH {
-        let pool = Pool::new(mode, json!({}));
-        let run = pool.begin(script, json!({ "explain": true }));
+        let pool = Pool::new(mode, json!({ "limits": { "wall": 100_000 } }));
+        let run = pool.begin(script, json!({ "explain": true, "limits": { "wall": 100_000 } }));
         run.until("there");
         let tracer = |pid: &i32| -> Option<i32> {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

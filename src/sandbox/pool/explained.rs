@@ -106,12 +106,12 @@ impl Pool {
                 tracer.over = true;
             }
         }
+        let gone = sandbox.gone;
         if tracer.told.is_none() {
-            // What it followed was killed with it.
             let why = "what followed its calls has ended before the run; leave out `explain`, or ask again";
-            sandbox.failed.get_or_insert(why.into());
+            self.fail(number, why.into());
         }
-        if let Some(cpu) = sandbox.gone
+        if let Some(cpu) = gone
             && let Some(sandbox) = self.sandboxes.remove(&number)
         {
             self.finish(sandbox, cpu);
