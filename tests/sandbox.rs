@@ -195,6 +195,31 @@ print('network', [n for _, n in socket.if_nameindex()])
     }
 }
 
+/// Programs look up who they are, and where their files lie.
+#[test]
+fn who_it_is_is_what_programs_expect() {
+    let script = "
+import getpass, grp, pwd
+who = pwd.getpwuid(os.getuid())
+print(who.pw_name, who.pw_dir, grp.getgrgid(os.getgid()).gr_name, getpass.getuser(), pwd.getpwnam('user').pw_uid == os.getuid())
+";
+    for mode in BOTH {
+        let pools = Pools::new(mode);
+        pools.each_prints(script, "user /home/user user user True\n");
+        let userdir = pools.warm.userdir("home");
+        for (pool, key) in [(&pools.warm, "task"), (&pools.cold, "task"), (&pools.warm, "command")] {
+            let run = match key {
+                "command" => json!({ "command": ["sh", "-c", "echo ~ ~user"], "userdir": userdir }),
+                _ => json!({
+                    "task": { "code": "import os; print(*map(os.path.expanduser, ('~', '~user')))" },
+                    "userdir": userdir,
+                }),
+            };
+            assert_eq!(pool.run(run).ok().out, "/home/user /home/user\n", "{mode:?} {key}");
+        }
+    }
+}
+
 /// `pysecure sandbox` without a program that asks: files and commands, and their exit codes.
 #[test]
 fn on_the_command_line_it_is_as_confined() {

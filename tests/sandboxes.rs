@@ -597,6 +597,10 @@ try:
     Sandbox("second").run("1")
 except SandboxError as error:
     print("second", error)
+del os.environ["PYSECURE_SANDBOXES"]
+with Sandbox("script") as unset:
+    print("unset", unset.run("print('x' * 100_000)").limit, len(unset.run("print('x' * 60_000)").stdout))
+    print("lower", unset.run("print('x' * 2000)", output=1000).limit, unset.run("print('x' * 100_000)", output="1M").limit)
 "#;
 
 #[test]
@@ -647,6 +651,12 @@ fn runs_have_ids_of_their_own_and_what_the_manifest_grants_them() {
             (vec!["output"], vec!["wall"]),
             "{mode:?}: {told:?}"
         );
+        // Whoever has not got them by his environment is told by the pool.
+        assert_eq!(
+            (says("unset"), says("lower")),
+            (vec!["output 60001"], vec!["output output"]),
+            "{mode:?}: {told:?}"
+        );
         let refused = says("refused");
         assert!(
             refused.len() == 5 && refused.iter().all(|r| r.chars().all(char::is_alphabetic)),
@@ -656,6 +666,95 @@ fn runs_have_ids_of_their_own_and_what_the_manifest_grants_them() {
             says("second")[0].contains("may not use the sandbox 'second'"),
             "{mode:?}: {told:?}"
         );
+        app.ok(&["down"]);
+    }
+}
+
+/// What a service says whose run is not to end by itself.
+const STAYS: &str = r#"
+import os
+from pysecure_sandbox import Sandbox, SandboxError, userdir_for
+
+one, two = (userdir_for("/data/users", name) for name in ("one", "two"))
+stay = "import os, time; open('made', 'w').write('by ' + str(os.getuid())); os.mkdir('folder'); print('made', flush=True); time.sleep(3600)"
+with Sandbox("script") as sandbox:
+    # Another one first, so that the next of `one` has another id than this.
+    for folder in (two, one):
+        run = sandbox.start(stay, folder)
+        next(iter(run))
+    print("made", os.path.basename(one), flush=True)
+    try:
+        run.wait()
+    except SandboxError as error:
+        print("lost", error)
+"#;
+
+const COMES_AGAIN: &str = r#"
+import os
+from pysecure_sandbox import Sandbox, userdir_for
+
+one = userdir_for("/data/users", "one")
+with Sandbox("script") as sandbox:
+    print(sandbox.run("import os; open('made', 'a').write(' again'); open('folder/in', 'w').close(); print(open('made').read(), os.getuid())", one).stdout, end="")
+print({os.stat(os.path.join(one, path)).st_uid == os.getuid() for path in (".", "made", "folder", "folder/in")}, open(one + "/made").read())
+"#;
+
+/// Where nobody maps ids of mounts, what is in a directory is given to a run. A pool that is killed cannot give it back.
+#[test]
+fn what_a_killed_pool_had_given_to_a_run_comes_back() {
+    use std::io::{BufRead, Read};
+    for mode in BOTH {
+        let name = "sandboxkilled";
+        let app = App::new(
+            mode,
+            &manifest(name, &format!("{SCRIPT}limits = {{ wall = \"1h\" }}\n")),
+        );
+        app.ok(&["up", "-d"]);
+        let first = pid(&app, "script");
+        let mut command = app.command(&["exec", "-T", "profiles", "--", "/usr/bin/python3", "-c", STAYS]);
+        let mut asks = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut said = std::io::BufReader::new(asks.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let folder = line
+            .strip_prefix("made ")
+            .unwrap_or_else(|| panic!("{mode:?}: {line}"))
+            .trim();
+        let find = |below: &std::path::Path| {
+            let found = std::process::Command::new("find")
+                .arg(below)
+                .args(["-type", "d", "-name", folder])
+                .output();
+            let found = String::from_utf8(found.unwrap().stdout).unwrap();
+            std::path::PathBuf::from(found.lines().next().unwrap_or_else(|| panic!("no {folder}: {found}")))
+        };
+        let on_disk = find(&app.state());
+        let owners = || -> BTreeSet<u32> {
+            let all = ["", "made", "folder"].map(|path| std::fs::metadata(on_disk.join(path)).unwrap().uid());
+            all.into()
+        };
+        let service = std::fs::metadata(on_disk.parent().unwrap()).unwrap().uid();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        assert!(
+            asks.wait().unwrap().success() && rest.starts_with("lost "),
+            "{mode:?}: {rest}"
+        );
+        wait_until(|| Some(sandbox(&app, "script")?["pid"].as_i64()? as i32).filter(|pid| *pid != first));
+        // The control: it is a run's still, where it was given to one.
+        let left = owners();
+        let was_given = !left.contains(&service);
+        assert_eq!(was_given, mode == Mode::Rootless, "{mode:?}: {left:?} {service}");
+        let again = app
+            .ok(&["exec", "-T", "profiles", "--", "/usr/bin/python3", "-c", COMES_AGAIN])
+            .out;
+        let words: Vec<&str> = again.split_whitespace().collect();
+        let [_, before, _, now, "{True}", _, by, "again"] = words[..] else {
+            panic!("{mode:?}: {again}")
+        };
+        assert!(before == by && before != now, "{mode:?}: {again}");
+        assert_eq!(owners(), BTreeSet::from([service]), "{mode:?}");
         app.ok(&["down"]);
     }
 }

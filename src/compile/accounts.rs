@@ -1,19 +1,28 @@
 //! The files in `/etc` that name a service's own ids, and nobody else's.
 
-use crate::plan::{Identity, Unit};
+use crate::plan::{Confinement, Identity, SANDBOX_HOME, Unit};
 use std::fmt::Write;
+
+/// What its own id is called, and its home. In a sandbox both are what programs expect, whichever it is.
+fn account(of: &Unit) -> (&str, &str) {
+    match of.confinement {
+        Confinement::Sandbox => ("user", SANDBOX_HOME),
+        _ => (&of.name, "/tmp"),
+    }
+}
 
 /// passwd(5): the service, id 0 of its namespace, those who may connect to it, and the id under which all others show.
 pub(super) fn passwd(service: &Unit) -> String {
     let Identity {
         uid, gid, root_inside, ..
     } = service.identity;
+    let (name, home) = account(service);
     let mut out = String::new();
     if root_inside {
         let _ = writeln!(out, "root:x:0:0:{}:/tmp:/bin/sh", service.name);
     } else {
         let _ = writeln!(out, "root:x:0:0:keeper of the namespace:/:/usr/sbin/nologin");
-        let _ = writeln!(out, "{}:x:{uid}:{gid}::/tmp:/bin/sh", service.name);
+        let _ = writeln!(out, "{name}:x:{uid}:{gid}::{home}:/bin/sh");
     }
     for (uid, name) in &service.identity.peers {
         let _ = writeln!(
@@ -36,7 +45,7 @@ pub(super) fn group(service: &Unit) -> String {
     } = service.identity;
     let mut out = String::from("root:x:0:\n");
     if !root_inside {
-        let _ = writeln!(out, "{}:x:{gid}:", service.name);
+        let _ = writeln!(out, "{}:x:{gid}:", account(service).0);
     }
     let member = if root_inside { "root" } else { &service.name };
     for (gid, bundle) in groups {

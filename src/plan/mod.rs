@@ -37,7 +37,7 @@ pub use overlap::{Overlaps, Subtree, Viewer};
 pub use sandbox::{Sandbox, SandboxIds, Userdirs};
 pub use service::{EGRESS_RESOLVER, NOTIFY_FOLDER, NOTIFY_SOCKET};
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
-pub use unit::{Confinement, IdMap, Identity, Mount, MountPoint, Role, Unit, Upper};
+pub use unit::{Confinement, IdMap, Identity, Mount, MountPoint, Role, SANDBOX_HOME, Unit, Upper};
 
 use crate::model::{ResourceId, indexed_by};
 

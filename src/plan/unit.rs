@@ -30,6 +30,9 @@ pub enum Role {
     WarmInterpreter,
 }
 
+/// Where a sandbox shows a user's directory, which is its account's home. Nothing else lies beside it.
+pub const SANDBOX_HOME: &str = "/home/user";
+
 /// A profile of what a unit may not do, by name; compile knows what stands behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

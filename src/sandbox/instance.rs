@@ -6,7 +6,7 @@ use super::overlay::Upper;
 use super::profile::Limits;
 use super::request::{Done, Run};
 use super::unit::{HOME, NO_HOME, Runner};
-use super::usage;
+use super::usage::Spent;
 use super::userdir::Userdir;
 use crate::launch::Running;
 use rustix::process::Pid;
@@ -73,12 +73,15 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     /// How long all that is in it has computed: what its PID 1 has adopted, too.
-    pub(super) fn computed(&self) -> Duration {
-        let roots = self
-            .inside
-            .into_iter()
-            .chain(self.running.as_ref().map(|running| running.pid));
-        usage::computed(roots.map(|pid| pid.as_raw_nonzero().get()))
+    pub(super) fn computed(&self, spent: &mut Spent) -> Duration {
+        let group = self.running.as_ref().and_then(Running::cgroup);
+        if let Some(all) = group.and_then(|group| group.computed()) {
+            return spent.counted(all);
+        }
+        let program = self.running.as_ref().map(|running| running.pid);
+        let roots = self.inside.into_iter().chain(program);
+        let roots: Vec<i32> = roots.map(|pid| pid.as_raw_nonzero().get()).collect();
+        spent.look(&roots)
     }
 
     /// The first of its processes, by whose group all are ended where there are no namespaces.
@@ -115,12 +118,14 @@ pub(super) struct Pending {
     pub scratch: Option<Scratch>,
     pub sandbox: Option<u32>,
     pub began: Option<Instant>,
-    /// How long all of its processes had computed when it was killed for that.
-    pub computed: Duration,
+    /// How long all of its processes have computed, as far as it was looked at.
+    pub spent: Spent,
     /// Why it was killed.
     pub killed: Option<String>,
     /// When to look next at what it has used.
     pub look: Option<Instant>,
+    /// When to look through what it has written, if that is bounded.
+    pub walk: Option<Instant>,
 }
 
 impl Pending {

@@ -8,12 +8,13 @@ use super::request::{
     Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
 };
 use super::unit::{self, HOME, Place, Runner, Runs};
+use super::usage::Spent;
 use super::userdir::{self, Shown};
 use super::{Identities, Profile, SandboxError, Userdirs};
 use crate::bundle::Bundle;
 use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
-use crate::launch::cgroup::Cgroups;
+use crate::launch::cgroup::{Cgroups, Group};
 use crate::launch::{Allowed, Descriptors, Launcher, Program, Report, Running};
 use crate::plan::Plan;
 use crate::sys;
@@ -48,8 +49,10 @@ const MOST_WAITING: usize = 10_000;
 const MOST_UNDECIDED: usize = 64;
 /// Connections of clients at once.
 const MOST_CLIENTS: usize = 256;
-/// How often a directory is looked at that may hold only so much; and a run whose processes nothing else counts.
+/// A directory that may hold only so much is looked at no more often than this, and so that all but one part in so many of the time is
+/// left for else; and a run whose processes nothing else counts.
 const LOOK: Duration = Duration::from_millis(200);
+const PART: u32 = 20;
 const COUNT: Duration = Duration::from_millis(50);
 /// So long a warm interpreter is not made anew that did not come to be ready.
 const BACK_OFF: Duration = Duration::from_secs(1);
@@ -479,7 +482,10 @@ impl Pool {
         if !asked.readable.is_empty() {
             match &self.userdirs {
                 Userdirs::Host => match canonical(&asked.readable, self.profile.isolation) {
-                    Ok(paths) => asked.readable = paths,
+                    Ok(paths) => {
+                        as_shown(&mut asked, &paths);
+                        asked.readable = paths;
+                    }
                     Err(error) => return refuse(error),
                 },
                 _ => {
@@ -502,6 +508,12 @@ impl Pool {
         if let Err(error) = self.watch(connection.as_fd(), Token::Run(number)) {
             return refuse(error);
         }
+        if let Some(bytes) = limits
+            .output
+            .filter(|most| asked.limits.output.is_none_or(|held| held > *most))
+        {
+            tell(&connection, &Event::Output { bytes });
+        }
         let run = Pending {
             client,
             asked,
@@ -515,9 +527,10 @@ impl Pool {
             scratch: None,
             sandbox: None,
             began: None,
-            computed: Duration::ZERO,
+            spent: Spent::default(),
             killed: None,
             look: None,
+            walk: None,
         };
         self.runs.insert(number, run);
         self.waiting.push_back(number);
@@ -1130,7 +1143,7 @@ impl Pool {
             _ => {
                 let _ = self.epoll.delete(sandbox.control.as_fd());
                 if matches!(sandbox.phase, Phase::Joining | Phase::Ready) {
-                    self.fail_copy(number);
+                    self.fail_copy(number, None);
                 }
                 return;
             }
@@ -1144,6 +1157,7 @@ impl Pool {
             Ok(Said::Done(done)) if sandbox.phase == Phase::Ending => {
                 sandbox.done.get_or_insert(done);
             }
+            Ok(Said::Failed(why)) if sandbox.phase == Phase::Joining => self.fail_copy(number, Some(&why)),
             // What else it says in its last moment is nobody's concern.
             _ if sandbox.phase == Phase::Ending => {}
             _ => self.fail(
@@ -1154,12 +1168,13 @@ impl Pool {
     }
 
     /// A copy has ended before it had a task. If nobody asked for it, no other is made at once: that may end in the same way.
-    fn fail_copy(&mut self, number: u32) {
-        let why = "the interpreter in the sandbox ended before it had its task; standard error may say why";
+    fn fail_copy(&mut self, number: u32, why: Option<&str>) {
+        let why = why.unwrap_or("standard error may say why");
         let unasked = self.sandboxes.get(&number).is_some_and(|sandbox| sandbox.run.is_none());
-        self.fail(number, why.into());
+        let error = format!("the interpreter in the sandbox ended before it had its task; {why}");
+        self.fail(number, error);
         if unasked {
-            self.end_warm("a copy of it ended before it had its task".into());
+            self.end_warm(format!("a copy of it ended before it had its task; {why}"));
         }
     }
 
@@ -1307,6 +1322,7 @@ impl Pool {
         };
         let now = Instant::now();
         run.began = Some(now);
+        run.walk = is_bounded(run).then(|| now + least_pause(run));
         run.look = next_look(now, run, Duration::ZERO);
         // Theirs now.
         run.fds.clear();
@@ -1331,6 +1347,14 @@ impl Pool {
             sandbox.memory = confined::most_memory(pid);
         }
         sandbox.done = Some(done);
+        // What it leaves behind is killed without being waited for, and in so short a time has computed little.
+        let counted = sandbox.running.as_ref().and_then(Running::cgroup).is_some();
+        let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
+        if let Some(run) = run.filter(|run| !counted && run.began.is_some_and(|began| began.elapsed() > COUNT)) {
+            // What is missing the second time is lost.
+            sandbox.computed(&mut run.spent);
+            sandbox.computed(&mut run.spent);
+        }
         self.end(number);
     }
 
@@ -1467,8 +1491,9 @@ impl Pool {
             isolation: self.profile.isolation.name(),
             ..Ended::default()
         };
-        let cpu = (sandbox.cpu + of_init).max(run.computed);
         let group = sandbox.running.as_ref().and_then(Running::cgroup);
+        let in_group = group.and_then(Group::computed).unwrap_or_default();
+        let cpu = run.spent.in_all(sandbox.cpu + of_init).max(in_group);
         out.usage = Usage {
             wall: run.began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
             cpu: cpu.as_secs_f64(),
@@ -1499,11 +1524,10 @@ impl Pool {
         if run.killed.is_some() {
             out.limit = run.killed.clone();
         }
-        let too_much = run
-            .userdir
-            .as_ref()
-            .filter(|_| out.limit.is_none())
-            .and_then(|userdir| exceeded(userdir, &run.limits));
+        let too_much = match out.limit {
+            None => holds_too_much(run),
+            Some(_) => None,
+        };
         out.limit = out.limit.or(too_much.map(str::to_owned));
         out
     }
@@ -1557,35 +1581,33 @@ impl Pool {
             .map(|(n, _)| *n)
             .collect();
         for number in due {
-            let Some(run) = self.runs.get(&number) else { continue };
+            let Some(run) = self.runs.get_mut(&number) else {
+                continue;
+            };
             let sandbox = run.sandbox.and_then(|s| self.sandboxes.get(&s));
-            let used = sandbox.map(Sandbox::computed).unwrap_or_default();
+            let used = sandbox
+                .map(|sandbox| sandbox.computed(&mut run.spent))
+                .unwrap_or_default();
             let wall = run
                 .limits
                 .wall()
                 .zip(run.began)
                 .is_some_and(|(most, began)| now >= began + most);
+            let leader = sandbox.filter(|_| run.scratch.is_some()).and_then(Sandbox::leader);
             let reason = if wall {
                 Some("wall")
             } else if run.limits.cpu().is_some_and(|most| used >= most) {
                 Some("cpu")
             } else {
-                let userdir = run.userdir.as_ref().and_then(|userdir| exceeded(userdir, &run.limits));
-                userdir.or_else(|| self.exceeded_in_place(run))
+                let group = leader.and_then(|group| group.exceeded(&run.limits));
+                group.or_else(|| walked(now, run))
             };
-            match reason {
-                Some(reason) => {
-                    if let Some(run) = self.runs.get_mut(&number) {
-                        run.look = None;
-                        run.computed = used;
-                    }
-                    self.kill(number, reason);
-                }
-                None => {
-                    if let Some(run) = self.runs.get_mut(&number) {
-                        run.look = next_look(now, run, used);
-                    }
-                }
+            run.look = match reason {
+                Some(_) => None,
+                None => next_look(now, run, used),
+            };
+            if let Some(reason) = reason {
+                self.kill(number, reason);
             }
         }
     }
@@ -1609,16 +1631,42 @@ fn next_look(now: Instant, run: &Pending, used: Duration) -> Option<Instant> {
     let wall = run.limits.wall().zip(run.began).map(|(most, began)| began + most);
     // On several processors at once it may compute faster than time goes by.
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let soonest = Duration::from_millis(5);
     let cpu = run
         .limits
         .cpu()
-        .map(|most| now + (most.saturating_sub(used) / processors).max(Duration::from_millis(5)));
-    let bounded = run.userdir.is_some() && (run.limits.files.is_some() || run.limits.userdir.is_some());
-    let directory = match &run.scratch {
-        Some(_) => Some(now + COUNT),
-        None => bounded.then(|| now + LOOK),
-    };
-    wall.into_iter().chain(cpu).chain(directory).min()
+        .map(|most| now + run.spent.pause((most.saturating_sub(used) / processors).max(soonest)));
+    let processes = run.scratch.as_ref().map(|_| now + COUNT);
+    wall.into_iter().chain(cpu).chain(processes).chain(run.walk).min()
+}
+
+fn is_bounded(run: &Pending) -> bool {
+    let directory = run.userdir.is_some() && (run.limits.files.is_some() || run.limits.userdir.is_some());
+    directory || run.scratch.is_some()
+}
+
+/// Looks through what a run has written, if it is time to, and says when it is time again.
+fn walked(now: Instant, run: &mut Pending) -> Option<&'static str> {
+    run.walk.filter(|walk| *walk <= now)?;
+    let began = Instant::now();
+    let found = holds_too_much(run);
+    run.walk = Some(Instant::now() + pause_after(began.elapsed(), least_pause(run)));
+    found
+}
+
+fn holds_too_much(run: &Pending) -> Option<&'static str> {
+    let userdir = run.userdir.as_ref().and_then(|userdir| exceeded(userdir, &run.limits));
+    userdir.or_else(|| run.scratch.as_ref()?.exceeded(&run.limits))
+}
+
+/// Of temporary files that lie on a disk nothing else is bounded.
+fn least_pause(run: &Pending) -> Duration {
+    if run.scratch.is_some() { COUNT } else { LOOK }
+}
+
+/// What takes long is done seldom.
+fn pause_after(took: Duration, least: Duration) -> Duration {
+    took.saturating_mul(PART).max(least)
 }
 
 /// Of these limits those that the kernel holds for each process.
@@ -1655,6 +1703,25 @@ fn limit_of_signal(signal: i32, cpu: Duration, run: &Pending, oom: bool) -> Opti
     Some(limit.to_owned())
 }
 
+/// A program that is named by way of a link lies where that leads.
+fn as_shown(asked: &mut Run, paths: &[PathBuf]) {
+    let Some(program) = asked.command.as_mut().and_then(|command| command.first_mut()) else {
+        return;
+    };
+    let named = Path::new(&*program);
+    let below = |(given, real): (&PathBuf, &PathBuf)| {
+        let inside = named.strip_prefix(given).ok()?;
+        Some(if inside.as_os_str().is_empty() {
+            real.clone()
+        } else {
+            real.join(inside)
+        })
+    };
+    if let Some(path) = asked.readable.iter().zip(paths).find_map(below) {
+        *program = path.to_string_lossy().into_owned();
+    }
+}
+
 fn canonical(paths: &[PathBuf], isolation: Isolation) -> Result<Vec<PathBuf>, SandboxError> {
     let real = |path: &PathBuf| {
         let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
@@ -1687,5 +1754,20 @@ fn send(socket: &OwnedFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> R
 fn tell(connection: &OwnedFd, event: &Event) {
     if let Ok(bytes) = serde_json::to_vec(event) {
         let _ = rustix::net::send(connection, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_takes_long_is_seldom() {
+        let milliseconds = Duration::from_millis;
+        for (took, pause) in [(0, 200), (1, 200), (10, 200), (11, 220), (50, 1000), (1000, 20_000)] {
+            assert_eq!(pause_after(milliseconds(took), LOOK), milliseconds(pause), "{took}");
+        }
+        assert_eq!(pause_after(milliseconds(3), COUNT), milliseconds(60));
+        assert_eq!(pause_after(Duration::MAX, LOOK), Duration::MAX);
     }
 }

@@ -75,6 +75,8 @@ pub struct Limits {
     pub userdir: Option<u64>,
     /// Bytes in each file system in memory.
     pub tmp: Option<u64>,
+    /// Bytes that it prints. Whoever reads them holds this, and is told ([`Event::Output`](super::request::Event::Output)).
+    pub output: Option<u64>,
 }
 
 impl Limits {
@@ -89,6 +91,7 @@ impl Limits {
         files: Some(10_000),
         userdir: None,
         tmp: Some(64 << 20),
+        output: None,
     };
 
     /// These, and for what they do not say, what `others` do; of two that are said, the lower one.
@@ -110,6 +113,7 @@ impl Limits {
             files: lower(self.files, others.files),
             userdir: lower(self.userdir, others.userdir),
             tmp: lower(self.tmp, others.tmp),
+            output: lower(self.output, others.output),
         }
     }
 
@@ -127,6 +131,7 @@ impl Limits {
             files: self.files.or(d.files),
             userdir: self.userdir.or(d.userdir),
             tmp: self.tmp.or(d.tmp),
+            output: self.output.or(d.output),
         }
     }
 

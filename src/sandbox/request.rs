@@ -58,9 +58,19 @@ pub enum Order {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Event {
-    Ready { isolation: &'static str },
-    Refused { error: String },
-    Started { uid: u32 },
+    Ready {
+        isolation: &'static str,
+    },
+    Refused {
+        error: String,
+    },
+    Started {
+        uid: u32,
+    },
+    /// Fewer bytes than the client said that it holds a run to, or than it said nothing of: what it is to hold it to.
+    Output {
+        bytes: u64,
+    },
     Ended(Box<Ended>),
     Committed,
     Discarded,
@@ -108,6 +118,8 @@ pub struct Change {
 pub enum Said {
     /// It waits for its task.
     Confined(bool),
+    /// A copy could not be confined, and why.
+    Failed(String),
     Done(Done),
 }
 

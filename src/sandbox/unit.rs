@@ -13,8 +13,7 @@ use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Where a user's directory is shown. Nothing else lies beside it.
-pub(super) const HOME: &str = "/home/user";
+pub(super) use crate::plan::SANDBOX_HOME as HOME;
 /// Where a run without one works.
 pub(super) const NO_HOME: &str = "/tmp";
 /// Of /etc a sandbox sees this and what says its ids: what programs need to be found and linked.
@@ -119,7 +118,7 @@ pub(super) fn python(profile: &Profile, template: Option<&Template>, packages: &
 }
 
 /// Folders whose content a sandbox has of its own: what lies there on this host cannot be shown at the same place.
-const OWN: [&str; 4] = ["/tmp", "/dev", "/proc", "/var/tmp"];
+const OWN: [&str; 6] = ["/tmp", "/dev", "/proc", "/run", "/sys", "/var/tmp"];
 
 /// Does a sandbox have something of its own at this path?
 pub(super) fn is_own(path: &Path) -> bool {

@@ -1,22 +1,119 @@
 //! What processes have used, as the kernel tells it; proc_pid_stat(5).
 
 use crate::sys;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long these processes and all that came of them have computed, together: those that are there, and those that were waited
-/// for. One that its parent never waits for, and that is gone, is not known any more.
-pub(super) fn computed(roots: impl IntoIterator<Item = i32>) -> Duration {
-    let mut next: Vec<i32> = roots.into_iter().collect();
-    let mut seen: BTreeSet<i32> = BTreeSet::new();
-    let mut sum = Duration::ZERO;
+/// How long the processes of a run have computed: those that are there, and those that were waited for.
+///
+/// Of a child that nobody waits for, since its parent ignores SIGCHLD, nothing is left when it has ended. What was seen of it before
+/// is added: a lower bound, which is the closer the more often it is looked at.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spent {
+    /// Those that were there at the last look.
+    processes: BTreeMap<i32, Used>,
+    /// Nanoseconds that were seen of those that have ended since, less those that their parents have had from them.
+    missing: i64,
+    /// As much of it, at the last look, as no ticks explain.
+    excess: i64,
+    /// How many looks more it is looked at often, since some were lost.
+    often: u32,
+    /// Does the kernel count all together, which needs no looks?
+    exact: bool,
+    lost: Duration,
+    /// The most that there was in all.
+    most: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    own: Duration,
+    /// By those that it has waited for.
+    waited_for: Duration,
+}
+
+/// So often it is looked at what loses children.
+const OFTEN: Duration = Duration::from_millis(5);
+const LOOKS: u32 = 100;
+/// And so often at all others.
+const SELDOM: Duration = Duration::from_millis(200);
+/// Of each process it is told in ticks what its children computed, the user's time and the system's.
+const INEXACT: i64 = 2 * 10_000_000;
+
+impl Spent {
+    /// What it comes to now, for these processes and all that came of them.
+    pub(super) fn look(&mut self, roots: &[i32]) -> Duration {
+        // Who is handed on to another parent meanwhile is not met, and has not ended; and of the end of these it is told elsewhere.
+        let there = |pid: &i32| roots.contains(pid) || sys::cpu_time(*pid).is_some();
+        self.compare(processes(roots), there)
+    }
+
+    /// What the kernel has counted.
+    pub(super) fn counted(&mut self, sum: Duration) -> Duration {
+        self.exact = true;
+        self.at_least(sum)
+    }
+
+    fn at_least(&mut self, sum: Duration) -> Duration {
+        self.most = self.most.max(sum);
+        self.most
+    }
+
+    fn compare(&mut self, now: BTreeMap<i32, Used>, there: impl Fn(&i32) -> bool) -> Duration {
+        let nanoseconds = |time: Duration| time.as_nanos().min(i64::MAX as u128) as i64;
+        let mut change = 0;
+        for (pid, before) in &self.processes {
+            match now.get(pid) {
+                Some(of) => change -= nanoseconds(of.waited_for.saturating_sub(before.waited_for)),
+                None if there(pid) => {}
+                None => change += nanoseconds(before.own + before.waited_for),
+            }
+        }
+        let fresh = now.iter().filter(|(pid, _)| !self.processes.contains_key(pid));
+        change -= fresh.map(|(_, of)| nanoseconds(of.waited_for)).sum::<i64>();
+        self.often = if change > 0 {
+            LOOKS
+        } else {
+            self.often.saturating_sub(1)
+        };
+        // What parents have had of children that were never seen makes up for nothing.
+        self.missing = self.missing.saturating_add(change).max(0);
+        let inexact = INEXACT.saturating_mul(now.len() as i64);
+        let excess = self.missing.saturating_sub(inexact).max(0);
+        // Who was waited for while this looked shows at its parent the next time.
+        let lost = excess.min(self.excess);
+        self.excess = excess;
+        self.lost = self.lost.max(Duration::from_nanos(lost as u64));
+        let sum: Duration = now.values().map(|of| of.own + of.waited_for).sum();
+        self.processes = now;
+        self.at_least(self.lost + sum)
+    }
+
+    /// With what was lost, and no less than what was seen. `sum`: of those that were waited for, at the end.
+    pub(super) fn in_all(&self, sum: Duration) -> Duration {
+        (self.lost + sum).max(self.most)
+    }
+
+    /// How long to wait until the next look, where it would be this long.
+    pub(super) fn pause(&self, pause: Duration) -> Duration {
+        match self.exact {
+            true => pause,
+            false => pause.min(if self.often > 0 { OFTEN } else { SELDOM }),
+        }
+    }
+}
+
+fn processes(roots: &[i32]) -> BTreeMap<i32, Used> {
+    let mut next = roots.to_vec();
+    let mut out = BTreeMap::new();
     while let Some(pid) = next.pop() {
-        if seen.insert(pid) {
-            sum += sys::cpu_time(pid).unwrap_or_default() + of_the_dead(pid);
+        if let (Some(own), false) = (sys::cpu_time(pid), out.contains_key(&pid)) {
+            let waited_for = of_the_dead(pid);
+            out.insert(pid, Used { own, waited_for });
             next.extend(children(pid));
         }
     }
-    sum
+    out
 }
 
 /// What those have computed that it has waited for.
@@ -48,6 +145,69 @@ fn children(pid: i32) -> Vec<i32> {
 mod tests {
     use super::*;
 
+    /// Looks at processes of which this is known: pid, and milliseconds of its own and of those that it has waited for.
+    fn look(spent: &mut Spent, now: &[(i32, u64, u64)]) -> u64 {
+        let ms = Duration::from_millis;
+        let used = |(pid, own, waited_for): &(i32, u64, u64)| {
+            let (own, waited_for) = (ms(*own), ms(*waited_for));
+            (*pid, Used { own, waited_for })
+        };
+        // Process 9 is always there, whether or not it is met.
+        spent
+            .compare(now.iter().map(used).collect(), |pid| *pid == 9)
+            .as_millis() as u64
+    }
+
+    #[test]
+    fn what_ends_unwaited_for_stays_counted() {
+        let mut spent = Spent::default();
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (2, 200, 0)]), 210);
+        // It has ended, and its parent knows nothing of it. Ticks make that inexact.
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (3, 100, 0)]), 210);
+        assert_eq!(spent.pause(Duration::MAX), OFTEN);
+        assert_eq!(look(&mut spent, &[(1, 10, 0)]), 210);
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (4, 10, 0)]), 280);
+        for _ in 1..LOOKS {
+            assert_eq!(spent.pause(Duration::MAX), OFTEN);
+            look(&mut spent, &[(1, 10, 0), (4, 10, 0)]);
+        }
+        assert_eq!(spent.pause(Duration::MAX), SELDOM);
+        assert_eq!(spent.in_all(Duration::ZERO), Duration::from_millis(280));
+        assert_eq!(spent.in_all(Duration::from_millis(50)), Duration::from_millis(310));
+        // Many that are each seen for a moment.
+        let mut spent = Spent::default();
+        for pid in 100..200 {
+            look(&mut spent, &[(1, 10, 0), (pid, 5, 0)]);
+        }
+        look(&mut spent, &[(1, 10, 0)]);
+        assert_eq!(look(&mut spent, &[(1, 10, 0)]), 10 + 500 - 20);
+    }
+
+    #[test]
+    fn what_was_waited_for_is_not_counted_twice() {
+        let mut spent = Spent::default();
+        // Children that end one after the other, of which the parent's ticks tell late.
+        for pid in 100..200_u64 {
+            look(&mut spent, &[(1, 10, (pid - 100) * 4 / 10 * 10), (pid as i32, 3, 0)]);
+        }
+        assert_eq!(look(&mut spent, &[(1, 10, 400)]), 410);
+        // One that is handed on to another parent, and met by none for a moment.
+        let mut spent = Spent::default();
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (9, 300, 0)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 0)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (9, 320, 0)]), 330);
+        // One that is waited for between its parent's turn and its own.
+        let mut spent = Spent::default();
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (2, 300, 0)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 0)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 300)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 300)]), 310);
+        // A process takes along what it has waited for.
+        let mut spent = Spent::default();
+        assert_eq!(look(&mut spent, &[(1, 10, 0), (2, 100, 200)]), 310);
+        assert_eq!(look(&mut spent, &[(1, 10, 300)]), 310);
+    }
+
     #[test]
     fn what_children_computed_stands_behind_any_name() {
         let line = "7 (a) 1 2 (b)) S 1 7 7 0 -1 4194304 100 0 0 0 11 12 130 4 20 0 1 0 5 6 7";
@@ -63,11 +223,33 @@ mod tests {
         let mut child = std::process::Command::new("sh");
         let mut child = child.args(["-c", "while :; do :; done"]).spawn().unwrap();
         let pid = child.id() as i32;
-        while computed([pid]) < Duration::from_millis(20) {}
+        let computed = || Spent::default().look(&[pid]);
+        while computed() < Duration::from_millis(20) {}
         assert!(children(own).contains(&pid));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(computed([pid]).is_zero());
+        assert!(computed().is_zero());
         assert!(of_the_dead(own) >= Duration::from_millis(10));
+        // Whose end is told elsewhere is not lost here.
+        let mut spent = Spent::default();
+        spent.processes.insert(
+            pid,
+            Used {
+                own: Duration::from_secs(9),
+                waited_for: Duration::ZERO,
+            },
+        );
+        spent.look(&[pid]);
+        assert!(spent.lost.is_zero());
+        spent.processes.insert(
+            pid,
+            Used {
+                own: Duration::from_secs(9),
+                waited_for: Duration::ZERO,
+            },
+        );
+        spent.look(&[]);
+        spent.look(&[]);
+        assert_eq!(spent.lost, Duration::from_secs(9));
     }
 }

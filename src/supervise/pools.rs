@@ -183,6 +183,7 @@ fn profile(of: &plan::Sandbox) -> Profile {
             files: of.limits.files.map(u64::from),
             userdir: of.limits.userdir,
             tmp: of.limits.tmp,
+            output: of.limits.output,
         },
         ..Profile::default()
     }

@@ -128,6 +128,54 @@ fn a_copy_that_leaves_out_a_step_gets_no_task() {
     }
 }
 
+/// A sandbox that is ended while its copy is on the way is nothing to tell anybody of; what fails by itself is.
+#[test]
+fn a_copy_whose_sandbox_is_gone_says_nothing() {
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({}));
+        pool.still_serves();
+        let package = pool.package();
+        let confine = package.join("_confine.py");
+        let whole = std::fs::read_to_string(&confine).unwrap();
+        let said = pool.file("said", b"");
+        let start = |app| {
+            let script = format!("exec \"$@\" 2>>{}", said.display());
+            let pool = Pool::start_within(app, &json!({}), &["sh", "-c", &script, "sh"]);
+            pool.unwrap_or_else(|(_, error)| panic!("{error}"))
+        };
+        // It waits before it joins.
+        let wait = "    import time\n    while not __import__('os').path.exists(__file__ + '.go'): time.sleep(0.01)\n";
+        std::fs::write(&confine, whole.replacen(JOIN, &format!("{wait}{JOIN}"), 1)).unwrap();
+        let pool = start(pool.end());
+        let run = pool.begin("print('it ran')", json!({}));
+        let warm = pool.warm();
+        let has_copy = || std::fs::read_to_string(format!("/proc/{warm}/task/{warm}/children")).unwrap_or_default();
+        crate::harness::wait_until(|| (!has_copy().trim().is_empty()).then_some(()));
+        crate::pool::say(&run.connection, br#"{"kill": "stopped"}"#, &[]);
+        let ended = run.ended();
+        assert_eq!((ended.limit(), ended.out.as_str()), (Some("stopped"), ""), "{mode:?}");
+        std::fs::write(package.join("_confine.py.go"), "").unwrap();
+        crate::harness::wait_until(|| has_copy().trim().is_empty().then_some(()));
+        pool.still_serves();
+        // The control: an error of its own is told to whoever wanted the run.
+        std::fs::write(
+            &confine,
+            whole.replacen(JOIN, &format!("    raise OSError('no way in')\n{JOIN}"), 1),
+        )
+        .unwrap();
+        let pool = start(pool.end());
+        let ended = pool.python("print('it ran')");
+        let refused = ended.refused().unwrap_or_default();
+        assert!(
+            refused.contains("confine an interpreter: no way in"),
+            "{mode:?}: {ended:#?}"
+        );
+        drop(pool.end());
+        let said = std::fs::read_to_string(&said).unwrap_or_default();
+        assert!(!said.contains("confine an interpreter"), "{mode:?}: {said}");
+    }
+}
+
 /// Nor is one heard that ends in the middle of it, and a pool that keeps some ready does not make them for ever.
 #[test]
 fn a_copy_that_ends_on_its_way_is_told_of() {

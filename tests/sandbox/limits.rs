@@ -69,6 +69,20 @@ const ATTACKS: &[(&str, &str, &str)] = &[
         "{'cpu': 0.5, 'wall': 20}",
         "import os, time\nfor n in range(4):\n  if not os.fork():\n    while True: pass\ntime.sleep(1e6)",
     ),
+    // In children of children, whose parents have gone.
+    (
+        "cpu",
+        "{'cpu': 0.5}",
+        "import os, time\nfor n in range(2):\n  if not os.fork():\n    os.setsid()\n    if os.fork(): os._exit(0)\n    while True: pass\n\
+         \x20 os.wait()\ntime.sleep(1e6)",
+    ),
+    // In children that nobody waits for, one after the other.
+    (
+        "cpu",
+        "{'cpu': 0.5}",
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n  if not os.fork():\n\
+         \x20   while time.process_time() < 0.1: pass\n    os._exit(0)\n  try: os.wait()\n  except ChildProcessError: pass",
+    ),
     ("memory", "{'memory': 100000000}", "x = bytearray(1 << 30)"),
     (
         "memory",
@@ -520,6 +534,22 @@ fn a_request_that_is_none_is_refused_and_ends_nothing() {
         (r#"{"run":{"fds":["run"],"limits":{"cpu":-1}}}"#, "limits.cpu"),
         (r#"{"run":{"fds":["run"],"readable":["/"]}}"#, "readable /"),
         (
+            r#"{"run":{"fds":["run"],"readable":["/dev/null"]}}"#,
+            "has a /dev of its own; move it elsewhere",
+        ),
+        (
+            r#"{"run":{"fds":["run"],"readable":["/proc/sys"]}}"#,
+            "has a /proc of its own; move it elsewhere",
+        ),
+        (
+            r#"{"run":{"fds":["run"],"readable":["/run"]}}"#,
+            "has a /run of its own; move it elsewhere",
+        ),
+        (
+            r#"{"run":{"fds":["run"],"readable":["/sys/fs"]}}"#,
+            "has a /sys of its own; move it elsewhere",
+        ),
+        (
             r#"{"run":{"fds":["run"],"readable":["/no/such"]}}"#,
             "readable /no/such",
         ),
@@ -543,4 +573,96 @@ fn a_request_that_is_none_is_refused_and_ends_nothing() {
         pool.still_serves();
     }
     assert_eq!(pool.descriptors(), before);
+}
+
+/// What a run's children compute is its own, whoever waits for them; and is counted once.
+#[test]
+fn what_children_compute_is_told() {
+    let burn = |prepare: &str| {
+        format!(
+            "
+import os, signal, time
+{prepare}
+for n in range(5):
+    if not os.fork():
+        while time.process_time() < 0.2: pass
+        os._exit(0)
+    try: os.wait()
+    except ChildProcessError: pass
+print(sum(os.times()[:4]))
+"
+        )
+    };
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({}));
+        // The first is the control: each is waited for, and the process knows how much it was.
+        for (prepare, unknown) in [("", 0.0), ("signal.signal(signal.SIGCHLD, signal.SIG_IGN)", 1.0)] {
+            let code = burn(prepare);
+            let python = pool.with(&code, json!({}));
+            let command = pool.run(json!({ "command": ["/usr/bin/python3", "-c", code] }));
+            for ended in [python, command] {
+                let ended = ended.ok();
+                let known = ended.out.trim().parse::<f64>().unwrap();
+                let told = ended.event["usage"]["cpu"].as_f64().unwrap();
+                // Where no cgroup counts, not all is seen of those that nobody waits for.
+                let least = known - 0.05 + if mode == Mode::Root { unknown } else { unknown / 2.0 };
+                let most = known + unknown + 0.3;
+                assert!(
+                    least <= told && told <= most,
+                    "{mode:?} {prepare}: {told}, not {least} to {most}: {ended:#?}"
+                );
+            }
+        }
+    }
+}
+
+/// A run's own paths are shown to its command, which may lie in them.
+#[test]
+fn a_command_may_lie_in_what_is_readable_for_it() {
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({}));
+        let host = crate::harness::folder_of_the_host();
+        let program = host.path().join("tool-1/bin/program");
+        std::fs::create_dir_all(program.parent().unwrap()).unwrap();
+        std::fs::write(&program, "#!/bin/sh\necho ran \"$0\" \"$@\"\n").unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink("tool-1", host.path().join("tool")).unwrap();
+        for (readable, command) in [
+            ("tool-1", "tool-1/bin/program"),
+            ("tool-1/bin/program", "tool-1/bin/program"),
+            ("tool", "tool/bin/program"),
+            ("tool", "tool-1/bin/program"),
+        ] {
+            let [readable, command] = [readable, command].map(|path| host.path().join(path));
+            let run = json!({ "readable": [readable], "command": [command, "a"] });
+            let ended = pool.run(run).ok();
+            assert_eq!(ended.out, format!("ran {} a\n", program.display()), "{mode:?}");
+        }
+        // The control.
+        let refused = pool.run(json!({ "command": [program] }));
+        assert!(
+            refused.refused().is_some_and(|error| error.contains("not found")),
+            "{mode:?}: {refused:#?}"
+        );
+    }
+}
+
+/// Who reads the output holds that limit, and is told where it is lower than the one that he says.
+#[test]
+fn who_reads_the_output_is_told_how_much_there_may_be() {
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({ "limits": { "output": 1000 } }));
+        for (held, told) in [
+            (json!({}), true),
+            (json!({ "output": 1001 }), true),
+            (json!({ "output": 1000 }), false),
+        ] {
+            let run = pool.begin("print('x')", json!({ "limits": held }));
+            let first = hear(&run.connection).unwrap();
+            match told {
+                true => assert_eq!(first, json!({ "event": "output", "bytes": 1000 }), "{mode:?} {held}"),
+                false => assert_eq!(first["event"], "ended", "{mode:?} {held}"),
+            }
+        }
+    }
 }

@@ -247,11 +247,19 @@ class Run:
         what = event.get("event")
         if what == "started":
             self.uid = event.get("uid")
+        elif what == "output":
+            self._hold_to(event["bytes"])
         elif what == "refused":
             self.close()
             raise Refused(str(event.get("error") or "the run was refused"))
         elif what == "ended":
             self._ended(event)
+
+    def _hold_to(self, most: int) -> None:
+        """The manifest lets it print less than this program does."""
+        if most < self._output:
+            self._room = max(0, self._room - (self._output - most))
+            self._output = most
 
     def _ended(self, event: dict[str, Any]) -> None:
         channels = self._channels

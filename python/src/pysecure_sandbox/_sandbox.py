@@ -278,6 +278,10 @@ class Sandbox:
     def _sent(
         self, asked: dict[str, Any], extra: _Descriptors, handed: Any, files: _Files, options: Options, told: bool
     ) -> Run:
+        output = size(options["output"]) if "output" in options else self._output
+        if not self._pool.owned:
+            # The manifest may allow less than is known here.
+            asked.setdefault("limits", {})["output"] = output
         channels = self._channels()
         api = its_api = None
         try:
@@ -303,7 +307,6 @@ class Sandbox:
             channels.given()
             if its_api is not None:
                 its_api.close()
-        output = size(options["output"]) if "output" in options else self._output
         run = Run(channels, api, serving, output, options.get("on_output"), files.end, lambda: self._closed)
         # While the run begins there is time for this.
         if len(self._spare) < _SPARE:

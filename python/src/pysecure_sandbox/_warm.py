@@ -93,7 +93,8 @@ class _Warm:
             try:
                 waiting = self._be_copy(asked, fds)
             except BaseException as error:
-                print(f"confine an interpreter: {error}", file=sys.stderr, flush=True)
+                # The pool knows whether the sandbox has ended meanwhile, which is what most errors come of.
+                _say(socket.socket(fileno=fds[0]), {"failed": f"confine an interpreter: {error}"})
                 os._exit(125)
             try:
                 _inside.serve(waiting)

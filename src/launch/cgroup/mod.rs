@@ -180,6 +180,11 @@ impl Group {
         values::usage(&self.parts)
     }
 
+    /// How long all of its processes have computed, those that have ended too, where that is counted.
+    pub fn computed(&self) -> Option<Duration> {
+        values::computed(&self.parts)
+    }
+
     /// Takes in a process that was born elsewhere, as this process counts it.
     pub fn admit(&self, pid: i32) -> Result<(), LaunchError> {
         for part in &self.parts {

@@ -6,6 +6,7 @@ use super::{Part, wrong};
 use crate::launch::LaunchError;
 use oci_spec::runtime::LinuxResources;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a service uses, or has used since it started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,6 +188,15 @@ pub(super) fn oom_kills(parts: &[Part]) -> u64 {
         .unwrap_or(0)
 }
 
+pub(super) fn computed(parts: &[Part]) -> Option<Duration> {
+    if let Some(unified) = parts.iter().find(|part| part.unified) {
+        let usec = field(&read(unified.path.join("cpu.stat")), "usage_usec");
+        return usec.map(Duration::from_micros);
+    }
+    let nanoseconds = number(&part(parts, Controller::CpuAccounting)?.path.join("cpuacct.usage"));
+    nanoseconds.map(Duration::from_nanos)
+}
+
 pub(super) fn usage(parts: &[Part]) -> Usage {
     let mut out = Usage::default();
     if let Some(part) = part(parts, Controller::Memory) {
@@ -198,14 +208,11 @@ pub(super) fn usage(parts: &[Part]) -> Usage {
         out.memory = number(&part.path.join(file));
         out.oom_kills = Some(oom_kills(parts));
     }
+    out.cpu_usec = computed(parts).map(|time| time.as_micros() as u64);
     if let Some(unified) = parts.iter().find(|part| part.unified) {
         let stat = read(unified.path.join("cpu.stat"));
-        out.cpu_usec = field(&stat, "usage_usec");
         out.throttled = field(&stat, "nr_throttled");
     } else {
-        if let Some(part) = part(parts, Controller::CpuAccounting) {
-            out.cpu_usec = number(&part.path.join("cpuacct.usage")).map(|ns| ns / 1000);
-        }
         if let Some(part) = part(parts, Controller::Cpu) {
             out.throttled = field(&read(part.path.join("cpu.stat")), "nr_throttled");
         }

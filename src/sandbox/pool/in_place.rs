@@ -184,15 +184,4 @@ impl Pool {
             }
         }
     }
-
-    /// What a run uses beyond its limits that the kernel does not hold here.
-    pub(super) fn exceeded_in_place(&self, run: &Pending) -> Option<&'static str> {
-        let scratch = run.scratch.as_ref()?;
-        let leader = run
-            .sandbox
-            .and_then(|s| self.sandboxes.get(&s))
-            .and_then(Sandbox::leader);
-        let group = leader.and_then(|group| group.exceeded(&run.limits));
-        group.or_else(|| scratch.exceeded(&run.limits))
-    }
 }
