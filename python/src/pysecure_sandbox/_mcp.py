@@ -273,9 +273,16 @@ def _innermost(error: BaseException, mcp: Any) -> BaseException:
     return SandboxError(f"the server of --server: {error}") if isinstance(error, mcp.MCPError) else error
 
 
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """That a server is gone while it is written to is told by its answer, which does not come."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
 async def _serve(
     mcp: Any, server: Any, sandbox: Sandbox, userdir: str, given: argparse.Namespace, allowed: list[Allowed]
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(_unheard)
     async with AsyncExitStack() as stack:
         await asyncio.to_thread(sandbox.start_pool)
         api: Functions = {}
