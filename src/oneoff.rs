@@ -6,9 +6,9 @@
 
 use crate::bundle::Bundle;
 use crate::compile::{self, CompileError};
-use crate::host::{HostError, make_private};
+use crate::host::{HostError, Privilege, make_private};
 use crate::launch::cgroup::{Cgroups, Offer};
-use crate::launch::{Descriptors, LaunchError, Launcher, Report, Running};
+use crate::launch::{Descriptors, LaunchError, Launcher, Report, Running, program};
 use crate::plan::{Plan, Role, Unit};
 use crate::walk::remove;
 use std::path::{Path, PathBuf};
@@ -91,7 +91,7 @@ impl<'p> OneOff<'p> {
     pub fn held(&self, running: &Running) -> Result<(), OneOffError> {
         match self.report(running)? {
             Report::Held => Ok(()),
-            Report::Failed(error) => Err(error.into()),
+            Report::Failed(error) => Err(self.explained(error).into()),
             _ => Err(LaunchError::Vanished.into()),
         }
     }
@@ -101,11 +101,25 @@ impl<'p> OneOff<'p> {
         loop {
             match self.report(running)? {
                 Report::Exited(status) => return Ok(crate::sys::exit_status::exit_code(status)),
-                Report::Failed(error) => return Err(error.into()),
+                Report::Failed(error) => return Err(self.explained(error).into()),
                 Report::End => return Err(LaunchError::Vanished.into()),
                 Report::Started | Report::Held | Report::Joinable(_) | Report::Attached | Report::Terminal(_) => {}
             }
         }
+    }
+
+    /// A start's error, with the reason why its program cannot be run if it is about that.
+    pub fn explained(&self, error: LaunchError) -> LaunchError {
+        let others = self.plan.privilege != Privilege::OneId;
+        let process = self.bundle.spec.process().as_ref();
+        program::explained(
+            error,
+            &self.bundle,
+            process,
+            self.scratch.path(),
+            &self.plan.kept(),
+            others,
+        )
     }
 
     fn report(&self, running: &Running) -> Result<Report, OneOffError> {

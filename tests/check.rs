@@ -4,6 +4,7 @@ mod harness;
 
 use harness::{App, BOTH, Ended, Mode};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 #[track_caller]
 fn says(ended: &Ended, code: i32, parts: &[&str]) {
@@ -105,7 +106,7 @@ fn programs_scripts_and_directories_are_looked_for_as_the_service_will_see_them(
             ),
             (
                 "command = \"/code/out\"",
-                ["the program /code/out does not exist", "grant the path"],
+                ["/code/out is a link that leads to /", "correct the link"],
             ),
             (
                 "command = \"./sub/gone.sh\"\ndirectory = \"/code\"",
@@ -167,6 +168,139 @@ fn programs_scripts_and_directories_are_looked_for_as_the_service_will_see_them(
         let checked = app.run(&["check"]);
         says(&checked, 0, &[": ok"]);
         assert!(!checked.err.contains("does not exist"), "{checked:?}");
+    }
+}
+
+/// Files in `code`, and what is said of each: by `check`, and by the start that fails.
+fn unrunnable(app: &App, folder: &Path) -> Vec<(&'static str, [String; 2])> {
+    let elsewhere = folder.join("bin/python3.99");
+    std::fs::create_dir_all(folder.join("bin")).unwrap();
+    std::fs::copy("/bin/true", &elsewhere).unwrap();
+    let program = |name: &str, content: &[u8]| {
+        let path = app.write(&format!("code/{name}"), content);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    for folder in ["venv", "uv"] {
+        program(&format!("{folder}/bin/gunicorn"), b"#!/nowhere/venv/bin/python\n");
+    }
+    symlink("/usr/bin/python3", app.folder.join("code/venv/bin/python")).unwrap();
+    symlink(&elsewhere, app.folder.join("code/uv/bin/python")).unwrap();
+    symlink("python", app.folder.join("code/uv/bin/python3")).unwrap();
+    program("windows", b"#!/bin/sh\r\necho\r\n");
+    program("bom", b"\xef\xbb\xbf#!/bin/sh\n");
+    program("late", b"\n#!/bin/sh\n");
+    program("relative", b"#!python3\n");
+    program("empty", b"");
+    let mut musl = std::fs::read("/bin/true").unwrap();
+    let (theirs, ours) = (b"/lib64/ld-linux-x86-64.so.2", b"/lib/ld-musl-x86_64.so.1\0\0\0");
+    let at = musl.windows(theirs.len()).position(|w| w == theirs).unwrap();
+    musl[at..at + ours.len()].copy_from_slice(ours);
+    program("musl", &musl);
+    let granted = format!("code = {{ \"{0}\" = \"{0}\" }}", folder.display());
+    let elsewhere = elsewhere.display().to_string();
+    [
+        (
+            "/code/venv/bin/gunicorn",
+            ["runs with /nowhere/venv/bin/python", "`/code/venv/bin/python -m gunicorn`"],
+        ),
+        (
+            "/code/uv/bin/gunicorn",
+            ["/code/uv/bin/python is a link that leads to", &granted],
+        ),
+        ("/code/uv/bin/python", [&elsewhere, "recipe has `requirements`"]),
+        (
+            "/code/uv/bin/python3",
+            ["reached by the link /code/uv/bin/python", &granted],
+        ),
+        ("/code/windows", ["CR LF", "sed -i 's/\\r$//'"]),
+        ("/code/bom", ["a byte order mark", "sed -i"]),
+        ("/code/late", ["does not stand at its very beginning", "remove what"]),
+        (
+            "/code/relative",
+            ["runs with python3, which does not exist", "#!/usr/bin/env python3"],
+        ),
+        ("/code/empty", ["it is empty", "write it"]),
+        (
+            "/code/musl",
+            ["is loaded by /lib/ld-musl-x86_64.so.1, which does not", "built for musl"],
+        ),
+        (
+            "cd /code && python3 x.py",
+            [
+                "`cd` is a word of the shell",
+                "`directory = \"/code\"`, and `command` without it; or `command = [\"sh\", \"-c\", \"cd /code && python3 x.py\"]`",
+            ],
+        ),
+        (
+            "PORT=80 python3 x.py",
+            ["`PORT=80` is a variable", "environment = { PORT = \"80\" }"],
+        ),
+    ]
+    .map(|(command, parts)| (command, parts.map(str::to_owned)))
+    .into()
+}
+
+#[test]
+fn what_lacks_of_a_program_that_is_there_is_said_with_what_works() {
+    for mode in BOTH {
+        let app = App::new(mode, "");
+        let host = harness::folder_of_the_host();
+        std::fs::set_permissions(host.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let granted = host.path().join("uv/cpython-3.99");
+        for (command, parts) in unrunnable(&app, &granted) {
+            let service = format!("command = \"{command}\"");
+            app.write("pysecure.toml", manifest("lacking", CODE, &service));
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            says(&app.run(&["check"]), 2, &parts);
+            let run = app.run(&["run", "-T", "one"]);
+            says(&run, run.code, &parts);
+            assert!(matches!(run.code, 126 | 127), "{mode:?} {command}: {run:?}");
+        }
+        // And what is told works.
+        let code = format!(
+            "code = {{ \"/code\" = \"./code\", \"{0}\" = \"{0}\" }}",
+            granted.display()
+        );
+        for command in ["/code/venv/bin/python -m this", "/code/uv/bin/python -m gunicorn"] {
+            let service = format!("command = \"{command}\"");
+            app.write("pysecure.toml", manifest("lacking", &code, &service));
+            says(&app.run(&["check"]), 0, &[": ok"]);
+            says(&app.run(&["run", "-T", "one"]), 0, &[]);
+        }
+        app.write(
+            "pysecure.toml",
+            manifest("lacking", CODE, "command = \"sleep infinity\""),
+        );
+        app.ok(&["up", "-d"]);
+        let of = |command: &[&str]| app.run(&[&["exec", "-T", "one"], command].concat());
+        says(&of(&["/code/windows"]), 127, &["CR LF"]);
+        says(&of(&["cd", "/code"]), 127, &["`cd` is a word of the shell"]);
+        says(&of(&["/code/uv/bin/gunicorn"]), 127, &["is a link that leads to"]);
+        app.ok(&["down"]);
+        app.write(
+            "pysecure.toml",
+            manifest("lacking", CODE, "command = \"/code/windows\""),
+        );
+        says(
+            &app.run(&["up", "-d"]),
+            127,
+            &["service `one`: run /code/windows", "CR LF"],
+        );
+        // What only the program that is started would find is a warning.
+        let long = "#!/bin/sh\n'''exec' \"/nowhere/bin/python\" \"$0\" \"$@\"\n' '''\n";
+        for (name, content, part) in [
+            ("env", "#!/usr/bin/env no-such-python\n", "no program is called that"),
+            ("env-windows", "#!/usr/bin/env python3\r\n", "CR LF"),
+            ("long", long, "runs with /nowhere/bin/python"),
+        ] {
+            let path = app.write(&format!("code/{name}"), content);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            app.write(
+                "pysecure.toml",
+                manifest("lacking", CODE, &format!("command = \"/code/{name}\"")),
+            );
+            says(&app.run(&["check"]), 0, &["warning: `one`", part]);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::model::life::Ready;
 use crate::model::{INITIALIZE, Model, ResourceId, Service};
-use crate::plan::{self, Keeping, Plan};
+use crate::plan::{self, Plan};
 use crate::supervise::{self, network};
 use crate::values::Question;
 use crate::values::ResourceKind;
@@ -33,9 +33,7 @@ pub struct Found {
 pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
     let model = &loaded.model;
     let coming = coming(loaded, plan)?;
-    let mut kept = vec![plan.dirs.app.clone()];
-    let adopted = plan.storage.iter().filter(|s| s.keeping == Keeping::Adopted);
-    kept.extend(adopted.map(|s| s.path.clone()));
+    let kept = plan.kept();
     let others = plan.privilege != Privilege::OneId;
     let mut found = Found::default();
     // Most services have the same mounts as others.

@@ -2,7 +2,7 @@
 
 use super::error::AppError;
 use crate::host::Dirs;
-use crate::launch::{Descriptors, Running};
+use crate::launch::{Descriptors, LaunchError, Running};
 use crate::oneoff;
 use crate::plan::{OneOff, Plan, Unit};
 use crate::supervise::ServiceId;
@@ -73,6 +73,11 @@ impl<'p> Program<'p> {
             return Err(error);
         }
         Ok(running)
+    }
+
+    /// Why it could not be started.
+    pub fn explained(&self, error: LaunchError) -> LaunchError {
+        self.once.explained(error)
     }
 
     /// Takes its networks down.

@@ -50,7 +50,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let running = program.start(on_terminal, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
     // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
     // namespaces apart.
-    let done = accompany(&running, &signals);
+    let done = accompany(&program, &running, &signals);
     program.close();
     done
 }
@@ -63,7 +63,7 @@ fn variables(given: &[String]) -> Result<Vec<(&str, &str)>, Failure> {
         .collect()
 }
 
-fn accompany(running: &Running, signals: &SignalFd) -> Done {
+fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd) -> Done {
     let mut relay: Option<Relay> = None;
     loop {
         match &relay {
@@ -96,7 +96,7 @@ fn accompany(running: &Running, signals: &SignalFd) -> Done {
                 }
                 return Ok(crate::sys::exit_status::exit_code(status));
             }
-            Report::Failed(error) => return Err(error.into()),
+            Report::Failed(error) => return Err(program.explained(error).into()),
             Report::End => return Err(LaunchError::Vanished.into()),
         }
     }

@@ -7,15 +7,13 @@
 use super::error::{LaunchError, errno_name};
 use super::prepare;
 use crate::bundle::{Bundle, RootEntry};
-use crate::jail::elf;
 use crate::jail::listing::{EntryKind, Listing};
 use oci_spec::runtime::Mount;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::Metadata;
-use std::io::Read;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 /// What is wrong with a command, and what to do about it.
@@ -34,6 +32,8 @@ pub struct View<'b> {
     coming: &'b BTreeMap<PathBuf, Listing>,
     /// Below these lies what PySecure keeps, or has been given.
     kept: &'b [PathBuf],
+    /// Has a start failed already? What is not there then did not come.
+    pub(super) failed: bool,
 }
 
 struct Mounted {
@@ -54,27 +54,35 @@ enum Layer {
 }
 
 /// What a path is for a service.
-enum Seen {
+pub(super) enum Seen {
     Is(Node),
-    Missing,
+    /// With the link that leads nowhere, if that is why.
+    Missing(Option<Link>),
     /// Something on the way is no directory, or closed to the service.
     Barred(PathBuf, &'static str),
     Unknown,
 }
 
-struct Node {
-    kind: Kind,
+pub(super) struct Node {
+    pub kind: Kind,
     /// The path in the service's root, free of links.
-    path: PathBuf,
+    pub path: PathBuf,
     /// Where it lies on the host, if it can be read there.
-    host: Option<PathBuf>,
+    pub host: Option<PathBuf>,
     /// Are the service's rights those of everybody else?
-    mode: Option<u32>,
-    executable: bool,
+    pub mode: Option<u32>,
+    pub executable: bool,
+}
+
+/// A symbolic link as the service sees it, and where it leads.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub at: PathBuf,
+    pub to: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Directory,
     File,
     Link(PathBuf),
@@ -83,10 +91,6 @@ enum Kind {
 
 /// As the kernel has it; path_resolution(7).
 const MOST_LINKS: usize = 40;
-/// How often a script may run with a script; execve(2).
-const MOST_INTERPRETERS: usize = 5;
-/// The longest argument or variable that execve(2) takes, its end included.
-const LONGEST_STRING: usize = 32 * 4096;
 
 impl<'b> View<'b> {
     /// `folder`: where the bundle would lie. `kept`: where files are owned as the manifest says. `coming`: trees that a
@@ -134,14 +138,17 @@ impl<'b> View<'b> {
             root: bundle.root.iter().map(|e| (e.path().to_owned(), e)).collect(),
             coming,
             kept,
+            failed: false,
         }
     }
 
     /// What is at a path of the service's, links followed.
-    fn resolve(&self, path: &Path) -> Seen {
+    pub(super) fn resolve(&self, path: &Path) -> Seen {
         let mut left: VecDeque<OsString> = parts(path);
         let mut at = PathBuf::from("/");
         let mut links = 0;
+        // The last link, and how many parts of the path are left when all of its target's are taken.
+        let mut last: Option<(Link, usize)> = None;
         let mut found = Node {
             kind: Kind::Directory,
             path: at.clone(),
@@ -163,10 +170,19 @@ impl<'b> View<'b> {
             let next = at.join(&part);
             let node = match self.node(&next) {
                 Seen::Is(node) => node,
+                Seen::Missing(_) => {
+                    let of_link = last.filter(|(_, behind)| left.len() >= *behind);
+                    return Seen::Missing(of_link.map(|(link, _)| link));
+                }
                 other => return other,
             };
             match &node.kind {
                 Kind::Link(target) => {
+                    let link = Link {
+                        at: next.clone(),
+                        to: at.join(target),
+                    };
+                    last = Some((link, left.len()));
                     links += 1;
                     if links > MOST_LINKS {
                         return Seen::Barred(next, "is a link in a circle");
@@ -208,7 +224,7 @@ impl<'b> View<'b> {
                 Some(RootEntry::Directory(_)) => plain(Kind::Directory, true),
                 Some(RootEntry::File(..)) => plain(Kind::File, true),
                 Some(RootEntry::Link(_, target)) => plain(Kind::Link(target.clone()), true),
-                Some(RootEntry::Whiteout(_)) | None => Seen::Missing,
+                Some(RootEntry::Whiteout(_)) | None => Seen::Missing(None),
             };
         };
         let inside = path.strip_prefix(&mount.target).unwrap_or(path);
@@ -222,7 +238,7 @@ impl<'b> View<'b> {
                 Layer::Empty => {}
                 Layer::Places(places, hidden) => {
                     if hidden.iter().any(|p| inside.starts_with(p)) {
-                        return Seen::Missing;
+                        return Seen::Missing(None);
                     }
                     // A directory that layers below may fill; of what is in it, they say the rest.
                     if places.iter().any(|p| p == inside) {
@@ -256,13 +272,13 @@ impl<'b> View<'b> {
                                 });
                             }
                             Some(_) => {}
-                            None => unknown |= kept,
+                            None => unknown |= kept && !self.failed,
                         },
                     }
                 }
             }
         }
-        if unknown { Seen::Unknown } else { Seen::Missing }
+        if unknown { Seen::Unknown } else { Seen::Missing(None) }
     }
 
     /// What will be at a host's path, if it is in a tree that is yet to be made.
@@ -274,7 +290,7 @@ impl<'b> View<'b> {
             Some(EntryKind::Link(target)) => (Kind::Link(target.clone()), None),
             Some(EntryKind::File { executable, .. }) => (Kind::File, Some(if *executable { 0o755 } else { 0o644 })),
             None if inside == Path::new("/") => (Kind::Directory, None),
-            None => return Some(Seen::Missing),
+            None => return Some(Seen::Missing(None)),
         };
         Some(Seen::Is(Node {
             kind,
@@ -283,6 +299,16 @@ impl<'b> View<'b> {
             mode,
             executable: true,
         }))
+    }
+
+    /// Where the service sees what lies at a host's path, by a mount of a folder around it.
+    pub(super) fn inside(&self, host: &Path) -> Option<PathBuf> {
+        self.mounts.iter().find_map(|mount| {
+            mount.layers.iter().find_map(|layer| match layer {
+                Layer::Host(source) => Some(mount.target.join(host.strip_prefix(source).ok()?)),
+                _ => None,
+            })
+        })
     }
 
     /// What is wrong with the folder that a command starts in.
@@ -297,7 +323,7 @@ impl<'b> View<'b> {
         };
         match self.resolve(directory) {
             Seen::Unknown => None,
-            Seen::Missing => says(format!("the directory {shown} does not exist in the service's root")),
+            Seen::Missing(_) => says(format!("the directory {shown} does not exist in the service's root")),
             Seen::Barred(at, why) => says(format!(
                 "the directory {shown} cannot be entered: {} {why}",
                 at.display()
@@ -316,186 +342,6 @@ impl<'b> View<'b> {
             Seen::Is(_) => None,
         }
     }
-
-    /// What is wrong with a command that is started in this directory with these variables.
-    pub fn command(
-        &self,
-        command: &[String],
-        directory: &Path,
-        environment: &BTreeMap<String, String>,
-    ) -> Option<Trouble> {
-        let program = command.first()?;
-        let long = command
-            .iter()
-            .map(String::len)
-            .chain(environment.iter().map(|(k, v)| k.len() + v.len() + 1))
-            .find(|length| *length >= LONGEST_STRING);
-        if let Some(length) = long {
-            return Some(Trouble {
-                message: format!(
-                    "an argument or variable has {length} bytes, and a program takes less than {LONGEST_STRING}"
-                ),
-                help: "put it into a file that the service may read".into(),
-                fatal: true,
-            });
-        }
-        let path = environment.get("PATH").map_or("/usr/bin:/bin", String::as_str);
-        let candidates: Vec<PathBuf> = if program.contains('/') {
-            vec![directory.join(program)]
-        } else {
-            let folders = path.split(':').filter(|f| !f.is_empty());
-            folders.map(|folder| directory.join(folder).join(program)).collect()
-        };
-        let mut trouble: Option<Trouble> = None;
-        for candidate in &candidates {
-            match self.runs(candidate, 0) {
-                Ok(()) => return self.script(command, directory),
-                Err(None) => {}
-                // As execvp(3) has it: what is there, and may not be run, is told rather than what is not there.
-                Err(found) => trouble = trouble.or(found),
-            }
-        }
-        Some(trouble.unwrap_or_else(|| Trouble {
-            message: if program.contains('/') {
-                format!("the program {program} does not exist in the service's root")
-            } else {
-                format!("no program is called {program} in the service's PATH ({path})")
-            },
-            help: "correct `command`, install it, or grant the path that it lies in: as a resource with `x`, or in `code`"
-                .into(),
-            fatal: true,
-        }))
-    }
-
-    /// `Err(None)`: it is not there.
-    fn runs(&self, program: &Path, depth: usize) -> Result<(), Option<Trouble>> {
-        let shown = program.display();
-        let wrong = |message: String, help: String| {
-            Err(Some(Trouble {
-                message,
-                help,
-                fatal: true,
-            }))
-        };
-        let node = match self.resolve(program) {
-            Seen::Unknown => return Ok(()),
-            Seen::Missing => return Err(None),
-            Seen::Barred(at, why) if why.starts_with("may not") => {
-                return wrong(
-                    format!(
-                        "the program {shown} cannot be reached: {} {why}, of which the service is one",
-                        at.display()
-                    ),
-                    "`chmod o+x` that directory".into(),
-                );
-            }
-            Seen::Barred(..) => return Err(None),
-            Seen::Is(node) => node,
-        };
-        if node.kind != Kind::File {
-            return wrong(
-                format!("{shown} is no program but a directory"),
-                "name a program as `command`".into(),
-            );
-        }
-        let host = node.host.as_deref().unwrap_or(&node.path);
-        if node.mode.is_some_and(|mode| mode & 0o001 == 0) {
-            return wrong(
-                format!("the program {shown} is not executable for the service"),
-                format!("`chmod a+x {}`, or name the program that runs it", host.display()),
-            );
-        }
-        if !node.executable {
-            return wrong(
-                format!("the program {shown} lies in a resource that the service may not execute"),
-                "grant `x` on that resource".into(),
-            );
-        }
-        let Some(host) = &node.host else { return Ok(()) };
-        let Some(head) = head(host) else { return Ok(()) };
-        let interpreter = if elf::is_elf(&head) {
-            match elf::needs(&head) {
-                Ok(Some(needs)) => needs.interpreter,
-                // Its tables may stand behind what was read.
-                _ => None,
-            }
-        } else if let Some(line) = head.strip_prefix(b"#!") {
-            let line = line.split(|b| *b == b'\n').next().unwrap_or_default();
-            let line = String::from_utf8_lossy(line);
-            line.split_ascii_whitespace().next().map(PathBuf::from)
-        } else {
-            return wrong(
-                format!("{shown} is neither a program for this machine nor a script with a `#!` line"),
-                format!(
-                    "begin {} with a line such as `#!/bin/sh`, or name the program that runs it",
-                    host.display()
-                ),
-            );
-        };
-        let Some(interpreter) = interpreter.filter(|_| depth < MOST_INTERPRETERS) else {
-            return Ok(());
-        };
-        match self.runs(&interpreter, depth + 1) {
-            Err(None) => wrong(
-                format!(
-                    "{shown} runs with {}, which does not exist in the service's root",
-                    interpreter.display()
-                ),
-                "install it, correct the script's first line, or give the service a rootfs that has it".into(),
-            ),
-            other => other,
-        }
-    }
-
-    /// A script that an interpreter is told to run, if it is plain that one is named.
-    fn script(&self, command: &[String], directory: &Path) -> Option<Trouble> {
-        const INTERPRETERS: [&str; 12] = [
-            "python", "pypy", "sh", "bash", "dash", "zsh", "node", "perl", "ruby", "php", "lua", "Rscript",
-        ];
-        let name = Path::new(command.first()?).file_name()?.to_str()?;
-        let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
-        if !INTERPRETERS.contains(&name) {
-            return None;
-        }
-        // What stands behind an option may be its value, so only a first argument is sure to be a script.
-        let script = command.get(1).filter(|a| !a.starts_with('-') && !a.is_empty())?;
-        let path = directory.join(script);
-        let says = |message: String, help: &str| {
-            Some(Trouble {
-                message,
-                help: help.into(),
-                fatal: false,
-            })
-        };
-        match self.resolve(&path) {
-            Seen::Missing | Seen::Barred(..) => says(
-                format!("the script {} does not exist in the service's root", path.display()),
-                "correct `command` or `directory`, or grant the path that it lies in, such as in `code`",
-            ),
-            Seen::Is(node) if node.kind == Kind::File && node.mode.is_some_and(|mode| mode & 0o004 == 0) => says(
-                format!(
-                    "the script {} may not be read by other users, of which the service is one",
-                    path.display()
-                ),
-                "`chmod o+r` it",
-            ),
-            _ => None,
-        }
-    }
-}
-
-/// A program's beginning; all of it if it is short.
-fn head(host: &Path) -> Option<Vec<u8>> {
-    const ENOUGH: u64 = 64 << 10;
-    let mut options = std::fs::File::options();
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(host)
-        .ok()?;
-    let mut head = Vec::new();
-    file.take(ENOUGH).read_to_end(&mut head).ok()?;
-    Some(head)
 }
 
 fn parts(path: &Path) -> VecDeque<OsString> {

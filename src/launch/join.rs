@@ -53,19 +53,16 @@ pub fn encode(kind: u32, number: u32, text: &str) -> Vec<u8> {
 }
 
 impl Launcher {
-    /// Starts a program beside the service whose PID 1 is `init`. `spec` is the service's, with the program
-    /// in its `process`. `chosen`: is the directory there not the service's? The pid is the helper's, which ends when all is
-    /// told.
+    /// Starts a program beside the service whose PID 1 is `init`. The pid is the helper's, which ends when all is told.
     pub fn join(
         &mut self,
         init: Pid,
-        spec: &Spec,
-        chosen: bool,
+        program: &Program<'_>,
         stdio: [BorrowedFd<'_>; 3],
         terminal: bool,
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
-        self.join_for(&Work::Program { chosen }, init, spec, stdio, terminal, client)
+        self.join_for(&Work::Program(program), init, program.spec, stdio, terminal, client)
     }
 
     /// Copies files in or out beside the service whose PID 1 is `init`: as [`Launcher::join`], but what is done there
@@ -96,7 +93,7 @@ impl Launcher {
         client: &OwnedFd,
     ) -> Result<Pid, LaunchError> {
         let (mut joiner, ours) = self.joiner(init, spec, stdio, terminal)?;
-        joiner.exec.joins = !matches!(work, Work::Program { chosen: true });
+        joiner.exec.joins = !matches!(work, Work::Program(Program { chosen: true, .. }));
         let args = spec
             .process()
             .as_ref()
@@ -276,7 +273,7 @@ fn exec_monitor(
     spec: &Spec,
 ) -> i32 {
     let born = joiner.bear(alone, |terminal| match work {
-        Work::Program { .. } => enter_and_exec(&joiner, terminal),
+        Work::Program(_) => enter_and_exec(&joiner, terminal),
         Work::Copy(copy) => enter_and_copy(&joiner, copy),
     });
     drop(joiner);
@@ -293,6 +290,10 @@ fn exec_monitor(
                 let _ = sys::send_fd(client.as_fd(), &encode(told::TERMINAL, 0, ""), master.as_fd());
             }
             Ok(Report::Failed(error)) => {
+                let error = match work {
+                    Work::Program(program) => (program.explained)(error),
+                    Work::Copy(_) => error,
+                };
                 refuse(client, &error);
                 return 0;
             }
@@ -369,12 +370,19 @@ pub enum Way {
     Out,
 }
 
+/// A program that is to run beside a service.
+pub struct Program<'a> {
+    /// The service's, with the program in its `process`.
+    pub spec: &'a Spec,
+    /// Is the directory there one that the client has chosen, and not the service's?
+    pub chosen: bool,
+    /// Says more of an error of its start.
+    pub explained: &'a dyn Fn(LaunchError) -> LaunchError,
+}
+
 /// What is done beside a service.
 enum Work<'a> {
-    Program {
-        /// In a directory that the client has chosen?
-        chosen: bool,
-    },
+    Program(&'a Program<'a>),
     Copy(&'a Copy),
 }
 

@@ -19,6 +19,7 @@ pub mod join;
 mod landlock;
 pub mod network;
 mod prepare;
+pub mod program;
 pub mod relay;
 pub(crate) mod seccomp;
 mod step;
@@ -479,7 +480,8 @@ fn explain_stage(stage: Stage, errno: Errno, program: &str, directory: &str) -> 
     match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => LaunchError::Program {
             message: format!(
-                "run {program}: not found in the service's root; correct `command`, or grant the path that it lies in"
+                "run {program}: it is not in the service's root, or what runs it is not: its loader, or the interpreter that its first \
+                 line names; `pysecure check` says which; correct `command`, or grant the path that it lies in"
             ),
             code: 127,
         },

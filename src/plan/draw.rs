@@ -52,6 +52,13 @@ impl Plan {
             notes: Vec::new(),
         }
     }
+
+    /// Below these lies what PySecure keeps for the app, or what was adopted: files are owned there as the manifest says.
+    pub fn kept(&self) -> Vec<PathBuf> {
+        let adopted = self.storage.iter().filter(|s| s.keeping == Keeping::Adopted);
+        let adopted = adopted.map(|s| s.path.clone());
+        std::iter::once(self.dirs.app.clone()).chain(adopted).collect()
+    }
 }
 
 /// Templates by name.

@@ -433,10 +433,13 @@ impl App {
                 Ok(Report::Started) => self.program_runs(id),
                 Ok(Report::Exited(status)) => process.ending = Some(Ending::Exited(status)),
                 Ok(Report::Failed(error)) => {
-                    process.ending = Some(Ending::Failed {
-                        error: error.to_string(),
-                        code: error.exit_code(),
-                    });
+                    let error = self.explained(id, error);
+                    if let Some(process) = self.processes.get_mut(&id) {
+                        process.ending = Some(Ending::Failed {
+                            error: error.to_string(),
+                            code: error.exit_code(),
+                        });
+                    }
                 }
                 Ok(Report::Terminal(_) | Report::Held | Report::Joinable(_) | Report::Attached) => {}
                 Ok(Report::End) => {

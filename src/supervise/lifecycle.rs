@@ -15,15 +15,15 @@ use super::protocol::Progress;
 use super::stats::events::Event;
 use crate::bundle::Bundle;
 use crate::compile;
+use crate::host::Privilege;
 use crate::jail::store::Store;
 use crate::launch::ask::YES;
 use crate::launch::relay::Notice;
-use crate::launch::{Descriptors, LaunchError, Running};
+use crate::launch::{Descriptors, LaunchError, Running, program};
 use crate::packages;
 use crate::plan::{self, Keeping, Mount};
 use crate::values::Start;
 use nix::sys::epoll::EpollFlags;
-use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -436,19 +436,34 @@ impl App {
         }
     }
 
-    /// The spec that the process of a service was started from. Compiling is a pure function of the plan and the unit, and a
+    /// The bundle that the process of a service was started from. Compiling is a pure function of the plan and the unit, and a
     /// unit that has changed is taken on when its process has ended: so it can be made again when it is asked for first, as
-    /// long as that is before the plan changes ([`App::keep_specs`]).
-    pub(super) fn spec_of_process(&self, id: ServiceId) -> Result<Rc<Spec>, String> {
+    /// long as that is before the plan changes ([`App::keep_bundles`]).
+    pub(super) fn bundle_of_process(&self, id: ServiceId) -> Result<Rc<Bundle>, String> {
         let (Some(process), Some(unit)) = (self.processes.get(&id), self.unit(id)) else {
             return Err("it has no process".to_owned());
         };
-        if let Some(spec) = process.spec.get() {
-            return Ok(Rc::clone(spec));
+        if let Some(bundle) = process.bundle.get() {
+            return Ok(Rc::clone(bundle));
         }
         let folder = self.plan.dirs.bundle(&unit.name);
         let bundle = compile::compile(&self.plan, &unit, &folder).map_err(|e| e.to_string())?;
-        Ok(Rc::clone(process.spec.get_or_init(|| Rc::new(bundle.spec))))
+        Ok(Rc::clone(process.bundle.get_or_init(|| Rc::new(bundle))))
+    }
+
+    /// The error of a start with the reason why the program cannot be run, if it is about that.
+    pub(super) fn explained(&self, id: ServiceId, error: LaunchError) -> LaunchError {
+        let (Ok(bundle), Some(unit)) = (self.bundle_of_process(id), self.unit(id)) else {
+            return error;
+        };
+        let (folder, kept) = (self.plan.dirs.bundle(&unit.name), self.plan.kept());
+        let process = bundle.spec.process().as_ref();
+        program::explained(error, &bundle, process, &folder, &kept, self.shows_other_ids())
+    }
+
+    /// Are services others than those whose files lie on this host?
+    pub(super) fn shows_other_ids(&self) -> bool {
+        self.plan.privilege != Privilege::OneId
     }
 
     fn ask(&mut self, id: ServiceId) -> Option<Input> {
@@ -460,7 +475,7 @@ impl App {
     }
 
     fn try_to_ask(&mut self, id: ServiceId) -> Result<(), String> {
-        let spec = self.spec_of_process(id)?;
+        let bundle = self.bundle_of_process(id)?;
         let (Some(probe), Some(unit)) = (self.machine.probe(id), self.unit(id)) else {
             return Err("it is asked nothing".to_owned());
         };
@@ -471,7 +486,7 @@ impl App {
         let init = process.running.pid;
         let asking = self
             .launcher
-            .ask(init, &spec, null, &probe.question, probe.timeout, owner)
+            .ask(init, &bundle.spec, null, &probe.question, probe.timeout, owner)
             .map_err(|e| e.to_string())
             .inspect_err(|e| tracing::warn!(service = unit.name, "ask a service how it is: {e}"))?;
         self.by_pid

@@ -7,9 +7,9 @@ use super::machine::State;
 use super::machine::state::{After, Service};
 use super::net::sockets::Waiting;
 use super::protocol::ServiceStatus;
+use crate::bundle::Bundle;
 use crate::launch::Running;
 use crate::launch::ask::Asking;
-use oci_spec::runtime::Spec;
 use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -25,9 +25,9 @@ pub(super) struct Process {
     pub ending: Option<Ending>,
     /// On demand: who waited when its program was let go.
     pub waited: Waiting,
-    /// The spec that it was started from, once something was to be done beside it: the plan may be another by then. One that
+    /// The bundle that it was started from, once something was to be done beside it: the plan may be another by then. One that
     /// nobody asks for takes no memory.
-    pub spec: OnceCell<Rc<Spec>>,
+    pub bundle: OnceCell<Rc<Bundle>>,
 }
 
 impl Process {
@@ -38,7 +38,7 @@ impl Process {
             asking: None,
             ending: None,
             waited: Waiting::default(),
-            spec: OnceCell::new(),
+            bundle: OnceCell::new(),
         }
     }
 

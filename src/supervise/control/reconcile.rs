@@ -60,7 +60,7 @@ impl App {
         let new = FingerprintReader::new(&self.plan.app, &self.plan.privilege, apply.templates.clone());
         let planned = planned.into_iter().map(|unit| self.planned(unit, &old, &new));
         let planned: Vec<Planned> = planned.collect();
-        self.keep_specs(&planned);
+        self.keep_bundles(&planned);
         let sandboxes = self.sandbox_fingerprints();
         self.plan.templates = apply.templates;
         self.apply_sandboxes(apply.sandboxes, &sandboxes);
@@ -98,17 +98,17 @@ impl App {
         FingerprintReader::new(&self.plan.app, &self.plan.privilege, self.plan.templates.clone())
     }
 
-    /// Keeps the specs of processes that would be started otherwise from now on, for as long as they still run: of the plan
+    /// Keeps the bundles of processes that would be started otherwise from now on, for as long as they still run: of the plan
     /// that is to come they could not be compiled any more.
-    fn keep_specs(&self, planned: &[Planned]) {
+    fn keep_bundles(&self, planned: &[Planned]) {
         let stays = |p: &&Planned| p.same_process;
         let same: BTreeSet<&str> = planned.iter().filter(stays).map(|p| p.definition.name()).collect();
         let others = self.machine.services().filter(|(_, s)| !same.contains(s.name()));
         for id in others.map(|(id, _)| id).collect::<Vec<ServiceId>>() {
             if self.processes.contains_key(&id)
-                && let Err(error) = self.spec_of_process(id)
+                && let Err(error) = self.bundle_of_process(id)
             {
-                tracing::warn!(error, "keep the spec of a process");
+                tracing::warn!(error, "keep the bundle of a process");
             }
         }
     }

@@ -3,7 +3,8 @@
 
 use super::protocol::{AppStatus, Hello, Progress, Reply, Request};
 use super::server::{Connection, Heard};
-use crate::launch::{descendants, join};
+use crate::bundle::Bundle;
+use crate::launch::{descendants, join, program};
 use crate::plan::Unit;
 use crate::supervise::app::{App, Sink};
 use crate::supervise::ids::{ConnectionId, ServiceId};
@@ -11,7 +12,6 @@ use crate::supervise::machine::{Input, Order};
 use crate::supervise::process;
 use crate::supervise::stats::metrics;
 use crate::supervise::stats::usage::{self, ServiceUsage};
-use oci_spec::runtime::Spec;
 use rustix::process::{Pid, Signal};
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -327,9 +327,9 @@ impl App {
 
     fn copy(&mut self, connection: &mut Connection, service: &str, copy: &join::Copy) -> Result<(), (u32, String)> {
         let passed = passed(connection)?;
-        let (init, spec) = self.joinable(service)?;
+        let (init, bundle) = self.joinable(service)?;
         let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        let helper = self.launcher.copy(init, &spec, stdio, copy, &connection.socket);
+        let helper = self.launcher.copy(init, &bundle.spec, stdio, copy, &connection.socket);
         helper.map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
@@ -343,8 +343,8 @@ impl App {
         terminal: bool,
     ) -> Result<(), (u32, String)> {
         let passed = passed(connection)?;
-        let (init, spec) = self.joinable(service)?;
-        let mut spec = Spec::clone(&spec);
+        let (init, bundle) = self.joinable(service)?;
+        let mut spec = bundle.spec.clone();
         let chosen = directory.is_some();
         if let Some(process) = spec.process_mut() {
             process.set_args(Some(args));
@@ -358,14 +358,19 @@ impl App {
             }
         }
         let stdio = [passed[0].as_fd(), passed[1].as_fd(), passed[2].as_fd()];
-        let helper = self
-            .launcher
-            .join(init, &spec, chosen, stdio, terminal, &connection.socket);
+        let (folder, kept, others) = (self.plan.dirs.bundle(service), self.plan.kept(), self.shows_other_ids());
+        let explained = |error| program::explained(error, &bundle, spec.process().as_ref(), &folder, &kept, others);
+        let program = join::Program {
+            spec: &spec,
+            chosen,
+            explained: &explained,
+        };
+        let helper = self.launcher.join(init, &program, stdio, terminal, &connection.socket);
         helper.map(drop).map_err(|e| (e.exit_code().into(), e.to_string()))
     }
 
-    /// PID 1 of a service that something can be done beside, and the service's spec.
-    fn joinable(&self, service: &str) -> Result<(Pid, Rc<Spec>), (u32, String)> {
+    /// PID 1 of a service that something can be done beside, and the service's bundle.
+    fn joinable(&self, service: &str) -> Result<(Pid, Rc<Bundle>), (u32, String)> {
         let id = self.machine.named(&[service.to_owned()]).map_err(|e| (125, e))?[0];
         let Some(of) = self.machine.service(id) else {
             return Err((125, format!("`{service}` is gone")));
@@ -379,8 +384,8 @@ impl App {
                 ),
             ));
         };
-        let spec = self.spec_of_process(id).map_err(|e| (125, e))?;
-        Ok((process.running.pid, spec))
+        let bundle = self.bundle_of_process(id).map_err(|e| (125, e))?;
+        Ok((process.running.pid, bundle))
     }
 }
 
