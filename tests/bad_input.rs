@@ -966,18 +966,73 @@ command = "true"
     }
 }
 
-/// A source whose mode forbids what is granted is neither opened up nor granted in vain.
+/// A source whose mode forbids what is granted is neither opened up nor granted in vain; and nobody is told to open it to all.
 #[test]
-fn a_source_that_is_closed_is_refused() {
+fn a_source_that_is_closed_is_refused_with_what_keeps_it_closed() {
+    for mode in BOTH {
+        let manifest = |keys: &str| {
+            format!(
+                "[app]\nname = \"closed\"\n[resources]\nkey = {{ path = \"/data/key\", global = \"r\", {keys} }}\n\
+                 [services.one]\ncommand = [\"cat\", \"/data/key\"]\n"
+            )
+        };
+        let app = App::new(mode, &manifest("source = \"./key.pem\""));
+        let key = app.write("key.pem", "secret");
+        let closed = PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&key, closed).unwrap();
+        let found = app.run(&["check"]);
+        let initial = format!("initial = \"{}\"", key.display());
+        assert!(!found.err.contains("chmod"), "{}", found.err);
+        refused(found, 2, &["key.pem has mode 0600", &initial, "adopt = true"]);
+        // What is told works, and leaves the file closed.
+        app.write("pysecure.toml", manifest(&initial));
+        assert_eq!(app.ok(&["run", "-T", "one"]).out, "secret", "{mode:?}");
+        assert_eq!(key.metadata().unwrap().mode() & 0o777, 0o600);
+
+        let code = |more: &str| {
+            format!(
+                "[app]\nname = \"closedcode\"\ncode = {{ \"/code\" = \"./code\" }}\n[services.one]\n\
+                 command = \"sh /code/main.sh\"\n{more}"
+            )
+        };
+        app.write("pysecure.toml", code(""));
+        let script = app.write("code/main.sh", "echo it runs");
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o600)).unwrap();
+        let found = app.run(&["check"]);
+        assert!(!found.err.contains("chmod"), "{}", found.err);
+        let initial = format!("initial = \"{}\"", script.display());
+        refused(found, 0, &["/code/main.sh may not be read by other users", &initial]);
+        app.write(
+            "pysecure.toml",
+            code(&format!(
+                "[resources]\nmain = {{ path = \"/code/main.sh\", global = \"r\", {initial} }}\n"
+            )),
+        );
+        assert_eq!(app.ok(&["run", "-T", "one"]).out, "it runs\n", "{mode:?}");
+        std::fs::set_permissions(app.folder.join("code"), PermissionsExt::from_mode(0o750)).unwrap();
+        app.write("pysecure.toml", code(""));
+        let found = app.run(&["run", "-T", "one"]);
+        assert!(!found.err.contains("chmod"), "{}", found.err);
+        refused(
+            found,
+            2,
+            &["mode 0750", "as every account of this host does", "adopt = true"],
+        );
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(app.folder.join("code"), PermissionsExt::from_mode(0o755)).unwrap();
+        app.ok(&["run", "-T", "one"]);
+    }
+    // To give its owner a right is to open it to nobody else.
     let app = App::new(
         Mode::Root,
-        "[app]\nname = \"closed\"\ncode = { \"/code\" = \"./code\" }\n[services.one]\ncommand = \"true\"\n",
+        "[app]\nname = \"closed\"\n[resources]\nkey = { path = \"/data/key\", source = \"./key\", owner = \"rw\" }\n\
+         [services.one]\ncommand = \"true\"\nowner_resources = [\"key\"]\n",
     );
-    app.write("code/main.py", "");
-    std::fs::set_permissions(app.folder.join("code"), PermissionsExt::from_mode(0o750)).unwrap();
-    refused(app.run(&["run", "-T", "one"]), 2, &["mode 0750", "chmod 0755"]);
-    std::fs::set_permissions(app.folder.join("code"), PermissionsExt::from_mode(0o755)).unwrap();
-    app.ok(&["run", "-T", "one"]);
+    let key = app.write("key", "");
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o400)).unwrap();
+    let (uid, gid) = harness::user();
+    chown(&key, Some(uid), Some(gid)).unwrap();
+    refused(app.run(&["check"]), 2, &["mode 0400", "chmod 0600", "adopt = true"]);
 }
 
 #[test]

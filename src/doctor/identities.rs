@@ -81,10 +81,7 @@ pub(crate) fn map_programs(_: &Host) -> Answer {
                 "{} is on a filesystem mounted nosuid, which takes its rights away",
                 path.display()
             ))
-            .remedy(format!(
-                "sudo mount -o remount,suid $(findmnt -no TARGET --target {})",
-                path.display()
-            ));
+            .remedy(reinstall(&path));
         }
         match power_of(&path, program) {
             Some(power) => found.push(format!("{} ({power})", path.display())),
@@ -94,7 +91,8 @@ pub(crate) fn map_programs(_: &Host) -> Answer {
                     "{shown} is neither set-user-id root nor has {}, as if copied without its rights",
                     program.capability_name
                 ))
-                .remedy(format!("sudo chown root:root {shown} && sudo chmod u+s {shown}"));
+                // Never a set-user-id bit: what stands first in PATH may be anybody's.
+                .remedy(reinstall(&path));
             }
         }
     }
@@ -105,6 +103,16 @@ pub(crate) fn map_programs(_: &Host) -> Answer {
         );
     }
     Answer::ok(found.join(", "))
+}
+
+/// The distribution's own program, with the rights that it comes with.
+fn reinstall(found: &Path) -> String {
+    let name = found.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "sudo apt install --reinstall uidmap          (Debian, Ubuntu)\n\
+         sudo dnf reinstall shadow-utils              (Fedora)\n\
+         and see that PATH holds its directory, as a rule /usr/bin, before that of another {name}"
+    )
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {

@@ -131,10 +131,7 @@ fn apparmor_profile(program: &Path) -> String {
          \x20 include if exists <local/pysecure>\n\
          }}\n\
          EOF\n\
-         sudo apparmor_parser -r /etc/apparmor.d/pysecure\n\
-         or, for every program of this machine:\n\
-         {}",
-        set_sysctl("kernel.apparmor_restrict_unprivileged_userns", "0")
+         sudo apparmor_parser -r /etc/apparmor.d/pysecure"
     )
 }
 

@@ -335,13 +335,22 @@ impl<'b> View<'b> {
                     message: format!(
                         "the directory {shown} may not be searched by other users, of which the service is one"
                     ),
-                    help: format!("`chmod o+x {}`", host.display()),
+                    help: closed(host.as_path()),
                     fatal: true,
                 })
             }
             Seen::Is(_) => None,
         }
     }
+}
+
+/// What to do about a file or a folder that its mode closes to others. Whether every account of this host may read it, its user knows.
+pub(super) fn closed(host: &Path) -> String {
+    let host = serde_json::Value::from(host.to_string_lossy());
+    format!(
+        "show it by a resource with initial = {host}, a copy that services alone can read, or with source = {host} and adopt = true; a \
+         wider mode would open it to every account of this host"
+    )
 }
 
 fn parts(path: &Path) -> VecDeque<OsString> {

@@ -3,7 +3,7 @@
 //!
 //! Asked before a start, by [`crate::app`], and after one that failed.
 
-use super::dry_run::{Kind, Link, Node, Seen, Trouble, View};
+use super::dry_run::{Kind, Link, Node, Seen, Trouble, View, closed};
 use super::error::LaunchError;
 use crate::bundle::Bundle;
 use crate::jail::elf;
@@ -132,7 +132,7 @@ impl View<'_> {
                         "the program {shown} cannot be reached: {} {why}, of which the service is one",
                         at.display()
                     ),
-                    "`chmod o+x` that directory".into(),
+                    closed(&at),
                 );
             }
             Seen::Barred(..) => return Err(None),
@@ -145,11 +145,13 @@ impl View<'_> {
             );
         }
         let host = node.host.as_deref().unwrap_or(&node.path);
-        if node.mode.is_some_and(|mode| mode & 0o001 == 0) {
-            return wrong(
-                format!("the program {shown} is not executable for the service"),
-                format!("`chmod a+x {}`, or name the program that runs it", host.display()),
-            );
+        if let Some(mode) = node.mode.filter(|mode| mode & 0o001 == 0) {
+            // To what others may read already, the right to run it adds nothing.
+            let remedy = match mode & 0o004 == 0 {
+                true => closed(host),
+                false => format!("`chmod a+x {}`, or name the program that runs it", host.display()),
+            };
+            return wrong(format!("the program {shown} is not executable for the service"), remedy);
         }
         if !node.executable {
             return wrong(
@@ -307,24 +309,24 @@ impl View<'_> {
         // What stands behind an option may be its value, so only a first argument is sure to be a script.
         let script = command.get(1).filter(|a| !a.starts_with('-') && !a.is_empty())?;
         let path = directory.join(script);
-        let says = |message: String, help: &str| {
+        let says = |message: String, help: String| {
             Some(Trouble {
                 message,
-                help: help.into(),
+                help,
                 fatal: false,
             })
         };
         match self.resolve(&path) {
             Seen::Missing(_) | Seen::Barred(..) => says(
                 format!("the script {} does not exist in the service's root", path.display()),
-                "correct `command` or `directory`, or grant the path that it lies in, such as in `code`",
+                "correct `command` or `directory`, or grant the path that it lies in, such as in `code`".into(),
             ),
             Seen::Is(node) if node.kind == Kind::File && node.mode.is_some_and(|mode| mode & 0o004 == 0) => says(
                 format!(
                     "the script {} may not be read by other users, of which the service is one",
                     path.display()
                 ),
-                "`chmod o+r` it",
+                closed(node.host.as_deref().unwrap_or(&node.path)),
             ),
             _ => None,
         }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::path::PathBuf;
 
-const SHARED: &str = "give one of them another range, or run `pysecure down --purge` on the one that is gone";
+const SHARED: &str = "give one of them another range, or, if the other is not needed any more, delete it and its data: `pysecure down --purge` with its manifest";
 const TAKEN: &str = "move the range, such as to [60706, 61183]";
 const EXHAUSTED: &str = "widen the range, or `pysecure down --purge` to delete the app's data and start anew";
 const CLAIMED: &str = "give this one another name, or, if it is to have that data, `pysecure up --take-over`";

@@ -193,7 +193,7 @@ impl Search<'_> {
                     if self.closed && changed.is_some_and(|(_, mode)| mode & 0o004 == 0) {
                         let text = format!(
                             "{} may be searched but not read by services, and leaving something out of it would change \
-                             that: `chmod o+r` or `chmod o-x` it, or `exclude` it",
+                             that: `exclude` it as a whole, or `chmod o-x` it",
                             shown(path)
                         );
                         return Err(text.into());

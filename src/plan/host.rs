@@ -153,7 +153,7 @@ pub(super) fn notes(model: &Model, ledger: &Ledger, privilege: &Privilege) -> Ve
     if *privilege != Privilege::Root && (model.dynamic_uid.is_some() || model.dynamic_gid.is_some()) {
         notes.push(
             "the dynamic service's ids are the host's, which an ordinary user cannot give files to: it will reach \
-             neither its resources nor the services that it may call; run as root for that"
+             neither its resources nor the services that it may call; only an app that root starts can give it these"
                 .to_owned(),
         );
     }

@@ -440,7 +440,7 @@ fn roots(storage: &Storage) -> Option<Reason> {
             "{shown} is root's, and so would be all that services write there, for every other program of this host"
         );
         Reason::new(why).remedy(format!(
-            "give it to another user (`chown -R USER {shown}`), write adopt = true, {remedy}"
+            "give it to another user, write adopt = true to have PySecure make it the services', {remedy}"
         ))
     })
 }
@@ -484,15 +484,32 @@ fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> R
     let have = metadata.mode() & 0o777;
     let lacking = wanted & !have;
     if lacking != 0 {
-        let text = format!(
-            "{} has mode {have:04o}, which does not allow what the manifest grants: `chmod {:04o} {}`, {adopt}",
-            storage.path.display(),
-            have | wanted,
-            storage.path.display()
-        );
-        return Err(text.into());
+        let shown = storage.path.display();
+        let why = format!("{shown} has mode {have:04o}, which does not allow what the manifest grants");
+        return Err(Reason::new(why).remedy(opened(lacking, have | wanted, storage)));
     }
     Ok(())
+}
+
+/// What to do about a mode that closes a tree to services. Nobody is told to open one to others: that would be to every account of this
+/// host, and the mode may be what keeps a secret.
+fn opened(lacking: u32, wanted: u32, storage: &Storage) -> String {
+    let shown = storage.path.display();
+    if lacking & !0o700 == 0 {
+        return format!(
+            "`chmod {wanted:04o} {shown}`, or write adopt = true to have PySecure change its owner and mode"
+        );
+    }
+    match storage.resource.strip_prefix("code:") {
+        Some(path) => format!(
+            "services read `code` as every account of this host does; what is not for all of these is shown by a resource with \
+             path = \"{path}\", global = \"rx\" and initial = \"{shown}\", a copy that services alone can read, or with source and adopt = true"
+        ),
+        None => format!(
+            "write initial = \"{shown}\" in place of `source` (services get a copy, which no others can read), or adopt = true to have \
+             PySecure make it theirs; a wider mode would open it to every account of this host"
+        ),
+    }
 }
 
 /// Is `inside` there below `source`, and of the right kind? Links are not followed.

@@ -50,8 +50,8 @@ def begin(path, text, launcher):
     """The config that the program makes: the one that it would run, or the only one that it has."""
     if not os.access(os.path.dirname(path), os.R_OK | os.X_OK):
         fail(
-            "its folder is not for it to read: a configuration of root's runs as no user; `chmod o+rx` the folder, or give both "
-            "to a user who is not root"
+            "its folder is not for it to read: a configuration of root's runs as no user; move both to a folder that "
+            "everybody may read, or give both to a user who is not root"
         )
     import pysecure
 

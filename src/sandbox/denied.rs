@@ -400,10 +400,8 @@ impl Found {
         let allow = match own {
             _ if self.is_beside(at) => NOTHING.to_owned(),
             true => format!("chmod u+{letter} {}, which the code may do itself", at.display()),
-            false => format!(
-                "chmod o+{letter} {} on the host, or a copy of what it needs: put={{…}}",
-                at.display()
-            ),
+            // A wider mode on the host would be for every account there.
+            false => "a copy of what it needs: put={…}".to_owned(),
         };
         Why::new(format!("{} {whose}has mode {mode:04o}", at.display()), allow)
     }

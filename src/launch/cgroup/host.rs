@@ -88,7 +88,7 @@ pub(super) const LEAF: &str = "supervisors";
 /// Set for a process that was started in a scope of its own.
 pub(super) const IN_SCOPE: &str = "PYSECURE_SCOPE";
 
-const BOOT_TWO: &str = "boot with version 2 (`pysecure doctor` says how), or run as root";
+const BOOT_TWO: &str = "boot with version 2 (`pysecure doctor` says how)";
 
 struct Mount {
     kind: String,
