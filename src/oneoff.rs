@@ -103,7 +103,7 @@ impl<'p> OneOff<'p> {
                 Report::Exited(status) => return Ok(crate::sys::exit_status::exit_code(status)),
                 Report::Failed(error) => return Err(self.explained(error).into()),
                 Report::End => return Err(LaunchError::Vanished.into()),
-                Report::Started | Report::Held | Report::Joinable(_) | Report::Attached | Report::Terminal(_) => {}
+                Report::Started | Report::Held | Report::Rules(_) | Report::Terminal(_) => {}
             }
         }
     }

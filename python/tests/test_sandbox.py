@@ -36,9 +36,7 @@ from pysecure_sandbox import _session, _userdir
 #: Finds the socket that code in a sandbox shares with its caller, as hostile code would.
 FIND = """
 import gc, socket, struct, array
-sock = next(o for o in gc.get_objects() if type(o) is socket.socket and o.family == socket.AF_UNIX and o.fileno() > 2
-            and o.type == socket.SOCK_SEQPACKET and o is not globals().get('control') and 'Calling' in
-            str([type(r) for r in gc.get_referrers(o)] + [type(q) for r in gc.get_referrers(o) for q in gc.get_referrers(r)]))
+sock = next(o._sock for o in gc.get_objects() if type(o).__name__ == 'Calling')
 """
 
 

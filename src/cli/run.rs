@@ -88,7 +88,7 @@ fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd) -> Do
             }
         }
         match running.report().map_err(std::io::Error::from)? {
-            Report::Started | Report::Held | Report::Joinable(_) | Report::Attached => {}
+            Report::Started | Report::Held | Report::Rules(_) => {}
             Report::Terminal(master) => relay = Some(start_relay(master)?),
             Report::Exited(status) => {
                 if let Some(relay) = &relay {

@@ -180,10 +180,15 @@ impl Beside {
             true => 0,
             false => (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64,
         };
+        let maker = (!in_place)
+            .then(crate::sandbox::maker)
+            .transpose()
+            .map_err(|e| Failure::failed(e.to_string()))?;
         let kept: Vec<i32> = ids
             .iter()
             .map(|ids| ids.claim.as_raw_fd())
             .chain([connection.as_raw_fd()])
+            .chain(maker.iter().map(AsRawFd::as_raw_fd))
             .collect();
         let life = || {
             if in_place && let Err(errno) = apart() {
@@ -193,7 +198,7 @@ impl Beside {
             }
             let block = ids.as_ref().map(|ids| ids.block);
             let served = connection.try_clone().map_err(|e| e.to_string()).and_then(|own| {
-                let source = Source::Control(own);
+                let source = (Source::Control(own), maker);
                 serve(plan, profile, block, Userdirs::Host, source, cgroups.take()).map_err(|e| e.to_string())
             });
             if in_place {

@@ -147,7 +147,10 @@ pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), Com
                 .set_rlimits(Some(limits()?));
             without_calls(&mut bundle.spec, &MAKES_PROCESSES)
         }
-        Confinement::Sandbox => without_calls(&mut bundle.spec, &NOT_FOR_SANDBOXES),
+        Confinement::Sandbox => {
+            without_calls(&mut bundle.spec, &NOT_FOR_SANDBOXES)?;
+            own_children(&mut bundle.spec)
+        }
         Confinement::WarmInterpreter => {
             among_its_pool(&mut bundle.spec)?;
             joins_namespaces(&mut bundle.spec)
@@ -155,6 +158,7 @@ pub(super) fn apply(profile: Confinement, bundle: &mut Bundle) -> Result<(), Com
         Confinement::SandboxInPlace => {
             without_calls(&mut bundle.spec, &NOT_FOR_SANDBOXES)?;
             without_calls(&mut bundle.spec, &NOT_IN_PLACE)?;
+            own_children(&mut bundle.spec)?;
             in_place(&mut bundle.spec)
         }
     }
@@ -171,6 +175,30 @@ fn among_its_pool(spec: &mut Spec) -> Result<(), CompileError> {
     linux.set_namespaces(Some(namespaces));
     linux.set_uid_mappings(None);
     linux.set_gid_mappings(None);
+    Ok(())
+}
+
+/// clone(2) without CLONE_PARENT: whoever is started there is the child of who started it. The pool knows all that is in a sandbox by
+/// that, and the parent of a copy of the warm interpreter is outside.
+fn own_children(spec: &mut Spec) -> Result<(), CompileError> {
+    let filter = spec.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().as_mut());
+    let filter = filter.ok_or(CompileError::Unconfined("a filter of system calls"))?;
+    let mut rules = filter.syscalls().clone().unwrap_or_default();
+    for rule in rules
+        .iter_mut()
+        .filter(|rule| rule.names().iter().any(|name| name == "clone"))
+    {
+        let flags = rule
+            .args()
+            .as_ref()
+            .and_then(|args| args.first())
+            .map(LinuxSeccompArg::value);
+        let flags = flags.ok_or(CompileError::Unconfined("clone"))?;
+        // The flags that must not be there, and that they are not.
+        let masked = argument(0, flags | libc::CLONE_PARENT as u64, Some(0))?;
+        rule.set_args(Some(vec![masked]));
+    }
+    filter.set_syscalls(Some(rules));
     Ok(())
 }
 

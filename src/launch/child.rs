@@ -13,6 +13,7 @@
     reason = "in a copy of the process, it works on descriptors and memory that the original owns"
 )]
 
+use super::attach::{attach, attach_at, open_place};
 use super::capabilities;
 use super::cgroup;
 use super::filesystem;
@@ -21,7 +22,7 @@ use super::step::{ExecContext, Stage, Step};
 use crate::sys;
 pub(super) use crate::sys::exit;
 pub(super) use crate::sys::helper::hide;
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::Signal;
@@ -44,16 +45,12 @@ pub(super) mod report {
     pub(crate) const TERMINAL: u32 = 4;
     /// All is there but the program.
     pub(crate) const HELD: u32 = 5;
-    /// A process may join; the Landlock rules that it is to apply to itself come with the message, where there are any.
-    pub(crate) const JOINABLE: u32 = 7;
-    /// What came with the last message is attached.
-    pub(crate) const ATTACHED: u32 = 8;
+    /// The Landlock rules come with the message that a process which joins is to apply to itself.
+    pub(crate) const RULES: u32 = 7;
 }
 
 /// What a launcher says to PID 1: go on.
 pub(super) const GO: u8 = b'!';
-/// Attach the tree that comes with this.
-pub(super) const ATTACH: u8 = b'+';
 
 /// All that PID 1 works on.
 pub(super) struct Init {
@@ -97,7 +94,7 @@ fn live(init: &Init) -> ! {
     let _ = rustix::process::setsid();
     let mut terminal = None;
     for (number, step) in init.steps.iter().enumerate() {
-        if matches!(step, Step::Hold | Step::Admit { .. }) {
+        if matches!(step, Step::Hold) {
             // It may be for long, and what else is open here is what other services' lives hang on.
             let kept = || {
                 init.exec
@@ -113,7 +110,7 @@ fn live(init: &Init) -> ! {
             }
         }
         let done = match step {
-            Step::Admit { place } => admit(&init.exec, place, report).map(|()| None),
+            Step::Rules => hand_out_rules(&init.exec, report).map(|()| None),
             other => carry_out(other, report),
         };
         match done {
@@ -171,25 +168,11 @@ fn spawn(init: &Init, terminal: Option<BorrowedFd<'_>>, report: BorrowedFd<'_>) 
     }
 }
 
-/// Lets a process join, and attaches what is sent, until told to go on.
-fn admit(exec: &ExecContext, place: &CStr, report: BorrowedFd<'_>) -> Result<()> {
+/// Rules name what lies in this mount namespace, so they are made here.
+fn hand_out_rules(exec: &ExecContext, report: BorrowedFd<'_>) -> Result<()> {
     match &exec.landlock {
-        Some(rules) => {
-            let ruleset = landlock::ruleset(rules)?;
-            sys::send_fd(report, &encode(report::JOINABLE, 0, 0), ruleset.as_fd())?;
-        }
-        None => say(report, report::JOINABLE, 0, 0),
-    }
-    loop {
-        let mut word = [0u8; 1];
-        let received = sys::receive_when_there(report, &mut word)?;
-        match (received.bytes, word[0], received.fd) {
-            (1, GO, None) => return Ok(()),
-            (1, ATTACH, Some(tree)) => attach(tree.as_fd(), place)?,
-            // The launcher is gone or gave up.
-            _ => exit(125),
-        }
-        say(report, report::ATTACHED, 0, 0);
+        Some(rules) => sys::send_fd(report, &encode(report::RULES, 0, 0), landlock::ruleset(rules)?.as_fd()),
+        None => Ok(()),
     }
 }
 
@@ -317,7 +300,7 @@ pub(super) fn carry_out(step: &Step, report: BorrowedFd<'_>) -> Result<Option<Ow
             await_go(report)?;
         }
         // It wants more than a step has.
-        Step::Admit { .. } => return Err(Errno::INVAL),
+        Step::Rules => return Err(Errno::INVAL),
         Step::Terminal { uid, gid } => return open_terminal(*uid, *gid, report).map(Some),
     }
     Ok(None)
@@ -335,26 +318,6 @@ fn await_go(report: BorrowedFd<'_>) -> Result<()> {
 pub(super) fn write_file(path: &CStr, bytes: &[u8]) -> Result<()> {
     let file = rustix::fs::openat(CWD, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, bytes).map(drop)
-}
-
-/// Opens a path below the root, through no link; `None` if it is not there.
-fn open_place(path: &CStr) -> Result<Option<OwnedFd>> {
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
-        Ok(place) => Ok(Some(place)),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-fn attach(tree: BorrowedFd<'_>, target: &CStr) -> Result<()> {
-    let place = open_place(target)?.ok_or(Errno::NOENT)?;
-    attach_at(tree, place.as_fd())
-}
-
-fn attach_at(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(tree, c"", place, c"", flags)
 }
 
 fn clone_tree(of: BorrowedFd<'_>) -> Result<OwnedFd> {
@@ -609,30 +572,4 @@ pub(super) fn fail(report: BorrowedFd<'_>, stage: Stage, errno: Errno) -> ! {
 fn fail_step(report: BorrowedFd<'_>, number: usize, errno: Errno) -> ! {
     say(report, report::STEP_FAILED, number as u32, errno.raw_os_error() as u32);
     exit(125)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::ffi::OsStrExt;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn a_mount_point_is_reached_through_no_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
-        std::fs::create_dir_all(real.join("in")).unwrap();
-        symlink(&real, &link).unwrap();
-        symlink("/proc/self/fd/0", folder.path().join("magic")).unwrap();
-        let open = |path: &std::path::Path| {
-            let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-            open_place(&path).map(|found| found.is_some())
-        };
-        assert_eq!(open(&real.join("in")), Ok(true));
-        assert_eq!(open(&real.join("missing")), Ok(false));
-        for path in [link.clone(), link.join("in"), folder.path().join("magic")] {
-            assert!(path.symlink_metadata().is_ok());
-            assert_eq!(open(&path), Err(Errno::LOOP), "{}", path.display());
-        }
-    }
 }

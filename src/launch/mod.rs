@@ -5,6 +5,7 @@
 //! as a number and leaves here as a sentence.
 
 pub mod ask;
+mod attach;
 mod call;
 pub mod capabilities;
 pub mod cgroup;
@@ -26,6 +27,7 @@ mod step;
 pub mod trace;
 mod writable;
 
+pub use attach::OwnMounts;
 pub use call::Descriptors;
 pub use error::LaunchError;
 pub use landlock::{Allowed, May};
@@ -96,10 +98,8 @@ pub enum Report {
     /// All is there, and waits ([`Descriptors::hold`]).
     Held,
     Started,
-    /// A process may join ([`Program::Joining`]); the Landlock rules that it is to apply to itself, where there are any.
-    Joinable(Option<OwnedFd>),
-    /// What was sent to be attached is ([`Running::attach`]).
-    Attached,
+    /// The Landlock rules that a process which joins is to apply to itself ([`Program::Joining`]), where there are any.
+    Rules(OwnedFd),
     /// As waitpid(2) has it.
     Exited(i32),
     Failed(LaunchError),
@@ -283,7 +283,7 @@ impl Launcher {
             .map_err(|unwritten| LaunchError::system("write", unwritten.object)(unwritten.errno))
     }
 
-    /// A tree of what `source` shows, attached nowhere, for [`Running::attach`]: with no device and no set-id program in it, and with
+    /// A tree of what `source` shows, attached nowhere, for [`OwnMounts::attach_in`]: with no device and no set-id program in it, and with
     /// other ids where there is a map. `path` is what an error names, and `idmaps` keeps the map for the next.
     pub fn detached(
         &self,
@@ -295,7 +295,7 @@ impl Launcher {
         prepare::detached(source, path, map, idmaps)
     }
 
-    /// An overlay on such a tree: what [`Running::attach`] takes in its place, and the layer in memory that what is written goes to. It
+    /// An overlay on such a tree: what [`OwnMounts::attach_in`] takes in its place, and the layer in memory that what is written goes to. It
     /// holds so many bytes and files, and is this owner's.
     pub fn overlay(
         &self,
@@ -425,12 +425,6 @@ impl Running {
         go(self.reports.as_fd())
     }
 
-    /// Has PID 1 attach a detached tree at the place that [`Program::Joining`] names, which it answers with
-    /// [`Report::Attached`].
-    pub fn attach(&self, tree: BorrowedFd<'_>) -> Result<(), Errno> {
-        sys::send_fd(self.reports.as_fd(), &[child::ATTACH], tree)
-    }
-
     /// Has PID 1 ended, and is to be waited for?
     pub fn has_ended(&self) -> bool {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -530,8 +524,7 @@ fn read_report(socket: BorrowedFd<'_>, explain: impl FnOnce(Failed, Errno) -> La
     Ok(match word(0) {
         report::HELD => Report::Held,
         report::STARTED => Report::Started,
-        report::JOINABLE => Report::Joinable(received.fd),
-        report::ATTACHED => Report::Attached,
+        report::RULES => received.fd.map_or(Report::End, Report::Rules),
         report::EXITED => Report::Exited(word(4) as i32),
         report::STEP_FAILED => Report::Failed(explain(Failed::Step(word(4)), errno())),
         report::STAGE_FAILED => Report::Failed(match Stage::from_code(word(4)) {

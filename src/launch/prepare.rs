@@ -100,10 +100,8 @@ pub(super) fn steps(
     if request.hold {
         steps.push(Step::Hold);
     }
-    if let Program::Joining(place) = request.program {
-        steps.push(Step::Admit {
-            place: terminated(place)?,
-        });
+    if let Program::Joining(_) = request.program {
+        steps.push(Step::Rules);
     }
     if request.terminal {
         let user = spec

@@ -13,7 +13,8 @@ pub enum Program<'a> {
     OfSpec,
     /// The same, but without Landlock rules: copies of this program are to live among other mounts, and confine themselves.
     Forking,
-    /// One that joins from outside. Until [`Running::go`](super::Running::go) PID 1 attaches what [`Running::attach`](super::Running::attach) sends it, at this path.
+    /// One that joins from outside when PID 1 has given up its rights. What is to be attached at this path then,
+    /// [`OwnMounts::attach_in`](super::OwnMounts::attach_in) attaches.
     Joining(&'a Path),
 }
 
@@ -79,10 +80,8 @@ pub(super) enum Step {
     },
     /// Says that all is there, and waits to be told to go on.
     Hold,
-    /// Lets a process join from outside, and attaches to `place` what is sent, until told to go on.
-    Admit {
-        place: CString,
-    },
+    /// Hands out the Landlock rules for a process that joins from outside.
+    Rules,
     /// Opens a terminal in the new /dev/pts for the service's user, and hands its other end out.
     Terminal {
         uid: u32,
@@ -110,7 +109,7 @@ impl Step {
             Step::Mask { path } => ("mask", text(path)),
             Step::ReadOnly { path } => ("make read-only", text(path)),
             Step::Hold => ("wait for", "the network".into()),
-            Step::Admit { place } => ("mount", text(place)),
+            Step::Rules => ("make", "Landlock rules".into()),
             Step::Terminal { .. } => ("open a terminal in", "/dev/pts".into()),
         }
     }

@@ -1,5 +1,6 @@
 //! Is a process confined? Read from what the kernel says of it, and not from what it says; proc_pid_status(5), namespaces(7).
 
+use super::usage::told;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -23,7 +24,10 @@ pub struct Expected {
 /// As /proc/PID/ns has them; the user namespace first, which gives the right to enter the others.
 const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"];
 
+pub const MOUNTS: usize = 1;
+
 /// The namespaces of a process, to be joined by one that may not look into it; setns(2).
+/// [`MOUNTS`] is where the mount namespace is.
 pub fn namespaces(pid: i32) -> Result<Vec<OwnedFd>, Errno> {
     let open = |kind| {
         let path = format!("/proc/{pid}/ns/{kind}");
@@ -34,9 +38,8 @@ pub fn namespaces(pid: i32) -> Result<Vec<OwnedFd>, Errno> {
 
 /// What of it does not hold, if anything.
 pub fn lacking(pid: i32, expected: &Expected) -> Option<String> {
-    let status = match std::fs::read_to_string(format!("/proc/{pid}/status")) {
-        Ok(status) => status,
-        Err(e) => return Some(format!("/proc/{pid}/status: {e}")),
+    let Some(status) = told(pid, "status") else {
+        return Some(format!("/proc/{pid}/status cannot be read"));
     };
     if let Some(wrong) = wrong_line(&status, expected) {
         return Some(wrong);
@@ -83,7 +86,7 @@ pub fn memory(pid: i32) -> u64 {
 }
 
 fn kib(pid: i32, key: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = told(pid, "status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() * 1024

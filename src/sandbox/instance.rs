@@ -24,16 +24,14 @@ pub(super) struct Warm {
 /// How far a sandbox is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// PID 1 makes its mounts.
+    /// PID 1 makes its mounts, and gives up its rights.
     Starting,
-    /// A process may join; none was asked for yet.
+    /// All is there but its interpreter.
     Joinable,
     /// A copy of the warm interpreter is on its way.
     Joining,
     /// The copy is confined, and waits for a task.
     Ready,
-    /// PID 1 attaches the user's directory, and gives up its rights.
-    Opening,
     Running,
     /// It was killed.
     Ending,
@@ -52,6 +50,9 @@ pub(super) struct Sandbox {
     /// The interpreter's end, until that has it; and the Landlock rules for it.
     pub theirs: Option<OwnedFd>,
     pub ruleset: Option<OwnedFd>,
+    /// Its mount namespace, for what is attached later; and what says that its copy is gone, pidfd_open(2).
+    pub mounts: Option<OwnedFd>,
+    pub exit: Option<OwnedFd>,
     /// The interpreter, as this namespace counts it.
     pub inside: Option<Pid>,
     pub run: Option<u32>,
@@ -120,6 +121,8 @@ pub(super) struct Pending {
     pub began: Option<Instant>,
     /// How long all of its processes have computed, as far as it was looked at.
     pub spent: Spent,
+    /// Has a sandbox that it was given been lost before it had its task?
+    pub again: bool,
     /// Why it was killed.
     pub killed: Option<String>,
     /// When to look next at what it has used.

@@ -119,7 +119,7 @@ pub(super) fn run(
 ) -> Result<Bundle, SandboxError> {
     let (command, memory) = match runs {
         Runs::Command { command, .. } => (command.to_vec(), limits.memory),
-        Runs::Copy | Runs::Python => (python(plan, profile, "_inside"), None),
+        Runs::Copy | Runs::Python => (python(plan, profile, "_cold"), None),
     };
     let mut unit = unit(plan, profile, Role::Sandbox, command);
     unit.directory = home.display().to_string();

@@ -10,6 +10,10 @@
 //!                  └──task──────────────────────────────────────────────────────────────> runs the code
 //! ```
 //!
+//! A sandbox's PID 1 has given up its rights before anybody joins, and what it is shown later the pool attaches itself
+//! ([`OwnMounts`](crate::launch::OwnMounts)). Some sandboxes are made before they are asked for, with an interpreter in them or without. That a run
+//! has ended is told when nothing of it goes on any more; what is left of its sandbox is taken down when nobody wants anything.
+//!
 //! The copy is not believed: before it gets a task, the pool reads from the kernel that it is where it has to be, and has no
 //! right left ([`confined`]). A program, and Python where nothing is warm, is launched as any service is.
 //!
@@ -32,5 +36,5 @@ mod usage;
 mod userdir;
 
 pub use error::SandboxError;
-pub use pool::{Source, serve};
+pub use pool::{Source, maker, serve};
 pub use profile::{Identities, Limits, Profile, Userdirs};

@@ -8,14 +8,14 @@ use super::request::{
     Asked, Done, Ended, Event, FromWarm, LONGEST, MOST_DESCRIPTORS, Order, Run, Said, Task, ToWarm, Usage,
 };
 use super::unit::{self, HOME, Place, Runner, Runs};
-use super::usage::Spent;
+use super::usage::{self, Spent};
 use super::userdir::{self, Shown};
 use super::{Identities, Profile, SandboxError, Userdirs};
 use crate::bundle::Bundle;
 use crate::host::Privilege;
 use crate::host::idmap::IdMaps;
 use crate::launch::cgroup::{Cgroups, Group};
-use crate::launch::{Allowed, Descriptors, Launcher, Program, Report, Running};
+use crate::launch::{Allowed, Descriptors, Launcher, OwnMounts, Program, Report, Running};
 use crate::plan::Plan;
 use crate::sys;
 use crate::values::Isolation;
@@ -24,12 +24,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::Pid;
+use rustix::process::{Pid, PidfdFlags};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
+use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 mod explained;
@@ -43,12 +45,21 @@ pub enum Source {
     Listeners(Vec<OwnedFd>),
 }
 
+/// The process that this function is called in, for the pool that it starts and that is to end with it. A signal alone does not see to
+/// that (PR_SET_PDEATHSIG): a process that takes on another effective id lets go of it for a moment.
+pub fn maker() -> Result<OwnedFd, SandboxError> {
+    rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        .map_err(SandboxError::system("open this process"))
+}
+
 /// Runs that wait, of all clients.
 const MOST_WAITING: usize = 10_000;
 /// Overlays of runs that have ended: each holds memory until it is said what becomes of it.
 const MOST_UNDECIDED: usize = 64;
 /// Connections of clients at once.
 const MOST_CLIENTS: usize = 256;
+/// [`HOME`], for system calls.
+const AT_HOME: &CStr = c"/home/user";
 /// A directory that may hold only so much is looked at no more often than this, and so that all but one part in so many of the time is
 /// left for else; and a run whose processes nothing else counts.
 const LOOK: Duration = Duration::from_millis(200);
@@ -56,6 +67,14 @@ const PART: u32 = 20;
 const COUNT: Duration = Duration::from_millis(50);
 /// So long a warm interpreter is not made anew that did not come to be ready.
 const BACK_OFF: Duration = Duration::from_secs(1);
+/// So many sandboxes wait without an interpreter, which is most of what it takes to make one.
+const PREPARED: usize = 2;
+/// For so long nothing has happened before one is prepared or taken down: whoever asks meanwhile would wait for that, and who was told
+/// something does not want to share a processor.
+const QUIET: Duration = Duration::from_millis(1);
+const QUIET_AMONG_RUNS: Duration = Duration::from_millis(5);
+/// So many sandboxes are left, when their runs are over, until nobody wants anything: to take one down takes time.
+const MOST_OVER: usize = 8;
 const EVENTS: usize = 64;
 
 /// What an overlay holds where no limit says it.
@@ -70,6 +89,8 @@ const MOST_DENIED: usize = 16;
 #[derive(Clone, Copy, Debug)]
 enum Token {
     Signals,
+    /// The end of whoever made this pool.
+    Maker,
     Listener(u32),
     Client(u32),
     Warm,
@@ -82,12 +103,15 @@ enum Token {
     Run(u32),
     /// What follows a sandbox's calls says.
     Tracer(u32),
+    /// That a sandbox's copy has ended.
+    Exit(u32),
 }
 
 impl Token {
     fn pack(self) -> u64 {
         let (kind, number) = match self {
             Token::Signals => (0, 0),
+            Token::Maker => (10, 0),
             Token::Listener(n) => (1, n),
             Token::Client(n) => (2, n),
             Token::Warm => (3, 0),
@@ -96,6 +120,7 @@ impl Token {
             Token::Inside(n) => (6, n),
             Token::Run(n) => (7, n),
             Token::Tracer(n) => (8, n),
+            Token::Exit(n) => (9, n),
         };
         kind << 32 | u64::from(number)
     }
@@ -104,6 +129,7 @@ impl Token {
         let number = data as u32;
         Some(match data >> 32 {
             0 => Token::Signals,
+            10 => Token::Maker,
             1 => Token::Listener(number),
             2 => Token::Client(number),
             3 => Token::Warm,
@@ -112,6 +138,7 @@ impl Token {
             6 => Token::Inside(number),
             7 => Token::Run(number),
             8 => Token::Tracer(number),
+            9 => Token::Exit(number),
             _ => return None,
         })
     }
@@ -123,6 +150,8 @@ struct Pool {
     ids: Option<Identities>,
     userdirs: Userdirs,
     launcher: ManuallyDrop<Launcher>,
+    /// Where there are namespaces.
+    own_mounts: Option<OwnMounts>,
     /// Has each sandbox a cgroup?
     limited: bool,
     epoll: Epoll,
@@ -142,6 +171,8 @@ struct Pool {
     /// Runs that have ended, of which it is not said yet what becomes of what they wrote.
     undecided: BTreeMap<u32, Pending>,
     waiting: VecDeque<u32>,
+    /// Sandboxes whose runs are over, and whose PID 1 is still there.
+    over: VecDeque<u32>,
     /// Places that nobody has, and what each sandbox in them is made of.
     free: Vec<u32>,
     bundles: Vec<Option<Bundle>>,
@@ -150,7 +181,7 @@ struct Pool {
     buffer: Vec<u8>,
 }
 
-/// Serves until the clients are gone (a pool of one's own), or until this process is killed. This process is PID 1 of a PID
+/// Serves until the clients are gone (a pool of one's own), or until this process is killed, or its [`maker`] ends. This process is PID 1 of a PID
 /// namespace and has a mount namespace of its own: whatever was made here ends with it. Without namespaces
 /// ([`Isolation::Landlock`]) it is any process, and has a directory of its own in `plan.dirs.run`.
 pub fn serve(
@@ -158,7 +189,7 @@ pub fn serve(
     profile: Profile,
     ids: Option<Identities>,
     userdirs: Userdirs,
-    source: Source,
+    (source, maker): (Source, Option<OwnedFd>),
     cgroups: Option<Cgroups>,
 ) -> Result<(), SandboxError> {
     // They are removed by whoever made them, who is there when this process is gone.
@@ -178,7 +209,11 @@ pub fn serve(
         .into_iter()
         .map(|(name, template)| (name, unit::root(template)))
         .collect();
-    Pool::new(plan, profile, ids, userdirs, source, (launcher, limited))?.turn_until_over()
+    let pool = Pool::new(plan, profile, ids, userdirs, source, (launcher, limited))?;
+    if let Some(maker) = &maker {
+        pool.watch(maker.as_fd(), Token::Maker)?;
+    }
+    pool.turn_until_over()
 }
 
 /// Runs that wait hold descriptors of their clients.
@@ -227,7 +262,7 @@ impl Pool {
             *path = path.canonicalize().map_err(refused)?;
         }
         profile.at_once = profile.at_once.max(1);
-        let wanted = profile.at_once + profile.ready;
+        let wanted = profile.at_once + profile.ready + PREPARED;
         let places = ids.map_or(wanted, |ids| wanted.min(ids.count as usize));
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGCHLD);
@@ -238,8 +273,13 @@ impl Pool {
             rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
         );
+        let own_mounts = match profile.isolation {
+            Isolation::Namespaces => Some(OwnMounts::new()?),
+            Isolation::Landlock => None,
+        };
         let mut pool = Pool {
             launcher,
+            own_mounts,
             limited,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(system("make an epoll"))?,
             signals: signals.map_err(system("take signals"))?,
@@ -258,6 +298,7 @@ impl Pool {
             runs: BTreeMap::new(),
             undecided: BTreeMap::new(),
             waiting: VecDeque::new(),
+            over: VecDeque::new(),
             free: (0..places as u32).rev().collect(),
             bundles: (0..places).map(|_| None).collect(),
             idmaps: (0..places).map(|_| IdMaps::default()).collect(),
@@ -288,9 +329,7 @@ impl Pool {
     }
 
     fn watch(&self, fd: BorrowedFd<'_>, token: Token) -> Result<(), SandboxError> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
-        let added = self.epoll.add(fd, event);
-        added.map_err(|errno| SandboxError::system("watch a descriptor")(Errno::from_raw_os_error(errno as i32)))
+        watch(&self.epoll, fd, token)
     }
 
     fn unwatch(&self, fd: BorrowedFd<'_>) {
@@ -304,14 +343,19 @@ impl Pool {
 
     fn turn_until_over(mut self) -> Result<(), SandboxError> {
         let mut events = [EpollEvent::empty(); EVENTS];
+        let mut last = Instant::now();
         while !self.is_over() {
-            let deficit = self.lacks_ready();
-            let wait = match self.next_look() {
-                _ if deficit => EpollTimeout::ZERO,
-                None => EpollTimeout::NONE,
-                Some(time) => EpollTimeout::try_from(time.as_nanos().div_ceil(1_000_000).min(1 << 30) as u32)
-                    .unwrap_or(EpollTimeout::ZERO),
+            let begun = Instant::now();
+            let quiet = match self.runs.is_empty() {
+                true => QUIET,
+                false => QUIET_AMONG_RUNS,
             };
+            let quiet = self.to_prepare().map(|_| quiet.saturating_sub(last.elapsed()));
+            let wait = quiet.into_iter().chain(self.next_look()).min();
+            let wait = wait.map_or(EpollTimeout::NONE, |time| {
+                let milliseconds = time.as_nanos().div_ceil(1_000_000).min(1 << 30);
+                EpollTimeout::try_from(milliseconds as u32).unwrap_or(EpollTimeout::ZERO)
+            });
             let count = match self.epoll.wait(&mut events, wait) {
                 Ok(count) => count,
                 Err(nix::Error::EINTR) => continue,
@@ -330,9 +374,12 @@ impl Pool {
                 self.settle_in_place();
             }
             self.assign();
-            if count == 0 && deficit {
-                // While nobody wants anything.
-                self.prepare_one();
+            if count > 0 {
+                last = Instant::now();
+            } else if quiet.is_some_and(|quiet| quiet <= begun.elapsed())
+                && let Some(what) = self.to_prepare()
+            {
+                self.prepare(&what);
             }
         }
         Ok(())
@@ -345,6 +392,7 @@ impl Pool {
 
     fn handle(&mut self, token: Token) {
         match token {
+            Token::Maker => sys::exit(137),
             Token::Signals => {
                 while let Ok(Some(_)) = self.signals.read_signal() {}
                 while let Some(reaped) = sys::reap_with_usage() {
@@ -359,6 +407,7 @@ impl Pool {
             Token::Inside(number) => self.hear_inside(number),
             Token::Run(number) => self.hear_run(number),
             Token::Tracer(number) => self.hear_tracer(number),
+            Token::Exit(number) => self.copy_ended(number),
         }
     }
 
@@ -528,6 +577,7 @@ impl Pool {
             sandbox: None,
             began: None,
             spent: Spent::default(),
+            again: false,
             killed: None,
             look: None,
             walk: None,
@@ -710,7 +760,7 @@ impl Pool {
                 let joinable: Vec<u32> = self
                     .sandboxes
                     .iter()
-                    .filter(|(_, s)| s.phase == Phase::Joinable)
+                    .filter(|(_, s)| s.phase == Phase::Joinable && s.run.is_some())
                     .map(|(number, _)| *number)
                     .collect();
                 for number in joinable {
@@ -722,6 +772,11 @@ impl Pool {
                 let of = |s: &Sandbox| s.inside.is_some_and(|inside| inside.as_raw_nonzero().get() == pid);
                 let found = self.sandboxes.iter_mut().find(|(_, s)| of(s));
                 if let Some((number, sandbox)) = found {
+                    if sandbox.run.is_none() && sandbox.done.is_some() {
+                        // Its run is over, and its number may be given again.
+                        sandbox.inside = None;
+                        return;
+                    }
                     sandbox.status = Some(status);
                     sandbox.cpu = Duration::from_secs_f64(cpu.clamp(0.0, 1e9));
                     sandbox.memory = memory;
@@ -743,36 +798,57 @@ impl Pool {
     }
 
     fn end_warm(&mut self, why: String) {
-        if let Some(warm) = &self.warm {
+        self.let_go_of_warm();
+        self.is_cold(why);
+    }
+
+    fn let_go_of_warm(&mut self) {
+        if let Some(warm) = self.warm.take() {
             let _ = warm.running.signal(rustix::process::Signal::KILL);
             self.unwatch(warm.socket.as_fd());
             self.unwatch(warm.running.reports.as_fd());
         }
-        self.warm = None;
-        self.is_cold(why);
     }
 
     // Sandboxes.
 
-    /// Those that wait for nobody, or are on their way to it.
-    fn spare(&self) -> usize {
-        self.sandboxes
-            .values()
-            .filter(|s| s.run.is_none() && s.phase != Phase::Ending)
-            .count()
+    /// What is to be made while nobody wants anything.
+    fn to_prepare(&self) -> Option<Preparation> {
+        if !self.over.is_empty() {
+            return Some(Preparation::Room);
+        }
+        let failed = self.unprepared.is_some_and(|until| until > Instant::now());
+        let warm = self.warm.as_ref().is_some_and(|warm| warm.ready);
+        if failed || !warm || !self.waiting.is_empty() || self.in_place() {
+            return None;
+        }
+        let spare = || {
+            let all = self.sandboxes.iter();
+            all.filter(|(_, s)| s.run.is_none() && s.phase != Phase::Ending)
+        };
+        let interpreters = spare().filter(|(_, s)| matches!(s.phase, Phase::Joining | Phase::Ready));
+        if interpreters.count() < self.profile.ready
+            && let Some((number, _)) = spare().find(|(_, s)| s.phase == Phase::Joinable)
+        {
+            return Some(Preparation::Interpreter(*number));
+        }
+        let lacks = spare().count() < self.profile.ready + PREPARED && !self.free.is_empty();
+        lacks.then_some(Preparation::Sandbox)
     }
 
-    fn lacks_ready(&self) -> bool {
-        self.profile.warm
-            && self.waiting.is_empty()
-            && !self.free.is_empty()
-            && self.warm.as_ref().is_some_and(|warm| warm.ready)
-            && self.spare() < self.profile.ready
-            && self.unprepared.is_none_or(|until| until <= Instant::now())
-    }
-
-    fn prepare_one(&mut self) {
-        if let Err(error) = self.start(None) {
+    fn prepare(&mut self, what: &Preparation) {
+        let done = match what {
+            Preparation::Room => {
+                self.take_down_one();
+                Ok(())
+            }
+            Preparation::Sandbox => self.start(None),
+            Preparation::Interpreter(number) => {
+                self.join(*number);
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
             tracing::warn!(%error, "prepare a sandbox");
             self.unprepared = Some(Instant::now() + BACK_OFF);
         }
@@ -798,7 +874,10 @@ impl Pool {
                 found.map(|(number, _)| *number)
             };
             let there = match common && self.profile.warm {
-                true => spare(|p| *p == Phase::Ready).or_else(|| spare(|p| *p != Phase::Ending && *p != Phase::Ready)),
+                true => spare(|p| *p == Phase::Ready)
+                    .or_else(|| spare(|p| *p == Phase::Joining))
+                    .or_else(|| spare(|p| *p == Phase::Joinable))
+                    .or_else(|| spare(|p| *p == Phase::Starting)),
                 false => None,
             };
             match there {
@@ -808,10 +887,9 @@ impl Pool {
                 }
                 None if self.free.is_empty() => {
                     // One that waits for anybody makes room for one that is made for somebody.
-                    let idle = spare(|p| *p != Phase::Ending);
-                    match idle {
-                        Some(number) if !common => self.end(number),
-                        _ => {}
+                    let idle = spare(|p| *p != Phase::Ending).filter(|_| !common);
+                    if let (false, Some(number)) = (self.take_down_one(), idle) {
+                        self.end(number);
                     }
                     return;
                 }
@@ -852,7 +930,10 @@ impl Pool {
         if !self.profile.warm || self.warm.is_some() {
             return;
         }
-        let wanted = self.profile.ready > 0 || self.waiting.iter().any(|run| self.needs_warm(*run));
+        let waits = |s: &Sandbox| s.copy && s.run.is_some() && matches!(s.phase, Phase::Starting | Phase::Joinable);
+        let wanted = self.profile.ready > 0
+            || self.waiting.iter().any(|run| self.needs_warm(*run))
+            || self.sandboxes.values().any(waits);
         let may = self.cold.as_ref().is_none_or(|(_, until)| *until <= Instant::now());
         if wanted && may {
             self.warm_up();
@@ -871,12 +952,21 @@ impl Pool {
             return;
         };
         sandbox.run = Some(run);
-        let ready = sandbox.phase == Phase::Ready;
+        let phase = sandbox.phase;
         if let Some(run) = self.runs.get_mut(&run) {
             run.sandbox = Some(number);
         }
-        if ready {
-            self.open(number);
+        match phase {
+            Phase::Ready => self.open(number),
+            Phase::Joinable => self.join_when_warm(number),
+            _ => {}
+        }
+    }
+
+    /// Has a copy of the warm interpreter join, if there is one; else that is done when it is there.
+    fn join_when_warm(&mut self, number: u32) {
+        if self.warm.as_ref().is_some_and(|warm| warm.ready) {
+            self.join(number);
         }
     }
 
@@ -962,6 +1052,8 @@ impl Pool {
                 control: ours,
                 theirs: copy.then_some(theirs),
                 ruleset: None,
+                mounts: None,
+                exit: None,
                 inside: None,
                 run,
                 status: None,
@@ -1068,13 +1160,7 @@ impl Pool {
         };
         let Some(running) = &sandbox.running else { return };
         match running.report() {
-            Ok(Report::Joinable(ruleset)) => {
-                sandbox.ruleset = ruleset;
-                sandbox.phase = Phase::Joinable;
-                if self.warm.as_ref().is_some_and(|warm| warm.ready) {
-                    self.join(number);
-                }
-            }
+            Ok(Report::Rules(ruleset)) => sandbox.ruleset = Some(ruleset),
             Ok(Report::Started) => self.started(number),
             Ok(Report::Exited(status)) => {
                 sandbox.status = Some(status);
@@ -1088,7 +1174,7 @@ impl Pool {
                 }
             }
             Ok(Report::Held) => self.held(number),
-            Ok(Report::Attached | Report::Terminal(_)) | Err(_) => {}
+            Ok(Report::Terminal(_)) | Err(_) => {}
         }
     }
 
@@ -1106,13 +1192,18 @@ impl Pool {
         let Some(theirs) = sandbox.theirs.take() else {
             return Ok(());
         };
-        let namespaces = match &sandbox.running {
+        let mut namespaces = match &sandbox.running {
             Some(running) => confined::namespaces(running.pid.as_raw_nonzero().get())
                 .map_err(SandboxError::system("open the sandbox's namespaces"))?,
             None => Vec::new(),
         };
+        let cgroups = match sandbox.running.as_ref().and_then(Running::cgroup) {
+            Some(group) => group.ways_in()?,
+            None => Vec::new(),
+        };
         let mut fds = vec![theirs.as_fd()];
         fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
+        fds.extend(cgroups.iter().map(AsFd::as_fd));
         fds.extend(namespaces.iter().map(AsFd::as_fd));
         let limits = of_kernel(&self.profile, &self.profile.limits.widest());
         let rlimits = unit::rlimits(&limits, None);
@@ -1124,10 +1215,21 @@ impl Pool {
             },
             groups: self.profile.isolation == Isolation::Namespaces && self.plan.privilege != Privilege::OneId,
             landlock: sandbox.ruleset.is_some(),
+            cgroups: cgroups.len(),
+            rehearse: sandbox.run.is_none(),
             rlimits: &rlimits,
         };
-        send(&warm.socket, &fork, &fds).map_err(SandboxError::system("speak to the warm interpreter"))?;
+        match send(&warm.socket, &fork, &fds) {
+            Ok(()) => {}
+            // It has ended, which is heard next: the one after it is asked.
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                sandbox.theirs = Some(theirs);
+                return Ok(());
+            }
+            Err(errno) => return Err(SandboxError::system("speak to the warm interpreter")(errno)),
+        }
         sandbox.ruleset = None;
+        sandbox.mounts = (namespaces.len() > confined::MOUNTS).then(|| namespaces.swap_remove(confined::MOUNTS));
         sandbox.phase = Phase::Joining;
         Ok(())
     }
@@ -1170,11 +1272,24 @@ impl Pool {
     /// A copy has ended before it had a task. If nobody asked for it, no other is made at once: that may end in the same way.
     fn fail_copy(&mut self, number: u32, why: Option<&str>) {
         let why = why.unwrap_or("standard error may say why");
-        let unasked = self.sandboxes.get(&number).is_some_and(|sandbox| sandbox.run.is_none());
         let error = format!("the interpreter in the sandbox ended before it had its task; {why}");
-        self.fail(number, error);
-        if unasked {
-            self.end_warm(format!("a copy of it ended before it had its task; {why}"));
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
+        let Some(run) = sandbox.run else {
+            self.fail(number, error);
+            return self.end_warm(format!("a copy of it ended before it had its task; {why}"));
+        };
+        match self.runs.get_mut(&run).filter(|run| !run.again && run.killed.is_none()) {
+            // None of its code has run, so it gets another one: the warm interpreter may have been killed.
+            Some(pending) => {
+                pending.again = true;
+                pending.sandbox = None;
+                sandbox.run = None;
+                self.end(number);
+                self.waiting.push_front(run);
+            }
+            None => self.fail(number, error),
         }
     }
 
@@ -1208,6 +1323,10 @@ impl Pool {
         if !in_turn {
             return self.fail(number, "the interpreter in the sandbox speaks out of turn".into());
         }
+        let exit = match (sandbox.copy && sandbox.running.is_some(), Pid::from_raw(pid)) {
+            (true, Some(pid)) => rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok(),
+            _ => None,
+        };
         if let Some(lacking) = confined::lacking(pid, &expected) {
             return self.fail(
                 number,
@@ -1219,54 +1338,60 @@ impl Pool {
             return self.give_task(number);
         }
         if let Some(group) = sandbox.running.as_ref().and_then(Running::cgroup)
+            && !group.holds(pid)
             && let Err(error) = group.admit(pid)
         {
             return self.fail(number, error.to_string());
         }
         sandbox.phase = Phase::Ready;
-        if sandbox.run.is_some() {
+        sandbox.exit = exit;
+        let has_run = sandbox.run.is_some();
+        if let Some(exit) = &sandbox.exit
+            && let Err(error) = watch(&self.epoll, exit.as_fd(), Token::Exit(number))
+        {
+            return self.fail(number, error.to_string());
+        }
+        if has_run {
             self.open(number);
         }
     }
 
-    /// Shows the user's directory, and has PID 1 give up its rights.
+    /// Shows the user's directory, and hands over the task.
     fn open(&mut self, number: u32) {
-        if let Err(error) = self.try_open(number) {
-            self.fail(number, error.to_string());
+        match self.show_userdir(number) {
+            Ok(()) => self.give_task(number),
+            Err(error) => self.fail(number, error.to_string()),
         }
     }
 
-    fn try_open(&mut self, number: u32) -> Result<(), SandboxError> {
-        if self.in_place() {
-            self.started(number);
-            return Ok(());
-        }
+    fn show_userdir(&mut self, number: u32) -> Result<(), SandboxError> {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return Ok(());
         };
-        sandbox.phase = Phase::Opening;
+        let Some(mounts) = sandbox.mounts.take() else {
+            return Ok(());
+        };
         let (run, place, runner) = (sandbox.run, sandbox.place, sandbox.runner);
         let tree = run.map_or(Ok(None), |run| self.home(run, place, runner))?;
-        let running = self.sandboxes.get(&number).and_then(|sandbox| sandbox.running.as_ref());
-        let Some(running) = running else { return Ok(()) };
-        if let Some(tree) = tree {
+        if let (Some(tree), Some(own)) = (tree, &self.own_mounts) {
             let attach = SandboxError::system("show the user's directory");
-            running.attach(tree.as_fd()).map_err(attach)?;
+            own.attach_in(mounts.as_fd(), tree.as_fd(), AT_HOME).map_err(attach)?;
         }
-        running
-            .go()
-            .map_err(SandboxError::system("speak to the sandbox's PID 1"))
+        Ok(())
     }
 
     fn started(&mut self, number: u32) {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
         };
-        let is_copy = sandbox.copy;
-        sandbox.phase = Phase::Running;
-        if is_copy {
-            return self.give_task(number);
+        if sandbox.copy {
+            sandbox.phase = Phase::Joinable;
+            if sandbox.run.is_some() {
+                self.join_when_warm(number);
+            }
+            return;
         }
+        sandbox.phase = Phase::Running;
         let of_command = sandbox
             .run
             .and_then(|run| self.runs.get(&run))
@@ -1287,7 +1412,12 @@ impl Pool {
             return;
         };
         sandbox.phase = Phase::Running;
-        let rlimits = unit::rlimits(&of_kernel(&self.profile, &run.limits), None);
+        let mut rlimits = unit::rlimits(&of_kernel(&self.profile, &run.limits), None);
+        if sandbox.copy {
+            // The rest it has already.
+            let has = unit::rlimits(&of_kernel(&self.profile, &self.profile.limits.widest()), None);
+            rlimits.retain(|limit| !has.contains(limit));
+        }
         let paths = match sandbox.copy {
             true => Vec::new(),
             false => unit::module_paths(&self.profile),
@@ -1336,17 +1466,17 @@ impl Pool {
         }
     }
 
-    /// The code has ended. What it used is read before it is gone.
+    /// The code has ended. Its interpreter waits for its end, so that what it used can be read.
     fn done(&mut self, number: u32, done: Done) {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
         };
-        if let Some(inside) = sandbox.inside {
-            let pid = inside.as_raw_nonzero().get();
-            sandbox.cpu = sys::cpu_time(pid).unwrap_or_default();
-            sandbox.memory = confined::most_memory(pid);
-        }
         sandbox.done = Some(done);
+        let Some(pid) = sandbox.inside.map(|inside| inside.as_raw_nonzero().get()) else {
+            return self.end(number);
+        };
+        sandbox.cpu = usage::of_family(pid);
+        sandbox.memory = confined::most_memory(pid);
         // What it leaves behind is killed without being waited for, and in so short a time has computed little.
         let counted = sandbox.running.as_ref().and_then(Running::cgroup).is_some();
         let run = sandbox.run.and_then(|run| self.runs.get_mut(&run));
@@ -1355,7 +1485,64 @@ impl Pool {
             sandbox.computed(&mut run.spent);
             sandbox.computed(&mut run.spent);
         }
-        self.end(number);
+        // What follows its calls has its own way to tell that it is over.
+        let Some(exit) = sandbox.exit.as_ref().filter(|_| sandbox.tracer.is_none()) else {
+            return self.end(number);
+        };
+        sandbox.phase = Phase::Ending;
+        let waited = usage::waits_alone(pid);
+        let _ = rustix::process::pidfd_send_signal(exit, rustix::process::Signal::KILL);
+        // If it has done nothing but wait until it was killed, it does nothing more. Else its end is waited for. (It takes no processor
+        // from this process when it is woken: it is of SCHED_BATCH, sched(7).)
+        if waited.is_some() && waited == sys::cpu_time(pid) {
+            self.copy_ended(number);
+        }
+    }
+
+    /// A copy of the warm interpreter does nothing any more, and what it had started is its PID 1's. If there is nothing, the run is
+    /// over; else all of it is killed first. Of one that ended without a word its maker tells.
+    fn copy_ended(&mut self, number: u32) {
+        let Some(sandbox) = self.sandboxes.get_mut(&number) else {
+            return;
+        };
+        if let Some(exit) = sandbox.exit.take() {
+            let _ = self.epoll.delete(exit.as_fd());
+        }
+        if sandbox.done.is_none() || sandbox.tracer.is_some() {
+            return;
+        }
+        let Some(mut sandbox) = self.sandboxes.remove(&number) else {
+            return;
+        };
+        if let Some(init) = sandbox
+            .running
+            .as_ref()
+            .map(|running| running.pid.as_raw_nonzero().get())
+            && sandbox.failed.is_none()
+            && let Some(run) = sandbox
+                .run
+                .filter(|run| self.runs.get(run).is_some_and(|run| !run.given))
+            && usage::is_childless(init)
+        {
+            sandbox.run = None;
+            let ended = self.how_it_ended(run, &mut sandbox, usage::of_family(init));
+            self.tell_end(run, ended);
+        }
+        let over = sandbox.run.is_none();
+        self.sandboxes.insert(number, sandbox);
+        match over {
+            true => self.over.push_back(number),
+            false => self.end(number),
+        }
+        if self.over.len() > MOST_OVER {
+            self.take_down_one();
+        }
+    }
+
+    /// Ends the oldest of the sandboxes whose runs are over. Was there one?
+    fn take_down_one(&mut self) -> bool {
+        let number = self.over.pop_front();
+        number.map(|number| self.end(number)).is_some()
     }
 
     /// It could not be made, or is not what it should be.
@@ -1409,11 +1596,10 @@ impl Pool {
     fn ended(&mut self, reaped: &sys::Reaped) {
         let is = |pid: Pid| pid.as_raw_nonzero().get() == reaped.pid;
         if self.warm.as_ref().is_some_and(|warm| is(warm.running.pid)) {
-            let ready = self.warm.as_ref().is_some_and(|warm| warm.ready);
-            self.end_warm("it ended".into());
-            if ready {
-                // It had been well: at once.
-                self.cold = None;
+            match self.warm.as_ref().is_some_and(|warm| warm.ready) {
+                // It had been well: another one is made at once, for which those wait that have a sandbox already.
+                true => self.let_go_of_warm(),
+                false => self.end_warm("it ended".into()),
             }
             return;
         }
@@ -1613,6 +1799,22 @@ impl Pool {
     }
 }
 
+/// What a pool makes before it is asked for.
+enum Preparation {
+    /// One whose run is over is taken down.
+    Room,
+    /// A sandbox without an interpreter.
+    Sandbox,
+    /// The interpreter of this one.
+    Interpreter(u32),
+}
+
+fn watch(epoll: &Epoll, fd: BorrowedFd<'_>, token: Token) -> Result<(), SandboxError> {
+    let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+    let added = epoll.add(fd, event);
+    added.map_err(|errno| SandboxError::system("watch a descriptor")(Errno::from_raw_os_error(errno as i32)))
+}
+
 /// What [`Ended::limit`] may be.
 const LIMITS: [&str; 8] = [
     "wall",
@@ -1629,8 +1831,10 @@ const LIMITS: [&str; 8] = [
 /// directory may hold only so much.
 fn next_look(now: Instant, run: &Pending, used: Duration) -> Option<Instant> {
     let wall = run.limits.wall().zip(run.began).map(|(most, began)| began + most);
-    // On several processors at once it may compute faster than time goes by.
-    let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    // On several processors at once it may compute faster than time goes by. How many there are takes long to find out.
+    static PROCESSORS: LazyLock<u32> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32));
+    let processors = *PROCESSORS;
     let soonest = Duration::from_millis(5);
     let cpu = run
         .limits

@@ -167,12 +167,16 @@ pub enum ToWarm<'a> {
         preload: &'a [String],
         after_fork: &'a Option<String>,
     },
-    /// With the copy's end of its control socket; the Landlock rules, if there are any; and the namespaces that it joins.
+    /// With the copy's end of its control socket; the Landlock rules, if there are any; the ways into its
+    /// cgroups; and the namespaces that it joins.
     Fork {
         uid: u32,
         gid: u32,
         groups: bool,
         landlock: bool,
+        cgroups: usize,
+        /// Does it wait for a task, and not a task for it?
+        rehearse: bool,
         rlimits: &'a [(u32, u64, u64)],
     },
 }

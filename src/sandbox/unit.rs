@@ -215,7 +215,7 @@ pub(super) fn sandbox(
     let mut own = environment();
     let command = match runs {
         Runs::Copy => vec!["true".to_owned()],
-        Runs::Python => python(profile, template, Path::new(packages::FOLDER), "_inside"),
+        Runs::Python => python(profile, template, Path::new(packages::FOLDER), "_cold"),
         Runs::Command { command, environment } => {
             own.remove("PYTHONPATH");
             own.insert("HOME".to_owned(), (if home { HOME } else { NO_HOME }).to_owned());

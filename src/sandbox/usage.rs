@@ -1,6 +1,7 @@
 //! What processes have used, as the kernel tells it; proc_pid_stat(5).
 
 use crate::sys;
+use rustix::fs::{Mode, OFlags};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -116,9 +117,53 @@ fn processes(roots: &[i32]) -> BTreeMap<i32, Used> {
     out
 }
 
+/// How long a process and those that it has waited for have computed.
+pub(super) fn of_family(pid: i32) -> Duration {
+    sys::cpu_time(pid).unwrap_or_default() + of_the_dead(pid)
+}
+
+/// Is it certain that a process of one thread has no children, dead ones that it has not waited for among them?
+pub(super) fn is_childless(pid: i32) -> bool {
+    told(pid, &format!("task/{pid}/children")).is_some_and(|children| children.is_empty())
+}
+
+/// What a file of /proc/PID says, as far as a page goes. One call reads that: files of unknown length are read in many small pieces
+/// otherwise, each of which the kernel has to make.
+pub(super) fn told(pid: i32, file: &str) -> Option<String> {
+    let path = format!("/proc/{pid}/{file}");
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = vec![0u8; 4096];
+    let length = rustix::io::read(&file, &mut bytes[..]).ok()?;
+    bytes.truncate(length);
+    // A process may have any name.
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A process that waits for a message, has one thread and no child that it has not waited for; and how long it has computed. As long as
+/// that stays the same it has done nothing else.
+pub(super) fn waits_alone(pid: i32) -> Option<Duration> {
+    let computed = sys::cpu_time(pid)?;
+    let call = told(pid, "syscall")?;
+    let stat = told(pid, "stat")?;
+    (is_receiving(&call) && has_one_thread(&stat) && is_childless(pid)).then_some(computed)
+}
+
+/// /proc/PID/syscall: the number of the call that it is blocked in, or `running`; proc_pid_syscall(5).
+fn is_receiving(call: &str) -> bool {
+    let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
+    number == Some(libc::SYS_recvfrom)
+}
+
+/// `num_threads` of a line of /proc/PID/stat; proc_pid_stat(5).
+fn has_one_thread(stat: &str) -> bool {
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+    // The state, which follows the name, is field 3.
+    fields.and_then(|fields| fields.split_whitespace().nth(20 - 3)) == Some("1")
+}
+
 /// What those have computed that it has waited for.
 fn of_the_dead(pid: i32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = told(pid, "stat").unwrap_or_default();
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Duration::from_millis(waited_for(&stat).unwrap_or_default().saturating_mul(1000) / per_second)
 }
@@ -215,6 +260,53 @@ mod tests {
         assert_eq!(waited_for("7 (a) S 1"), Some(0));
         assert_eq!(waited_for(""), None);
         assert_eq!(waited_for("7 (a) S 1 7 7 0 -1 4194304 100 0 0 0 11 12 -3 4"), None);
+    }
+
+    #[test]
+    fn who_waits_for_a_message_waits_alone() {
+        let line = |threads: &str| format!("7 (a) b) R 1 7 7 0 -1 4 1 0 0 0 1 2 3 4 20 0 {threads} 0 5 6 7");
+        assert!(has_one_thread(&line("1")) && !has_one_thread(&line("2")) && !has_one_thread("7 (1 1 1 1"));
+        let call = |number: i64| format!("{number} 0x6 0x7ffd 0x1 0x0 0x0 0x0 0x7ffd5a485ba0 0x7f6031208aa5");
+        assert!(is_receiving(&call(libc::SYS_recvfrom)));
+        assert!(!is_receiving(&call(libc::SYS_write)) && !is_receiving("running") && !is_receiving(""));
+        // This thread is not waiting.
+        assert_eq!(waits_alone(std::process::id() as i32), None);
+    }
+
+    /// The pool's question is answered by the kernel: who waits is told from who has a thread or a child more.
+    #[test]
+    fn only_who_waits_alone_is_taken_for_that() {
+        let start = |before: &str| {
+            let code = format!(
+                "import os, socket, sys, threading, time\na, b = socket.socketpair()\n{before}\nprint(flush=True)\na.recv(1)"
+            );
+            let mut child = std::process::Command::new("python3");
+            let child = child.args(["-c", &code]).stdout(std::process::Stdio::piped());
+            let mut child = child.spawn().unwrap();
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+            child
+        };
+        let waits = |child: &std::process::Child| waits_alone(child.id() as i32);
+        let mut alone = start("");
+        while waits(&alone).is_none() {}
+        assert_eq!(waits(&alone), waits(&alone));
+        let sleeper = "threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()";
+        let forked = "if os.fork() == 0: time.sleep(1e6)";
+        let dead = "if os.fork() == 0: os._exit(0)";
+        let mut others = [sleeper, forked, dead].map(start);
+        for (other, why) in others.iter().zip(["a thread", "a child", "a dead child"]) {
+            // Until it is in the same call as the first one.
+            let call = || std::fs::read_to_string(format!("/proc/{}/syscall", other.id())).unwrap();
+            while !is_receiving(&call()) {}
+            assert_eq!(waits(other), None, "{why}");
+        }
+        for child in others.iter_mut().chain([&mut alone]) {
+            for pid in children(child.id() as i32) {
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

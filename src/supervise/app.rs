@@ -441,7 +441,7 @@ impl App {
                         });
                     }
                 }
-                Ok(Report::Terminal(_) | Report::Held | Report::Joinable(_) | Report::Attached) => {}
+                Ok(Report::Terminal(_) | Report::Held | Report::Rules(_)) => {}
                 Ok(Report::End) => {
                     // The rest comes with SIGCHLD.
                     let _ = self.epoll.delete(&process.running.reports);

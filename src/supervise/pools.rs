@@ -74,7 +74,11 @@ impl App {
         let listeners: Vec<OwnedFd> = listeners
             .collect::<Result<_, _>>()
             .map_err(system("copy the sockets of a sandbox"))?;
-        let kept: Vec<i32> = listeners.iter().map(AsRawFd::as_raw_fd).collect();
+        let maker = sandbox::maker().map_err(|error| SuperviseError::System {
+            operation: "start the process of a sandbox",
+            cause: std::io::Error::other(error.to_string()),
+        })?;
+        let kept: Vec<i32> = listeners.iter().chain([&maker]).map(AsRawFd::as_raw_fd).collect();
         let alone = SingleThreaded::count().map_err(|threads| SuperviseError::System {
             operation: "start the process of a sandbox",
             cause: std::io::Error::other(format!("this process has {threads} threads")),
@@ -95,7 +99,7 @@ impl App {
             sys::reset_signals();
             sys::set_signal_mask(0);
             let served = helper::hide().map_err(|errno| errno.to_string()).and_then(|()| {
-                let (ids, source) = (planned.ids.map(identities), Source::Listeners(listeners));
+                let (ids, source) = (planned.ids.map(identities), (Source::Listeners(listeners), Some(maker)));
                 let (profile, userdirs) = (profile(planned), userdirs(planned));
                 sandbox::serve(plan, profile, ids, userdirs, source, launcher.take_limits()).map_err(|e| e.to_string())
             });

@@ -291,9 +291,9 @@ fn lives(pid: i32) -> bool {
 #[test]
 fn no_run_makes_up_what_it_was_denied() {
     let script = "
-from pysecure_sandbox import _inside
+from pysecure_sandbox import _program
 for kind in ('file', 'network'):
-    _inside._denied.append({'kind': kind, 'target': 'made up', 'rule': '', 'allow': 'readable=[\"/\"]'})
+    _program._denied.append({'kind': kind, 'target': 'made up', 'rule': '', 'allow': 'readable=[\"/\"]'})
 ";
     for mode in BOTH {
         let pool = Pool::new(mode, json!({}));

@@ -55,6 +55,50 @@ fn runs_end_with_their_pool() {
     }
 }
 
+/// What a run has started, and what is not waited for, does nothing any more when its end is told; nor does anything that it made look
+/// like somebody else's child.
+#[test]
+fn nothing_of_a_run_goes_on_when_it_is_told_that_it_has_ended() {
+    let grow = "
+import ctypes, os, threading, time
+def grow():
+    with open('grows', 'ab', 0) as file:
+        while True: file.write(b'x')
+def until_it_grows():
+    while not os.path.exists('grows') or os.stat('grows').st_size < 10: time.sleep(0.001)
+";
+    let ways = [
+        ("a child", "if os.fork() == 0: grow()\nuntil_it_grows()"),
+        (
+            "an orphan",
+            "if os.fork() == 0:\n    if os.fork() == 0: os.setsid(); grow()\n    os._exit(0)\nos.wait()\nuntil_it_grows()",
+        ),
+        (
+            "a thread",
+            "threading.Thread(target=grow, daemon=True).start()\nuntil_it_grows()",
+        ),
+        (
+            // A child of who started it, or none at all: CLONE_PARENT makes it the parent's.
+            "a sibling",
+            "pid = ctypes.CDLL(None).syscall({'x86_64': 56, 'aarch64': 220}[os.uname().machine], 0x8000 | 17, 0, 0, 0, 0)\nif pid == 0: grow()\nif pid > 0: until_it_grows()\nelse: open('grows', 'w')",
+        ),
+    ];
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({}));
+        for (name, way) in ways {
+            let userdir = pool.userdir(&name.replace(' ', "-"));
+            let ended = pool.with(&format!("{grow}{way}"), json!({ "userdir": userdir })).ok();
+            let size = || std::fs::metadata(userdir.join("grows")).unwrap().len();
+            let then = size();
+            // Control: in no more time than this it has grown before.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert_eq!(size(), then, "{mode:?} {name}: {ended:#?}");
+            assert!(then > 0 || name == "a sibling", "{mode:?} {name}");
+        }
+        pool.still_serves();
+    }
+}
+
 #[test]
 fn the_warm_interpreter_is_made_again() {
     for mode in BOTH {

@@ -13,11 +13,11 @@ See docs/sandbox.md.
 
 from __future__ import annotations
 
-from pysecure_rpc._version import __version__
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pysecure_rpc._version import __version__
 
     from ._errors import BudgetExceeded, Closed, NotApproved, Refused, SandboxError
     from ._functions import ApiCall, Approve, Function, Functions
@@ -70,6 +70,10 @@ _FILES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from pysecure_rpc import __version__ as version
+
+        return version
     for file, names in _FILES.items():
         if name in names:
             from importlib import import_module

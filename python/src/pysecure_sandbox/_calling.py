@@ -102,6 +102,10 @@ class Calling:
         finally:
             message.close()
 
+    def close(self) -> None:
+        """Ends the connection."""
+        self._sock.close()
+
     def end(self, why: str) -> None:
         """Nothing can be called from now on."""
         with self._state:
@@ -193,16 +197,6 @@ class Calling:
                 return answer.identity, answer
             if isinstance(answer, Hello) and not self._greeted:
                 self._greeted = True
-
-
-class Api:
-    """The functions that this code may call. `help(api)` lists them."""
-
-    def __init__(self, functions: dict[str, Callable[..., Any]]) -> None:
-        self.__dict__.update(functions)
-
-    def __repr__(self) -> str:
-        return f"<api: {', '.join(vars(self)) or 'no functions'}>"
 
 
 def functions(calling: Calling, named: list[list[Any]]) -> dict[str, Callable[..., Any]]:

@@ -13,6 +13,8 @@ import os
 import resource
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# It keeps the interpreter's lock, which the child has then.
+_fork = ctypes.PyDLL(None, use_errno=True).fork
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
@@ -64,10 +66,26 @@ def adopt_copies() -> None:
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become a reaper")
 
 
+def fork() -> int:
+    """fork(2), without what Python does around it: for a child that calls `join` and forks again."""
+    pid: int = _fork()
+    if pid < 0:
+        _check(pid, "fork")
+    return pid
+
+
 def join(namespaces: list[int]) -> None:
     """Into these namespaces, the user namespace first; the PID namespace is that of the next child."""
     for namespace in namespaces:
         _check(_libc.setns(namespace, 0), "join the sandbox")
+
+
+def enter(cgroup: int) -> None:
+    """Into the cgroup of which this is the file `tasks`. Where that fails, it is taken in from outside."""
+    try:
+        os.write(cgroup, b"0")
+    except OSError:
+        pass
 
 
 def confine(

@@ -235,7 +235,11 @@ class Run:
     def _hear(self) -> None:
         """Takes a message of the pool's."""
         try:
-            said = self._sock.recv(_EVENT)
+            try:
+                said = self._sock.recv(_EVENT)
+            except ConnectionResetError:
+                # It had let go of this run before it read an order, which is told first. What it said before comes after.
+                said = self._sock.recv(_EVENT)
         except OSError:
             said = b""
         if not said:

@@ -14,7 +14,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import select
 import signal
 import socket
@@ -88,9 +87,14 @@ class _Warm:
 
     def _copy(self, asked: dict[str, Any], fds: list[int]) -> None:
         """A copy of this process, in the sandbox whose PID 1 came along. Its parent is gone before it does anything."""
-        joiner = os.fork()
+        namespaces = fds[1 + asked["landlock"] + asked["cgroups"] :]
+        joiner = _confine.fork() if namespaces else os.fork()
         if joiner == 0:
             try:
+                if namespaces:
+                    _confine.join(namespaces)
+                    if os.fork():
+                        os._exit(0)
                 waiting = self._be_copy(asked, fds)
             except BaseException as error:
                 # The pool knows whether the sandbox has ended meanwhile, which is what most errors come of.
@@ -101,7 +105,7 @@ class _Warm:
             finally:
                 # Whatever the code has made of this interpreter: it ends here.
                 os._exit(1)
-        if len(fds) == 1 + asked["landlock"]:
+        if not namespaces:
             self._groups.add(joiner)
         for fd in fds:
             os.close(fd)
@@ -111,19 +115,21 @@ class _Warm:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         control, *rest = fds
         ruleset = rest.pop(0) if asked["landlock"] else None
-        if rest:
-            _confine.join(rest)
-            if os.fork():
-                os._exit(0)
+        namespaces = rest[asked["cgroups"] :]
+        for cgroup in rest[: asked["cgroups"]]:
+            _confine.enter(cgroup)
         os.setsid()
+        # Code that nobody trusts waits its turn: it takes no processor from who is at work when it is woken.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         _keep_only(control, ruleset)
-        _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"], bool(rest))
+        _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"], bool(namespaces))
         if ruleset is not None:
             os.close(ruleset)
-        random.seed()
+        _inside.renew()
         if self._after_fork is not None:
             self._after_fork()
-        _inside.rehearse()
+        if asked["rehearse"]:
+            _inside.rehearse()
         waiting = socket.socket(fileno=control)
         waiting.send(b'{"confined":true}')
         return waiting

@@ -139,7 +139,8 @@ impl Cgroups {
 
     /// Ways into the cgroups of a service that runs.
     pub(super) fn entrances(&self, service: &str) -> Result<Vec<OwnedFd>, LaunchError> {
-        self.apps.iter().map(|(_, app)| entrance(&app.join(service))).collect()
+        let entrance = |(place, app): &(Place, PathBuf)| entrance(&app.join(service), place.unified);
+        self.apps.iter().map(entrance).collect()
     }
 }
 
@@ -209,7 +210,23 @@ impl Group {
     /// For all others: a process writes itself into each.
     pub(super) fn entrances(&self) -> Result<Vec<OwnedFd>, LaunchError> {
         let separate = self.parts.iter().filter(|part| !part.unified);
-        separate.map(|part| entrance(&part.path)).collect()
+        separate.map(|part| entrance(&part.path, false)).collect()
+    }
+
+    /// Files for a process of one thread that is to go in by itself: it writes `0` to each. There are none of version 2,
+    /// where it is taken in by [`Group::admit`].
+    pub fn ways_in(&self) -> Result<Vec<OwnedFd>, LaunchError> {
+        self.entrances()
+    }
+
+    /// Is a process, as this process counts it, in all of it?
+    pub fn holds(&self, pid: i32) -> bool {
+        let pid = pid.to_string();
+        let within = |part: &Part| {
+            let all = std::fs::read_to_string(part.path.join("cgroup.procs"));
+            all.is_ok_and(|all| all.lines().any(|line| line == pid))
+        };
+        self.parts.iter().all(within)
     }
 }
 
@@ -222,14 +239,15 @@ impl Drop for Group {
     }
 }
 
-/// Opened by whoever may move processes; the one that writes to it need not be allowed to, cgroups(7).
-fn entrance(path: &Path) -> Result<OwnedFd, LaunchError> {
-    let path = path.join("cgroup.procs");
+/// Opened by whoever may move processes; the one that writes to it need not be allowed to, cgroups(7). Of version 1 the file for
+/// threads: one that moves itself does not wait until nobody on this host is in the middle of a fork, which takes 10 ms and more.
+fn entrance(path: &Path, unified: bool) -> Result<OwnedFd, LaunchError> {
+    let path = path.join(if unified { "cgroup.procs" } else { "tasks" });
     rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(LaunchError::system("open", path.display().to_string()))
 }
 
-/// Moves the calling process. Nothing but system calls, for it is used between clone3(2) and execve(2).
+/// Moves the calling process, which has one thread. Nothing but system calls, for it is used between clone3(2) and execve(2).
 pub(super) fn enter(entrance: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(entrance, b"0").map(drop)
 }

@@ -79,6 +79,8 @@ impl Pool {
             control: ours,
             theirs: copy.then_some(theirs),
             ruleset,
+            mounts: None,
+            exit: None,
             inside: None,
             run: Some(number),
             status: None,

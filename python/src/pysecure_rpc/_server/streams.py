@@ -9,6 +9,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from .. import _context, _messages
+from .calls import close
 from .limits import MOMENT
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Streams:
         return False
 
     def _end(self, call: Call) -> None:
-        self._calls.close_here(call.stream)
+        close(call.stream)
         self._calls.fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
 
     def _pause(self, call: Call) -> None:
