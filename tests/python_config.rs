@@ -147,11 +147,102 @@ fn errors_point_at_the_file_s_lines() {
              c.register_services([PySecureService('one', '/', 'true', callers={'nobody': '*'})])\n",
             &["no service is called `nobody`", "--> pysecure_config.py:3:"],
         );
+        // Values of another kind, however deep they stand, and whoever finds them.
+        for (app, service, says, line) in [
+            ("", "limits={'memory': [1]}", "memory", 4),
+            (
+                "",
+                "limits={'memory': object()}",
+                "`services.one.limits.memory` has <object",
+                4,
+            ),
+            (
+                "",
+                "environment={'A': b'x'}",
+                "`services.one.environment.A` has b'x'",
+                4,
+            ),
+            ("", "callers={'one': 5}", "callers", 4),
+            ("", "callers=['one']", "`callers` is a dict", 4),
+            ("", "bundles=[3]", "`bundles` has 3 in it", 4),
+            ("", "owner_resources=['x']", "`owner_resources` has 'x' in it", 4),
+            (", code={'/x': 5}", "", "code", 2),
+            (", rpc_largest=[1]", "", "rpc_largest", 2),
+            (", never=['read x from']", "", "read x from", 2),
+            (", never=[5]", "", "`never` has 5 in it", 2),
+        ] {
+            let configuration = format!(
+                "from pysecure import *\nc = PySecureConfig('a', (61000, 61999), (61000, 61999){app})\n\
+                 c.register_services([\n    PySecureService('one', '/', 'true', {service}),\n])\n"
+            );
+            expect(&configuration, &[says, &format!("pysecure_config.py:{line}:")]);
+        }
+        expect(
+            "from pysecure import *\nc = PySecureConfig('a', (61000, 61999), (61000, 61999))\n",
+            &["services", "--> pysecure_config.py:2:"],
+        );
+        let twice = "PySecureService('one', '/', 'true')";
+        expect(
+            &format!(
+                "from pysecure import *\nc = PySecureConfig('a', (61000, 61999), (61000, 61999))\n\
+                 c.register_services([{twice},\n  {twice}])\n"
+            ),
+            &["error: pysecure_config.py:4: ", "two services are named 'one'"],
+        );
         // Its output is text, whatever it is.
         app.write("pysecure_config.py", "print('\\x1b[2J')\n");
         assert!(!check(&app).err.contains('\x1b'));
         let json = app.run(&["-f", "pysecure_config.py", "check", "--json"]);
         assert_eq!(json.code, 2, "{json:?}");
+    }
+}
+
+/// Which sockets it was handed.
+const HANDED: &str = "
+import os, time
+print('handed', os.environ.get('LISTEN_FDS'), os.environ.get('LISTEN_FDNAMES'), flush=True)
+time.sleep(1000)
+";
+
+#[test]
+fn callers_sockets_go_to_who_can_be_called() {
+    for mode in BOTH {
+        let name = format!("handed-{}", format!("{mode:?}").to_lowercase());
+        // One that nobody has just now.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let app = app(
+            mode,
+            &format!(
+                "from pysecure import *\nconfig = PySecureConfig('{name}')\n\
+                 config.register_services([\n\
+                 PySecureService('authsvc', '/srv/zoobar', '/srv/zoobar/auth.py', ready='notify'),\n\
+                 PySecureService('web', '/srv/zoobar', '/srv/zoobar/web.py', listen=['127.0.0.1:{port}']),\n\
+                 PySecureService('job', '/srv/zoobar', '/srv/zoobar/job.py', depends_on=['authsvc']),\n])\n"
+            ),
+        );
+        app.write(
+            "srv/zoobar/auth.py",
+            AUTH.replace("/zoobar/db/cred/cred.db", "/dev/null"),
+        );
+        app.write("srv/zoobar/web.py", HANDED);
+        app.write(
+            "srv/zoobar/job.py",
+            format!("import auth\nprint('got', auth.protected_function(), flush=True)\n{HANDED}"),
+        );
+        app.ok(&["up", "-d"]);
+        assert!(
+            app.wait_for_log("web", "handed").contains("handed 1 listen\n"),
+            "{mode:?}: {:?}",
+            app.run(&["logs"])
+        );
+        let job = app.wait_for_log("job", "handed");
+        assert!(
+            job.contains("got for job") && job.contains("handed None None"),
+            "{mode:?}: {job}"
+        );
+        app.ok(&["down"]);
     }
 }
 

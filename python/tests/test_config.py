@@ -132,9 +132,8 @@ class Original(Folder):
         assert isinstance(services, dict)
         self.assertEqual(services["one"]["command"], ["python3", "auth.py", "--quick", "two words"])
         self.assertTrue(services["two"]["runs_with_root"])
-        # No service says who may call it, so all may call all.
-        self.assertEqual(services["one"]["callers"], {"two": "*"})
-        self.assertEqual(services["two"]["callers"], {"one": "*"})
+        # No service says who may call it, and no code that any has functions.
+        self.assertNotIn("callers", services["one"])
         self.assertEqual(
             set(manifest["resources"]),  # type: ignore[call-overload]
             {"zoobar_static", "zoobar_db_a_db", "again"},
@@ -224,6 +223,52 @@ class Original(Folder):
         self.assertNotIn("callers", services["bank"])
         self.assertEqual(services["web"]["restart"], "always")
 
+    def called(self, **written: str) -> dict[str, object]:
+        """Whom the services one, two and three are called by, if nobody says so and this is the code."""
+        for name, text in written.items():
+            path = self.folder / "zoobar" / name.replace("__", "/").replace("_py", ".py")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+        config.register_services([PySecureService(name, "/zoobar", "true") for name in ("one", "two", "three")])
+        services = self.check(config)["services"]
+        assert isinstance(services, dict)
+        for path in written:
+            (self.folder / "zoobar" / path.replace("__", "/").replace("_py", ".py")).unlink()
+        return {name: sorted(table["callers"]) for name, table in services.items() if "callers" in table}
+
+    def test_who_can_be_called_where_nobody_says_it(self) -> None:
+        all_of_them = {"one": ["three", "two"], "two": ["one", "three"], "three": ["one", "two"]}
+        one, two = {"one": ["three", "two"]}, {"two": ["one", "three"]}
+        self.assertEqual(self.called(), {})
+        self.assertEqual(self.called(one_py="@rpc(run_as='one')\ndef f(): pass\n"), one)
+        self.assertEqual(self.called(inside__two_py="start_service( service_name = \"two\" , threads=1)"), two)
+        self.assertEqual(self.called(one_py="@rpc(run_as='one')\n", two="#!/usr/bin/python3\nstart_service('two')\n"), one | two)
+        self.assertEqual(self.called(two="run_as = 'two'\n"), {})  # no program
+        os.mkfifo(self.folder / "zoobar" / "pipe")
+        os.symlink("nowhere", self.folder / "zoobar" / "link.py")
+        self.assertEqual(self.called(two_py="start_service('two')"), two)
+        # What only the program knows.
+        for text in ("@rpc(run_as=NAME)", "rpc(**{'run_as': 'one'})", "start_service(sys.argv[1])", "f(run_as='one' if x else 'two')",
+                     "@rpc(run_as=f'{x}')"):  # fmt: skip
+            with self.subTest(text):
+                self.assertEqual(self.called(one_py=text), all_of_them)
+        self.assertEqual(self.called(site_packages_py="x", **{"site-packages__a_py": "run_as=NAME"}), {})
+
+    def test_who_can_be_called_by_code_that_is_not_beside_it(self) -> None:
+        (self.folder / "zoobar" / "two").write_bytes(b"\x7fELF and so on")
+        for code, called in (
+            (None, ["two"]), ({"/zoobar": "./zoobar"}, ["two"]), ({"/zoobar": "."}, []), ({"/usr/local/x": "/usr/share"}, ["one", "two"]),
+            ({"/zoobar": "./zoobar", "/x": "/usr/share"}, ["one", "two"]), ({"/zoobar": "./nothing"}, ["one", "two"]),
+            ({"/zoobar": {"source": "./zoobar", "exclude": ["a"]}}, ["two"]), ({}, ["one", "two"]),
+        ):  # fmt: skip
+            with self.subTest(code=code):
+                config = PySecureConfig("app", (61000, 61999), (61000, 61999), code=code)
+                config.folder = str(self.folder)
+                config.register_services([PySecureService("one", "/zoobar", "true"), PySecureService("two", "/zoobar", "./two")])
+                services = config.to_dict()["services"]
+                self.assertEqual([name for name, table in services.items() if "callers" in table], called)
+
     def test_jail_resources(self) -> None:
         outside = "/etc/os-release"  # everywhere, and in no template
         (self.folder / "jail_resources.txt").write_text(f"# what it needs\n/usr/bin/python3\n/bin/sh\n{outside}\n")
@@ -232,6 +277,112 @@ class Original(Folder):
         code = self.check(config)["app"]["code"]  # type: ignore[index]
         self.assertEqual(code[outside], os.path.realpath(outside))
         self.assertNotIn("/usr/bin/python3", code)
+
+    def test_all_keys_that_a_manifest_has(self) -> None:
+        data = PySecureResource(
+            "/zoobar/db/", "rw", "r", "", False, source="./db", kind="directory", exclude=["*.bak"], was="old", adopt=True,
+            write_as_root=True,
+        )  # fmt: skip
+        more = PySecureResource("/zoobar/more/", "", "rw", "", True, initial="./zoobar")
+        shared, other = PySecureBundle([more], True, name="shared"), PySecureBundle([data], name="other")
+        config = PySecureConfig(
+            "app", (61000, 61999), (61000, 61999), 33, 33, code={"/zoobar": "./zoobar"}, initialize="./make.sh",
+            initialize_rootfs="minimal", rpc_largest="256M",
+        )  # fmt: skip
+        config.register_services(
+            [
+                PySecureService("one", "/", "true", bundles=[shared, other]),
+                PySecureService("two", "/", "true", bundles=["shared"]),
+            ]
+        )
+        manifest = config.to_dict()
+        self.assertEqual(manifest["services"]["one"]["bundles"], ["shared", "other"])
+        self.assertEqual(manifest["services"]["two"]["bundles"], ["shared"])
+        self.assertEqual((manifest["app"]["rpc_largest"], manifest["app"]["initialize_rootfs"]), ("256M", "minimal"))
+        resources = manifest["resources"].values()
+        self.assertTrue(all(manifest["resources"]["zoobar_db"][key] is True for key in ("adopt", "write_as_root")))
+        # All keys of all tables but services' and sandboxes', which take the others by keyword.
+        schema = json.loads((support.HERE.parent.parent / "specs/manifest.schema.json").read_text())
+
+        def keys(table: str) -> set[str]:
+            where = schema["properties"][table]
+            where = where if table == "app" else where["additionalProperties"]
+            while "$ref" in where:
+                where = schema[where["$ref"].split("/")[1]][where["$ref"].split("/")[2]]
+            return set(where["properties"])
+
+        for table, made in (
+            ("app", [manifest["app"]]), ("resources", resources), ("bundles", manifest["bundles"].values()),
+        ):  # fmt: skip
+            self.assertEqual({key for each in made for key in each}, keys(table), table)
+        config.services[:] = [PySecureService("one", "/", "true", bundles=[shared])]
+        for name in ("initialize", "initialize_rootfs"):
+            setattr(config, name, None)
+        data.source = data.was = None
+        data.adopt = data.write_as_root = False
+        data.exclude = []
+        self.check(config)
+
+    def test_what_is_of_another_kind(self) -> None:
+        here = __file__
+        data = PySecureResource("/a", "r", "", "")
+        for make in (
+            lambda: PySecureService("one", "/", "true", ["a"]),  # type: ignore[list-item]
+            lambda: PySecureService("one", "/", "true", data),  # type: ignore[arg-type]
+            lambda: PySecureService("one", "/", "true", bundle=[data]),  # type: ignore[arg-type]
+            lambda: PySecureService("one", "/", "true", bundles="shared"),
+            lambda: PySecureService("one", "/", "true", bundles=[3]),  # type: ignore[list-item]
+            lambda: PySecureService("one", "/", None),  # type: ignore[arg-type]
+            lambda: PySecureService("one", "/", ["true", 1]),  # type: ignore[list-item]
+            lambda: PySecureBundle(["a"]),  # type: ignore[list-item]
+            lambda: PySecureSandbox("s", [data]),  # type: ignore[list-item]
+            lambda: PySecureSandbox("s", [], "a"),  # type: ignore[arg-type]
+            lambda: PySecureResource("/a", "r", "", "", exclude="*.db"),
+            lambda: PySecureResource(5, "r", "", ""),  # type: ignore[arg-type]
+            lambda: PySecureService("one", "/", "true", callers=["two"]),  # type: ignore[arg-type]
+            lambda: PySecureConfig("app", code=["/zoobar"]),  # type: ignore[arg-type]
+            lambda: PySecureConfig("app", never="call a from b"),
+            lambda: PySecureConfig("app").register_services(["one"]),  # type: ignore[list-item]
+            lambda: PySecureConfig("app").register_services(PySecureService("one", "/", "true")),  # type: ignore[arg-type]
+        ):
+            with self.assertRaises(TypeError):
+                make()
+        with self.assertRaisesRegex(ValueError, "not both"):
+            PySecureService("one", "/", "true", bundle=PySecureBundle([]), bundles=["a"])
+
+        config = PySecureConfig("app", code={"/zoobar": pathlib.Path("./zoobar"), "/x": 5})  # type: ignore[dict-item]
+        service = PySecureService("one", "/", "true")
+        config.register_services([service])
+        self.assertEqual(config.to_dict()["app"]["code"]["/zoobar"], "zoobar")
+        for more, says in (
+            ({"limits": {"memory": object()}}, "`services.one.limits.memory` has <object"),
+            ({"environment": {"A": {1, 2}}}, "`services.one.environment.A` has"),
+            ({"stop": {"after": [1, b"x"]}}, "`services.one.stop.after` has b'x'"),
+            ({"limits": {5: "1M"}}, "`services.one.limits` has the key 5"),
+            ({"limits": {"cpu": float("nan")}}, "`services.one.limits.cpu` has nan"),
+        ):
+            service.more = more
+            with self.assertRaises(TypeError) as caught:
+                config.to_dict()
+            self.assertIn(says, str(caught.exception))
+            self.assertEqual((caught.exception.filename, caught.exception.lineno), service._made)  # type: ignore[attr-defined]
+            self.assertEqual(service._made[0], here)
+
+    def test_code_that_lies_where_a_root_has_a_folder_of_its_own(self) -> None:
+        for top in ("srv", "opt", "home", "var", "bin"):
+            (self.folder / top / "app").mkdir(parents=True)
+            (self.folder / top / "app" / "web.py").write_text("")
+            (self.folder / top / "run.py").write_text("")
+            config = PySecureConfig("app", (61000, 61999), (61000, 61999))
+            if top == "bin":
+                # What the root has is no code that lies beside it.
+                config.register_services([PySecureService("web", "/zoobar", "/bin/true")])
+                self.assertEqual(self.check(config)["app"]["code"]["/zoobar"], "./zoobar")  # type: ignore[index]
+                continue
+            config.register_services([PySecureService("web", f"/{top}/app", f"/{top}/app/web.py"), PySecureService("run", "/", f"/{top}/run.py")])
+            code = self.check(config)["app"]["code"]  # type: ignore[index]
+            self.assertEqual({p: s for p, s in code.items() if p.startswith(f"/{top}/") and "pysecure" not in p},
+                             {f"/{top}/app": f"./{top}/app", f"/{top}/run.py": f"./{top}/run.py"})  # fmt: skip
 
     def test_wrong_permissions(self) -> None:
         with self.assertRaisesRegex(ValueError, "owner permissions are any of"):

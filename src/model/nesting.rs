@@ -52,16 +52,22 @@ pub(super) fn check(model: &mut Model, found: &mut Vec<Diagnostic>) {
             inside(model, parent, id, found);
         }
         if SYSTEM.contains(&here.as_str()) {
-            found.push(
-                Diagnostic::error(
-                    model.resources[id].span.clone(),
+            let resource = &model.resources[id];
+            let (what, help) = match resource.name.starts_with("code:") {
+                true => (
+                    format!("`code` at {here}"),
                     format!(
-                        "resource `{}` would hide the root's own {here}",
-                        model.resources[id].name
+                        "show what is in it, each at its own path, such as \"{here}/{}\"",
+                        model.app
                     ),
-                )
-                .help(format!("put it below, such as \"{here}/{}\"", model.app)),
-            );
+                ),
+                false => (
+                    format!("resource `{}`", resource.name),
+                    format!("put it below, such as \"{here}/{}\"", model.app),
+                ),
+            };
+            let message = format!("{what} would hide the root's own {here}");
+            found.push(Diagnostic::error(resource.span.clone(), message).help(help));
         }
         let neighbours = [at.checked_sub(1).map(|i| order[i]), order.get(at + 1).copied()];
         keep_directory(model, id, neighbours.into_iter().flatten(), found);

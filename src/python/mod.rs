@@ -289,6 +289,10 @@ fn objects(answer: &Answer, file: &str) -> Vec<(Range<usize>, Range<usize>)> {
     let line = |number: usize| starts.get(number.saturating_sub(1)).copied().unwrap_or(file.len());
     let mut found: Vec<(Range<usize>, Range<usize>)> = Vec::new();
     for (key, [first, last]) in &answer.places {
+        if key.is_empty() {
+            found.push((0..answer.manifest.len(), line(*first)..line(last + 1)));
+            continue;
+        }
         let mut value = root.get(key.split('.').next().unwrap_or_default());
         if let Some((_, name)) = key.split_once('.') {
             value = value.and_then(|p| p.value.as_object()).and_then(|o| o.get(name));

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -23,7 +24,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn, Union
 
@@ -49,6 +50,14 @@ _PACKAGES = "/opt/pysecure"
 _INITIALIZE = "pysecure_initialize_resources.sh"
 #: Folders that the template `host` shows in any case.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
+#: Directories that a root holds anyway (`SYSTEM` of the launcher's model/nesting.rs), beside those.
+_ROOTS_OWN = ("/boot", "/etc", "/home", "/libx32", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")
+#: What says in code which service a function runs in: the service's name, or what it is computed from.
+_RUNS_AS = re.compile(rb"\brun_as\b(?:\s*=(?!=)\s*)?|\bstart_service\((?:\s*service_name\s*=)?\s*")
+_TEXT = re.compile(rb"(['\"])([A-Za-z0-9_-]*)\1\s*[,)\n#]")
+#: Folders that hold others' code, and how many files of an application's are looked at.
+_OTHERS = ("__pycache__", "node_modules", "site-packages", "dist-packages", "pysecure", "pysecure_rpc", "pysecure_sandbox")
+_MOST_FILES = 10_000
 #: Services see the packages that the launcher carries here.
 _CARRIED = "/run/pysecure/python"
 
@@ -58,7 +67,8 @@ class PySecureResource:
 
     If the code holds something at this path already, the resource is that: the original if no service may write it, else a copy.
     `source` (a path of the host) and `initial` (a path that is copied once) name its content explicitly. With `initial=""` it begins
-    empty. `was` is the path or name that it had before; its data stays with it.
+    empty. `was` is the path or name that it had before; its data stays with it. `adopt`: PySecure may change owner, group and mode of
+    `source`. `write_as_root`: services may write in `source` although it is root's.
     """
 
     def __init__(
@@ -75,6 +85,8 @@ class PySecureResource:
         initial: str | None = None,
         exclude: Sequence[str] = (),
         was: str | None = None,
+        adopt: bool = False,
+        write_as_root: bool = False,
     ) -> None:
         for label, permissions in (
             ("owner", owner_permissions),
@@ -85,7 +97,7 @@ class PySecureResource:
             is_text = isinstance(permissions, str)  # pyright: ignore[reportUnnecessaryIsInstance]
             if not is_text or set(permissions) - set("rwx"):
                 raise ValueError(f"{path}: {label} permissions are any of 'r', 'w' and 'x', not {permissions!r}")
-        self.path = path
+        self.path = _text("path", path)
         self.owner_permissions = owner_permissions
         self.bundle_permissions = bundle_permissions
         self.global_permissions = global_permissions
@@ -94,8 +106,10 @@ class PySecureResource:
         self.kind = kind
         self.name = name
         self.initial = initial
-        self.exclude: list[str] = list(exclude)
-        self.was = was
+        self.exclude: list[str] = _all("exclude", exclude, str)
+        self.was = None if was is None else _text("was", was)
+        self.adopt = adopt
+        self.write_as_root = write_as_root
         self._made = _place()
 
 
@@ -105,7 +119,7 @@ class PySecureBundle:
     def __init__(
         self, resources: Iterable[PySecureResource], used_by_dynamic_svc: bool = False, *, name: str | None = None
     ) -> None:
-        self.resources: list[PySecureResource] = list(resources)
+        self.resources: list[PySecureResource] = _all("resources", resources, PySecureResource)
         self.used_by_dynamic_svc = used_by_dynamic_svc
         self.name = name
         self._made = _place()
@@ -115,7 +129,7 @@ PySecureSharedBundle = PySecureBundle
 
 
 class PySecureService:
-    """A command that runs as a user of its own, with the resources that it owns and those of its bundle.
+    """A command that runs as a user of its own, with the resources that it owns and those of its bundle, or of its `bundles`.
 
     `callers`: who may call which of its functions, `{"web": ["login"], "bank": "*"}`.
     Other keyword arguments are keys of the manifest's `[services.NAME]`, such as `restart="always"`.
@@ -130,17 +144,21 @@ class PySecureService:
         bundle: PySecureBundle | None = None,
         runs_with_root: bool = False,
         *,
+        bundles: Iterable[PySecureBundle | str] = (),
         callers: Callers | None = None,
         environment: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        self.service_name = service_name
-        self.directory = directory
-        self.command = command
-        self.owner_resources: list[PySecureResource] = list(owner_resources)
-        self.bundle = bundle
+        self.service_name = _text("service_name", service_name)
+        self.directory = _text("directory", directory)
+        self.command = command if isinstance(command, str) else _all("command", command, str)
+        self.owner_resources: list[PySecureResource] = _all("owner_resources", owner_resources, PySecureResource)
+        self.bundle = None if bundle is None else _all("bundle", [bundle], PySecureBundle)[0]
+        self.bundles: list[PySecureBundle | str] = _all("bundles", bundles, PySecureBundle, str)
+        if self.bundle is not None and self.bundles:
+            raise ValueError(f"{service_name}: name one bundle as `bundle`, or several as `bundles`, and not both")
         self.runs_with_root = runs_with_root
-        self.callers = callers
+        self.callers = None if callers is None else _table("callers", callers)
         self.environment: dict[str, str] = dict(environment or {})
         self.more = more
         self._made = _place()
@@ -160,9 +178,9 @@ class PySecureSandbox:
         userdirs: PySecureResource | None = None,
         **more: Any,
     ) -> None:
-        self.sandbox_name = sandbox_name
-        self.used_by: list[PySecureService | str] = list(used_by)
-        self.userdirs = userdirs
+        self.sandbox_name = _text("sandbox_name", sandbox_name)
+        self.used_by: list[PySecureService | str] = _all("used_by", used_by, PySecureService, str)
+        self.userdirs = None if userdirs is None else _all("userdirs", [userdirs], PySecureResource)[0]
         self.more = more
         self._made = _place()
 
@@ -171,6 +189,8 @@ class PySecureConfig:
     """The configuration of an application: a manifest in the making.
 
     `uid_range` and `gid_range` are the lowest and highest id to give out. `None` is a free range of the host, chosen once.
+    `initialize` is a script that makes the first content, and `initialize_rootfs` the root that it runs in. `rpc_largest` is the
+    most bytes of one call, such as "256M".
     """
 
     def __init__(
@@ -185,16 +205,20 @@ class PySecureConfig:
         never: Iterable[str] = (),
         always: Iterable[str] = (),
         initialize: str | None = None,
+        initialize_rootfs: str | None = None,
+        rpc_largest: int | str | None = None,
     ) -> None:
-        self.app_name = app_name
+        self.app_name = _text("app_name", app_name)
         self.uid_range = uid_range
         self.gid_range = gid_range
         self.dynamic_svc_uid = dynamic_svc_uid
         self.dynamic_svc_gid = dynamic_svc_gid
-        self.code = code
-        self.never: list[str] = list(never)
-        self.always: list[str] = list(always)
+        self.code = None if code is None else _table("code", code)
+        self.never: list[str] = _all("never", never, str)
+        self.always: list[str] = _all("always", always, str)
         self.initialize = initialize
+        self.initialize_rootfs = initialize_rootfs
+        self.rpc_largest = rpc_largest
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
@@ -206,19 +230,19 @@ class PySecureConfig:
 
     def register_resources(self, resources: Iterable[PySecureResource]) -> None:
         """Adds resources. Those of services and bundles are part of the config without this."""
-        _extend(self.resources, resources)
+        _extend(self.resources, _all("resources", resources, PySecureResource))
 
     def register_bundles(self, bundles: Iterable[PySecureBundle]) -> None:
         """Adds bundles. Those of services are part of the config without this."""
-        _extend(self.bundles, bundles)
+        _extend(self.bundles, _all("bundles", bundles, PySecureBundle))
 
     def register_services(self, services: Iterable[PySecureService]) -> None:
         """Adds services."""
-        _extend(self.services, services)
+        _extend(self.services, _all("services", services, PySecureService))
 
     def register_sandboxes(self, sandboxes: Iterable[PySecureSandbox]) -> None:
         """Adds sandboxes."""
-        _extend(self.sandboxes, sandboxes)
+        _extend(self.sandboxes, _all("sandboxes", sandboxes, PySecureSandbox))
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain values, with all that services and bundles refer to, registered or not."""
@@ -227,14 +251,15 @@ class PySecureConfig:
 
         app: dict[str, Any] = {"name": self.app_name}
         if self.uid_range is not None:
-            app["uid_range"] = list(self.uid_range)
+            app["uid_range"] = self.uid_range
         if self.gid_range is not None:
-            app["gid_range"] = list(self.gid_range)
+            app["gid_range"] = self.gid_range
         if self.dynamic_svc_uid is not None:
             app["dynamic_svc_uid"] = self.dynamic_svc_uid
         if self.dynamic_svc_gid is not None:
             app["dynamic_svc_gid"] = self.dynamic_svc_gid
-        code: dict[str, Code] = dict(self.code if self.code is not None else self._code(resources))
+        given: Mapping[str, Code] = self.code if self.code is not None else self._code(resources)
+        code: dict[str, Code] = _plain(given, "app.code", self.places())
         packages = _packages()
         for shown, source in packages.items():
             code.setdefault(shown, source)
@@ -245,26 +270,34 @@ class PySecureConfig:
             initialize = _INITIALIZE
         if initialize:
             app["initialize"] = initialize
+        if self.initialize_rootfs is not None:
+            app["initialize_rootfs"] = self.initialize_rootfs
+        if self.rpc_largest is not None:
+            app["rpc_largest"] = self.rpc_largest
         manifest: dict[str, Any] = {"app": app}
         if resources:
             manifest["resources"] = {resource_names[id(r)]: self._resource(r, code) for r in resources}
         if bundles:
             manifest["bundles"] = {bundle_names[id(b)]: _bundle(b, resource_names) for b in bundles}
-        everyone = self.calls_are_unrestricted()
+        called: set[str] = self._called(code) if self.calls_are_unrestricted() else set()
         manifest["services"] = {}
         for service in self.services:
             if service.service_name in manifest["services"]:
-                raise ValueError(f"two services are named {service.service_name!r}")
+                raise _WrongValue(f"two services are named {service.service_name!r}", service._made)
             table: dict[str, Any] = {"command": self._command(service, code), "directory": service.directory}
             if service.owner_resources:
                 table["owner_resources"] = [resource_names[id(r)] for r in service.owner_resources]
             if service.bundle is not None:
                 table["bundle"] = bundle_names[id(service.bundle)]
+            if service.bundles:
+                table["bundles"] = [b if isinstance(b, str) else bundle_names[id(b)] for b in service.bundles]
             if service.runs_with_root:
                 table["runs_with_root"] = True
-            callers = {s.service_name: "*" for s in self.services if s is not service} if everyone else service.callers
+            callers = service.callers
+            if service.service_name in called:
+                callers = {s.service_name: "*" for s in self.services if s is not service}
             if callers:
-                table["callers"] = {k: v if isinstance(v, str) else list(v) for k, v in callers.items()}
+                table["callers"] = {caller: _listed(functions) for caller, functions in callers.items()}
             environment = dict(service.environment)
             if packages:
                 environment.setdefault("PYTHONPATH", _PACKAGES)
@@ -276,19 +309,20 @@ class PySecureConfig:
             manifest["sandboxes"] = {}
         for sandbox in self.sandboxes:
             if sandbox.sandbox_name in manifest["sandboxes"]:
-                raise ValueError(f"two sandboxes are named {sandbox.sandbox_name!r}")
+                raise _WrongValue(f"two sandboxes are named {sandbox.sandbox_name!r}", sandbox._made)
             manifest["sandboxes"][sandbox.sandbox_name] = _sandbox(sandbox, resource_names)
         rules = {"never": self.never, "always": self.always}
         if any(rules.values()):
             manifest["assert"] = {key: said for key, said in rules.items() if said}
-        return manifest
+        plain: dict[str, Any] = _plain(manifest, "", self.places())
+        return plain
 
     def to_json(self) -> str:
         """The manifest as JSON, for `pysecure -f FILE`."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def calls_are_unrestricted(self) -> bool:
-        """Whether no service names its callers. Then every service may call every other, as in the original."""
+        """Whether no service names its callers. Then every service may call all that others have to call, as in the original."""
         return all(service.callers is None for service in self.services)
 
     def places(self) -> dict[str, tuple[str, int]]:
@@ -296,6 +330,7 @@ class PySecureConfig:
         resources, bundles = self._parts()
         resource_names, bundle_names = _names(resources, bundles)
         return {
+            "": self._made,
             "app": self._made,
             **{f"resources.{resource_names[id(r)]}": r._made for r in resources},
             **{f"bundles.{bundle_names[id(b)]}": b._made for b in bundles},
@@ -307,6 +342,7 @@ class PySecureConfig:
         bundles, resources = list(self.bundles), list(self.resources)
         for service in self.services:
             _extend(bundles, [service.bundle] if service.bundle is not None else [])
+            _extend(bundles, [bundle for bundle in service.bundles if not isinstance(bundle, str)])
             _extend(resources, service.owner_resources)
         for bundle in bundles:
             _extend(resources, bundle.resources)
@@ -320,14 +356,62 @@ class PySecureConfig:
         for service in self.services:
             for path in [service.directory, *_words(service.command)]:
                 top = path.split("/")[1] if path.startswith("/") else ""
-                if top and os.path.isdir(os.path.join(self.folder, top)):
-                    code["/" + top] = "./" + top
+                if top and "/" + top not in _SHOWN and os.path.isdir(os.path.join(self.folder, top)):
+                    code.update(self._shown_of(top))
         declared = {r.path.rstrip("/") for r in resources}
         for path in self._jail_resources():
             inside = any(path == s or path.startswith(s + "/") for s in _SHOWN)
             if not inside and path not in declared and not any(path == c or path.startswith(c + "/") for c in code):
                 code[path] = os.path.realpath(path)  # a source goes through no link
         return code
+
+    def _shown_of(self, top: str) -> dict[str, str]:
+        """A folder beside the config file, as services see it. What a root holds anyway is not covered by one, but has what is in it."""
+        if "/" + top not in _ROOTS_OWN:
+            return {"/" + top: "./" + top}
+        names = sorted(os.listdir(os.path.join(self.folder, top)))
+        return {f"/{top}/{name}": f"./{top}/{name}" for name in names if f"/{top}/{name}" not in _ROOTS_OWN}
+
+    def _called(self, code: Mapping[str, Code]) -> set[str]:
+        """Services that have functions to call, as far as the code beside the config says it, and all if it does not. Others are
+        handed no callers' sockets, which some programs would take for their own, as gunicorn does."""
+        everyone = {service.service_name for service in self.services}
+        found: set[str] = set()
+        many = 0
+        packages = set(_packages().values())
+        beside = [_source(source) for source in code.values()]
+        hosts = [os.path.normpath(os.path.join(self.folder, text)) for text in beside if text not in packages]
+        within = [h for h in hosts if h == self.folder or h.startswith(self.folder.rstrip("/") + "/")]
+        elsewhere = self.code is not None and within != hosts
+        if not within or elsewhere or not all(map(os.path.exists, within)):
+            return everyone
+        for host in within:
+            for path in _files(host):
+                many += 1
+                names = _runs_as(path)
+                if names is None or many > _MOST_FILES:
+                    return everyone
+                found |= names
+        programs = {s.service_name for s in self.services if self._may_be_compiled(s, code)}
+        return (found | programs) & everyone
+
+    def _may_be_compiled(self, service: PySecureService, code: Mapping[str, Code]) -> bool:
+        """Whether a service's program is none whose functions can be seen in its text."""
+        words = _words(service.command)
+        path = os.path.normpath(os.path.join("/", service.directory, words[0])) if words else ""
+        host = self._on_host(path, code)
+        try:
+            with open(host or "", "rb") as file:
+                return file.read(4) == b"\x7fELF"
+        except OSError:
+            return False
+
+    def _on_host(self, path: str, code: Mapping[str, Code]) -> str | None:
+        for shown, source in code.items():
+            if path.startswith(shown.rstrip("/") + "/"):
+                text = _source(source)
+                return os.path.join(self.folder, text, path[len(shown.rstrip("/")) + 1 :])
+        return None
 
     def _jail_resources(self) -> list[str]:
         try:
@@ -367,25 +451,20 @@ class PySecureConfig:
     def _command(self, service: PySecureService, code: Mapping[str, Code]) -> list[str]:
         words = _words(service.command)
         if not words:
-            raise ValueError(f"{service.service_name}: its command is empty")
+            raise _WrongValue(f"{service.service_name}: its command is empty", service._made)
         # A module need not be executable: Python runs it.
         if words[0].endswith(".py") and not self._executable(words[0], service.directory, code):
             return ["python3", *words]
         return words
 
     def _executable(self, program: str, directory: str, code: Mapping[str, Code]) -> bool:
-        path = os.path.normpath(os.path.join("/", directory, program))
-        for shown, source in code.items():
-            if path.startswith(shown.rstrip("/") + "/"):
-                text = source if isinstance(source, str) else str(source.get("source", ""))
-                host = os.path.join(self.folder, text, path[len(shown.rstrip("/")) + 1 :])
-                try:
-                    with open(host, "rb") as file:
-                        runs = os.fstat(file.fileno()).st_mode & stat.S_IXOTH != 0
-                        return runs and file.read(2) == b"#!"
-                except OSError:
-                    return False
-        return False
+        host = self._on_host(os.path.normpath(os.path.join("/", directory, program)), code)
+        try:
+            with open(host or "", "rb") as file:
+                runs = os.fstat(file.fileno()).st_mode & stat.S_IXOTH != 0
+                return runs and file.read(2) == b"#!"
+        except OSError:
+            return False
 
 
 class PySecure:
@@ -442,6 +521,82 @@ def _place() -> tuple[str, int]:
     return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
+def _all(what: str, values: Iterable[Any], *kinds: type) -> list[Any]:
+    """A list of what was given, for those who use no type checker: each is of these kinds."""
+    wanted = " or ".join("text" if kind is str else kind.__name__ for kind in kinds)
+    several = isinstance(values, Iterable)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not several or isinstance(values, (str, bytes, Mapping)):
+        raise TypeError(f"`{what}` is a list, whose items are {wanted}, and not {values!r}")
+    found = list(values)
+    for value in found:
+        if not isinstance(value, kinds):
+            raise TypeError(f"`{what}` has {value!r} in it, and its items are {wanted}")
+    return found
+
+
+def _listed(value: Any) -> Any:
+    """What can be gone through, as a list; anything else as it is."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else value  # pyright: ignore
+
+
+def _text(what: str, value: Any) -> str:
+    """Text that was given, for those who use no type checker."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if not isinstance(value, str):
+        raise TypeError(f"`{what}` is text, and not {value!r}")
+    return value
+
+
+def _table(what: str, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"`{what}` is a dict, and not {value!r}")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+class _WrongType(TypeError):
+    """What a manifest cannot hold, and where the object was made that has it."""
+
+    def __init__(self, text: str, made: tuple[str, int]) -> None:
+        super().__init__(text)
+        self.filename, self.lineno = made
+
+
+class _WrongValue(ValueError):
+    """What contradicts something else, and where it was made."""
+
+    def __init__(self, text: str, made: tuple[str, int]) -> None:
+        super().__init__(text)
+        self.filename, self.lineno = made
+
+
+def _plain(value: Any, where: str, places: Mapping[str, tuple[str, int]]) -> Any:
+    """The same in the values of JSON."""
+    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, os.PathLike):
+        found: Any = os.fspath(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if isinstance(found, str):
+            return found
+    if isinstance(value, Mapping):
+        table: dict[str, Any] = {}
+        for key, each in value.items():  # pyright: ignore[reportUnknownVariableType]
+            if not isinstance(key, str):
+                raise _WrongType(f"`{where}` has the key {key!r}, and keys are text", _made(where, places))
+            table[key] = _plain(each, f"{where}.{key}".lstrip("."), places)
+        return table
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, where, places) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    raise _WrongType(
+        f"`{where}` has {value!r}, and a manifest holds text, numbers, true and false, lists and tables", _made(where, places)
+    )
+
+
+def _made(where: str, places: Mapping[str, tuple[str, int]]) -> tuple[str, int]:
+    parts = where.split(".")
+    return places.get(".".join(parts[:2])) or places.get(parts[0]) or places[""]
+
+
 def _extend(known: list[Any], more: Iterable[Any]) -> None:
     for each in more:
         if not any(each is k for k in known):
@@ -458,9 +613,10 @@ def _names(
         name = resource.name or _from_path(resource.path)
         other = taken.setdefault(name, resource)
         if other is not resource:
-            raise ValueError(
+            raise _WrongValue(
                 f"the resources {other.path!r} and {resource.path!r} would both be called {name!r}; "
-                "give one of them a name: PySecureResource(..., name='...')"
+                "give one of them a name: PySecureResource(..., name='...')",
+                resource._made,
             )
         resource_names[id(resource)] = name
     bundle_names: dict[int, str] = {}
@@ -468,9 +624,10 @@ def _names(
     for bundle in bundles:
         name = bundle.name or _from_resources(sorted({resource_names[id(r)] for r in bundle.resources}))
         if known.setdefault(name, bundle) is not bundle:
-            raise ValueError(
+            raise _WrongValue(
                 f"two bundles would be called {name!r}, by their resources; make them one, or give one of them a name: "
-                "PySecureBundle(..., name='...')"
+                "PySecureBundle(..., name='...')",
+                bundle._made,
             )
         bundle_names[id(bundle)] = name
     return resource_names, bundle_names
@@ -482,6 +639,45 @@ def _from_resources(names: list[str]) -> str:
     if len(name) <= 63:
         return name
     return f"{name[:50]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def _source(code: Any) -> str:
+    """The host's path of a part of `code`. What is no such part is told by whoever reads the manifest."""
+    return code if isinstance(code, str) else str(code.get("source", "")) if isinstance(code, dict) else ""  # pyright: ignore
+
+
+def _files(path: str) -> Iterator[str]:
+    """A file, or those of a folder that may be an application's code. What cannot be read comes, too."""
+    unread: list[str] = []
+    if not os.path.isdir(path):
+        yield path
+    for folder, folders, files in os.walk(path, onerror=lambda error: unread.append(str(error.filename))):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _OTHERS)
+        for name in files:
+            if name.endswith(".py") or "." not in name:
+                yield os.path.join(folder, name)
+    yield from unread
+
+
+def _runs_as(path: str) -> set[str] | None:
+    """The services that a file of Python names as those in which functions run; None if that is not to be known."""
+    try:
+        if not os.path.isdir(path) and not os.path.isfile(path):
+            return set()  # a pipe, or a link to nothing
+        with open(path, "rb") as file:
+            text = file.read(2)
+            if not path.endswith(".py") and text != b"#!":
+                return set()
+            text += file.read()
+    except OSError:
+        return None
+    names: set[str] = set()
+    for said in _RUNS_AS.finditer(text):
+        name = _TEXT.match(text, said.end())
+        if name is None:
+            return None
+        names.add(name[2].decode())
+    return names
 
 
 def _holds_something(path: str) -> bool:
@@ -522,6 +718,10 @@ def _resource(resource: PySecureResource) -> dict[str, Any]:
         table["initial"] = resource.initial
     if resource.exclude:
         table["exclude"] = resource.exclude
+    if resource.adopt:
+        table["adopt"] = True
+    if resource.write_as_root:
+        table["write_as_root"] = True
     if resource.was is not None:
         table["was"] = _from_path(resource.was) if "/" in resource.was else resource.was
     return table
