@@ -1091,10 +1091,210 @@ proptest! {
     #[test]
     fn toml_and_json_decode_to_the_same(manifest in manifest()) {
         let (from_json, wrong) = parse(&source(&manifest.to_string(), Format::Json));
+        let wrong: Vec<_> = wrong.into_iter().filter(|d| d.severity == Severity::Error).collect();
         prop_assert!(wrong.is_empty(), "{manifest}: {wrong:?}");
         let text = as_toml(&manifest);
         let (from_toml, wrong) = parse(&source(&text, Format::Toml));
+        let wrong: Vec<_> = wrong.into_iter().filter(|d| d.severity == Severity::Error).collect();
         prop_assert!(wrong.is_empty(), "{text}: {wrong:?}");
         prop_assert_eq!(content(&from_json), content(&from_toml));
+    }
+}
+
+/// The first help of a manifest whose one service has these lines.
+fn help_of(lines: &str, format: Format) -> String {
+    let text = match format {
+        Format::Toml => format!("[app]\nname = \"a\"\n[services.web]\ncommand = \"true\"\n{lines}\n"),
+        Format::Json => {
+            format!("{{\"app\": {{\"name\": \"a\"}}, \"services\": {{\"web\": {{\"command\": \"true\", {lines}}}}}}}")
+        }
+    };
+    let found = parse(&source(&text, format)).1;
+    let first = found.first().unwrap_or_else(|| panic!("nothing is said of {lines}"));
+    first.help.clone().unwrap_or_default()
+}
+
+#[test]
+fn words_of_compose_are_answered_with_their_counterpart() {
+    for (line, counterpart) in [
+        (
+            "ports = [\"8080:80\", \"443\"]",
+            "`publish = [\"8080:80\", \"443:443\"]`; where no address stands first",
+        ),
+        ("volumes = [\"./data:/data\"]", "`[resources.NAME]` with `path`"),
+        ("env_file = \".env\"", "environment = { KEY = \"value\" }"),
+        ("healthcheck = { test = \"true\" }", "health = { command ="),
+        ("user = \"1000\"", "has a UID of its own"),
+        ("secrets = [\"key\"]", "owner = \"r\""),
+        ("image = \"nginx\"", "rootfs = \"NAME\""),
+        ("build = \".\"", "rootfs = \"NAME\""),
+        ("networks = [\"front\"]", "\"app\" (one for all services that say so)"),
+        ("network_mode = \"host\"", "write `network`"),
+        ("restart = \"unless-stopped\"", "restart = \"always\""),
+        (
+            "restart = \"on-failure:5\"",
+            "`restart = \"on-failure\"` and `restart_limit = 5`",
+        ),
+        (
+            "depends_on = { db = { condition = \"service_healthy\" } }",
+            "write `\"ready\"`",
+        ),
+        (
+            "depends_on = { db = \"service_completed_successfully\" }",
+            "write `\"completed\"`",
+        ),
+        (
+            "environment = [\"PORT=80\", \"A=b=c\"]",
+            "environment = { PORT = \"80\", A = \"b=c\" }",
+        ),
+        ("environment = { PORT = 80 }", "PORT = \"80\""),
+        ("working_dir = \"/app\"", "write `directory`"),
+        ("entrypoint = \"/run.sh\"", "all of it in `command`"),
+        ("mem_limit = \"1g\"", "limits = { memory ="),
+        ("health = { test = \"true\" }", "command = [\"PROGRAM\""),
+        ("logs = { driver = \"json-file\" }", "write `sink`"),
+        ("logs = { sink = \"json-file\" }", "sink = \"file\""),
+        ("cap_add = [\"NET_ADMIN\"]", "no capabilities"),
+        ("stop_grace_period = \"1m\"", "stop_timeout"),
+    ] {
+        let help = help_of(line, Format::Toml);
+        assert!(help.contains(counterpart), "{line}: {help}");
+        assert!(!help.contains("takes:"), "{line}: {help}");
+    }
+    assert!(help_of("\"ports\": [\"80:80\"]", Format::Json).contains("publish = [\"80:80\"]"));
+    // All that compose-spec has for a service and a manifest has not; and its other tables.
+    for key in "annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count cpu_percent \
+                cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec deploy develop device_cgroup_rules \
+                devices dns dns_opt dns_search domainname entrypoint env_file expose extends external_links extra_hosts gpus group_add \
+                healthcheck hostname image init ipc isolation label_file labels links logging mac_address mem_limit mem_reservation \
+                mem_swappiness memswap_limit models network_mode networks oom_kill_disable oom_score_adj pid pids_limit platform ports \
+                post_start pre_stop privileged profiles provider pull_policy read_only runtime scale secrets security_opt shm_size \
+                stdin_open stop_grace_period storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes volumes_from \
+                working_dir"
+        .split_whitespace()
+    {
+        let help = help_of(&format!("{key} = 1"), Format::Toml);
+        assert!(!help.contains("takes:") && !help.contains("did you mean"), "{key}: {help}");
+    }
+    for table in ["volumes", "networks", "secrets", "configs"] {
+        let found = toml(&format!(
+            "[app]\nname = \"a\"\n[services.a]\ncommand = \"a\"\n[{table}.x]\n"
+        ))
+        .1;
+        assert!(found[0].help.as_ref().unwrap().starts_with("write `"), "{found:?}");
+    }
+}
+
+const COMPOSE: &str = "# a comment
+version: \"3\"
+services:
+  web:
+    image: \"nginx:1\"
+    ports:
+      - \"8080:80\"
+      - 443:443 # tls
+    environment:
+      image: not a word of its own
+    depends_on:
+      db:
+        condition: service_healthy
+    restart: unless-stopped
+  db:
+    volumes: [\"data:/data\"]
+volumes:
+  data:
+";
+
+#[test]
+fn a_compose_file_and_a_procfile_are_told_line_by_line() {
+    let of = |name: &str, text: &str| {
+        let (_, found) = parse(&Source {
+            path: name.into(),
+            text: text.to_owned(),
+            format: Format::of(Path::new(name)),
+        });
+        let told = found
+            .iter()
+            .map(|d| (d.message.clone(), d.help.clone().unwrap_or_default()));
+        let told: Vec<_> = told.map(|(message, help)| format!("{message}: {help}")).collect();
+        assert_eq!(
+            found.iter().filter(|d| d.severity == Severity::Error).count(),
+            1,
+            "{told:?}"
+        );
+        for diagnostic in &found[1..] {
+            assert!(text[diagnostic.span.clone()].len() > 1, "{diagnostic:?}");
+        }
+        told
+    };
+    // By its name, and by what stands in it.
+    for name in ["compose.yaml", "docker-compose.YML", "pysecure.toml"] {
+        let told = of(name, COMPOSE);
+        for (at, part) in [
+            "this is a Compose file",
+            "`version`: leave it out",
+            "`image` of service `web`: leave it out to use this host's programs",
+            "`ports` of service `web`: write `publish = [\"8080:80\", \"443:443\"]`",
+            "`service_healthy`: write `\"ready\"`",
+            "`unless-stopped`: write `restart = \"always\"`",
+            "`volumes` of service `db`: write `[resources.NAME]`",
+            "`volumes`: write `[resources.NAME]` for each",
+        ]
+        .iter()
+        .enumerate()
+        {
+            assert!(told[at].starts_with(part), "{name}: {at} {told:#?}");
+        }
+        assert_eq!(told.len(), 8);
+    }
+    assert!(of("other.yaml", "a: 1\n")[0].starts_with("this is YAML"));
+    let told = of(
+        "Procfile",
+        "# it\nweb: gunicorn app:app --bind :$PORT\nworker: celery -A app worker\n",
+    );
+    assert!(told[0].starts_with("this is a Procfile"));
+    assert!(
+        told[1].contains("[services.web]") && told[1].contains("command = [\"sh\", \"-c\", \"exec gunicorn app:app"),
+        "{told:?}"
+    );
+    assert!(told[2].contains("command = \"celery -A app worker\""), "{told:?}");
+}
+
+#[test]
+fn what_only_a_shell_would_replace_is_said() {
+    for (lines, part) in [
+        (
+            "environment = { URL = \"postgres://${DB_USER}@db\" }",
+            "`${DB_USER}` is not replaced",
+        ),
+        ("environment = { HOME = \"~/app\" }", "`~` is not replaced"),
+        ("directory = \"$HOME/app\"", "`$HOME` is not replaced"),
+        ("publish = [\"${PORT:-8080}:80\"]", "`${PORT:-8080}` is not replaced"),
+    ] {
+        let text = format!("[app]\nname = \"a\"\n[services.web]\ncommand = \"true\"\n{lines}\n");
+        let (_, found) = toml(&text);
+        assert!(found[0].message.contains(part), "{lines}: {found:?}");
+        assert_eq!(found[0].severity, Severity::Warning);
+    }
+    for (command, help) in [
+        (
+            "\"cd /app && python3 a.py\"",
+            Some("command = [\"sh\", \"-c\", \"cd /app && python3 a.py\"]"),
+        ),
+        ("\"python3 a.py | tee log\"", Some("[\"sh\", \"-c\"")),
+        (
+            "\"gunicorn --bind :$PORT app\"",
+            Some("[\"sh\", \"-c\", \"gunicorn --bind :$PORT app\"]"),
+        ),
+        ("[\"gunicorn\", \"${APP}\"]", Some("[\"sh\", \"-c\"")),
+        ("[\"sh\", \"-c\", \"exec gunicorn --bind :$PORT && true\"]", None),
+        ("\"sh -c 'a && b > c'\"", None),
+        ("[\"printf\", \"&&\"]", None),
+    ] {
+        let (_, found) = toml(&format!("[app]\nname = \"a\"\n[services.web]\ncommand = {command}\n"));
+        match help {
+            Some(help) => assert!(found[0].help.as_ref().unwrap().contains(help), "{command}: {found:?}"),
+            None => assert!(found.is_empty(), "{command}: {found:?}"),
+        }
     }
 }

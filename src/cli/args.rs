@@ -453,8 +453,8 @@ pub(crate) struct Logs {
     /// Go on as services print
     #[arg(short, long)]
     pub follow: bool,
-    /// Only the last N lines of each service
-    #[arg(short = 'n', long, value_name = "N")]
+    /// Only the last N lines of each service, or `all`
+    #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
     pub tail: Option<usize>,
     /// Only lines from this time on: RFC 3339, a local date or time, or `10m` (ago)
     #[arg(long, value_name = "TIME")]
@@ -622,6 +622,14 @@ fn isolation() -> impl TypedValueParser<Value = Isolation> {
     let all = [Isolation::Namespaces, Isolation::Landlock];
     let names = PossibleValuesParser::new(all.map(Isolation::name));
     names.map(move |name| all.into_iter().find(|one| one.name() == name).unwrap_or_default())
+}
+
+/// How many lines; `all` of them, as docker compose has it.
+fn lines(text: &str) -> Result<usize, String> {
+    match text {
+        "all" => Ok(usize::MAX),
+        _ => text.parse().map_err(|_| "write a number of lines, or `all`".to_owned()),
+    }
 }
 
 /// A size as it is written in manifests: bytes, or a number with K, M, G or T.

@@ -29,6 +29,7 @@ mod call;
 mod change;
 mod check;
 mod compile;
+mod compose;
 mod cp;
 mod data;
 mod down;
@@ -73,7 +74,8 @@ pub fn main() -> ExitCode {
              outside of what forbids it"
         ))));
     }
-    let cli = Cli::parse();
+    let arguments = compose::rewritten(std::env::args_os().collect());
+    let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| compose::refuse(&error, &arguments));
     trace(&cli);
     if let Err(failure) = check_state_dir(&cli) {
         return said(Err(failure));

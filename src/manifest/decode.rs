@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use schemars::{Schema, SchemaGenerator};
 
+use super::compose;
 use super::tree::{Entries, Key, Node, Tree};
 use super::{Diagnostic, Format};
 
@@ -158,11 +159,19 @@ impl Cx {
     }
 
     /// Says that the table has no such key; returns the one that was probably meant.
-    pub(crate) fn unknown(&mut self, key: &Key<'_>, keys: &[&'static str], table: &Place<'_>) -> Option<&'static str> {
-        let meant = nearest(&key.text, keys);
-        let help = match meant {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("{} takes: {}", table.describe(), keys.join(", ")),
+    pub(crate) fn unknown(
+        &mut self,
+        key: &Key<'_>,
+        value: &Node<'_>,
+        (what, keys): (&str, &[&'static str]),
+        table: &Place<'_>,
+    ) -> Option<&'static str> {
+        let of_compose = compose::counterpart(what, &key.text, value);
+        let meant = nearest(&key.text, keys).filter(|_| of_compose.is_none());
+        let help = match (of_compose, meant) {
+            (Some(help), _) => help,
+            (None, Some(meant)) => format!("did you mean `{meant}`?"),
+            (None, None) => format!("{} takes: {}", table.describe(), keys.join(", ")),
         };
         let message = format!("unknown key `{}` in {}", shown(&key.text), table.describe());
         self.report(
@@ -321,7 +330,7 @@ macro_rules! table {
                                 }
                             },
                         )+)*
-                        _ => misspelt.extend(cx.unknown(&key, KEYS, place)),
+                        _ => misspelt.extend(cx.unknown(&key, &value.node, (Self::WHAT, KEYS), place)),
                     }
                 }
                 $($(

@@ -4,6 +4,7 @@
 //! one file, and nothing decides whether what the manifest asks for is possible or wise: that is
 //! [`crate::model`]'s.
 
+mod compose;
 mod decode;
 pub mod diagnostic;
 mod quantity;
@@ -11,6 +12,7 @@ mod render;
 mod scalar;
 mod schema;
 mod shape;
+mod shell;
 mod source;
 mod supervision;
 mod tree;
@@ -43,7 +45,13 @@ pub fn parse(source: &Source) -> (Manifest, Vec<Diagnostic>) {
         let empty = Diagnostic::error(0..0, "the manifest is empty").help("`pysecure init` writes one that works");
         return (Manifest::default(), vec![empty]);
     }
+    if let Some(said) = compose::instead_of_manifest(source) {
+        return (Manifest::default(), said);
+    }
     let (root, syntax_errors) = tree::parse(text, source.format);
+    if !syntax_errors.is_empty() && compose::is_compose(text) {
+        return (Manifest::default(), compose::of_yaml(text));
+    }
     let mut cx = Cx::new(source.format);
     let manifest = Manifest::decode_entries(root, &Place::ROOT, &mut cx);
     let mut diagnostics = cx.diagnostics;

@@ -5,8 +5,10 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use super::compose;
 use super::decode::{Codec, Cx, Place, assignment, nearest, shown};
 use super::shape::KeyRule;
+use super::shell;
 use super::tree::{Key, Node, Tree};
 use super::types::At;
 use super::{Diagnostic, Format};
@@ -24,7 +26,16 @@ fn refuse_nul(text: &str, span: &std::ops::Range<usize>, place: &Place<'_>, cx: 
     true
 }
 
+/// One in which no variable is to stand.
 fn string<C: Codec>(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<String>> {
+    let found = any_string::<C>(tree, place, cx)?;
+    if let Some(diagnostic) = shell::unexpanded(&found.value, &found.span, place) {
+        cx.report(diagnostic);
+    }
+    Some(found)
+}
+
+fn any_string<C: Codec>(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<String>> {
     let Node::String(text) = tree.node else {
         cx.wrong_type::<C>(&tree, place);
         return None;
@@ -55,6 +66,15 @@ macro_rules! strings {
 
             fn schema(_: &mut SchemaGenerator) -> Schema {
                 json_schema!({ "type": "string", "pattern": NO_NUL })
+            }
+
+            fn help(place: &Place<'_>, found: Option<&Node<'_>>, format: Format) -> String {
+                let text = match found {
+                    Some(Node::Integer(Some(number))) => format!("\"{number}\""),
+                    Some(Node::Boolean(value)) => format!("\"{value}\""),
+                    _ => return format!("write, for example, `{}`", assignment(place.name, $example, format)),
+                };
+                format!("write `{}`", assignment(place.name, &text, format))
             }
         }
     )*};
@@ -425,9 +445,10 @@ pub(super) fn word<C: Codec, T: Copy>(
         });
     }
     let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
-    let help = match nearest(text, &known) {
-        Some(meant) => format!("did you mean `\"{meant}\"`?"),
-        None => C::help(place, None, cx.format),
+    let help = match (compose::value(text), nearest(text, &known)) {
+        (Some(help), _) => help,
+        (None, Some(meant)) => format!("did you mean `\"{meant}\"`?"),
+        (None, None) => C::help(place, None, cx.format),
     };
     cx.report(
         Diagnostic::error(
@@ -504,6 +525,7 @@ impl Codec for Words {
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Vec<String>>> {
         let span = tree.span.clone();
+        let mut line_of_shell = None;
         let words = match tree.node {
             Node::String(line) => {
                 if refuse_nul(&line, &span, place, cx) {
@@ -517,13 +539,14 @@ impl Codec for Words {
                     );
                     return None;
                 };
+                line_of_shell = shell::in_line(&line, &span, place, cx.format);
                 words
             }
             Node::Array(elements) => {
                 let count = elements.len();
                 let mut words = Vec::with_capacity(count);
                 for element in elements {
-                    words.extend(string::<Text>(element, place, cx).map(|word| word.value));
+                    words.extend(any_string::<Text>(element, place, cx).map(|word| word.value));
                 }
                 if words.len() < count {
                     return None;
@@ -540,6 +563,8 @@ impl Codec for Words {
             cx.report(Diagnostic::error(span, message).help(Self::help(place, None, cx.format)));
             return None;
         }
+        let of_shell = line_of_shell.or_else(|| shell::in_words(&words, &span, place, cx.format));
+        of_shell.into_iter().for_each(|diagnostic| cx.report(diagnostic));
         Some(At { value: words, span })
     }
 

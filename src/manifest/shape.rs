@@ -134,6 +134,21 @@ where
                 Format::Json => format!("write `{}`", assignment(place.name, "{ \"NAME\": { … } }", format)),
             };
         }
+        // As Compose has variables, too.
+        if let Some(Node::Array(elements)) = found
+            && let Some(entries) = elements.iter().map(pair).collect::<Option<Vec<_>>>()
+            && !entries.is_empty()
+        {
+            let entries: Vec<String> = entries
+                .iter()
+                .take(3)
+                .map(|(name, value)| assignment(name, &serde_json::Value::from(*value).to_string(), format))
+                .collect();
+            return format!(
+                "write `{}`",
+                assignment(place.name, &format!("{{ {} }}", entries.join(", ")), format)
+            );
+        }
         // A bare list of names becomes the table that its author probably meant.
         let names: Vec<&str> = match found {
             Some(Node::Array(elements)) => elements.iter().take(3).filter_map(bare_key).collect(),
@@ -146,6 +161,12 @@ where
             assignment(place.name, &format!("{{ {} }}", entries.join(", ")), format)
         )
     }
+}
+
+/// `NAME=VALUE`
+fn pair<'t>(tree: &'t Tree<'_>) -> Option<(&'t str, &'t str)> {
+    let Node::String(text) = &tree.node else { return None };
+    text.split_once('=').filter(|_| text.len() < 200)
 }
 
 fn bare_key<'t>(tree: &'t Tree<'_>) -> Option<&'t str> {

@@ -30,13 +30,26 @@ const LARGEST: u64 = 16 << 20;
 /// In the order in which they are looked for.
 const FILE_NAMES: [&str; 3] = ["pysecure.toml", "pysecure.json", "pysecure_config.py"];
 
+/// What other programs' are called; none is read, and each is told of.
+const OF_OTHERS: [&str; 5] = [
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yml",
+    "docker-compose.yaml",
+    "Procfile",
+];
+
 #[derive(Debug, Error)]
 pub enum LoadError {
     #[error(
-        "cannot find a manifest: {} holds no pysecure.toml, pysecure.json or pysecure_config.py; `pysecure init` writes one, `-f` names another place",
-        .folder.display()
+        "cannot find a manifest: {} holds no pysecure.toml, pysecure.json or pysecure_config.py; `pysecure init` writes one, `-f` names another place{}",
+        .folder.display(), .other.map_or_else(String::new, |name| format!("; what becomes of {name}, `pysecure -f {name} check` says"))
     )]
-    NotFound { folder: PathBuf },
+    NotFound {
+        folder: PathBuf,
+        /// What says the same for another program.
+        other: Option<&'static str>,
+    },
     #[error("cannot open the manifest {}: {cause}; {remedy}", .path.display())]
     Open {
         path: PathBuf,
@@ -109,7 +122,8 @@ pub fn locate(given: Option<&Path>) -> Result<PathBuf, LoadError> {
         Some(folder) => folder.to_owned(),
         None => std::env::current_dir().unwrap_or_else(|_| path.to_owned()),
     };
-    Err(LoadError::NotFound { folder })
+    let other = OF_OTHERS.into_iter().find(|name| path.join(name).is_file());
+    Err(LoadError::NotFound { folder, other })
 }
 
 impl Source {

@@ -76,7 +76,7 @@ impl Codec for Dependencies {
                 let mut out = Vec::with_capacity(entries.len());
                 for (key, value) in entries {
                     let inner = place.key(&key);
-                    let condition = Condition::decode(value, &inner, cx).unwrap_or_default();
+                    let condition = Condition::decode(condition(value), &inner, cx).unwrap_or_default();
                     out.push((
                         At {
                             value: key.text.into_owned(),
@@ -110,6 +110,26 @@ impl Codec for Dependencies {
             { "type": "array", "items": Text::schema(generator) },
             { "type": "object", "additionalProperties": Condition::schema(generator) }
         ] })
+    }
+}
+
+/// Compose has it in a table of its own, whose error is that of its word.
+fn condition(value: Tree<'_>) -> Tree<'_> {
+    match value.node {
+        Node::Table(entries) => {
+            let span = value.span.clone();
+            let found = entries.into_iter().find(|(key, value)| {
+                key.text == "condition" && matches!(&value.node, Node::String(text) if text.starts_with("service_"))
+            });
+            found.map_or(
+                Tree {
+                    node: Node::Table(Vec::new()),
+                    span,
+                },
+                |(_, value)| value,
+            )
+        }
+        node => Tree { node, span: value.span },
     }
 }
 
