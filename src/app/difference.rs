@@ -6,7 +6,9 @@ use super::ready::lacking;
 use crate::host::Dirs;
 use crate::plan::{self, Ledger, Plan, Unit};
 use crate::supervise::client::Client;
-use crate::supervise::fingerprint::{FingerprintReader, Fingerprints, beside_services, of_sandbox, of_storage};
+use crate::supervise::fingerprint::{
+    FingerprintReader, Fingerprints, beside_services, of_sandbox, of_sources, of_storage,
+};
 use crate::supervise::mending::shared;
 use crate::supervise::protocol::{AppStatus, Apply, ServiceStatus};
 use crate::supervise::reconcile::{Change, difference};
@@ -45,6 +47,8 @@ impl Difference {
             .collect();
         let mut changes = difference(&runs, &fingerprints(&plan, &runs));
         changes.extend(difference(&running_sandboxes(status), &sandboxes(&plan)));
+        let others = replaced(&plan, status, &changes);
+        changes.extend(others);
         let resources = of_storage(&plan.storage);
         Ok(Difference {
             same: changes.is_empty() && status.resources.as_ref() == Some(&resources) && ledger == before,
@@ -78,6 +82,27 @@ impl Difference {
         self.lacking.iter().map(String::as_str).filter(running).collect()
     }
 
+    /// Services whose sources lead elsewhere than they did when these were started, by a link that was switched. `None`: the manifest says
+    /// something else of one, too.
+    pub fn moved_sources(&self, status: &AppStatus) -> Option<Vec<String>> {
+        let reader = reader(&self.plan);
+        let mut out = Vec::new();
+        for (name, change) in &self.changes {
+            let unit = self.plan.services.iter().find(|s| s.name == *name)?;
+            let runs = status.services.iter().find(|s| s.service == *name)?;
+            let runs = runs.fingerprints.as_ref()?;
+            let now = reader.read(unit);
+            if *change != Change::Restart || runs.said != now.said {
+                return None;
+            }
+            // Another file of the same name is followed by any start.
+            if runs.process != now.process {
+                out.push(name.clone());
+            }
+        }
+        Some(out)
+    }
+
     fn changed(&self) -> impl Iterator<Item = &str> {
         self.changes.iter().map(|(name, _)| name.as_str())
     }
@@ -102,8 +127,27 @@ impl Difference {
     }
 }
 
+fn reader(plan: &Plan) -> FingerprintReader {
+    FingerprintReader::new(&plan.app, &plan.privilege, plan.templates.clone())
+}
+
+/// Services that are not changed, but in the place of a source of theirs lies another file or folder.
+fn replaced(plan: &Plan, status: &AppStatus, changes: &[(String, Change)]) -> Vec<(String, Change)> {
+    let changed: BTreeSet<&str> = changes.iter().map(|(name, _)| name.as_str()).collect();
+    let units: BTreeMap<&str, &Unit> = plan.services.iter().map(|s| (s.name.as_str(), s)).collect();
+    let runs = status
+        .services
+        .iter()
+        .filter(|s| s.pid.is_some() && !changed.contains(s.service.as_str()));
+    let others = runs.filter(|s| match (&s.sources, units.get(s.service.as_str())) {
+        (Some(shown), Some(unit)) => *shown != of_sources(unit, &plan.dirs.app),
+        _ => false,
+    });
+    others.map(|s| (s.service.clone(), Change::Restart)).collect()
+}
+
 fn fingerprints(plan: &Plan, runs: &[(String, Fingerprints)]) -> Vec<(String, Fingerprints)> {
-    let reader = FingerprintReader::new(&plan.app, &plan.privilege, plan.templates.clone());
+    let reader = reader(plan);
     let runs: BTreeMap<&str, &Fingerprints> = runs.iter().map(|(name, of)| (name.as_str(), of)).collect();
     let of = |s: &Unit| {
         (

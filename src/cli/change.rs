@@ -1,9 +1,11 @@
 //! `start`, `stop`, `restart`, `reload` and `kill`: one request to the supervisor each, and what it says.
 
 use super::args::{Cli, Kill, Named, Stop};
-use super::load;
+use super::load::{self, with_privilege};
 use super::progress::Told;
+use super::reconcile::{connect, follow};
 use super::{Done, Failure};
+use crate::app::{Difference, Loaded};
 use crate::supervise::client::Client;
 use crate::supervise::protocol::{Progress, Request};
 use crate::values::signal_number;
@@ -22,11 +24,44 @@ pub(super) fn stop(cli: &Cli, args: &Stop) -> Done {
 }
 
 pub(super) fn restart(cli: &Cli, args: &Stop) -> Done {
+    let loaded = load::read(cli)?;
+    let mut services = args.services.clone();
+    let moved = moved(&loaded, &services);
+    if !moved.is_empty() {
+        if let Some(code) = with_privilege()? {
+            return Ok(code);
+        }
+        let dirs = loaded.dirs()?;
+        let (client, status) = connect(&loaded, &dirs)?;
+        let found = Difference::of(&loaded, &dirs, &client, &status)?;
+        if services.is_empty() {
+            services = status.services.iter().map(|s| s.service.clone()).collect();
+        }
+        services.retain(|name| !moved.contains(name));
+        let code = follow(&loaded, &dirs, (client, status), &found, &moved)?;
+        if code != 0 || services.is_empty() {
+            return Ok(code);
+        }
+    }
     let request = Request::Restart {
-        services: args.services.clone(),
+        services,
         timeout_ms: args.timeout.map(|s| super::args::seconds(s).as_millis() as u64),
     };
-    ask(cli, &request)
+    ask_of(&loaded, &request)
+}
+
+/// Of the services that are to be started anew (all, if none is named), those whose sources lead elsewhere now, by a link that was switched.
+/// Where the manifest has changed as well, that is for `up`; and what is wrong is said by what does the rest.
+fn moved(loaded: &Loaded, names: &[String]) -> Vec<String> {
+    let found = (|| {
+        let dirs = loaded.dirs().ok().filter(|_| !loaded.has_errors())?;
+        let (client, status) = connect(loaded, &dirs).ok()?;
+        let found = Difference::of(loaded, &dirs, &client, &status).ok()?;
+        found.moved_sources(&status)
+    })();
+    let mut found = found.unwrap_or_default();
+    found.retain(|name| names.is_empty() || names.contains(name));
+    found
 }
 
 pub(super) fn reload(cli: &Cli, args: &Named) -> Done {
@@ -49,7 +84,10 @@ pub(super) fn kill(cli: &Cli, args: &Kill) -> Done {
 }
 
 fn ask(cli: &Cli, request: &Request) -> Done {
-    let loaded = load::read(cli)?;
+    ask_of(&load::read(cli)?, request)
+}
+
+fn ask_of(loaded: &Loaded, request: &Request) -> Done {
     let dirs = loaded.dirs()?;
     let mut told = Told::new(1);
     let each = |progress: Progress| {

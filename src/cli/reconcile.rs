@@ -10,7 +10,7 @@ use crate::host::{Dirs, Privilege};
 use crate::plan::Plan;
 use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
-use crate::supervise::protocol::{AppStatus, Request};
+use crate::supervise::protocol::{AppStatus, Progress, Request};
 use crate::supervise::reconcile::Change;
 use std::os::fd::BorrowedFd;
 
@@ -89,6 +89,32 @@ pub(super) fn reconcile(
         code => return Ok(code),
     }
     Ok(0)
+}
+
+/// Starts services anew that are shown other files since a link was switched: what they may see follows from the manifest, so all that
+/// is looked at before a start is looked at again.
+pub(super) fn follow(
+    loaded: &Loaded,
+    dirs: &Dirs,
+    (mut client, status): (Client, AppStatus),
+    found: &Difference,
+    names: &[String],
+) -> Result<u8, Failure> {
+    let claim = Claim::join(dirs)?;
+    let plan = planned(loaded, dirs, &claim, false)?;
+    let mut apply = found.apply(plan, &status);
+    apply.services.retain(|s| names.contains(&s.name));
+    let mut told = Told::new(apply.services.len());
+    let each = |progress: Progress| {
+        if let Progress::Settled { service, state } = &progress
+            && names.contains(service)
+        {
+            outln!("{service}: {state}");
+        }
+        told.hear(&progress);
+    };
+    client.change(&Request::Apply(Box::new(apply)), each, &mut |_| true)?;
+    Ok(told.end())
 }
 
 fn say_up_already(app: &str, status: &AppStatus) {

@@ -3,6 +3,7 @@
 //! Nothing here decides. What an effect comes to is fed back when all effects of its step are carried out.
 
 use super::app::{App, Child};
+use super::control::fingerprint::of_sources;
 use super::error::{SuperviseError, system};
 use super::ids::{EpollToken, ServiceId, WatchId};
 use super::limits;
@@ -225,6 +226,8 @@ impl App {
             false => None,
         };
         let waited = self.waiting(id, planned);
+        // Before they are opened: what is put in their place meanwhile is noticed.
+        let sources = of_sources(planned, &self.plan.dirs.app);
         let running = self.clone_process(id, planned, &bundle, hold)?;
         if let Err(error) = self.accompany(id, planned, &running, hold) {
             running.abort();
@@ -233,6 +236,7 @@ impl App {
         // From here on what was started is on record, so that whatever fails now it will be ended and reaped.
         let mut process = Process::new(running, notify);
         process.waited = waited;
+        process.sources = Some(sources);
         self.by_pid.insert(process.pid() as i32, Child::Service(id));
         let watched = self.watch_process(id, &process);
         self.processes.insert(id, process);

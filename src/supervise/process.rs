@@ -1,7 +1,7 @@
 //! The process of a service: what the supervisor holds of it. What is known of it besides is its instance
 //! ([`super::machine::state::Instance`]); both begin and end together.
 
-use super::control::fingerprint::Fingerprints;
+use super::control::fingerprint::{Fingerprint, Fingerprints};
 use super::machine::Ending;
 use super::machine::State;
 use super::machine::state::{After, Service};
@@ -28,6 +28,8 @@ pub(super) struct Process {
     /// The bundle that it was started from, once something was to be done beside it: the plan may be another by then. One that
     /// nobody asks for takes no memory.
     pub bundle: OnceCell<Rc<Bundle>>,
+    /// Of the files and folders that it is shown.
+    pub sources: Option<Fingerprint>,
 }
 
 impl Process {
@@ -39,6 +41,7 @@ impl Process {
             ending: None,
             waited: Waiting::default(),
             bundle: OnceCell::new(),
+            sources: None,
         }
     }
 
@@ -49,7 +52,12 @@ impl Process {
 }
 
 /// What `ps` says of a service. `pid`: PID 1 of its namespace.
-pub(super) fn status(service: &Service, pid: Option<u32>, fingerprints: Fingerprints, now: Instant) -> ServiceStatus {
+pub(super) fn status(
+    service: &Service,
+    (pid, sources): (Option<u32>, Option<Fingerprint>),
+    fingerprints: Fingerprints,
+    now: Instant,
+) -> ServiceStatus {
     let instance = &service.instance;
     ServiceStatus {
         service: service.name().to_owned(),
@@ -83,5 +91,6 @@ pub(super) fn status(service: &Service, pid: Option<u32>, fingerprints: Fingerpr
         status: instance.says.clone(),
         reloading: instance.reloading,
         fingerprints: Some(fingerprints),
+        sources,
     }
 }

@@ -34,6 +34,10 @@ pub struct Fingerprints {
     /// same. `None` where that cannot be said, or by one that does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Fingerprint>,
+    /// What the manifest says of it, wherever its sources lead: a link in the way of one may have been switched since. `None` by one that
+    /// does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<Fingerprint>,
 }
 
 /// Takes services' fingerprints.
@@ -79,7 +83,21 @@ impl FingerprintReader {
             process: of(&[&spec, &text(&kept), self.template(unit)]),
             policy: policy(json(&unit.life), &json(&Life::default())),
             source: self.source(unit),
+            said: Some(self.said(&kept)),
         }
+    }
+
+    /// `unit` without what follows from where its sources lead.
+    fn said(&self, unit: &plan::Unit) -> Fingerprint {
+        let mut unit = unit.clone();
+        for mount in unit.mounts.iter_mut().filter(|mount| mount.grant.is_some()) {
+            mount.source = PathBuf::new();
+            mount.idmap = None;
+            mount.missing.clear();
+            mount.hidden.clear();
+            mount.masked.clear();
+        }
+        of(&[&text(&unit), self.template(&unit)])
     }
 
     /// The same, where `runs` was said of the one that runs: compiling takes most of the time of an `up` with nothing to do.
@@ -147,7 +165,23 @@ pub fn beside_services(sandbox: Fingerprint) -> Fingerprints {
         process: sandbox,
         policy: of(&[]),
         source: None,
+        said: None,
     }
+}
+
+/// Which files and folders of its user's a service is shown, as stat(2) tells them from others: what is put in the place of another,
+/// as editors do that write a new file and rename it, has another number. `own`: below it lies what PySecure keeps.
+pub fn of_sources(unit: &plan::Unit, own: &Path) -> Fingerprint {
+    let theirs = unit
+        .mounts
+        .iter()
+        .filter(|m| m.grant.is_some() && !m.source.starts_with(own));
+    let shown = theirs.map(|mount| {
+        let found = std::fs::symlink_metadata(&mount.source).ok();
+        format!("{} {:?}", mount.target, found.map(|found| (found.dev(), found.ino())))
+    });
+    let shown: Vec<String> = shown.collect();
+    of(&shown.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn policy(of_service: Value, default: &Value) -> Fingerprint {

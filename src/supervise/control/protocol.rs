@@ -240,6 +240,9 @@ pub struct ServiceStatus {
     /// say.
     #[serde(default)]
     pub fingerprints: Option<Fingerprints>,
+    /// Of the files and folders that its process was shown when it was started, if one runs.
+    #[serde(default)]
+    pub sources: Option<Fingerprint>,
 }
 
 /// How a request that changes something goes on, a line each.

@@ -1,6 +1,6 @@
 //! What runs against what the manifest says now: the difference, and making it so. Only what differs is touched.
 
-use super::fingerprint::{FingerprintReader, Fingerprints};
+use super::fingerprint::{FingerprintReader, Fingerprints, of_sources};
 use super::protocol::Apply;
 use crate::plan;
 use crate::supervise::app::{App, Sink};
@@ -85,12 +85,23 @@ impl App {
     fn planned(&self, unit: plan::Unit, old: &FingerprintReader, new: &FingerprintReader) -> Planned {
         let runs = self.machine.by_name(&unit.name).map(|(_, service)| &service.definition);
         let old = runs.map(|definition| definition.fingerprints(|unit| old.read(unit)));
+        let same_sources = self.is_shown_the_same(&unit);
         let definition = ServiceDefinition::new(unit);
         let new = definition.fingerprints(|unit| new.read(unit));
         Planned {
-            same_process: old.is_some_and(|old| old.process == new.process),
+            same_process: same_sources && old.is_some_and(|old| old.process == new.process),
             definition,
         }
+    }
+
+    /// Does the service's process, if one runs, see the files and folders that lie where its sources are now?
+    fn is_shown_the_same(&self, unit: &plan::Unit) -> bool {
+        let process = self
+            .machine
+            .by_name(&unit.name)
+            .and_then(|(id, _)| self.processes.get(&id));
+        let shown = process.and_then(|process| process.sources.as_ref());
+        shown.is_none_or(|shown| *shown == of_sources(unit, &self.plan.dirs.app))
     }
 
     /// Takes fingerprints by the plan that runs.
@@ -127,6 +138,7 @@ mod tests {
                 process,
                 policy,
                 source: None,
+                said: None,
             };
             (name.to_owned(), of)
         };

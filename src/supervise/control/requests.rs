@@ -267,7 +267,8 @@ impl App {
         let services = self.machine.in_order().map(|(id, service)| {
             let read = |unit: &Unit| reader.get_or_init(|| self.fingerprint_reader()).read(unit);
             let fingerprints = service.latest().fingerprints(read);
-            process::status(service, self.pid_of(id), fingerprints.clone(), now)
+            let sources = self.processes.get(&id).and_then(|p| p.sources.clone());
+            process::status(service, (self.pid_of(id), sources), fingerprints.clone(), now)
         });
         AppStatus {
             app: self.plan.app.clone(),
