@@ -77,6 +77,16 @@ fn calls_mean_what_they_say_with_the_core() {
 }
 
 #[test]
+fn what_a_function_forks_serves_nothing_and_one_thread_is_one() {
+    python("test_processes");
+}
+
+#[test]
+fn what_a_function_forks_serves_nothing_and_one_thread_is_one_with_the_core() {
+    python_with("test_processes", true);
+}
+
+#[test]
 fn what_is_seen_of_calls_from_outside() {
     python("test_observed");
 }

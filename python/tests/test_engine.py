@@ -403,7 +403,7 @@ class Rare(WithServices):
         functions = pysecure_rpc._function.State.functions["one"]
         page = _figures.Page(functions)
         self.addCleanup(page.close)
-        engine = _engine.Engine("one", functions, page, threads=1, queue=1, connections=1, tracebacks=False)
+        engine = _engine.Engine("one", functions, page, threads=2, queue=1, connections=1, tracebacks=False)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.addCleanup(ours.close)
         self.addCleanup(theirs.close)

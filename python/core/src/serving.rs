@@ -28,6 +28,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A function that took longer, in seconds, has the leadership given away before it runs the next times.
@@ -78,23 +79,30 @@ impl Interest for EpollSet {
 
 /// Who of a service's threads leads.
 #[pyclass(module = "pysecure_rpc._core", frozen)]
-pub struct Leader(Threads);
+pub struct Leader {
+    threads: Threads,
+    /// Is this a process that the service's own code forked? Then there are no other threads, and a lock may be theirs for ever.
+    forked: AtomicBool,
+}
 
 #[pymethods]
 impl Leader {
     #[new]
     fn new() -> Leader {
-        Leader(LeaderFollowers::new(EpollSet::default()))
+        Leader {
+            threads: LeaderFollowers::new(EpollSet::default()),
+            forked: AtomicBool::new(false),
+        }
     }
 
     /// Before a function runs. What it returns is for `done`.
     fn begin(&self, slow: bool) -> u64 {
-        self.0.begin(slow)
+        self.threads.begin(slow)
     }
 
     /// After it ran.
     fn done(&self, run: u64) {
-        self.0.done(run);
+        self.threads.done(run);
     }
 
     /// May this thread close what an event was for?
@@ -105,37 +113,45 @@ impl Leader {
 
     /// Is this the socket of the connection that is pinned? Then it is closed by the thread that has it, after that has unpinned it.
     fn is_pinned(&self, fd: i32) -> bool {
-        self.0.is_pinned(|socket| socket.number() == fd)
+        self.threads.is_pinned(|socket| socket.number() == fd)
     }
 
     /// No more: wakes all that wait to lead.
     fn end(&self) {
-        self.0.end();
+        self.threads.end();
+    }
+
+    /// In a child, where nobody leads.
+    fn forked(&self) {
+        self.forked.store(true, Ordering::Relaxed);
     }
 
     /// The monitor; runs in a thread of its own.
     fn watch(&self, py: Python<'_>) {
-        py.detach(|| self.0.monitor());
+        py.detach(|| self.threads.monitor());
     }
 
     /// Leads, again and again, until the end. `server` is a `_server.engine.Engine`.
     fn run<'py>(&self, py: Python<'py>, server: &Bound<'py, PyAny>, epoll: i32) -> PyResult<()> {
-        let round = Round::new(server, self.0.interest().of(py, epoll)?)?;
+        let round = Round::new(server, self.threads.interest().of(py, epoll)?)?;
         let mut spin = Spin::default();
         let mut alone = (-1, 0);
         loop {
-            if !py.detach(|| self.0.lead()) {
+            if !py.detach(|| self.threads.lead()) {
                 return Ok(());
             }
-            while leader::leads() && !self.0.ended() {
-                if let Err(error) = round.turn(py, &self.0, &mut spin, &mut alone) {
+            while leader::leads() && !self.threads.ended() && !self.forked.load(Ordering::Relaxed) {
+                if let Err(error) = round.turn(py, &self.threads, &mut spin, &mut alone) {
                     // Whatever it is, a thread that ends with the lead would take the service with it.
                     let text = format!("while it served: {error}");
                     let _ = server.call_method1(intern!(py, "_say"), (text,));
                     py.detach(|| std::thread::sleep(MISHAP));
                 }
             }
-            self.0.resign();
+            if self.forked.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            self.threads.resign();
         }
     }
 }
@@ -152,6 +168,8 @@ struct Round<'a, 'py> {
     enter: Bound<'py, PyAny>,
     leave: Bound<'py, PyAny>,
     epoll: BorrowedFd<'a>,
+    /// The process that serves.
+    process: u32,
 }
 
 /// What came of a message.
@@ -176,6 +194,7 @@ impl<'a, 'py> Round<'a, 'py> {
             enter: function.getattr("enter")?,
             leave: function.getattr("leave")?,
             epoll,
+            process: std::process::id(),
         })
     }
 
@@ -460,7 +479,9 @@ impl<'a, 'py> Round<'a, 'py> {
             }
         };
         let late = deadline.is_some_and(|deadline| now > deadline);
-        let Some(bytes) = encoded(&call, served, &result, late)? else {
+        // A process that the function forked answers nothing: Python ends it.
+        let forked = std::process::id() != self.process;
+        let Some(bytes) = encoded(&call, served, &result, late || forked)? else {
             self.server.call_method1(intern!(py, "_returned"), (&call, result))?;
             return Ok(now);
         };

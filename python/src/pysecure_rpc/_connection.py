@@ -14,7 +14,9 @@ import socket
 import struct
 import sys
 import threading
+import weakref
 from array import array
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +71,14 @@ class NotSent(Exception):
     """The connection had ended before the call was sent. Never leaves this package."""
 
 
+#: All that are open in this process.
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
 class Connection(ClientConn):
     """A connection to one service."""
 
-    __slots__ = ("sock", "service", "caller", "cooperative")
+    __slots__ = ("__weakref__", "sock", "service", "caller", "cooperative")
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -83,6 +89,7 @@ class Connection(ClientConn):
         self.cooperative = not isinstance(self.sock, _socket.socket)  # pyright: ignore[reportUnnecessaryIsInstance]
         if not self.cooperative:
             self.fd = self.sock.fileno()
+            _open.add(self)
 
     def close(self) -> None:
         self.fd = -1
@@ -247,8 +254,13 @@ pool = _Pool()
 
 
 def _forget() -> None:
-    # A child has its parent's connections, and must not use them. They are closed with these objects.
+    # A child must not use its parent's connections; and while it had them open, no service would hear that its parent has closed one.
+    # Those of gevent are closed with their objects.
     pool.idle = {}
+    for connection in list(_open):
+        with suppress(Exception):
+            connection.sock.close()
+            connection.close()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -228,6 +228,7 @@ class Leader:
         self._vacant = threading.Lock()
         self._leader = 0
         self._ended = threading.Event()
+        self._forked = False
 
     def begin(self, _slow: bool) -> int:
         """Before a function runs. What it returns is for `done`."""
@@ -252,13 +253,17 @@ class Leader:
         """No more."""
         self._ended.set()
 
+    def forked(self) -> None:
+        """In a child, where nobody leads."""
+        self._forked = True
+
     def watch(self) -> None:
         """In a thread of its own, where the core looks for functions that take long."""
         self._ended.wait()
 
     def run(self, server: Any, _epoll: int) -> None:
         """Leads, again and again, until the end."""
-        while not self._ended.is_set():
+        while not self._ended.is_set() and not self._forked:
             self._vacant.acquire()
             self._leader = threading.get_ident()
             try:

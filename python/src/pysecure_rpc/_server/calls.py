@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from time import monotonic
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from .. import _messages
 from .._codec import MAX_MESSAGE, pack
 from .._errors import Busy, TooLarge, name_of
+from . import forked
 from .saying import say, text_of
 
 if TYPE_CHECKING:
@@ -31,9 +33,27 @@ class Calls:
         self._figures = figures
         self._tracebacks = tracebacks
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        #: Closes a generator, in the thread that runs those.
+        self.close: Callable[[Any], None] = self.close_here
+
+    def only_here(self, error: BaseException | None = None) -> None:
+        """The service's own code has come back, with this error if there was one. In a process that it forked, that is the end."""
+        if os.getpid() != self._pid:
+            forked.end(error)
+
+    def close_here(self, stream: Any) -> None:
+        """Closes a generator."""
+        try:
+            getattr(stream, "close", int)()
+        except BaseException as error:
+            self.only_here(error)
+            say(f"a generator failed while it was closed: {text_of(error)}")
+        self.only_here()
 
     def begin(self, call: Call) -> bool:
         """Marks a call as begun. False if it is late, or nobody waits; then it is answered."""
+        self.only_here()
         now = monotonic()
         with call.connection.lock:
             late = call.deadline is not None and now >= call.deadline
@@ -50,6 +70,7 @@ class Calls:
 
     def returned(self, call: Call, result: Any) -> None:
         """Its function has come to this."""
+        self.only_here()
         if call.deadline is not None and monotonic() > call.deadline:
             self.fail(call, "pysecure.DeadlineExceeded", "it took longer than it had time", True)
             return
@@ -57,6 +78,7 @@ class Calls:
 
     def answer(self, call: Call, message: Callable[[int, Any], list[Any]], value: Any) -> None:
         """The last message of a call, which has a value: an OK or an END."""
+        self.only_here()
         try:
             plain = call.function.signature.result.dump(value)
         except BaseException as error:
@@ -75,6 +97,7 @@ class Calls:
 
     def item(self, call: Call, value: Any) -> bool:
         """The next item of a stream. False if it cannot cross; then the call is answered."""
+        self.only_here()
         try:
             plain = call.function.signature.item.dump(value)
             self._connections.send(call.connection, _messages.item(call.id, plain), call)
@@ -94,6 +117,7 @@ class Calls:
 
     def raised(self, call: Call, error: BaseException) -> None:
         """Its function raised this."""
+        self.only_here(error)
         if _is_cancelled(error):
             name = "pysecure.DeadlineExceeded" if not call.cancelled else "pysecure.Cancelled"
             self.fail(call, name, "the coroutine was cancelled", True)
@@ -171,15 +195,7 @@ class Calls:
                 if call.pumping:
                     return  # whoever runs it sees it
                 call.pumping = True
-            close(call.stream)
-
-
-def close(stream: Any) -> None:
-    """Closes a generator."""
-    try:
-        getattr(stream, "close", int)()
-    except BaseException as error:
-        say(f"a generator failed while it was closed: {text_of(error)}")
+            self.close(call.stream)
 
 
 def _shortened(arg: Any) -> Any:

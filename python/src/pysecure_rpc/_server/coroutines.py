@@ -1,26 +1,30 @@
-"""Coroutines: one event loop, in a thread of its own, which is made for the first of them."""
+"""Coroutines: one event loop, which is made for the first of them, in a thread of its own or in that of all else (`one`)."""
 # What begins with _ is private to this package.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .. import _context, _messages
+from . import forked
 from .limits import MOMENT
 
 if TYPE_CHECKING:
     from .._codec import Call
     from .calls import Calls
+    from .one import OneThread
 
 
 class Coroutines:
     """All that run in a process."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, one: OneThread | None = None) -> None:
         self._calls = calls
+        self._one = one
         self._lock = threading.Lock()
         self._loop: Any = None
 
@@ -33,8 +37,26 @@ class Coroutines:
                 import asyncio
 
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="pysecure-rpc-asyncio", daemon=True).start()
+                if self._one is not None:
+                    self._one.take_loop(self._loop)
+                else:
+                    threading.Thread(target=self._run_loop, name="pysecure-rpc-asyncio", daemon=True).start()
         self._loop.call_soon_threadsafe(self._begin, call)
+
+    def _run_loop(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._calls.only_here(forked.no_loop())
+
+    def forked(self) -> None:
+        """In a child. If it was forked by a coroutine, it comes back to the loop where that next waits, and nothing else may run."""
+        if self._loop is not None:
+            ready = getattr(self._loop, "_ready", None)
+            if ready is not None:
+                ready.clear()
+            with suppress(Exception):
+                self._loop.stop()
 
     def stop(self) -> None:
         """No more."""
@@ -90,6 +112,7 @@ class Coroutines:
             self._calls.raised(call, error)
         finally:
             await items.aclose()
+            self._calls.only_here()
 
     async def _may_go_on(self, call: Call) -> bool:
         """Waits until there is credit, and takes it for one item. False if its time is over."""

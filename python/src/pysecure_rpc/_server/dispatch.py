@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from .. import _context, _messages
 from .._codec import Call, open_call
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .calls import Calls
     from .connection import Connection, Connections
     from .coroutines import Coroutines
+    from .one import OneThread
     from .scheduler import Scheduler
     from .streams import Streams
 
@@ -38,6 +39,7 @@ class Dispatcher:
         scheduler: Scheduler,
         streams: Streams,
         coroutines: Coroutines,
+        one: OneThread | None = None,
     ) -> None:
         self._service = service
         self._functions = functions
@@ -47,6 +49,7 @@ class Dispatcher:
         self._scheduler = scheduler
         self._streams = streams
         self._coroutines = coroutines
+        self._one = one
         self._lock = threading.Lock()
         #: Calls refused because the caller may not make them, by caller and, if there is such a function, its name.
         self._denied: dict[tuple[str | None, str], int] = {}
@@ -65,7 +68,24 @@ class Dispatcher:
             self.malformed(connection, ProtocolError(type(error).__name__))
             return
         if call is not None:
-            self._scheduler.admit(call, self._coroutines.run if call.function.is_async else self.run)
+            self._scheduler.admit(call, self._work(call) if self._one is None else self._convert_and_run)
+
+    def _work(self, call: Call) -> Callable[[Call], None]:
+        return self._coroutines.run if call.function.is_async else self.run
+
+    @staticmethod
+    def _convert(call: Call) -> None:
+        """Makes of its arguments what the function's hints say, which may be code of the service's own."""
+        call.args, call.kwargs = call.function.signature.convert(call.args, call.kwargs, True)
+
+    def _convert_and_run(self, call: Call) -> None:
+        """In the one thread."""
+        try:
+            self._convert(call)
+        except InvalidArguments as error:
+            self._calls.fail(call, "pysecure.InvalidArguments", str(error), False)
+            return
+        self._work(call)(call)
 
     def malformed(self, connection: Connection, error: Exception) -> None:
         """A message breaks the protocol: it is the last of its connection's."""
@@ -99,12 +119,14 @@ class Dispatcher:
         left = asked.left
         deadline = None if left is None or left >= NO_DEADLINE else monotonic() + left / 1000
         call = Call(connection, identity, function, deadline, asked.trace, asked.credit)
-        try:
-            call.args, call.kwargs = function.signature.convert(asked.args, asked.kwargs, True)
-        except InvalidArguments as error:
-            self._calls.count(function.name, 0.0, True)
-            self._calls.refuse(connection, identity, "pysecure.InvalidArguments", str(error))
-            return None
+        call.args, call.kwargs = asked.args, asked.kwargs
+        if self._one is None:
+            try:
+                self._convert(call)
+            except InvalidArguments as error:
+                self._calls.count(function.name, 0.0, True)
+                self._calls.refuse(connection, identity, "pysecure.InvalidArguments", str(error))
+                return None
         if connection.leaving:
             self._calls.refuse(connection, identity, "pysecure.GoingAway", f"{self._service} ends")
             return None

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .connection import Connection, Connections
 from .coroutines import Coroutines
 from .dispatch import Dispatcher
 from .limits import raise_limit
+from .one import OneThread
 from .principal import Principal
 from .saying import say
 from .scheduler import Scheduler
@@ -57,17 +59,23 @@ class Engine:
         self._most_connections = connections
         self.connections = Connections(service)
         self.calls = Calls(self.connections, figures, tracebacks)
-        self.scheduler = Scheduler(service, threads, queue, self.connections, self.calls)
+        one = self.one = OneThread() if threads == 1 else None
+        self.scheduler = Scheduler(service, threads, queue, self.connections, self.calls, one)
         self.streams = Streams(self.calls, self.scheduler)
-        self.coroutines = Coroutines(self.calls)
+        self.coroutines = Coroutines(self.calls, one)
         self.dispatcher = Dispatcher(
-            service, functions, figures, self.connections, self.calls, self.scheduler, self.streams, self.coroutines
+            service, functions, figures, self.connections, self.calls, self.scheduler, self.streams, self.coroutines, one
         )
+        if one is not None:
+            post = one.post
+            self.calls.close = lambda stream: post(lambda: self.calls.close_here(stream))
         self.connections.abandon = self.calls.abandon
         self.connections.is_pinned = self.scheduler.lead.is_pinned
         self._acceptor: Acceptor | None = None
-        self._stop_end = -1
+        self._stop_fd = self._stop_end = -1
         self._workers: list[threading.Thread] = []
+        #: Of `one`, unless that is whoever started it.
+        self._thread: threading.Thread | None = None
 
         self.gate = self.scheduler.gate
         self._connections = self.connections.by_fd
@@ -113,7 +121,7 @@ class Engine:
     def principal(self, name: str | None, functions: dict[str, Function]) -> Principal:
         """One more caller, which may call these."""
         fast: Any = None
-        if COMPILED:
+        if COMPILED and self.one is None:
             served = {
                 n: FastHandler(f, f.run, plans[0], plans[1], f.signature.result.plan, self._figures.slot(n))
                 for n, f in functions.items()
@@ -122,8 +130,8 @@ class Engine:
             fast = FastHandlers(served)
         return Principal(name, functions, self.gate.caller(), fast, self._most_connections)
 
-    def start(self, listeners: list[Listener]) -> None:
-        """Begins to serve, in threads of its own."""
+    def start(self, listeners: list[Listener], here: bool = False) -> None:
+        """Begins to serve, in threads of its own. `here`: where it has `one`, this thread is that, which calls `one.run`."""
         callers = [(listener, self.principal(listener.caller, listener.functions)) for listener in listeners]
         # Each caller has its share of the descriptors, and some are the service's own.
         limit = raise_limit()
@@ -132,20 +140,26 @@ class Engine:
         self.connections.open()
         self.epoll = self.connections.epoll
         # Readable for ever once its other end is closed.
-        stop_fd, self._stop_end = os.pipe()
-        self.epoll.register(stop_fd, select.EPOLLIN)
+        self._stop_fd, self._stop_end = os.pipe()
+        self.epoll.register(self._stop_fd, select.EPOLLIN)
         for listener in listeners:
             listener.sock.setblocking(False)
-        self._acceptor = Acceptor(self.service, callers, self.connections, stop_fd)
-        for number in range(self._threads + 1):
-            self._work(lambda: self.scheduler.lead.run(self, self.epoll.fileno()), str(number))
-        self._work(self.scheduler.lead.watch, "watch")
-        self._work(self._acceptor.run, "accept")
+        self._acceptor = Acceptor(self.service, callers, self.connections, self._stop_fd)
+        if self.one is not None and not here:
+            self._thread = self._work(self.one.run, "one")
+        for number in range(1 if self.one is not None else self._threads + 1):
+            self._workers.append(self._work(self._lead, str(number)))
+        self._workers.append(self._work(self.scheduler.lead.watch, "watch"))
+        self._workers.append(self._work(self._acceptor.run, "accept"))
 
-    def _work(self, target: Any, name: str) -> None:
+    def _lead(self) -> None:
+        self.scheduler.lead.run(self, self.epoll.fileno())
+        self.calls.only_here()
+
+    def _work(self, target: Any, name: str) -> threading.Thread:
         worker = threading.Thread(target=target, name=f"pysecure-rpc-{name}", daemon=True)
         worker.start()
-        self._workers.append(worker)
+        return worker
 
     def stop(self, drain: float) -> None:
         """Takes no more calls, ends within `drain` seconds those that run, and is gone."""
@@ -164,7 +178,10 @@ class Engine:
             while (self.gate.running or any(c.calls for c in connections)) and monotonic() < end:
                 self.scheduler.idle.wait(max(0.0, min(0.05, end - monotonic())))
         self.scheduler.lead.end()
-        os.close(self._stop_end)
+        # A process that was forked past Python may have this end open, too.
+        end_fd, self._stop_end = self._stop_end, -1
+        os.write(end_fd, b".")
+        os.close(end_fd)
         for worker in self._workers:
             if worker is not threading.current_thread():
                 worker.join(1.0)
@@ -172,6 +189,30 @@ class Engine:
             self._turn_away(connection)
             self._drop(connection, owner=True)
         self.coroutines.stop()
+        if self.one is not None:
+            self.one.end(interrupt=self._thread is None)
+            if self._thread is not None:
+                self._thread.join(1.0)
+
+    def forked(self) -> None:
+        """In a child: gives up what it has of its parent's, which notices nothing of it. No lock may be taken."""
+        self.scheduler.lead.forked()
+        for connection in list(self._connections.values()):
+            with suppress(Exception):
+                connection.sock.close()
+            with suppress(Exception):
+                connection.closed = True
+                connection.fd = -1
+                connection.calls.clear()
+                connection.backlog = None
+        self._connections.clear()
+        for fd in (self._stop_fd, self._stop_end):
+            with suppress(OSError):
+                os.close(fd)
+        self.epoll.close()
+        self.coroutines.forked()
+        if self.one is not None:
+            self.one.forked()
 
     def _turn_away(self, connection: Connection) -> None:
         """Answers calls that crossed the GOAWAY, so that their callers know that they were not begun."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 from time import sleep
 from typing import Any
 
 from .._function import State
+from . import forked
+from .forked import SIGNALS, flush
 from .notify import notify
 from .saying import say
 from .service import Server, serve
-
-_ENDS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Prefork:
@@ -35,7 +34,8 @@ class Prefork:
         self._server.close_figures()
         for _ in range(self._processes):
             self._begin()
-        before: dict[int, Any] = {int(n): signal.signal(n, self._end) for n in _ENDS}
+        before: dict[int, Any] = {int(n): signal.signal(n, self._end) for n in SIGNALS}
+        self._server.before = before
         self._wait_until_up()
         if not self._ending:
             notify("READY=1")
@@ -83,11 +83,12 @@ class Prefork:
                 pass
 
     def _begin(self) -> None:
-        _flush()
+        flush()
         parent = os.getpid()
         # Whoever is told to end while this forks: both of the two must know.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
-        pid = os.fork()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        with forked.to_serve():
+            pid = os.fork()
         if pid:
             self._children.add(pid)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -95,13 +96,13 @@ class Prefork:
         code = 1
         try:
             # The parent's way to end is to end its children.
-            for number in _ENDS:
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             self._serve(parent)
             code = 0
         finally:
-            _flush()
+            flush()
             os._exit(code)
 
     def _serve(self, parent: int) -> None:
@@ -117,14 +118,6 @@ class Prefork:
         if self._waited_for:
             os.write(self._says_up, b".")
         os.close(self._says_up)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass  # there is no place for it
 
 
 def _die_with(parent: int) -> None:

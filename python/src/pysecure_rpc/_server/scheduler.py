@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .._codec import Call
     from .calls import Calls
     from .connection import Connection, Connections
+    from .one import OneThread
 
     Work = Callable[[Call], None]
 
@@ -26,20 +27,24 @@ class Scheduler:
     """There is one thread more than calls may run at once: while all run, it reads on, lets calls wait, refuses what is too
     much, and sees callers cancel and go."""
 
-    def __init__(self, service: str, threads: int, queue: int, connections: Connections, calls: Calls) -> None:
+    def __init__(
+        self, service: str, threads: int, queue: int, connections: Connections, calls: Calls, one: OneThread | None
+    ) -> None:
         self.service = service
         self._queue = queue
         self._connections = connections
         self._calls = calls
+        #: The thread in which all calls run, if that is one.
+        self.one = one
         self.gate = Admission(threads, queue)
         self.lead = Leader()
         self.idle = threading.Condition()
 
     def admit(self, call: Call, work: Work) -> None:
-        """Runs a call in this thread, or lets it wait, or refuses it."""
+        """Runs a call, or lets it wait, or refuses it."""
         verdict = self.gate.enter(call, work, False, call.connection.number)
         if verdict == "run":
-            self.work_through(call, work)
+            self._run(call, work)
         elif verdict == "stopping":
             self._calls.fail(call, "pysecure.GoingAway", f"{self.service} ends", False)
         elif verdict == "busy":
@@ -50,7 +55,13 @@ class Scheduler:
         """The same for a call that was admitted before, such as a stream that goes on: it waits whatever waits. At most one
         of these waits for each open call, which are bounded."""
         if self.gate.enter(call, work, True, call.connection.number) == "run":
+            self._run(call, work)
+
+    def _run(self, call: Call, work: Work) -> None:
+        if self.one is None:
             self.work_through(call, work)
+        else:
+            self.one.post(lambda: self.work_through(call, work))
 
     def work_through(self, call: Call, work: Work) -> None:
         """Runs a call, and then those that waited for it."""

@@ -8,13 +8,17 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any, Callable
 
 from .. import _version
 from .._figures import Page
 from .._function import State
+from . import forked
 from .engine import Engine
 from .notify import notify
+from .one import OneThread, Overdue
 from .sockets import Listener, ServiceError, listeners
 
 
@@ -49,6 +53,10 @@ class Server:
         self._figures = Page(self.functions)
         self._engine: Engine | None = None
         self._stopped = False
+        #: What there was for the signals that this service handles.
+        self.before: dict[int, Any] = {}
+        #: An item comes when the service is to end.
+        self.asked: SimpleQueue[None] = SimpleQueue()
 
     def _check_functions(self) -> None:
         started = os.environ.get("PYSECURE_SERVICE", self.name)
@@ -68,9 +76,14 @@ class Server:
     def listen(self) -> None:
         """Takes the sockets that it was handed, or binds its own where there are none."""
         self._listeners, self._bound = listeners(self.name, self.functions)
+        forked.add(self)
 
     def start(self) -> None:
         """Begins to serve, in threads of its own."""
+        self.begin(here=False)
+
+    def begin(self, here: bool) -> Engine:
+        """The same. `here`: with `threads=1`, the service's own code runs in this thread, by the engine's `one`."""
         State.serving = self.name
         if not self._listeners:
             self.listen()
@@ -78,7 +91,8 @@ class Server:
             self._figures.hand_over(self._told_at)
         self._figures.close()
         self._engine = Engine(self.name, self.functions, self._figures, **self._options)
-        self._engine.start(self._listeners)
+        self._engine.start(self._listeners, here)
+        return self._engine
 
     def stop(self) -> None:
         """Takes no more calls, ends those that run, and is gone."""
@@ -90,6 +104,7 @@ class Server:
         for listener in self._listeners:
             listener.sock.close()
         self.remove_paths()
+        forked.remove(self)
         if State.serving == self.name:
             State.serving = None
 
@@ -100,6 +115,24 @@ class Server:
                 os.unlink(path)
             except OSError:
                 pass
+
+    def forked(self) -> None:
+        """In a process that the service's own code forked: it has nothing to do with its parent's callers. No lock may be taken."""
+        self._stopped = True
+        self._bound = []
+        for number, handler in self.before.items():
+            with suppress(ValueError, TypeError):
+                signal.signal(number, handler)
+        for listener in self._listeners:
+            listener.sock.close()
+        if self._engine is not None:
+            self._engine.forked()
+        self.asked.put(None)
+
+    @property
+    def stopped(self) -> bool:
+        """Has it been stopped, or never begun in this process?"""
+        return self._stopped
 
     def close_figures(self) -> None:
         """In a parent whose children serve, and have figures of their own."""
@@ -171,22 +204,48 @@ def start_service(
 
 def serve(server: Server, ready: Callable[[], None]) -> None:
     """Serves in this process until it is told to end."""
-    asked = threading.Event()
+    pid = os.getpid()
     main = threading.current_thread() is threading.main_thread()
-    before: dict[int, Any] = {}
+    one: OneThread | None = None
 
     def stop(*_: Any) -> None:
-        asked.set()
+        if one is not None and one.overdue:
+            raise Overdue
+        server.asked.put(None)
 
     if main:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            before[int(each)] = signal.signal(each, stop)
-    server.start()
+        for each in forked.SIGNALS:
+            server.before[int(each)] = signal.signal(each, stop)
+    one = server.begin(here=True).one
     ready()
     try:
-        asked.wait()
+        if one is None:
+            server.asked.get()
+        else:
+            stopper = threading.Thread(target=_stop_when_asked, args=(server, pid), name="pysecure-rpc-stop", daemon=True)
+            stopper.start()
+            one.run()
+            stopper.join()
+    except BaseException as error:
+        if os.getpid() != pid:
+            forked.end(error)
+        raise
     finally:
+        if os.getpid() != pid:
+            forked.end()
+        _stop(server)
+        for number, handler in server.before.items():
+            signal.signal(number, handler)
+
+
+def _stop_when_asked(server: Server, pid: int) -> None:
+    """In a thread beside the one, which may run something just then."""
+    server.asked.get()
+    if os.getpid() == pid:
+        _stop(server)
+
+
+def _stop(server: Server) -> None:
+    if not server.stopped:
         notify("STOPPING=1")
         server.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)

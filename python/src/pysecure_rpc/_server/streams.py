@@ -9,7 +9,6 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from .. import _context, _messages
-from .calls import close
 from .limits import MOMENT
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Streams:
         return False
 
     def _end(self, call: Call) -> None:
-        close(call.stream)
+        self._calls.close_here(call.stream)
         self._calls.fail(call, "pysecure.Cancelled", "the caller cancelled it", True)
 
     def _pause(self, call: Call) -> None:
