@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -60,6 +61,32 @@ def medians(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str,
     return {name: statistics.median(each) for name, each in times.items()}
 
 
+def fork_server() -> Callable[[], None]:
+    """A warm Python that forks for each code and confines nothing: what a copy costs by itself, with its output and end waited for."""
+    serve = """
+import os, socket, sys
+asked = socket.socket(fileno=0)
+while code := asked.recv(65536):
+    pid = os.fork()
+    if pid == 0:
+        asked.send(repr(eval(compile(code, "<code>", "eval"))).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    asked.send(b"ended")
+"""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # As many modules as the warm interpreter of a sandbox has.
+    boot = f"import sys; sys.path.insert(0, {sys.path[0]!r}); from pysecure_sandbox import _inside; exec({serve!r})"
+    subprocess.Popen([PYTHON, "-I", "-S", "-c", boot], stdin=its.fileno())
+    its.close()
+
+    def once() -> None:
+        ours.send(b"1 + 1")
+        assert ours.recv(100) == b"2" and ours.recv(100) == b"ended"
+
+    return once
+
+
 def numpys() -> list[str]:
     try:
         import numpy
@@ -82,6 +109,7 @@ def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
         "cold (`sandbox run`)": shell(os.environ["PYSECURE_BINARY"], "sandbox", "run", os.devnull),
         "launch floor (`sandbox -- true`)": shell(os.environ["PYSECURE_BINARY"], "sandbox", "--", "true"),
     }
+    out["fork alone"] = fork_server()
     try:
         landlock = sandbox(isolation="landlock")
         out["landlock level"] = of(landlock)
@@ -159,18 +187,32 @@ def at_once(count: int = 200) -> None:
           f"p99 {gaps[int(count * 0.99)] * 1000:.2f} ms")
 
 
-def calls(count: int = 5000) -> None:
-    """A call of a function of this program, from inside."""
-    code = f"""
+def calls(count: int = 3000, rounds: int = 5) -> None:
+    """A call of a function of this program from inside, beside one to a service, both in plain Python and turn by turn."""
+    import tempfile
+
+    loop = f"""
 import time
 for _ in range(200): f(1)
 begin = time.perf_counter()
 for _ in range({count}): f(1)
 print((time.perf_counter() - begin) / {count} * 1e6)
 """
-    with Sandbox() as sandbox:
-        inside = float(sandbox.run(code, api={"f": lambda x: x}, wall=60, cpu=60).stdout)
-    print(f"API call from inside: {inside:.1f} us")
+    rpc = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rpc", "call.py")
+    client = f"import sys; sys.path.insert(0, {os.path.dirname(rpc)!r}); import call; f = lambda x: call.login('alice', 'x'){loop}"
+    inside, plain = [], []
+    with tempfile.TemporaryDirectory() as folder, Sandbox() as sandbox:
+        env = {**os.environ, "PYSECURE_RPC_DIR": folder, "PYSECURE_RPC_PURE": "1"}
+        server = subprocess.Popen([sys.executable, rpc, "serve"], env=env)
+        while not os.path.exists(os.path.join(folder, "bench.sock")):
+            time.sleep(0.01)
+        for _ in range(rounds):
+            inside.append(float(sandbox.run(loop, api={"f": lambda x: x}, wall=60, cpu=60).stdout))
+            plain.append(float(subprocess.run([sys.executable, "-c", client], env=env, check=True, capture_output=True).stdout))
+        server.kill()
+        server.wait()
+    ours, theirs = statistics.median(inside), statistics.median(plain)
+    print(f"API call from inside: {ours:.1f} us; a plain RPC call {theirs:.1f} us; ratio {ours / theirs:.2f} (to reach: 1.3)")
 
 
 def memory() -> None:
@@ -190,12 +232,15 @@ def memory() -> None:
                 out[pid] = int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
         return out
 
+    sums = []
     for ready in (0, 8):
         with Sandbox(ready=ready) as sandbox:
             sandbox.run("1")
             time.sleep(1)
             found = pss(0)
-            print(f"memory: {len(found)} interpreters with {ready} ready: {sum(found.values())} KiB (Pss) in all")
+            sums.append(sum(found.values()))
+            print(f"memory: {len(found)} interpreters with {ready} ready: {sums[-1]} KiB (Pss) in all")
+    print(f"a warm interpreter {sums[0] / 1024:.1f} MiB (to reach: 12); each that is ready {(sums[1] - sums[0]) / 8 / 1024:.2f} MiB more (to reach: 2)")
 
 
 def main() -> None:
@@ -211,6 +256,8 @@ def main() -> None:
         print(f"| {name} | {median:.2f} | {median / base:.3f} | {beside} |")
     if "monty: checkout and run" in found:
         print(f"\nready beside monty: {found['ready'] / found['monty: checkout and run']:.2f} (to reach: 3)")
+    if "landlock level" in found:
+        print(f"the Landlock level beside fork alone: {found['landlock level'] / found['fork alone']:.2f} (to reach: 1.15)")
     floor = found["launch floor (`sandbox -- true`)"]
     print(f"cold beside python plus the launch floor: {found['cold (`sandbox run`)'] / (base + floor):.2f} (to reach: 1.15)")
     sustained()
