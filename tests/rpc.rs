@@ -588,6 +588,68 @@ fn functions((mode, core): (Mode, bool)) -> App {
     app
 }
 
+#[test]
+fn services_of_one_thread_and_children_of_their_functions_under_the_launcher() {
+    for (mode, core) in EACH {
+        let manifest = r#"
+            [app]
+            name = "NAME"
+            code = { "/app" = "./app", "/opt/pysecure" = "./lib" }
+            [services.one]
+            command = ["python3", "processes.py", "one", "threads=1", "processes=2"]
+            directory = "/app"
+            ready = "notify"
+            environment = { PYTHONPATH = "/opt/pysecure" }
+            callers = { web = "*" }
+            [services.two]
+            command = ["python3", "processes.py", "two"]
+            directory = "/app"
+            ready = "notify"
+            environment = { PYTHONPATH = "/opt/pysecure" }
+            callers = { one = "*" }
+            [services.web]
+            command = ["sleep", "infinity"]
+            depends_on = { one = "ready", two = "ready" }
+        "#;
+        let app = App::new(
+            mode,
+            &manifest.replace("NAME", &format!("processes-{mode:?}-{core}").to_lowercase()),
+        );
+        put(&app, &repository().join("python/tests"), "app");
+        package(&app, core, "lib");
+        let up = app.run(&["up", "-d"]);
+        assert_eq!(up.code, 0, "{mode:?} {core}: {up:?}\n{}", app.run(&["logs"]).out);
+        let call = |what: &[&str]| -> Json {
+            let said = app.ok(&[&["call", "one"], what].concat()).out;
+            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{mode:?} {core} {what:?}: {e}: {said}"))
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..8 {
+            for kind in [["plain"], ["coroutine"], ["runs_a_loop"]] {
+                assert_eq!(call(&kind), serde_json::json!([true, 42]), "{mode:?} {core} {kind:?}");
+            }
+            seen.insert(call(&["pid"]).to_string());
+            let parent = call(&["forks", "exits"]);
+            assert_eq!(parent[1], 7, "{mode:?} {core}");
+            seen.insert(parent[0].to_string());
+            assert_eq!(call(&["terminates"]), -15, "{mode:?} {core}");
+        }
+        // Nobody but the two processes has answered.
+        assert!(seen.len() <= 2, "{mode:?} {core}: {seen:?}");
+        let child = "one 100 ConnectionLost web None 0";
+        assert_eq!(
+            call(&["child_calls"])[0],
+            serde_json::json!([child, child, child]),
+            "{mode:?} {core}"
+        );
+        // A child that stays holds up neither the end nor the next start.
+        call(&["leaves_one"]);
+        app.ok(&["restart", "one"]);
+        assert_eq!(call(&["plain"]), serde_json::json!([true, 42]), "{mode:?} {core}");
+        app.ok(&["down"]);
+    }
+}
+
 /// A program that uses the stub as its author would.
 const PROGRAM: &str = r#"
 import asyncio, datetime, decimal

@@ -249,7 +249,8 @@ class Original(Folder):
         os.symlink("nowhere", self.folder / "zoobar" / "link.py")
         self.assertEqual(self.called(two_py="start_service('two')"), two)
         # What only the program knows.
-        for text in ("@rpc(run_as=NAME)", "rpc(**{'run_as': 'one'})", "start_service(sys.argv[1])", "f(run_as='one' if x else 'two')",
+        self.assertEqual(self.called(one_py="@rpc(run_as=names.ONE)\n", names_py="ONE: str = 'one'\nTWO = 'two'\n"), one)
+        for text in ("@rpc(run_as=NAME)", "NAME = 'one'\nif x:\n    NAME = sys.argv[1]\n@rpc(run_as=NAME)", "name = 'one'\n@rpc(run_as=name)", "rpc(**{'run_as': 'one'})", "start_service(sys.argv[1])", "f(run_as='one' if x else 'two')",
                      "@rpc(run_as=f'{x}')"):  # fmt: skip
             with self.subTest(text):
                 self.assertEqual(self.called(one_py=text), all_of_them)

@@ -55,6 +55,9 @@ _ROOTS_OWN = ("/boot", "/etc", "/home", "/libx32", "/media", "/mnt", "/opt", "/r
 #: What says in code which service a function runs in: the service's name, or what it is computed from.
 _RUNS_AS = re.compile(rb"\brun_as\b(?:\s*=(?!=)\s*)?|\bstart_service\((?:\s*service_name\s*=)?\s*")
 _TEXT = re.compile(rb"(['\"])([A-Za-z0-9_-]*)\1\s*[,)\n#]")
+#: The same by a constant, which other files may set, and where one is set.
+_CONSTANT = re.compile(rb"(?:[A-Za-z_]\w*\.)*([A-Z][A-Z0-9_]*)\s*[,)\n#]")
+_SET = re.compile(rb"^[ \t]*([A-Z][A-Z0-9_]*)[ \t]*(?::[^=\n]*)?=(?!=)[ \t]*", re.MULTILINE)
 #: Folders that hold others' code, and how many files of an application's are looked at.
 _OTHERS = ("__pycache__", "node_modules", "site-packages", "dist-packages", "pysecure", "pysecure_rpc", "pysecure_sandbox")
 _MOST_FILES = 10_000
@@ -377,6 +380,8 @@ class PySecureConfig:
         handed no callers' sockets, which some programs would take for their own, as gunicorn does."""
         everyone = {service.service_name for service in self.services}
         found: set[str] = set()
+        constants: set[str] = set()
+        values: dict[str, set[str | None]] = {}
         many = 0
         packages = set(_packages().values())
         beside = [_source(source) for source in code.values()]
@@ -388,10 +393,15 @@ class PySecureConfig:
         for host in within:
             for path in _files(host):
                 many += 1
-                names = _runs_as(path)
+                names = _runs_as(path, constants, values)
                 if names is None or many > _MOST_FILES:
                     return everyone
                 found |= names
+        for constant in constants:
+            for value in values.get(constant, {None}):
+                if value is None:
+                    return everyone
+                found.add(value)
         programs = {s.service_name for s in self.services if self._may_be_compiled(s, code)}
         return (found | programs) & everyone
 
@@ -659,8 +669,9 @@ def _files(path: str) -> Iterator[str]:
     yield from unread
 
 
-def _runs_as(path: str) -> set[str] | None:
-    """The services that a file of Python names as those in which functions run; None if that is not to be known."""
+def _runs_as(path: str, constants: set[str], values: dict[str, set[str | None]]) -> set[str] | None:
+    """The services that a file of Python names as those in which functions run; None if that is not to be known. Adds the constants by
+    which it names some, and what it sets constants to."""
     try:
         if not os.path.isdir(path) and not os.path.isfile(path):
             return set()  # a pipe, or a link to nothing
@@ -668,15 +679,22 @@ def _runs_as(path: str) -> set[str] | None:
             text = file.read(2)
             if not path.endswith(".py") and text != b"#!":
                 return set()
-            text += file.read()
+            text += file.read() + b"\n"
     except OSError:
         return None
     names: set[str] = set()
     for said in _RUNS_AS.finditer(text):
         name = _TEXT.match(text, said.end())
-        if name is None:
+        constant = None if name else _CONSTANT.match(text, said.end())
+        if name is not None:
+            names.add(name[2].decode())
+        elif constant is not None:
+            constants.add(constant[1].decode())
+        else:
             return None
-        names.add(name[2].decode())
+    for setting in _SET.finditer(text):
+        value = _TEXT.match(text, setting.end())
+        values.setdefault(setting[1].decode(), set()).add(value[2].decode() if value else None)
     return names
 
 
