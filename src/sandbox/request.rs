@@ -76,7 +76,7 @@ pub enum Event {
     Discarded,
 }
 
-/// How a run ended. All of its processes are gone.
+/// How a run ended. Its processes are gone, or were killed and do nothing any more.
 #[derive(Debug, Default, Serialize)]
 pub struct Ended {
     /// Who it was, as it saw itself.

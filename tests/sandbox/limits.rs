@@ -641,7 +641,9 @@ fn a_command_may_lie_in_what_is_readable_for_it() {
         // The control.
         let refused = pool.run(json!({ "command": [program] }));
         assert!(
-            refused.refused().is_some_and(|error| error.contains("not found")),
+            refused
+                .refused()
+                .is_some_and(|error| error.contains("not in the service")),
             "{mode:?}: {refused:#?}"
         );
     }

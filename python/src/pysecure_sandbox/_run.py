@@ -1,7 +1,7 @@
 """One run, from the message that asks for it to its result.
 
 Whoever waits for it does all the work, in one thread: reads what it prints, serves its functions, and hears how it ended. When the pool
-says that it has ended, no process of it is left, so all that it wrote lies in the pipes.
+says that it has ended, nothing of it goes on, so all that it wrote lies in the pipes.
 """
 # What begins with _ is private to this package.
 # pyright: reportPrivateUsage=false
