@@ -287,7 +287,7 @@ fn a_copy_that_is_cut_off_says_so() {
             let copy = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             wait_until(|| {
                 let figures = std::fs::read_to_string(format!("/proc/{}/io", copy.id())).unwrap();
-                let moved = figures.lines().find_map(|l| l.strip_prefix("wchar: ")).unwrap();
+                let moved = figures.lines().find_map(|l| l.strip_prefix("rchar: ")).unwrap();
                 (moved.parse::<u64>().unwrap() > 1 << 20).then_some(())
             });
             signal(copy.id(), nix::sys::signal::Signal::SIGSTOP);
@@ -312,5 +312,61 @@ fn a_copy_that_is_cut_off_says_so() {
         cut_off("keeps:/data/own/large", "large");
         assert!(!app.folder.join("large").exists(), "{mode:?}");
         app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn a_copy_goes_on_past_what_cannot_be_read_and_stays_sparse() {
+    for mode in BOTH {
+        let app = app(mode, "partly");
+        for up in [true, false] {
+            if up {
+                app.ok(&["up", "-d"]);
+            }
+            let make = "cd /data/own && rm -rf * && mkdir -p tree/closed tree/open && echo a >tree/a && echo b >tree/b && echo c >tree/open/c && \
+                        truncate -s 64M tree/sparse && echo end >>tree/sparse && chmod 0 tree/b tree/closed";
+            assert_eq!(inside(&app, up, "keeps", make).code, 0);
+            let to = app.folder.join(format!("out{up}"));
+            let out = app.run(&["cp", "keeps:/data/own/tree", to.to_str().unwrap()]);
+            assert_eq!(out.code, 1, "{mode:?} {up} {out:?}");
+            for part in [
+                "tree/b: ",
+                "tree/closed: ",
+                "left out",
+                "2 of it could not be read",
+                "the rest is copied",
+            ] {
+                assert!(out.err.contains(part), "{mode:?} {up} no {part}: {}", out.err);
+            }
+            assert_eq!(std::fs::read_to_string(to.join("a")).unwrap(), "a\n");
+            assert_eq!(std::fs::read_to_string(to.join("open/c")).unwrap(), "c\n");
+            assert!(!to.join("b").exists() && !to.join("closed").exists());
+            let sparse = to.join("sparse").metadata().unwrap();
+            assert_eq!(sparse.size(), (64 << 20) + 4, "{mode:?} {up}");
+            assert!(sparse.blocks() < 1024, "{mode:?} {up}: {} blocks", sparse.blocks());
+            // And in: onto what is there, too.
+            for _ in 0..2 {
+                app.ok(&["cp", to.join("sparse").to_str().unwrap(), "keeps:/data/own/again"]);
+                let told = inside(
+                    &app,
+                    up,
+                    "keeps",
+                    "stat -c '%s %b' /data/own/again; tail -c 4 /data/own/again",
+                );
+                let mut words = told.out.split_whitespace();
+                assert_eq!(words.next(), Some("67108868"), "{mode:?} {up} {told:?}");
+                let blocks: u64 = words.next().unwrap().parse().unwrap();
+                assert!(blocks < 1024, "{mode:?} {up}: {blocks} blocks");
+                assert_eq!(words.next(), Some("end"));
+            }
+            // What was named itself is an error as before.
+            let named = app.run(&["cp", "keeps:/data/own/tree/b", to.to_str().unwrap()]);
+            assert_eq!(named.code, 1);
+            assert!(!named.err.contains("left out"), "{named:?}");
+            assert_eq!(inside(&app, up, "keeps", "chmod -R u+rwX /data/own").code, 0);
+            if up {
+                app.ok(&["down"]);
+            }
+        }
     }
 }

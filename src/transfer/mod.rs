@@ -36,6 +36,12 @@ pub enum TransferError {
     Gone,
     #[error("what came is no copy of anything: {0}")]
     Stream(String),
+    /// What of a directory could not be read was told as it was found.
+    #[error(
+        "{}: {unread} of it could not be read, as said above, and the rest is copied; copy again once it can be",
+        plain(path)
+    )]
+    Incomplete { path: PathBuf, unread: u64 },
 }
 
 /// A path for a terminal, which a name that a service chose is not to steer.

@@ -276,15 +276,33 @@ impl Unpacker {
 fn fill(file: &mut std::fs::File, content: &mut impl Read, size: u64, shown: &Path) -> Result<(), TransferError> {
     let mut buffer = vec![0u8; 64 << 10];
     let mut left = size;
+    let mut in_hole = false;
     loop {
-        let read = content
-            .read(&mut buffer)
-            .map_err(|e| TransferError::Stream(e.to_string()))?;
+        let mut read = 0;
+        while read < buffer.len() {
+            match content.read(&mut buffer[read..]) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(TransferError::Stream(e.to_string())),
+            }
+        }
         if read == 0 {
             break;
         }
-        file.write_all(&buffer[..read]).map_err(at("write", shown))?;
+        for (zeros, run) in runs(&buffer[..read]) {
+            match zeros {
+                true => file.seek_relative(run.len() as i64).map_err(at("write", shown))?,
+                false => file.write_all(run).map_err(at("write", shown))?,
+            }
+            in_hole = zeros;
+        }
         left = left.saturating_sub(read as u64);
+    }
+    if in_hole {
+        // A file ends with what was written last.
+        let end = file.seek_relative(-1).and_then(|()| file.write_all(&[0]));
+        end.map_err(at("write", shown))?;
     }
     match left {
         0 => Ok(()),
@@ -293,4 +311,25 @@ fn fill(file: &mut std::fs::File, content: &mut impl Read, size: u64, shown: &Pa
             plain(shown)
         ))),
     }
+}
+
+/// Whole blocks of zeros, and what is between them: where nothing is written, a file stays sparse.
+fn runs(bytes: &[u8]) -> Vec<(bool, &[u8])> {
+    const BLOCK: usize = 4096;
+    let zeros = |at: usize| {
+        let block = bytes.get(at..at + BLOCK);
+        block.is_some_and(|block| block.iter().all(|b| *b == 0))
+    };
+    let mut out = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let kind = zeros(start);
+        let mut end = start;
+        while end < bytes.len() && zeros(end) == kind {
+            end = (end + BLOCK).min(bytes.len());
+        }
+        out.push((kind, &bytes[start..end]));
+        start = end;
+    }
+    out
 }
