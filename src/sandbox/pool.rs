@@ -1541,8 +1541,14 @@ impl Pool {
 
     /// Ends the oldest of the sandboxes whose runs are over. Was there one?
     fn take_down_one(&mut self) -> bool {
-        let number = self.over.pop_front();
-        number.map(|number| self.end(number)).is_some()
+        while let Some(number) = self.over.pop_front() {
+            // One whose PID 1 has ended by itself is gone already.
+            if self.sandboxes.contains_key(&number) {
+                self.end(number);
+                return true;
+            }
+        }
+        false
     }
 
     /// It could not be made, or is not what it should be.
