@@ -756,7 +756,7 @@ fn a_service_makes_no_program_of_roots() {
     for command in [&["check"][..], &["up", "-d"], &["run", "-T", "web"]] {
         let refused = app.run(command);
         assert_ne!(refused.code, 0, "{refused:?}");
-        for part in ["is root's", "write_as_root = true", "chown", "data = {"] {
+        for part in ["is root's", "write_as_root = true", "adopt = true", "data = {"] {
             assert!(refused.err.contains(part), "{part}: {refused:?}");
         }
     }

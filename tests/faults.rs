@@ -321,7 +321,7 @@ fn an_app_that_is_up_stays_as_it_is() {
 fn a_start_that_fails_leaves_nothing() {
     for mode in BOTH {
         for (command, code, says) in [
-            ("nosuchprogram", 127, "not found"),
+            ("nosuchprogram", 127, "no program is called"),
             ("/etc/passwd", 126, "not executable"),
         ] {
             for up in [&["up", "-d"][..], &["up"]] {

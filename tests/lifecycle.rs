@@ -68,7 +68,10 @@ fn up_returns_when_services_end_at_once_or_cannot_start() {
             let ended = app.run(args);
             assert_eq!(ended.code, 127, "{}", ended.err);
             assert!(
-                ended.err.contains("service `b`") && ended.err.contains("/no/such/program: not found"),
+                ended.err.contains("service `b`")
+                    && ended
+                        .err
+                        .contains("/no/such/program does not exist in the service's root"),
                 "{}",
                 ended.err
             );

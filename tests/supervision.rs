@@ -352,7 +352,10 @@ health = {{ command = ["sh", "-c", "{starts} sleep 1000"], interval = "10ms", ti
 #[test]
 fn a_probe_that_fails_says_why() {
     let asked = [
-        (r#"command = ["pg_isreadyy"]"#, "run pg_isreadyy: not found"),
+        (
+            r#"command = ["pg_isreadyy"]"#,
+            "run pg_isreadyy: it is not in the service's root",
+        ),
         (
             r#"command = ["sh", "-c", "echo no room >&2; exit 3"]"#,
             "exit 3` ended with code 3: no room",
@@ -425,9 +428,9 @@ restart = "on-failure"
         edit(&app, "on-failure", "no");
         let ended = app.run(&["up", "-d"]);
         assert!(
-            ended
-                .err
-                .contains("`ill`: was not ready within 1s; its probe: run pg_isreadyy: not found"),
+            ended.err.contains(
+                "`ill`: was not ready within 1s; its probe: run pg_isreadyy: it is not in the service's root"
+            ),
             "{ended:?}"
         );
     }
@@ -808,7 +811,7 @@ command = ["sleep", "1003"]
         let failed = app.run(&["up", "-d"]);
         assert_eq!(failed.code, 127, "{failed:?}");
         assert!(
-            failed.err.contains("`other`") && failed.err.contains("not found"),
+            failed.err.contains("`other`") && failed.err.contains("no program is called"),
             "{failed:?}"
         );
         assert_eq!(app.init_of("same"), after[0]);
