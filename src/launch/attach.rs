@@ -8,9 +8,10 @@ use crate::sys;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MoveMountFlags;
+use rustix::path::Arg;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// This process's own mount namespace, root and working directory: where it comes back to.
 pub struct OwnMounts {
@@ -33,7 +34,7 @@ impl OwnMounts {
 
     /// Attaches a detached tree at `place` in this mount namespace. If there is no way back, this process ends: what it is to do
     /// it would do in there.
-    pub fn attach_in(&self, namespace: BorrowedFd<'_>, tree: BorrowedFd<'_>, place: &CStr) -> Result<(), Errno> {
+    pub fn attach_in(&self, namespace: BorrowedFd<'_>, tree: BorrowedFd<'_>, place: &Path) -> Result<(), Errno> {
         move_into_link_name_space(namespace, Some(LinkNameSpaceType::Mount))?;
         let attached = attach(tree, place);
         if self.come_back().is_err() {
@@ -50,8 +51,9 @@ impl OwnMounts {
     }
 }
 
-/// Opens a path below the root, through no link; `None` if it is not there.
-pub(super) fn open_place(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
+/// Opens a path below the root, through no link; `None` if it is not there. Neither this nor what is below allocates for a path that
+/// is a C string, or short: they are used between clone3(2) and execve(2), too.
+pub(super) fn open_place(path: impl Arg) -> Result<Option<OwnedFd>, Errno> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
         Ok(place) => Ok(Some(place)),
@@ -60,7 +62,7 @@ pub(super) fn open_place(path: &CStr) -> Result<Option<OwnedFd>, Errno> {
     }
 }
 
-pub(super) fn attach(tree: BorrowedFd<'_>, target: &CStr) -> Result<(), Errno> {
+pub(super) fn attach(tree: BorrowedFd<'_>, target: impl Arg) -> Result<(), Errno> {
     let place = open_place(target)?.ok_or(Errno::NOENT)?;
     attach_at(tree, place.as_fd())
 }
@@ -73,7 +75,6 @@ pub(super) fn attach_at(tree: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -83,10 +84,7 @@ mod tests {
         std::fs::create_dir_all(real.join("in")).unwrap();
         symlink(&real, &link).unwrap();
         symlink("/proc/self/fd/0", folder.path().join("magic")).unwrap();
-        let open = |path: &std::path::Path| {
-            let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
-            open_place(&path).map(|found| found.is_some())
-        };
+        let open = |path: &Path| open_place(path).map(|found| found.is_some());
         assert_eq!(open(&real.join("in")), Ok(true));
         assert_eq!(open(&real.join("missing")), Ok(false));
         for path in [link.clone(), link.join("in"), folder.path().join("magic")] {

@@ -27,7 +27,6 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::CStr;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -58,8 +57,6 @@ const MOST_WAITING: usize = 10_000;
 const MOST_UNDECIDED: usize = 64;
 /// Connections of clients at once.
 const MOST_CLIENTS: usize = 256;
-/// [`HOME`], for system calls.
-const AT_HOME: &CStr = c"/home/user";
 /// A directory that may hold only so much is looked at no more often than this, and so that all but one part in so many of the time is
 /// left for else; and a run whose processes nothing else counts.
 const LOOK: Duration = Duration::from_millis(200);
@@ -1198,7 +1195,7 @@ impl Pool {
             None => Vec::new(),
         };
         let cgroups = match sandbox.running.as_ref().and_then(Running::cgroup) {
-            Some(group) => group.ways_in()?,
+            Some(group) => group.entrances()?,
             None => Vec::new(),
         };
         let mut fds = vec![theirs.as_fd()];
@@ -1368,16 +1365,21 @@ impl Pool {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return Ok(());
         };
-        let Some(mounts) = sandbox.mounts.take() else {
+        let (run, place, runner) = (sandbox.run, sandbox.place, sandbox.runner);
+        let mounts = sandbox.mounts.take();
+        if self.in_place() {
+            return Ok(());
+        }
+        let Some(tree) = run.map_or(Ok(None), |run| self.home(run, place, runner))? else {
             return Ok(());
         };
-        let (run, place, runner) = (sandbox.run, sandbox.place, sandbox.runner);
-        let tree = run.map_or(Ok(None), |run| self.home(run, place, runner))?;
-        if let (Some(tree), Some(own)) = (tree, &self.own_mounts) {
-            let attach = SandboxError::system("show the user's directory");
-            own.attach_in(mounts.as_fd(), tree.as_fd(), AT_HOME).map_err(attach)?;
-        }
-        Ok(())
+        let (Some(mounts), Some(own)) = (mounts, &self.own_mounts) else {
+            return Err(SandboxError::refused(
+                "the user's directory cannot be shown: the sandbox has no mounts of its own",
+            ));
+        };
+        own.attach_in(mounts.as_fd(), tree.as_fd(), Path::new(HOME))
+            .map_err(SandboxError::system("show the user's directory"))
     }
 
     fn started(&mut self, number: u32) {

@@ -207,16 +207,10 @@ impl Group {
             .map_err(LaunchError::system("open the cgroup", part.path.display().to_string()))
     }
 
-    /// For all others: a process writes itself into each.
-    pub(super) fn entrances(&self) -> Result<Vec<OwnedFd>, LaunchError> {
+    /// For all others: a process of one thread writes `0` to each, and is in. Of version 2 there are none: [`Group::admit`] takes it in.
+    pub fn entrances(&self) -> Result<Vec<OwnedFd>, LaunchError> {
         let separate = self.parts.iter().filter(|part| !part.unified);
         separate.map(|part| entrance(&part.path, false)).collect()
-    }
-
-    /// Files for a process of one thread that is to go in by itself: it writes `0` to each. There are none of version 2,
-    /// where it is taken in by [`Group::admit`].
-    pub fn ways_in(&self) -> Result<Vec<OwnedFd>, LaunchError> {
-        self.entrances()
     }
 
     /// Is a process, as this process counts it, in all of it?
