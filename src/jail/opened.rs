@@ -1,4 +1,4 @@
-//! What well-known libraries open by name while they run, so that no ELF header says it. Data alone; what of it is on
+//! What well-known libraries and programs open by name while they run, so that no ELF header says it. Data alone; what of it is on
 //! this host is [`super::collect`]'s to find.
 
 /// Something that a library opens.
@@ -8,9 +8,11 @@ pub enum Opens {
     Library(&'static str),
     /// A path or a pattern.
     Path(&'static str),
+    /// A path from the folder that the program lies in.
+    Beside(&'static str),
 }
 
-use Opens::{Library, Path};
+use Opens::{Beside, Library, Path};
 
 /// glibc: when a thread ends (and it aborts without it), names of users and hosts, the locale that programs fall back to,
 /// the time zone.
@@ -59,6 +61,31 @@ const TABLE: [(&str, &[Opens]); 9] = [
     ("libnss3.so", NSS),
     ("libsasl2.so.2", &[Path("/usr/lib/*/sasl2"), Path("/usr/lib64/sasl2")]),
 ];
+
+/// What phpenmod(8) has enabled, as links, the modules that this names, and time zones, which Debian's PHP has none of its own of.
+const PHP: &[Opens] = &[
+    Path("/etc/php/*/*/conf.d"),
+    Path("/etc/php/*/*/php.ini"),
+    Path("/usr/lib/php/[0-9]*"),
+    Path("/usr/share/zoneinfo"),
+];
+/// The virtual machine, its classes, and what it is set up to do, which Debian keeps in /etc behind links.
+const JAVA: &[Opens] = &[Beside("../lib"), Beside("../conf"), Beside("../release")];
+
+/// By patterns of where a program really lies.
+const PROGRAMS: [(&str, &[Opens]); 4] = [
+    ("/usr/bin/php[0-9]*", PHP),
+    ("/usr/bin/php-cgi[0-9]*", PHP),
+    ("/usr/sbin/php-fpm[0-9]*", PHP),
+    ("/usr/lib/jvm/*/bin/*", JAVA),
+];
+
+/// What the program at this path opens.
+pub fn by_program(path: &std::path::Path) -> &'static [Opens] {
+    let is = |pattern: &str| glob::Pattern::new(pattern).is_ok_and(|p| p.matches_path(path));
+    let found = PROGRAMS.iter().find(|(pattern, _)| is(pattern));
+    found.map_or(&[], |(_, opens)| opens)
+}
 
 /// What the library of this name opens.
 pub fn by(library: &str) -> &'static [Opens] {

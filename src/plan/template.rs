@@ -148,7 +148,7 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, Reason> {
             return Err(Reason::new(why).remedy("write an absolute path without `..`"));
         }
     }
-    for path in &recipe.bind {
+    for path in &matches(&recipe.bind)? {
         let Ok(found) = std::fs::symlink_metadata(path) else {
             continue;
         };
@@ -171,6 +171,21 @@ fn entries(recipe: &Recipe) -> Result<Vec<Entry>, Reason> {
     }
     let fresh = recipe.directories.iter().filter(|d| !made.contains(*d));
     out.extend(fresh.map(|path| Entry::Directory { path: path.clone() }));
+    Ok(out)
+}
+
+/// What is there of paths and patterns, in their order.
+fn matches(named: &[PathBuf]) -> Result<Vec<PathBuf>, Reason> {
+    let mut out = Vec::with_capacity(named.len());
+    for path in named {
+        let text = path.to_str().ok_or("a path is not UTF-8")?;
+        if !text.contains(['*', '?', '[']) {
+            out.push(path.clone());
+            continue;
+        }
+        let found = glob::glob(text).map_err(|e| Reason::new(format!("the pattern {text}: {e}")).because(e))?;
+        out.extend(found.flatten());
+    }
     Ok(out)
 }
 

@@ -61,7 +61,7 @@ pub fn run(file: &Path, owner: u32, privilege: &Privilege) -> Result<u8, Sandbox
         _ => None,
     };
     let mut template = Library::new(Path::new("/usr/share/pysecure/none"), Path::new("/")).load("host")?;
-    // Python needs no more of it, and of /etc/ssl some is for root's eyes and a group's.
+    // Of /etc Python needs no more.
     template.entries.retain(|entry| match entry {
         Entry::Bind { path, .. } | Entry::Link { path, .. } => {
             !path.starts_with("/etc")

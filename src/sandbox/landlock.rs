@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// Devices that hold nothing.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
-/// Of /etc/ssl, where keys may lie that are the user's own.
+/// Of /etc/ssl, where keys may lie that are the user's own, no more.
 const CERTIFICATES: [&str; 2] = ["/etc/ssl/certs", "/etc/ssl/openssl.cnf"];
 
 /// A directory of a run's own, which is removed with this.
@@ -65,7 +65,6 @@ impl Drop for Scratch {
 pub(super) fn allowed(plan: &Plan, profile: &Profile, further: &[PathBuf], own: &[&Path]) -> Vec<Allowed> {
     let template = plan.templates.get(&profile.rootfs);
     let of_root = template.into_iter().flat_map(Template::binds).map(|(path, _)| path);
-    let of_root = of_root.filter(|path| *path != Path::new("/etc/ssl"));
     let shown = profile.paths.iter().chain(&profile.readable).chain(further);
     let carried = packages::folder(&plan.dirs.state);
     let read = of_root

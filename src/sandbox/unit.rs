@@ -17,7 +17,13 @@ pub(super) use crate::plan::SANDBOX_HOME as HOME;
 /// Where a run without one works.
 pub(super) const NO_HOME: &str = "/tmp";
 /// Of /etc a sandbox sees this and what says its ids: what programs need to be found and linked.
-const ETC: [&str; 4] = ["/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl"];
+const ETC: [&str; 5] = [
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+];
 /// The one id that a user without subordinate ids has, as a sandbox sees it.
 const INSIDE: u32 = 1000;
 /// Open files of a process.

@@ -49,7 +49,7 @@ _PACKAGES = "/opt/pysecure"
 #: A script of this name beside the config file runs when the app's data is made, as in the original.
 _INITIALIZE = "pysecure_initialize_resources.sh"
 #: Folders that the template `host` shows in any case.
-_SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl")
+_SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl/certs")
 #: Directories that a root holds anyway (`SYSTEM` of the launcher's model/nesting.rs), beside those.
 _ROOTS_OWN = ("/boot", "/etc", "/home", "/libx32", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")
 #: What says in code which service a function runs in: the service's name, or what it is computed from.

@@ -119,7 +119,8 @@ impl Collector {
         for library in &needs.opened {
             self.opened(named, &needs, library, &why, bringer)?;
         }
-        Ok(())
+        let owner = pending.owner;
+        self.all_opened(opened::by_program(path), path, named, needs.kind, owner)
     }
 
     fn bring(&mut self, found: &Library, why: &str, needed: bool, bringer: Bringer<'_>) -> Result<(), JailError> {
@@ -147,7 +148,19 @@ impl Collector {
             return Ok(());
         }
         let place = self.resolve(&found.file, "", &mut owner)?;
-        let why = format!("{} opens it by name", place.display());
+        self.all_opened(opens, &place, &found.file, kind, owner)
+    }
+
+    /// `opener`: where what opens it really lies; `named`: as whoever loads that names it.
+    fn all_opened(
+        &mut self,
+        opens: &[Opens],
+        opener: &Path,
+        named: &Path,
+        kind: (u8, u16),
+        owner: Option<u32>,
+    ) -> Result<(), JailError> {
+        let why = format!("{} opens it by name", opener.display());
         let bringer = Bringer { owner, loaders: &[] };
         let needs = elf::Needs {
             kind,
@@ -155,21 +168,28 @@ impl Collector {
         };
         for what in opens {
             match what {
-                Opens::Library(name) => self.opened(&found.file, &needs, name, &why, bringer)?,
+                Opens::Library(name) => self.opened(named, &needs, name, &why, bringer)?,
                 Opens::Path(pattern) => {
                     for path in glob::glob(pattern).into_iter().flatten().flatten() {
-                        if self.excluded(&path) {
-                            continue;
-                        }
-                        // It may be so odd that it cannot be there; a recipe that names it is told so.
-                        if let Err(e) = self.add(&path, &why, false, bringer) {
-                            self.out.notes.push(e.to_string());
-                        }
+                        self.opened_path(&path, &why, bringer);
                     }
+                }
+                Opens::Beside(path) => {
+                    self.opened_path(&opener.parent().unwrap_or(opener).join(path), &why, bringer);
                 }
             }
         }
         Ok(())
+    }
+
+    fn opened_path(&mut self, path: &Path, why: &str, bringer: Bringer<'_>) {
+        if self.excluded(path) {
+            return;
+        }
+        // It may be so odd that it cannot be there; a recipe that names it is told so.
+        if let Err(e) = self.add(path, why, false, bringer) {
+            self.out.notes.push(e.to_string());
+        }
     }
 
     fn opened(
