@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes specs/rpc-vectors.json; its format is docs/rpc-protocol.md's, "Test vectors".
+"""Writes specs/rpc-vectors.json; its format is docs/reference/rpc-protocol.md's, "Test vectors".
 
     python3 specs/rpc_vectors.py            writes the file
     python3 specs/rpc_vectors.py --check    fails if the file is not what would be written
@@ -474,7 +474,7 @@ def corpus() -> str:
     def lines(vectors: list[Json]) -> str:
         return "[\n" + ",\n".join("  " + json.dumps(vector, ensure_ascii=False) for vector in vectors) + "\n ]"
 
-    about = "Written by specs/rpc_vectors.py; docs/rpc-protocol.md, Test vectors, says how to read it."
+    about = "Written by specs/rpc_vectors.py; docs/reference/rpc-protocol.md, Test vectors, says how to read it."
     return f'{{\n "about": {json.dumps(about)},\n "version": 1,\n "values": {lines(VALUES)},\n "messages": {lines(MESSAGES)}\n}}\n'
 
 

@@ -1,4 +1,4 @@
-//! docs/apache.md, from its first command to its last, in a machine of its own as far as files, network and processes go:
+//! docs/how-to/apache.md, from its first command to its last, in a machine of its own as far as files, network and processes go:
 //! zoobar's pages in the system's Apache, as root; and in an Apache that is a service, as root and as an ordinary user.
 
 mod harness;
@@ -37,11 +37,11 @@ fn clone(mode: Mode) -> App {
 
 /// The commands of the page's sections with these headings.
 fn commands(sections: &[&str]) -> String {
-    let page = std::fs::read_to_string(repository().join("docs/apache.md")).unwrap();
+    let page = std::fs::read_to_string(repository().join("docs/how-to/apache.md")).unwrap();
     let mut out = String::new();
     for section in sections {
         let after = page.split(&format!("\n## {section}\n")).nth(1);
-        let text = after.unwrap_or_else(|| panic!("docs/apache.md has no section {section:?}"));
+        let text = after.unwrap_or_else(|| panic!("docs/how-to/apache.md has no section {section:?}"));
         let text = text.split("\n## ").next().unwrap();
         let blocks = text
             .split("```console\n")

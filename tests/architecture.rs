@@ -1,4 +1,4 @@
-//! The layers of docs/architecture.md: which folder of `src` may use which, and which files may use each other.
+//! The layers of docs/contributing/architecture.md: which folder of `src` may use which, and which files may use each other.
 //!
 //! Both tables of that page are read here and held against the imports and paths in the sources, so the page cannot
 //! say what is not so. Tests within the sources may use what they like.
@@ -18,14 +18,22 @@ type Allowed = BTreeMap<String, BTreeSet<String>>;
 fn folders_use_only_what_their_row_allows() {
     let (sources, page) = (sources(), page());
     let wrong = layer_faults(&edges(&sources), &allowed(&page));
-    assert!(wrong.is_empty(), "docs/architecture.md:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "docs/contributing/architecture.md:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
 fn files_go_in_a_circle_only_where_the_page_says_why() {
     let (sources, page) = (sources(), page());
     let wrong = circle_faults(&edges(&sources), &circles_with_reasons(&page));
-    assert!(wrong.is_empty(), "docs/architecture.md:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "docs/contributing/architecture.md:\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -243,7 +251,7 @@ fn root() -> PathBuf {
 }
 
 fn page() -> String {
-    fs::read_to_string(root().join("docs/architecture.md")).unwrap()
+    fs::read_to_string(root().join("docs/contributing/architecture.md")).unwrap()
 }
 
 /// All modules below `src`, without what stands in comments, in strings and in tests.

@@ -559,7 +559,7 @@ fn sqlite_is_written_by_owner_and_members_in_turn() {
 /// What ACLs do not hold is just what `up` and the docs say. As root there is nothing of it.
 #[test]
 fn what_is_not_held_without_root_is_said() {
-    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rootless.md")).unwrap();
+    let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/how-to/rootless.md")).unwrap();
     for mode in BOTH {
         let root = mode == Mode::Root;
         let app = team(mode, "held");
@@ -588,7 +588,7 @@ fn what_is_not_held_without_root_is_said() {
         ];
         for (words, service, deed) in held {
             assert_eq!(app.sh(service, deed).code == 0, root, "{mode:?}: {deed}");
-            assert!(docs.contains(words), "docs/rootless.md does not say `{words}`");
+            assert!(docs.contains(words), "docs/how-to/rootless.md does not say `{words}`");
             assert!(
                 root || said.contains(words) || words.starts_with("shows"),
                 "{words}: {said}"

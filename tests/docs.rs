@@ -1,8 +1,17 @@
-//! What the documentation shows is run: every `sh` block of README.md, CONTRIBUTING.md, SECURITY.md and docs/*.md, in order, in a fresh folder,
-//! and every whole manifest is checked. A block of another kind is not for pasting.
+//! What the documentation shows is run, in the order of each page, in a fresh folder:
+//!
+//! - a block whose first line is `# PATH` is the content of that file;
+//! - every command of an `sh` block has to succeed;
+//! - every `$` line of a `console` block is run, and has to print what stands below it. Numbers that differ from one run to the next (ids, PIDs,
+//!   times, sizes) count as equal, a line `…` stands for any lines, and a `…` at the end of a line for the rest of it.
+//!
+//! A `bash` block changes the machine (packages, systemd) and is not run here; docs/how-to/apache.md's `console` blocks are run by tests/apache.rs.
+//! A `text` block is nothing to type.
 
 mod harness;
 
+use harness::{App, Mode};
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -39,61 +48,237 @@ fn blocks(text: &str) -> Vec<Block> {
 
 fn pages() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut all: Vec<PathBuf> = std::fs::read_dir(root.join("docs"))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .filter(|p| p.extension().is_some_and(|e| e == "md"))
-        .collect();
+    let mut all = below(&root.join("docs"));
     all.extend(["README.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| root.join(page)));
     all.sort();
     all
 }
 
-#[test]
-fn every_command_works() {
-    harness::need_root();
-    let mut run = 0;
-    for page in pages() {
-        let folder = harness::fresh_folder();
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(below(&path));
+        } else if path.extension().is_some_and(|e| e == "md") {
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// The paths that a page's links lead to, without those to the web and within the page.
+fn links(page: &Path, text: &str) -> Vec<PathBuf> {
+    let targets = text
+        .match_indices("](")
+        .map(|(at, _)| text[at + 2..].split(')').next().unwrap());
+    targets
+        .filter(|target| !target.starts_with("http") && !target.starts_with('#'))
+        .map(|target| page.parent().unwrap().join(target.split('#').next().unwrap()))
+        .collect()
+}
+
+/// A page that is being followed: where its commands have got to.
+struct Walk<'a> {
+    page: &'a Path,
+    app: App,
+    directory: PathBuf,
+}
+
+impl Walk<'_> {
+    fn new(page: &Path, mode: Mode) -> Walk<'_> {
+        let app = App::new(mode, "");
+        std::fs::remove_file(app.folder.join("pysecure.toml")).unwrap();
+        let directory = app.folder.clone();
+        Walk { page, app, directory }
+    }
+
+    /// What this prints to both streams, and its exit code. `cd` lasts.
+    fn shell(&mut self, text: &str, strict: bool) -> (String, i32) {
+        let script = match strict {
+            true => "set -eu\neval \"$1\"\npwd >\"$HOME/.at\"",
+            false => "eval \"$1\"\ncode=$?\npwd >\"$HOME/.at\"\nexit $code",
+        };
         let path = format!(
             "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             harness::binary().parent().unwrap().display()
         );
-        for block in blocks(&std::fs::read_to_string(&page).unwrap())
-            .iter()
-            .filter(|b| b.language == "sh")
-        {
-            let output = Command::new("sh")
-                .args(["-eu", "-c", &block.text])
-                .current_dir(&folder)
-                .env_clear()
-                .env("PATH", &path)
-                .env("HOME", &folder)
-                .env("PYSECURE_STATE_DIR", folder.join("state"))
-                .stdin(std::process::Stdio::null())
-                .output()
-                .unwrap();
-            let ended = harness::Ended::from(output);
-            assert_eq!(
-                ended.code,
-                0,
-                "{}:{}\n{}\n{}\n{}",
-                page.display(),
-                block.line,
-                block.text,
-                ended.out,
-                ended.err
-            );
-            run += 1;
+        // In one file, so that lines are in the order in which they were printed. What a command leaves running may keep it open.
+        let mut printed = tempfile::tempfile().unwrap();
+        let mut command = self.app.shell_free("sh", &["-c", script, "sh", text]);
+        command.current_dir(&self.directory).env("PATH", path);
+        command
+            .stdout(printed.try_clone().unwrap())
+            .stderr(printed.try_clone().unwrap());
+        let status = command.status().unwrap();
+        let mut said = String::new();
+        printed.rewind().unwrap();
+        printed.read_to_string(&mut said).unwrap();
+        if let Ok(at) = std::fs::read_to_string(self.app.folder.join(".at")) {
+            self.directory = PathBuf::from(at.trim_end());
         }
-        let _ = Command::new(harness::binary())
-            .args(["down", "--purge"])
-            .current_dir(&folder)
-            .env("PYSECURE_STATE_DIR", folder.join("state"))
-            .output();
-        std::fs::remove_dir_all(&folder).unwrap();
+        (said, status.code().unwrap_or(-1))
     }
-    assert!(run >= 5, "only {run} blocks were found");
+
+    fn block(&mut self, block: &Block) {
+        let place = format!("{}:{} ({:?})", self.page.display(), block.line, self.app.mode);
+        if let Some(file) = block.file() {
+            let inside = self.directory.join(file);
+            self.app.write(
+                inside.strip_prefix(&self.app.folder).unwrap().to_str().unwrap(),
+                &block.text,
+            );
+        }
+        match block.language.as_str() {
+            "sh" => {
+                let (said, code) = self.shell(&block.text, true);
+                assert_eq!(code, 0, "{place}\n{}\n{said}", block.text);
+            }
+            "console" => {
+                for (command, shown) in block.commands() {
+                    let (said, code) = self.shell(&command, false);
+                    assert!(
+                        alike(&shown.lines().collect::<Vec<_>>(), &said.lines().collect::<Vec<_>>()),
+                        "{place}\n$ {command}\nis shown to print\n{shown}\nand prints ({code})\n{said}"
+                    );
+                    assert!(code == 0 || !shown.is_empty(), "{place}\n$ {command}\nends with {code}");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Block {
+    /// The file whose content this is.
+    fn file(&self) -> Option<&str> {
+        let name = self.text.lines().next()?.strip_prefix("# ")?;
+        let is_path = name.contains('.') && !name.contains([' ', ':']);
+        (is_path && !["sh", "bash", "console", "text"].contains(&self.language.as_str())).then_some(name)
+    }
+
+    /// Of a `console` block: each command, and what it is shown to print. A command goes on in lines that begin with `> `.
+    fn commands(&self) -> Vec<(String, String)> {
+        let mut all: Vec<(String, String)> = Vec::new();
+        for line in self.text.lines() {
+            if let Some(command) = line.strip_prefix("$ ") {
+                all.push((command.to_owned(), String::new()));
+                continue;
+            }
+            let (command, shown) = all.last_mut().expect("a `console` block begins with `$ `");
+            match line.strip_prefix("> ") {
+                Some(more) if shown.is_empty() => *command += &format!("\n{more}"),
+                _ => *shown += &format!("{line}\n"),
+            }
+        }
+        all
+    }
+}
+
+/// Does a page show what was printed?
+fn alike(shown: &[&str], said: &[&str]) -> bool {
+    match shown {
+        [] => said.is_empty(),
+        ["…", rest @ ..] => (0..=said.len()).any(|skipped| alike(rest, &said[skipped..])),
+        [line, rest @ ..] => said.split_first().is_some_and(|(first, more)| {
+            let (line, open) = line.strip_suffix('…').map_or((*line, false), |line| (line, true));
+            let (line, mut first): (Vec<_>, Vec<_>) =
+                (line.split_whitespace().collect(), first.split_whitespace().collect());
+            if open {
+                first.truncate(line.len());
+            }
+            line.len() == first.len()
+                && line
+                    .iter()
+                    .zip(&first)
+                    .all(|(a, b)| a == b || measure(a).is_some() && measure(a) == measure(b))
+                && alike(rest, more)
+        }),
+    }
+}
+
+/// What a word is but for its numbers, if these may be others the next time: long ones (ids, PIDs), and those with a unit.
+fn measure(word: &str) -> Option<String> {
+    let mut kind = String::new();
+    let mut longest = 0;
+    let mut run = 0;
+    for letter in word.chars() {
+        if letter.is_ascii_digit() {
+            run += 1;
+            longest = longest.max(run);
+        } else if letter != '.' || run == 0 {
+            run = 0;
+            kind.push(letter);
+            continue;
+        }
+        if !kind.ends_with('0') {
+            kind.push('0');
+        }
+    }
+    let unit = kind
+        .strip_prefix('0')
+        .is_some_and(|unit| ["s", "ms", "µs", "m", "h", "%", "B", "K", "M", "G"].contains(&unit));
+    match unit {
+        true if !kind.ends_with('%') && "sm".contains(kind.chars().nth(1)?) => Some("time".to_owned()),
+        true => Some(kind),
+        false => (longest >= 4).then_some(kind),
+    }
+}
+
+#[test]
+fn output_is_compared_but_for_what_differs_each_time() {
+    let is = |shown: &str, said: &str| alike(&shown.lines().collect::<Vec<_>>(), &said.lines().collect::<Vec<_>>());
+    assert!(is("web  running  61002  3s", "web running 100123 120ms"));
+    assert!(is("a\n…\nz", "a\nb\nc\nz"));
+    assert!(is("a…", "a b c"));
+    for (shown, said) in [
+        ("web running", "web stopped"),
+        ("2 services", "3 services"),
+        ("a", "a\nb"),
+        ("uid=61002(web)", "uid=61002(auth)"),
+        ("a\n…\nz", "a\nb"),
+        ("a b…", "a c d"),
+        ("", "a"),
+        ("a", ""),
+    ] {
+        assert!(!is(shown, said), "{shown:?} is not {said:?}");
+    }
+}
+
+/// Follows all pages of one mode, in the folder of each.
+fn follow(mode: Mode, which: impl Fn(&Path) -> bool) -> usize {
+    // Pages name ports of the host.
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut run = 0;
+    for page in pages().into_iter().filter(|page| which(page)) {
+        let mut walk = Walk::new(&page, mode);
+        for block in blocks(&std::fs::read_to_string(&page).unwrap()) {
+            // tests/apache.rs runs these.
+            if !(page.ends_with("how-to/apache.md") && block.language == "console") {
+                walk.block(&block);
+                run += usize::from(["sh", "console"].contains(&block.language.as_str()));
+            }
+        }
+        let directory = walk.directory.clone();
+        let _ = walk.app.command(&["down", "--purge"]).current_dir(directory).output();
+    }
+    run
+}
+
+#[test]
+fn every_command_works() {
+    let run = follow(Mode::Root, |_| true);
+    assert!(run >= 20, "only {run} blocks were found");
+}
+
+/// What a newcomer follows, as most newcomers are.
+#[test]
+fn first_steps_work_without_root() {
+    let run = follow(Mode::Rootless, |page| {
+        page.ends_with("README.md") || page.parent().unwrap().ends_with("tutorial")
+    });
+    assert!(run >= 2, "only {run} blocks were found");
 }
 
 #[test]
@@ -102,7 +287,7 @@ fn every_whole_manifest_is_right() {
     for page in pages() {
         for block in blocks(&std::fs::read_to_string(&page).unwrap())
             .iter()
-            .filter(|b| b.language == "toml" && b.text.starts_with("[app]"))
+            .filter(|b| b.language == "toml" && b.text.lines().any(|line| line == "[app]"))
         {
             let folder = harness::fresh_folder();
             std::fs::write(folder.join("pysecure.toml"), &block.text).unwrap();
@@ -126,15 +311,28 @@ fn every_whole_manifest_is_right() {
 #[test]
 fn every_link_between_pages_leads_somewhere() {
     for page in pages() {
-        let text = std::fs::read_to_string(&page).unwrap();
-        for (at, _) in text.match_indices("](") {
-            let target = text[at + 2..].split(')').next().unwrap();
-            if target.starts_with("http") || target.starts_with('#') {
-                continue;
-            }
-            let path = page.parent().unwrap().join(target.split('#').next().unwrap());
-            assert!(path.exists(), "{}: {target}", page.display());
+        for path in links(&page, &std::fs::read_to_string(&page).unwrap()) {
+            assert!(path.exists(), "{}: {}", page.display(), path.display());
         }
+    }
+}
+
+/// A page that no other names is found by nobody.
+#[test]
+fn every_page_is_in_the_index() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let index = root.join("docs/index.md");
+    let linked: Vec<PathBuf> = links(&index, &std::fs::read_to_string(&index).unwrap())
+        .iter()
+        .map(|path| path.canonicalize().unwrap())
+        .collect();
+    for page in below(&root.join("docs")) {
+        let page = page.canonicalize().unwrap();
+        assert!(
+            page == index.canonicalize().unwrap() || linked.contains(&page),
+            "docs/index.md has no link to {}",
+            page.display()
+        );
     }
 }
 
@@ -142,7 +340,7 @@ fn every_link_between_pages_leads_somewhere() {
 #[test]
 fn the_table_beside_others_names_its_sources() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/sandbox.md")).unwrap();
+    let page = std::fs::read_to_string(root.join("docs/how-to/sandbox.md")).unwrap();
     let section = page.split_once("\n## Beside others\n").unwrap().1;
     let mut tests = String::new();
     for folder in ["tests", "tests/sandbox", "python/tests"] {

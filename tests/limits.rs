@@ -280,8 +280,9 @@ fn what_an_ordinary_user_cannot_have_is_said_or_refused() {
         "{}",
         up.err
     );
-    let remedy =
-        |err: &str| err.contains("boot with version 2") || err.contains("docs/limits.md") || err.contains("loginctl");
+    let remedy = |err: &str| {
+        err.contains("boot with version 2") || err.contains("docs/how-to/limits.md") || err.contains("loginctl")
+    };
     assert!(remedy(&up.err), "{}", up.err);
     app.wait_for_log("a", "runs");
     assert_eq!(app.sh("a", "echo beside").ok().out, "beside\n");

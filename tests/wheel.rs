@@ -318,10 +318,10 @@ fn shown(page: &str) -> String {
 
 #[test]
 fn what_the_documentation_shows_is_typed() {
-    let [mypy, pyright] = checked(&shown("docs/sandbox.md"));
+    let [mypy, pyright] = checked(&shown("docs/how-to/sandbox.md"));
     mypy.ok();
     pyright.ok();
-    let mut program = shown("docs/rpc.md");
+    let mut program = shown("docs/how-to/rpc.md");
     // The original's, where it has its main part in the function.
     program.push_str(
         "

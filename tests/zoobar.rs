@@ -399,6 +399,58 @@ fn attack(person: &Person, targets: &str) -> (Vec<(bool, String, String)>, Strin
     (lines.collect(), told.clone())
 }
 
+/// What of the attack can be tried on one process as well, by attack.py's words, and as README.md's picture has it.
+const SHOWN: [(&str, &str); 9] = [
+    ("hashes by SQL", "all password hashes, by SQL"),
+    ("hashes in any file", "all password hashes, from any file"),
+    ("hashes from memory", "all password hashes, from memory"),
+    ("hashes by authsvc's code", "all password hashes, by authsvc's code"),
+    ("money by SQL", "money, by SQL"),
+    (
+        "money by banksvc's code and a login of one's own",
+        "money, by banksvc's own code",
+    ),
+    (
+        "money by a token that authsvc's code makes",
+        "money, by a token from authsvc's code",
+    ),
+    ("a function that only banksvc may call", "a function only for banksvc"),
+    ("money by a forged token", "money, by an invented token"),
+];
+
+/// A column of docs/pictures/attack.txt, from which tests/pictures.rs draws: what came of the attack is what stands there.
+fn is_pictured(column: usize, results: &[(bool, String, String)]) {
+    static WRITING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = WRITING.lock();
+    let path = repository().join("docs/pictures/attack.txt");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut rows = vec![["attacker's code in the web process", "one process", "four services"].map(str::to_owned)];
+    for (number, (tried, words)) in SHOWN.iter().enumerate() {
+        let taken = results.iter().find(|(_, what, _)| what == tried);
+        let (taken, ..) = taken.unwrap_or_else(|| panic!("attack.py does not try {tried:?}"));
+        let old = written.lines().nth(number + 2).unwrap_or_default();
+        let mut row = [*words, "", ""].map(str::to_owned);
+        for (cell, old) in row.iter_mut().zip(old.split('|')).skip(1) {
+            old.trim().clone_into(cell);
+        }
+        if *taken { "TAKEN" } else { "held" }.clone_into(&mut row[column]);
+        rows.push(row);
+    }
+    let mut current =
+        "The same attack on the same application: once as one process, once as four services\n".to_owned();
+    for [what, one, four] in rows {
+        current += &format!("{what:<40} | {one:<11} | {four}\n");
+    }
+    if std::env::var_os("PYSECURE_BLESS").is_some_and(|bless| bless == "1") {
+        std::fs::write(&path, &current).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        written, current,
+        "run this test, and then tests/pictures.rs, with PYSECURE_BLESS=1"
+    );
+}
+
 /// A process that ends with the test.
 struct Running(Child);
 
@@ -443,6 +495,7 @@ fn who_breaks_into_the_pages_has_nothing_but_the_pages() {
         for (taken, what, came) in &results {
             assert!(!taken, "{mode:?}: {what}: {came}");
         }
+        is_pictured(2, &results);
         assert!(!told.contains(hash.trim()), "{told}");
         // And it was not only said.
         assert_eq!((alice.zoobars_of("alice"), alice.zoobars_of("bob")), (8, 12));
@@ -523,6 +576,7 @@ fn who_breaks_into_the_one_process_has_it_all() {
             "{what}:\n{told}"
         );
     }
+    is_pictured(1, &results);
     let stolen = stored_hash(&zoobar.join("db/cred/cred.db"));
     assert!(told.contains(stolen.trim()), "{told}");
     // What only its own logic holds, it holds.

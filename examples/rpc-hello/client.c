@@ -1,4 +1,4 @@
-/* Calls a function of a service, from docs/rpc-protocol.md alone:  client SOCKET FUNCTION [ARGUMENT...]
+/* Calls a function of a service, from docs/reference/rpc-protocol.md alone:  client SOCKET FUNCTION [ARGUMENT...]
  * Arguments are text. Prints the answer, and ends with 0 if it is a result. gcc -Wall -o client client.c
  * "client --vectors" reads values in hexadecimal, one a line, and prints each, or "malformed" at the end of its line. */
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 """Messages that are none, sent to a service that has `add`, `reverse` and `count`: whatever its language, each is answered
-as docs/rpc-protocol.md says, and the service goes on.
+as docs/reference/rpc-protocol.md says, and the service goes on.
 
 `python3 malformed.py serve` is such a service in Python; `python3 malformed.py SOCKET PID` sends to one, and PID is the
 process whose descriptors are counted.

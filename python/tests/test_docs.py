@@ -1,4 +1,4 @@
-"""The Python that docs/rpc.md shows is run, in order."""
+"""The Python that docs/how-to/rpc.md shows is run, in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import support
 
 class Documentation(unittest.TestCase):
     def test_what_is_shown_works(self) -> None:
-        text = (support.SRC.parent.parent / "docs" / "rpc.md").read_text()
+        text = (support.SRC.parent.parent / "docs" / "how-to" / "rpc.md").read_text()
         blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
         self.assertEqual(len(blocks), 6)
         with tempfile.TemporaryDirectory() as folder:

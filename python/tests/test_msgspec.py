@@ -16,7 +16,7 @@ from test_both import alike, mutated
 from pysecure_rpc import ProtocolError, _core, _wire
 
 CODECS = (_wire, _core)
-#: What docs/rpc-protocol.md forbids and MessagePack does not.
+#: What docs/reference/rpc-protocol.md forbids and MessagePack does not.
 STRICTER = ("twice", "key", "extension", "deep", "nested", "many values", "array", "0xc1")
 
 

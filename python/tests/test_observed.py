@@ -18,7 +18,7 @@ from pysecure_rpc import _figures, _wire
 
 
 def read_page(fd: int) -> dict[str, dict[str, Any]]:
-    """The page as docs/rpc-protocol.md has it."""
+    """The page as docs/reference/rpc-protocol.md has it."""
     page = os.pread(fd, 65_536, 0)
     assert len(page) == 65_536 and page[:8] == b"PSRPCFG1"
     count, zero = struct.unpack_from("<II", page, 8)

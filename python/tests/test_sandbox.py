@@ -971,7 +971,7 @@ class Stub(unittest.TestCase):
 
 class Documentation(unittest.TestCase):
     def test_what_is_shown_works(self) -> None:
-        text = (support.HERE.parent.parent / "docs" / "sandbox.md").read_text()
+        text = (support.HERE.parent.parent / "docs" / "how-to" / "sandbox.md").read_text()
         blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
         self.assertGreaterEqual(len(blocks), 6)
         with tempfile.TemporaryDirectory(prefix="pysecure-sandbox-") as folder:

@@ -65,7 +65,7 @@ class Values(unittest.TestCase):
 
         signature = _hints.Signature(login, "login", False)
         self.assertEqual(signature.text, "login(user:str,password:str,remember:bool=)->bool")
-        document = (support.HERE.parent.parent / "docs" / "rpc-protocol.md").read_text()
+        document = (support.HERE.parent.parent / "docs" / "reference" / "rpc-protocol.md").read_text()
         self.assertIn(f"`{signature.text}` hashes to `{signature.hash}`", document)
 
 

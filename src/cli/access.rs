@@ -153,7 +153,7 @@ fn holder(matrix: Matrix<'_>, by: Option<&Row<'_>>) -> String {
     }
 }
 
-/// For programs; docs/commands.md says what stands there.
+/// For programs; docs/reference/commands.md says what stands there.
 pub(super) fn list(loaded: &Loaded, matrix: Matrix<'_>, rows: &[Row<'_>]) -> Value {
     let lines = |row: &Row<'_>| {
         let lines = matrix.lines(row).into_iter().filter(|line| !line.span.is_empty());

@@ -111,7 +111,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (
         &["enable", "disable"],
-        "systemd starts an app at boot by a unit that runs `pysecure up`: docs/supervision.md",
+        "systemd starts an app at boot by a unit that runs `pysecure up`: docs/how-to/supervision.md",
     ),
     (
         &["shell", "sh", "bash"],

@@ -216,7 +216,7 @@ fn upper(
     }))
 }
 
-/// What each caller may call, as the RPC library reads it (docs/rpc-protocol.md).
+/// What each caller may call, as the RPC library reads it (docs/reference/rpc-protocol.md).
 fn rpc_callers(matrix: Matrix<'_>, callee: ServiceId) -> String {
     let callers = matrix.calls_to(callee).map(|row| {
         let granted = match row.right {

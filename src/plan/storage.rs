@@ -187,7 +187,7 @@ impl Storage {
     }
 }
 
-/// What ACLs do not hold; docs/rootless.md has it in a list.
+/// What ACLs do not hold; docs/how-to/rootless.md has it in a list.
 const NOT_HELD: &str = "are held by ACLs: what a program closes to others is opened to them a moment later, and only \
                         while the app is up; only the service that made a file may change its mode and its times; `r` \
                         alone does not let connect to sockets";

@@ -1,7 +1,7 @@
 //! What `pysecure.describe` answers, as a stub for Python's type checkers and as JSON for programs in any language.
 //!
 //! A service describes itself, so its text is untrusted: what is no name of Python's gets into no stub, and what is no
-//! type of docs/rpc-protocol.md ("Signatures") is `Any`.
+//! type of docs/reference/rpc-protocol.md ("Signatures") is `Any`.
 
 use serde_json::{Value as Json, json};
 use std::collections::BTreeSet;

@@ -42,7 +42,7 @@ pub struct Function {
 inventory::collect!(Function);
 
 impl Function {
-    /// Its signature as text (docs/rpc-protocol.md, "Signatures").
+    /// Its signature as text (docs/reference/rpc-protocol.md, "Signatures").
     pub fn signature(&self) -> String {
         let parameters = self.parameters.iter();
         let parameters: Vec<String> = parameters

@@ -14,7 +14,7 @@
 //! }
 //! ```
 //!
-//! The wire is docs/rpc-protocol.md's, and is `pysecure-wire`'s to read and write. Nothing but plain values is made of what comes over it.
+//! The wire is docs/reference/rpc-protocol.md's, and is `pysecure-wire`'s to read and write. Nothing but plain values is made of what comes over it.
 #![warn(missing_docs)]
 
 mod client;

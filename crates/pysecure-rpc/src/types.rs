@@ -1,4 +1,4 @@
-//! Types as they stand in signatures (docs/rpc-protocol.md), and bytes, for which serde has no type.
+//! Types as they stand in signatures (docs/reference/rpc-protocol.md), and bytes, for which serde has no type.
 
 use crate::error::Error;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! Sealed memfds, for bytes that are too many for a message on the socket (docs/rpc-protocol.md, "Large values"). The seal says that
+//! Sealed memfds, for bytes that are too many for a message on the socket (docs/reference/rpc-protocol.md, "Large values"). The seal says that
 //! a descriptor is a memfd and cannot shrink, so a reader is neither made to wait nor cut short.
 
 use crate::error::{Malformed, WireError};

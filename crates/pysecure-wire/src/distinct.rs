@@ -24,7 +24,7 @@ pub fn read(bytes: &[u8], fds: Vec<OwnedFd>, area: &mut IncomingArea) -> Result<
 }
 
 impl Value {
-    /// The numbers that a date, time or time span is made of, in the order in which docs/rpc-protocol.md has them.
+    /// The numbers that a date, time or time span is made of, in the order in which docs/reference/rpc-protocol.md has them.
     pub fn parts(&self) -> Option<Vec<Option<i64>>> {
         let Value::Other(DATETIME..=TIMEDELTA, data) = self else {
             return None;

@@ -1,4 +1,4 @@
-//! Is an extension's data what its type says? (docs/rpc-protocol.md, "Values")
+//! Is an extension's data what its type says? (docs/reference/rpc-protocol.md, "Values")
 
 use crate::error::{Malformed, WireError};
 use crate::kind::extension::{COMPLEX, DATE, DATETIME, DECIMAL, INTEGER, MEMBER, SURROGATES, TIME, TIMEDELTA, UUID};

@@ -1,4 +1,4 @@
-//! The page in which a service counts its calls, and which its supervisor reads when it is asked (docs/rpc-protocol.md, "Figures").
+//! The page in which a service counts its calls, and which its supervisor reads when it is asked (docs/reference/rpc-protocol.md, "Figures").
 //! Counting costs no system call, and nobody is woken for it.
 
 use memmap2::{MmapOptions, MmapRaw};

@@ -1,4 +1,4 @@
-//! Kinds of messages, and types of extensions (docs/rpc-protocol.md, "Messages" and "Values").
+//! Kinds of messages, and types of extensions (docs/reference/rpc-protocol.md, "Messages" and "Values").
 
 /// What a message is; the first of its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! The wire of PySecure's RPC, as docs/rpc-protocol.md has it: messages and values as bytes and descriptors, and back. The crate
+//! The wire of PySecure's RPC, as docs/reference/rpc-protocol.md has it: messages and values as bytes and descriptors, and back. The crate
 //! `pysecure-rpc`, the compiled core of the Python package and the launcher all use this one implementation.
 //!
 //! Whatever is read comes from a peer that may be hostile: no length is believed before it is checked against what is there, and

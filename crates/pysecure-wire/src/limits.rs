@@ -1,4 +1,4 @@
-//! Bounds of messages (docs/rpc-protocol.md, "Limits").
+//! Bounds of messages (docs/reference/rpc-protocol.md, "Limits").
 
 use std::sync::OnceLock;
 

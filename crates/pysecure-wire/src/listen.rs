@@ -1,5 +1,5 @@
 //! What a service takes from its environment: its listening sockets (sd_listen_fds_with_names(3)), and what each caller may call
-//! (docs/rpc-protocol.md, "Finding each other").
+//! (docs/reference/rpc-protocol.md, "Finding each other").
 
 use rustix::net::{AddressFamily, SocketType};
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Messages, encoded and decoded: each kind in one place (docs/rpc-protocol.md, "Messages").
+//! Messages, encoded and decoded: each kind in one place (docs/reference/rpc-protocol.md, "Messages").
 //!
 //! A service reads with [`open_call`] and [`FromCaller::read`], a caller with [`open`] and [`FromService::read`]. Whoever makes something
 //! else of arguments and results than a [`Value`] reads with [`MessageHead`], [`CallHead`] and [`CallOptions`], and makes

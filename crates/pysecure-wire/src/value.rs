@@ -1,4 +1,4 @@
-//! Values as they cross (docs/rpc-protocol.md, "Values").
+//! Values as they cross (docs/reference/rpc-protocol.md, "Values").
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The areas of a connection (docs/rpc-protocol.md, "Large values"): the one that this end writes to, and the peer's.
+//! The areas of a connection (docs/reference/rpc-protocol.md, "Large values"): the one that this end writes to, and the peer's.
 
 use pyo3::prelude::*;
 use pysecure_wire::{IncomingArea, OutgoingArea};

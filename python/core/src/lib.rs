@@ -1,4 +1,4 @@
-//! The compiled core under the Python package `pysecure_rpc`: docs/rpc-protocol.md's wire straight to and from objects of
+//! The compiled core under the Python package `pysecure_rpc`: docs/reference/rpc-protocol.md's wire straight to and from objects of
 //! Python's, and the fast path of a call that is like most. Whatever is out of the ordinary (a stream, a coroutine, an
 //! error, a caller that does not read) is left to the Python files beside it, which do all of it without this core, too.
 //!

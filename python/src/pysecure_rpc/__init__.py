@@ -11,7 +11,7 @@
         pysecure_rpc.start_service("authsvc")
 
 In the service `authsvc` the function runs; everywhere else it is a call. Who calls is known from the socket that a call
-comes in on: see docs/rpc.md.
+comes in on: see docs/how-to/rpc.md.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ __all__ = [
 
 
 def start_service(service_name: str, **options: Any) -> None:
-    """Serves the functions with `@rpc(run_as=service_name)` until SIGTERM. Options: see `Server` and docs/rpc.md."""
+    """Serves the functions with `@rpc(run_as=service_name)` until SIGTERM. Options: see `Server` and docs/how-to/rpc.md."""
     from ._server import start_service as serve
 
     serve(service_name, **options)

@@ -1,6 +1,6 @@
 """Counts and times of each function, in a page of memory that the supervisor reads when somebody asks it.
 
-docs/rpc-protocol.md, "Figures", has the layout. Counting takes a few additions and sends nothing.
+docs/reference/rpc-protocol.md, "Figures", has the layout. Counting takes a few additions and sends nothing.
 """
 
 from __future__ import annotations

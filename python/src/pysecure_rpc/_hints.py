@@ -1,7 +1,7 @@
 """Type hints, compiled once for each function into converters of its arguments and its result.
 
 `dump` turns a value into a plain one that can cross. `load` turns a plain value that came into one of the hint's type. Both
-refuse a value of another type. docs/rpc-protocol.md defines the text of a signature and its hash.
+refuse a value of another type. docs/reference/rpc-protocol.md defines the text of a signature and its hash.
 """
 # The type of a value is unknown here until it is checked, and that of a container's items even then.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false

@@ -1,4 +1,4 @@
-"""The messages of docs/rpc-protocol.md as functions that make them and types that they are read as.
+"""The messages of docs/reference/rpc-protocol.md as functions that make them and types that they are read as.
 
 No other file knows at which place of a message an element stands.
 """

@@ -1,4 +1,4 @@
-"""MessagePack as docs/rpc-protocol.md has it: plain values to bytes and back, in plain Python. It is for where the compiled core is
+"""MessagePack as docs/reference/rpc-protocol.md has it: plain values to bytes and back, in plain Python. It is for where the compiled core is
 not, and is written to be simple.
 
 Nothing here knows of functions or hints, and nothing here can make anything but plain values. Every length is held

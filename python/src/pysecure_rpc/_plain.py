@@ -75,7 +75,7 @@ class Call(Context):
 
 
 class Counters:
-    """The numbers of the page of figures (docs/rpc-protocol.md, "Figures"), which is a memfd. Whoever counts holds a lock."""
+    """The numbers of the page of figures (docs/reference/rpc-protocol.md, "Figures"), which is a memfd. Whoever counts holds a lock."""
 
     __slots__ = ("_words",)
 

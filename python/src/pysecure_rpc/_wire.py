@@ -1,4 +1,4 @@
-"""Messages as docs/rpc-protocol.md has them, and the descriptors that go along, in plain Python; `_codec.py` says whether it is this
+"""Messages as docs/reference/rpc-protocol.md has them, and the descriptors that go along, in plain Python; `_codec.py` says whether it is this
 or the compiled core.
 
 Large bytes are sent in a memfd for each message. The core keeps one, an area, and writes to it again and again; here it is

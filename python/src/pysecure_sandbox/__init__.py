@@ -8,7 +8,7 @@
         result = sandbox.run("total(xs) / 2", api={"total": total})
         print(result.value if result.ok else result.explain())
 
-See docs/sandbox.md.
+See docs/how-to/sandbox.md.
 """
 
 from __future__ import annotations

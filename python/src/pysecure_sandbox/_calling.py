@@ -1,6 +1,6 @@
 """The sandbox's end of the shared socket: functions of the calling program, as code in the sandbox calls them.
 
-The protocol is that of docs/rpc-protocol.md; the sandbox is the caller. Several threads may call at once: whoever waits reads,
+The protocol is that of docs/reference/rpc-protocol.md; the sandbox is the caller. Several threads may call at once: whoever waits reads,
 and puts what is for another aside.
 """
 # What begins with _ is private to these packages.

@@ -281,7 +281,7 @@ impl Offer {
             let remedy = if hosts_root() {
                 "boot with cgroup_no_v1=all cgroup_enable=memory"
             } else {
-                "have systemd delegate it to users (docs/limits.md, `pysecure doctor`)"
+                "have systemd delegate it to users (docs/how-to/limits.md, `pysecure doctor`)"
             };
             (*c, refuse(why, remedy))
         };
@@ -344,7 +344,7 @@ fn base(mount: &Mount, cgroup: &str) -> Result<PathBuf, Refusal> {
     } else {
         refuse(
             format!("the cgroup {} is not this user's", own.display()),
-            "have root make a cgroup, give it to the user (docs/limits.md) and start the shell in it",
+            "have root make a cgroup, give it to the user (docs/how-to/limits.md) and start the shell in it",
         )
     })
 }

@@ -55,7 +55,7 @@ pub(super) fn weightless(offer: &Offer, resources: &LinuxResources) -> Option<Re
     let place = offer.places.iter().find(|p| p.controllers.contains(&Controller::Io))?;
     (!weighs_disks(&topmost(&place.base))).then(|| Refusal {
         why: "no disk here is shared by weight".into(),
-        remedy: "echo bfq > /sys/block/DISK/queue/scheduler, or enable io.cost.qos (docs/limits.md)".into(),
+        remedy: "echo bfq > /sys/block/DISK/queue/scheduler, or enable io.cost.qos (docs/how-to/limits.md)".into(),
     })
 }
 

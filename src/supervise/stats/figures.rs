@@ -1,4 +1,4 @@
-//! What came of the calls of services' functions: docs/rpc-protocol.md, "Figures". Each process of a service counts in a
+//! What came of the calls of services' functions: docs/reference/rpc-protocol.md, "Figures". Each process of a service counts in a
 //! page of memory of its own, which it hands over on its notify socket. A page is read when somebody asks, or once more
 //! when its process has ended; what it came to then is kept for as long as the app is up, as restarts are.
 //!

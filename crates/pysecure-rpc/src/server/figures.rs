@@ -1,4 +1,4 @@
-//! What a service counts of its functions (docs/rpc-protocol.md, "Figures").
+//! What a service counts of its functions (docs/reference/rpc-protocol.md, "Figures").
 
 use pysecure_wire::figures::{Counters, MAX_SLOTS, hand_over};
 use std::collections::HashMap;

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def describe(functions: dict[str, Function]) -> list[dict[str, Any]]:
-    """What there is to know of functions, as docs/rpc-protocol.md has it."""
+    """What there is to know of functions, as docs/reference/rpc-protocol.md has it."""
     import inspect
 
     return [
