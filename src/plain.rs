@@ -45,6 +45,14 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || number >= 0xad && HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&number))
 }
 
+/// So many of them: "1 service", "2 services".
+pub fn counted(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// As one line. Tabs stay.
 pub fn line(text: &str) -> Cow<'_, str> {
     replaced(text, |c| c == '\t')

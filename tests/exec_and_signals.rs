@@ -383,7 +383,7 @@ fn a_second_ctrl_c_kills() {
         let mut terminal = app.on_terminal(&["up"], 24, 80);
         terminal.until("ready");
         terminal.type_in("\x03");
-        terminal.until("once more to kill");
+        terminal.until("press Ctrl-C again to kill");
         terminal.type_in("\x03");
         terminal.ended();
         assert!(!running("70006"));

@@ -87,14 +87,11 @@ impl<'p> Program<'p> {
 }
 
 /// A service's program, or another in its place, with more in its environment.
-pub fn one_off(service: &Unit, command: &[String], environment: &[(&str, &str)]) -> Unit {
+pub fn one_off(service: &Unit, command: &[String], environment: Vec<(String, String)>) -> Unit {
     let mut out = service.one_off(OneOff::Run);
     if !command.is_empty() {
         out.command = command.to_vec();
     }
-    let more = environment
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    out.environment.extend(more);
+    out.environment.extend(environment);
     out
 }

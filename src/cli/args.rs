@@ -217,10 +217,10 @@ pub(crate) struct SandboxLimits {
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
     /// Seconds until it is ended [default: 30]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub wall: Option<f64>,
     /// Seconds that it may compute [default: 10]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub cpu: Option<f64>,
     /// Memory of each process, such as 256M [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
@@ -294,7 +294,7 @@ pub(crate) struct Named {
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
     /// Seconds that they may take to end, in place of each one's `stop_timeout`
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
     /// Only these services [default: all]
     pub services: Vec<String>,
@@ -347,7 +347,7 @@ pub(crate) struct Call {
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub keyword: Vec<String>,
     /// Seconds that the call may take
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
     pub service: String,
     pub function: Option<String>,
@@ -394,7 +394,7 @@ pub(crate) fn seconds(number: f64) -> std::time::Duration {
 #[derive(Debug, Args)]
 pub(crate) struct Down {
     /// Seconds that services may take to end, in place of each one's `stop_timeout`
-    #[arg(short, long, value_name = "SECONDS")]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
     /// Delete the app's data, logs and ledger as well, and give adopted files back
     #[arg(long)]
@@ -446,6 +446,8 @@ pub(crate) struct Ps {
     /// Print a list for programs
     #[arg(long)]
     pub json: bool,
+    /// Only these services [default: all]
+    pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -477,8 +479,8 @@ pub(crate) struct Exec {
     /// No terminal, even if there is one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
-    /// Set a variable
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    /// Set a variable; of KEY alone, to the value that it has here, which no list of processes shows
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
     /// Start in this directory
     #[arg(short, long, value_name = "DIR")]
@@ -499,8 +501,8 @@ pub(crate) struct Run {
     /// No terminal, even if there is one
     #[arg(short = 'T', long)]
     pub no_tty: bool,
-    /// Set a variable
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    /// Set a variable; of KEY alone, to the value that it has here, which no list of processes shows
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
     pub service: String,
     /// The program and its arguments [default: the service's own]
@@ -622,6 +624,12 @@ fn isolation() -> impl TypedValueParser<Value = Isolation> {
     let all = [Isolation::Namespaces, Isolation::Landlock];
     let names = PossibleValuesParser::new(all.map(Isolation::name));
     names.map(move |name| all.into_iter().find(|one| one.name() == name).unwrap_or_default())
+}
+
+/// A number of seconds, as it is typed.
+fn seconds_in_words(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    number.ok_or_else(|| "write a number of seconds, such as 10 or 0.5".to_owned())
 }
 
 /// How many lines; `all` of them, as docker compose has it.

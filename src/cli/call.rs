@@ -133,7 +133,10 @@ fn caller(loaded: &Loaded, service: &str, wanted: Option<&str>) -> Result<String
     match (wanted, callers.as_slice()) {
         (_, []) => Err(Failure::new(
             2,
-            format!("nobody may call `{0}`: its `callers` are empty", service),
+            format!(
+                "nobody may call `{service}`: its `callers` are empty; write `callers = {{ NAME = \"*\" }}` in [services.{service}], NAME \
+                 being the service that calls it, or `{OPERATOR}` for whoever runs this command"
+            ),
         )),
         (Some(name), _) if callers.contains(&name) => Ok(name.to_owned()),
         (Some(name), _) => Err(Failure::new(

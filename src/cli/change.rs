@@ -8,7 +8,7 @@ use super::{Done, Failure};
 use crate::app::{Difference, Loaded};
 use crate::supervise::client::Client;
 use crate::supervise::protocol::{Progress, Request};
-use crate::values::signal_number;
+use crate::values::{signal_name, signal_number};
 
 pub(super) fn start(cli: &Cli, args: &Named) -> Done {
     let services = args.services.clone();
@@ -80,7 +80,10 @@ pub(super) fn kill(cli: &Cli, args: &Kill) -> Done {
         ));
     };
     let services = args.services.clone();
-    ask(cli, &Request::Kill { services, signal })
+    let name = signal_name(signal);
+    // How the service is by then says nothing: what the signal does to it comes later.
+    let sent = |service: &str, _: &str| format!("sent {name} to {service}");
+    ask_saying(&load::read(cli)?, &Request::Kill { services, signal }, &sent)
 }
 
 fn ask(cli: &Cli, request: &Request) -> Done {
@@ -88,11 +91,16 @@ fn ask(cli: &Cli, request: &Request) -> Done {
 }
 
 fn ask_of(loaded: &Loaded, request: &Request) -> Done {
+    ask_saying(loaded, request, &|service, state| format!("{service}: {state}"))
+}
+
+/// `says`: the line for a service, of its name and what became of it.
+fn ask_saying(loaded: &Loaded, request: &Request, says: &dyn Fn(&str, &str) -> String) -> Done {
     let dirs = loaded.dirs()?;
     let mut told = Told::new(1);
     let each = |progress: Progress| {
         if let Progress::Settled { service, state } = &progress {
-            outln!("{service}: {state}");
+            outln!("{}", says(service, state));
         }
         told.hear(&progress);
     };

@@ -5,6 +5,7 @@ use super::error::{Done, Failure, shown};
 use super::load;
 use crate::app::dry_run::{self, Found};
 use crate::app::{AppError, Loaded, renamed};
+use crate::plain::counted;
 use crate::plan::Ledger;
 
 pub(super) fn run(cli: &Cli, args: &Check) -> Done {
@@ -67,11 +68,11 @@ fn for_people(loaded: &Loaded, host: Result<Found, AppError>) -> Done {
     }
     let model = &loaded.model;
     outln!(
-        "{}: {} services, {} resources, {} bundles: ok",
+        "{}: {}, {}, {}: ok",
         loaded.text.path().display(),
-        model.services.len(),
-        model.resources.len(),
-        model.bundles.len()
+        counted(model.services.len(), "service"),
+        counted(model.resources.len(), "resource"),
+        counted(model.bundles.len(), "bundle")
     );
     Ok(0)
 }

@@ -4,6 +4,7 @@
 use super::args::{Cli, Exec};
 use super::load;
 use super::terminal::{self, Relay};
+use super::variables::variables;
 use super::{Done, Failure};
 use crate::launch::join::told;
 use crate::supervise::client::Client;
@@ -17,7 +18,8 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
     let dirs = loaded.dirs()?;
     let client = Client::connect(&dirs, &loaded.model.app)?;
     let on_terminal = !args.no_tty && terminal::interactive();
-    let mut environment = args.env.clone();
+    let given = variables(&args.env)?;
+    let mut environment: Vec<String> = given.iter().map(|(key, value)| format!("{key}={value}")).collect();
     if on_terminal && let Ok(term) = std::env::var("TERM") {
         environment.push(format!("TERM={term}"));
     }

@@ -18,6 +18,10 @@ pub(super) fn run(cli: &Cli, args: &Init) -> Done {
         Some(file) => file.to_owned(),
         None => args.folder.join("pysecure.toml"),
     };
+    if cli.manifest().is_none() {
+        std::fs::create_dir_all(&args.folder)
+            .map_err(|e| Failure::failed(format!("make the folder {}: {e}", args.folder.display())))?;
+    }
     let mut file = std::fs::File::options()
         .write(true)
         .create_new(true)

@@ -60,6 +60,7 @@ mod terminal;
 mod top;
 mod unshare;
 mod up;
+mod variables;
 mod watch;
 
 use args::{Cli, Command};

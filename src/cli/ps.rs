@@ -3,14 +3,16 @@
 use super::args::{Cli, Ps};
 use super::load;
 use super::{Done, Failure, terminal};
+use crate::app::AppError;
 use crate::plain;
 use crate::supervise::client::Client;
-use crate::supervise::protocol::{SandboxStatus, ServiceStatus};
+use crate::supervise::protocol::{AppStatus, SandboxStatus, ServiceStatus};
 
 pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
     let loaded = load::read(cli)?;
     let dirs = loaded.dirs()?;
-    let status = Client::connect(&dirs, &loaded.model.app)?.status()?;
+    let mut status = Client::connect(&dirs, &loaded.model.app)?.status()?;
+    only(&mut status, &args.services)?;
     if args.json {
         outln!(
             "{}",
@@ -36,6 +38,20 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
         outln!("{}", sandboxes(&status.sandboxes));
     }
     Ok(0)
+}
+
+/// Leaves these services alone; none named: all that there is.
+fn only(status: &mut AppStatus, names: &[String]) -> Result<(), Failure> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let known = || status.services.iter().map(|s| s.service.as_str());
+    if let Some(unknown) = names.iter().find(|name| !known().any(|k| k == *name)) {
+        return Err(AppError::no_service(unknown, known()).into());
+    }
+    status.services.retain(|s| names.contains(&s.service));
+    status.sandboxes.clear();
+    Ok(())
 }
 
 fn sandboxes(all: &[SandboxStatus]) -> impl std::fmt::Display + use<> {

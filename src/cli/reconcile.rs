@@ -7,6 +7,7 @@ use super::progress::Told;
 use super::{dry_run, limits};
 use crate::app::{self, Difference, Loaded, renamed};
 use crate::host::{Dirs, Privilege};
+use crate::plain::counted;
 use crate::plan::Plan;
 use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
@@ -85,7 +86,7 @@ pub(super) fn reconcile(
     client.change(&request, |progress| told.hear(&progress), wait)?;
     match told.end() {
         0 if found.is_none() => say_up_already(app, status),
-        0 => outln!("`{app}` is up: {count} services"),
+        0 => outln!("`{app}` is up: {}", counted(count, "service")),
         code => return Ok(code),
     }
     Ok(0)
@@ -119,8 +120,8 @@ pub(super) fn follow(
 
 fn say_up_already(app: &str, status: &AppStatus) {
     outln!(
-        "`{app}` is up already: {} services, supervisor {}",
-        status.services.len(),
+        "`{app}` is up already: {}, supervisor {}",
+        counted(status.services.len(), "service"),
         status.supervisor_pid
     );
 }

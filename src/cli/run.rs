@@ -4,6 +4,7 @@
 use super::args::{Cli, Run};
 use super::load::{self, ready, with_privilege};
 use super::terminal::{self, Relay};
+use super::variables::variables;
 use super::{Done, Failure, limits};
 use crate::app::AppError;
 use crate::app::run::{Program, not_twice, one_off, service_of};
@@ -36,7 +37,7 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     }
     let service = service_of(&plan, &args.service)?;
     limits::say(std::slice::from_ref(service), false)?;
-    let one_off = one_off(service, &args.command, &variables(&args.env)?);
+    let one_off = one_off(service, &args.command, variables(&args.env)?);
     if service.writable.as_ref().is_some_and(|upper| upper.kept.is_some()) {
         errln!(
             "note: what this program writes to its root is not kept: only `{}` itself writes there",
@@ -53,14 +54,6 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     let done = accompany(&program, &running, &signals);
     program.close();
     done
-}
-
-fn variables(given: &[String]) -> Result<Vec<(&str, &str)>, Failure> {
-    let pair = |variable: &'_ String| format!("-e {variable}: write KEY=VALUE");
-    given
-        .iter()
-        .map(|v| v.split_once('=').ok_or_else(|| Failure::new(2, pair(v))))
-        .collect()
 }
 
 fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd) -> Done {

@@ -4,6 +4,7 @@ use super::error::{Done, Failure};
 use super::progress::Told;
 use super::terminal;
 use crate::launch;
+use crate::plain::counted;
 use crate::plan::Plan;
 use crate::plan::lock::Claim;
 use crate::supervise::protocol::Progress;
@@ -59,7 +60,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     }
     match told.end() {
         0 if done => {
-            outln!("`{app}` is up: {count} services");
+            outln!("`{app}` is up: {}", counted(count, "service"));
             Ok(0)
         }
         0 => Err(Failure::failed(format!(

@@ -402,7 +402,7 @@ impl App {
                         self.feed(Input::Kill);
                     } else {
                         if !stopping {
-                            self.outputs.say("\nstopping; once more to kill");
+                            self.outputs.say("\nStopping … press Ctrl-C again to kill");
                         }
                         self.feed(Input::Down { timeout: None });
                     }

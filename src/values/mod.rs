@@ -24,4 +24,4 @@ pub use perms::Perms;
 pub use probe::Question;
 pub use resource::ResourceKind;
 pub use root::Writable;
-pub use signal::signal_number;
+pub use signal::{signal_name, signal_number};

@@ -352,6 +352,9 @@ impl App {
             let mut all = process.env().clone().unwrap_or_default();
             // What it says to these is the service's own to say.
             all.retain(|v| !v.starts_with("NOTIFY_SOCKET=") && !v.starts_with("WATCHDOG_USEC="));
+            // Of two of one name, some programs take the first.
+            let named: Vec<&str> = environment.iter().filter_map(|v| v.split('=').next()).collect();
+            all.retain(|v| !v.split('=').next().is_some_and(|name| named.contains(&name)));
             all.extend(environment);
             process.set_env(Some(all));
             if let Some(directory) = directory {
