@@ -18,6 +18,7 @@ pub mod cli;
 pub mod compile;
 pub mod doctor;
 pub mod durable;
+pub mod former;
 pub mod host;
 pub mod jail;
 pub mod launch;

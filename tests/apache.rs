@@ -175,7 +175,7 @@ step() { echo "== $*"; }
 "#;
 
 #[test]
-fn the_system_s_apache_serves_zoobar_as_the_dynamic_service() {
+fn the_system_s_apache_serves_zoobar_as_the_external_service() {
     let app = clone(Mode::Root);
     let users = app.write("users.py", USERS);
     let attack = app.write(
@@ -188,14 +188,14 @@ fn the_system_s_apache_serves_zoobar_as_the_dynamic_service() {
     let between = format!(
         r#"
 /usr/bin/python3 {users} http://127.0.0.1:8083
-stat -c '%n %u %g %a' /run/pysecure-dynamic/zoobar-system/*.sock /srv/zoobar/cache /srv/zoobar/static
+stat -c '%n %u %g %a' /run/pysecure-external/zoobar-system/*.sock /srv/zoobar/cache /srv/zoobar/static
 ls /srv/zoobar/cache | grep -q jinja2 && echo "the cache is used"
 /usr/bin/python3 -c 'import glob, sqlite3
 for database in glob.glob("/var/lib/pysecure/apps/zoobar-system/resources/**/cred.db", recursive=True):
     for row in sqlite3.connect(database).execute("select password from users"): print("hash of one:", *row)'
 as() {{ id=$1; shift; setpriv --reuid "$id" --regid "$id" --clear-groups "$@"; }}
 export ZOOBAR_DB=/var/lib/pysecure/apps/zoobar-system/resources PYTHONPATH=/srv/zoobar/zoobar:/srv/zoobar/lib
-export PYSECURE_RPC_DIR=/run/pysecure-dynamic/zoobar-system PYTHONDONTWRITEBYTECODE=1
+export PYSECURE_RPC_DIR=/run/pysecure-external/zoobar-system PYTHONDONTWRITEBYTECODE=1
 as 33 /usr/bin/python3 {attack}
 as 33 touch /srv/zoobar/static/theirs || echo "static is not to be written"
 as 34 ls /srv/zoobar/cache || echo "the cache is not another's"
@@ -207,7 +207,7 @@ as 33 /usr/bin/python3 -c 'import auth; print("a login by it:", len(auth.login("
         attack = attack.display()
     );
     let gone = r#"
-test ! -e /run/pysecure-dynamic && test ! -e /srv/zoobar && echo "all is gone"
+test ! -e /run/pysecure-external && test ! -e /srv/zoobar && echo "all is gone"
 "#;
     let script = format!("{CHECK}{serve}{between}\nunset PYTHONPATH\n{away}{gone}");
     let ended = in_a_machine(&app, &script).ok();
@@ -223,7 +223,7 @@ test ! -e /run/pysecure-dynamic && test ! -e /srv/zoobar && echo "all is gone"
     says("Failed requests:        0");
     says("users were served");
     for callee in ["authsvc", "banksvc", "profilesvc"] {
-        says(&format!("/run/pysecure-dynamic/zoobar-system/{callee}.sock 33 0 600"));
+        says(&format!("/run/pysecure-external/zoobar-system/{callee}.sock 33 0 600"));
     }
     says("/srv/zoobar/cache 33 ");
     says("the cache is used");

@@ -530,14 +530,14 @@ fn an_app_that_cannot_start_stops_no_other() {
     }
 }
 
-/// A bundle's GID that the dynamic service's takes the place of is given to nobody: files may have it.
+/// A bundle's GID that the external service's takes the place of is given to nobody: files may have it.
 #[test]
 fn the_gid_that_a_bundle_had_is_given_to_nobody() {
     let with = |used: bool, more: &str| {
         format!(
-            "[app]\nname = \"formergid\"\nuid_range = [61400, 61409]\ngid_range = [61400, 61409]\ndynamic_svc_uid = 33\n\
-             dynamic_svc_gid = 33\n[resources]\nx = {{ path = \"/x/\", owner = \"rw\", bundle = \"r\" }}\n\
-             [bundles.it]\nresources = [\"x\"]\nused_by_dynamic_svc = {used}\n\
+            "[app]\nname = \"formergid\"\nuid_range = [61400, 61409]\ngid_range = [61400, 61409]\nexternal_uid = 33\n\
+             external_gid = 33\n[resources]\nx = {{ path = \"/x/\", owner = \"rw\", bundle = \"r\" }}\n\
+             [bundles.it]\nresources = [\"x\"]\nused_by_external = {used}\n\
              [services.a]\ncommand = \"true\"\nowner_resources = [\"x\"]\n[services.b]\ncommand = \"true\"\nbundle = \"it\"\n{more}"
         )
     };
@@ -556,7 +556,7 @@ fn the_gid_that_a_bundle_had_is_given_to_nobody() {
     assert_eq!(ledger["groups"]["it"].as_u64(), Some(had), "{ledger}");
     // Nor are its ids those of the app.
     app.write("pysecure.toml", with(true, "").replace("_gid = 33", "_gid = 61405"));
-    refused(app.run(&["check"]), 2, &["61405", "the dynamic service"]);
+    refused(app.run(&["check"]), 2, &["61405", "the external service"]);
     app.write("pysecure.toml", with(false, ""));
 }
 

@@ -398,12 +398,12 @@ fn neighbouring_ids_are_one_range_of_a_map() {
 }
 
 #[test]
-fn a_dynamic_service_s_ids_must_exist() {
+fn a_external_service_s_ids_must_exist() {
     let app = |mode| {
-        let dynamic = "dynamic_svc_uid = 100000\ndynamic_svc_gid = 100000";
-        let body = "command = \"true\"\nbundle = \"it\"\n[bundles.it]\nresources = [\"x\"]\nused_by_dynamic_svc = true\n\
+        let external = "external_uid = 100000\nexternal_gid = 100000";
+        let body = "command = \"true\"\nbundle = \"it\"\n[bundles.it]\nresources = [\"x\"]\nused_by_external = true\n\
                     [resources]\nx = { path = \"/data/x/\", bundle = \"r\" }";
-        App::new(mode, &manifest("beyond", dynamic, body))
+        App::new(mode, &manifest("beyond", external, body))
     };
     // Nothing in the way of the host's root.
     app(Mode::Root).ok(&["check"]);
@@ -412,7 +412,7 @@ fn a_dynamic_service_s_ids_must_exist() {
         says(
             &user.run(command),
             2,
-            &["dynamic_svc_gid 100000-100000", "up to 65536", "pysecure.toml:4:"],
+            &["external_gid 100000-100000", "up to 65536", "pysecure.toml:4:"],
         );
     }
 }

@@ -51,8 +51,8 @@ const ZOOBAR: &str = r#"
 name = "zoobar"
 uid_range = [61000, 61999]
 gid_range = [61000, 61999]
-dynamic_svc_uid = 33
-dynamic_svc_gid = 33
+external_uid = 33
+external_gid = 33
 code = { "/zoobar" = "./zoobar" }
 
 [resources]
@@ -69,11 +69,11 @@ path = "/zoobar/static"
 owner = "rw"
 bundle = "r"
 global = "rx"
-owned_by_dynamic_svc = true
+owned_by_external = true
 
 [bundles.zoobar]
 resources = ["static"]
-used_by_dynamic_svc = true
+used_by_external = true
 
 [services.authsvc]
 command = "python3 'auth file.py'"
@@ -98,16 +98,16 @@ never = ["read cred_db except authsvc", "call authsvc from profilesvc"]
 const ZOOBAR_JSON: &str = r#"{
   "app": {
     "name": "zoobar", "uid_range": [61000, 61999], "gid_range": [61000, 61999],
-    "dynamic_svc_uid": 33, "dynamic_svc_gid": 33, "code": { "/zoobar": "./zoobar" }
+    "external_uid": 33, "external_gid": 33, "code": { "/zoobar": "./zoobar" }
   },
   "resources": {
     "log": { "path": "/zoobar/log", "owner": "wr", "kind": "directory", "adopt": true, "source": "./log" },
     "cred_db": { "path": "/zoobar/db/cred/cred.db", "owner": "rw", "bundle": "", "global": "" },
     "static": {
-      "path": "/zoobar/static", "owner": "rw", "bundle": "r", "global": "rx", "owned_by_dynamic_svc": true
+      "path": "/zoobar/static", "owner": "rw", "bundle": "r", "global": "rx", "owned_by_external": true
     }
   },
-  "bundles": { "zoobar": { "resources": ["static"], "used_by_dynamic_svc": true } },
+  "bundles": { "zoobar": { "resources": ["static"], "used_by_external": true } },
   "services": {
     "authsvc": {
       "command": "python3 'auth file.py'", "directory": "/zoobar", "owner_resources": ["cred_db"],
@@ -132,7 +132,7 @@ fn every_key_is_decoded() {
         manifest.app.uid_range.as_ref().map(|range| range.value),
         Some([61000, 61999])
     );
-    assert_eq!(manifest.app.dynamic_svc_gid.as_ref().map(|id| id.value), Some(33));
+    assert_eq!(manifest.app.external_gid.as_ref().map(|id| id.value), Some(33));
     assert_eq!(manifest.app.code[0].0.value, "/zoobar");
     assert_eq!(manifest.app.code[0].1.source.value, "./zoobar");
     let (name, log) = &manifest.resources[0];
@@ -358,14 +358,14 @@ fn bad_values_get_their_own_words() {
             "write, for example, `uid_range = [60706, 61183]`",
         ),
         (
-            "[app]\ndynamic_svc_uid = -1",
-            "`dynamic_svc_uid` of `app`: no such id",
-            "write, for example, `dynamic_svc_uid = 33`",
+            "[app]\nexternal_uid = -1",
+            "`external_uid` of `app`: no such id",
+            "write, for example, `external_uid = 33`",
         ),
         (
-            "[app]\ndynamic_svc_uid = 1.5",
-            "`dynamic_svc_uid` of `app`: expected an integer, found a number with a fraction or exponent",
-            "write, for example, `dynamic_svc_uid = 33`",
+            "[app]\nexternal_uid = 1.5",
+            "`external_uid` of `app`: expected an integer, found a number with a fraction or exponent",
+            "write, for example, `external_uid = 33`",
         ),
         (
             "[resources.a]\nowner = \"rr\"",
@@ -728,7 +728,7 @@ fn schema_and_decoder_agree() {
     let good = [
         ("/app/name", json!("a-b_9")),
         ("/app/uid_range", json!([1, 4294967294u32])),
-        ("/app/dynamic_svc_uid", json!(0)),
+        ("/app/external_uid", json!(0)),
         ("/resources/log", json!({ "path": "/x" })),
         ("/resources/log/owner", json!("xwr")),
         ("/resources/log/global", json!("")),
@@ -778,9 +778,9 @@ fn schema_and_decoder_agree() {
         ("/app/uid_range", json!([0, 2])),
         ("/app/uid_range", json!([1, 4294967295u32])),
         ("/app/uid_range", json!(["1", "2"])),
-        ("/app/dynamic_svc_uid", json!(-1)),
-        ("/app/dynamic_svc_uid", json!("33")),
-        ("/app/dynamic_svc_uid", json!(1.5)),
+        ("/app/external_uid", json!(-1)),
+        ("/app/external_uid", json!("33")),
+        ("/app/external_uid", json!(1.5)),
         ("/app/code", json!(["./a"])),
         ("/app/code", json!({ "/a": ["./a"] })),
         ("/app/code", json!({ "/a": { "exclude": [] } })),
@@ -945,7 +945,7 @@ fn resource() -> impl Strategy<Value = Value> {
                 ("owner", owner),
                 ("bundle", bundle),
                 ("global", global),
-                ("owned_by_dynamic_svc", owned),
+                ("owned_by_external", owned),
                 ("adopt", adopt),
             ])
         })
@@ -1002,7 +1002,7 @@ fn service() -> impl Strategy<Value = Value> {
 
 fn manifest() -> impl Strategy<Value = Value> {
     let bundle = (maybe(proptest::collection::vec(name(), 0..3)), maybe(any::<bool>()))
-        .prop_map(|(resources, used)| object(vec![("resources", resources), ("used_by_dynamic_svc", used)]));
+        .prop_map(|(resources, used)| object(vec![("resources", resources), ("used_by_external", used)]));
     let range = (1u32..1000, 1000u32..4294967295).prop_map(|(lowest, highest)| vec![lowest, highest]);
     let app = (
         "[a-z][a-z0-9_-]{0,8}",
@@ -1014,7 +1014,7 @@ fn manifest() -> impl Strategy<Value = Value> {
             object(vec![
                 ("name", Some(name.into())),
                 ("uid_range", range),
-                ("dynamic_svc_uid", uid),
+                ("external_uid", uid),
                 ("code", code),
             ])
         });

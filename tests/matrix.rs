@@ -780,19 +780,19 @@ fn built(text: &str) -> (Model, Vec<Diagnostic>) {
 const REASONS: &str = r#"
 [app]
 name = "reasons"
-dynamic_svc_uid = 33
-dynamic_svc_gid = 33
+external_uid = 33
+external_gid = 33
 code = { "/code" = "./code" }
 [resources]
 own = { path = "/own/", owner = "rw", global = "r" }
 both = { path = "/both/", owner = "rx", bundle = "r" }
-theirs = { path = "/theirs/", owner = "rw", owned_by_dynamic_svc = true }
+theirs = { path = "/theirs/", owner = "rw", owned_by_external = true }
 none = { path = "/none/", owner = "rw" }
 [bundles.left]
 resources = ["both"]
 [bundles.right]
 resources = ["own", "both"]
-used_by_dynamic_svc = false
+used_by_external = false
 [services.a]
 command = "true"
 owner_resources = ["own", "none"]
@@ -860,10 +860,10 @@ fn each_row_leads_back_to_its_lines() {
         "b Root(Memory) key: true",
         r#"c own global: "r""#,
         r#"c code:/code global: "/code""#,
-        r#"dynamic own global: "r""#,
-        r#"dynamic theirs owner: true > "rw""#,
-        r#"dynamic code:/code global: "/code""#,
-        "dynamic HostIds key: 33",
+        r#"external own global: "r""#,
+        r#"external theirs owner: true > "rw""#,
+        r#"external code:/code global: "/code""#,
+        "external HostIds key: 33",
         "operator a key: operator",
     ];
     assert_eq!(rows, wanted, "{rows:#?}");
@@ -890,9 +890,9 @@ fn a_broken_assertion_shows_what_leads_there() {
     const HOLD: &[&str] = &[
         r#"never = ["read none except a", "write own except a", "write code:/code", "execute both except b"]"#,
         r#"never = ["call b", "call a except b, operator", "call a.three except operator", "call a from c"]"#,
-        r#"never = ["listen from c", "listen 127.0.0.1:9 except b, dynamic", "egress except a, b, dynamic"]"#,
-        r#"never = ["network app except a", "network host except b, dynamic", "runs_with_root except a", "writable except b"]"#,
-        r#"always = ["read own by a, b, c, dynamic", "execute both by b", "call a.two by b", "call a by operator"]"#,
+        r#"never = ["listen from c", "listen 127.0.0.1:9 except b, external", "egress except a, b, external"]"#,
+        r#"never = ["network app except a", "network host except b, external", "runs_with_root except a", "writable except b"]"#,
+        r#"always = ["read own by a, b, c, external", "execute both by b", "call a.two by b", "call a by operator"]"#,
         r#"always = ["listen 127.0.0.1:8080 by a", "egress by a, b", "network app by a", "runs_with_root by a", "writable by b"]"#,
     ];
     for rules in HOLD {
@@ -903,7 +903,7 @@ fn a_broken_assertion_shows_what_leads_there() {
     for (rule, message, path) in [
         (
             r#"never = ["read own except a"]"#,
-            "`b`, `c`, `dynamic` may read `own`",
+            "`b`, `c`, `external` may read `own`",
             &[r#""r""#][..],
         ),
         (
@@ -918,7 +918,7 @@ fn a_broken_assertion_shows_what_leads_there() {
         ),
         (
             r#"never = ["write theirs"]"#,
-            "`dynamic` may write `theirs`",
+            "`external` may write `theirs`",
             &["true", r#""rw""#],
         ),
         (
@@ -954,13 +954,13 @@ fn a_broken_assertion_shows_what_leads_there() {
             &[r#""host""#],
         ),
         (
-            r#"never = ["egress except a, dynamic"]"#,
+            r#"never = ["egress except a, external"]"#,
             "`b` may connect to the outside",
             &[r#""host""#],
         ),
         (
             r#"never = ["egress except a, b"]"#,
-            "`dynamic` may connect to the outside",
+            "`external` may connect to the outside",
             &["33"],
         ),
         (
@@ -969,7 +969,7 @@ fn a_broken_assertion_shows_what_leads_there() {
             &[r#""app""#],
         ),
         (
-            r#"never = ["network host except dynamic"]"#,
+            r#"never = ["network host except external"]"#,
             "`b` may use the host's network",
             &[r#""host""#],
         ),
@@ -1100,7 +1100,7 @@ fn access_shows_all_kinds_of_rows_with_their_lines() {
         assert_eq!(row("a", "publish")["port"], 81);
         assert_eq!(row("b", "network")["object"], "host");
         assert_eq!(row("b", "root")["object"], "memory");
-        assert_eq!(row("dynamic", "host-ids")["object"], serde_json::json!([33, 33]));
+        assert_eq!(row("external", "host-ids")["object"], serde_json::json!([33, 33]));
         for kind in ["egress", "root-inside"] {
             assert!(line(&row("a", kind), 0).ends_with("true"), "{kind}");
         }
@@ -1110,7 +1110,7 @@ fn access_shows_all_kinds_of_rows_with_their_lines() {
             &["b", "call", "a", "callers", "one, two"],
             &["a", "listen", "127.0.0.1:8081", "publish", "port 81 inside"],
             &["a", "be", "root inside", "runs_with_root"],
-            &["dynamic", "be", "ids of the host", "33:33"],
+            &["external", "be", "ids of the host", "33:33"],
         ] {
             let shown = table.lines().any(|l| words.iter().all(|word| l.contains(word)));
             assert!(shown, "{words:?}: {table}");

@@ -14,8 +14,8 @@ fn everything(name: &str) -> String {
         r#"
 [app]
 name = "{name}"
-dynamic_svc_uid = 33
-dynamic_svc_gid = 33
+external_uid = 33
+external_gid = 33
 code = {{ "/zoobar" = "./zoobar" }}
 
 [resources]
@@ -27,7 +27,7 @@ pinned = {{ path = "/data/letters/pinned/", owner = "rw", global = "x" }}
 dropbox = {{ path = "/data/dropbox/", owner = "rw", bundle = "w" }}
 motd = {{ path = "/data/motd.txt", source = "./motd.txt", global = "r" }}
 tools = {{ path = "/opt/tools", source = "./tools", global = "rx" }}
-static = {{ path = "/srv/static", bundle = "r", owner = "rw", owned_by_dynamic_svc = true }}
+static = {{ path = "/srv/static", bundle = "r", owner = "rw", owned_by_external = true }}
 
 [bundles.team]
 resources = ["board", "letters"]
@@ -35,7 +35,7 @@ resources = ["board", "letters"]
 resources = ["letters", "dropbox"]
 [bundles.web]
 resources = ["static"]
-used_by_dynamic_svc = true
+used_by_external = true
 
 [services.auth]
 command = ["sh", "/opt/tools/probe.sh"]

@@ -818,10 +818,10 @@ fn an_assertion_is_about_parts_that_have_another_name() {
 }
 
 #[test]
-fn the_dynamic_service_has_what_modes_on_the_host_give_it() {
+fn the_external_service_has_what_modes_on_the_host_give_it() {
     let text = manifest(
-        "overlap-dynamic",
-        "dynamic_svc_uid = 33\ndynamic_svc_gid = 33\n[resources]\nsec = { path = \"/data/sec\", source = \"./own\", owner = \"r\" }",
+        "overlap-external",
+        "external_uid = 33\nexternal_gid = 33\n[resources]\nsec = { path = \"/data/sec\", source = \"./own\", owner = \"r\" }",
         "\"sec\"",
     );
     let app = App::new(Mode::Root, &text);

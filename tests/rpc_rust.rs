@@ -47,15 +47,15 @@ const MANIFEST: &str = r#"
 [app]
 name = "rpcrust"
 rpc_largest = "2M"
-dynamic_svc_uid = 33
-dynamic_svc_gid = 33
+external_uid = 33
+external_gid = 33
 code = { "/app" = "./app", "/opt/pysecure" = "./lib", "/opt/core" = "./core" }
 
 [services.vault]
 command = ["/app/vault"]
 directory = "/app"
 ready = "notify"
-callers = { front = ["keep", "add", "reverse", "linger", "count", "doze", "kinds", "read"], py = ["keep", "add", "secret", "count", "kinds", "read"], compiled = ["add", "secret", "count", "kinds", "read"], operator = ["add", "keep"], DYNAMIC }
+callers = { front = ["keep", "add", "reverse", "linger", "count", "doze", "kinds", "read"], py = ["keep", "add", "secret", "count", "kinds", "read"], compiled = ["add", "secret", "count", "kinds", "read"], operator = ["add", "keep"], EXTERNAL }
 
 [services.other]
 command = ["/app/vault"]
@@ -173,12 +173,12 @@ pysecure_rpc.start_service("pyvault")
 
 fn app(mode: Mode) -> App {
     use std::os::unix::fs::PermissionsExt;
-    // An ordinary user can give the dynamic service nothing.
+    // An ordinary user can give the external service nothing.
     let manifest = match mode {
-        Mode::Root => MANIFEST.replace("DYNAMIC", "dynamic = [\"secret\"]"),
+        Mode::Root => MANIFEST.replace("EXTERNAL", "external = [\"secret\"]"),
         Mode::Rootless => MANIFEST
-            .replace(", DYNAMIC", "")
-            .replace("dynamic_svc", "# dynamic_svc"),
+            .replace(", EXTERNAL", "")
+            .replace("external_", "# external_"),
     };
     let app = App::new(mode, &manifest);
     let program = app.write("app/vault", std::fs::read(vault()).unwrap());
@@ -458,11 +458,11 @@ fn a_program_without_a_function_that_callers_name_says_so() {
 }
 
 #[test]
-fn the_dynamic_service_has_sockets_for_its_id_alone() {
+fn the_external_service_has_sockets_for_its_id_alone() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let app = app(Mode::Root);
     app.ok(&["up", "-d"]);
-    let socket = app.state().join("run-dynamic/rpcrust/vault.sock");
+    let socket = app.state().join("run-external/rpcrust/vault.sock");
     let found = std::fs::metadata(&socket).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (33, 0o600));
     let folder = std::fs::metadata(socket.parent().unwrap()).unwrap();
@@ -491,13 +491,13 @@ fn the_dynamic_service_has_sockets_for_its_id_alone() {
     };
     let theirs = connect("33").ok().out;
     assert!(
-        theirs.contains("dynamic") && theirs.contains("secret") && !theirs.contains("keep"),
+        theirs.contains("external") && theirs.contains("secret") && !theirs.contains("keep"),
         "{theirs}"
     );
     let another = connect("34");
     assert!(another.err.contains("PermissionError"), "{another:?}");
     app.ok(&["down"]);
-    assert!(!app.state().join("run-dynamic").exists());
+    assert!(!app.state().join("run-external").exists());
 }
 
 #[test]

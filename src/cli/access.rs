@@ -120,8 +120,8 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
         Object::RootInside => of("be", "root inside", "runs_with_root", String::new()),
         Object::HostIds => {
             let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-            let ids = format!("{}:{}", id(model.dynamic_uid), id(model.dynamic_gid));
-            of("be", "ids of the host", "dynamic_svc_uid", ids)
+            let ids = format!("{}:{}", id(model.external_uid), id(model.external_gid));
+            of("be", "ids of the host", "external_uid", ids)
         }
         Object::HostRoot(id) => of(
             "make",
@@ -227,7 +227,7 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
         Object::AppNetwork => ("network", json!("app")),
         Object::HostNetwork => ("network", json!("host")),
         Object::RootInside => ("root-inside", Value::Null),
-        Object::HostIds => ("host-ids", json!([model.dynamic_uid, model.dynamic_gid])),
+        Object::HostIds => ("host-ids", json!([model.external_uid, model.external_gid])),
         Object::HostRoot(id) => ("host-root", json!(model.resources[id].name)),
         Object::Root(writable) => ("root", json!(writable)),
         Object::Sandbox(id) => ("sandbox", json!(model.sandboxes[id].name)),

@@ -23,8 +23,8 @@ pub struct Dirs {
     pub app: PathBuf,
     /// This app's socket and OCI bundles; gone after `down`.
     pub run: PathBuf,
-    /// The sockets of the dynamic service, which runs on the host and could not pass `run`; gone after `down`.
-    pub dynamic: PathBuf,
+    /// The sockets of the external service, which runs on the host and could not pass `run`; gone after `down`.
+    pub external: PathBuf,
 }
 
 impl Dirs {
@@ -54,13 +54,13 @@ impl Dirs {
                 (state, runtime)
             }
         };
-        let dynamic = runtime.with_file_name(match runtime.file_name() {
-            Some(name) => format!("{}-dynamic", name.to_string_lossy()),
-            None => "dynamic".to_owned(),
+        let external = runtime.with_file_name(match runtime.file_name() {
+            Some(name) => format!("{}-external", name.to_string_lossy()),
+            None => "external".to_owned(),
         });
         let dirs = Dirs {
             app: state.join("apps").join(app),
-            dynamic: dynamic.join(app),
+            external: external.join(app),
             run: runtime.join(app),
             state,
         };
@@ -71,7 +71,7 @@ impl Dirs {
             dirs.state.join("apps"),
             dirs.state.join("jails"),
             runtime,
-            dynamic,
+            external,
         ] {
             check_own(&own)?;
         }

@@ -10,6 +10,7 @@ use schemars::{Schema, SchemaGenerator};
 use super::compose;
 use super::tree::{Entries, Key, Node, Tree};
 use super::{Diagnostic, Format};
+use crate::former;
 
 /// Decodes one kind of value, and describes it to those who write one.
 pub(crate) trait Codec {
@@ -166,12 +167,14 @@ impl Cx {
         (what, keys): (&str, &[&'static str]),
         table: &Place<'_>,
     ) -> Option<&'static str> {
+        let renamed = former::key(what, &key.text);
         let of_compose = compose::counterpart(what, &key.text, value);
-        let meant = nearest(&key.text, keys).filter(|_| of_compose.is_none());
-        let help = match (of_compose, meant) {
-            (Some(help), _) => help,
-            (None, Some(meant)) => format!("did you mean `{meant}`?"),
-            (None, None) => format!("{} takes: {}", table.describe(), keys.join(", ")),
+        let meant = renamed.or_else(|| nearest(&key.text, keys).filter(|_| of_compose.is_none()));
+        let help = match (renamed, of_compose, meant) {
+            (Some(new), _, _) => former::now(new),
+            (None, Some(help), _) => help,
+            (None, None, Some(meant)) => format!("did you mean `{meant}`?"),
+            (None, None, None) => format!("{} takes: {}", table.describe(), keys.join(", ")),
         };
         let message = format!("unknown key `{}` in {}", shown(&key.text), table.describe());
         self.report(

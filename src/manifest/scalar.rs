@@ -12,6 +12,7 @@ use super::shell;
 use super::tree::{Key, Node, Tree};
 use super::types::At;
 use super::{Diagnostic, Format};
+use crate::former;
 use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 
 /// No operating system interface takes a NUL within a string: it would be cut off there.
@@ -445,10 +446,12 @@ pub(super) fn word<C: Codec, T: Copy>(
         });
     }
     let known: Vec<&'static str> = words.iter().map(|(word, _)| *word).collect();
-    let help = match (compose::value(text), nearest(text, &known)) {
-        (Some(help), _) => help,
-        (None, Some(meant)) => format!("did you mean `\"{meant}\"`?"),
-        (None, None) => C::help(place, None, cx.format),
+    let renamed = former::value(text).filter(|new| known.contains(new));
+    let help = match (renamed, compose::value(text), nearest(text, &known)) {
+        (Some(new), _, _) => former::now(&format!("\"{new}\"")),
+        (None, Some(help), _) => help,
+        (None, None, Some(meant)) => format!("did you mean `\"{meant}\"`?"),
+        (None, None, None) => C::help(place, None, cx.format),
     };
     cx.report(
         Diagnostic::error(

@@ -56,9 +56,9 @@ table! {
         /// Lowest and highest GID that may be allocated. Left out: as for `uid_range`.
         pub gid_range: Option<At<[u32; 2]>> = optional { "gid_range": IdRange };
         /// UID of a service that PySecure does not start, such as a web server.
-        pub dynamic_svc_uid: Option<At<u32>> = optional { "dynamic_svc_uid": Id };
+        pub external_uid: Option<At<u32>> = optional { "external_uid": Id };
         /// GID of a service that PySecure does not start, such as a web server.
-        pub dynamic_svc_gid: Option<At<u32>> = optional { "dynamic_svc_gid": Id };
+        pub external_gid: Option<At<u32>> = optional { "external_gid": Id };
         /// Path as services see it → host path, relative to the manifest, or a table of that and what to leave out of it.
         /// Read-only for all services.
         pub code: Named<Code> = plain { "code": Map<Path, Folder> };
@@ -104,8 +104,8 @@ table! {
         pub bundle: Option<At<Perms>> = optional { "bundle": Perms };
         /// What every service of the app may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
         pub global: Option<At<Perms>> = optional { "global": Perms };
-        /// Does the dynamic service own it?
-        pub owned_by_dynamic_svc: Option<At<bool>> = optional { "owned_by_dynamic_svc": bool };
+        /// Does the external service own it?
+        pub owned_by_external: Option<At<bool>> = optional { "owned_by_external": bool };
         /// May PySecure change owner, group and mode of `source` and all below it?
         pub adopt: Option<At<bool>> = optional { "adopt": bool };
         /// May services write in `source` although it belongs to root, or lies where root runs what it finds?
@@ -119,8 +119,8 @@ table! {
     pub struct Bundle("bundle") {
         /// Names of the resources in it.
         pub resources: Vec<At<String>> = plain { "resources": List<Text> };
-        /// May the dynamic service use it?
-        pub used_by_dynamic_svc: Option<At<bool>> = optional { "used_by_dynamic_svc": bool };
+        /// May the external service use it?
+        pub used_by_external: Option<At<bool>> = optional { "used_by_external": bool };
     }
 }
 

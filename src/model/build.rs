@@ -3,9 +3,10 @@
 
 use super::source::Base;
 use super::{
-    Bundle, BundleId, BundlePlaces, DYNAMIC, Initialize, Model, OPERATOR, Places, ResourceId, SandboxId, ServiceId,
+    Bundle, BundleId, BundlePlaces, EXTERNAL, Initialize, Model, OPERATOR, Places, ResourceId, SandboxId, ServiceId,
     Subject, assert, life, matrix, nesting, network, ranges, renames, resources, sandboxes, services, shadow,
 };
+use crate::former;
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Manifest};
 use crate::values::ResourceKind;
@@ -20,8 +21,8 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
         app: manifest.app.name.value.clone(),
         uid_range: manifest.app.uid_range.as_ref().map(|r| r.value),
         gid_range: manifest.app.gid_range.as_ref().map(|r| r.value),
-        dynamic_uid: manifest.app.dynamic_svc_uid.as_ref().map(|u| u.value),
-        dynamic_gid: manifest.app.dynamic_svc_gid.as_ref().map(|g| g.value),
+        external_uid: manifest.app.external_uid.as_ref().map(|u| u.value),
+        external_gid: manifest.app.external_gid.as_ref().map(|g| g.value),
         places: places(&manifest.app),
         ..Model::default()
     };
@@ -51,8 +52,8 @@ fn places(app: &types::App) -> Places {
     let of = |range: &Option<At<[u32; 2]>>| range.as_ref().map_or_else(|| name.clone(), |r| r.span.clone());
     let id = |id: &Option<At<u32>>| id.as_ref().map_or_else(|| name.clone(), |id| id.span.clone());
     Places {
-        dynamic_uid: id(&app.dynamic_svc_uid),
-        dynamic_gid: id(&app.dynamic_svc_gid),
+        external_uid: id(&app.external_uid),
+        external_gid: id(&app.external_gid),
         uid_range: of(&app.uid_range),
         gid_range: of(&app.gid_range),
         app: name.clone(),
@@ -67,7 +68,7 @@ pub(super) struct Names<'m> {
     bundles: HashMap<&'m str, BundleId>,
     services: HashMap<&'m str, ServiceId>,
     sandboxes: HashMap<&'m str, SandboxId>,
-    dynamic: bool,
+    external: bool,
 }
 
 impl<'m> Names<'m> {
@@ -86,7 +87,7 @@ impl<'m> Names<'m> {
             bundles: index(&manifest.bundles, BundleId::new),
             services: index(&manifest.services, ServiceId::new),
             sandboxes: index(&manifest.sandboxes, SandboxId::new),
-            dynamic: manifest.app.dynamic_svc_uid.is_some(),
+            external: manifest.app.external_uid.is_some(),
         }
     }
 
@@ -114,15 +115,18 @@ impl<'m> Names<'m> {
         }
         match name {
             OPERATOR => Some(Subject::Operator),
-            DYNAMIC => self.dynamic.then_some(Subject::Dynamic),
+            EXTERNAL => self.external.then_some(Subject::External),
             _ => self.sandbox(name).map(Subject::Sandbox),
         }
     }
 
     /// The sentence for a name that nothing declares, with the nearest one that something does.
     pub(super) fn undeclared(&self, what: &str, name: &str) -> String {
-        if name == DYNAMIC && what == "service" {
-            return "`dynamic` is named, but `dynamic_svc_uid` is not set in [app]".into();
+        if name == EXTERNAL && what == "service" {
+            return "`external` is named, but `external_uid` is not set in [app]".into();
+        }
+        if let Some(new) = former::value(name).filter(|_| what == "service") {
+            return format!("there is no service `{name}`: {}", former::now(new));
         }
         let table: Vec<&str> = match what {
             "resource" => self.resources.keys().copied().collect(),
@@ -233,12 +237,12 @@ fn bundles(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Ve
             name: name.value.clone(),
             resources: members.keys().copied().collect(),
             members: Vec::new(),
-            used_by_dynamic: flag(&table.used_by_dynamic_svc),
+            used_by_external: flag(&table.used_by_external),
             span: name.span.clone(),
             places: BundlePlaces {
                 resources: members.into_values().collect(),
-                used_by_dynamic: table
-                    .used_by_dynamic_svc
+                used_by_external: table
+                    .used_by_external
                     .as_ref()
                     .map_or_else(|| name.span.clone(), |at| at.span.clone()),
             },
@@ -282,15 +286,15 @@ fn owners(model: &mut Model, manifest: &Manifest, names: &Names, found: &mut Vec
                         .other(first.span.clone(), "first claimed here")
                         .help("a file has one owner; share it through a bundle instead"),
                 );
-            } else if model.resources[resource].owner == Some(Subject::Dynamic) {
+            } else if model.resources[resource].owner == Some(Subject::External) {
                 found.push(
                     Diagnostic::error(
                         at.span.clone(),
-                        format!("resource `{}` is owned by the dynamic service as well", at.value),
+                        format!("resource `{}` is owned by the external service as well", at.value),
                     )
                     .other(
                         model.resources[resource].span.clone(),
-                        "`owned_by_dynamic_svc` is set here",
+                        "`owned_by_external` is set here",
                     )
                     .help("a file has one owner; share it through a bundle instead"),
                 );

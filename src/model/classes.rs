@@ -12,8 +12,8 @@ pub struct ByClass<'m> {
     /// Those whose members are in the bundles' class. Sorted.
     pub bundles: &'m [BundleId],
     pub perms: ClassPerms,
-    /// Of the dynamic service, whichever class it is in.
-    pub dynamic: Perms,
+    /// Of the external service, whichever class it is in.
+    pub external: Perms,
     /// Is what is made in it root's, and meant to be?
     pub as_root: bool,
 }
@@ -51,8 +51,8 @@ impl<'m> Matrix<'m> {
             owner: of.owner,
             bundles: &of.bundles,
             perms,
-            dynamic: match self.model.dynamic_uid {
-                Some(_) => self.perms(Subject::Dynamic, resource),
+            external: match self.model.external_uid {
+                Some(_) => self.perms(Subject::External, resource),
                 None => Perms::default(),
             },
             as_root: of.write_as_root,
@@ -65,11 +65,11 @@ impl<'m> Matrix<'m> {
         let of = &self.model.resources[resource];
         let bundles = || of.bundles.iter().map(|b| &self.model.bundles[*b]);
         let members = bundles().flat_map(|b| b.members.iter().map(|m| Subject::Service(*m)));
-        let dynamic = bundles().any(|b| b.used_by_dynamic).then_some(Subject::Dynamic);
+        let external = bundles().any(|b| b.used_by_external).then_some(Subject::External);
         let sandboxes = SandboxId::all(&self.model.sandboxes)
             .filter(move |id| self.model.sandboxes[*id].userdirs == Some(resource))
             .map(Subject::Sandbox);
-        of.owner.into_iter().chain(members).chain(dynamic).chain(sandboxes)
+        of.owner.into_iter().chain(members).chain(external).chain(sandboxes)
     }
 
     /// Is there something to share, some of it written, whose owner is nobody or may not read it?
@@ -97,8 +97,8 @@ impl Model {
         BundleId::all(&self.bundles).map(|b| vec![b]).chain(sets.cloned())
     }
 
-    /// Is the dynamic service a member of one of these?
-    pub fn has_dynamic(&self, bundles: &[BundleId]) -> bool {
-        bundles.iter().any(|b| self.bundles[*b].used_by_dynamic)
+    /// Is the external service a member of one of these?
+    pub fn has_external(&self, bundles: &[BundleId]) -> bool {
+        bundles.iter().any(|b| self.bundles[*b].used_by_external)
     }
 }

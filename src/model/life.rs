@@ -2,7 +2,7 @@
 //! ends. Defaults stand here, once; what only makes sense together is checked together.
 
 use super::build::Names;
-use super::{DYNAMIC, ServiceId};
+use super::{EXTERNAL, ServiceId};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Readiness};
 use crate::values::{Condition, Question, Restart, ServiceType, Start};
@@ -223,8 +223,8 @@ fn depends_on(
                 Diagnostic::error(on.span.clone(), format!("`{}` depends on itself", name.value)).help("take it out"),
             );
         } else if names.service(&on.value).is_none() {
-            let message = if on.value == DYNAMIC {
-                "the dynamic service is started by something else, so nothing can wait for it".to_owned()
+            let message = if on.value == EXTERNAL {
+                "the external service is started by something else, so nothing can wait for it".to_owned()
             } else {
                 names.undeclared("service", &on.value)
             };

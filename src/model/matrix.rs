@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub enum Subject {
     Service(ServiceId),
     /// The service that PySecure does not start.
-    Dynamic,
+    External,
     /// Whoever runs the app; calls services, and has no rights to resources.
     Operator,
     /// The script of `initialize`, which makes the first content of the resources.
@@ -266,12 +266,12 @@ impl<'m> Matrix<'m> {
     /// All that may have rights.
     pub fn subjects(self) -> impl Iterator<Item = Subject> {
         let model = self.model;
-        let dynamic = model.dynamic_uid.is_some().then_some(Subject::Dynamic);
+        let external = model.external_uid.is_some().then_some(Subject::External);
         let initializer = model.initialize.is_some().then_some(Subject::Initializer);
         let services = ServiceId::all(&model.services).map(Subject::Service);
         let sandboxes = SandboxId::all(&model.sandboxes).map(Subject::Sandbox);
         services
-            .chain(dynamic)
+            .chain(external)
             .chain([Subject::Operator])
             .chain(initializer)
             .chain(sandboxes)
@@ -303,11 +303,11 @@ impl<'m> Matrix<'m> {
         }
         let bundle = match subject {
             Subject::Service(id) => shared(&self.model.services[id].bundles, &of.bundles),
-            Subject::Dynamic => of
+            Subject::External => of
                 .bundles
                 .iter()
                 .copied()
-                .find(|b| self.model.bundles[*b].used_by_dynamic),
+                .find(|b| self.model.bundles[*b].used_by_external),
             // Whoever runs the app is no service of it.
             Subject::Operator | Subject::Initializer | Subject::Sandbox(_) => {
                 return (Perms::default(), Because::Class(Class::Global, None));
@@ -350,7 +350,7 @@ impl<'m> Matrix<'m> {
             Subject::Operator => Vec::new(),
             Subject::Sandbox(id) => model.sandboxes[id].userdirs.into_iter().collect(),
             // There is one of each at most.
-            Subject::Dynamic | Subject::Initializer => ResourceId::all(&model.resources).collect(),
+            Subject::External | Subject::Initializer => ResourceId::all(&model.resources).collect(),
             Subject::Service(id) => {
                 let of = &model.services[id];
                 let bundled = of.bundles.iter().flat_map(|b| &model.bundles[*b].resources);
@@ -496,8 +496,8 @@ impl<'m> Matrix<'m> {
         };
         let id = match subject {
             Subject::Service(id) => id,
-            Subject::Dynamic => {
-                put(Object::HostIds, &self.model.places.dynamic_uid);
+            Subject::External => {
+                put(Object::HostIds, &self.model.places.external_uid);
                 return out;
             }
             Subject::Sandbox(id) => {
@@ -621,7 +621,7 @@ impl<'m> Matrix<'m> {
                 let span = at.and_then(|at| service.places.owns.get(at)).unwrap_or(&service.span);
                 line(span, format!("`{who}` owns `{}`", of.name));
             }
-            (Class::Owner, _) => line(&of.places.owned_by_dynamic, format!("`{who}` owns `{}`", of.name)),
+            (Class::Owner, _) => line(&of.places.owned_by_external, format!("`{who}` owns `{}`", of.name)),
             (Class::Bundle, _) => {
                 let Some(bundle) = bundle else { return out };
                 let shared = &model.bundles[bundle];
@@ -632,7 +632,7 @@ impl<'m> Matrix<'m> {
                         at.and_then(|at| service.places.bundles.get(at))
                             .unwrap_or(&service.span)
                     }
-                    _ => &shared.places.used_by_dynamic,
+                    _ => &shared.places.used_by_external,
                 };
                 line(span, format!("`{who}` uses bundle `{}`", shared.name));
                 let at = shared.resources.iter().position(|r| *r == id);

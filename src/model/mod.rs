@@ -42,8 +42,8 @@ use crate::values::{Callable, Network, Perms, ResourceKind, Writable};
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// The word that stands for the dynamic service in `callers` and `[assert]`.
-pub const DYNAMIC: &str = "dynamic";
+/// The word that stands for the external service in `callers` and `[assert]`.
+pub const EXTERNAL: &str = "external";
 /// The word that stands in `callers` for whoever runs the app, with `pysecure call`.
 pub const OPERATOR: &str = "operator";
 /// The name under which the script of `initialize` runs, and has ids.
@@ -56,8 +56,8 @@ pub struct Model {
     pub app: String,
     pub uid_range: Option<[u32; 2]>,
     pub gid_range: Option<[u32; 2]>,
-    pub dynamic_uid: Option<u32>,
-    pub dynamic_gid: Option<u32>,
+    pub external_uid: Option<u32>,
+    pub external_gid: Option<u32>,
     pub resources: Vec<Resource>,
     pub bundles: Vec<Bundle>,
     pub services: Vec<Service>,
@@ -78,8 +78,8 @@ pub struct Places {
     pub app: Range<usize>,
     pub uid_range: Range<usize>,
     pub gid_range: Range<usize>,
-    pub dynamic_uid: Range<usize>,
-    pub dynamic_gid: Range<usize>,
+    pub external_uid: Range<usize>,
+    pub external_gid: Range<usize>,
 }
 
 /// What grants something is the model's own: to all others it is a row of the [`Matrix`].
@@ -124,7 +124,7 @@ pub struct ResourcePlaces {
     pub owner: Range<usize>,
     pub bundle: Range<usize>,
     pub global: Range<usize>,
-    pub owned_by_dynamic: Range<usize>,
+    pub owned_by_external: Range<usize>,
     pub write_as_root: Range<usize>,
 }
 
@@ -150,7 +150,7 @@ pub struct Bundle {
     pub name: String,
     resources: Vec<ResourceId>,
     members: Vec<ServiceId>,
-    used_by_dynamic: bool,
+    used_by_external: bool,
     /// Where the manifest declares it.
     pub span: Range<usize>,
     pub places: BundlePlaces,
@@ -161,7 +161,7 @@ pub struct Bundle {
 pub struct BundlePlaces {
     /// As [`Bundle::resources`].
     pub resources: Vec<Range<usize>>,
-    pub used_by_dynamic: Range<usize>,
+    pub used_by_external: Range<usize>,
 }
 
 /// Who may call a service, and which of its functions.
@@ -252,7 +252,7 @@ impl Model {
     pub fn subject_name(&self, subject: Subject) -> &str {
         match subject {
             Subject::Service(id) => &self.services[id].name,
-            Subject::Dynamic => DYNAMIC,
+            Subject::External => EXTERNAL,
             Subject::Operator => OPERATOR,
             Subject::Initializer => INITIALIZE,
             Subject::Sandbox(id) => &self.sandboxes[id].name,

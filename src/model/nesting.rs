@@ -144,7 +144,7 @@ fn inside(model: &Model, outer: ResourceId, inner: ResourceId, found: &mut Vec<D
     }
     let subjects = matrix.named(outer).chain(matrix.named(inner));
     let named = subjects
-        .chain((model.dynamic_uid.is_some()).then_some(Subject::Dynamic))
+        .chain((model.external_uid.is_some()).then_some(Subject::External))
         .find(|s| matrix.perms(*s, outer).write && !matrix.perms(*s, inner).write);
     let who = match named {
         Some(subject) => format!("`{}`", model.subject_name(subject)),

@@ -1,4 +1,4 @@
-//! Ranges of ids: that they suffice, and what the dynamic service's ids must be.
+//! Ranges of ids: that they suffice, and what the external service's ids must be.
 
 use super::build::reported;
 use super::{BundleId, Model, Sandbox};
@@ -28,10 +28,10 @@ pub fn ids_of(sandbox: &Sandbox) -> u32 {
 pub(super) fn check(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
     let (uids, gids) = needed_ids(model);
     let app = &manifest.app;
-    range(&app.uid_range, "uid_range", uids, &app.dynamic_svc_uid, found);
-    range(&app.gid_range, "gid_range", gids, &app.dynamic_svc_gid, found);
+    range(&app.uid_range, "uid_range", uids, &app.external_uid, found);
+    range(&app.gid_range, "gid_range", gids, &app.external_gid, found);
     alike(model, app, found);
-    dynamic(model, manifest, found);
+    external(model, manifest, found);
 }
 
 /// A run has one number as its UID and its GID, so sandboxes take numbers that are in both ranges.
@@ -55,7 +55,7 @@ fn alike(model: &Model, app: &crate::manifest::App, found: &mut Vec<Diagnostic>)
     }
 }
 
-fn range(range: &Option<At<[u32; 2]>>, key: &str, needed: u64, dynamic: &Option<At<u32>>, found: &mut Vec<Diagnostic>) {
+fn range(range: &Option<At<[u32; 2]>>, key: &str, needed: u64, external: &Option<At<u32>>, found: &mut Vec<Diagnostic>) {
     let Some(range) = range.as_ref().filter(|r| !reported(r)) else {
         return;
     };
@@ -88,64 +88,64 @@ fn range(range: &Option<At<[u32; 2]>>, key: &str, needed: u64, dynamic: &Option<
             )),
         );
     }
-    if let Some(dynamic) = dynamic.as_ref().filter(|d| (low..=high).contains(&d.value)) {
+    if let Some(external) = external.as_ref().filter(|d| (low..=high).contains(&d.value)) {
         found.push(
             Diagnostic::error(
-                dynamic.span.clone(),
-                format!("the dynamic service's id {} lies in {key}", dynamic.value),
+                external.span.clone(),
+                format!("the external service's id {} lies in {key}", external.value),
             )
             .other(range.span.clone(), "from which services get theirs")
-            .help("the dynamic service has an id of its own; move the range"),
+            .help("the external service has an id of its own; move the range"),
         );
     }
 }
 
-/// The dynamic service has one UID and one GID, and needs them for what it owns and shares.
-fn dynamic(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
+/// The external service has one UID and one GID, and needs them for what it owns and shares.
+fn external(model: &Model, manifest: &Manifest, found: &mut Vec<Diagnostic>) {
     let needs_uid = manifest
         .resources
         .iter()
-        .filter_map(|(_, r)| r.owned_by_dynamic_svc.as_ref())
+        .filter_map(|(_, r)| r.owned_by_external.as_ref())
         .find(|f| f.value);
-    if let Some(at) = needs_uid.filter(|_| model.dynamic_uid.is_none()) {
+    if let Some(at) = needs_uid.filter(|_| model.external_uid.is_none()) {
         found.push(
-            Diagnostic::error(at.span.clone(), "the dynamic service owns this, but has no UID")
-                .help("write dynamic_svc_uid in [app], such as 33 for Debian's www-data"),
+            Diagnostic::error(at.span.clone(), "the external service owns this, but has no UID")
+                .help("write external_uid in [app], such as 33 for Debian's www-data"),
         );
     }
     let used: Vec<_> = manifest
         .bundles
         .iter()
-        .filter_map(|(_, b)| b.used_by_dynamic_svc.as_ref())
+        .filter_map(|(_, b)| b.used_by_external.as_ref())
         .filter(|f| f.value)
         .collect();
-    if let (Some(at), None) = (used.first(), model.dynamic_gid) {
+    if let (Some(at), None) = (used.first(), model.external_gid) {
         found.push(
-            Diagnostic::error(at.span.clone(), "the dynamic service uses this bundle, but has no GID")
-                .help("write dynamic_svc_gid in [app], such as 33 for Debian's www-data; it becomes the bundle's GID"),
+            Diagnostic::error(at.span.clone(), "the external service uses this bundle, but has no GID")
+                .help("write external_gid in [app], such as 33 for Debian's www-data; it becomes the bundle's GID"),
         );
     }
     if let [first, second, ..] = used[..] {
         found.push(
             Diagnostic::error(
                 second.span.clone(),
-                "the dynamic service uses two bundles, but has one GID",
+                "the external service uses two bundles, but has one GID",
             )
             .other(first.span.clone(), "first here")
             .help("put the resources into one bundle"),
         );
     }
     for resource in &model.resources {
-        if resource.bundles.len() > 1 && resource.bundles.iter().any(|b| model.bundles[*b].used_by_dynamic) {
+        if resource.bundles.len() > 1 && resource.bundles.iter().any(|b| model.bundles[*b].used_by_external) {
             found.push(
                 Diagnostic::error(
                     resource.span.clone(),
                     format!(
-                        "resource `{}` is in two bundles, one of them the dynamic service's",
+                        "resource `{}` is in two bundles, one of them the external service's",
                         resource.name
                     ),
                 )
-                .label("it would need a GID that the dynamic service does not have")
+                .label("it would need a GID that the external service does not have")
                 .help("leave it in one bundle"),
             );
         }

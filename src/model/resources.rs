@@ -74,7 +74,7 @@ fn resource<'m>(
         initial: initial.map(|t| t.path),
         was: table.was.as_ref().filter(|at| !reported(at)).map(|at| at.value.clone()),
         was_at: place(&table.was, name),
-        owner: flag(&table.owned_by_dynamic_svc).then_some(Subject::Dynamic),
+        owner: flag(&table.owned_by_external).then_some(Subject::External),
         bundles: Vec::new(),
         declared: ClassPerms {
             owner: perms(&table.owner),
@@ -92,7 +92,7 @@ fn resource<'m>(
             owner: place(&table.owner, name),
             bundle: place(&table.bundle, name),
             global: place(&table.global, name),
-            owned_by_dynamic: place(&table.owned_by_dynamic_svc, name),
+            owned_by_external: place(&table.owned_by_external, name),
             write_as_root: place(&table.write_as_root, name),
         },
     };
@@ -142,7 +142,7 @@ fn code<'m>(
             owner: at(),
             bundle: at(),
             global: at(),
-            owned_by_dynamic: at(),
+            owned_by_external: at(),
             write_as_root: at(),
         },
     };

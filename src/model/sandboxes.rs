@@ -168,7 +168,7 @@ fn used_by(
     let mut users = BTreeMap::new();
     for at in table.used_by.iter().filter(|at| !reported(at)) {
         match names.service(&at.value) {
-            None if matches!(names.subject(&at.value), Some(Subject::Dynamic | Subject::Operator)) => found.push(
+            None if matches!(names.subject(&at.value), Some(Subject::External | Subject::Operator)) => found.push(
                 Diagnostic::error(
                     at.span.clone(),
                     format!(
@@ -367,7 +367,7 @@ fn below(model: &Model, id: SandboxId, resource: ResourceId, found: &mut Vec<Dia
             format!("`{}` is a file, so no directory lies below it", of.name),
             "name a directory, or write kind = \"directory\" for it".to_owned(),
         ))
-    } else if !matches!(owner.owner, Some(Subject::Service(_) | Subject::Dynamic)) {
+    } else if !matches!(owner.owner, Some(Subject::Service(_) | Subject::External)) {
         Some((
             format!(
                 "nobody owns `{}`, and runs of `{}` make files as its owner",

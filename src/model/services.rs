@@ -2,7 +2,7 @@
 
 use super::build::{Names, flag, reported};
 use super::{
-    Caller, DYNAMIC, INITIALIZE, Model, OPERATOR, Service, ServicePlaces, Subject, life, limits, logs, network, path,
+    Caller, EXTERNAL, INITIALIZE, Model, OPERATOR, Service, ServicePlaces, Subject, life, limits, logs, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Manifest};
@@ -85,7 +85,7 @@ fn service<'m>(
 pub(super) fn not_reserved(what: &str, name: &At<String>, found: &mut Vec<Diagnostic>) {
     if matches!(
         name.value.as_str(),
-        DYNAMIC | OPERATOR | INITIALIZE | "listen" | "keeper"
+        EXTERNAL | OPERATOR | INITIALIZE | "listen" | "keeper"
     ) {
         found.push(
             Diagnostic::error(name.span.clone(), format!("a {what} cannot be called `{}`", name.value))

@@ -41,7 +41,7 @@ impl Plan {
                 state: PathBuf::new(),
                 app: PathBuf::new(),
                 run: PathBuf::new(),
-                dynamic: PathBuf::new(),
+                external: PathBuf::new(),
             },
             storage: Vec::new(),
             services: Vec::new(),
@@ -87,7 +87,7 @@ pub fn draw(
     found.notes.extend(host::notes(model, of.ledger, privilege));
     let used = load(&of, templates, &mut found);
     let storage = storage::plan(&of, &mut found);
-    found.errors.extend(storage::dynamic(model, &storage));
+    found.errors.extend(storage::external(model, &storage));
     let overlaps = overlaps(&of, &storage, &used, templates, &mut found);
     let mut leaks: Vec<Leak> = Vec::new();
     let services = Services::new(of, &storage, &used, &overlaps).draw(&mut leaks, &mut found);
@@ -143,8 +143,8 @@ fn allocate(model: &Model, privilege: &Privilege, dirs: &Dirs, ledger: &mut Ledg
     let wrong = ledger.allocate(model, &siblings, privilege, &mut found.notes);
     found.errors.extend(wrong);
     if found.errors.is_empty() {
-        let dynamic = [model.dynamic_uid, model.dynamic_gid];
-        found.errors.extend(host::collisions(ledger, privilege, dynamic));
+        let external = [model.external_uid, model.external_gid];
+        found.errors.extend(host::collisions(ledger, privilege, external));
     }
 }
 

@@ -183,8 +183,8 @@ impl PlanError {
         let range = |key: &str| match key {
             "uid_range" => &model.places.uid_range,
             "gid_range" => &model.places.gid_range,
-            "dynamic_svc_uid" => &model.places.dynamic_uid,
-            _ => &model.places.dynamic_gid,
+            "external_uid" => &model.places.external_uid,
+            _ => &model.places.external_gid,
         };
         let span = match self {
             PlanError::Host(_)

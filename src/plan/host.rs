@@ -18,7 +18,7 @@ struct Claim {
 }
 
 /// Ranges that meet accounts of the host, other users' subordinate ids, or ids that do not exist here.
-pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Option<u32>; 2]) -> Vec<PlanError> {
+pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, external: [Option<u32>; 2]) -> Vec<PlanError> {
     let mut errors = Vec::new();
     let sides = [
         (
@@ -28,7 +28,7 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Optio
             "/etc/passwd",
             "/etc/subuid",
             "account",
-            ("dynamic_svc_uid", dynamic[0]),
+            ("external_uid", external[0]),
         ),
         (
             "gid_range",
@@ -37,10 +37,10 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Optio
             "/etc/group",
             "/etc/subgid",
             "group",
-            ("dynamic_svc_gid", dynamic[1]),
+            ("external_gid", external[1]),
         ),
     ];
-    for (key, range, map, accounts, subordinate, what, (dynamic_key, dynamic)) in sides {
+    for (key, range, map, accounts, subordinate, what, (external_key, external)) in sides {
         if *privilege == Privilege::OneId {
             continue;
         }
@@ -55,8 +55,8 @@ pub(super) fn collisions(ledger: &Ledger, privilege: &Privilege, dynamic: [Optio
             }
             _ => own_map,
         };
-        // What belongs to the dynamic service is given to its id as well.
-        let wanted = [(key, Some(range)), (dynamic_key, dynamic.map(|id| [id, id]))];
+        // What belongs to the external service is given to its id as well.
+        let wanted = [(key, Some(range)), (external_key, external.map(|id| [id, id]))];
         for (key, range) in wanted.into_iter().filter_map(|(key, range)| Some((key, range?))) {
             let Some(last) = first_unmapped(&map, range) else {
                 continue;
@@ -150,9 +150,9 @@ pub(super) fn notes(model: &Model, ledger: &Ledger, privilege: &Privilege) -> Ve
                 .to_owned(),
         );
     }
-    if *privilege != Privilege::Root && (model.dynamic_uid.is_some() || model.dynamic_gid.is_some()) {
+    if *privilege != Privilege::Root && (model.external_uid.is_some() || model.external_gid.is_some()) {
         notes.push(
-            "the dynamic service's ids are the host's, which an ordinary user cannot give files to: it will reach \
+            "the external service's ids are the host's, which an ordinary user cannot give files to: it will reach \
              neither its resources nor the services that it may call; only an app that root starts can give it these"
                 .to_owned(),
         );

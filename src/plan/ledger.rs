@@ -139,7 +139,7 @@ impl Ledger {
             .map(|(name, ids)| (name.as_str(), *ids))
             .chain(keeper);
         let uids = services.clone().map(|(name, ids)| (name, ids.uid));
-        // One that no range holds is the dynamic service's, and all bundles that it uses may have it.
+        // One that no range holds is the external service's, and all bundles that it uses may have it.
         let own = |gid: u32| (self.gid_range[0]..=self.gid_range[1]).contains(&gid);
         let groups = self.groups.iter().map(|(name, gid)| (name.as_str(), *gid));
         let (own, others): (Vec<_>, Vec<_>) = groups.partition(|(_, gid)| own(*gid));
@@ -288,21 +288,21 @@ impl Ledger {
         errors
     }
 
-    /// Ranges of this app's that hold an id of the dynamic service, or of another app.
+    /// Ranges of this app's that hold an id of the external service, or of another app.
     fn given_to_others(&self, model: &Model, siblings: &[Ledger]) -> Vec<PlanError> {
         type Range = fn(&Ledger) -> [u32; 2];
         let ranges: [(&'static str, Range, Option<u32>); 2] = [
-            ("uid_range", |ledger| ledger.uid_range, model.dynamic_uid),
-            ("gid_range", |ledger| ledger.gid_range, model.dynamic_gid),
+            ("uid_range", |ledger| ledger.uid_range, model.external_uid),
+            ("gid_range", |ledger| ledger.gid_range, model.external_gid),
         ];
-        let dynamic = ranges.iter().filter_map(|(key, range, dynamic)| {
+        let external = ranges.iter().filter_map(|(key, range, external)| {
             let range = range(self);
-            let id = dynamic.filter(|id| (range[0]..=range[1]).contains(id))?;
+            let id = external.filter(|id| (range[0]..=range[1]).contains(id))?;
             Some(PlanError::Taken {
                 key,
                 range,
                 id,
-                whose: "the dynamic service".to_owned(),
+                whose: "the external service".to_owned(),
             })
         });
         let apps = ranges.iter().flat_map(|(key, range, _)| {
@@ -317,7 +317,7 @@ impl Ledger {
                 theirs: range(s),
             })
         });
-        dynamic.chain(apps).collect()
+        external.chain(apps).collect()
     }
 
     /// What of the ranges is free: for UIDs, and for GIDs.
@@ -382,13 +382,13 @@ impl Ledger {
         }
         for set in model.bundle_sets() {
             let name = set_name(model, &set);
-            let dynamic = model.dynamic_gid.filter(|_| model.has_dynamic(&set));
+            let external = model.external_gid.filter(|_| model.has_external(&set));
             let range = self.gid_range[0]..=self.gid_range[1];
             let held = self.groups.get(&name).copied().filter(|gid| range.contains(gid));
             // No bundle can be called so.
             let former = format!("{name}/former");
-            match (dynamic, held) {
-                // The dynamic service has one GID, which is not ours to choose; it becomes the bundle's. Files may have the
+            match (external, held) {
+                // The external service has one GID, which is not ours to choose; it becomes the bundle's. Files may have the
                 // bundle's own yet, and it may return.
                 (Some(gid), held) => {
                     self.groups.insert(name, gid);
@@ -483,11 +483,11 @@ impl Ledger {
                 gid_range: *range,
                 ..Ledger::default()
             };
-            let dynamic = [model.dynamic_uid, model.dynamic_gid].into_iter().flatten();
+            let external = [model.external_uid, model.external_gid].into_iter().flatten();
             !siblings
                 .iter()
                 .any(|s| overlap(s.uid_range, *range) || overlap(s.gid_range, *range))
-                && !dynamic.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
+                && !external.into_iter().any(|id| (range[0]..=range[1]).contains(&id))
                 && super::host::collisions(&probe, privilege, [None; 2]).is_empty()
         });
         let no_free = |holders| PlanError::NoFreeRange {
@@ -563,11 +563,11 @@ fn from_python(manifest: &Path) -> bool {
 pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) -> Ids {
     match owner {
         Some(Subject::Service(id)) => ledger.service(&model.services[id].name),
-        Some(Subject::Dynamic) => {
-            let uid = model.dynamic_uid.unwrap_or(0);
+        Some(Subject::External) => {
+            let uid = model.external_uid.unwrap_or(0);
             Ids {
                 uid,
-                gid: model.dynamic_gid.unwrap_or(0),
+                gid: model.external_gid.unwrap_or(0),
             }
         }
         // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.

@@ -59,7 +59,7 @@ impl Unit {
             life: Life::default(),
             logs: Logs::default(),
             callers: Vec::new(),
-            dynamic_uid: None,
+            external_uid: None,
             listen: Vec::new(),
             publish: Vec::new(),
             ..self.clone()
@@ -130,7 +130,7 @@ mod tests {
         unit.resolver = "nameserver 10.0.2.3\n".into();
         unit.listen = vec![([127, 0, 0, 1], 8081).into()];
         unit.callers = vec!["caller".into()];
-        unit.dynamic_uid = Some(33);
+        unit.external_uid = Some(33);
         unit.callees = vec!["callee".into()];
         unit.life.watchdog = Some(std::time::Duration::from_secs(1));
         unit.limits.pids = Some(9);
@@ -153,7 +153,7 @@ mod tests {
                 role: Role::OneOff,
                 environment: [("OWN".to_owned(), "x".to_owned())].into(),
                 callers: Vec::new(),
-                dynamic_uid: None,
+                external_uid: None,
                 listen: Vec::new(),
                 publish: Vec::new(),
                 life: Life::default(),

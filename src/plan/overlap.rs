@@ -118,7 +118,7 @@ pub(super) fn subtrees<'t>(
     }
     // The state directory itself may hold what is others'.
     let of_all = [dirs.locks(), dirs.state.join("apps"), dirs.state.join("jails")];
-    let of_app = [&dirs.run, &dirs.dynamic].map(|d| d.parent().unwrap_or(d).to_owned());
+    let of_app = [&dirs.run, &dirs.external].map(|d| d.parent().unwrap_or(d).to_owned());
     let own: BTreeSet<PathBuf> = of_all.iter().chain(&of_app).map(|p| resolved.real(p)).collect();
     let own_name = || "PySecure's own data".to_owned();
     out.extend(

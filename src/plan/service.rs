@@ -92,9 +92,9 @@ impl<'a> Services<'a> {
                 .calls_to(id)
                 .map(|row| model.subject_name(row.subject).to_owned())
                 .collect(),
-            dynamic_uid: model
-                .dynamic_uid
-                .filter(|_| *privilege == Privilege::Root && matrix.call(Subject::Dynamic, id).is_some()),
+            external_uid: model
+                .external_uid
+                .filter(|_| *privilege == Privilege::Root && matrix.call(Subject::External, id).is_some()),
             callees: matrix
                 .calls_by(Subject::Service(id))
                 .into_iter()

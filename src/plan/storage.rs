@@ -11,7 +11,7 @@
 //!   to a file that a member made.
 //!
 //! Even where there is one owner, two kinds of users see the files as they are on disk, and get their rights by name
-//! in an ACL: the dynamic service, which has no mounts of ours, and who has a right without `r`, for a mount can
+//! in an ACL: the external service, which has no mounts of ours, and who has a right without `r`, for a mount can
 //! withhold writing and executing, but not reading.
 
 use super::context::{Context, Findings};
@@ -349,8 +349,8 @@ fn owned_by_one(model: &Model, ledger: &Ledger, rows: &ByClass<'_>) -> Ownership
     if let Some(uid) = owner.filter(|_| !rows.owner_reads()) {
         name(Who::User(uid), perms.owner);
     }
-    if let Some(uid) = model.dynamic_uid.filter(|_| rows.owner != Some(Subject::Dynamic)) {
-        name(Who::User(uid), rows.dynamic);
+    if let Some(uid) = model.external_uid.filter(|_| rows.owner != Some(Subject::External)) {
+        name(Who::User(uid), rows.external);
     }
     if !perms.bundle.read
         && let Some(gid) = ledger.group(model, rows.bundles)
@@ -536,13 +536,13 @@ pub(super) fn has_mount_point(source: &Path, point: &MountPoint) -> Result<bool,
     Ok(true)
 }
 
-/// What the dynamic service may do with a tree that stays the user's, by what modes say: it runs on the host, so nothing
+/// What the external service may do with a tree that stays the user's, by what modes say: it runs on the host, so nothing
 /// else stands between them.
-pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
-    let Some(uid) = model.dynamic_uid else {
+pub(super) fn external(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
+    let Some(uid) = model.external_uid else {
         return Vec::new();
     };
-    let gid = model.dynamic_gid;
+    let gid = model.external_gid;
     let mut out = Vec::new();
     for ((id, resource), storage) in ResourceId::all(&model.resources).zip(&model.resources).zip(storage) {
         let bits = |path: &Path| -> u32 {
@@ -556,7 +556,7 @@ pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
             };
             found.mode() >> shift & 0o7
         };
-        let granted = model.matrix().perms(Subject::Dynamic, id);
+        let granted = model.matrix().perms(Subject::External, id);
         let way = || storage.path.ancestors().skip(1).all(|a| bits(a) & 0o1 != 0);
         if storage.keeping != Keeping::Theirs || granted.read && granted.write || !way() {
             continue;
@@ -576,7 +576,7 @@ pub(super) fn dynamic(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
         let closed = if more == "write" { "o-w" } else { "o-rwx" };
         let shown = storage.path.display();
         let why = format!(
-            "the dynamic service runs on the host, where the mode of {shown} lets it {more} this, which the manifest does not"
+            "the external service runs on the host, where the mode of {shown} lets it {more} this, which the manifest does not"
         );
         let help = format!(
             "`chmod {closed} {shown}` or the group's likewise, or write adopt = true to have PySecure see to it"

@@ -86,9 +86,10 @@ pub struct Unit {
     pub listen: Vec<SocketAddr>,
     /// Who may call this one: a listening socket each.
     pub callers: Vec<String>,
-    /// The host's id of the dynamic service, if that may call this one, and files can be given to it.
-    #[serde(default)]
-    pub dynamic_uid: Option<u32>,
+    /// The host's id of the external service, if that may call this one, and files can be given to it.
+    // By the name that supervisors know which run already.
+    #[serde(default, rename = "dynamic_uid")]
+    pub external_uid: Option<u32>,
     /// Services that this one may call.
     pub callees: Vec<String>,
     /// Sandboxes that it may have code run in.
@@ -123,7 +124,7 @@ impl Unit {
             resolver: String::new(),
             listen: Vec::new(),
             callers: Vec::new(),
-            dynamic_uid: None,
+            external_uid: None,
             callees: Vec::new(),
             sandboxes: Vec::new(),
             life: Life::default(),

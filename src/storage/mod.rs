@@ -467,7 +467,7 @@ mod tests {
             state: folder.path().join("state"),
             app: folder.path().join("state/apps/a"),
             run: folder.path().join("run"),
-            dynamic: folder.path().join("dynamic"),
+            external: folder.path().join("external"),
         };
         for directory in [true, false] {
             let theirs = folder.path().join(format!("theirs-{directory}"));

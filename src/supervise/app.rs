@@ -755,8 +755,8 @@ fn clear_away(dirs: &Dirs) {
     for left in RUNTIME_FOLDERS {
         let _ = crate::walk::remove(&dirs.run.join(left));
     }
-    let _ = crate::walk::remove(&dirs.dynamic);
-    let _ = dirs.dynamic.parent().map(std::fs::remove_dir);
+    let _ = crate::walk::remove(&dirs.external);
+    let _ = dirs.external.parent().map(std::fs::remove_dir);
     let _ = std::fs::remove_dir(&dirs.run);
     // Only if no other app runs.
     let _ = dirs.run.parent().map(std::fs::remove_dir);

@@ -1,7 +1,7 @@
 import os
 
-# The sockets of the dynamic service, for www-data alone.
-os.environ["PYSECURE_RPC_DIR"] = "/run/pysecure-dynamic/zoobar-system"
+# The sockets of the external service, for www-data alone.
+os.environ["PYSECURE_RPC_DIR"] = "/run/pysecure-external/zoobar-system"
 
 from jinja2 import FileSystemBytecodeCache
 from web import app as application

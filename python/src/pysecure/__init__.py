@@ -258,9 +258,9 @@ class PySecureConfig:
         if self.gid_range is not None:
             app["gid_range"] = self.gid_range
         if self.dynamic_svc_uid is not None:
-            app["dynamic_svc_uid"] = self.dynamic_svc_uid
+            app["external_uid"] = self.dynamic_svc_uid
         if self.dynamic_svc_gid is not None:
-            app["dynamic_svc_gid"] = self.dynamic_svc_gid
+            app["external_gid"] = self.dynamic_svc_gid
         given: Mapping[str, Code] = self.code if self.code is not None else self._code(resources)
         code: dict[str, Code] = _plain(given, "app.code", self.places())
         packages = _packages()
@@ -727,7 +727,7 @@ def _resource(resource: PySecureResource) -> dict[str, Any]:
         "global": resource.global_permissions,
     }
     if resource.owned_by_dynamic_svc:
-        table["owned_by_dynamic_svc"] = True
+        table["owned_by_external"] = True
     if resource.source is not None:
         table["source"] = resource.source
     if resource.kind is not None:
@@ -748,7 +748,7 @@ def _resource(resource: PySecureResource) -> dict[str, Any]:
 def _bundle(bundle: PySecureBundle, names: Mapping[int, str]) -> dict[str, Any]:
     table: dict[str, Any] = {"resources": [names[id(r)] for r in bundle.resources]}
     if bundle.used_by_dynamic_svc:
-        table["used_by_dynamic_svc"] = True
+        table["used_by_external"] = True
     return table
 
 

@@ -338,7 +338,7 @@ mod tests {
             state: folder.to_owned(),
             app: folder.to_owned(),
             run: folder.to_owned(),
-            dynamic: folder.to_owned(),
+            external: folder.to_owned(),
         };
         let listener = UnixListener::bind(dirs.socket()).unwrap();
         let answers = move || {

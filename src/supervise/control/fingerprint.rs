@@ -61,7 +61,7 @@ impl FingerprintReader {
                     state: folder("state"),
                     app: folder("app"),
                     run: folder("run"),
-                    dynamic: folder("dynamic"),
+                    external: folder("external"),
                 },
                 ..Plan::without_data(app, privilege, templates)
             },

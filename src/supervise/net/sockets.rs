@@ -11,7 +11,7 @@
 use super::queue;
 use crate::cause::Reason;
 use crate::host::{Dirs, Privilege, make_passable, make_private};
-use crate::model::{DYNAMIC, OPERATOR};
+use crate::model::{EXTERNAL, OPERATOR};
 use crate::plan::{self, Identity, PlanError};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::collections::btree_map::Entry;
@@ -82,8 +82,8 @@ impl Sockets {
                         Owner::Service(uid, gid)
                     }
                     None if caller == OPERATOR => Owner::Operator,
-                    None => match service.dynamic_uid.filter(|_| caller == DYNAMIC) {
-                        Some(uid) => Owner::Dynamic(uid),
+                    None => match service.external_uid.filter(|_| caller == EXTERNAL) {
+                        Some(uid) => Owner::External(uid),
                         // It is a user of the host, to whom an ordinary user cannot give a socket.
                         None => continue,
                     },
@@ -432,13 +432,13 @@ enum Owner {
     Service(rustix::fs::Uid, rustix::fs::Gid),
     Operator,
     /// A user of the host.
-    Dynamic(u32),
+    External(u32),
 }
 
 /// Where the sockets of a caller lie.
 fn folder(dirs: &Dirs, caller: &str) -> PathBuf {
     match caller {
-        DYNAMIC => dirs.dynamic.clone(),
+        EXTERNAL => dirs.external.clone(),
         _ => dirs.rpc(caller),
     }
 }
@@ -462,7 +462,7 @@ fn bind_file(folder: &Path, name: &str, owner: Owner) -> Result<OwnedFd, PlanErr
     match owner {
         Owner::Operator | Owner::Nobody => make_private(folder)?,
         Owner::Service(..) => make_passable(folder)?,
-        Owner::Dynamic(_) => {
+        Owner::External(_) => {
             if let Some(above) = folder.parent() {
                 make_passable(above)?;
             }
@@ -477,7 +477,7 @@ fn bind_file(folder: &Path, name: &str, owner: Owner) -> Result<OwnedFd, PlanErr
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         match owner {
             Owner::Service(uid, gid) => rustix::fs::chown(&fresh, Some(uid), Some(gid))?,
-            Owner::Dynamic(uid) => rustix::fs::chown(&fresh, Some(rustix::fs::Uid::from_raw(uid)), None)?,
+            Owner::External(uid) => rustix::fs::chown(&fresh, Some(rustix::fs::Uid::from_raw(uid)), None)?,
             Owner::Operator | Owner::Nobody => {}
         }
         rustix::fs::chmod(&fresh, mode)?;
@@ -538,7 +538,7 @@ mod tests {
             state: place("state"),
             app: place("app"),
             run: place("run"),
-            dynamic: place("dynamic"),
+            external: place("external"),
         };
         let identity = Identity {
             uid: 61_001,
