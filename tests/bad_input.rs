@@ -70,14 +70,14 @@ fn files_that_are_no_manifest() {
 fn a_bound_of_messages_is_one_that_both_ends_can_keep() {
     let app = App::new(Mode::Root, "");
     for (size, code) in [("\"63K\"", 2), ("0", 2), ("\"2G\"", 2), ("\"64K\"", 0), ("\"1G\"", 0)] {
-        let manifest = minimal("bound", "").replace("[app]\n", &format!("[app]\nrpc_largest = {size}\n"));
+        let manifest = minimal("bound", "").replace("[app]\n", &format!("[app]\nrpc_max_message = {size}\n"));
         app.write("pysecure.toml", manifest);
         match code {
             0 => drop(app.ok(&["check"])),
             code => refused(
                 app.run(&["check"]),
                 code,
-                &["pysecure.toml:2", "rpc_largest", "write a size from \"64K\" to \"1G\""],
+                &["pysecure.toml:2", "rpc_max_message", "write a size from \"64K\" to \"1G\""],
             ),
         }
     }
@@ -942,15 +942,15 @@ command = "true"
             );
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "before\nafter\n");
         } else {
-            refused(app.run(&["check"]), 2, &["is yours", "adopt = true"]);
-            refused(app.run(&["run", "-T", "one"]), 2, &["is yours", "adopt = true"]);
-            refused(app.run(&["up", "-d"]), 2, &["adopt = true"]);
+            refused(app.run(&["check"]), 2, &["is yours", "chown = true"]);
+            refused(app.run(&["run", "-T", "one"]), 2, &["is yours", "chown = true"]);
+            refused(app.run(&["up", "-d"]), 2, &["chown = true"]);
             assert_eq!(before, state());
         }
         assert_ne!(sh(&app, "two", "ls /data/mine").code, 0);
         assert_eq!(before, state());
         // Asked for, it is done.
-        app.write("pysecure.toml", manifest(", adopt = true"));
+        app.write("pysecure.toml", manifest(", chown = true"));
         assert!(
             sh(
                 &app,
@@ -983,7 +983,7 @@ fn a_source_that_is_closed_is_refused_with_what_keeps_it_closed() {
         let found = app.run(&["check"]);
         let initial = format!("initial = \"{}\"", key.display());
         assert!(!found.err.contains("chmod"), "{}", found.err);
-        refused(found, 2, &["key.pem has mode 0600", &initial, "adopt = true"]);
+        refused(found, 2, &["key.pem has mode 0600", &initial, "chown = true"]);
         // What is told works, and leaves the file closed.
         app.write("pysecure.toml", manifest(&initial));
         assert_eq!(app.ok(&["run", "-T", "one"]).out, "secret", "{mode:?}");
@@ -1016,7 +1016,7 @@ fn a_source_that_is_closed_is_refused_with_what_keeps_it_closed() {
         refused(
             found,
             2,
-            &["mode 0750", "as every account of this host does", "adopt = true"],
+            &["mode 0750", "as every account of this host does", "chown = true"],
         );
         std::fs::set_permissions(&script, PermissionsExt::from_mode(0o644)).unwrap();
         std::fs::set_permissions(app.folder.join("code"), PermissionsExt::from_mode(0o755)).unwrap();
@@ -1032,7 +1032,7 @@ fn a_source_that_is_closed_is_refused_with_what_keeps_it_closed() {
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o400)).unwrap();
     let (uid, gid) = harness::user();
     chown(&key, Some(uid), Some(gid)).unwrap();
-    refused(app.run(&["check"]), 2, &["mode 0400", "chmod 0600", "adopt = true"]);
+    refused(app.run(&["check"]), 2, &["mode 0400", "chmod 0600", "chown = true"]);
 }
 
 #[test]

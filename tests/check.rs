@@ -422,7 +422,7 @@ fn a_source_that_cannot_be_shown_under_other_ids_is_known() {
     // sysfs has no idmapped mounts, on any kernel so far.
     let body = "command = \"true\"\nowner_resources = [\"sys\"]\n[resources.sys]\npath = \"/data/sys\"\nsource = \"/sys/class\"\nowner = \"r\"";
     let app = App::new(Mode::Root, &manifest("noidmap", "", body));
-    let remedy = "write adopt = true";
+    let remedy = "write chown = true";
     says(
         &app.run(&["check"]),
         2,

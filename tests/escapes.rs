@@ -756,13 +756,13 @@ fn a_service_makes_no_program_of_roots() {
     for command in [&["check"][..], &["up", "-d"], &["run", "-T", "web"]] {
         let refused = app.run(command);
         assert_ne!(refused.code, 0, "{refused:?}");
-        for part in ["is root's", "write_as_root = true", "adopt = true", "data = {"] {
+        for part in ["is root's", "write_as_root = true", "chown = true", "data = {"] {
             assert!(refused.err.contains(part), "{part}: {refused:?}");
         }
     }
     // Where root runs what it finds, its owner does not matter.
     for (source, folder) in [("/etc/cron.d", "/etc"), ("/usr/local", "/usr"), ("/var", "/var/")] {
-        for more in ["", ", adopt = true"] {
+        for more in ["", ", chown = true"] {
             app.write("pysecure.toml", manifest(source, more));
             let refused = app.run(&["check"]);
             assert!(

@@ -441,11 +441,11 @@ fn a_full_disk_is_said_and_the_ledger_stays_as_it_was() {
 fn shares(mode: Mode, name: &str, range: u32, bundle: &str) -> String {
     let adopted = match mode {
         Mode::Root => {
-            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", adopt = true, owner = \"rw\", bundle = \"rw\" }"
+            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", chown = true, owner = \"rw\", bundle = \"rw\" }"
         }
         // Without root, nobody's files can be shown as another's: one writer.
         Mode::Rootless => {
-            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", adopt = true, owner = \"r\", bundle = \"rw\" }"
+            "theirs = { path = \"/data/theirs/\", source = \"./theirs\", chown = true, owner = \"r\", bundle = \"rw\" }"
         }
     };
     format!(

@@ -56,7 +56,7 @@ external_gid = 33
 code = { "/zoobar" = "./zoobar" }
 
 [resources]
-log = { path = "/zoobar/log", owner = "wr", kind = "directory", adopt = true, source = "./log" }
+log = { path = "/zoobar/log", owner = "wr", kind = "directory", chown = true, source = "./log" }
 
 [resources.cred_db]
 path = "/zoobar/db/cred/cred.db"
@@ -101,7 +101,7 @@ const ZOOBAR_JSON: &str = r#"{
     "external_uid": 33, "external_gid": 33, "code": { "/zoobar": "./zoobar" }
   },
   "resources": {
-    "log": { "path": "/zoobar/log", "owner": "wr", "kind": "directory", "adopt": true, "source": "./log" },
+    "log": { "path": "/zoobar/log", "owner": "wr", "kind": "directory", "chown": true, "source": "./log" },
     "cred_db": { "path": "/zoobar/db/cred/cred.db", "owner": "rw", "bundle": "", "global": "" },
     "static": {
       "path": "/zoobar/static", "owner": "rw", "bundle": "r", "global": "rx", "owned_by_external": true
@@ -791,7 +791,7 @@ fn schema_and_decoder_agree() {
         ("/resources/log/owner", json!("rwq")),
         ("/resources/log/owner", json!(true)),
         ("/resources/log/kind", json!("fifo")),
-        ("/resources/log/adopt", json!("yes")),
+        ("/resources/log/chown", json!("yes")),
         ("/resources/log/path", json!("a\u{0}b")),
         ("/resources/a b", json!({ "path": "/x" })),
         ("/services", json!({})),
@@ -937,7 +937,7 @@ fn resource() -> impl Strategy<Value = Value> {
         maybe(any::<bool>()),
         maybe(any::<bool>()),
     )
-        .prop_map(|(path, kind, source, owner, bundle, global, owned, adopt)| {
+        .prop_map(|(path, kind, source, owner, bundle, global, owned, chown)| {
             object(vec![
                 ("path", Some(path.into())),
                 ("kind", kind),
@@ -946,7 +946,7 @@ fn resource() -> impl Strategy<Value = Value> {
                 ("bundle", bundle),
                 ("global", global),
                 ("owned_by_external", owned),
-                ("adopt", adopt),
+                ("chown", chown),
             ])
         })
 }

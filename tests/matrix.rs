@@ -327,7 +327,7 @@ fn uses() -> impl Strategy<Value = DrawnUses> {
         any::<bool>(),
         proptest::option::of(proptest::sample::select(vec![80u16, 8080])),
         any::<bool>(),
-        proptest::sample::select(vec![Writable::No, Writable::Memory, Writable::Kept]),
+        proptest::sample::select(vec![Writable::No, Writable::Memory, Writable::Persistent]),
         proptest::collection::vec(0usize..5, 0..3),
     )
 }
@@ -429,7 +429,7 @@ impl<'a> Compiled<'a> {
         let defaults: Value = serde_json::from_str(include_str!("../specs/config.json")).unwrap();
         let destination = |mount: &Value| mount["destination"].as_str().unwrap().to_owned();
         let of_all: BTreeSet<String> = defaults["mounts"].as_array().unwrap().iter().map(destination).collect();
-        let writable_root = self.has(Object::Root(Writable::Memory)) || self.has(Object::Root(Writable::Kept));
+        let writable_root = self.has(Object::Root(Writable::Memory)) || self.has(Object::Root(Writable::Persistent));
         let template = &plan.templates[&unit.rootfs];
         let brought: BTreeSet<String> = template.binds().map(|(path, _)| path.display().to_string()).collect();
         let called = !self.callers().is_empty();
@@ -479,7 +479,7 @@ impl<'a> Compiled<'a> {
         let upper = unit.writable.as_ref();
         prop_assert_eq!(
             upper.is_some_and(|u| u.kept.is_some()),
-            self.has(Object::Root(Writable::Kept))
+            self.has(Object::Root(Writable::Persistent))
         );
         let in_memory = &spec["annotations"]["org.pysecure.memory"];
         prop_assert_eq!(in_memory.is_string(), self.has(Object::Root(Writable::Memory)));

@@ -500,7 +500,7 @@ fn pysecures_own_data_is_adopted_by_nobody() {
     for mode in BOTH {
         let adopting = |source: &str| {
             let lines = format!(
-                "[resources]\nall = {{ path = \"/data/all\", source = \"{source}\", adopt = true, owner = \"r\" }}"
+                "[resources]\nall = {{ path = \"/data/all\", source = \"{source}\", chown = true, owner = \"r\" }}"
             );
             manifest("overlap-adopt", &lines, "\"all\"")
         };

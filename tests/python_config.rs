@@ -167,7 +167,7 @@ fn errors_point_at_the_file_s_lines() {
             ("", "bundles=[3]", "`bundles` has 3 in it", 4),
             ("", "owner_resources=['x']", "`owner_resources` has 'x' in it", 4),
             (", code={'/x': 5}", "", "code", 2),
-            (", rpc_largest=[1]", "", "rpc_largest", 2),
+            (", rpc_max_message=[1]", "", "rpc_max_message", 2),
             (", never=['read x from']", "", "read x from", 2),
             (", never=[5]", "", "`never` has 5 in it", 2),
         ] {

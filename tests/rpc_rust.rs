@@ -46,7 +46,7 @@ fn vault() -> &'static Path {
 const MANIFEST: &str = r#"
 [app]
 name = "rpcrust"
-rpc_largest = "2M"
+rpc_max_message = "2M"
 external_uid = 33
 external_gid = 33
 code = { "/app" = "./app", "/opt/pysecure" = "./lib", "/opt/core" = "./core" }

@@ -308,7 +308,7 @@ name = "{name}"
 [resources.tree]
 path = "/data/tree/"
 source = "./tree"
-adopt = true
+chown = true
 owner = "rwx"
 
 [services.one]

@@ -205,7 +205,7 @@ def slow(seconds: float, name: str = "slow") -> str:
 
 @rpc(run_as="one", timeout=float("inf"))
 def patient(name: str) -> float | None:
-    return pysecure_rpc.deadline()
+    return pysecure_rpc.time_remaining()
 
 
 @rpc(run_as="one")
@@ -228,7 +228,7 @@ def slow_idempotent(seconds: float) -> int:
 
 @rpc(run_as="one")
 def left() -> float | None:
-    return pysecure_rpc.deadline()
+    return pysecure_rpc.time_remaining()
 
 
 @rpc(run_as="one")

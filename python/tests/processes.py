@@ -170,7 +170,7 @@ def child_calls() -> tuple[list[str], tuple[str | None, int]]:
             rest = len(list(stream))
         except pysecure_rpc.RpcError as error:
             rest = type(error).__name__  # type: ignore[assignment]
-        return f"{who()[0]} {len(list(few()))} {rest} {pysecure_rpc.caller()} {pysecure_rpc.deadline()}"
+        return f"{who()[0]} {len(list(few()))} {rest} {pysecure_rpc.caller()} {pysecure_rpc.time_remaining()}"
 
     said = [_in_pipe(work) for _ in range(3)]
     assert list(stream) == list(range(1, 100))

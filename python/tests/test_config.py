@@ -281,14 +281,14 @@ class Original(Folder):
 
     def test_all_keys_that_a_manifest_has(self) -> None:
         data = PySecureResource(
-            "/zoobar/db/", "rw", "r", "", False, source="./db", kind="directory", exclude=["*.bak"], was="old", adopt=True,
+            "/zoobar/db/", "rw", "r", "", False, source="./db", kind="directory", exclude=["*.bak"], was="old", chown=True,
             write_as_root=True,
         )  # fmt: skip
         more = PySecureResource("/zoobar/more/", "", "rw", "", True, initial="./zoobar")
         shared, other = PySecureBundle([more], True, name="shared"), PySecureBundle([data], name="other")
         config = PySecureConfig(
             "app", (61000, 61999), (61000, 61999), 33, 33, code={"/zoobar": "./zoobar"}, initialize="./make.sh",
-            initialize_rootfs="minimal", rpc_largest="256M",
+            initialize_rootfs="minimal", rpc_max_message="256M",
         )  # fmt: skip
         config.register_services(
             [
@@ -299,9 +299,9 @@ class Original(Folder):
         manifest = config.to_dict()
         self.assertEqual(manifest["services"]["one"]["bundles"], ["shared", "other"])
         self.assertEqual(manifest["services"]["two"]["bundles"], ["shared"])
-        self.assertEqual((manifest["app"]["rpc_largest"], manifest["app"]["initialize_rootfs"]), ("256M", "minimal"))
+        self.assertEqual((manifest["app"]["rpc_max_message"], manifest["app"]["initialize_rootfs"]), ("256M", "minimal"))
         resources = manifest["resources"].values()
-        self.assertTrue(all(manifest["resources"]["zoobar_db"][key] is True for key in ("adopt", "write_as_root")))
+        self.assertTrue(all(manifest["resources"]["zoobar_db"][key] is True for key in ("chown", "write_as_root")))
         # All keys of all tables but services' and sandboxes', which take the others by keyword.
         schema = json.loads((support.HERE.parent.parent / "specs/manifest.schema.json").read_text())
 
@@ -320,7 +320,7 @@ class Original(Folder):
         for name in ("initialize", "initialize_rootfs"):
             setattr(config, name, None)
         data.source = data.was = None
-        data.adopt = data.write_as_root = False
+        data.chown = data.write_as_root = False
         data.exclude = []
         self.check(config)
 

@@ -630,7 +630,7 @@ class Share(WithServices):
     """What one caller does takes nothing of the others'."""
 
     #: Bounds that are reached soon: 8 MiB that are not read, and 16.
-    SMALL = {"PYSECURE_RPC_LARGEST": str(4 << 20)}
+    SMALL = {"PYSECURE_RPC_MAX_MESSAGE": str(4 << 20)}
 
     def test_answers_that_are_not_read_are_bounded(self) -> None:
         self.supervisor.start("one", {"web": "*", "two": "*"}, environment=self.SMALL)

@@ -90,7 +90,7 @@ class Rust(WithServices):
         peer.sock.close()
 
     def test_answers_that_are_not_read_are_bounded(self) -> None:
-        self.serve({"web": "*", "two": "*"}, environment={"PYSECURE_RPC_LARGEST": str(4 << 20)})
+        self.serve({"web": "*", "two": "*"}, environment={"PYSECURE_RPC_MAX_MESSAGE": str(4 << 20)})
         peers = [Peer(self.supervisor.raw("web", "vault")) for _ in range(8)]
         for _ in range(10):
             for peer in peers:

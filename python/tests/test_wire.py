@@ -113,7 +113,7 @@ class Hostile(unittest.TestCase):
             ("", "ok, ok, too large"),
             (str(1 << 30), "ok, ok, ok"),
         ):
-            environment = {**os.environ, "PYSECURE_RPC_LARGEST": bound}
+            environment = {**os.environ, "PYSECURE_RPC_MAX_MESSAGE": bound}
             said = subprocess.run([sys.executable, "-c", probe], env=environment, text=True, capture_output=True)
             self.assertEqual(said.stdout.strip(), expected, said.stderr)
 

@@ -85,7 +85,7 @@ def calls() -> None:
     assert_type(statement("a"), "Iterator[Decimal]")
     assert_type(here("a"), bytes)
     assert_type(pysecure_rpc.caller(), "str | None")
-    assert_type(pysecure_rpc.deadline(), "float | None")
+    assert_type(pysecure_rpc.time_remaining(), "float | None")
     assert_type(pysecure_rpc.describe("auth"), "list[dict[str, Any]]")
     with pysecure_rpc.timeout(2), pysecure_rpc.local("web"), pysecure_rpc.trace("00-0-0-00"):
         write(Fd(3))

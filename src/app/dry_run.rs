@@ -211,7 +211,7 @@ fn mounts(model: &Model, plan: &Plan, bundle: &Bundle, tried: &mut BTreeSet<Stri
         };
         let help = match &resource.source {
             Some(_) => format!(
-                "write adopt = true for `{}` to have PySecure change its owner, or move it to ext4, xfs, btrfs or tmpfs",
+                "write chown = true for `{}` to have PySecure change its owner, or move it to ext4, xfs, btrfs or tmpfs",
                 resource.name
             ),
             None => "keep the data elsewhere, by --state-dir: on ext4, xfs, btrfs or tmpfs".to_owned(),

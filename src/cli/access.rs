@@ -130,8 +130,8 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
             model.resources[id].path.clone(),
         ),
         Object::Root(writable) => {
-            let kept = if writable == Writable::Kept {
-                "kept"
+            let kept = if writable == Writable::Persistent {
+                "persistent"
             } else {
                 "in memory"
             };

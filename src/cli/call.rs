@@ -71,7 +71,7 @@ fn begin(
         Ok(())
     };
     let begun = match timeout {
-        Some(time) => pysecure_rpc::within(time, || service.begin(function, &fill)),
+        Some(time) => pysecure_rpc::timeout(time, || service.begin(function, &fill)),
         None => service.begin(function, &fill),
     };
     begun.map_err(failure)
@@ -89,7 +89,7 @@ pub(super) fn connect(cli: &Cli, service: &str, wanted: Option<&str>) -> Result<
     let caller = caller(&loaded, service, wanted)?;
     // Is it up at all? That is the first thing to say.
     Client::connect(&dirs, &loaded.model.app)?;
-    if let Some(bytes) = loaded.model.rpc_largest {
+    if let Some(bytes) = loaded.model.rpc_max_message {
         pysecure_wire::limits::set_max_bytes(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let path = dirs.rpc(&caller).join(format!("{service}.sock"));

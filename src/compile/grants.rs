@@ -63,7 +63,7 @@ pub(super) fn annotation(unit: &Unit) -> String {
     all.extend(unit.identity.root_inside.then_some(Granted::RootInside { object: () }));
     all.extend(unit.writable.as_ref().map(|upper| Granted::Root {
         object: match upper.kept {
-            Some(_) => Writable::Kept,
+            Some(_) => Writable::Persistent,
             None => Writable::Memory,
         },
     }));

@@ -79,7 +79,7 @@ const PROBES: &[Probe] = &[
     needed(Both, "mount by descriptor", "resources could not be mounted without a window for a swapped link", namespaces::mount_api),
     needed(Both, "tmpfs", "no service gets a private /tmp", namespaces::tmpfs),
     useful(Both, "overlayfs", "mount points that a read-only folder lacks must be put together entry by entry, which is slower", namespaces::overlay),
-    useful(Root, "idmapped mounts", "a folder of yours that a service writes to needs adopt = true, which changes its owner, and what services share is held by ACLs", namespaces::idmapped),
+    useful(Root, "idmapped mounts", "a folder of yours that a service writes to needs chown = true, which changes its owner, and what services share is held by ACLs", namespaces::idmapped),
     useful(Both, "terminals", "pysecure exec gives no terminal, only pipes", namespaces::terminals),
     // Who a service is.
     needed(Root, "ids", "services get no UID of their own", identities::mapped_here),

@@ -348,7 +348,7 @@ impl<'b> View<'b> {
 pub(super) fn closed(host: &Path) -> String {
     let host = serde_json::Value::from(host.to_string_lossy());
     format!(
-        "show it by a resource with initial = {host}, a copy that services alone can read, or with source = {host} and adopt = true; a \
+        "show it by a resource with initial = {host}, a copy that services alone can read, or with source = {host} and chown = true; a \
          wider mode would open it to every account of this host"
     )
 }

@@ -82,7 +82,7 @@ pub(super) fn errno_name(errno: Errno) -> String {
 fn remedy(errno: Errno, operation: &str) -> String {
     let text = match errno {
         Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL if operation.contains("idmap") => {
-            "this file system cannot show files under other ids; write adopt = true for the resource, or leave `source` out"
+            "this file system cannot show files under other ids; write chown = true for the resource, or leave `source` out"
         }
         Errno::PERM | Errno::ACCESS | Errno::NOSYS => "run `pysecure doctor` to see what this host lacks",
         Errno::NOSPC if operation.contains("namespace") || operation.contains("process") => {

@@ -499,22 +499,24 @@ impl Codec for Network {
     }
 }
 
+const WRITABLE: &[(&str, Writable)] = &[("memory", Writable::Memory), ("persistent", Writable::Persistent)];
+
 impl Codec for Writable {
     type Out = At<Writable>;
-    const EXPECTED: &'static str = "`true`, `false` or `\"kept\"`";
-    const EXAMPLE: &'static str = "true";
+    const EXPECTED: &'static str = "`\"memory\"`, `\"persistent\"` or `false`";
+    const EXAMPLE: &'static str = "\"memory\"";
 
     fn decode(tree: Tree<'_>, place: &Place<'_>, cx: &mut Cx) -> Option<At<Writable>> {
         let value = match tree.node {
             Node::Boolean(true) => Writable::Memory,
             Node::Boolean(false) => Writable::No,
-            _ => return word::<Writable, Writable>(tree, place, cx, &[("kept", Writable::Kept)]),
+            _ => return word::<Writable, Writable>(tree, place, cx, WRITABLE),
         };
         Some(At { value, span: tree.span })
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "enum": [true, false, "kept"] })
+        json_schema!({ "enum": [true, false, "memory", "persistent"] })
     }
 }
 

@@ -68,7 +68,7 @@ table! {
         /// The rootfs template that the script runs in; `host` if left out.
         pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
         /// The most bytes of one call's arguments or result, from `"64K"` to `"1G"`; `"64M"` if left out.
-        pub rpc_largest: Option<At<u64>> = optional { "rpc_largest": Size };
+        pub rpc_max_message: Option<At<u64>> = optional { "rpc_max_message": Size };
     }
 }
 
@@ -107,7 +107,7 @@ table! {
         /// Does the external service own it?
         pub owned_by_external: Option<At<bool>> = optional { "owned_by_external": bool };
         /// May PySecure change owner, group and mode of `source` and all below it?
-        pub adopt: Option<At<bool>> = optional { "adopt": bool };
+        pub chown: Option<At<bool>> = optional { "chown": bool };
         /// May services write in `source` although it belongs to root, or lies where root runs what it finds?
         /// What they make there is root's.
         pub write_as_root: Option<At<bool>> = optional { "write_as_root": bool };
@@ -141,8 +141,8 @@ table! {
         pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
         /// Name of a rootfs template; `host` if left out.
         pub rootfs: Option<At<String>> = optional { "rootfs": Text };
-        /// May it write to its jail? `true`: what it writes is in memory, and gone when it ends; `"kept"`: it is kept
-        /// with the app's data. `false` if left out.
+        /// May it write to its jail? `"memory"` (or `true`): what it writes is in memory, and gone when it ends; `"persistent"`:
+        /// it is kept with the app's data. `false` if left out.
         pub writable: Option<At<Writable>> = optional { "writable": Writable };
         /// Caller → what it may call of this service: `"*"` or a list of functions.
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };

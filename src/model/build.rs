@@ -28,7 +28,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
     };
     resources::declare(&mut model, manifest, base, &mut found);
     model.initialize = initialize(&manifest.app, base, &mut found);
-    model.rpc_largest = largest(&manifest.app, &mut found);
+    model.rpc_max_message = largest(&manifest.app, &mut found);
     services::declare(&mut model, manifest, &names, &mut found);
     bundles(&mut model, manifest, &names, &mut found);
     owners(&mut model, manifest, &names, &mut found);
@@ -203,9 +203,9 @@ fn initialize(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Opt
 
 /// Less could not hold what goes without a memfd, and more would be the memory of a whole service.
 fn largest(app: &types::App, found: &mut Vec<Diagnostic>) -> Option<u64> {
-    let at = app.rpc_largest.as_ref().filter(|at| !reported(at))?;
+    let at = app.rpc_max_message.as_ref().filter(|at| !reported(at))?;
     if !(64 << 10..=1 << 30).contains(&at.value) {
-        let text = format!("`rpc_largest` is {} bytes", at.value);
+        let text = format!("`rpc_max_message` is {} bytes", at.value);
         found.push(Diagnostic::error(at.span.clone(), text).help("write a size from \"64K\" to \"1G\""));
     }
     Some(at.value)

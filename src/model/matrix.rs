@@ -559,7 +559,7 @@ impl<'m> Matrix<'m> {
     /// Is what a service writes to its root kept?
     pub fn keeps_root(self, service: ServiceId) -> bool {
         let uses = self.uses(Subject::Service(service));
-        uses.iter().any(|row| row.object == Object::Root(Writable::Kept))
+        uses.iter().any(|row| row.object == Object::Root(Writable::Persistent))
     }
 
     /// The row of a resource as what outlives the model has it.
@@ -699,7 +699,7 @@ impl<'m> Matrix<'m> {
             Object::RootInside => "is root inside".to_owned(),
             Object::HostIds => "has ids of the host".to_owned(),
             Object::HostRoot(id) => format!("makes files of root's in `{}`", model.resources[id].name),
-            Object::Root(Writable::Kept) => "writes to its root, and that is kept".to_owned(),
+            Object::Root(Writable::Persistent) => "writes to its root, and that is kept".to_owned(),
             Object::Root(_) => "writes to its root, in memory".to_owned(),
             Object::Resource(id) => format!("has its runs' directories in `{}`", model.resources[id].name),
             Object::Sandbox(id) => format!("has code run in sandbox `{}`", model.sandboxes[id].name),
@@ -716,7 +716,7 @@ impl<'m> Matrix<'m> {
 fn first_content(of: &Resource) -> Perms {
     match of.source {
         None => Perms::ALL,
-        Some(_) if of.adopt => Perms::default(),
+        Some(_) if of.chown => Perms::default(),
         Some(_) => Perms {
             write: false,
             ..of.declared.all().into_iter().fold(Perms::default(), Perms::union)

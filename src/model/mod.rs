@@ -65,7 +65,7 @@ pub struct Model {
     /// What makes the first content of the resources.
     pub initialize: Option<Initialize>,
     /// The most bytes of one message of RPC, where the manifest says it.
-    pub rpc_largest: Option<u64>,
+    pub rpc_max_message: Option<u64>,
     pub places: Places,
     /// `[assert]`: what must never become true, and what must stay possible.
     pub assertions: Vec<assert::Assertion>,
@@ -101,7 +101,7 @@ pub struct Resource {
     bundles: Vec<BundleId>,
     /// For each class. Who is in which, the [`Matrix`] says.
     declared: ClassPerms,
-    pub adopt: bool,
+    pub chown: bool,
     /// What of `source` is left out.
     pub exclude: Exclude,
     /// Services may write in `source` even if that gives them root's rights on the host.

@@ -81,7 +81,7 @@ fn resource<'m>(
             bundle: perms(&table.bundle),
             global: perms(&table.global),
         },
-        adopt: flag(&table.adopt),
+        chown: flag(&table.chown),
         exclude: Exclude::read(&table.exclude, excludes),
         write_as_root: flag(&table.write_as_root),
         parent: None,
@@ -131,7 +131,7 @@ fn code<'m>(
             global: Perms::READ_AND_RUN,
             ..ClassPerms::default()
         },
-        adopt: false,
+        chown: false,
         exclude: Exclude::read(&folder.exclude, excludes),
         write_as_root: false,
         parent: None,
@@ -202,10 +202,10 @@ fn together(manifest: &Manifest, found: &mut Vec<Diagnostic>) {
                 .help("PySecure keeps this resource itself; take `exclude` out, or name a `source`"),
             );
         }
-        if let Some(adopt) = table.adopt.as_ref().filter(|a| a.value && table.source.is_none()) {
+        if let Some(chown) = table.chown.as_ref().filter(|a| a.value && table.source.is_none()) {
             found.push(
-                Diagnostic::error(adopt.span.clone(), format!("`{}` has no source to adopt", name.value))
-                    .help("PySecure keeps this resource itself; take `adopt` out, or name a `source`"),
+                Diagnostic::error(chown.span.clone(), format!("`{}` has no source to change the owner of", name.value))
+                    .help("PySecure keeps this resource itself; take `chown` out, or name a `source`"),
             );
         }
         if let Some(key) = table

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     Resource,
-    /// What a service has written to its root, with `writable = "kept"`.
+    /// What a service has written to its root, with `writable = "persistent"`.
     Root,
     Log,
 }

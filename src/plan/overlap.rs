@@ -331,7 +331,7 @@ impl Overlaps {
         out
     }
 
-    /// Sources that hold what is PySecure's own and are to be another's on disk, all that lies in them (`adopt`): who owns them
+    /// Sources that hold what is PySecure's own and are to be another's on disk, all that lies in them (`chown`): who owns them
     /// could change ledgers, and read other apps' data.
     pub(super) fn own_data_adopted(&self, adopted: &BTreeSet<&str>) -> Vec<PlanError> {
         let resources = self.subtrees.iter().enumerate().filter(|(_, s)| s.is_resource());

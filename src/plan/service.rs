@@ -212,7 +212,7 @@ fn upper(
     };
     Ok(Some(Upper {
         lower: Store::new(&dirs.state).private_tree(jail, identity.on_disk()),
-        kept: (root == Writable::Kept).then(|| dirs.roots().join(&service.name)),
+        kept: (root == Writable::Persistent).then(|| dirs.roots().join(&service.name)),
     }))
 }
 
@@ -351,8 +351,8 @@ fn environment(
         out.insert("WATCHDOG_USEC".into(), time.as_micros().to_string());
     }
     out.extend(service.environment.iter().cloned());
-    if let Some(bytes) = model.rpc_largest {
-        out.insert("PYSECURE_RPC_LARGEST".to_owned(), bytes.to_string());
+    if let Some(bytes) = model.rpc_max_message {
+        out.insert("PYSECURE_RPC_MAX_MESSAGE".to_owned(), bytes.to_string());
     }
     if called {
         out.insert("PYSECURE_RPC_CALLERS".to_owned(), rpc_callers(matrix, id));

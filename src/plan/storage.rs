@@ -55,7 +55,7 @@ pub struct Initial {
 pub enum Keeping {
     /// Below the app's own data; made if it is not there.
     Ours,
-    /// The user's, and given to us by `adopt = true`.
+    /// The user's, and given to us by `chown = true`.
     Adopted,
     /// The user's; nothing about it is changed.
     Theirs,
@@ -227,7 +227,7 @@ fn one(
     let resource = &of.model.resources[id];
     let rows = of.model.matrix().by_class(id);
     let (path, keeping) = match &resource.source {
-        Some(source) if resource.adopt => (source.clone(), Keeping::Adopted),
+        Some(source) if resource.chown => (source.clone(), Keeping::Adopted),
         Some(source) => (source.clone(), Keeping::Theirs),
         None => (kept_at(of.dirs, resource), Keeping::Ours),
     };
@@ -440,7 +440,7 @@ fn roots(storage: &Storage) -> Option<Reason> {
             "{shown} is root's, and so would be all that services write there, for every other program of this host"
         );
         Reason::new(why).remedy(format!(
-            "give it to another user, write adopt = true to have PySecure make it the services', {remedy}"
+            "give it to another user, write chown = true to have PySecure make it the services', {remedy}"
         ))
     })
 }
@@ -459,7 +459,7 @@ fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> R
             p.file_bits()
         }
     };
-    let adopt = "or write adopt = true to have PySecure change its owner and mode";
+    let chown = "or write chown = true to have PySecure change its owner and mode";
     let wanted = if for_all_alike {
         // The `x` of code says that its programs may be run; which of its files are programs, their own modes say.
         bits(perms.global) & if storage.directory { 0o7 } else { 0o6 }
@@ -475,7 +475,7 @@ fn theirs(rows: &ByClass<'_>, privilege: &Privilege, storage: &mut Storage) -> R
     } else if rows.writable() {
         let shown = storage.path.display();
         return Err(format!(
-            "{shown} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {adopt}"
+            "{shown} is yours, and without root it cannot be shown to a service as its own: leave `source` out, {chown}"
         )
         .into());
     } else {
@@ -497,16 +497,16 @@ fn opened(lacking: u32, wanted: u32, storage: &Storage) -> String {
     let shown = storage.path.display();
     if lacking & !0o700 == 0 {
         return format!(
-            "`chmod {wanted:04o} {shown}`, or write adopt = true to have PySecure change its owner and mode"
+            "`chmod {wanted:04o} {shown}`, or write chown = true to have PySecure change its owner and mode"
         );
     }
     match storage.resource.strip_prefix("code:") {
         Some(path) => format!(
             "services read `code` as every account of this host does; what is not for all of these is shown by a resource with \
-             path = \"{path}\", global = \"rx\" and initial = \"{shown}\", a copy that services alone can read, or with source and adopt = true"
+             path = \"{path}\", global = \"rx\" and initial = \"{shown}\", a copy that services alone can read, or with source and chown = true"
         ),
         None => format!(
-            "write initial = \"{shown}\" in place of `source` (services get a copy, which no others can read), or adopt = true to have \
+            "write initial = \"{shown}\" in place of `source` (services get a copy, which no others can read), or chown = true to have \
              PySecure make it theirs; a wider mode would open it to every account of this host"
         ),
     }
@@ -579,7 +579,7 @@ pub(super) fn external(model: &Model, storage: &[Storage]) -> Vec<PlanError> {
             "the external service runs on the host, where the mode of {shown} lets it {more} this, which the manifest does not"
         );
         let help = format!(
-            "`chmod {closed} {shown}` or the group's likewise, or write adopt = true to have PySecure see to it"
+            "`chmod {closed} {shown}` or the group's likewise, or write chown = true to have PySecure see to it"
         );
         out.push(PlanError::Resource {
             name: resource.name.clone(),

@@ -1,4 +1,4 @@
-//! Trees of the user's that PySecure was given (`adopt = true`): whose they were, and the way back.
+//! Trees of the user's that PySecure was given (`chown = true`): whose they were, and the way back.
 //!
 //! Before anything of such a tree is changed, the owner and the mode of all in it are written down, in a file of the app's
 //! folder. As long as that file is there, files may belong to the app's ids, which are then given to nobody else: the app's

@@ -2,7 +2,7 @@
 //! mode and ACL set, and a changed policy carried through to what lies there already.
 //!
 //! Works by descriptor and follows no link: services write into these trees, and this runs as root. A
-//! `source` of the user's is changed only if the manifest says `adopt`.
+//! `source` of the user's is changed only if the manifest says `chown`.
 
 pub mod adopted;
 pub mod purge;

@@ -10,5 +10,5 @@ pub enum Writable {
     #[default]
     No,
     Memory,
-    Kept,
+    Persistent,
 }

@@ -119,7 +119,7 @@ fn main() -> Result<()> {
     say("three million", longer);
     say(
         "linger",
-        pysecure_rpc::within(Duration::from_millis(20), || linger(1_000)),
+        pysecure_rpc::timeout(Duration::from_millis(20), || linger(1_000)),
     );
     say("add after a deadline", add(1, 1));
     say("counted", count(1_000).and_then(|all| all.sum::<Result<u64>>()));
@@ -129,10 +129,10 @@ fn main() -> Result<()> {
     );
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let runtime = tokio::runtime::Runtime::new().map_err(|e| Error::raise("OSError", e.to_string()))?;
-    say("dozed", pysecure_rpc::traced(trace, || runtime.block_on(doze(1))));
+    say("dozed", pysecure_rpc::trace(trace, || runtime.block_on(doze(1))));
     say(
         "dozes",
-        pysecure_rpc::within(Duration::from_millis(20), || runtime.block_on(doze(u32::MAX.into()))),
+        pysecure_rpc::timeout(Duration::from_millis(20), || runtime.block_on(doze(u32::MAX.into()))),
     );
     let time = Time {
         hour: 23,

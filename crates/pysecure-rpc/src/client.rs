@@ -39,7 +39,7 @@ fn connect(callee: &str) -> Result<Connection, Error> {
     let mut attempt = 0;
     loop {
         match Connection::open(callee, &path(callee)) {
-            Err(Error::Lost { ran: false, .. }) if attempt < CONNECTS => {
+            Err(Error::ConnectionLost { ran: false, .. }) if attempt < CONNECTS => {
                 attempt += 1;
                 std::thread::sleep(moment(attempt));
             }
@@ -134,12 +134,12 @@ impl Pending {
             };
             match &error {
                 // It ended between the last call and this one.
-                Error::Lost { ran: false, .. } if reused => {}
+                Error::ConnectionLost { ran: false, .. } if reused => {}
                 Error::Remote { class, ran: false, .. } if class == "pysecure.GoingAway" && turned < TURNED_AWAY => {
                     turned += 1;
                     std::thread::sleep(moment(turned));
                 }
-                Error::Lost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => repeats += 1,
+                Error::ConnectionLost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => repeats += 1,
                 // What it answered, it answered whole.
                 Error::Remote { .. } => {
                     keep(connection);

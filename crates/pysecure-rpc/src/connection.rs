@@ -50,7 +50,7 @@ impl Connection {
     pub fn open(callee: &str, path: &Path) -> Result<Connection, Error> {
         for attempt in 0..GREETINGS - 1 {
             match Connection::greeted(callee, path) {
-                Err(Error::Lost { .. }) => std::thread::sleep(Duration::from_millis(10 << attempt)),
+                Err(Error::ConnectionLost { .. }) => std::thread::sleep(Duration::from_millis(10 << attempt)),
                 other => return other,
             }
         }
@@ -88,7 +88,7 @@ impl Connection {
             FromService::Hello(hello) => self.functions = hello.functions.into_iter().collect(),
             // It was accepted, and then the service ended.
             FromService::GoAway(_) => {
-                return Err(Error::Lost {
+                return Err(Error::ConnectionLost {
                     callee: self.callee.clone(),
                     ran: false,
                 });

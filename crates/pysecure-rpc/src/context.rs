@@ -38,7 +38,8 @@ pub fn traceparent() -> Option<String> {
 }
 
 /// Has the calls that `body` makes in this thread carry a W3C trace context.
-pub fn traced<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T {
+#[doc(alias = "traced")]
+pub fn trace<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T {
     let context = Context {
         traceparent: Some(traceparent.into()),
         ..Context::current()
@@ -47,7 +48,8 @@ pub fn traced<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T 
 }
 
 /// Has the calls that `body` makes in this thread end within `time`; a nearer deadline stays.
-pub fn within<T>(time: Duration, body: impl FnOnce() -> T) -> T {
+#[doc(alias = "within")]
+pub fn timeout<T>(time: Duration, body: impl FnOnce() -> T) -> T {
     let mut context = Context::current();
     let ours = Instant::now().checked_add(time);
     context.deadline = [ours, context.deadline].into_iter().flatten().min();

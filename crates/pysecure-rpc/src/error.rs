@@ -14,7 +14,8 @@ pub enum Error {
     NotGranted(String),
     /// The connection ended before the answer. `ran` is false only if the function was certainly not entered.
     #[error("call `{callee}`: the service ended before it answered{}", if *.ran { "; the call may have run" } else { "" })]
-    Lost {
+    #[doc(alias = "Lost")]
+    ConnectionLost {
         /// The service.
         callee: String,
         /// May the function have run?
@@ -97,7 +98,7 @@ impl Error {
             Error::NotGranted(_) => "PermissionError",
             Error::Deadline { .. } => "pysecure.DeadlineExceeded",
             Error::Type(_) => "TypeError",
-            Error::Lost { .. } | Error::Io { .. } => "ConnectionError",
+            Error::ConnectionLost { .. } | Error::Io { .. } => "ConnectionError",
             _ => "RuntimeError",
         }
     }
@@ -122,7 +123,7 @@ impl Error {
     pub(crate) fn socket(callee: &str, error: SocketError, ran: bool) -> Error {
         let callee = callee.to_owned();
         match error {
-            SocketError::Ended => Error::Lost { callee, ran },
+            SocketError::Ended => Error::ConnectionLost { callee, ran },
             SocketError::Io(errno) => Error::Io {
                 callee,
                 cause: errno.into(),

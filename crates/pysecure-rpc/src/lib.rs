@@ -40,7 +40,7 @@ mod types;
 
 pub use client::{Known, call};
 pub use connection::{Answer, Connection, Fill};
-pub use context::{traced, traceparent, within};
+pub use context::{timeout, trace, traceparent};
 pub use decode::from_value;
 pub use encode::to_value;
 pub use error::{Error, Result};

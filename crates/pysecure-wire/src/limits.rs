@@ -22,10 +22,10 @@ pub const MAX_CREDIT: u64 = 1 << 31;
 pub const NO_DEADLINE: u64 = 1_000_000_000_000;
 
 /// The most bytes of a message: all large values together, and a message by LARGE. It is as the app's manifest says, in
-/// `PYSECURE_RPC_LARGEST`, or 64 MiB.
+/// `PYSECURE_RPC_MAX_MESSAGE`, or 64 MiB.
 pub fn max_bytes() -> usize {
     *MAX_BYTES.get_or_init(|| {
-        let set = std::env::var("PYSECURE_RPC_LARGEST").ok();
+        let set = std::env::var("PYSECURE_RPC_MAX_MESSAGE").ok();
         set.and_then(|bytes| bytes.parse().ok()).unwrap_or(64 << 20)
     })
 }

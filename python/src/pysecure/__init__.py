@@ -70,7 +70,7 @@ class PySecureResource:
 
     If the code holds something at this path already, the resource is that: the original if no service may write it, else a copy.
     `source` (a path of the host) and `initial` (a path that is copied once) name its content explicitly. With `initial=""` it begins
-    empty. `was` is the path or name that it had before; its data stays with it. `adopt`: PySecure may change owner, group and mode of
+    empty. `was` is the path or name that it had before; its data stays with it. `chown`: PySecure may change owner, group and mode of
     `source`. `write_as_root`: services may write in `source` although it is root's.
     """
 
@@ -88,7 +88,7 @@ class PySecureResource:
         initial: str | None = None,
         exclude: Sequence[str] = (),
         was: str | None = None,
-        adopt: bool = False,
+        chown: bool = False,
         write_as_root: bool = False,
     ) -> None:
         for label, permissions in (
@@ -111,7 +111,7 @@ class PySecureResource:
         self.initial = initial
         self.exclude: list[str] = _all("exclude", exclude, str)
         self.was = None if was is None else _text("was", was)
-        self.adopt = adopt
+        self.chown = chown
         self.write_as_root = write_as_root
         self._made = _place()
 
@@ -192,7 +192,7 @@ class PySecureConfig:
     """The configuration of an application: a manifest in the making.
 
     `uid_range` and `gid_range` are the lowest and highest id to give out. `None` is a free range of the host, chosen once.
-    `initialize` is a script that makes the first content, and `initialize_rootfs` the root that it runs in. `rpc_largest` is the
+    `initialize` is a script that makes the first content, and `initialize_rootfs` the root that it runs in. `rpc_max_message` is the
     most bytes of one call, such as "256M".
     """
 
@@ -209,7 +209,7 @@ class PySecureConfig:
         always: Iterable[str] = (),
         initialize: str | None = None,
         initialize_rootfs: str | None = None,
-        rpc_largest: int | str | None = None,
+        rpc_max_message: int | str | None = None,
     ) -> None:
         self.app_name = _text("app_name", app_name)
         self.uid_range = uid_range
@@ -221,7 +221,7 @@ class PySecureConfig:
         self.always: list[str] = _all("always", always, str)
         self.initialize = initialize
         self.initialize_rootfs = initialize_rootfs
-        self.rpc_largest = rpc_largest
+        self.rpc_max_message = rpc_max_message
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
         self.services: list[PySecureService] = []
@@ -275,8 +275,8 @@ class PySecureConfig:
             app["initialize"] = initialize
         if self.initialize_rootfs is not None:
             app["initialize_rootfs"] = self.initialize_rootfs
-        if self.rpc_largest is not None:
-            app["rpc_largest"] = self.rpc_largest
+        if self.rpc_max_message is not None:
+            app["rpc_max_message"] = self.rpc_max_message
         manifest: dict[str, Any] = {"app": app}
         if resources:
             manifest["resources"] = {resource_names[id(r)]: self._resource(r, code) for r in resources}
@@ -736,8 +736,8 @@ def _resource(resource: PySecureResource) -> dict[str, Any]:
         table["initial"] = resource.initial
     if resource.exclude:
         table["exclude"] = resource.exclude
-    if resource.adopt:
-        table["adopt"] = True
+    if resource.chown:
+        table["chown"] = True
     if resource.write_as_root:
         table["write_as_root"] = True
     if resource.was is not None:

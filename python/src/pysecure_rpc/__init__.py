@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from ._context import bounded, caller, cancelled, deadline, deadline_here, local_caller, traceparent, traceparent_here, until
+from ._context import bounded, caller, cancelled, deadline_here, local_caller, time_remaining, traceparent, traceparent_here, until
 from ._decorator import rpc
 from ._errors import (
     Busy,
@@ -71,12 +71,12 @@ __all__ = [
     "__version__",
     "caller",
     "cancelled",
-    "deadline",
     "describe",
     "local",
     "register_error",
     "rpc",
     "start_service",
+    "time_remaining",
     "timeout",
     "trace",
     "traceparent",
@@ -138,4 +138,7 @@ def __getattr__(name: str) -> Any:
         from . import _server
 
         return getattr(_server, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Names of before version 1, for one release.
+    new = {"deadline": "time_remaining"}.get(name)
+    told = f": it is called {new!r} now" if new else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{told}")

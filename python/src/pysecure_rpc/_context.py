@@ -52,7 +52,7 @@ def cancelled() -> bool:
     return current is not None and current.cancelled
 
 
-def deadline() -> float | None:
+def time_remaining() -> float | None:
     """Seconds left for what runs here; None if there is no end."""
     from time import monotonic
 

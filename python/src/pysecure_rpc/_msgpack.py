@@ -20,7 +20,7 @@ from ._errors import ProtocolError, TooLarge
 from ._values import Fd, Member
 
 #: The most bytes of a message, as the app's manifest says.
-MAX_LARGE = int(os.environ.get("PYSECURE_RPC_LARGEST") or 64 * 1024 * 1024)
+MAX_LARGE = int(os.environ.get("PYSECURE_RPC_MAX_MESSAGE") or 64 * 1024 * 1024)
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000
 #: More bytes than this go through a memfd, where there can be one.

@@ -9,7 +9,7 @@ BACKLOG_BYTES, BACKLOG_MESSAGES = 1 << 20, 256
 #: Calls that one connection may have open.
 OPEN_CALLS = 256
 #: The most bytes of a message, as the app's manifest says.
-LARGEST = int(os.environ.get("PYSECURE_RPC_LARGEST") or 64 << 20)
+LARGEST = int(os.environ.get("PYSECURE_RPC_MAX_MESSAGE") or 64 << 20)
 #: What a caller has not read yet, and what its open calls brought, in bytes: with so much its calls are refused, and with so much
 #: nothing is added to it.
 MUCH, TOO_MUCH = max(2 * LARGEST, 8 << 20), max(4 * LARGEST, 16 << 20)
