@@ -126,7 +126,7 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 fn start(folder: &Path) {
     let of = |rootfs: &str| -> Bundle {
         let text = format!(
-            "[app]\nname = \"bench-{rootfs}\"\n[services.t]\ncommand = [\"/usr/bin/python3\", \"-S\", \"-c\", \"\"]\nrootfs = \"{rootfs}\"\n"
+            "[app]\nname = \"bench-{rootfs}\"\n[services.t]\ncommand = [\"/usr/bin/python3\", \"-S\", \"-c\", \"\"]\njail = \"{rootfs}\"\n"
         );
         std::fs::write(folder.join("pysecure.toml"), text).unwrap();
         must(&mut pysecure(folder, &["run", "-T", "t"]));
@@ -168,7 +168,7 @@ fn start(folder: &Path) {
         "start to exit of `python3 -S -c \"\"` in the python jail",
         "ms",
         ours,
-        ("rootfs = \"host\"", theirs),
+        ("jail = \"host\"", theirs),
         1.1,
     );
 }

@@ -190,7 +190,7 @@ impl Bench {
     fn inside_a_supervisor(&self) {
         let (plan, bundle) = self.planned("one");
         let bundles = self.folder.join("bundles");
-        must(&mut self.pysecure("one", &["compile", "-o", bundles.to_str().unwrap()]));
+        must(&mut self.pysecure("one", &["spec", "-o", bundles.to_str().unwrap()]));
         let ops = self.folder.join("ops");
         std::fs::write(&ops, operations(&bundle)).unwrap();
         let null = std::fs::File::options()
@@ -291,7 +291,7 @@ impl Bench {
         };
         self.write("idle", "[services.t]\ncommand = \"/app/idle\"\n");
         let bundles = self.folder.join("idle-bundles");
-        must(&mut self.pysecure("idle", &["compile", "-o", bundles.to_str().unwrap()]));
+        must(&mut self.pysecure("idle", &["spec", "-o", bundles.to_str().unwrap()]));
         let crun = self.crun_series(
             "for i in $(seq 100); do crun run -d c$$-$i </dev/null >/dev/null 2>&1; done",
             "idle-bundles/t",

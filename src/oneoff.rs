@@ -1,6 +1,6 @@
 //! What is run once, without a supervisor: compiled, launched and waited for.
 //!
-//! `run`, the script of `initialize`, `jail trace`, `cp` of a stopped service and the sandbox of a configuration come
+//! `run`, the setup script, `jail trace`, `cp` of a stopped service and the sandbox of a configuration come
 //! here with a unit; what a service's place is taken for, and what is lost with that, is
 //! [`plan::OneOff`](crate::plan::OneOff)'s to say.
 

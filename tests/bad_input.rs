@@ -77,7 +77,11 @@ fn a_bound_of_messages_is_one_that_both_ends_can_keep() {
             code => refused(
                 app.run(&["check"]),
                 code,
-                &["pysecure.toml:2", "rpc_max_message", "write a size from \"64K\" to \"1G\""],
+                &[
+                    "pysecure.toml:2",
+                    "rpc_max_message",
+                    "write a size from \"64K\" to \"1G\"",
+                ],
             ),
         }
     }

@@ -140,13 +140,13 @@ fn what_is_left_out_is_so_in_bundles_for_other_runtimes() {
     let once = manifest.replace("; exec sleep infinity", "");
     app.write("pysecure.toml", once);
     // An overlay's layers may not lie in one another.
-    let inside = app.run(&["compile", "-o", "bundles"]);
+    let inside = app.run(&["spec", "-o", "bundles"]);
     assert!(
         inside.code == 1 && inside.err.contains("name a folder outside"),
         "{inside:?}"
     );
     let folder = tempfile::tempdir().unwrap();
-    app.ok(&["compile", "-o", folder.path().to_str().unwrap()]);
+    app.ok(&["spec", "-o", folder.path().to_str().unwrap()]);
     let bundle = folder.path().join("one");
     for program in ["crun", "runc"] {
         let ended = Container::run(program, &bundle).ended();

@@ -454,7 +454,7 @@ fn shares(mode: Mode, name: &str, range: u32, bundle: &str) -> String {
 name = "{name}"
 uid_range = [{range}, {last}]
 gid_range = [{range}, {last}]
-initialize = "init.sh"
+setup = "init.sh"
 [resources]
 shared = {{ path = "/data/shared/", owner = "rw", bundle = "{bundle}" }}
 inner = {{ path = "/data/shared/sub/inner/", owner = "rw", bundle = "{bundle}" }}
@@ -512,7 +512,7 @@ fn depth_is_no_reason_to_fail() {
         assert!(listed.contains("\"name\": \"shared\""), "{listed}");
         app.ok(&["down"]);
         // A copy of all there is, and back.
-        app.ok(&["init-resources"]);
+        app.ok(&["setup"]);
         app.ok(&["up", "-d"]);
         assert_eq!(seen("owns"), "here True\n");
         app.ok(&["down"]);
@@ -575,7 +575,7 @@ fn what_a_killed_supervisor_leaves_of_a_root_that_can_be_written_to_goes_by_down
     for mode in BOTH {
         let manifest = "[app]\nname = \"killedroot\"\nuid_range = [41740, 41749]\ngid_range = [41740, 41749]\n\
                         [services.web]\ncommand = [\"sh\", \"-c\", \"mkdir -p /var/made; sleep 1000 & wait\"]\n\
-                        rootfs = \"minimal\"\nwritable = true\n";
+                        jail = \"minimal\"\nwritable = true\n";
         let app = App::new(mode, manifest);
         app.ok(&["up", "-d"]);
         kill(app.supervisor());
@@ -653,7 +653,7 @@ fn a_build_and_a_copy_that_find_the_disk_full_leave_it_as_it_was() {
             std::fs::write(host.path().join(number.to_string()), vec![number; 10_000]).unwrap();
         }
         let recipe = format!("paths = [\"{}\"]\n", host.path().display());
-        app.write("rootfs-templates/big.toml", recipe);
+        app.write("jails/big.toml", recipe);
         let small = Small::mount(&app);
         app.ok(&["up", "-d"]);
         app.sh("owns", "head -c 150000 /dev/zero >/data/shared/big").ok();
@@ -662,7 +662,7 @@ fn a_build_and_a_copy_that_find_the_disk_full_leave_it_as_it_was() {
             let size = nix::sys::statvfs::statvfs(&app.state()).unwrap();
             size.blocks_available() as usize * size.fragment_size() as usize
         };
-        for command in [&["jail", "build", "big"][..], &["init-resources"]] {
+        for command in [&["jail", "build", "big"][..], &["setup"]] {
             let before = free();
             let failed = app.run(command);
             assert_ne!(failed.code, 0, "{failed:?}");

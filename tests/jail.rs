@@ -17,11 +17,11 @@ name = "{name}"
 data = {{ path = "/srv/data", owner = "rw" }}
 [services.small]
 command = ["sh", "-c", "echo small; exec sleep infinity"]
-rootfs = "minimal"
+jail = "minimal"
 [services.snake]
 command = ["python3", "-c", "import json, sqlite3, ssl, time; open('/srv/data/x', 'w'); print(ssl.OPENSSL_VERSION, flush=True); time.sleep(1e6)"]
 owner_resources = ["data"]
-rootfs = "python"
+jail = "python"
 "#
     )
 }
@@ -33,7 +33,7 @@ fn with(mode: Mode, name: &str, recipes: &[(&str, &str)]) -> App {
         &format!("[app]\nname = \"{name}\"\n[services.a]\ncommand = \"true\"\n"),
     );
     for (recipe, text) in recipes {
-        app.write(&format!("rootfs-templates/{recipe}.toml"), text);
+        app.write(&format!("jails/{recipe}.toml"), text);
     }
     app
 }
@@ -102,14 +102,14 @@ fn another_runtime_runs_the_same_jail() {
 name = "jailcrun"
 [services.small]
 command = ["sh", "-c", "ls /usr; touch /usr/x || echo held"]
-rootfs = "minimal"
+jail = "minimal"
 [services.snake]
 command = ["python3", "-c", "import ssl, os; print(os.listdir('/usr/lib'), os.path.exists('/usr/bin/perl'))"]
-rootfs = "python"
+jail = "python"
 "#,
     );
     let out = app.folder.join("bundles");
-    app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    app.ok(&["spec", "-o", out.to_str().unwrap()]);
     for (service, wanted) in [("small", "bin\nheld"), ("snake", "False")] {
         let id = format!("pysecure-jail-{}-{service}", std::process::id());
         let bundle = out.join(service);
@@ -275,7 +275,7 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
         ("leaves", "holds `..`"),
         ("reserved", "choose another path"),
         ("mixed", "not both"),
-        ("unknown", "there is no such template"),
+        ("unknown", "there is no such jail"),
         ("key", "unknown field"),
         ("broken", "broken program"),
         ("loop", "lead in a circle"),
@@ -296,7 +296,7 @@ fn a_list_of_the_original_is_read_as_it_is() {
         "jail_resources.txt",
         "# programs\n/usr/bin/env\nnginx\n\n/usr/lib/python3*/json\n",
     );
-    app.ok(&["jail", "build", "--from", "jail_resources.txt"]);
+    app.ok(&["jail", "build", "--list", "jail_resources.txt"]);
     let why = app.ok(&["jail", "why", "/usr/lib/x86_64-linux-gnu/libssl.so.3"]).out;
     assert!(why.contains("/usr/sbin/nginx needs it"), "{why}");
     let by_link = app.ok(&["jail", "why", "/lib/x86_64-linux-gnu/libssl.so.3"]).out;
@@ -340,12 +340,12 @@ name = "jailwrite"
 data = {{ path = "/srv/data", owner = "rw" }}
 [services.own]
 command = ["sh", "-c", "echo runs; exec sleep infinity"]
-rootfs = "minimal"
+jail = "minimal"
 writable = {kind}
 owner_resources = ["data"]
 [services.other]
 command = ["sh", "-c", "echo runs; exec sleep infinity"]
-rootfs = "minimal"
+jail = "minimal"
 "#
         )
     };
@@ -422,14 +422,14 @@ name = "jailkinds"
 code = { "/conf" = "./conf" }
 [services.node]
 command = ["node", "-e", "console.log('node', require('crypto').createHash('md5').update('x').digest('hex')); setInterval(() => 0, 1e6)"]
-rootfs = "node"
+jail = "node"
 [services.nginx]
 command = ["nginx", "-c", "/conf/nginx.conf", "-e", "stderr"]
-rootfs = "nginx"
+jail = "nginx"
 ready = { http = "http://127.0.0.1:8081/hello.txt" }
 [services.apache]
 command = ["apache2", "-X", "-f", "/conf/apache.conf"]
-rootfs = "apache"
+jail = "apache"
 ready = { http = "http://127.0.0.1:8080/hello.txt" }
 "#;
     for mode in BOTH {
@@ -471,12 +471,12 @@ fn packages_and_a_virtual_environment() {
 name = "jailvenv"
 [services.snake]
 command = ["greet"]
-rootfs = "mine"
+jail = "mine"
 "#;
     for mode in BOTH {
         let app = App::new(mode, manifest);
         app.write(
-            "rootfs-templates/mine.toml",
+            "jails/mine.toml",
             "extends = \"python\"\npackages = [\"media-types\"]\nrequirements = \"requirements.txt\"\n",
         );
         app.write("requirements.txt", "./greeter-1.0-py3-none-any.whl\n");
@@ -510,7 +510,7 @@ with zipfile.ZipFile("greeter-1.0-py3-none-any.whl", "w") as z:
         app.ok(&["down", "--purge"]);
         app.ok(&["jail", "prune"]);
         assert_eq!(made(), 0);
-        app.write("rootfs-templates/lacks.toml", "packages = [\"no-such-package\"]\n");
+        app.write("jails/lacks.toml", "packages = [\"no-such-package\"]\n");
         let lacks = app.run(&["jail", "build", "lacks"]);
         assert!(
             lacks.code == 2 && lacks.err.contains("apt-get install no-such-package"),
@@ -525,7 +525,7 @@ fn a_debian_of_its_own() {
     for mode in BOTH {
         let app = App::new(
             mode,
-            "[app]\nname = \"jaildebian\"\n[services.a]\ncommand = [\"sh\", \"-c\", \"cat /etc/debian_version; ls /usr/bin/busybox\"]\nrootfs = \"debian\"\n",
+            "[app]\nname = \"jaildebian\"\n[services.a]\ncommand = [\"sh\", \"-c\", \"cat /etc/debian_version; ls /usr/bin/busybox\"]\njail = \"debian\"\n",
         );
         let before = app.run(&["run", "-T", "a"]);
         assert!(
@@ -552,16 +552,16 @@ data = {{ path = "/srv/data", owner = "rw" }}
 [services.snake]
 command = ["python3", "-c", "import json, sqlite3; open('/srv/data/x', 'w').write(json.dumps([1])); print(open('/srv/data/x').read(), 'traced')"]
 owner_resources = ["data"]
-rootfs = "{rootfs}"
+jail = "{rootfs}"
 "#
         )
     };
     for mode in BOTH {
         let app = App::new(mode, &manifest("host"));
-        app.write("rootfs-templates/x", "");
-        let traced = app.ok(&["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"]);
+        app.write("jails/x", "");
+        let traced = app.ok(&["jail", "trace", "-o", "jails/least.toml", "snake"]);
         assert!(traced.err.contains("[1] traced"), "{}", traced.err);
-        let recipe = std::fs::read_to_string(app.folder.join("rootfs-templates/least.toml")).unwrap();
+        let recipe = std::fs::read_to_string(app.folder.join("jails/least.toml")).unwrap();
         assert!(
             recipe.contains("json/__init__.py") && !recipe.contains("\"/srv/data"),
             "{recipe}"
@@ -585,7 +585,7 @@ rootfs = "{rootfs}"
         let script = "import os; os.chdir('/usr/share/zoneinfo'); print(len(open('UTC').read()), \
                       len(open('../zoneinfo/UTC').read()), os.stat('Zulu').st_size)";
         app.write("pysecure.toml", manifest("host"));
-        let trace = ["jail", "trace", "-o", "rootfs-templates/least.toml", "snake"];
+        let trace = ["jail", "trace", "-o", "jails/least.toml", "snake"];
         let traced = app.ok(&[&trace[..], &["--", "python3", "-c", script]].concat());
         app.write("pysecure.toml", manifest("least"));
         let ran = app.ok(&["run", "-T", "snake", "--", "python3", "-c", script]);
@@ -621,7 +621,7 @@ os.kill(os.getpid(), 42)
 
 #[test]
 fn a_trace_passes_on_every_signal() {
-    let manifest = "[app]\nname = \"jailsignals\"\n[services.snake]\ncommand = [\"true\"]\nrootfs = \"host\"\n";
+    let manifest = "[app]\nname = \"jailsignals\"\n[services.snake]\ncommand = [\"true\"]\njail = \"host\"\n";
     for mode in BOTH {
         let app = App::new(mode, manifest);
         let traced = app.run(&["jail", "trace", "snake", "--", "python3", "-c", SIGNALS]);
@@ -686,9 +686,8 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
     std::os::unix::fs::symlink("one", folder.join("bin/link")).unwrap();
     std::fs::write(folder.join("bin/script"), format!("#!{at}/bin/two\n")).unwrap();
     std::fs::set_permissions(folder.join("bin/script"), PermissionsExt::from_mode(0o755)).unwrap();
-    let service = |name: &str, program: &str| {
-        format!("[services.{name}]\ncommand = \"{at}/bin/{program}\"\nrootfs = \"{name}\"\n")
-    };
+    let service =
+        |name: &str, program: &str| format!("[services.{name}]\ncommand = \"{at}/bin/{program}\"\njail = \"{name}\"\n");
     let manifest = format!(
         "[app]\nname = \"jailelf\"\n{}{}",
         service("two", "two"),
@@ -700,7 +699,7 @@ fn libraries_are_found_as_the_dynamic_linker_finds_them() {
         ("script", paths(&folder.join("bin/script"))),
         ("one", paths(&folder.join("bin/link"))),
     ] {
-        app.write(&format!("rootfs-templates/{name}.toml"), text);
+        app.write(&format!("jails/{name}.toml"), text);
     }
     app.ok(&["run", "-T", "two"]);
     app.ok(&["run", "-T", "script"]);
@@ -893,15 +892,15 @@ fn what_is_opened_by_name_comes_along_and_is_said_to() {
         folder,
     );
     let manifest = format!(
-        "[app]\nname = \"jailbyname\"\n[services.a]\ncommand = \"{at}/main\"\nrootfs = \"own\"\n\
-         [services.b]\ncommand = \"{at}/main\"\nrootfs = \"without\"\n"
+        "[app]\nname = \"jailbyname\"\n[services.a]\ncommand = \"{at}/main\"\njail = \"own\"\n\
+         [services.b]\ncommand = \"{at}/main\"\njail = \"without\"\n"
     );
     for mode in BOTH {
         let app = App::new(mode, &manifest);
         let recipe = format!("binaries = [\"{at}/main\"]\n");
-        app.write("rootfs-templates/own.toml", &recipe);
+        app.write("jails/own.toml", &recipe);
         app.write(
-            "rootfs-templates/without.toml",
+            "jails/without.toml",
             recipe + "exclude = [\"/usr/lib/*/libgcc_s.so.1\"]\n",
         );
         assert_eq!(app.ok(&["run", "-T", "a"]).out, "C.UTF-8 0 7\n");
@@ -923,7 +922,7 @@ fn what_is_opened_by_name_comes_along_and_is_said_to() {
                 .code,
             1
         );
-        app.write("rootfs-templates/curl.toml", "binaries = [\"curl\"]\n");
+        app.write("jails/curl.toml", "binaries = [\"curl\"]\n");
         let why = app
             .ok(&["jail", "why", "/etc/ssl/certs/ca-certificates.crt", "curl"])
             .out;
@@ -983,9 +982,9 @@ fn the_linker_s_origin_is_where_a_library_is_named() {
     let at = folder.display();
     let app = App::new(
         Mode::Root,
-        &format!("[app]\nname = \"jailorigin\"\n[services.a]\ncommand = \"{at}/bin/main\"\nrootfs = \"own\"\n"),
+        &format!("[app]\nname = \"jailorigin\"\n[services.a]\ncommand = \"{at}/bin/main\"\njail = \"own\"\n"),
     );
-    app.write("rootfs-templates/own.toml", format!("binaries = [\"{at}/bin/main\"]\n"));
+    app.write("jails/own.toml", format!("binaries = [\"{at}/bin/main\"]\n"));
     app.ok(&["run", "-T", "a"]);
 }
 
@@ -1034,7 +1033,7 @@ fn packages_bring_what_they_depend_on_if_that_is_asked_for() {
             "jaildepends",
             &[
                 ("alone", "packages = [\"nginx-light\"]\n"),
-                ("all", "extends = \"alone\"\ndepends = true\n"),
+                ("all", "extends = \"alone\"\nwith_dependencies = true\n"),
             ],
         );
         app.ok(&["jail", "build", "alone", "all"]);
@@ -1188,10 +1187,10 @@ fn no_file_s_set_id_bits_get_into_a_jail_however_it_is_copied() {
         }
         assert_eq!(with_set_id(from.path()).len(), 9);
         let manifest = "[app]\nname = \"jailsetid\"\n[services.main]\ncommand = [\"sleep\", \"1000\"]\n\
-                        rootfs = \"big\"\nwritable = true\n";
+                        jail = \"big\"\nwritable = true\n";
         let app = App::new(mode, manifest);
         app.write(
-            "rootfs-templates/big.toml",
+            "jails/big.toml",
             format!("binaries = [\"sleep\"]\npaths = [{:?}]\n", from.path()),
         );
         app.ok(&["up", "-d"]);
@@ -1298,14 +1297,14 @@ name = "{name}"
 data = {{ path = "/data/d/", owner = "rw" }}
 [services.web]
 command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
-rootfs = "small"
+jail = "small"
 {more}
 owner_resources = ["data"]
 "#
     );
     let app = App::new(mode, &manifest);
     let recipe = format!("extends = \"minimal\"\npaths = [\"{}\"]\n", host.display());
-    app.write("rootfs-templates/small.toml", recipe);
+    app.write("jails/small.toml", recipe);
     app
 }
 
@@ -1451,7 +1450,7 @@ inner = {{ path = "/data/in/ner", owner = "rw" }}
 conf = {{ path = "/conf.txt", owner = "rw" }}
 [services.web]
 command = ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
-rootfs = "minimal"
+jail = "minimal"
 writable = {writable}
 owner_resources = ["data", "inner", "conf"]
 "#

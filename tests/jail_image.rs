@@ -189,7 +189,7 @@ fn image() -> Vec<Vec<u8>> {
 }
 
 fn manifest(name: &str) -> String {
-    format!("[app]\nname = \"{name}\"\n[services.main]\ncommand = \"run\"\nrootfs = \"oci\"\n")
+    format!("[app]\nname = \"{name}\"\n[services.main]\ncommand = \"run\"\njail = \"oci\"\n")
 }
 
 #[test]
@@ -246,17 +246,14 @@ fn zstd_and_several_images_in_one_layout() {
     app.write("image/index.json", serde_json::to_vec(&all).unwrap());
     let several = app.run(&["jail", "show", "oci"]);
     assert!(several.err.contains("name one by `tag`"), "{}", several.err);
-    app.write("rootfs-templates/one.toml", "image = \"image\"\ntag = \"one\"\n");
+    app.write("jails/one.toml", "image = \"image\"\ntag = \"one\"\n");
     app.ok(&["jail", "build", "one"]);
     // A recipe that makes no sense, an image that is none.
-    app.write(
-        "rootfs-templates/mixed.toml",
-        "image = \"image\"\nbinaries = [\"sh\"]\n",
-    );
+    app.write("jails/mixed.toml", "image = \"image\"\nbinaries = [\"sh\"]\n");
     assert!(app.run(&["jail", "build", "mixed"]).err.contains("whole root"));
-    app.write("rootfs-templates/none.toml", "image = \"pysecure.toml\"\n");
+    app.write("jails/none.toml", "image = \"pysecure.toml\"\n");
     assert!(app.run(&["jail", "build", "none"]).err.contains("tar file"));
-    app.write("rootfs-templates/nowhere.toml", "image = \"nowhere\"\n");
+    app.write("jails/nowhere.toml", "image = \"nowhere\"\n");
     assert!(
         app.run(&["jail", "build", "nowhere"])
             .err
@@ -278,7 +275,7 @@ fn an_image_that_is_made_to_do_harm_is_refused() {
         let app = App::new(mode, &manifest("imageharm"));
         app.write("good.toml", "");
         layout(&app, "good", &image(), &image());
-        app.write("rootfs-templates/good.toml", "image = \"good\"\n");
+        app.write("jails/good.toml", "image = \"good\"\n");
         app.ok(&["jail", "build", "good"]);
         let refused = |name: &str, layers: &[Vec<u8>], packed: &[Vec<u8>], wanted: &str| {
             let _ = std::fs::remove_dir_all(app.folder.join("image"));
@@ -596,7 +593,7 @@ fn what_a_pattern_leaves_out_goes_with_all_that_is_below() {
         ("/", ""),
     ] {
         app.write(
-            "rootfs-templates/oci.toml",
+            "jails/oci.toml",
             format!("image = \"image\"\nexclude = [\"{pattern}\"]\n"),
         );
         let shown = app.ok(&["jail", "show", "oci"]).out;
@@ -776,7 +773,7 @@ file = {{ path = "/srv/file", kind = "file", owner = "rw" }}
 [services.main]
 command = ["/app/busybox", "echo", "it runs"]
 owner_resources = ["data", "file"]
-rootfs = "oci"
+jail = "oci"
 "#
     )
 }
@@ -835,7 +832,7 @@ fn links_of_an_image_lead_nowhere_on_the_host() {
                 assert_eq!(state(victim.path()), before, "{name}: jail build");
                 let bundle = app.folder.join("bundle").display().to_string();
                 let file = app.write("file", "x").display().to_string();
-                let mut commands = vec![vec!["compile", "-o", &bundle], vec!["run", "main"]];
+                let mut commands = vec![vec!["spec", "-o", &bundle], vec!["run", "main"]];
                 if kind == "absolute" {
                     commands.push(vec!["cp", &file, "main:/tmp/file"]);
                     commands.push(vec!["up", "-d"]);
@@ -870,7 +867,7 @@ fn links_of_an_image_lead_nowhere_on_the_host() {
         ])];
         let _ = std::fs::remove_dir_all(app.folder.join("image"));
         layout(&app, "image", &layers, &layers);
-        app.write("rootfs-templates/oci.toml", "image = \"image\"\nexclude = [\"/etc\"]\n");
+        app.write("jails/oci.toml", "image = \"image\"\nexclude = [\"/etc\"]\n");
         assert_eq!(app.ok(&["run", "main"]).out, "it runs\n");
         assert_eq!(state(victim.path()), before);
     }
@@ -926,7 +923,7 @@ fn what_lies_below_a_link_of_a_jail_is_made_in_the_jail_or_not_at_all() {
                 "no directory in the jail",
             ),
         ] {
-            app.write(&format!("rootfs-templates/{name}.toml"), recipe);
+            app.write(&format!("jails/{name}.toml"), recipe);
             let ended = app.run(&["jail", "build", name]);
             match wanted {
                 "" => drop(ended.ok()),
@@ -940,13 +937,13 @@ fn what_lies_below_a_link_of_a_jail_is_made_in_the_jail_or_not_at_all() {
         let bundles = app.folder.join("bundles");
         std::fs::create_dir(&bundles).unwrap();
         let of = |path: &Path| std::os::unix::fs::symlink(victim.path().join("dir"), path).unwrap();
-        app.write("rootfs-templates/oci.toml", "image = \"runs\"\n");
+        app.write("jails/oci.toml", "image = \"runs\"\n");
         let busybox = std::fs::read("/bin/busybox").expect("install busybox-static");
         let layers = [layer(&[Entry::File("app/run", &busybox, 0o755)])];
         layout(&app, "runs", &layers, &layers);
         of(&bundles.join("main"));
         app.write("bundles/x", "");
-        let compile = || app.run(&["compile", "-o", bundles.to_str().unwrap()]);
+        let compile = || app.run(&["spec", "-o", bundles.to_str().unwrap()]);
         assert_ne!(compile().code, 0);
         assert_eq!(state(victim.path()), before, "{mode:?}");
         std::fs::remove_file(bundles.join("main")).unwrap();

@@ -490,7 +490,7 @@ limits = { memory = "48M", pids = 10, cpus = 0.5, nofile = 99, core = "1M" }
     let ours = FILES.map(|file| value("limit-runc", "a", file));
     assert!(ours.iter().flatten().count() >= 3, "{ours:?}");
 
-    app.ok(&["compile", "-o", "bundles"]);
+    app.ok(&["spec", "-o", "bundles"]);
     let mut container = Container::run("runc", &app.folder.join("bundles/a"));
     assert_eq!(container.until("up"), ["99", "2048", "up"]);
     let theirs = FILES.map(|file| {

@@ -63,16 +63,16 @@ fn tables_and_links_of_etc_are_there_and_secrets_are_not() {
 /// Java's cryptography, which reads what its links in /usr lead to, and PHP's modules, which are links in /etc.
 #[test]
 fn java_and_php_find_what_their_links_lead_to() {
-    let jail = "rootfs = \"own\"\n";
+    let jail = "jail = \"own\"\n";
     for mode in BOTH {
-        for (name, rootfs) in [("machine-host", ""), ("machine-jail", jail)] {
-            if mode == Mode::Root && rootfs == jail {
+        for (name, root) in [("machine-host", ""), ("machine-jail", jail)] {
+            if mode == Mode::Root && root == jail {
                 // Who builds a jail is the same in both modes, and this one is large.
                 continue;
             }
-            let app = App::new(mode, &manifest(name, rootfs));
+            let app = App::new(mode, &manifest(name, root));
             app.write(
-                "rootfs-templates/own.toml",
+                "jails/own.toml",
                 "extends = \"minimal\"\nbinaries = [\"php\", \"keytool\"]\n",
             );
             let run = |args: &[&str]| app.ok(&[&["run", "-T", "a", "--"], args].concat()).out;

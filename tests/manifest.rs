@@ -81,7 +81,7 @@ directory = "/zoobar"
 owner_resources = ["cred_db"]
 bundle = "zoobar"
 runs_with_root = false
-rootfs = "python"
+jail = "python"
 callers = { web = "*", banksvc = ["check_token"] }
 
 [services.banksvc]
@@ -111,7 +111,7 @@ const ZOOBAR_JSON: &str = r#"{
   "services": {
     "authsvc": {
       "command": "python3 'auth file.py'", "directory": "/zoobar", "owner_resources": ["cred_db"],
-      "bundle": "zoobar", "runs_with_root": false, "rootfs": "python",
+      "bundle": "zoobar", "runs_with_root": false, "jail": "python",
       "callers": { "web": "*", "banksvc": ["check_token"] }
     },
     "banksvc": {
@@ -1126,8 +1126,8 @@ fn words_of_compose_are_answered_with_their_counterpart() {
         ("healthcheck = { test = \"true\" }", "health = { command ="),
         ("user = \"1000\"", "has a UID of its own"),
         ("secrets = [\"key\"]", "owner = \"r\""),
-        ("image = \"nginx\"", "rootfs = \"NAME\""),
-        ("build = \".\"", "rootfs = \"NAME\""),
+        ("image = \"nginx\"", "jail = \"NAME\""),
+        ("build = \".\"", "jail = \"NAME\""),
         ("networks = [\"front\"]", "\"app\" (one for all services that say so)"),
         ("network_mode = \"host\"", "write `network`"),
         ("restart = \"unless-stopped\"", "restart = \"always\""),

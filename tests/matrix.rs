@@ -355,7 +355,7 @@ fn with_uses(manifest: &mut Manifest, uses: &[DrawnUses], egress: bool) {
             table.publish = inside.iter().map(|port| at(format!("{}:{port}", 9000 + i))).collect();
         }
         if *writable != Writable::No {
-            table.rootfs = Some(at("small".to_owned()));
+            table.jail = Some(at("small".to_owned()));
             table.writable = Some(at(*writable));
         }
         let callers = unique(callers.clone(), count + 1)
@@ -387,7 +387,7 @@ impl<'a> Compiled<'a> {
     fn new(model: &'a Model, plan: &'a Plan, subject: Subject) -> Compiled<'a> {
         let unit = match subject {
             Subject::Service(id) => &plan.services[id.position()],
-            _ => &plan.initializer.as_ref().unwrap().service,
+            _ => &plan.setup_script.as_ref().unwrap().service,
         };
         let bundle = compile(plan, unit, &plan.dirs.bundle(&unit.name)).unwrap();
         Compiled {
@@ -425,7 +425,7 @@ impl<'a> Compiled<'a> {
             spec,
             rows,
         } = self;
-        let initializes = *subject == Subject::Initializer;
+        let initializes = *subject == Subject::SetupScript;
         let defaults: Value = serde_json::from_str(include_str!("../specs/config.json")).unwrap();
         let destination = |mount: &Value| mount["destination"].as_str().unwrap().to_owned();
         let of_all: BTreeSet<String> = defaults["mounts"].as_array().unwrap().iter().map(destination).collect();
@@ -557,7 +557,7 @@ impl<'a> Compiled<'a> {
             (Object::Resource(r), Right::Touch(perms)) => {
                 let mut out =
                     json!({ "kind": "resource", "object": model.resources[r].name, "permissions": perms.letters() });
-                out["class"] = "initialize".into();
+                out["class"] = "setup".into();
                 if let Because::Class(class, bundle) = row.because {
                     out["class"] = class.name().into();
                     if let Some(bundle) = bundle {
@@ -590,10 +590,10 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
         dirs,
         library,
     } = &Ground::new();
-    std::fs::create_dir(folder.join("rootfs-templates")).unwrap();
+    std::fs::create_dir(folder.join("jails")).unwrap();
     let small =
         "description = \"next to nothing\"\nbinaries = [\"/bin/busybox\"]\ndirectories = [\"/etc\", \"/srv\"]\n";
-    std::fs::write(folder.join("rootfs-templates/small.toml"), small).unwrap();
+    std::fs::write(folder.join("jails/small.toml"), small).unwrap();
     std::fs::write(folder.join("script.sh"), "true\n").unwrap();
     let seen = std::cell::RefCell::new(BTreeMap::<String, usize>::new());
     let all = (
@@ -602,10 +602,10 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
         any::<bool>(),
         any::<bool>(),
     );
-    let property = |(drawn, uses, egress, initialize): (Drawn, Vec<DrawnUses>, bool, bool)| {
+    let property = |(drawn, uses, egress, setup): (Drawn, Vec<DrawnUses>, bool, bool)| {
         let mut manifest = manifest(&drawn);
         with_uses(&mut manifest, &uses, egress);
-        manifest.app.initialize = initialize.then(|| at("script.sh".to_owned()));
+        manifest.app.setup = setup.then(|| at("script.sh".to_owned()));
         let (model, found) = model::build(&manifest, base);
         if found.iter().any(|d| d.severity == Severity::Error) {
             return Ok(());
@@ -616,9 +616,9 @@ fn each_right_of_a_spec_has_its_row_and_each_row_its_effect() {
                 Ok(plan) => plan,
                 Err(errors) => return Err(TestCaseError::fail(format!("no plan: {errors:?}"))),
             };
-            let initializer = plan.initializer.is_some().then_some(Subject::Initializer);
+            let setup_script = plan.setup_script.is_some().then_some(Subject::SetupScript);
             let services = ServiceId::all(&model.services).map(Subject::Service);
-            for subject in services.chain(initializer) {
+            for subject in services.chain(setup_script) {
                 let compiled = Compiled::new(&model, &plan, subject);
                 compiled.mounts()?;
                 compiled.uses()?;
@@ -807,7 +807,7 @@ runs_with_root = true
 command = "true"
 owner_resources = ["both"]
 network = "host"
-rootfs = "minimal"
+jail = "minimal"
 writable = true
 [services.c]
 command = "true"

@@ -105,7 +105,7 @@ fn specs_are_valid_by_the_oci_schema() {
     let schema = schema();
     for mode in BOTH {
         let app = app(mode, "valid");
-        let specs: Value = serde_json::from_str(&app.ok(&["compile"]).out).unwrap();
+        let specs: Value = serde_json::from_str(&app.ok(&["spec"]).out).unwrap();
         assert_eq!(specs.as_object().unwrap().len(), 4);
         for (service, spec) in specs.as_object().unwrap() {
             valid(&schema, service, spec);
@@ -143,7 +143,7 @@ fn examples_are_valid_by_the_oci_schema() {
                 state.to_str().unwrap(),
                 "-f",
                 manifest.to_str().unwrap(),
-                "compile",
+                "spec",
             ])
             .output()
             .unwrap();
@@ -166,16 +166,16 @@ fn examples_are_valid_by_the_oci_schema() {
 fn the_same_manifest_gives_the_same_bytes() {
     for mode in BOTH {
         let app = app(mode, "bytes");
-        let first = app.ok(&["compile"]).out;
-        assert_eq!(first, app.ok(&["compile"]).out);
+        let first = app.ok(&["spec"]).out;
+        assert_eq!(first, app.ok(&["spec"]).out);
         // Nor does it matter that the ids are on record by now, or that all was made on disk.
         let out = app.folder.join("out");
-        app.ok(&["compile", "-o", out.to_str().unwrap()]);
-        assert_eq!(first, app.ok(&["compile"]).out);
+        app.ok(&["spec", "-o", out.to_str().unwrap()]);
+        assert_eq!(first, app.ok(&["spec"]).out);
         let read =
             || ["auth", "front", "admin", "net"].map(|s| std::fs::read(out.join(s).join("config.json")).unwrap());
         let written = read();
-        app.ok(&["compile", "-o", out.to_str().unwrap()]);
+        app.ok(&["spec", "-o", out.to_str().unwrap()]);
         assert!(written == read(), "a second `compile -o` wrote other bytes");
     }
 }
@@ -194,7 +194,7 @@ fn apart(spec: &Value) -> (Value, Vec<Value>) {
 fn a_spec_leads_back_to_the_manifests_lines() {
     for mode in BOTH {
         let app = app(mode, "leads");
-        let specs = || serde_json::from_str::<Value>(&app.ok(&["compile"]).out).unwrap();
+        let specs = || serde_json::from_str::<Value>(&app.ok(&["spec"]).out).unwrap();
         let before = specs();
         let text = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
         for (service, spec) in before.as_object().unwrap() {
@@ -269,7 +269,7 @@ owner_resources = ["mine"]
     );
     app.write("mine/file", "");
     std::os::unix::fs::chown(app.folder.join("mine"), Some(1234), Some(1234)).unwrap();
-    let specs: Value = serde_json::from_str(&app.ok(&["compile"]).out).unwrap();
+    let specs: Value = serde_json::from_str(&app.ok(&["spec"]).out).unwrap();
     // crun 1.8 takes no higher number; the recursive mount options and the maps of mounts came with this one.
     assert_eq!(specs["plain"]["ociVersion"], "1.1.0");
     assert_eq!(specs["idmapped"]["ociVersion"], "1.1.0");
@@ -318,7 +318,7 @@ fn idmapped(bundle: &Path) -> Vec<String> {
 fn other_runtimes_run_a_bundle_to_the_same_effect() {
     let app = app(Mode::Root, "parity");
     let out = app.folder.join("out");
-    app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    app.ok(&["spec", "-o", out.to_str().unwrap()]);
     let mut different = String::new();
     for service in SERVICES {
         let ours = facts_of(&app.ok(&["run", "-T", service]).out);
@@ -397,7 +397,7 @@ fn examples_run_under_other_runtimes() {
             );
         }
         let out = app.folder.join("out");
-        app.ok(&["compile", "-o", out.to_str().unwrap()]);
+        app.ok(&["spec", "-o", out.to_str().unwrap()]);
         (app, out)
     };
     // What a service may, it may under each; only who is PID 1 differs, for there it is the service itself.
@@ -454,7 +454,7 @@ publish = ["127.0.0.1:18080:80"]
 "#;
     let app = App::new(Mode::Root, manifest);
     let out = app.folder.join("out");
-    let written = app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    let written = app.ok(&["spec", "-o", out.to_str().unwrap()]);
     let network = out.join("app.net");
     // What no runtime will do is said.
     assert!(

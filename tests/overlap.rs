@@ -186,8 +186,8 @@ pub = { path = "/app/data/pub", owner = "rw", global = "r" } # inner"#,
 sec = { path = "/data/sec", source = "/usr/share/pysecure-test-overlap", owner = "r" } # inner"#,
         owned: "\"sec\"",
         at: "/usr/share/pysecure-test-overlap/s.txt",
-        says: "but may through rootfs \"host\"",
-        shown_by: Some("rootfs \"host\" shows at"),
+        says: "but may through jail \"host\"",
+        shown_by: Some("jail \"host\" shows at"),
         set_out: nothing,
     },
 ];
@@ -452,20 +452,20 @@ fn pysecures_own_data_and_rules_are_nobodys() {
             ),
             (
                 "own = { path = \"/own\", source = \"./other\", owner = \"rw\" }",
-                "may write the script of `initialize`",
+                "may write the setup script",
             ),
             (
-                "own = { path = \"/own\", source = \"./rootfs-templates/x.toml\", owner = \"rw\" }",
-                "may write the rootfs templates",
+                "own = { path = \"/own\", source = \"./jails/x.toml\", owner = \"rw\" }",
+                "may write the jail recipes",
             ),
         ] {
-            app.write("rootfs-templates/x.toml", "");
+            app.write("jails/x.toml", "");
             let owned = if line.contains("owner") { "\"own\"" } else { "" };
             app.write(
                 "pysecure.toml",
                 manifest(
                     "overlap-own",
-                    &format!("initialize = \"other/main.py\"\n[resources]\n{line}"),
+                    &format!("setup = \"other/main.py\"\n[resources]\n{line}"),
                     owned,
                 ),
             );

@@ -93,13 +93,13 @@ fn what_services_say_is_plain() {
         let mut all = Vec::new();
         for args in [
             &["ps"][..],
-            &["call", "main", "say"],
-            &["call", "main", "many"],
-            &["call", "main", "fail"],
-            &["call", "main", "halves"],
-            &["call", "main", "takes", NASTY],
-            &["call", "main", NASTY],
-            &["call", "--list", "main"],
+            &["rpc", "call", "main", "say"],
+            &["rpc", "call", "main", "many"],
+            &["rpc", "call", "main", "fail"],
+            &["rpc", "call", "main", "halves"],
+            &["rpc", "call", "main", "takes", NASTY],
+            &["rpc", "call", "main", NASTY],
+            &["rpc", "list", "main"],
             &["rpc", "describe", "main"],
             &["rpc", "describe", "--json", "main"],
             &["rpc", "stubs", "main"],
@@ -115,25 +115,25 @@ fn what_services_say_is_plain() {
         ] {
             let ended = app.run(args);
             plain(args, &ended);
-            all.push((args[..args.len().min(3)].join(" "), ended));
+            all.push((args[..args.len().min(4)].join(" "), ended));
         }
         let of = |args: &str| all.iter().find(|(a, _)| a == args).map(|(_, e)| e).unwrap();
         // It was there, and is made plain rather than left out…
         let kept =
             |text: &str, word: &str| assert!(text.contains(&format!("{word}\u{fffd}\u{fffd}[2J")), "{word}: {text}");
         kept(&of("ps").out, "status");
-        kept(&of("call main fail").err, "failed");
-        kept(&of("call --list main").out, "doc");
+        kept(&of("rpc call main fail").err, "failed");
+        assert!(of("rpc list main").out.contains("main.say"));
         kept(&of("rpc describe main").out, "doc");
         kept(&of("logs").out, "printed");
         kept(&of("cp main:/tmp/names/. names").err, "fifo");
         // …and in JSON it is what it was.
         let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
-        assert_eq!(json(&of("call main say").out), format!("said{NASTY}"));
-        assert_eq!(json(&of("call main takes").out), NASTY);
-        let first = of("call main many").out.lines().next().unwrap();
+        assert_eq!(json(&of("rpc call main say").out), format!("said{NASTY}"));
+        assert_eq!(json(&of("rpc call main takes").out), NASTY);
+        let first = of("rpc call main many").out.lines().next().unwrap();
         assert_eq!(json(first)[format!("key{NASTY}")][0], NASTY);
-        let described = json(&of("rpc describe --json").out);
+        let described = json(&of("rpc describe --json main").out);
         let functions = described["functions"].as_array().unwrap();
         let say = functions.iter().find(|f| f["name"] == "say").unwrap();
         assert_eq!(say["doc"], format!("doc{NASTY}\nmore{NASTY}"));
@@ -159,7 +159,7 @@ fn what_manifests_recipes_and_images_name_is_plain() {
             format!("[app]\nname = \"nasty\"\n[services.a]\ncommand = \"true\" # {visible}\nusr = \"{visible}\"\n"),
             format!("[app]\nname = \"{toml}\"\n\"{toml}\" = 1\n[services.\"{toml}\"]\ncommand = \"{toml}\"\n"),
             format!("[app]\nname = \"nasty\"\n[resources.r]\npath = \"/x{toml}\"\n[services.a]\ncommand = \"true\"\n"),
-            format!("[app]\nname = \"nasty\"\n[services.a]\ncommand = \"true\"\nrootfs = \"{toml}\"\n"),
+            format!("[app]\nname = \"nasty\"\n[services.a]\ncommand = \"true\"\njail = \"{toml}\"\n"),
             format!("[app]\nname = \"nasty\"\n[services.a]\ncommand = \"/no{toml}\"\nowner_resources = [\"{toml}\"]\n"),
             format!("[app]\nname = \"nasty\"\n{NASTY}\n"),
         ] {
@@ -194,13 +194,10 @@ fn what_manifests_recipes_and_images_name_is_plain() {
         std::fs::write(folder.path().join(format!("x{name}")), "x").unwrap();
         std::os::unix::fs::symlink(format!("nowhere{name}"), folder.path().join("link")).unwrap();
         app.write(
-            "rootfs-templates/own.toml",
+            "jails/own.toml",
             format!("description = \"{toml}\"\npaths = [\"{}\"]\n", folder.path().display()),
         );
-        app.write(
-            &format!("rootfs-templates/x{}.toml", visible),
-            "paths = [\"/nothing\"]\n",
-        );
+        app.write(&format!("jails/x{}.toml", visible), "paths = [\"/nothing\"]\n");
         let file = folder.path().join(format!("x{name}")).display().to_string();
         for args in [
             &["jail", "build", "own"][..],

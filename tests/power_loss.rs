@@ -313,13 +313,13 @@ fn whole(app: &App) -> bool {
 }
 
 #[test]
-fn what_initialize_makes_is_whole_or_is_made_again() {
+fn what_setup_makes_is_whole_or_is_made_again() {
     let case = Case {
-        name: "initialize",
+        name: "setup",
         manifest: manifest(
             "lossinit",
             44_000,
-            "initialize = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
+            "setup = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
         ),
         files: vec![("fill.sh", FILL.into())],
         before: &|_| {},
@@ -338,11 +338,11 @@ fn what_initialize_makes_is_whole_or_is_made_again() {
 #[test]
 fn initializing_again_leaves_the_old_data_or_the_new() {
     let case = Case {
-        name: "init-resources",
+        name: "setup-again",
         manifest: manifest(
             "lossagain",
             44_020,
-            "initialize = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
+            "setup = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
         ),
         files: vec![("fill.sh", FILL.into())],
         before: &|app| {
@@ -350,7 +350,7 @@ fn initializing_again_leaves_the_old_data_or_the_new() {
             app.sh("keeps", "echo second > /data/d/state").ok();
             app.ok(&["down"]);
         },
-        command: &["init-resources"],
+        command: &["setup"],
         after: &|app| {
             app.ok(&["up", "-d"]);
             let first = whole(app);
@@ -410,7 +410,7 @@ fn a_jail_that_is_there_is_whole_and_no_blob_lies() {
             44_060,
             "[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
         ),
-        files: vec![("rootfs-templates/small.toml", recipe.into_bytes())],
+        files: vec![("jails/small.toml", recipe.into_bytes())],
         before: &|_| {},
         command: &["jail", "build", "small"],
         after: &|app| {
@@ -468,7 +468,7 @@ fn data_that_is_being_deleted_is_all_there_or_counts_as_gone() {
         manifest: manifest(
             "losspurge",
             44_080,
-            "initialize = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
+            "setup = \"fill.sh\"\n[resources]\ndata = { path = \"/data/d/\", owner = \"rw\" }",
         ),
         files: vec![("fill.sh", FILL.into())],
         before: &|app| {

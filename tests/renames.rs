@@ -219,7 +219,7 @@ fn a_root_that_is_kept_and_logs_go_along() {
         let app = App::new(mode, "");
         let service = |name: &str, more: &str| {
             format!(
-                "[services.{name}]\ncommand = [\"sh\", \"-c\", \"echo begun; exec sleep 1000000\"]\nrootfs = \"minimal\"\n\
+                "[services.{name}]\ncommand = [\"sh\", \"-c\", \"echo begun; exec sleep 1000000\"]\njail = \"minimal\"\n\
                  writable = \"kept\"{more}"
             )
         };

@@ -519,13 +519,13 @@ fn a_client_in_c_speaks_the_protocol() {
 fn functions_are_called_from_the_command_line() {
     for (mode, core) in EACH {
         let app = rpc_hello((mode, core));
-        let down = app.run(&["call", "--as", "web", "auth", "login", "a", "b"]);
+        let down = app.run(&["rpc", "call", "--as", "web", "auth", "login", "a", "b"]);
         assert!(down.code == 1 && down.err.contains("is not up"), "{down:?}");
         app.ok(&["up", "-d"]);
         app.wait_for_log("web", "that was all");
-        let list = app.ok(&["call", "--list", "--as", "bank", "auth"]).out;
+        let list = app.ok(&["rpc", "list", "--as", "bank", "auth"]).out;
         assert!(list.contains("auth.check_token(") && !list.contains("login"), "{list}");
-        let web = |args: &[&str]| app.run(&[&["call", "--as", "web"], args].concat());
+        let web = |args: &[&str]| app.run(&[&["rpc", "call", "--as", "web"], args].concat());
         assert_eq!(web(&["auth", "register", "carol", "secret"]).ok().out, "null\n");
         let token = |user: &str| -> String {
             let told = web(&["auth", "login", "-k", "password=secret", "-k", &format!("user={user}")])
@@ -535,9 +535,9 @@ fn functions_are_called_from_the_command_line() {
         };
         // The only caller need not be named; a decimal is shown as its text, a stream as a line for each item.
         let alice = token("alice");
-        assert_eq!(app.ok(&["call", "bank", "balance", &alice]).out, "\"87.50\"\n");
+        assert_eq!(app.ok(&["rpc", "call", "bank", "balance", &alice]).out, "\"87.50\"\n");
         assert_eq!(
-            app.ok(&["call", "bank", "statement", &alice]).out,
+            app.ok(&["rpc", "call", "bank", "statement", &alice]).out,
             "{\"sender\":\"alice\",\"receiver\":\"bob\",\"amount\":\"12.50\"}\n"
         );
         let token = token("carol");
@@ -550,9 +550,9 @@ fn functions_are_called_from_the_command_line() {
             let ended = web(args);
             assert!(ended.code == code && ended.err.contains(says), "{args:?}: {ended:?}");
         }
-        let unnamed = app.run(&["call", "auth", "login", "carol", "secret"]);
+        let unnamed = app.run(&["rpc", "call", "auth", "login", "carol", "secret"]);
         assert!(unnamed.code == 2 && unnamed.err.contains("--as"), "{unnamed:?}");
-        let stranger = app.run(&["call", "--as", "auth", "bank", "balance", &token]);
+        let stranger = app.run(&["rpc", "call", "--as", "auth", "bank", "balance", &token]);
         assert!(
             stranger.code == 2 && stranger.err.contains("its callers are: web"),
             "{stranger:?}"
@@ -620,7 +620,7 @@ fn services_of_one_thread_and_children_of_their_functions_under_the_launcher() {
         let up = app.run(&["up", "-d"]);
         assert_eq!(up.code, 0, "{mode:?} {core}: {up:?}\n{}", app.run(&["logs"]).out);
         let call = |what: &[&str]| -> Json {
-            let said = app.ok(&[&["call", "one"], what].concat()).out;
+            let said = app.ok(&[&["rpc", "call", "one"], what].concat()).out;
             serde_json::from_str(&said).unwrap_or_else(|e| panic!("{mode:?} {core} {what:?}: {e}: {said}"))
         };
         let mut seen = std::collections::BTreeSet::new();

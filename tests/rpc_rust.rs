@@ -176,9 +176,7 @@ fn app(mode: Mode) -> App {
     // An ordinary user can give the external service nothing.
     let manifest = match mode {
         Mode::Root => MANIFEST.replace("EXTERNAL", "external = [\"secret\"]"),
-        Mode::Rootless => MANIFEST
-            .replace(", EXTERNAL", "")
-            .replace("external_", "# external_"),
+        Mode::Rootless => MANIFEST.replace(", EXTERNAL", "").replace("external_", "# external_"),
     };
     let app = App::new(mode, &manifest);
     let program = app.write("app/vault", std::fs::read(vault()).unwrap());
@@ -264,7 +262,7 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
     for mode in BOTH {
         let app = app(mode);
         app.ok(&["up", "-d"]);
-        let call = |args: &[&str]| app.run(&[&["call"], args].concat());
+        let call = |args: &[&str]| app.run(&[&["rpc", "call"], args].concat());
         // As the operator.
         assert_eq!(call(&["vault", "add", "2", "40"]).ok().out.trim(), "42");
         let kept = call(&["vault", "keep", "x", r#"["a"]"#]).ok().out;
@@ -435,7 +433,7 @@ fn a_caller_that_takes_all_its_threads_leaves_the_others_theirs() {
             fd
         })
         .collect();
-    let called = app.ok(&["call", "--as", "operator", "vault", "add", "2", "40"]);
+    let called = app.ok(&["rpc", "call", "--as", "operator", "vault", "add", "2", "40"]);
     assert_eq!(called.out.trim(), "42");
     drop(held);
     app.ok(&["down"]);

@@ -70,12 +70,12 @@ runs_with_root = true
 
 [services.small]
 command = ["/opt/tools/probe", "/data/channel/small"]
-rootfs = "minimal"
+jail = "minimal"
 bundles = ["asked", "team"]
 
 [services.writes]
 command = ["/opt/tools/probe", "/data/channel/writes"]
-rootfs = "minimal"
+jail = "minimal"
 writable = true
 bundles = ["asked", "team"]
 
@@ -217,7 +217,7 @@ impl Probe {
 }
 
 fn specs(app: &App) -> Value {
-    serde_json::from_str(&app.ok(&["compile"]).out).unwrap()
+    serde_json::from_str(&app.ok(&["spec"]).out).unwrap()
 }
 
 /// Calls that do nothing here, and whose own errors are none that a filter answers with.
@@ -309,7 +309,7 @@ fn so_is_what_crun_starts() {
     const KNOWN: u32 = 440;
     let app = app(Mode::Root);
     let out = app.folder.join("out");
-    app.ok(&["compile", "-o", out.to_str().unwrap()]);
+    app.ok(&["spec", "-o", out.to_str().unwrap()]);
     let (mut different, mut compared) = (String::new(), Compared::new());
     for service in THEIRS {
         let bundle = out.join(service);

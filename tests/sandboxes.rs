@@ -128,7 +128,7 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
             "`profiles` is named twice",
         ),
         (
-            "[sandboxes.script]\nused_by = [\"profiles\"]\nisolation = \"landlock\"\nrootfs = \"minimal\"\n",
+            "[sandboxes.script]\nused_by = [\"profiles\"]\nisolation = \"landlock\"\njail = \"minimal\"\n",
             "`script` cannot have a root of its own: that takes namespaces",
         ),
         (
@@ -140,8 +140,8 @@ fn what_is_wrong_with_a_sandbox_is_said_at_its_line() {
             "`script` is a sandbox, and what runs in one calls no service",
         ),
         (
-            "[sandboxes.script]\nused_by = [\"profiles\"]\nrootfs = \"nowhere\"\n",
-            "rootfs \"nowhere\"",
+            "[sandboxes.script]\nused_by = [\"profiles\"]\njail = \"nowhere\"\n",
+            "jail \"nowhere\"",
         ),
     ] {
         app.write("pysecure.toml", manifest("sandboxwrong", table));
@@ -554,8 +554,8 @@ with Sandbox("script") as sandbox:
         let at = host.path().display();
         let line = |name: &str| {
             format!(
-                "file {at}/{name} | it is not shown in the sandbox, whether or not it is there | [sandboxes.script] rootfs = a \
-                 template that has paths = [\"{at}/{name}\"]; packages = [\"FOLDER\"] for modules; or a copy in its folder: put={{…}}\n"
+                "file {at}/{name} | it is not shown in the sandbox, whether or not it is there | [sandboxes.script] jail = a \
+                 recipe that has paths = [\"{at}/{name}\"]; packages = [\"FOLDER\"] for modules; or a copy in its folder: put={{…}}\n"
             )
         };
         let own = "file /usr/own | /usr is mounted read-only | writing to its folder (`userdir`), which is kept, or to /tmp, which is not\n";

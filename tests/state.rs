@@ -207,7 +207,7 @@ fn a_name_is_not_enough_to_touch_data() {
             &["cp", "one:/data/w/starts", "stolen"],
             &["up", "-d"],
             &["up", "--dry-run"],
-            &["compile"],
+            &["spec"],
             &["check"],
             &["give-back"],
         ];

@@ -625,10 +625,10 @@ restart_delay = "1h"
         // Nobody is left waiting, nor waits anew.
         closed(waits);
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
-        let called = app.run(&["call", "deaf", "anything"]);
+        let called = app.run(&["rpc", "call", "deaf", "anything"]);
         assert_ne!(called.code, 0, "{called:?}");
         assert_eq!(app.wait_for_state("deaf", "failed")["error"], failed["error"]);
-        assert_ne!(app.run(&["call", "deaf", "anything"]).code, 0);
+        assert_ne!(app.run(&["rpc", "call", "deaf", "anything"]).code, 0);
         // One that takes one each time is started as often as that, however many wait.
         let all: Vec<TcpStream> = (0..20)
             .map(|_| TcpStream::connect(("127.0.0.1", port + 1)).unwrap())
@@ -701,7 +701,10 @@ listen = ["127.0.0.1:{}"]
         let connect = |port: u16| TcpStream::connect(("127.0.0.1", port));
         let _waits: Vec<TcpStream> = (2..5).map(|n| connect(port + n).unwrap()).collect();
         let waits = connect(port).unwrap();
-        let call = app.command(&["call", "ends", "anything"]).stderr(Stdio::null()).spawn();
+        let call = app
+            .command(&["rpc", "call", "ends", "anything"])
+            .stderr(Stdio::null())
+            .spawn();
         app.sh("ends", "touch /tmp/end");
         app.wait_for_state("ends", "exited");
         closed(waits);
@@ -709,7 +712,7 @@ listen = ["127.0.0.1:{}"]
         for port in [port, port + 1] {
             assert!(connect(port).is_err(), "{port}");
         }
-        assert_ne!(app.run(&["call", "ends", "anything"]).code, 0);
+        assert_ne!(app.run(&["rpc", "call", "ends", "anything"]).code, 0);
         // It is back with all of them.
         app.ok(&["start", "ends"]);
         let _again = [connect(port).unwrap(), connect(port + 1).unwrap()];
@@ -1164,9 +1167,9 @@ fn has_pending_end(pid: u32) -> bool {
 fn watch_ends_at_a_signal_while_it_builds_a_jail() {
     for mode in BOTH {
         let app = app(mode, "building", "[services.web]\ncommand = [\"sleep\", \"1000\"]\n");
-        app.write("rootfs-templates/own.toml", "paths = [\"/usr/bin/env\"]\n");
+        app.write("jails/own.toml", "paths = [\"/usr/bin/env\"]\n");
         // So that there is a store.
-        app.write("rootfs-templates/first.toml", "paths = [\"/usr/bin/true\"]\n");
+        app.write("jails/first.toml", "paths = [\"/usr/bin/true\"]\n");
         app.ok(&["jail", "build", "first"]);
         let (mut up, mut says) = watch(&app);
         // Whoever builds waits for the store's lock first, and so for this test.
@@ -1176,7 +1179,7 @@ fn watch_ends_at_a_signal_while_it_builds_a_jail() {
         edit(
             &app,
             "[services.web]",
-            "[services.jailed]\ncommand = [\"/none\"]\nrootfs = \"own\"\n[services.web]",
+            "[services.jailed]\ncommand = [\"/none\"]\njail = \"own\"\n[services.web]",
         );
         let watcher = wait_until(|| waits_for(&lock));
         harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
@@ -1185,10 +1188,7 @@ fn watch_ends_at_a_signal_while_it_builds_a_jail() {
         assert_eq!(up.wait().unwrap().code(), Some(0));
         let mut rest = String::new();
         std::io::Read::read_to_string(&mut says, &mut rest).unwrap();
-        assert!(
-            rest.contains("rootfs \"own\": a signal broke off the building"),
-            "{rest}"
-        );
+        assert!(rest.contains("jail \"own\": a signal broke off the building"), "{rest}");
         assert_eq!(std::fs::read_dir(jails.join("trees")).unwrap().count(), 1);
         assert!(!jails.join("tmp").exists() && !app.state().join("run").exists());
     }

@@ -195,7 +195,7 @@ fn the_original_s_configuration_is_the_same_application() {
         )
         .ok();
         let mounts = |manifest: &str| -> Vec<String> {
-            let specs: serde_json::Value = serde_json::from_str(&app.ok(&["-f", manifest, "compile"]).out).unwrap();
+            let specs: serde_json::Value = serde_json::from_str(&app.ok(&["-f", manifest, "spec"]).out).unwrap();
             let mounts = ["authsvc", "banksvc", "profilesvc", "web"].map(|service| {
                 let mounts = specs[service]["mounts"].as_array().unwrap().clone();
                 mounts

@@ -287,8 +287,8 @@ class Original(Folder):
         more = PySecureResource("/zoobar/more/", "", "rw", "", True, initial="./zoobar")
         shared, other = PySecureBundle([more], True, name="shared"), PySecureBundle([data], name="other")
         config = PySecureConfig(
-            "app", (61000, 61999), (61000, 61999), 33, 33, code={"/zoobar": "./zoobar"}, initialize="./make.sh",
-            initialize_rootfs="minimal", rpc_max_message="256M",
+            "app", (61000, 61999), (61000, 61999), 33, 33, code={"/zoobar": "./zoobar"}, setup="./make.sh",
+            setup_jail="minimal", rpc_max_message="256M",
         )  # fmt: skip
         config.register_services(
             [
@@ -299,7 +299,7 @@ class Original(Folder):
         manifest = config.to_dict()
         self.assertEqual(manifest["services"]["one"]["bundles"], ["shared", "other"])
         self.assertEqual(manifest["services"]["two"]["bundles"], ["shared"])
-        self.assertEqual((manifest["app"]["rpc_max_message"], manifest["app"]["initialize_rootfs"]), ("256M", "minimal"))
+        self.assertEqual((manifest["app"]["rpc_max_message"], manifest["app"]["setup_jail"]), ("256M", "minimal"))
         resources = manifest["resources"].values()
         self.assertTrue(all(manifest["resources"]["zoobar_db"][key] is True for key in ("chown", "write_as_root")))
         # All keys of all tables but services' and sandboxes', which take the others by keyword.
@@ -317,7 +317,7 @@ class Original(Folder):
         ):  # fmt: skip
             self.assertEqual({key for each in made for key in each}, keys(table), table)
         config.services[:] = [PySecureService("one", "/", "true", bundles=[shared])]
-        for name in ("initialize", "initialize_rootfs"):
+        for name in ("setup", "setup_jail"):
             setattr(config, name, None)
         data.source = data.was = None
         data.chown = data.write_as_root = False

@@ -12,7 +12,7 @@ use crate::jail::store::Store;
 use crate::launch::dry_run::{self, Trouble, View};
 use crate::manifest::diagnostic::{Diagnostic, Severity};
 use crate::model::life::Ready;
-use crate::model::{INITIALIZE, Model, ResourceId, Service};
+use crate::model::{Model, ResourceId, SETUP_SCRIPT, Service};
 use crate::plan::{self, Plan};
 use crate::supervise::{self, network};
 use crate::values::Question;
@@ -68,12 +68,12 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
         }
         mounts(model, plan, &bundle, &mut tried, &mut found.located);
     }
-    if let (Some(initializer), Some(initialize)) = (&plan.initializer, &model.initialize) {
-        let folder = plan.dirs.bundle(INITIALIZE);
-        match effects(plan, &initializer.service, &folder) {
-            Err(error) => found.located.push(does_not_compile(&error, &initialize.span)),
+    if let (Some(setup_script), Some(setup)) = (&plan.setup_script, &model.setup) {
+        let folder = plan.dirs.bundle(SETUP_SCRIPT);
+        match effects(plan, &setup_script.service, &folder) {
+            Err(error) => found.located.push(does_not_compile(&error, &setup.span)),
             Ok(bundle) => {
-                let of = &initializer.service;
+                let of = &setup_script.service;
                 // Its copy of the script is yet to be made; what runs it has to be there.
                 let program = of.command.first().filter(|p| !p.starts_with("/run/pysecure/")).cloned();
                 let command: Vec<String> = program.into_iter().collect();
@@ -81,7 +81,7 @@ pub fn find(loaded: &Loaded, plan: &Plan) -> Result<Found, AppError> {
                 let trouble = view.command(&command, Path::new("/"), &of.environment);
                 found
                     .located
-                    .extend(trouble.map(|t| diagnostic(t, INITIALIZE, &initialize.span)));
+                    .extend(trouble.map(|t| diagnostic(t, SETUP_SCRIPT, &setup.span)));
                 mounts(model, plan, &bundle, &mut tried, &mut found.located);
             }
         }

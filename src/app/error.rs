@@ -76,17 +76,17 @@ pub enum AppError {
     Twice { service: String },
     #[error("`{was}` may be running, and its root is to be `{service}`'s; `pysecure down` first")]
     RootInUse { was: String, service: String },
-    #[error("the manifest names no script; write `initialize = \"SCRIPT\"` in [app]")]
+    #[error("the manifest names no script; write `setup = \"SCRIPT\"` in [app]")]
     NoScript,
     #[error("`{app}` is up, and its services use its data; `pysecure down` first")]
     IsUp { app: String },
-    #[error("initialize: {}: {source}; {unchanged}", script.display())]
+    #[error("setup: {}: {source}; {unchanged}", script.display())]
     Script {
         script: PathBuf,
         source: Box<OneOffError>,
         unchanged: &'static str,
     },
-    #[error("initialize: {} ended with {code}; correct it: {unchanged}", script.display())]
+    #[error("setup: {} ended with {code}; correct it: {unchanged}", script.display())]
     ScriptEnded {
         script: PathBuf,
         code: u8,
@@ -160,11 +160,11 @@ mod tests {
     #[test]
     fn what_failed_at_first_ends_the_chain() {
         let folder = tempfile::tempdir().unwrap();
-        let template = folder.path().join("rootfs-templates/own.toml");
+        let template = folder.path().join("jails/own.toml");
         std::fs::create_dir_all(&template).unwrap();
         let error = Library::new(folder.path(), folder.path()).load("own").unwrap_err();
         let shown = format!(
-            "rootfs \"own\": read {}: Is a directory (os error 21)",
+            "jail \"own\": read {}: Is a directory (os error 21)",
             template.display()
         );
         assert_eq!(error.to_string(), shown);

@@ -183,11 +183,11 @@ impl Loaded {
 
     /// What a root cannot hold is said before anything is made, at the service's line.
     pub(super) fn compiles(&self, plan: &Plan) -> Result<(), AppError> {
-        let initializer = plan.initializer.iter().map(|i| &i.service);
+        let setup_script = plan.setup_script.iter().map(|i| &i.service);
         let mut located = Vec::new();
         // What binds the host's directories was looked at with the plan; what others have put together was not.
         let is_jail = |service: &&Unit| plan.templates.get(&service.rootfs).is_some_and(|t| t.jail.is_some());
-        for service in plan.services.iter().chain(initializer).filter(is_jail) {
+        for service in plan.services.iter().chain(setup_script).filter(is_jail) {
             if let Err(error) = compile::effects(plan, service, &plan.dirs.bundle(&service.name)) {
                 let span = match self.model.service(&service.name) {
                     Some(id) => &self.model.services[id].span,

@@ -8,18 +8,18 @@
 mod difference;
 pub mod dry_run;
 mod error;
-mod initialize;
 pub mod limits;
 mod load;
 mod ready;
 pub mod renamed;
 pub mod run;
 pub mod sandbox;
+mod setup;
 mod text;
 pub mod trace;
 
 pub use difference::Difference;
 pub use error::AppError;
 pub use load::{Given, Listener, Loaded, TakenOver};
-pub use ready::{initialize_again, lacking, ready};
+pub use ready::{lacking, ready, setup_again};
 pub use text::ManifestText;

@@ -2,7 +2,7 @@
 
 use super::error::AppError;
 use super::load::{Listener, Loaded};
-use super::{initialize, renamed};
+use super::{renamed, setup};
 use crate::host::Dirs;
 use crate::jail::store::Store;
 use crate::packages;
@@ -16,18 +16,18 @@ use std::path::Path;
 /// The plan with its ledger saved and its storage made: all that a service needs before it starts. `claim`: the right
 /// to touch the data, which is to be kept for as long as something runs on it.
 pub fn ready(loaded: &Loaded, dirs: &Dirs, claim: &Claim, listener: Listener) -> Result<Plan, AppError> {
-    if loaded.model.initialize.is_none() && !dirs.initializing().exists() {
+    if loaded.model.setup.is_none() && !dirs.initializing().exists() {
         return prepared(loaded, dirs, claim, listener, |_| false);
     }
     let _one = plan::lock::initializing(dirs)?;
     // Of one that was killed.
     storage::staging::clear(&dirs.initializing())?;
-    prepared(loaded, dirs, claim, listener, initialize::due)
+    prepared(loaded, dirs, claim, listener, setup::due)
 }
 
-/// The same, with the script of `initialize` run once more, on an app that is not up.
-pub fn initialize_again(loaded: &Loaded, dirs: &Dirs, listener: Listener) -> Result<Plan, AppError> {
-    if loaded.model.initialize.is_none() {
+/// The same, with the setup script run once more, on an app that is not up.
+pub fn setup_again(loaded: &Loaded, dirs: &Dirs, listener: Listener) -> Result<Plan, AppError> {
+    if loaded.model.setup.is_none() {
         return Err(AppError::NoScript);
     }
     let app = &loaded.model.app;
@@ -36,18 +36,18 @@ pub fn initialize_again(loaded: &Loaded, dirs: &Dirs, listener: Listener) -> Res
         Ok(_) => return Err(AppError::IsUp { app: app.clone() }),
         Err(e) => return Err(e.into()),
     }
-    let claim = Claim::alone(dirs, Deed::Initialize)?;
+    let claim = Claim::alone(dirs, Deed::Setup)?;
     let _one = plan::lock::initializing(dirs)?;
     prepared(loaded, dirs, &claim, listener, |_| true)
 }
 
-/// `initialize`: is its script to be run?
+/// `setup`: is its script to be run?
 fn prepared(
     loaded: &Loaded,
     dirs: &Dirs,
     claim: &Claim,
     listener: Listener,
-    initialize: impl Fn(&Plan) -> bool,
+    setup: impl Fn(&Plan) -> bool,
 ) -> Result<Plan, AppError> {
     let mut lock = Lock::take(dirs)?;
     let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
@@ -68,7 +68,7 @@ fn prepared(
     if ledger != before {
         ledger.write(dirs, &lock)?;
     }
-    let with_scripts = plan.services.iter().chain(plan.initializer.iter().map(|i| &i.service));
+    let with_scripts = plan.services.iter().chain(plan.setup_script.iter().map(|i| &i.service));
     if !plan.sandboxes.is_empty() || with_scripts.into_iter().any(|s| packages::seen_by(&s.environment)) {
         let wrong = |e| PlanError::io("unpack the Python packages into", packages::folder(&dirs.state), e);
         packages::unpack(&dirs.state).map_err(wrong)?;
@@ -79,14 +79,14 @@ fn prepared(
             dirs.state.join("python").display()
         );
     }
-    if let Some(initializer) = plan.initializer.as_ref().filter(|_| initialize(&plan)) {
+    if let Some(setup_script) = plan.setup_script.as_ref().filter(|_| setup(&plan)) {
         // Whose the files are that the script makes is still to be put right.
         ledger.applied.clear();
         ledger.write(dirs, &lock)?;
         // Other apps need not wait for it.
         drop(lock);
         make_jails(loaded, dirs, &plan, listener)?;
-        initialize::make(&plan, initializer)?;
+        setup::make(&plan, setup_script)?;
         lock = Lock::take(dirs)?;
         ledger = Ledger::read(dirs, &loaded.model.app)?;
     }

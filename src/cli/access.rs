@@ -37,7 +37,7 @@ fn show(loaded: &Loaded, matrix: Matrix<'_>, json: bool) {
         outln!("{}", crate::plain::json(&format!("{list:#}")));
         return;
     }
-    let mut table = terminal::table(["SERVICE", "MAY", "OBJECT", "AS", "WHERE"]);
+    let mut table = terminal::table(["SERVICE", "PERMS", "OBJECT", "CLASS", "WHERE"]);
     for row in &rows {
         let cells = cells(matrix, row);
         table.add_row([
@@ -91,7 +91,7 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
                         format!("{}{more}", alias.at.display()),
                     )
                 }
-                Because::Initialize => (resource.name.clone(), "initialize".to_owned(), resource.path.clone()),
+                Because::Setup => (resource.name.clone(), "setup".to_owned(), resource.path.clone()),
                 Because::Key(_) => (
                     resource.name.clone(),
                     "userdirs".to_owned(),
@@ -195,7 +195,7 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
                     let class = match because {
                         Because::Class(class, _) => class.name(),
                         Because::Key(_) => "userdirs",
-                        _ => "initialize",
+                        _ => "setup",
                     };
                     put("resource", json!(resource.name));
                     put("path", json!(resource.path));

@@ -90,8 +90,9 @@ pub(crate) enum Command {
     Init(Deferred<Init>),
     /// Check the manifest, and show all that is wrong with it
     Check(Deferred<Check>),
-    /// Print or write the OCI bundle of each service
-    Compile(Deferred<Compile>),
+    /// Print the OCI spec of each service, or write its bundle
+    #[command(alias = "compile")]
+    Spec(Deferred<Spec>),
     /// Start the app's services, or make those that run what the manifest says now
     Up(Deferred<Up>),
     /// Stop the app's services
@@ -128,17 +129,18 @@ pub(crate) enum Command {
     Unshare(Deferred<Unshare>),
     /// Make what was adopted its owner's again; the app must be down
     GiveBack(Deferred<GiveBack>),
-    /// Run the script of `initialize` on the app's data; the app must be down
-    InitResources,
+    /// Run the setup script on the app's data; the app must be down
+    Setup,
     /// What is kept of the app, and what of it nothing in the manifest uses
     Data(Deferred<Data>),
     /// Roots put together from recipes: build them, and look into them
     Jail(Deferred<Jail>),
     /// Run what you do not trust: a Python file, or a program, that sees nothing of this host but what is named
     Sandbox(Box<Deferred<Sandbox>>),
-    /// Call a function of a service, as one of its callers
+    /// Call a function of a service: `rpc call`
+    #[command(hide = true)]
     Call(Deferred<Call>),
-    /// What a service's functions are, for programs
+    /// Call a service's functions, and describe them
     Rpc(Deferred<Rpc>),
     /// Show who may touch what
     Access(Deferred<Access>),
@@ -257,7 +259,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Compile {
+pub(crate) struct Spec {
     /// Write a bundle a service below this folder, for `crun run` and the like; else print the specs
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -340,9 +342,6 @@ pub(crate) struct Call {
     /// In this caller's name [default: the service's only one]
     #[arg(long = "as", value_name = "CALLER")]
     pub caller: Option<String>,
-    /// Show the functions that it may call
-    #[arg(short, long)]
-    pub list: bool,
     /// An argument by name
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub keyword: Vec<String>,
@@ -350,7 +349,7 @@ pub(crate) struct Call {
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
     pub service: String,
-    pub function: Option<String>,
+    pub function: String,
     /// Its arguments: JSON, or else text
     #[arg(allow_hyphen_values = true)]
     pub args: Vec<String>,
@@ -364,6 +363,16 @@ pub(crate) struct Rpc {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RpcDeed {
+    /// Call a function, as one of the service's callers
+    Call(Call),
+    /// List the functions that a caller may call, one per line
+    List {
+        /// Call as this service [default: the only caller]
+        #[arg(long = "as", value_name = "CALLER")]
+        caller: Option<String>,
+        /// The service that has the functions
+        service: String,
+    },
     /// Write a stub of the functions (.pyi), which Python's type checkers read in place of the service's module
     Stubs {
         /// In this caller's name [default: the service's only one]
@@ -374,7 +383,7 @@ pub(crate) enum RpcDeed {
         output: Option<PathBuf>,
         service: String,
     },
-    /// Show the functions, with their types
+    /// Show the functions with their types and documentation
     Describe {
         /// In this caller's name [default: the service's only one]
         #[arg(long = "as", value_name = "CALLER")]
@@ -567,10 +576,10 @@ pub(crate) enum JailDeed {
             conflicts_with = "names",
             required_unless_present = "names"
         )]
-        from: Option<PathBuf>,
-        /// Make virtual environments and Debians anew, though they are there
+        list: Option<PathBuf>,
+        /// Rebuild virtual environments and Debian roots
         #[arg(long)]
-        fresh: bool,
+        no_cache: bool,
         /// Recipes
         names: Vec<String>,
     },

@@ -1,4 +1,4 @@
-//! `call`: a function of a service, called as one of its callers. Whoever runs the app may speak for each of them: the
+//! `rpc call`: a function of a service, called as one of its callers. Whoever runs the app may speak for each of them: the
 //! sockets are his.
 
 use super::args::{Call, Cli};
@@ -20,12 +20,6 @@ pub(super) fn run(cli: &Cli, args: &Call) -> Done {
         return Ok(code);
     }
     let (mut service, _) = connect(cli, &args.service, args.caller.as_deref())?;
-    if args.list {
-        return show_list(&described(&mut service)?, &args.service);
-    }
-    let Some(function) = &args.function else {
-        return Err(Failure::new(2, "name a function, or see them with --list"));
-    };
     let values: Vec<Value> = args.args.iter().map(|text| from_json(&value(text))).collect();
     let mut named = Vec::new();
     for pair in &args.keyword {
@@ -36,7 +30,7 @@ pub(super) fn run(cli: &Cli, args: &Call) -> Done {
     }
     begin(
         &mut service,
-        function,
+        &args.function,
         &values,
         &named,
         args.timeout.map(super::args::seconds),
@@ -164,14 +158,14 @@ pub(super) fn described(service: &mut Connection) -> Result<Json, Failure> {
     }
 }
 
-/// The functions with what they take and give, for people.
-pub(super) fn show_list(described: &Json, name: &str) -> Done {
+/// The functions with what they take and give, for people; with their documentation, if it is asked for.
+pub(super) fn show_list(described: &Json, name: &str, documented: bool) -> Done {
     for function in described.as_array().into_iter().flatten() {
         let text = |key: &str| function[key].as_str().unwrap_or_default();
         let signature = text("signature");
         let line = if signature.is_empty() { text("name") } else { signature };
         outln!("{name}.{}", shown(line.as_bytes()));
-        for line in text("doc").lines() {
+        for line in text("doc").lines().filter(|_| documented) {
             outln!("    {}", shown(line.trim().as_bytes()));
         }
     }

@@ -1,7 +1,9 @@
-//! What people type who come from docker compose: each word of its command line that PySecure does not take is answered with what to
-//! write instead.
+//! What people type who come from docker compose, or from a version of before: each word of such a command line that PySecure does not
+//! take is answered with what to write instead.
 
+use crate::former;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::borrow::Cow;
 use std::ffi::OsString;
 
 /// `help` and `version` are options here, and commands there.
@@ -29,24 +31,27 @@ pub(super) fn refuse(error: &clap::Error, arguments: &[OsString]) -> ! {
     std::process::exit(error.exit_code());
 }
 
-fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
+fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<Cow<'static, str>> {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
     };
     if let Some(command) = context(ContextKind::InvalidSubcommand) {
-        return COMMANDS
-            .iter()
-            .find(|(words, _)| words.contains(&command))
-            .map(|(_, tip)| *tip);
+        let renamed = former::command(command).map(|new| former::now(&format!("pysecure {new}")).into());
+        let known = || COMMANDS.iter().find(|(words, _)| words.contains(&command));
+        return renamed.or_else(|| known().map(|(_, tip)| (*tip).into()));
     }
     let option = context(ContextKind::InvalidArg)?;
     let option = option.split(['=', ' ']).next().unwrap_or(option);
+    let line: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    if let Some(new) = former::option(&line, option) {
+        return Some(former::now(&format!("pysecure {new}")).into());
+    }
     let command = known(arguments).unwrap_or_default();
     let of = |(commands, options, _): &&(&[&str], &[&str], &str)| {
         options.contains(&option) && (commands.is_empty() || commands.contains(&command))
     };
-    OPTIONS.iter().find(of).map(|(_, _, tip)| *tip)
+    OPTIONS.iter().find(of).map(|(_, _, tip)| (*tip).into())
 }
 
 /// The command that was given, as far as options are about it.
@@ -70,7 +75,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (
         &["config", "convert"],
-        "`pysecure check` checks the manifest, `pysecure compile` prints what it comes to",
+        "`pysecure check` checks the manifest, `pysecure spec` prints what it comes to",
     ),
     (
         &["create"],
@@ -103,7 +108,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (
         &["inspect"],
-        "`pysecure ps --json`, `pysecure access --json` and `pysecure compile` say all that is known of a service",
+        "`pysecure ps --json`, `pysecure access --json` and `pysecure spec` say all that is known of a service",
     ),
     (
         &["status", "list", "list-units"],
@@ -119,7 +124,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (
         &["export", "commit", "save", "load", "import"],
-        "there are no images: `pysecure cp SERVICE:/PATH .` copies files out, `pysecure compile -o DIR` writes OCI bundles",
+        "there are no images: `pysecure cp SERVICE:/PATH .` copies files out, `pysecure spec -o DIR` writes OCI bundles",
     ),
     (
         &["login", "logout", "search", "publish"],
@@ -278,6 +283,11 @@ const OPTIONS: &[OfOptions] = &[
         &["--profile"],
         "a service that is not to start with the others has `start = \"on-demand\"`; `pysecure start` and `stop` go by name",
     ),
+    (
+        &[],
+        &["-f"],
+        "write `--file MANIFEST` after the command, or `-f MANIFEST` before it: `logs -f` follows",
+    ),
     (&[], &["--env-file"], "`environment` of a service holds its variables"),
     (
         &[],
@@ -292,7 +302,7 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
-    fn told(words: &[&str]) -> Option<&'static str> {
+    fn told(words: &[&str]) -> Option<Cow<'static, str>> {
         let arguments: Vec<OsString> = std::iter::once(&"pysecure").chain(words).map(OsString::from).collect();
         let error = Cli::command().try_get_matches_from(&arguments).unwrap_err();
         tip(&error, &arguments)
@@ -302,18 +312,28 @@ mod tests {
     fn each_word_is_one_that_is_refused_and_told_of() {
         for (commands, text) in COMMANDS {
             for command in *commands {
-                assert_eq!(told(&[command]), Some(*text), "{command}");
+                assert_eq!(told(&[command]).as_deref(), Some(*text), "{command}");
             }
         }
         for (commands, options, text) in OPTIONS {
             for option in *options {
-                let words = match commands.first() {
-                    Some(command) => vec![*command, option],
-                    None => vec![option, "up"],
+                let words = match (commands.first(), *option) {
+                    (Some(command), _) => vec![*command, option],
+                    // It has its place before the command.
+                    (None, "-f") => vec!["up", option, "x"],
+                    (None, _) => vec![option, "up"],
                 };
-                assert_eq!(told(&words), Some(*text), "{words:?}");
+                assert_eq!(told(&words).as_deref(), Some(*text), "{words:?}");
             }
         }
+        assert!(told(&["init-resources"]).unwrap().contains("`pysecure setup`"));
+        let list = told(&["-f", "x", "jail", "build", "--from", "list.txt"]).unwrap();
+        assert!(list.contains("`pysecure jail build --list`"), "{list}");
+        assert!(
+            told(&["call", "--list", "web"])
+                .unwrap()
+                .contains("`pysecure rpc list`")
+        );
         assert!(told(&["exec", "-it", "web", "bash"]).unwrap().contains("terminal"));
         assert!(told(&["up", "--scale=web=3"]).is_some());
         assert_eq!(told(&["nonsense"]), None);

@@ -36,12 +36,12 @@ pub(super) fn run(cli: &Cli, args: &Jail) -> Done {
     };
     let place = Place {
         store: Store::new(&dirs.state).telling(Some(progress::building)),
-        recipes: folder.join("rootfs-templates"),
+        recipes: folder.join("jails"),
         apps: dirs.state.join("apps"),
     };
     match &args.deed {
         JailDeed::List { json } => list(&place, *json),
-        JailDeed::Build { from, fresh, names } => build(&place, from.as_deref(), *fresh, names),
+        JailDeed::Build { list, no_cache, names } => build(&place, list.as_deref(), *no_cache, names),
         JailDeed::Show { json, name } => show(&place, *json, name),
         JailDeed::Why { json, path, name } => why(&place, *json, path, name.as_deref()),
         JailDeed::Diff {
@@ -77,7 +77,7 @@ impl Place {
     fn recipe(&self, name: &str) -> Result<Recipe, Failure> {
         let recipe = recipe::load(&self.recipes, name).map_err(|e| named(name, e))?;
         if !recipe.is_jail() {
-            let text = format!("rootfs \"{name}\" binds the host's directories: there is nothing to build");
+            let text = format!("jail \"{name}\" binds the host's directories: there is nothing to build");
             return Err(Failure::new(2, text));
         }
         Ok(recipe)
@@ -85,7 +85,7 @@ impl Place {
 }
 
 fn named(name: &str, error: impl std::fmt::Display) -> Failure {
-    Failure::new(2, format!("rootfs \"{name}\": {error}"))
+    Failure::new(2, format!("jail \"{name}\": {error}"))
 }
 
 fn list(place: &Place, json: bool) -> Done {
@@ -126,9 +126,9 @@ fn list(place: &Place, json: bool) -> Done {
     Ok(0)
 }
 
-fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> Done {
+fn build(place: &Place, list: Option<&Path>, no_cache: bool, names: &[String]) -> Done {
     let mut recipes: Vec<(String, Recipe)> = Vec::new();
-    if let Some(path) = from {
+    if let Some(path) = list {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Failure::new(2, format!("read {}: {e}; name a list of paths", path.display())))?;
         recipes.push((path.display().to_string(), Recipe::from_list(&text)));
@@ -137,7 +137,7 @@ fn build(place: &Place, from: Option<&Path>, fresh: bool, names: &[String]) -> D
         recipes.push((name.clone(), place.recipe(name)?));
     }
     for (name, recipe) in &recipes {
-        jail::inputs::make(&place.store, recipe, fresh).map_err(|e| named(name, e))?;
+        jail::inputs::make(&place.store, recipe, no_cache).map_err(|e| named(name, e))?;
         let listing = jail::work_out(&place.store, name, recipe).map_err(|e| named(name, e))?;
         let (hash, new) = jail::build(&place.store, &listing, recipe, true).map_err(|e| named(name, e))?;
         for note in &listing.notes {

@@ -28,7 +28,6 @@ mod args;
 mod call;
 mod change;
 mod check;
-mod compile;
 mod compose;
 mod cp;
 mod data;
@@ -42,7 +41,6 @@ mod generate;
 mod give_back;
 mod inherited;
 mod init;
-mod initialize;
 mod jail;
 mod limits;
 mod load;
@@ -54,6 +52,8 @@ mod reconcile;
 mod rpc;
 mod run;
 mod sandbox;
+mod setup;
+mod spec;
 mod stats;
 mod supervisor;
 mod terminal;
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
     let done = match &cli.command {
         Command::Init(args) => init::run(&cli, args),
         Command::Check(args) => check::run(&cli, args),
-        Command::Compile(args) => compile::run(&cli, args),
+        Command::Spec(args) => spec::run(&cli, args),
         Command::Up(args) => up::run(&cli, args),
         Command::Down(args) => down::run(&cli, args),
         Command::Ps(args) => ps::run(&cli, args),
@@ -102,7 +102,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&cli, args),
         Command::Cp(args) => cp::run(&cli, args),
         Command::GiveBack(args) => give_back::run(&cli, args),
-        Command::InitResources => initialize::run(&cli),
+        Command::Setup => setup::run(&cli),
         Command::Data(args) => data::run(&cli, args),
         Command::Jail(args) => jail::run(&cli, args),
         Command::Unshare(args) => unshare::run(args),

@@ -20,7 +20,7 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
         );
         return Ok(0);
     }
-    let mut table = terminal::table(["SERVICE", "STATE", "HEALTH", "RESTARTS", "PID", "UID", "GID", "FOR"]);
+    let mut table = terminal::table(["SERVICE", "STATE", "HEALTH", "RESTARTS", "PID", "UID", "GID", "UPTIME"]);
     for service in &status.services {
         table.add_row([
             service.service.clone(),
@@ -55,7 +55,7 @@ fn only(status: &mut AppStatus, names: &[String]) -> Result<(), Failure> {
 }
 
 fn sandboxes(all: &[SandboxStatus]) -> impl std::fmt::Display + use<> {
-    let mut table = terminal::table(["SANDBOX", "STATE", "RESTARTS", "PID", "USED BY", "FOR"]);
+    let mut table = terminal::table(["SANDBOX", "STATE", "RESTARTS", "PID", "USED BY", "UPTIME"]);
     for sandbox in all {
         let state = match &sandbox.error {
             Some(error) => format!("{}: {error}", sandbox.state),

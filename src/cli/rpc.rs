@@ -1,4 +1,4 @@
-//! `rpc`: what a service's functions are, for programs: stubs for Python's type checkers, and a description as JSON.
+//! `rpc`: a service's functions, called, listed and described: for people, as JSON, and as stubs for Python's type checkers.
 
 use super::args::{Cli, Rpc, RpcDeed};
 use super::call::{connect, described};
@@ -9,7 +9,12 @@ pub(super) fn run(cli: &Cli, args: &Rpc) -> Done {
     if let Some(code) = load::with_privilege()? {
         return Ok(code);
     }
-    let (RpcDeed::Stubs { caller, service, .. } | RpcDeed::Describe { caller, service, .. }) = &args.deed;
+    let (service, caller) = match &args.deed {
+        RpcDeed::Call(call) => return super::call::run(cli, call),
+        RpcDeed::List { caller, service }
+        | RpcDeed::Stubs { caller, service, .. }
+        | RpcDeed::Describe { caller, service, .. } => (service, caller),
+    };
     let (mut connection, caller) = connect(cli, service, caller.as_deref())?;
     let described = described(&mut connection)?;
     match &args.deed {
@@ -29,6 +34,8 @@ pub(super) fn run(cli: &Cli, args: &Rpc) -> Done {
             );
             Ok(0)
         }
-        RpcDeed::Describe { .. } => super::call::show_list(&described, service),
+        RpcDeed::Describe { .. } => super::call::show_list(&described, service, true),
+        // `Call` has gone its way.
+        RpcDeed::List { .. } | RpcDeed::Call(_) => super::call::show_list(&described, service, false),
     }
 }

@@ -231,7 +231,7 @@ impl Page {
             Constraint::Length(9),
         ];
         let head = [
-            "SERVICE", "STATE", "HEALTH", "RESTARTS", "CPU", "MEMORY", "PIDS", "UID", "FOR",
+            "SERVICE", "STATE", "HEALTH", "RESTARTS", "CPU", "MEMORY", "PIDS", "UID", "UPTIME",
         ];
         let table = Table::new(rows, widths)
             .header(ratatui::widgets::Row::new(head).style(Style::new().add_modifier(Modifier::BOLD)))

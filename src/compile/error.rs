@@ -34,7 +34,7 @@ pub enum CompileError {
         ranges: usize,
     },
     #[error(
-        "service `{service}`: {} is to be made in its root, but rootfs \"{rootfs}\" brings {} as {kind}, and nothing is made \
+        "service `{service}`: {} is to be made in its root, but jail \"{rootfs}\" brings {} as {kind}, and nothing is made \
          through one; {}", path.display(), by.display(), leave_out(by)
     )]
     Blocked {
@@ -44,7 +44,7 @@ pub enum CompileError {
         by: PathBuf,
         kind: &'static str,
     },
-    #[error("service `{service}`: no rootfs template \"{name}\" was loaded")]
+    #[error("service `{service}`: no jail \"{name}\" was loaded")]
     Template { service: String, name: String },
     /// What would keep a unit in is not there, so it does not run.
     #[error("the profile of a unit cannot be applied: its spec is without {0}")]

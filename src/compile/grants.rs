@@ -76,7 +76,7 @@ fn resource(mount: &Mount) -> Option<Granted<'_>> {
     Some(Granted::Resource {
         object: &grant.resource,
         permissions: grant.perms.letters(),
-        class: grant.class.map_or("initialize", |class| class.name()),
+        class: grant.class.map_or("setup", |class| class.name()),
         bundle: grant.bundle.as_deref(),
         mount: &mount.target,
     })

@@ -53,7 +53,7 @@ fn explain_mapped(uid_map: &str, gid_map: &str) -> Answer {
     };
     let end = end(uid_map).min(end(gid_map));
     if end > HIGHEST {
-        return Answer::ok("all that a manifest can name exist here");
+        return Answer::ok("every id that a manifest can name exists here");
     }
     Answer::missing(format!(
         "this is root of a user namespace in which only ids below {end} exist"

@@ -86,7 +86,7 @@ const PROBES: &[Probe] = &[
     useful(Rootless, "newuidmap, newgidmap", "all services share your own UID; pysecure up --strict refuses", identities::map_programs),
     useful(Rootless, "subordinate ids", "all services share your own UID; pysecure up --strict refuses", identities::subordinate),
     useful(Rootless, "mapping of ids", "all services share your own UID; pysecure up --strict refuses", identities::mapping),
-    useful(Both, "foreign ids", "users of this machine can act as each other's services", identities::overlaps),
+    useful(Both, "id range overlaps", "users of this machine can act as each other's services", identities::overlaps),
     // What a service may do.
     needed(Root, "capabilities", "services cannot be separated", limits::capabilities),
     useful(Root, "CAP_SYS_RESOURCE", "limits (rlimits) of a service cannot be higher than those PySecure was started with", limits::sys_resource),

@@ -10,6 +10,9 @@ const WIDTH: usize = 96;
 const MARK: usize = 10;
 const NAME: usize = 22;
 
+/// Before what a host does without.
+const WITHOUT: &str = "without it: ";
+
 /// For a terminal of 80 to 100 columns. The marks are words; `color` only adds to them.
 pub fn render(findings: &[Finding], color: bool) -> String {
     let mut text = String::new();
@@ -34,8 +37,12 @@ pub fn render(findings: &[Finding], color: bool) -> String {
             continue;
         }
         if let Some(lost) = &finding.lost {
-            let lost = wrap(&clean(lost), WIDTH - indent - 6);
-            text += &format!("{:indent$}lost: {}\n", "", lost.join(&newline(indent + 6)));
+            let lost = wrap(&clean(lost), WIDTH - indent - WITHOUT.len());
+            text += &format!(
+                "{:indent$}{WITHOUT}{}\n",
+                "",
+                lost.join(&newline(indent + WITHOUT.len()))
+            );
         }
         if let Some(remedy) = &finding.remedy {
             // Not wrapped: commands are copied. So they start further left.

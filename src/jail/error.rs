@@ -1,6 +1,7 @@
 //! What goes wrong with jails.
 
 use crate::cause::{Cause, Reason, without_remedy};
+use crate::former;
 use std::borrow::Cow;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ const NOT_WHOLE: &str = "take the rest out";
 const CORRECT: &str = "correct it";
 const LEADS: &str = "name the path that it leads to";
 const NOT_TEXT: &str = "rename it, or `exclude` the directory it is in";
-const TOO_MANY: &str = "take out what brings them, or `depends`";
+const FORMER_FOLDER: &str = "rename the folder `rootfs-templates` to `jails`";
+const TOO_MANY: &str = "take out what brings them, or `with_dependencies`";
 const NO_BINARY: &str = "install it, or take it out of `binaries`";
 const NO_PATH: &str = "install it, take it out of `paths`, or write it in `optional`";
 const NO_MATCH: &str = "install what it names, correct it, or write it in `optional`";
@@ -35,10 +37,14 @@ pub enum JailError {
     },
     #[error("is no recipe's name; {NAME}")]
     Name,
-    #[error("there is no such template; {}", templates(known, folder))]
+    #[error("there is no such jail; {}", recipes(known, folder))]
     Unknown { known: String, folder: PathBuf },
     #[error("{0}")]
     Form(#[source] Cause),
+    #[error("unknown key `{old}`; {}", former::now(new))]
+    FormerKey { old: &'static str, new: &'static str },
+    #[error("the recipe {} is not read any more; {FORMER_FOLDER}", .0.display())]
+    FormerFolder(PathBuf),
     #[error("the glob {glob}: {cause}; {CORRECT}")]
     Glob {
         glob: String,
@@ -117,7 +123,7 @@ fn and(help: Option<&str>) -> String {
     help.map(|help| format!("; {help}")).unwrap_or_default()
 }
 
-fn templates(known: &str, folder: &Path) -> String {
+fn recipes(known: &str, folder: &Path) -> String {
     format!("there are: {known}, and your own in {}", folder.display())
 }
 
@@ -138,11 +144,13 @@ impl JailError {
         let help = match self {
             JailError::Io { help, .. } => return help.map(Cow::Borrowed),
             JailError::Image { reason, .. } => return reason.help().map(Cow::Borrowed),
-            JailError::Unknown { known, folder } => return Some(templates(known, folder).into()),
+            JailError::Unknown { known, folder } => return Some(recipes(known, folder).into()),
             JailError::NoPackage(name) => return Some(no_package(name).into()),
             JailError::NotMade { name, .. } => return Some(build(name).into()),
             JailError::Leaves { cause, .. } => return cause.help().map(Cow::Borrowed),
             JailError::Form(_) | JailError::BrokenOff => return None,
+            JailError::FormerKey { new, .. } => return Some(former::now(new).into()),
+            JailError::FormerFolder(_) => FORMER_FOLDER,
             JailError::Name => NAME,
             JailError::Glob { .. } => CORRECT,
             JailError::Cycle(_) => CYCLE,

@@ -32,17 +32,17 @@ fn there(place: PathBuf, what: &'static str, maker: &'static str, name: &str) ->
     }
 }
 
-/// Makes what a recipe needs of these, if it is not there. `fresh`: though it is.
-pub fn make(store: &Store, recipe: &Recipe, fresh: bool) -> Result<(), JailError> {
+/// Makes what a recipe needs of these, if it is not there. `no_cache`: though it is.
+pub fn make(store: &Store, recipe: &Recipe, no_cache: bool) -> Result<(), JailError> {
     if let Some(list) = &recipe.requirements {
         let place = venv_place(store, list)?;
-        if fresh || !place.exists() {
+        if no_cache || !place.exists() {
             store.make_input(&place, |aside| make_venv(list, aside))?;
         }
     }
     if let Some(debian) = &recipe.debian {
         let place = debian_place(store, debian);
-        if fresh || !place.exists() {
+        if no_cache || !place.exists() {
             store.make_input(&place, |aside| make_debian(debian, aside))?;
         }
     }

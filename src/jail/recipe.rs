@@ -1,7 +1,8 @@
-//! Recipes, as they are written: `rootfs-templates/NAME.toml`, and the original's `jail_resources.txt`.
+//! Recipes, as they are written: `jails/NAME.toml`, and the original's `jail_resources.txt`.
 
 use super::JailError;
 use crate::cause::Cause;
+use crate::former;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ pub struct Recipe {
     /// Debian packages that are installed here: all their files but documentation.
     pub packages: Vec<String>,
     /// The same of those that these depend on.
-    pub depends: Option<bool>,
+    pub with_dependencies: Option<bool>,
     /// Python packages for a virtual environment, /venv: a file as pip reads it, beside the manifest.
     pub requirements: Option<PathBuf>,
     /// An image on disk, which is all of the root.
@@ -118,7 +119,7 @@ impl Recipe {
             binaries: join(base.binaries, self.binaries),
             globs: join(base.globs, self.globs),
             packages: join(base.packages, self.packages),
-            depends: self.depends.or(base.depends),
+            with_dependencies: self.with_dependencies.or(base.with_dependencies),
             requirements: self.requirements.or(base.requirements),
             image: self.image.or(base.image),
             tag: self.tag.or(base.tag),
@@ -188,6 +189,9 @@ fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
     let own = folder.join(format!("{name}.toml"));
     let text = match std::fs::read_to_string(&own) {
         Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && former_place(&own).is_some_and(|p| p.exists()) => {
+            return Err(JailError::FormerFolder(former_place(&own).unwrap_or_default()));
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => match BUILT_IN.iter().find(|(n, _)| *n == name) {
             Some((_, text)) => (*text).to_owned(),
             None => {
@@ -199,7 +203,20 @@ fn one(folder: &Path, name: &str) -> Result<Recipe, JailError> {
         },
         Err(e) => return Err(JailError::io("read", own, e)),
     };
-    toml::from_str(&text).map_err(|e| JailError::Form(Cause::new(e)))
+    toml::from_str(&text).map_err(|e| former_key(&text).unwrap_or_else(|| JailError::Form(Cause::new(e))))
+}
+
+/// Where this recipe lay before version 1.
+fn former_place(recipe: &Path) -> Option<PathBuf> {
+    let folder = recipe.parent()?;
+    Some(folder.with_file_name(former::RECIPES).join(recipe.file_name()?))
+}
+
+/// The first key that was called otherwise before version 1.
+fn former_key(text: &str) -> Option<JailError> {
+    let table: toml::Table = text.parse().ok()?;
+    let (old, new) = table.keys().find_map(|key| former::recipe_key(key))?;
+    Some(JailError::FormerKey { old, new })
 }
 
 /// A path below a root, absolute and normal.

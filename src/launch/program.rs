@@ -342,7 +342,7 @@ fn candidates(program: &str, directory: &Path, path: &str) -> Vec<PathBuf> {
     folders.map(|folder| directory.join(folder).join(program)).collect()
 }
 
-const NO_INTERPRETER: &str = "install it, correct the script's first line, or give the service a rootfs that has it";
+const NO_INTERPRETER: &str = "install it, correct the script's first line, or give the service a jail that has it";
 
 /// What only a shell understands, where a program is to be named.
 fn of_a_shell(command: &[String]) -> Option<Trouble> {
@@ -427,7 +427,7 @@ fn dangling(program: &Path, link: &Link) -> Trouble {
 /// What to do about a program that services do not see: if this host has it, its folder can be granted.
 fn granted_or(program: &Path, otherwise: &str) -> String {
     let recipe = match is_python(program) {
-        true => "; a rootfs whose recipe has `requirements` brings a Python of its own",
+        true => "; a jail whose recipe has `requirements` brings a Python of its own",
         false => "",
     };
     match folder_of(program) {
@@ -462,13 +462,13 @@ fn folder_of(program: &Path) -> Option<PathBuf> {
 fn no_loader(loader: &Path, host: Option<&Path>) -> String {
     let name = loader.to_string_lossy();
     if name.contains("ld-musl") {
-        "it was built for musl, as Alpine has it: install a build for glibc, or give the service a rootfs that has musl"
+        "it was built for musl, as Alpine has it: install a build for glibc, or give the service a jail that has musl"
             .into()
     } else if name.starts_with("/nix/") {
         "show services what it needs: `code = { \"/nix/store\" = \"/nix/store\" }`".into()
     } else {
         let collected = host.map_or_else(String::new, |host| format!(" of {}", host.display()));
-        format!("give the service a rootfs that has it: a recipe{collected} collects what it needs")
+        format!("give the service a jail that has it: a recipe{collected} collects what it needs")
     }
 }
 

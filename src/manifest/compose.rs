@@ -77,7 +77,7 @@ const FILE: &str = "write `[resources.NAME]` with `path`, `source` (or `initial`
                     in the service that alone may read it";
 const VARIABLES: &str =
     "write `environment = { KEY = \"value\" }`; what is secret is better a file: a resource that this service owns";
-const ROOTFS: &str = "leave it out to use this host's programs, or write `rootfs = \"NAME\"`: a root from a recipe in rootfs-templates/NAME.toml, which \
+const ROOTFS: &str = "leave it out to use this host's programs, or write `jail = \"NAME\"`: a root from a recipe in jails/NAME.toml, which \
                       may take `requirements` of Python, packages of Debian or an `image` on disk";
 
 /// Kind of table, keys, and what to write.

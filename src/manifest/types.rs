@@ -63,10 +63,10 @@ table! {
         /// Read-only for all services.
         pub code: Named<Code> = plain { "code": Map<Path, Folder> };
         /// A script, relative to the manifest, that makes the first content of the resources which PySecure keeps. Run
-        /// once, when they are made, and with `pysecure init-resources`; it sees the app's resources and nothing else.
-        pub initialize: Option<At<String>> = optional { "initialize": HostPath };
-        /// The rootfs template that the script runs in; `host` if left out.
-        pub initialize_rootfs: Option<At<String>> = optional { "initialize_rootfs": Text };
+        /// once, when they are made, and with `pysecure setup`; it sees the app's resources and nothing else.
+        pub setup: Option<At<String>> = optional { "setup": HostPath };
+        /// The jail that the script runs in; `host` if left out.
+        pub setup_jail: Option<At<String>> = optional { "setup_jail": Text };
         /// The most bytes of one call's arguments or result, from `"64K"` to `"1G"`; `"64M"` if left out.
         pub rpc_max_message: Option<At<u64>> = optional { "rpc_max_message": Size };
     }
@@ -139,8 +139,8 @@ table! {
         pub bundles: Vec<At<String>> = plain { "bundle": One<Text>, "bundles": List<Text> };
         /// Root inside its own namespace, nobody outside.
         pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
-        /// Name of a rootfs template; `host` if left out.
-        pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// Name of a jail; `host` if left out.
+        pub jail: Option<At<String>> = optional { "jail": Text };
         /// May it write to its jail? `"memory"` (or `true`): what it writes is in memory, and gone when it ends; `"persistent"`:
         /// it is kept with the app's data. `false` if left out.
         pub writable: Option<At<Writable>> = optional { "writable": Writable };
@@ -230,8 +230,8 @@ table! {
         /// The resource below which the directory of each run lies. It is all that a run may write to and that is kept.
         /// Left out: a run has no such directory.
         pub userdirs: Option<At<String>> = optional { "userdirs": Text };
-        /// Name of a rootfs template; `host` if left out.
-        pub rootfs: Option<At<String>> = optional { "rootfs": Text };
+        /// Name of a jail; `host` if left out.
+        pub jail: Option<At<String>> = optional { "jail": Text };
         /// Folders of Python packages, relative to the manifest, that runs may import from. Read-only.
         pub packages: Vec<At<String>> = plain { "packages": List<HostPath> };
         /// Modules that are imported before any run begins, for all runs.

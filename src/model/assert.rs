@@ -13,7 +13,7 @@
 //!          use SANDBOX                   have code run in it
 //! ```
 //!
-//! Asked of the matrix's rows, by name and, once there is a plan, over the disk. The script of `initialize` is not asked
+//! Asked of the matrix's rows, by name and, once there is a plan, over the disk. The setup script is not asked
 //! about: it makes what others find.
 
 use super::build::Names;
@@ -196,7 +196,7 @@ fn broken(matrix: Matrix<'_>, assertion: &Assertion) -> Option<Broken> {
         Rule::NeverFrom(listed) | Rule::AlwaysBy(listed) => listed.clone(),
         Rule::NeverExcept(listed) => matrix
             .subjects()
-            .filter(|s| *s != Subject::Initializer && !listed.contains(s))
+            .filter(|s| *s != Subject::SetupScript && !listed.contains(s))
             .collect(),
     };
     let always = matches!(assertion.rule, Rule::AlwaysBy(_));

@@ -3,7 +3,7 @@
 
 use super::source::Base;
 use super::{
-    Bundle, BundleId, BundlePlaces, EXTERNAL, Initialize, Model, OPERATOR, Places, ResourceId, SandboxId, ServiceId,
+    Bundle, BundleId, BundlePlaces, EXTERNAL, Model, OPERATOR, Places, ResourceId, SandboxId, ServiceId, Setup,
     Subject, assert, life, matrix, nesting, network, ranges, renames, resources, sandboxes, services, shadow,
 };
 use crate::former;
@@ -27,7 +27,7 @@ pub fn build(manifest: &Manifest, base: &Base) -> (Model, Vec<Diagnostic>) {
         ..Model::default()
     };
     resources::declare(&mut model, manifest, base, &mut found);
-    model.initialize = initialize(&manifest.app, base, &mut found);
+    model.setup = setup(&manifest.app, base, &mut found);
     model.rpc_max_message = largest(&manifest.app, &mut found);
     services::declare(&mut model, manifest, &names, &mut found);
     bundles(&mut model, manifest, &names, &mut found);
@@ -169,31 +169,28 @@ pub(super) fn flag(at: &Option<At<bool>>) -> bool {
     at.as_ref().is_some_and(|f| f.value)
 }
 
-fn initialize(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Option<Initialize> {
-    let Some(at) = app.initialize.as_ref().filter(|at| !reported(at)) else {
-        if let (None, Some(rootfs)) = (&app.initialize, &app.initialize_rootfs) {
+fn setup(app: &types::App, base: &Base, found: &mut Vec<Diagnostic>) -> Option<Setup> {
+    let Some(at) = app.setup.as_ref().filter(|at| !reported(at)) else {
+        if let (None, Some(rootfs)) = (&app.setup, &app.setup_jail) {
             found.push(
-                Diagnostic::error(
-                    rootfs.span.clone(),
-                    "`initialize_rootfs` is set, but `initialize` is not",
-                )
-                .help("name the script as `initialize`, or take this out"),
+                Diagnostic::error(rootfs.span.clone(), "`setup_jail` is set, but `setup` is not")
+                    .help("name the script as `setup`, or take this out"),
             );
         }
         return None;
     };
     let mut wrong = |why: String| {
-        let text = format!("initialize \"{}\" {why}", at.value);
+        let text = format!("setup \"{}\" {why}", at.value);
         found.push(Diagnostic::error(at.span.clone(), text).help("name a script beside the manifest"));
         None
     };
     match base.find(&at.value) {
         Err(why) => wrong(why),
         Ok(there) if there.kind == ResourceKind::Directory => wrong("is a directory, not a script".into()),
-        Ok(there) => Some(Initialize {
+        Ok(there) => Some(Setup {
             script: there.path,
             rootfs: app
-                .initialize_rootfs
+                .setup_jail
                 .as_ref()
                 .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
             span: at.span.clone(),

@@ -14,7 +14,7 @@
 //! when a plan is drawn.
 
 use super::sandboxes::IN_USERDIR;
-use super::{BundleId, INITIALIZE, Model, Publish, Resource, ResourceId, SandboxId, ServiceId};
+use super::{BundleId, Model, Publish, Resource, ResourceId, SETUP_SCRIPT, SandboxId, ServiceId};
 use crate::values::{Callable, Network, Perms, Writable};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,8 +30,8 @@ pub enum Subject {
     External,
     /// Whoever runs the app; calls services, and has no rights to resources.
     Operator,
-    /// The script of `initialize`, which makes the first content of the resources.
-    Initializer,
+    /// The setup script, which makes the first content of the resources.
+    SetupScript,
     /// Code that a service has run in a sandbox, and does not trust.
     Sandbox(SandboxId),
 }
@@ -106,7 +106,7 @@ pub enum Because<'m> {
     /// What the subject is to the resource. The bundle that makes it a member.
     Class(Class, Option<BundleId>),
     /// It makes the first content.
-    Initialize,
+    Setup,
     /// This key of the manifest.
     Key(Range<usize>),
     /// Something else, to which it has a right, holds the object or a part of it. `None`: its root does.
@@ -162,7 +162,7 @@ pub struct Line {
 pub struct Grant {
     pub resource: String,
     pub perms: Perms,
-    /// `None`: it is the script of `initialize` that has it.
+    /// `None`: it is the setup script that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<Class>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,7 +191,7 @@ impl Column {
 
     /// What each service may, or a part of them.
     pub fn of_services(&self) -> impl Iterator<Item = Perms> {
-        let named = self.named.iter().filter(|(name, _)| *name != INITIALIZE);
+        let named = self.named.iter().filter(|(name, _)| *name != SETUP_SCRIPT);
         named.map(|(_, perms)| *perms).chain([self.everyone])
     }
 }
@@ -267,13 +267,13 @@ impl<'m> Matrix<'m> {
     pub fn subjects(self) -> impl Iterator<Item = Subject> {
         let model = self.model;
         let external = model.external_uid.is_some().then_some(Subject::External);
-        let initializer = model.initialize.is_some().then_some(Subject::Initializer);
+        let setup_script = model.setup.is_some().then_some(Subject::SetupScript);
         let services = ServiceId::all(&model.services).map(Subject::Service);
         let sandboxes = SandboxId::all(&model.sandboxes).map(Subject::Sandbox);
         services
             .chain(external)
             .chain([Subject::Operator])
-            .chain(initializer)
+            .chain(setup_script)
             .chain(sandboxes)
     }
 
@@ -292,8 +292,8 @@ impl<'m> Matrix<'m> {
     /// What a subject may do with a resource by the resource's own name, be it nothing.
     pub fn touch(self, subject: Subject, resource: ResourceId) -> (Perms, Because<'m>) {
         let of = &self.model.resources[resource];
-        if subject == Subject::Initializer {
-            return (first_content(of), Because::Initialize);
+        if subject == Subject::SetupScript {
+            return (first_content(of), Because::Setup);
         }
         if let Subject::Sandbox(id) = subject {
             return self.in_sandbox(id, resource);
@@ -309,7 +309,7 @@ impl<'m> Matrix<'m> {
                 .copied()
                 .find(|b| self.model.bundles[*b].used_by_external),
             // Whoever runs the app is no service of it.
-            Subject::Operator | Subject::Initializer | Subject::Sandbox(_) => {
+            Subject::Operator | Subject::SetupScript | Subject::Sandbox(_) => {
                 return (Perms::default(), Because::Class(Class::Global, None));
             }
         };
@@ -350,7 +350,7 @@ impl<'m> Matrix<'m> {
             Subject::Operator => Vec::new(),
             Subject::Sandbox(id) => model.sandboxes[id].userdirs.into_iter().collect(),
             // There is one of each at most.
-            Subject::External | Subject::Initializer => ResourceId::all(&model.resources).collect(),
+            Subject::External | Subject::SetupScript => ResourceId::all(&model.resources).collect(),
             Subject::Service(id) => {
                 let of = &model.services[id];
                 let bundled = of.bundles.iter().flat_map(|b| &model.bundles[*b].resources);
@@ -410,7 +410,7 @@ impl<'m> Matrix<'m> {
             .into_iter()
             .flat_map(|id| self.subjects().map(move |subject| (subject, id)));
         let mut out: Vec<Row<'m>> = Vec::new();
-        for (subject, id) in pairs.filter(|(subject, _)| *subject != Subject::Initializer) {
+        for (subject, id) in pairs.filter(|(subject, _)| *subject != Subject::SetupScript) {
             let own = self.perms(subject, id).with_implied();
             let mut linked: Vec<(Holder, usize)> = Vec::new();
             for mut row in self.ways(subject, id) {
@@ -437,7 +437,7 @@ impl<'m> Matrix<'m> {
 
     /// All rows of one resource, by its own name.
     pub fn column(self, resource: ResourceId) -> Column {
-        let subjects: BTreeSet<Subject> = self.named(resource).chain([Subject::Initializer]).collect();
+        let subjects: BTreeSet<Subject> = self.named(resource).chain([Subject::SetupScript]).collect();
         let named = |s: Subject| (self.model.subject_name(s).to_owned(), self.perms(s, resource));
         Column {
             everyone: self.by_class(resource).perms.global,
@@ -506,7 +506,7 @@ impl<'m> Matrix<'m> {
                 }
                 return out;
             }
-            Subject::Operator | Subject::Initializer => return out,
+            Subject::Operator | Subject::SetupScript => return out,
         };
         let (of, at) = (&self.model.services[id], &self.model.services[id].places);
         for (address, span) in of.listen.iter().zip(&at.listen) {
@@ -594,9 +594,9 @@ impl<'m> Matrix<'m> {
                 vec![line(span, "none of its keys grants it".to_owned())]
             }
             (Because::Key(span), object) => vec![line(span, format!("`{who}` {}", self.deed(object)))],
-            (Because::Initialize, _) => {
-                let script = self.model.initialize.as_ref().map(|i| &i.span);
-                let says = "`initialize` makes the first content of resources".to_owned();
+            (Because::Setup, _) => {
+                let script = self.model.setup.as_ref().map(|i| &i.span);
+                let says = "`setup` makes the first content of resources".to_owned();
                 script.map(|span| line(span, says)).into_iter().collect()
             }
             (Because::Class(..), _) => Vec::new(),
@@ -666,7 +666,7 @@ impl<'m> Matrix<'m> {
                     Subject::Service(id) => model.services[id].places.rootfs.clone(),
                     _ => 0..0,
                 };
-                (span, format!("rootfs \"{name}\""))
+                (span, format!("jail \"{name}\""))
             }
         };
         let at = alias.at.display();
@@ -711,7 +711,7 @@ impl<'m> Matrix<'m> {
     }
 }
 
-/// What the script of `initialize` may: it makes the content of what PySecure keeps, reads what is the user's, and sees
+/// What the setup script may: it makes the content of what PySecure keeps, reads what is the user's, and sees
 /// nothing of what is adopted, which has its content already, and whose readers are not settled yet.
 fn first_content(of: &Resource) -> Perms {
     match of.source {

@@ -44,10 +44,10 @@ use std::path::PathBuf;
 
 /// The word that stands for the external service in `callers` and `[assert]`.
 pub const EXTERNAL: &str = "external";
-/// The word that stands in `callers` for whoever runs the app, with `pysecure call`.
+/// The word that stands in `callers` for whoever runs the app, with `pysecure rpc call`.
 pub const OPERATOR: &str = "operator";
-/// The name under which the script of `initialize` runs, and has ids.
-pub const INITIALIZE: &str = "initialize";
+/// The name under which the setup script runs, and has ids.
+pub const SETUP_SCRIPT: &str = "setup-script";
 /// The name under which the app has ids for what no service owns; a dot begins no service's name.
 pub const UNOWNED: &str = ".unowned";
 
@@ -63,7 +63,7 @@ pub struct Model {
     pub services: Vec<Service>,
     pub sandboxes: Vec<Sandbox>,
     /// What makes the first content of the resources.
-    pub initialize: Option<Initialize>,
+    pub setup: Option<Setup>,
     /// The most bytes of one message of RPC, where the manifest says it.
     pub rpc_max_message: Option<u64>,
     pub places: Places,
@@ -138,7 +138,7 @@ pub struct ClassPerms {
 
 /// A script of the user's, and the root that it runs in.
 #[derive(Clone, Debug)]
-pub struct Initialize {
+pub struct Setup {
     /// The host path, absolute and free of links.
     pub script: PathBuf,
     pub rootfs: String,
@@ -254,7 +254,7 @@ impl Model {
             Subject::Service(id) => &self.services[id].name,
             Subject::External => EXTERNAL,
             Subject::Operator => OPERATOR,
-            Subject::Initializer => INITIALIZE,
+            Subject::SetupScript => SETUP_SCRIPT,
             Subject::Sandbox(id) => &self.sandboxes[id].name,
         }
     }

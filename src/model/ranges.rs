@@ -14,7 +14,7 @@ pub fn needed_ids(model: &Model) -> (u64, u64) {
         .map(|r| r.bundles.as_slice())
         .filter(|b| b.len() > 1)
         .collect();
-    let others = u64::from(model.initialize.is_some()) + u64::from(model.matrix().has_unowned());
+    let others = u64::from(model.setup.is_some()) + u64::from(model.matrix().has_unowned());
     let sandboxes: u64 = model.sandboxes.iter().map(|s| u64::from(ids_of(s))).sum();
     let services = model.services.len() as u64 + 1 + others + sandboxes;
     (services, services + model.bundles.len() as u64 + sets.len() as u64)
@@ -55,7 +55,13 @@ fn alike(model: &Model, app: &crate::manifest::App, found: &mut Vec<Diagnostic>)
     }
 }
 
-fn range(range: &Option<At<[u32; 2]>>, key: &str, needed: u64, external: &Option<At<u32>>, found: &mut Vec<Diagnostic>) {
+fn range(
+    range: &Option<At<[u32; 2]>>,
+    key: &str,
+    needed: u64,
+    external: &Option<At<u32>>,
+    found: &mut Vec<Diagnostic>,
+) {
     let Some(range) = range.as_ref().filter(|r| !reported(r)) else {
         return;
     };

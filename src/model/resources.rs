@@ -204,8 +204,11 @@ fn together(manifest: &Manifest, found: &mut Vec<Diagnostic>) {
         }
         if let Some(chown) = table.chown.as_ref().filter(|a| a.value && table.source.is_none()) {
             found.push(
-                Diagnostic::error(chown.span.clone(), format!("`{}` has no source to change the owner of", name.value))
-                    .help("PySecure keeps this resource itself; take `chown` out, or name a `source`"),
+                Diagnostic::error(
+                    chown.span.clone(),
+                    format!("`{}` has no source to change the owner of", name.value),
+                )
+                .help("PySecure keeps this resource itself; take `chown` out, or name a `source`"),
             );
         }
         if let Some(key) = table

@@ -137,7 +137,7 @@ fn sandbox(
             used_by: used_by_at,
             userdirs: place(table.userdirs.as_ref().map(|at| &at.span)),
             packages: packages_at,
-            rootfs: place(table.rootfs.as_ref().map(|at| &at.span)),
+            rootfs: place(table.jail.as_ref().map(|at| &at.span)),
         },
     }
 }
@@ -239,16 +239,16 @@ fn packages(table: &types::Sandbox, base: &Base, found: &mut Vec<Diagnostic>) ->
 }
 
 fn rootfs(name: &At<String>, table: &types::Sandbox, found: &mut Vec<Diagnostic>) -> String {
-    let rootfs = table.rootfs.as_ref().map_or("host", |at| at.value.as_str());
+    let rootfs = table.jail.as_ref().map_or("host", |at| at.value.as_str());
     let landlock = table.isolation.as_ref().filter(|at| at.value == Isolation::Landlock);
-    if let (Some(isolation), Some(at)) = (landlock, table.rootfs.as_ref().filter(|_| rootfs != "host")) {
+    if let (Some(isolation), Some(at)) = (landlock, table.jail.as_ref().filter(|_| rootfs != "host")) {
         found.push(
             Diagnostic::error(
                 at.span.clone(),
                 format!("`{}` cannot have a root of its own: that takes namespaces", name.value),
             )
             .other(isolation.span.clone(), "Landlock alone is asked for here")
-            .help("leave `rootfs` out, or `isolation`"),
+            .help("leave `jail` out, or `isolation`"),
         );
     }
     rootfs.to_owned()

@@ -2,7 +2,7 @@
 
 use super::build::{Names, flag, reported};
 use super::{
-    Caller, EXTERNAL, INITIALIZE, Model, OPERATOR, Service, ServicePlaces, Subject, life, limits, logs, network, path,
+    Caller, EXTERNAL, Model, OPERATOR, SETUP_SCRIPT, Service, ServicePlaces, Subject, life, limits, logs, network, path,
 };
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::types::{self, At, Manifest};
@@ -46,7 +46,7 @@ fn service<'m>(
         bundles: Vec::new(),
         runs_with_root: flag(&table.runs_with_root),
         rootfs: table
-            .rootfs
+            .jail
             .as_ref()
             .map_or_else(|| "host".to_owned(), |r| r.value.clone()),
         writable: table.writable.as_ref().map(|w| w.value).unwrap_or_default(),
@@ -68,7 +68,7 @@ fn service<'m>(
         places: ServicePlaces {
             command: table.command.span.clone(),
             directory: place(&table.directory, name),
-            rootfs: place(&table.rootfs, name),
+            rootfs: place(&table.jail, name),
             writable: place(&table.writable, name),
             runs_with_root: place(&table.runs_with_root, name),
             network: place(&table.network, name),
@@ -85,7 +85,7 @@ fn service<'m>(
 pub(super) fn not_reserved(what: &str, name: &At<String>, found: &mut Vec<Diagnostic>) {
     if matches!(
         name.value.as_str(),
-        EXTERNAL | OPERATOR | INITIALIZE | "listen" | "keeper"
+        EXTERNAL | OPERATOR | SETUP_SCRIPT | "listen" | "keeper"
     ) {
         found.push(
             Diagnostic::error(name.span.clone(), format!("a {what} cannot be called `{}`", name.value))

@@ -6,8 +6,8 @@ use super::overlap::{Leak, Subtree};
 use super::service::Services;
 use super::template::{Library, Template};
 use super::{
-    Initializer, Keeping, Mounts, Overlaps, PlanError, Sandbox, Storage, Unit, Viewer, host, initialize, installed,
-    ledger, links, overlap, sandbox, storage,
+    Keeping, Mounts, Overlaps, PlanError, Sandbox, SetupScript, Storage, Unit, Viewer, host, installed, ledger, links,
+    overlap, sandbox, setup, storage,
 };
 use crate::host::{Dirs, Privilege};
 use crate::model::{Matrix, Model, assert};
@@ -24,7 +24,7 @@ pub struct Plan {
     pub sandboxes: Vec<Sandbox>,
     pub templates: BTreeMap<String, Template>,
     /// Who makes the first content of the resources, if the manifest names a script.
-    pub initializer: Option<Initializer>,
+    pub setup_script: Option<SetupScript>,
     /// What the services could meet on disk, and who may do what with it.
     pub subtrees: Vec<Subtree>,
     /// What the user should know before relying on this: one sentence each.
@@ -47,7 +47,7 @@ impl Plan {
             services: Vec::new(),
             sandboxes: Vec::new(),
             templates,
-            initializer: None,
+            setup_script: None,
             subtrees: Vec::new(),
             notes: Vec::new(),
         }
@@ -92,8 +92,8 @@ pub fn draw(
     let mut leaks: Vec<Leak> = Vec::new();
     let services = Services::new(of, &storage, &used, &overlaps).draw(&mut leaks, &mut found);
     found.notes.extend(installed::notes(&services, |name| used.get(name)));
-    let initializer = model.initialize.as_ref().map(|script| {
-        let mut drawn = initialize::plan(&of, script, &storage, used.get(&script.rootfs), &mut found);
+    let setup_script = model.setup.as_ref().map(|script| {
+        let mut drawn = setup::plan(&of, script, &storage, used.get(&script.rootfs), &mut found);
         let unit = &mut drawn.service;
         let viewer = Viewer {
             service: &unit.name,
@@ -128,7 +128,7 @@ pub fn draw(
         services,
         sandboxes,
         templates: used,
-        initializer,
+        setup_script,
         subtrees: overlaps.into_subtrees(),
         notes: found.notes,
     })
@@ -151,10 +151,10 @@ fn allocate(model: &Model, privilege: &Privilege, dirs: &Dirs, ledger: &mut Ledg
 /// The rootfs templates that anything of the app has.
 fn load(of: &Context<'_>, templates: &Library, found: &mut Findings) -> Templates {
     let mut used = Templates::new();
-    let initialize = of.model.initialize.as_ref().map(|i| &i.rootfs);
+    let setup = of.model.setup.as_ref().map(|i| &i.rootfs);
     let sandboxes = of.model.sandboxes.iter().map(|s| &s.rootfs);
     let services = of.model.services.iter().map(|s| &s.rootfs);
-    for rootfs in services.chain(initialize).chain(sandboxes) {
+    for rootfs in services.chain(setup).chain(sandboxes) {
         if !used.contains_key(rootfs) {
             match templates.load(rootfs) {
                 Ok(template) => drop(used.insert(rootfs.clone(), template)),

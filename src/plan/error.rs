@@ -127,7 +127,7 @@ pub enum PlanError {
     /// Another process has the data for itself.
     #[error("`{app}`: {cause}")]
     Busy { app: String, cause: String },
-    #[error("rootfs \"{name}\": {reason}")]
+    #[error("jail \"{name}\": {reason}")]
     Template {
         name: String,
         #[source]
@@ -202,7 +202,7 @@ impl PlanError {
                 Some(service) => &service.span,
                 None => match model.sandboxes.iter().find(|s| s.rootfs == *name) {
                     Some(sandbox) => &sandbox.places.rootfs,
-                    None => &model.initialize.as_ref()?.span,
+                    None => &model.setup.as_ref()?.span,
                 },
             },
             PlanError::Sandbox { name, .. } => &model.sandboxes.iter().find(|s| s.name == *name)?.span,

@@ -10,7 +10,7 @@ use super::sandbox::IdNames;
 use crate::cause::{Cause, Reason};
 use crate::durable;
 use crate::host::{Dirs, Privilege};
-use crate::model::{self, BundleId, INITIALIZE, Model, ServiceId, Subject};
+use crate::model::{self, BundleId, Model, SETUP_SCRIPT, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
@@ -360,13 +360,13 @@ impl Ledger {
                 gid: gids.take(live)?,
             };
         }
-        let initialize = model.initialize.as_ref().map(|_| INITIALIZE);
+        let setup = model.setup.as_ref().map(|_| SETUP_SCRIPT);
         let unowned = model.matrix().has_unowned().then_some(crate::model::UNOWNED);
         for name in model
             .services
             .iter()
             .map(|s| s.name.as_str())
-            .chain(initialize)
+            .chain(setup)
             .chain(unowned)
         {
             if !self.services.contains_key(name) {
@@ -571,7 +571,7 @@ pub(super) fn owner_ids(model: &Model, ledger: &Ledger, owner: Option<Subject>) 
             }
         }
         // Nobody's: PySecure's own root keeps it. The keeper's id must own nothing.
-        Some(Subject::Operator | Subject::Initializer | Subject::Sandbox(_)) | None => Ids { uid: 0, gid: 0 },
+        Some(Subject::Operator | Subject::SetupScript | Subject::Sandbox(_)) | None => Ids { uid: 0, gid: 0 },
     }
 }
 

@@ -38,9 +38,9 @@ impl Lock {
     }
 }
 
-/// Held while the script of `initialize` runs: the others wait, and find the work done.
+/// Held while the setup script runs: the others wait, and find the work done.
 pub fn initializing(dirs: &Dirs) -> Result<impl Sized + use<>, PlanError> {
-    let (file, path) = open(dirs, &format!("{}.initialize", name(dirs)))?;
+    let (file, path) = open(dirs, &format!("{}.setup", name(dirs)))?;
     set(&file, Part::All, libc::F_WRLCK, true).map_err(|e| unlockable(&path, e))?;
     Ok(file)
 }
@@ -60,8 +60,8 @@ pub enum Deed {
     Up,
     #[serde(rename = "down --purge")]
     Purge,
-    #[serde(rename = "init-resources")]
-    Initialize,
+    #[serde(rename = "setup")]
+    Setup,
     #[serde(rename = "give-back")]
     GiveBack,
     #[serde(rename = "data remove")]
@@ -73,7 +73,7 @@ impl std::fmt::Display for Deed {
         f.write_str(match self {
             Deed::Up => "up",
             Deed::Purge => "down --purge",
-            Deed::Initialize => "init-resources",
+            Deed::Setup => "setup",
             Deed::GiveBack => "give-back",
             Deed::Remove => "data remove",
         })

@@ -109,7 +109,7 @@ fn covered(template: &Template, mount: &Mount) -> Option<Reason> {
         }
         let inside = mount.target.strip_prefix(link)?;
         let why = format!(
-            "its path {} goes through {link}, which is a link to {} in rootfs \"{}\"",
+            "its path {} goes through {link}, which is a link to {} in jail \"{}\"",
             mount.target,
             target.display(),
             template.name,
@@ -123,7 +123,7 @@ fn covered(template: &Template, mount: &Mount) -> Option<Reason> {
         let bound = place.to_str()?;
         if bound == mount.target || path::is_below(bound, &mount.target) {
             let why = format!(
-                "its path {} would hide {bound} of rootfs \"{}\"",
+                "its path {} would hide {bound} of jail \"{}\"",
                 mount.target, template.name
             );
             return Some(Reason::new(why).remedy(format!("choose another, such as /srv{}", mount.target)));

@@ -21,7 +21,7 @@ use super::{IdMap, Identity, Keeping, Mount, PlanError, Storage, Unit};
 use crate::cause::Reason;
 use crate::host::Dirs;
 use crate::model::matrix::{Alias, Disk, Holder};
-use crate::model::{Column, INITIALIZE, Matrix, ResourceId, ServiceId, path};
+use crate::model::{Column, Matrix, ResourceId, SETUP_SCRIPT, ServiceId, path};
 use crate::values::Perms;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -29,13 +29,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Before the name of a rootfs template, where a resource's could stand.
+/// Before the name of a jail, where a resource's could stand.
 pub(super) const ROOTFS: &str = "rootfs:";
 
 /// A path on disk with all below it, and who may do what with it. A file is one, too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subtree {
-    /// The resource's or rootfs template's name, or what it is in words.
+    /// The resource's or jail's name, or what it is in words.
     pub name: String,
     #[serde(rename = "what")]
     pub kind: SubtreeKind,
@@ -51,7 +51,7 @@ pub struct Subtree {
 pub enum SubtreeKind {
     /// A resource, `code` among them. `file`: it is kept in a directory of its own, as this file.
     Resource { kept: bool, file: Option<String> },
-    /// A part of a rootfs template.
+    /// A part of a jail.
     Root,
     /// PySecure's own.
     Own,
@@ -125,8 +125,8 @@ pub(super) fn subtrees<'t>(
         own.into_iter()
             .map(|path| Subtree::unnamed(own_name(), SubtreeKind::Own, path, Perms::default())),
     );
-    let initialize = matrix.model.initialize.as_ref();
-    let script = initialize.map(|i| ("the script of `initialize`".to_owned(), i.script.clone()));
+    let setup = matrix.model.setup.as_ref();
+    let script = setup.map(|i| ("the setup script".to_owned(), i.script.clone()));
     let rules = rules.into_iter().chain(script);
     out.extend(
         rules.map(|(name, path)| Subtree::unnamed(name, SubtreeKind::Rules, resolved.real(&path), Perms::READ_AND_RUN)),
@@ -289,8 +289,8 @@ impl Overlaps {
     fn refused(&self, service: &str, outer: usize, inner: usize) -> Perms {
         let (out, inn) = (&self.subtrees[outer], &self.subtrees[inner]);
         let rights = inn.rights(service);
-        // What the script of `initialize` may see at all it may see whichever way.
-        if service == INITIALIZE && inn.is_resource() && rights.any() {
+        // What the setup script may see at all it may see whichever way.
+        if service == SETUP_SCRIPT && inn.is_resource() && rights.any() {
             return Perms::default();
         }
         out.rights(service).without(rights)
@@ -579,7 +579,7 @@ impl Overlaps {
         let at = leak.at.display();
         let (out, inn) = (outer.path.display(), inner.path.display());
         let shown_by = match outer.kind {
-            SubtreeKind::Root => format!("rootfs \"{}\"", outer.name),
+            SubtreeKind::Root => format!("jail \"{}\"", outer.name),
             _ => format!("`{}`", outer.name),
         };
         match (&inner.kind, &leak.route) {
@@ -615,7 +615,7 @@ impl Overlaps {
             ),
             (SubtreeKind::Root, _) => (
                 format!(
-                    "{who} may write {inn} through {shown_by}, and services run what rootfs \"{}\" has there",
+                    "{who} may write {inn} through {shown_by}, and services run what jail \"{}\" has there",
                     inner.name
                 ),
                 format!("name a `source` outside of {inn}"),
@@ -643,7 +643,7 @@ impl Overlaps {
         let (outer, inner) = (&self.subtrees[leak.outer], &self.subtrees[leak.inner]);
         let (out, inn, at) = (outer.path.display(), inner.path.display(), leak.at.display());
         if outer.kind == SubtreeKind::Root {
-            return format!("move {inn} out of {out}, or give services another root, such as rootfs = \"minimal\"");
+            return format!("move {inn} out of {out}, or give services another root, such as jail = \"minimal\"");
         }
         if leak.at == Path::new(&outer.target) {
             return "make them one resource, give each a `source` of its own, or grant the same on both".to_owned();

@@ -2,7 +2,7 @@
 //!
 //! A template either binds host paths (what is a link on the host becomes the same link, what is not there is left
 //! out), or is a jail ([`crate::jail`]): then what is mounted are parts of its tree in the store, where whoever starts
-//! services has it made first. Looked for beside the manifest first, in `rootfs-templates/NAME.toml`, then among those
+//! services has it made first. Looked for beside the manifest first, in `jails/NAME.toml`, then among those
 //! that PySecure brings.
 
 use super::PlanError;
@@ -59,7 +59,7 @@ impl Library {
     /// `manifest_folder`: where the manifest lies; `state`: the directory that holds the store of jails.
     pub fn new(manifest_folder: &Path, state: &Path) -> Library {
         Library {
-            folder: manifest_folder.join("rootfs-templates"),
+            folder: manifest_folder.join("jails"),
             state: state.to_owned(),
             manifest: None,
         }
@@ -76,7 +76,7 @@ impl Library {
     /// What says who may do what, and so is nobody's to write.
     pub(super) fn rules(&self) -> Vec<(String, PathBuf)> {
         let manifest = self.manifest.iter().map(|m| ("the manifest".to_owned(), m.clone()));
-        let templates = [("the rootfs templates".to_owned(), self.folder.clone())];
+        let templates = [("the jail recipes".to_owned(), self.folder.clone())];
         manifest.chain(templates).collect()
     }
 

@@ -1,6 +1,6 @@
 //! A unit: whatever is run, and all that it is granted.
 //!
-//! Services are units, and so are the script that initialises an app's data, the sandbox of a configuration, and what is
+//! Services are units, and so are the setup script of an app's data, the sandbox of a configuration, and what is
 //! run once in a service's place ([`super::oneoff`]). All go the same way: compiled to a bundle, launched from that.
 
 use super::ledger::Ids;
@@ -19,7 +19,7 @@ pub enum Role {
     #[default]
     Service,
     /// It makes the first content of the app's resources.
-    Initializer,
+    SetupScript,
     /// It is a configuration in Python, which comes to a manifest.
     Configuration,
     /// It is run once, with a service's grants.

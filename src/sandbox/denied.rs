@@ -413,7 +413,7 @@ fn in_manifest(sandbox: &str, path: &Path, wants: Wants) -> String {
     match wants.changes() {
         true => ELSEWHERE.into(),
         false => format!(
-            "[sandboxes.{sandbox}] rootfs = a template that has paths = [{}]; packages = [\"FOLDER\"] for modules; or a copy in its folder: put={{…}}",
+            "[sandboxes.{sandbox}] jail = a recipe that has paths = [{}]; packages = [\"FOLDER\"] for modules; or a copy in its folder: put={{…}}",
             serde_json::Value::from(path.to_string_lossy())
         ),
     }

@@ -28,7 +28,8 @@ pub struct Profile {
     pub at_once: usize,
     /// Is there a warm interpreter? Without one each run of Python starts one of its own.
     pub warm: bool,
-    /// The rootfs template.
+    /// The jail.
+    #[serde(rename = "jail")]
     pub rootfs: String,
     pub limits: Limits,
 }

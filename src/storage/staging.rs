@@ -1,4 +1,4 @@
-//! Resources in a place aside: filled there by the script of `initialize`, and put in place in one step.
+//! Resources in a place aside: filled there by the setup script, and put in place in one step.
 //!
 //! Paths are followed below directories that are PySecure's own alone, while no service of the app runs; what services
 //! have left in them is looked at through no link all the same.
@@ -7,7 +7,7 @@ use super::StorageError;
 use crate::durable;
 use crate::host::Dirs;
 use crate::launch::LaunchError;
-use crate::plan::{Initial, Initializer};
+use crate::plan::{Initial, SetupScript};
 use crate::walk::{self, Found, Trail, Walk};
 use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -22,10 +22,10 @@ use std::path::{Path, PathBuf};
 const LONGEST_SCRIPT: u64 = 1 << 20;
 
 /// Makes the place aside, empty or with what the resources hold now, all of it the script's, and the script.
-pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), StorageError> {
-    let aside = &initializer.dirs.app;
+pub fn set_out(setup_script: &SetupScript, from: Option<&Dirs>) -> Result<(), StorageError> {
+    let aside = &setup_script.dirs.app;
     clear(aside)?;
-    let done = fill(initializer, from);
+    let done = fill(setup_script, from);
     if done.is_err() {
         // On a full disk it would be the copy that fills it.
         let _ = clear(aside);
@@ -33,32 +33,32 @@ pub fn set_out(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), Sto
     done
 }
 
-fn fill(initializer: &Initializer, from: Option<&Dirs>) -> Result<(), StorageError> {
-    let aside = &initializer.dirs.app;
+fn fill(setup_script: &SetupScript, from: Option<&Dirs>) -> Result<(), StorageError> {
+    let aside = &setup_script.dirs.app;
     crate::host::make_private(aside)?;
     if let Some(from) = from.map(Dirs::resources).filter(|from| from.exists()) {
-        copy_tree(&from, &initializer.dirs.resources())
+        copy_tree(&from, &setup_script.dirs.resources())
             .map_err(|(path, e)| crate::plan::PlanError::io("copy the app's data at", path, e))?;
     }
     super::make(
-        &initializer.dirs,
-        &initializer.storage,
+        &setup_script.dirs,
+        &setup_script.storage,
         &mut BTreeMap::new(),
         &mut Vec::new(),
     )?;
-    let shown = initializer.script.display().to_string();
-    copy_script(initializer).map_err(|errno| {
+    let shown = setup_script.script.display().to_string();
+    copy_script(setup_script).map_err(|errno| {
         let source = LaunchError::system("copy the script", shown)(errno);
         StorageError::Resource {
-            resource: "initialize".into(),
+            resource: "setup".into(),
             source,
         }
     })
 }
 
 /// Puts the resources in place; `fresh`: nothing is there yet.
-pub fn put_in_place(initializer: &Initializer, dirs: &Dirs) -> Result<(), StorageError> {
-    let (made, place) = (initializer.dirs.resources(), dirs.resources());
+pub fn put_in_place(setup_script: &SetupScript, dirs: &Dirs) -> Result<(), StorageError> {
+    let (made, place) = (setup_script.dirs.resources(), dirs.resources());
     let wrong = |e: std::io::Error| crate::plan::PlanError::io("put the app's data in place at", &place, e);
     // It counts as made from then on.
     durable::settle(&made).map_err(wrong)?;
@@ -67,10 +67,10 @@ pub fn put_in_place(initializer: &Initializer, dirs: &Dirs) -> Result<(), Storag
         other => other,
     };
     moved.map_err(|errno| wrong(errno.into()))?;
-    for folder in [&dirs.app, &initializer.dirs.app] {
+    for folder in [&dirs.app, &setup_script.dirs.app] {
         durable::settle_names(folder).map_err(wrong)?;
     }
-    clear(&initializer.dirs.app)
+    clear(&setup_script.dirs.app)
 }
 
 /// Removes what a script that failed, or was killed, has left.
@@ -79,11 +79,11 @@ pub fn clear(aside: &Path) -> Result<(), StorageError> {
 }
 
 /// The script is its runner's to read and to run, whatever its mode in the user's folder.
-fn copy_script(initializer: &Initializer) -> Result<(), Errno> {
+fn copy_script(setup_script: &SetupScript) -> Result<(), Errno> {
     use std::io::Read;
     let resolve = rustix::fs::ResolveFlags::NO_SYMLINKS | rustix::fs::ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let script = rustix::fs::openat2(CWD, &initializer.script, flags, Mode::empty(), resolve)?;
+    let script = rustix::fs::openat2(CWD, &setup_script.script, flags, Mode::empty(), resolve)?;
     let io = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     let mut text = Vec::new();
     let mut from = std::fs::File::from(script).take(LONGEST_SCRIPT + 1);
@@ -91,9 +91,9 @@ fn copy_script(initializer: &Initializer) -> Result<(), Errno> {
     if text.len() as u64 > LONGEST_SCRIPT {
         return Err(Errno::FBIG);
     }
-    std::fs::write(&initializer.copy, text).map_err(io)?;
+    std::fs::write(&setup_script.copy, text).map_err(io)?;
     // Set last, and no secret: the place aside is passed by nobody else.
-    std::fs::set_permissions(&initializer.copy, std::fs::Permissions::from_mode(0o555)).map_err(io)
+    std::fs::set_permissions(&setup_script.copy, std::fs::Permissions::from_mode(0o555)).map_err(io)
 }
 
 /// Where a resource's folder is made; no resource's name begins with a dot.

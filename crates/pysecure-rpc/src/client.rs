@@ -139,7 +139,9 @@ impl Pending {
                     turned += 1;
                     std::thread::sleep(moment(turned));
                 }
-                Error::ConnectionLost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => repeats += 1,
+                Error::ConnectionLost { .. } if known.is_some_and(|k| k.idempotent) && repeats < REPEATS => {
+                    repeats += 1
+                }
                 // What it answered, it answered whole.
                 Error::Remote { .. } => {
                     keep(connection);

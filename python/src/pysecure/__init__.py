@@ -192,7 +192,7 @@ class PySecureConfig:
     """The configuration of an application: a manifest in the making.
 
     `uid_range` and `gid_range` are the lowest and highest id to give out. `None` is a free range of the host, chosen once.
-    `initialize` is a script that makes the first content, and `initialize_rootfs` the root that it runs in. `rpc_max_message` is the
+    `setup` is a script that makes the first content, and `setup_jail` the root that it runs in. `rpc_max_message` is the
     most bytes of one call, such as "256M".
     """
 
@@ -207,8 +207,8 @@ class PySecureConfig:
         code: Mapping[str, Code] | None = None,
         never: Iterable[str] = (),
         always: Iterable[str] = (),
-        initialize: str | None = None,
-        initialize_rootfs: str | None = None,
+        setup: str | None = None,
+        setup_jail: str | None = None,
         rpc_max_message: int | str | None = None,
     ) -> None:
         self.app_name = _text("app_name", app_name)
@@ -219,8 +219,8 @@ class PySecureConfig:
         self.code = None if code is None else _table("code", code)
         self.never: list[str] = _all("never", never, str)
         self.always: list[str] = _all("always", always, str)
-        self.initialize = initialize
-        self.initialize_rootfs = initialize_rootfs
+        self.setup = setup
+        self.setup_jail = setup_jail
         self.rpc_max_message = rpc_max_message
         self.resources: list[PySecureResource] = []
         self.bundles: list[PySecureBundle] = []
@@ -268,13 +268,13 @@ class PySecureConfig:
             code.setdefault(shown, source)
         if code:
             app["code"] = code
-        initialize = self.initialize
-        if initialize is None and os.path.isfile(os.path.join(self.folder, _INITIALIZE)):
-            initialize = _INITIALIZE
-        if initialize:
-            app["initialize"] = initialize
-        if self.initialize_rootfs is not None:
-            app["initialize_rootfs"] = self.initialize_rootfs
+        setup = self.setup
+        if setup is None and os.path.isfile(os.path.join(self.folder, _INITIALIZE)):
+            setup = _INITIALIZE
+        if setup:
+            app["setup"] = setup
+        if self.setup_jail is not None:
+            app["setup_jail"] = self.setup_jail
         if self.rpc_max_message is not None:
             app["rpc_max_message"] = self.rpc_max_message
         manifest: dict[str, Any] = {"app": app}

@@ -72,7 +72,7 @@ class Profile(Limits, total=False):
     at_once: int
     #: False: each run starts an interpreter of its own.
     warm: bool
-    rootfs: str
+    jail: str
     #: Bytes of output of a run.
     output: Size
 
@@ -475,7 +475,7 @@ def _memory(name: str, data: Any) -> int:
 def _profile(name: str | None, given: Profile) -> dict[str, Any]:
     """The profile of a pool of this program's own."""
     profile: dict[str, Any] = {"name": name or "sandbox"}
-    for key in ("isolation", "after_fork", "ready", "at_once", "warm", "rootfs"):
+    for key in ("isolation", "after_fork", "ready", "at_once", "warm", "jail"):
         value = given.get(key)
         if value is not None:
             profile[key] = value

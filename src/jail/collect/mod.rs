@@ -108,7 +108,7 @@ pub fn collect(name: &str, recipe: &Recipe, venv: Option<&Path>) -> Result<Listi
             }
         }
     }
-    if recipe.depends == Some(true) {
+    if recipe.with_dependencies == Some(true) {
         for (package, by) in Installed::read()?.with_what_they_need(&recipe.packages)? {
             let by = by.map_or_else(String::new, |by| format!(", which package {by} needs"));
             it.package(&package, &format!("package {package} brings it{by}"))?;

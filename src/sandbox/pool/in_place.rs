@@ -16,7 +16,7 @@ impl Pool {
         let template = self.plan.templates.get(&self.profile.rootfs);
         if template.is_some_and(|template| template.jail.is_some()) {
             return Err(SandboxError::refused(format!(
-                "rootfs {:?}: without namespaces there is no root but this one's; leave out `rootfs`, or `isolation`",
+                "jail {:?}: without namespaces there is no root but this one's; leave out `jail`, or `isolation`",
                 self.profile.rootfs
             )));
         }

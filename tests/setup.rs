@@ -1,4 +1,4 @@
-//! `initialize`: the first content of an app's resources, made once, by a script in a jail of its own.
+//! `setup`: the first content of an app's resources, made once, by a script in a jail of its own.
 
 mod harness;
 
@@ -11,7 +11,7 @@ fn bank(name: &str) -> String {
         r#"
 [app]
 name = "{name}"
-initialize = "pysecure_initialize_resources.sh"
+setup = "pysecure_initialize_resources.sh"
 code = {{ "/bank" = "./code" }}
 [resources]
 cred = {{ path = "/bank-db/cred/cred.db", owner = "rw" }}
@@ -68,7 +68,7 @@ fn the_script_runs_once_and_its_files_become_their_owners() {
         assert!(!seen.contains("outside") && seen.contains("bank-db"), "{seen}");
         assert!(!seen.contains("rpc"), "{seen}");
         // It is up: its data is not touched. Then: not again by itself, but when it is asked for.
-        let refused = app.run(&["init-resources"]);
+        let refused = app.run(&["setup"]);
         assert!(
             refused.code == 1 && refused.err.contains("pysecure down"),
             "{}",
@@ -78,7 +78,7 @@ fn the_script_runs_once_and_its_files_become_their_owners() {
         app.ok(&["up", "-d"]);
         assert_eq!(app.sh("web", "cat /srv/board/runs").ok().out, "once\n");
         app.ok(&["down"]);
-        app.ok(&["init-resources"]);
+        app.ok(&["setup"]);
         app.ok(&["up", "-d"]);
         assert_eq!(app.sh("web", "cat /srv/board/runs").ok().out, "once\nonce\n");
         assert_eq!(app.sh("auth", "cat /bank-db/cred/cred.db").ok().out, "alice:secret\n");
@@ -140,7 +140,7 @@ fn a_script_that_fails_leaves_no_half_made_data() {
         app.ok(&["down"]);
         // And a failure later changes nothing of what is there.
         app.write("pysecure_initialize_resources.sh", "rm -r /srv/board/*; exit 1\n");
-        let failed = app.run(&["init-resources"]);
+        let failed = app.run(&["setup"]);
         assert!(
             failed.code == 1 && failed.err.contains("as it was"),
             "{} {}",
@@ -244,7 +244,7 @@ fn what_is_wrong_with_it_is_said_at_its_line() {
         "{}",
         wrong.err
     );
-    let text = "[app]\nname = \"initwrong\"\ninitialize_rootfs = \"host\"\n[services.a]\ncommand = \"true\"\n";
+    let text = "[app]\nname = \"initwrong\"\nsetup_jail = \"host\"\n[services.a]\ncommand = \"true\"\n";
     app.write("pysecure.toml", text);
     let wrong = app.run(&["check"]);
     assert!(wrong.code == 2 && wrong.err.contains("is not"), "{}", wrong.err);
@@ -252,7 +252,7 @@ fn what_is_wrong_with_it_is_said_at_its_line() {
         "pysecure.toml",
         "[app]\nname = \"initwrong\"\n[services.a]\ncommand = \"true\"\n",
     );
-    let wrong = app.run(&["init-resources"]);
+    let wrong = app.run(&["setup"]);
     assert!(
         wrong.code == 2 && wrong.err.contains("names no script"),
         "{}",
@@ -260,7 +260,7 @@ fn what_is_wrong_with_it_is_said_at_its_line() {
     );
 }
 
-/// `init-resources` works on a copy, which the next command finds if it was killed.
+/// `setup` works on a copy, which the next command finds if it was killed.
 #[test]
 fn one_that_is_killed_later_leaves_no_copy() {
     for mode in BOTH {
@@ -274,7 +274,7 @@ fn one_that_is_killed_later_leaves_no_copy() {
                 "#!/bin/sh\n: >/srv/board/here\nexec sleep infinity\n",
             );
             let mut child = app
-                .command(&["init-resources"])
+                .command(&["setup"])
                 .stderr(std::process::Stdio::null())
                 .spawn()
                 .unwrap();

@@ -1,4 +1,4 @@
-//! `init-resources`: the script of `initialize`, run once more.
+//! `setup`: the script of the key `setup`, run once more.
 
 use super::args::Cli;
 use super::error::Done;
@@ -11,10 +11,10 @@ pub(super) fn run(cli: &Cli) -> Done {
     }
     let loaded = load::checked(cli)?;
     let dirs = loaded.dirs()?;
-    let plan = app::initialize_again(&loaded, &dirs, listener())?;
+    let plan = app::setup_again(&loaded, &dirs, listener())?;
     for note in &plan.notes {
         errln!("note: {note}");
     }
-    outln!("the data of `{}` is initialized", loaded.model.app);
+    outln!("the data of `{}` is set up", loaded.model.app);
     Ok(0)
 }

@@ -11,11 +11,11 @@ use super::service::{login, show_packages};
 use super::template::Template;
 use super::{Holding, Identity, Keeping, Mount, Ownership, Role, Storage, Unit, mounts};
 use crate::host::Dirs;
-use crate::model::{self, INITIALIZE, Subject};
+use crate::model::{self, SETUP_SCRIPT, Subject};
 use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
-pub struct Initializer {
+pub struct SetupScript {
     pub script: PathBuf,
     /// A copy of the script in the place aside, which is what runs: nothing else in the script's folder is seen.
     pub copy: PathBuf,
@@ -29,12 +29,12 @@ pub struct Initializer {
 /// The script's unit, and the place aside in which it works.
 pub(super) fn plan(
     of: &Context<'_>,
-    initialize: &model::Initialize,
+    setup: &model::Setup,
     storage: &[Storage],
     template: Option<&Template>,
     found: &mut Findings,
-) -> Initializer {
-    let own = of.ledger.service(INITIALIZE);
+) -> SetupScript {
+    let own = of.ledger.service(SETUP_SCRIPT);
     let on_disk = if of.has_one_id() { Ids::default() } else { own };
     let aside = Dirs {
         app: of.dirs.initializing(),
@@ -46,7 +46,7 @@ pub(super) fn plan(
         .collect();
     let mut mounts = mounts::plan(
         of.model.matrix(),
-        Subject::Initializer,
+        Subject::SetupScript,
         on_disk,
         of.privilege,
         &storage,
@@ -54,7 +54,7 @@ pub(super) fn plan(
         &mut found.errors,
     );
     storage.retain(|s| s.keeping == Keeping::Ours);
-    let name = initialize.script.file_name().unwrap_or_default().to_string_lossy();
+    let name = setup.script.file_name().unwrap_or_default().to_string_lossy();
     let target = format!("/run/pysecure/{name}");
     let copy = aside.app.join("script");
     mounts.push(Mount::read_only(target.clone(), copy.clone(), false));
@@ -67,25 +67,25 @@ pub(super) fn plan(
         outside: Ids::default(),
         root_inside: false,
     };
-    let command = match runs_by_itself(&initialize.script) {
+    let command = match runs_by_itself(&setup.script) {
         true => vec![target],
         false => vec!["sh".to_owned(), target],
     };
-    let mut environment = login(INITIALIZE, INITIALIZE);
+    let mut environment = login(SETUP_SCRIPT, SETUP_SCRIPT);
     environment.extend(template.iter().flat_map(|t| t.environment.clone()));
     // Its script may import modules of services.
     if of.model.matrix().has_calls() {
         show_packages(&mut environment);
     }
-    Initializer {
-        script: initialize.script.clone(),
+    SetupScript {
+        script: setup.script.clone(),
         copy,
         storage,
         dirs: aside,
         service: Unit {
             environment,
             mounts,
-            ..Unit::new(Role::Initializer, INITIALIZE, identity, &initialize.rootfs, command)
+            ..Unit::new(Role::SetupScript, SETUP_SCRIPT, identity, &setup.rootfs, command)
         },
     }
 }

@@ -1,4 +1,4 @@
-//! The script of `initialize`: run when an app's data is made, and again by `init-resources`.
+//! The setup script: run when an app's data is made, and again by `pysecure setup`.
 //!
 //! It runs in a jail of its own, as no service, on resources in a place aside. Only if it ends well do these become
 //! the app's data.
@@ -6,7 +6,7 @@
 use super::error::AppError;
 use crate::launch::Descriptors;
 use crate::oneoff::{OneOff, OneOffError};
-use crate::plan::{Initializer, Plan};
+use crate::plan::{Plan, SetupScript};
 use crate::storage::staging;
 use std::os::fd::AsFd;
 
@@ -16,31 +16,31 @@ pub(super) fn due(plan: &Plan) -> bool {
 }
 
 /// Runs the script, on what there is or on nothing, and puts in place what it has made. Jails must be there.
-pub(super) fn make(plan: &Plan, initializer: &Initializer) -> Result<(), AppError> {
+pub(super) fn make(plan: &Plan, setup_script: &SetupScript) -> Result<(), AppError> {
     let unchanged = if plan.dirs.resources().exists() {
         "the app's data is as it was"
     } else {
         "the app has no data yet"
     };
-    staging::set_out(initializer, Some(&plan.dirs))?;
-    let ended = run(plan, initializer, unchanged);
+    staging::set_out(setup_script, Some(&plan.dirs))?;
+    let ended = run(plan, setup_script, unchanged);
     // What is left is removed before the script runs again, so why it failed is what there is to say.
     if ended.is_err()
-        && let Err(left) = staging::clear(&initializer.dirs.app)
+        && let Err(left) = staging::clear(&setup_script.dirs.app)
     {
-        tracing::warn!("what the script of `initialize` has left stays for now: {left}");
+        tracing::warn!("what the setup script has left stays for now: {left}");
     }
     ended?;
-    Ok(staging::put_in_place(initializer, &plan.dirs)?)
+    Ok(staging::put_in_place(setup_script, &plan.dirs)?)
 }
 
-fn run(plan: &Plan, initializer: &Initializer, unchanged: &'static str) -> Result<(), AppError> {
+fn run(plan: &Plan, setup_script: &SetupScript, unchanged: &'static str) -> Result<(), AppError> {
     let null = std::fs::File::open("/dev/null").map_err(AppError::io("open", "/dev/null"))?;
     // What it prints is no part of what the command prints that it runs for.
     let says = std::io::stderr();
     let descriptors = Descriptors::of([null.as_fd(), says.as_fd(), says.as_fd()]);
-    let script = initializer.script.clone();
-    match exit_code(plan, initializer, &descriptors) {
+    let script = setup_script.script.clone();
+    match exit_code(plan, setup_script, &descriptors) {
         Ok(0) => Ok(()),
         Ok(code) => Err(AppError::ScriptEnded {
             script,
@@ -55,8 +55,8 @@ fn run(plan: &Plan, initializer: &Initializer, unchanged: &'static str) -> Resul
     }
 }
 
-fn exit_code(plan: &Plan, initializer: &Initializer, with: &Descriptors<'_>) -> Result<u8, OneOffError> {
-    let mut once = OneOff::prepare(plan, initializer.service.clone())?;
+fn exit_code(plan: &Plan, setup_script: &SetupScript, with: &Descriptors<'_>) -> Result<u8, OneOffError> {
+    let mut once = OneOff::prepare(plan, setup_script.service.clone())?;
     let running = once.launch(with)?;
     let ended = once.exit_code(&running);
     // Nothing of it may run on when its files become others'.

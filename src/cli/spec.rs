@@ -1,6 +1,6 @@
-//! `compile`: the OCI bundles, to look at or to run elsewhere.
+//! `spec`: the OCI specs and bundles, to look at or to run elsewhere.
 
-use super::args::{Cli, Compile};
+use super::args::{Cli, Spec};
 use super::load::{self, ready, with_privilege};
 use super::{Done, Failure, access};
 use crate::app::Loaded;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub(super) fn run(cli: &Cli, args: &Compile) -> Done {
+pub(super) fn run(cli: &Cli, args: &Spec) -> Done {
     let Some(output) = &args.output else {
         let loaded = load::checked(cli)?;
         let dirs = loaded.dirs()?;
