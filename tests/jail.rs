@@ -261,12 +261,14 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
             ("mixed", "extends = \"host\"\nbinaries = [\"true\"]\n"),
             ("unknown", "extends = \"nosuch\"\n"),
             ("key", "colour = \"red\"\n"),
+            ("former", "depends = true\n"),
             ("reserved", "paths = [\"/tmp/x\"]\n"),
             ("broken", &paths(&broken)),
             ("loop", &paths(&circle)),
             ("odd", &paths(&odd)),
         ],
     );
+    app.write("rootfs-templates/python.toml", "extends = \"minimal\"\n");
     for (name, wanted) in [
         ("one", "one → two → one"),
         ("nobinary", "install it"),
@@ -277,6 +279,15 @@ fn what_is_wrong_with_a_recipe_is_said_with_its_remedy() {
         ("mixed", "not both"),
         ("unknown", "there is no such jail"),
         ("key", "unknown field"),
+        (
+            "former",
+            "unknown key `depends`; this is called `with_dependencies` now: write that",
+        ),
+        // As it was before version 1: nothing is built from another recipe of that name in its place.
+        (
+            "python",
+            "rootfs-templates/python.toml is not read any more; rename the folder `rootfs-templates` to `jails`",
+        ),
         ("broken", "broken program"),
         ("loop", "lead in a circle"),
         ("odd", "text is not UTF-8"),

@@ -1114,6 +1114,57 @@ fn help_of(lines: &str, format: Format) -> String {
     first.help.clone().unwrap_or_default()
 }
 
+/// Names of before version 1: `src/former.rs`.
+#[test]
+fn former_names_are_told_by_the_new_ones() {
+    for (text, old, new) in [
+        ("[app]\ndynamic_svc_uid = 33\n", "dynamic_svc_uid", "external_uid"),
+        ("[app]\ndynamic_svc_gid = 33\n", "dynamic_svc_gid", "external_gid"),
+        ("[app]\ninitialize = \"a.sh\"\n", "initialize", "setup"),
+        (
+            "[app]\ninitialize_rootfs = \"host\"\n",
+            "initialize_rootfs",
+            "setup_jail",
+        ),
+        ("[app]\nrpc_largest = \"1M\"\n", "rpc_largest", "rpc_max_message"),
+        ("[resources.a]\nadopt = true\n", "adopt", "chown"),
+        (
+            "[resources.a]\nowned_by_dynamic_svc = true\n",
+            "owned_by_dynamic_svc",
+            "owned_by_external",
+        ),
+        (
+            "[bundles.a]\nused_by_dynamic_svc = true\n",
+            "used_by_dynamic_svc",
+            "used_by_external",
+        ),
+        ("[services.a]\nrootfs = \"python\"\n", "rootfs", "jail"),
+        ("[sandboxes.a]\nrootfs = \"python\"\n", "rootfs", "jail"),
+    ] {
+        let source = source(text, Format::Toml);
+        let (_, diagnostics) = parse(&source);
+        let found = diagnostics
+            .iter()
+            .find(|d| d.message.contains(&format!("unknown key `{old}`")));
+        let found = found.unwrap_or_else(|| panic!("{old}: {diagnostics:?}"));
+        assert_eq!(&source.text[found.span.clone()], old);
+        assert_eq!(
+            found.help.as_deref(),
+            Some(&*format!("this is called `{new}` now: write that"))
+        );
+    }
+    let source = source("[services.a]\nwritable = \"kept\"\n", Format::Toml);
+    let (_, diagnostics) = parse(&source);
+    let said = diagnostics
+        .iter()
+        .find(|d| d.message.contains("there is no `kept`"))
+        .unwrap();
+    assert_eq!(
+        said.help.as_deref(),
+        Some("this is called `\"persistent\"` now: write that")
+    );
+}
+
 #[test]
 fn words_of_compose_are_answered_with_their_counterpart() {
     for (line, counterpart) in [

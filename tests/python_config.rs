@@ -170,6 +170,8 @@ fn errors_point_at_the_file_s_lines() {
             (", rpc_max_message=[1]", "", "rpc_max_message", 2),
             (", never=['read x from']", "", "read x from", 2),
             (", never=[5]", "", "`never` has 5 in it", 2),
+            (", initialize='x'", "", "'initialize': it is called 'setup' now", 2),
+            (", nothing=1", "", "unexpected keyword argument 'nothing'", 2),
         ] {
             let configuration = format!(
                 "from pysecure import *\nc = PySecureConfig('a', (61000, 61999), (61000, 61999){app})\n\

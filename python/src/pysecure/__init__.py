@@ -48,7 +48,7 @@ Code = Union[str, Mapping[str, Any]]
 _PACKAGES = "/opt/pysecure"
 #: A script of this name beside the config file runs when the app's data is made, as in the original.
 _INITIALIZE = "pysecure_initialize_resources.sh"
-#: Folders that the template `host` shows in any case.
+#: Folders that the jail `host` shows in any case.
 _SHOWN = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/alternatives", "/etc/ssl/certs")
 #: Directories that a root holds anyway (`SYSTEM` of the launcher's model/nesting.rs), beside those.
 _ROOTS_OWN = ("/boot", "/etc", "/home", "/libx32", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/tmp", "/var", "/var/lib", "/var/tmp")
@@ -63,6 +63,8 @@ _OTHERS = ("__pycache__", "node_modules", "site-packages", "dist-packages", "pys
 _MOST_FILES = 10_000
 #: Services see the packages that the launcher carries here.
 _CARRIED = "/run/pysecure/python"
+#: Keywords of before version 1, and what each is called now: for one release, as src/former.rs of the launcher.
+_FORMER = {"adopt": "chown", "initialize": "setup", "initialize_rootfs": "setup_jail", "rpc_largest": "rpc_max_message"}
 
 
 class PySecureResource:
@@ -90,7 +92,9 @@ class PySecureResource:
         was: str | None = None,
         chown: bool = False,
         write_as_root: bool = False,
+        **former: NoReturn,
     ) -> None:
+        _refuse_former(former)
         for label, permissions in (
             ("owner", owner_permissions),
             ("bundle", bundle_permissions),
@@ -210,7 +214,9 @@ class PySecureConfig:
         setup: str | None = None,
         setup_jail: str | None = None,
         rpc_max_message: int | str | None = None,
+        **former: NoReturn,
     ) -> None:
+        _refuse_former(former)
         self.app_name = _text("app_name", app_name)
         self.uid_range = uid_range
         self.gid_range = gid_range
@@ -717,6 +723,13 @@ def _from_path(path: str) -> str:
 
 def _words(command: str | Sequence[str]) -> list[str]:
     return shlex.split(command) if isinstance(command, str) else list(command)
+
+
+def _refuse_former(given: Mapping[str, object]) -> None:
+    for name in given:
+        new = _FORMER.get(name)
+        told = f": it is called {new!r} now" if new else ""
+        raise TypeError(f"unexpected keyword argument {name!r}{told}")
 
 
 def _resource(resource: PySecureResource) -> dict[str, Any]:
