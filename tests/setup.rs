@@ -236,7 +236,7 @@ fn a_script_that_is_killed_has_made_nothing() {
 fn what_is_wrong_with_it_is_said_at_its_line() {
     let app = App::new(
         Mode::Root,
-        "[app]\nname = \"initwrong\"\ninitialize = \"nosuch.sh\"\n[services.a]\ncommand = \"true\"\n",
+        "[app]\nname = \"initwrong\"\nsetup = \"nosuch.sh\"\n[services.a]\ncommand = \"true\"\n",
     );
     let wrong = app.run(&["check"]);
     assert!(
