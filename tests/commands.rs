@@ -117,7 +117,7 @@ fn init_makes_the_folder_and_never_replaces_a_manifest() {
 #[test]
 fn a_service_that_nobody_may_call_is_told_with_what_to_write() {
     let app = idle(Mode::Root, "uncallable", "");
-    let refused = app.run(&["call", "web", "f"]);
+    let refused = app.run(&["rpc", "call", "web", "f"]);
     assert!(
         refused.code == 2 && refused.err.contains("callers = { NAME = \"*\" }"),
         "{refused:?}"
