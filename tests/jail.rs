@@ -382,7 +382,7 @@ jail = "minimal"
         app.sh("own", "ls /bin/wc /usr/bin/busybox && grep data /srv/data/file")
             .ok();
         // From now on it is kept: over a restart, over the app's end, and not over its data's.
-        app.write("pysecure.toml", manifest("\"kept\""));
+        app.write("pysecure.toml", manifest("\"persistent\""));
         let again = app.ok(&["up", "-d"]).out;
         assert!(again.contains("restart  own") && !again.contains("other"), "{again}");
         app.sh("own", write).ok();
@@ -1450,7 +1450,7 @@ fn a_jail_or_a_folder_that_is_deleted_while_the_app_is_up_is_made_again() {
 #[test]
 fn a_resource_may_lie_at_the_top_of_a_root_that_can_be_written_to() {
     for mode in BOTH {
-        for writable in ["true", "\"kept\""] {
+        for writable in ["true", "\"persistent\""] {
             let manifest = format!(
                 r#"
 [app]

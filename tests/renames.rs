@@ -220,7 +220,7 @@ fn a_root_that_is_kept_and_logs_go_along() {
         let service = |name: &str, more: &str| {
             format!(
                 "[services.{name}]\ncommand = [\"sh\", \"-c\", \"echo begun; exec sleep 1000000\"]\njail = \"minimal\"\n\
-                 writable = \"kept\"{more}"
+                 writable = \"persistent\"{more}"
             )
         };
         set(&app, "rootname", &service("first", ""));
