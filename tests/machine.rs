@@ -89,3 +89,237 @@ fn java_and_php_find_what_their_links_lead_to() {
         }
     }
 }
+
+/// Says something by syslog(3), and by other means that programs have for that.
+const SAYS: &str = r#"
+import logging, logging.handlers, socket, syslog, time
+syslog.openlog("prog", syslog.LOG_PID, syslog.LOG_DAEMON)
+syslog.syslog(syslog.LOG_ERR, "bad")
+syslog.syslog(syslog.LOG_INFO, "fine")
+handler = logging.handlers.SysLogHandler("/dev/log")
+logging.getLogger().addHandler(handler)
+logging.warning("two\nlines")
+new = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+new.connect("/dev/log")
+new.send(b'<31>1 2003-10-11T22:14:15.003Z host app 12 - [a@1 b="c"] structured')
+new.send(b"x" * 50000 + b"END")
+print("said", flush=True)
+time.sleep(1e6)
+"#;
+
+#[test]
+fn what_is_said_by_syslog_is_in_the_service_s_own_log() {
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            "[app]\nname = \"machine-syslog\"\n[services.a]\ncommand = [\"python3\", \"-c\", \"exec(open('/srv/says').read())\"]\n\
+             [services.b]\ncommand = \"sleep infinity\"\n[resources.says]\npath = \"/srv/says\"\nsource = \"says\"\nglobal = \"r\"\n",
+        );
+        app.write("says", SAYS);
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("a", "END");
+        app.wait_for_log("a", "said");
+        let lines = app.ok(&["logs", "--json", "a"]).out;
+        let lines: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let has = |stream: &str, text: &str| {
+            let found = lines
+                .iter()
+                .filter(|l| l["stream"] == stream && l["line"].as_str().unwrap().contains(text));
+            assert_eq!(found.count(), 1, "{mode:?} {stream} {text}: {lines:#?}");
+        };
+        has("stderr", "error: prog[2]: bad");
+        has("stdout", "prog[2]: fine");
+        has("stderr", "warning: two");
+        has("stderr", "lines");
+        has("stdout", "debug: app[12]: structured");
+        // Whoever is run beside it speaks there, too, and another service to its own log.
+        for service in ["a", "b"] {
+            app.ok(&[
+                "exec",
+                "-T",
+                service,
+                "--",
+                "logger",
+                "-t",
+                "beside",
+                &format!("of {service}"),
+            ]);
+            let text = format!("beside: of {service}");
+            harness::wait_until(|| (app.logs("a") + &app.logs("b")).contains(&text).then_some(()));
+        }
+        let (a, b) = (app.logs("a"), app.logs("b"));
+        assert!(
+            !a.contains("of b") && !b.contains("of a") && !b.contains("fine"),
+            "{mode:?}: {a}\n{b}"
+        );
+        nobody_else_speaks_there(&app);
+        // One that is started anew speaks on.
+        app.ok(&["restart", "b"]);
+        app.ok(&["exec", "-T", "b", "--", "logger", "again"]);
+        app.wait_for_log("b", "again");
+        app.ok(&["down", "--purge"]);
+    }
+}
+
+/// By the socket's place on the host neither another service nor another account of the host speaks; its owner could.
+fn nobody_else_speaks_there(app: &App) {
+    let find = std::process::Command::new("find")
+        .arg(app.state())
+        .args(["-path", "*/a/log.sock"])
+        .output()
+        .unwrap();
+    let path = harness::Ended::from(find).out.trim().to_owned();
+    assert!(!path.is_empty());
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect({path:?}); s.send(b'<14>forged')"
+    );
+    let inside = app.run(&["exec", "-T", "b", "--", "python3", "-c", &script]);
+    assert!(inside.code == 1 && inside.err.contains("Error"), "{inside:?}");
+    let outside = std::process::Command::new("setpriv")
+        .args([
+            "--reuid",
+            "65533",
+            "--regid",
+            "65533",
+            "--clear-groups",
+            "python3",
+            "-c",
+            &script,
+        ])
+        .output()
+        .unwrap();
+    let outside = harness::Ended::from(outside);
+    assert!(outside.err.contains("Permission denied"), "{outside:?}");
+    assert!(!app.logs("a").contains("forged"));
+    harness::Ended::from(app.shell_free("python3", &["-c", &script]).output().unwrap()).ok();
+    app.wait_for_log("a", "forged");
+}
+
+#[test]
+fn who_floods_its_log_by_syslog_holds_up_no_other() {
+    let flood = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect('/dev/log')\nwhile True: s.send(b'<14>' + b'x' * 500)";
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            &format!(
+                "[app]\nname = \"machine-flood\"\n[services.a]\ncommand = [\"python3\", \"-c\", {flood:?}]\n\
+                 logs = {{ max_size = \"64K\", max_files = 2 }}\n\
+                 [services.b]\ncommand = [\"sh\", \"-c\", \"while read x; do echo got $x; done < /tmp/pipe\"]\n"
+            )
+            .replace(
+                "while read x; do echo got $x; done < /tmp/pipe",
+                "for n in 1 2 3; do logger beat $n; sleep 0.1; done; sleep infinity",
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        app.wait_for_log("a", "xxx");
+        app.wait_for_log("b", "beat 3");
+        let folder = app.state();
+        let sizes = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "find \"$0\" -name 'a.log*' -printf '%s\\n'",
+                folder.to_str().unwrap(),
+            ])
+            .output()
+            .unwrap();
+        let sizes: Vec<u64> = harness::Ended::from(sizes)
+            .out
+            .lines()
+            .map(|l| l.parse().unwrap())
+            .collect();
+        assert!(
+            !sizes.is_empty() && sizes.iter().sum::<u64>() <= (2 * 64) << 10,
+            "{sizes:?}"
+        );
+        app.ok(&["down", "--purge"]);
+    }
+}
+
+/// Opens its streams by path.
+const BY_PATH: &str =
+    "echo out > /dev/stdout; echo fd > /dev/fd/1; cat /dev/stdin; echo end > /proc/self/fd/1; echo err > /dev/stderr";
+
+#[test]
+fn streams_are_opened_by_their_paths() {
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            &format!(
+                "[app]\nname = \"machine-streams\"\n[services.a]\ncommand = [\"sh\", \"-c\", \"{BY_PATH}; exec sleep infinity\"]\n"
+            ),
+        );
+        app.ok(&["up", "-d"]);
+        // Of a service: its log, and nothing to read.
+        let log = app.wait_for_log("a", "err");
+        assert!(
+            log.contains("out\n") && log.contains("fd\n") && log.contains("end\n"),
+            "{mode:?}: {log}"
+        );
+        for way in ["exec", "run"] {
+            let say = |script: &str| {
+                let pysecure = harness::binary();
+                let script = script.replace(
+                    "RUN",
+                    &format!("{} {way} -T a -- sh -c '{BY_PATH}'", pysecure.display()),
+                );
+                let script = script.replace(
+                    "READ",
+                    &format!("{} {way} -T a -- sh -c 'read x; echo got $x'", pysecure.display()),
+                );
+                harness::Ended::from(app.shell_free("sh", &["-c", &script]).output().unwrap()).ok()
+            };
+            let all = "out\nfd\nin\nend\n";
+            app.write("in", "in\n");
+            let name = format!("{mode:?} {way}");
+            let ended = say("echo in | RUN");
+            assert_eq!((&ended.out[..], &ended.err[..]), (all, "err\n"), "{name}: pipes");
+            let ended = say("RUN < in > got 2> bad; cat got; cat bad >&2");
+            assert_eq!((&ended.out[..], &ended.err[..]), (all, "err\n"), "{name}: files");
+            let ended = say("echo before > got; RUN < in >> got 2>&1; cat got");
+            assert_eq!(ended.out, format!("before\n{all}err\n"), "{name}: one file");
+            let ended = say("RUN < /dev/null 2> /dev/null");
+            assert_eq!(ended.out, "out\nfd\nend\n", "{name}: nothing");
+            // What it does not read of a file is there for whoever reads on.
+            app.write("in", "1\n2\n3\n");
+            let ended = say("{ read one; READ; cat; } < in");
+            assert_eq!(ended.out, "got 2\n3\n", "{name}: the rest");
+            let mut shown = app.on_terminal(
+                &[
+                    way,
+                    "-T",
+                    "a",
+                    "--",
+                    "sh",
+                    "-c",
+                    "echo out > /dev/stdout; echo err > /dev/stderr",
+                ],
+                24,
+                80,
+            );
+            let (code, text) = shown.ended();
+            assert!(
+                code == 0 && text.contains("out") && text.contains("err"),
+                "{name}: {text}"
+            );
+            let mut shown = app.on_terminal(
+                &[
+                    way,
+                    "a",
+                    "--",
+                    "sh",
+                    "-c",
+                    "echo out > /dev/stdout; echo err > /dev/stderr; test -t 2",
+                ],
+                24,
+                80,
+            );
+            let (code, text) = shown.ended();
+            assert!(
+                code == 0 && text.contains("out") && text.contains("err"),
+                "{name}: {text}"
+            );
+        }
+        app.ok(&["down", "--purge"]);
+    }
+}

@@ -3,6 +3,7 @@
 
 use super::args::{Cli, Exec};
 use super::load;
+use super::streams::Streams;
 use super::terminal::{self, Relay};
 use super::variables::variables;
 use super::{Done, Failure};
@@ -36,21 +37,36 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
     } else {
         Some(terminal::signals_for_the_program()?)
     };
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    client.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+    let mut streams = match on_terminal {
+        true => None,
+        false => Some(Streams::new()?),
+    };
+    match &mut streams {
+        Some(streams) => {
+            streams.lend(|stdio| client.send(&request, &stdio))?;
+            streams.lent();
+        }
+        None => {
+            let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+            client.send(&request, &[stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        }
+    }
     let mut relay = None;
     loop {
         let (kind, number, text, fd) = client.session_message()?;
         match kind {
             told::TERMINAL => relay = fd.map(Relay::start).transpose()?,
-            told::STARTED => match (&relay, &signals) {
-                (Some(relay), _) => relay.until(client.socket())?,
-                (None, Some(signals)) => pass_signals(&client, signals)?,
-                (None, None) => {}
+            told::STARTED => match (&relay, &signals, &mut streams) {
+                (Some(relay), ..) => relay.until(client.socket())?,
+                (None, Some(signals), Some(streams)) => pass_signals(&client, signals, streams)?,
+                _ => {}
             },
             told::EXITED => {
                 if let Some(relay) = &relay {
                     relay.drain();
+                }
+                if let Some(streams) = &mut streams {
+                    streams.finish();
                 }
                 return Ok(number as u8);
             }
@@ -61,24 +77,20 @@ pub(super) fn run(cli: &Cli, args: &Exec) -> Done {
 }
 
 /// Without a terminal in between, signals to this end are meant for the program.
-fn pass_signals(client: &Client, signals: &SignalFd) -> std::io::Result<()> {
+fn pass_signals(client: &Client, signals: &SignalFd, streams: &mut Streams) -> std::io::Result<()> {
     loop {
         let socket = client.socket();
-        let mut ready = [PollFd::new(&socket, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-        match rustix::event::poll(&mut ready, None) {
-            Err(rustix::io::Errno::INTR) => continue,
-            other => other?,
-        };
-        if !ready[1].revents().is_empty() {
-            while let Ok(Some(info)) = signals.read_signal() {
-                rustix::net::send(
-                    client.socket(),
-                    &[info.ssi_signo as u8],
-                    rustix::net::SendFlags::NOSIGNAL,
-                )?;
-            }
+        streams.until(&[socket, signals.as_fd()])?;
+        while let Ok(Some(info)) = signals.read_signal() {
+            rustix::net::send(
+                client.socket(),
+                &[info.ssi_signo as u8],
+                rustix::net::SendFlags::NOSIGNAL,
+            )?;
         }
-        if !ready[0].revents().is_empty() {
+        let mut ready = [PollFd::new(&socket, PollFlags::IN)];
+        let now = rustix::event::Timespec::default();
+        if rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0) {
             return Ok(());
         }
     }

@@ -55,6 +55,7 @@ mod sandbox;
 mod setup;
 mod spec;
 mod stats;
+mod streams;
 mod supervisor;
 mod terminal;
 mod top;

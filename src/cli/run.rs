@@ -3,6 +3,7 @@
 
 use super::args::{Cli, Run};
 use super::load::{self, ready, with_privilege};
+use super::streams::Streams;
 use super::terminal::{self, Relay};
 use super::variables::variables;
 use super::{Done, Failure, limits};
@@ -11,8 +12,7 @@ use crate::app::run::{Program, not_twice, one_off, service_of};
 use crate::launch::{LaunchError, Report, Running};
 use crate::plan::lock::Claim;
 use nix::sys::signalfd::SignalFd;
-use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::os::fd::{AsFd, OwnedFd};
 
 pub(super) fn run(cli: &Cli, args: &Run) -> Done {
@@ -46,36 +46,31 @@ pub(super) fn run(cli: &Cli, args: &Run) -> Done {
     }
     let mut program = Program::prepare(&plan, &one_off)?;
     let signals = terminal::signals_for_the_program()?;
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let on_terminal = !args.no_tty && terminal::interactive();
-    let running = program.start(on_terminal, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+    let mut streams = Streams::new()?;
+    let running = streams.lend(|stdio| program.start(on_terminal, stdio))?;
+    streams.lent();
     // PID 1 has said how its program ended, and is ending itself; nobody has to wait for the kernel to take its
     // namespaces apart.
-    let done = accompany(&program, &running, &signals);
+    let done = accompany(&program, &running, &signals, &mut streams);
     program.close();
     done
 }
 
-fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd) -> Done {
+fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd, streams: &mut Streams) -> Done {
     let mut relay: Option<Relay> = None;
     loop {
         match &relay {
             Some(relay) => relay.until(running.reports.as_fd())?,
             None => {
-                let mut ready = [
-                    PollFd::new(&running.reports, PollFlags::IN),
-                    PollFd::new(signals, PollFlags::IN),
-                ];
-                match rustix::event::poll(&mut ready, None) {
-                    Err(Errno::INTR) => continue,
-                    other => other.map_err(std::io::Error::from)?,
-                };
+                streams.until(&[running.reports.as_fd(), signals.as_fd()])?;
                 while let Ok(Some(info)) = signals.read_signal() {
                     if let Some(signal) = rustix::process::Signal::from_named_raw(info.ssi_signo as i32) {
                         let _ = running.signal(signal);
                     }
                 }
-                if ready[0].revents().is_empty() {
+                let mut ready = [PollFd::new(&running.reports, PollFlags::IN)];
+                if !rustix::event::poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
                     continue;
                 }
             }
@@ -87,9 +82,13 @@ fn accompany(program: &Program<'_>, running: &Running, signals: &SignalFd) -> Do
                 if let Some(relay) = &relay {
                     relay.drain();
                 }
+                streams.finish();
                 return Ok(crate::sys::exit_status::exit_code(status));
             }
-            Report::Failed(error) => return Err(program.explained(error).into()),
+            Report::Failed(error) => {
+                streams.finish();
+                return Err(program.explained(error).into());
+            }
             Report::End => return Err(LaunchError::Vanished.into()),
         }
     }

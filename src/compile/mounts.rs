@@ -6,7 +6,7 @@ use super::tree::Tree;
 use crate::bundle::{Layer, RootEntry};
 use crate::packages;
 use crate::plan::template::{Entry, Template};
-use crate::plan::{Mount as PlannedMount, MountPoint, NOTIFY_FOLDER, Plan, Unit};
+use crate::plan::{Mount as PlannedMount, MountPoint, NOTIFY_FOLDER, Plan, SYSLOG_FOLDER, Unit};
 use crate::values::path::is_below;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,16 @@ pub(super) fn ours(plan: &Plan, service: &Unit, root: &mut Tree, mounts: &mut Ve
     let notify = service
         .notifies()
         .then(|| (NOTIFY_FOLDER, plan.dirs.notify(&service.name)));
-    for (place, source) in callees.into_iter().chain(sandboxes).chain(carried).chain(notify) {
+    let syslog = service
+        .logs_messages()
+        .then(|| (SYSLOG_FOLDER, plan.dirs.syslog(&service.name)));
+    let all = callees
+        .into_iter()
+        .chain(sandboxes)
+        .chain(carried)
+        .chain(notify)
+        .chain(syslog);
+    for (place, source) in all {
         root.directory(Path::new(place));
         mounts.push(bind(Path::new(place), &source, Bind::default()));
     }

@@ -138,6 +138,11 @@ impl Dirs {
         self.run.join("notify").join(service)
     }
 
+    /// Holds the socket of syslog(3) of a service; a directory that only it sees.
+    pub fn syslog(&self, service: &str) -> PathBuf {
+        self.run.join("syslog").join(service)
+    }
+
     /// The sockets of the sandboxes that `service` may use; a directory that only it sees.
     pub fn sandboxes(&self, service: &str) -> PathBuf {
         self.run.join("sandbox").join(service)

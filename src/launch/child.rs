@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::process::Signal;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -484,7 +484,7 @@ pub(super) fn apply_credentials(
             sys::set_controlling_terminal(slave).map_err(at(Stage::Terminal))?;
             [slave.as_raw_fd(); 3]
         }
-        None => exec.stdio,
+        None => own_null(exec),
     };
     place_descriptors(stdio, &exec.sockets, kept).map_err(at(Stage::Descriptors))?;
     for (resource, limit) in &exec.rlimits {
@@ -514,6 +514,25 @@ pub(super) fn apply_credentials(
         sys::seccomp_load(filter).map_err(at(Stage::Seccomp))?;
     }
     Ok(())
+}
+
+/// The program's streams, of which the host's /dev/null is that of the program's own root: the other one lies outside of all that
+/// it may open.
+fn own_null(exec: &ExecContext) -> [RawFd; 3] {
+    let mut stdio = exec.stdio;
+    if !exec.null.contains(&true) {
+        return stdio;
+    }
+    let least = (stdio.len() + exec.sockets.len()).max(64) as RawFd;
+    let opened = rustix::fs::openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    // Above the places that others are to take, as theirs are; it is closed with those.
+    let above = opened.and_then(|null| rustix::io::fcntl_dupfd_cloexec(&null, least));
+    if let Ok(null) = above.map(IntoRawFd::into_raw_fd) {
+        for (fd, _) in stdio.iter_mut().zip(exec.null).filter(|(_, is)| *is) {
+            *fd = null;
+        }
+    }
+    stdio
 }
 
 /// Standard input, output, error and sockets to 0, 1, 2, 3…; everything else is closed. The launcher has

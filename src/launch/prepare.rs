@@ -33,7 +33,9 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
-const DEV_LINKS: [(&str, &str); 5] = [
+const DEV_LINKS: [(&str, &str); 6] = [
+    // What is not there is nothing that could be spoken to.
+    ("log", "/run/pysecure/syslog/log.sock"),
     ("ptmx", "pts/ptmx"),
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -558,6 +560,7 @@ pub(super) fn exec_context(
         kept.push(copy);
         Ok::<_, LaunchError>(number)
     };
+    let null = stdio.map(is_null);
     let stdio = [above(stdio[0])?, above(stdio[1])?, above(stdio[2])?];
     let sockets = sockets.iter().map(|(fd, _)| above(*fd)).collect::<Result<_, _>>()?;
     Ok(ExecContext {
@@ -576,8 +579,17 @@ pub(super) fn exec_context(
         landlock: landlock::rules(launcher.landlock_abi, spec.mounts().as_deref().unwrap_or_default()),
         filter: launcher.filters.program(linux.seccomp().as_ref())?,
         stdio,
+        null,
         sockets,
         _kept: kept,
+    })
+}
+
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    let device = rustix::fs::makedev(1, 3);
+    rustix::fs::fstat(fd).is_ok_and(|found| {
+        rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice
+            && found.st_rdev == device
     })
 }
 

@@ -137,6 +137,8 @@ pub(super) struct ExecContext {
     pub landlock: Option<super::landlock::Rules>,
     pub filter: Option<std::rc::Rc<super::seccomp::Program>>,
     pub stdio: [RawFd; 3],
+    /// Which of these are the host's /dev/null: the program gets its own, which it can open by the descriptor's path.
+    pub null: [bool; 3],
     /// To become descriptors 3, 4, …
     pub sockets: Vec<RawFd>,
     /// Keeps the two lists above open, and above the places that they are to take.

@@ -34,7 +34,7 @@ pub use ledger::Ledger;
 pub use oneoff::OneOff;
 pub use overlap::{Overlaps, Subtree, Viewer};
 pub use sandbox::{Sandbox, SandboxIds, Userdirs};
-pub use service::{EGRESS_RESOLVER, NOTIFY_FOLDER, NOTIFY_SOCKET};
+pub use service::{EGRESS_RESOLVER, NOTIFY_FOLDER, NOTIFY_SOCKET, SYSLOG_FOLDER, SYSLOG_SOCKET};
 pub use setup::SetupScript;
 pub use storage::{Holding, Initial, Keeping, Ownership, Storage, Who};
 pub use unit::{Confinement, IdMap, Identity, Mount, MountPoint, Role, SANDBOX_HOME, Unit, Upper};

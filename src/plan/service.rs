@@ -23,6 +23,10 @@ pub const EGRESS_RESOLVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub const NOTIFY_FOLDER: &str = "/run/pysecure/notify";
 pub const NOTIFY_SOCKET: &str = "notify.sock";
 
+/// Where a service finds the socket of syslog(3), to which its /dev/log leads.
+pub const SYSLOG_FOLDER: &str = "/run/pysecure/syslog";
+pub const SYSLOG_SOCKET: &str = "log.sock";
+
 /// What the units of all services are drawn from.
 pub(super) struct Services<'a> {
     of: Context<'a>,

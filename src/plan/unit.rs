@@ -138,6 +138,11 @@ impl Unit {
         self.life.notifies() || !self.callers.is_empty()
     }
 
+    /// Has it a socket to speak syslog(3) on? There has to be somebody who writes its log.
+    pub fn logs_messages(&self) -> bool {
+        self.role == Role::Service
+    }
+
     /// The names of the sockets that it is handed as descriptors 3, 4, …: one for each address that it listens on, and one for
     /// each caller; sd_listen_fds_with_names(3).
     pub fn socket_names(&self) -> impl Iterator<Item = &str> {

@@ -351,7 +351,7 @@ impl App {
                 EpollToken::Folder => self.folder_changed(),
                 EpollToken::Mending => self.mend(),
                 // Those are of the epoll of all output.
-                EpollToken::Pipe(..) | EpollToken::LogDaemon(_) | EpollToken::Console => {}
+                EpollToken::Pipe(..) | EpollToken::Syslog(_) | EpollToken::LogDaemon(_) | EpollToken::Console => {}
             }
         }
         // There may be more than was taken. As the kernel begins with those that were not, timers wait for some turns at most.
@@ -736,7 +736,7 @@ fn watch_folder(watch: &Inotify, dirs: &Dirs) -> bool {
 }
 
 /// What an app has in its runtime directory, beside its sockets.
-const RUNTIME_FOLDERS: [&str; 4] = ["services", "rpc", "notify", "sandbox"];
+const RUNTIME_FOLDERS: [&str; 5] = ["services", "rpc", "notify", "sandbox", "syslog"];
 
 /// Clears away what a killed supervisor left, and makes the folders that the app needs.
 fn clear_stale(dirs: &Dirs) -> Result<(), SuperviseError> {
@@ -769,8 +769,8 @@ pub fn enough_descriptors(services: &[plan::Unit]) -> Result<u64, SuperviseError
     // A relay takes its control socket, that of the one before it, its pidfd and a pair of sockets.
     let relay = |s: &plan::Unit| if s.listen.is_empty() { 0 } else { 5 };
     let each = |s: &plan::Unit| {
-        // One for what is said of a probe's answer.
-        6 + s.listen.len()
+        // One for what is said of a probe's answer, and one for its log.
+        7 + s.listen.len()
             + relay(s)
             + s.publish.len()
             + s.callers.len()

@@ -99,6 +99,8 @@ pub(crate) enum EpollToken {
     Mending,
     /// A pipe that a service prints to.
     Pipe(ServiceId, OutputStream),
+    /// The socket on which a service speaks syslog(3).
+    Syslog(ServiceId),
     /// The log daemon that a service's lines go to.
     LogDaemon(ServiceId),
     Console,
@@ -124,6 +126,7 @@ impl EpollToken {
             EpollToken::Pipe(id, OutputStream::Stderr) => (14, id.0),
             EpollToken::LogDaemon(id) => (15, id.0),
             EpollToken::Console => (16, 0),
+            EpollToken::Syslog(id) => (17, id.0),
         };
         kind << 32 | u64::from(number)
     }
@@ -150,6 +153,7 @@ impl EpollToken {
             14 => EpollToken::Pipe(service, OutputStream::Stderr),
             15 => EpollToken::LogDaemon(service),
             16 => EpollToken::Console,
+            17 => EpollToken::Syslog(service),
             _ => return None,
         })
     }
@@ -178,7 +182,7 @@ mod tests {
                 found.insert(packed);
             }
         }
-        // Nine kinds with a number of three values each, and eight without.
-        assert_eq!(found.len(), 9 * 3 + 8);
+        // Ten kinds with a number of three values each, and eight without.
+        assert_eq!(found.len(), 10 * 3 + 8);
     }
 }

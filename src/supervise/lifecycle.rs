@@ -7,6 +7,7 @@ use super::control::fingerprint::of_sources;
 use super::error::{SuperviseError, system};
 use super::ids::{EpollToken, ServiceId, WatchId};
 use super::limits;
+use super::logs::syslog;
 use super::machine::{Effect, Ending, Exit, Input};
 use super::net::network::Networks;
 use super::net::notify;
@@ -252,7 +253,8 @@ impl App {
         hold: bool,
     ) -> Result<Running, SuperviseError> {
         self.outputs.hold(id, &self.plan.app, &self.plan.dirs, planned)?;
-        let [out_write, err_write] = self.outputs.begin(id)?;
+        let messages = syslog::bind(&self.plan.dirs, planned)?;
+        let [out_write, err_write] = self.outputs.begin(id, messages)?;
         // So that it can open /dev/stdout and /dev/stderr, which many a daemon's log goes to.
         for pipe in [&out_write, &err_write] {
             let (uid, gid) = super::net::sockets::ids(&planned.identity);

@@ -6,5 +6,6 @@ pub(in crate::supervise) mod logfile;
 pub(in crate::supervise) mod output;
 pub mod record;
 pub(in crate::supervise) mod sink;
+pub(in crate::supervise) mod syslog;
 
 pub use record::stamp;

@@ -9,6 +9,7 @@ use super::console::Console;
 use super::logfile::{LogFile, Shelf};
 use super::record::{self, STREAMS, Stream};
 use super::sink::{Connection, Daemon};
+use super::syslog;
 use crate::host::Dirs;
 use crate::model::Logs;
 use crate::plan;
@@ -23,6 +24,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Read from one pipe in one turn.
 const PIECE: usize = 64 << 10;
+
+/// Messages of syslog(3) that are taken in one turn.
+const MOST_MESSAGES: usize = 64;
 
 /// Pieces that are read of a service that has ended; a pipe holds no more (pipe-max-size).
 const LAST_PIECES: usize = 32;
@@ -78,6 +82,8 @@ struct Output {
     policy: Logs,
     name: String,
     pipes: [Option<OwnedFd>; 2],
+    /// On which it speaks syslog(3).
+    messages: Option<OwnedFd>,
     streams: [Stream; 2],
     to: To,
     /// Records that the log daemon has no room for. While there are any, the service's pipes are not read.
@@ -145,6 +151,7 @@ impl Outputs {
             policy: service.logs.clone(),
             name: service.name.clone(),
             pipes: [None, None],
+            messages: None,
             streams: STREAMS.map(Stream::new),
             to,
             waiting: Vec::new(),
@@ -171,8 +178,8 @@ impl Outputs {
     }
 
     /// Makes pipes for a service that is about to start, and reads them from now on; returns the ends that it
-    /// writes to. What an earlier start of it left is taken first.
-    pub(crate) fn begin(&mut self, id: ServiceId) -> Result<[OwnedFd; 2], OutputError> {
+    /// writes to. What an earlier start of it left is taken first. `messages`: what it speaks syslog(3) on.
+    pub(crate) fn begin(&mut self, id: ServiceId, messages: OwnedFd) -> Result<[OwnedFd; 2], OutputError> {
         self.ended(id);
         let (out_read, out_write) = pipe()?;
         let (err_read, err_write) = pipe()?;
@@ -182,6 +189,9 @@ impl Outputs {
                 self.epoll.add(&read, event).map_err(system("watch a pipe"))?;
                 of.pipes[which.index()] = Some(read);
             }
+            let event = EpollToken::Syslog(id).event(EpollFlags::EPOLLIN);
+            self.epoll.add(&messages, event).map_err(system("watch a socket"))?;
+            of.messages = Some(messages);
             if !of.waiting.is_empty() {
                 self.watch(id);
             }
@@ -206,6 +216,15 @@ impl Outputs {
             if open(self, which) {
                 self.close(id, which);
             }
+        }
+        // No more than the kernel keeps for a socket; somebody else may have been given its other end.
+        for _ in 0..LAST_PIECES {
+            if !self.hear(id) {
+                break;
+            }
+        }
+        if let Some(socket) = self.each.get_mut(&id).and_then(|of| of.messages.take()) {
+            let _ = self.epoll.delete(&socket);
         }
         self.show();
     }
@@ -237,6 +256,7 @@ impl Outputs {
         for event in &events[..count] {
             match EpollToken::unpack(event.data()) {
                 Some(EpollToken::Pipe(number, which)) => drop(self.read(number, which)),
+                Some(EpollToken::Syslog(number)) => drop(self.hear(number)),
                 Some(EpollToken::LogDaemon(number)) => self.room(number),
                 // The console's alone are left.
                 _ => {}
@@ -315,6 +335,36 @@ impl Outputs {
         true
     }
 
+    /// What was said by syslog(3), no more of it at once than of a pipe; `false` if there is no more at present.
+    fn hear(&mut self, number: ServiceId) -> bool {
+        let Some(of) = self.each.get_mut(&number) else {
+            return false;
+        };
+        let Some(socket) = &of.messages else { return false };
+        let time = record::now();
+        self.records.clear();
+        let (mut left, mut more) = (MOST_MESSAGES, true);
+        while left > 0 && self.records.len() < PIECE {
+            let Some(length) = syslog::hear(socket, &mut self.buffer) else {
+                more = false;
+                break;
+            };
+            left -= 1;
+            let said = syslog::parse(&self.buffer[..length]);
+            let mut stream = Stream::new(STREAMS[usize::from(said.warns())]);
+            let console = &mut self.console;
+            stream.take(&said.lines(), &time, &mut self.records, |line| {
+                if let Some(console) = console {
+                    console.line(number.number() as usize, &of.name, line);
+                }
+            });
+        }
+        if left < MOST_MESSAGES {
+            self.deliver(number, &time);
+        }
+        more
+    }
+
     fn close(&mut self, number: ServiceId, which: OutputStream) {
         let Some(of) = self.each.get_mut(&number) else { return };
         if let Some(pipe) = of.pipes[which.index()].take() {
@@ -365,6 +415,11 @@ impl Outputs {
                 let token = EpollToken::Pipe(number, which);
                 let _ = self.epoll.modify(pipe, &mut token.event(of_pipes));
             }
+        }
+        if let Some(socket) = &of.messages {
+            let _ = self
+                .epoll
+                .modify(socket, &mut EpollToken::Syslog(number).event(of_pipes));
         }
         if let To::Daemon(connection) = &of.to {
             let token = EpollToken::LogDaemon(number);

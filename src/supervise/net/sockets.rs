@@ -410,6 +410,9 @@ pub fn folders(dirs: &Dirs, service: &plan::Unit) -> Result<(), PlanError> {
     if service.notifies() {
         make_passable(&dirs.notify(&service.name))?;
     }
+    if service.logs_messages() {
+        make_passable(&dirs.syslog(&service.name))?;
+    }
     Ok(())
 }
 
