@@ -66,7 +66,7 @@ fn up_returns_when_services_end_at_once_or_cannot_start() {
         let app = App::new(mode, middle);
         for args in [&["up", "-d"][..], &["up"]] {
             let ended = app.run(args);
-            assert_eq!(ended.code, 127, "{}", ended.err);
+            assert_eq!(ended.code, 1, "{}", ended.err);
             assert!(
                 ended.err.contains("service `b`")
                     && ended

@@ -274,7 +274,7 @@ fn clients_of_other_versions_are_understood_or_told_what_to_do() {
     };
     let apart = |answer: &serde_json::Value, theirs: &str| {
         let error = answer["error"].as_str().unwrap();
-        for told in ["version 2", theirs, "`pysecure down && pysecure up -d`"] {
+        for told in ["version 3", theirs, "`pysecure down && pysecure up -d`"] {
             assert!(error.contains(told), "{error}");
         }
     };
@@ -302,7 +302,7 @@ fn clients_of_other_versions_are_understood_or_told_what_to_do() {
     let answer = ask(&mut newer, hello);
     assert_eq!(
         (&answer["hello"]["version"], &answer["hello"]["minimum"]),
-        (&2.into(), &0.into())
+        (&3.into(), &0.into())
     );
     assert_eq!(ask(&mut newer, "{\"do\":\"ps\"}\n")["app"]["app"], "versions");
     apart(&ask(&mut newer, "{\"do\":\"teleport\"}\n"), "version 7");

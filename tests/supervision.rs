@@ -106,7 +106,7 @@ depends_on = { setup = "completed" }
 "#,
     );
     let ended = app.run(&["up", "-d"]);
-    assert_eq!(ended.code, 4, "{ended:?}");
+    assert_eq!(ended.code, 1, "{ended:?}");
     assert!(ended.err.contains("`setup`: ended with code 4"), "{ended:?}");
     assert!(!app.state().join("run").exists());
 }
@@ -148,7 +148,7 @@ start_timeout = "300ms"
             ),
         );
         let ended = app.run(&["up", "-d"]);
-        assert_eq!(ended.code, 143, "{ended:?}");
+        assert_eq!(ended.code, 1, "{ended:?}");
         assert!(ended.err.contains("`never`: was not ready within 300ms"), "{ended:?}");
         edit(&app, "start_timeout = \"300ms\"", "restart = \"no\"");
         edit(
@@ -465,7 +465,8 @@ restart_delay = "10ms"
 "#
             .replace("PORT", &port.to_string()),
         );
-        app.ok(&["up", "-d"]);
+        // One may have been given up by the time that this returns.
+        assert!(app.run(&["up", "-d"]).code < 2);
         let mut events = app.events();
         let failed = app.wait_for_state("crashes", "failed");
         // Nobody waits for one that does not come back.
@@ -812,7 +813,7 @@ command = ["sleep", "1003"]
         // A change that cannot start is told; what ran before and was not touched runs on.
         edit(&app, "\"sleep\", \"1011\"", "\"nosuchprogram\"");
         let failed = app.run(&["up", "-d"]);
-        assert_eq!(failed.code, 127, "{failed:?}");
+        assert_eq!(failed.code, 1, "{failed:?}");
         assert!(
             failed.err.contains("`other`") && failed.err.contains("no program is called"),
             "{failed:?}"
@@ -838,7 +839,8 @@ depends_on = { db = "ready" }
 command = ["sh", "-c", "sleep 0.2; exit 3"]
 "#,
     );
-    app.ok(&["up", "-d"]);
+    // One has ended by the time that this returns, or ends a moment later.
+    assert!(app.run(&["up", "-d"]).code < 2);
     app.wait_for_state("db", "exited");
     app.ok(&["stop", "web"]);
     edit(&app, "sleep 0.2; exit 3", "sleep 1000");
@@ -1399,7 +1401,7 @@ command = ["sh", "-c", "echo @@@@@@@@@@@@; sleep 1000 & wait"]
         let mut page = app.on_terminal(&["top"], 30, 100);
         page.until("RESTARTS");
         let shown = page.until("leave");
-        assert!(shown.contains("\u{fffd}[2J######"), "{shown:?}");
+        assert!(shown.contains("######") && !shown.contains("[2J######"), "{shown:?}");
         page.type_in("j");
         page.until("@@@@@@@@@@@@");
         page.type_in("r");

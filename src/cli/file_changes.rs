@@ -1,6 +1,7 @@
 //! Which of some files and folders have changed; inotify(7). It has no thread of its own, for whoever watches starts services
 //! by copying this process ([`crate::sys::SingleThreaded`]).
 
+use super::noise::{self, is_noise};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,9 +109,11 @@ impl FileChanges {
         let mut concerns = false;
         for folder in folders {
             let path = name.map_or(folder.clone(), |name| folder.join(OsStr::from_bytes(name)));
-            let hits: Vec<PathBuf> = self.of.iter().filter(|of| path.starts_with(of)).cloned().collect();
-            concerns |= !hits.is_empty();
-            self.changed.extend(hits);
+            let is_code = |of: &PathBuf| path.strip_prefix(of).is_ok_and(|below| !is_noise(below));
+            if self.of.iter().any(is_code) {
+                concerns = true;
+                self.changed.insert(path.clone());
+            }
             if !events.contains(ReadFlags::ISDIR) || name.is_none() {
                 continue;
             }
@@ -124,7 +127,7 @@ impl FileChanges {
         concerns
     }
 
-    /// What has changed since this was last asked.
+    /// What has changed since this was last asked: paths in what this is about, without what editors and caches leave there.
     pub(super) fn take(&mut self) -> BTreeSet<PathBuf> {
         std::mem::take(&mut self.changed)
     }
@@ -150,7 +153,8 @@ impl FileChanges {
                 continue;
             };
             for entry in entries.flatten() {
-                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if !directory || noise::is_folder(&entry.file_name(), folder.file_name()) {
                     continue;
                 }
                 match self.watch(&entry.path()) {
@@ -215,18 +219,18 @@ mod tests {
         fs::rename(folder.path().join("new"), &manifest).unwrap();
         assert_eq!(seen(&mut changes), only(&manifest));
         fs::write(code.join("deep/er/a.py"), "x").unwrap();
-        assert_eq!(seen(&mut changes), only(&code));
+        assert_eq!(seen(&mut changes), only(&code.join("deep/er/a.py")));
         // A folder that is new, and what is made in it later.
         fs::create_dir_all(code.join("later/in")).unwrap();
-        assert_eq!(seen(&mut changes), only(&code));
+        assert!(seen(&mut changes).contains(&code.join("later")));
         seen(&mut changes);
         fs::write(code.join("later/in/b.py"), "x").unwrap();
-        assert_eq!(seen(&mut changes), only(&code));
+        assert_eq!(seen(&mut changes), only(&code.join("later/in/b.py")));
         fs::remove_file(code.join("deep/er/a.py")).unwrap();
-        assert_eq!(seen(&mut changes), only(&code));
+        assert_eq!(seen(&mut changes), only(&code.join("deep/er/a.py")));
         // Moved away, it is of no concern any more.
         fs::rename(code.join("deep"), folder.path().join("away")).unwrap();
-        assert_eq!(seen(&mut changes), only(&code));
+        assert_eq!(seen(&mut changes), only(&code.join("deep")));
         seen(&mut changes);
         fs::write(folder.path().join("away/er/c.py"), "x").unwrap();
         assert!(seen(&mut changes).is_empty());
@@ -243,6 +247,38 @@ mod tests {
         let all = folder.path().to_owned();
         changes.hold([manifest, all.clone()].into()).unwrap();
         fs::write(folder.path().join("sub/a.py"), "x").unwrap();
-        assert_eq!(seen(&mut changes), [all]);
+        assert_eq!(seen(&mut changes), [all.join("sub/a.py")]);
+    }
+
+    #[test]
+    fn what_editors_and_caches_leave_is_not_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let code = folder.path().to_owned();
+        fs::create_dir_all(code.join(".git/refs")).unwrap();
+        fs::create_dir_all(code.join("app")).unwrap();
+        let mut changes = FileChanges::new().unwrap();
+        changes.hold([code.clone()].into()).unwrap();
+        for noise in [
+            ".git/index",
+            ".git/refs/x",
+            "app/.a.py.swp",
+            "app/4913",
+            "app/a.py~",
+            "app/.#a.py",
+            "app/#a.py#",
+        ] {
+            fs::write(code.join(noise), "x").unwrap();
+            assert!(seen(&mut changes).is_empty(), "{noise}");
+        }
+        fs::create_dir(code.join("app/__pycache__")).unwrap();
+        fs::write(code.join("app/__pycache__/a.cpython-311.pyc"), "x").unwrap();
+        assert!(seen(&mut changes).is_empty());
+        // Vim's way to save: the file becomes the backup, and is written anew.
+        fs::write(code.join("app/a.py"), "x").unwrap();
+        seen(&mut changes);
+        fs::rename(code.join("app/a.py"), code.join("app/a.py~")).unwrap();
+        fs::write(code.join("app/a.py"), "y").unwrap();
+        fs::remove_file(code.join("app/a.py~")).unwrap();
+        assert_eq!(seen(&mut changes), only(&code.join("app/a.py")));
     }
 }

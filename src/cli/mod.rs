@@ -46,6 +46,8 @@ mod limits;
 mod load;
 mod logs;
 mod metrics;
+mod noise;
+mod outcome;
 mod progress;
 mod ps;
 mod reconcile;

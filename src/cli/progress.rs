@@ -36,8 +36,10 @@ pub(super) struct Told {
     of: usize,
     settled: usize,
     on_terminal: bool,
+    /// On a terminal: a line stands there that the next one takes the place of.
+    stands: bool,
     last_line: Instant,
-    failed: Option<u8>,
+    failed: bool,
 }
 
 impl Told {
@@ -46,8 +48,9 @@ impl Told {
             of,
             settled: 0,
             on_terminal: std::io::stderr().is_terminal(),
+            stands: false,
             last_line: Instant::now(),
-            failed: None,
+            failed: false,
         }
     }
 
@@ -57,40 +60,55 @@ impl Told {
                 let state = crate::plain::line(state);
                 self.settled += 1;
                 if self.on_terminal && self.of > 1 {
-                    // Back to the start of the line, and whatever stood there away.
-                    eprint!(
-                        "\r\x1b[K[{}/{}] {service} {state}",
+                    self.stand(&format!(
+                        "[{}/{}] {service} {state}",
                         self.settled,
                         self.of.max(self.settled)
-                    );
-                    let _ = std::io::stderr().flush();
+                    ));
                 } else if self.last_line.elapsed() >= PAUSE {
                     errln!("{} of {}: {service} {state}", self.settled, self.of.max(self.settled));
                     self.last_line = Instant::now();
                 }
             }
-            Progress::Failed { service, error, code } => {
+            Progress::Waiting { text } if self.on_terminal => {
+                self.stand(&format!("waiting for {}", crate::plain::line(text)));
+            }
+            Progress::Waiting { text } => {
+                errln!("waiting for {text}");
+            }
+            Progress::Failed { service, error, .. } => {
                 self.clear();
                 if service.is_empty() {
                     errln!("error: {error}");
                 } else {
                     errln!("error: service `{service}`: {error}");
                 }
-                self.failed.get_or_insert((*code).max(1));
+                self.failed = true;
             }
             Progress::Done => {}
         }
     }
 
-    fn clear(&self) {
-        if self.on_terminal && self.of > 1 {
+    /// Puts a line in the place of the last one, no longer than the terminal is wide: what has run over cannot be taken away.
+    fn stand(&mut self, line: &str) {
+        let width = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+        let width = if width == 0 { 80 } else { width };
+        let line: String = line.chars().take(width.saturating_sub(1)).collect();
+        // Back to the start of the line, and whatever stood there away.
+        eprint!("\r\x1b[K{line}");
+        let _ = std::io::stderr().flush();
+        self.stands = true;
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.stands) {
             eprint!("\r\x1b[K");
         }
     }
 
-    /// The exit code that it comes to.
-    pub(super) fn end(self) -> u8 {
+    /// The exit code that it comes to: 1 if anything failed, and never a service's own, which could be taken for one of this program's.
+    pub(super) fn end(mut self) -> u8 {
         self.clear();
-        self.failed.unwrap_or(0)
+        u8::from(self.failed)
     }
 }

@@ -4,7 +4,7 @@ use super::args::Up;
 use super::error::{Failure, shown};
 use super::load::ready;
 use super::progress::Told;
-use super::{dry_run, limits};
+use super::{dry_run, limits, outcome};
 use crate::app::{self, Difference, Loaded, renamed};
 use crate::host::{Dirs, Privilege};
 use crate::plain::counted;
@@ -13,6 +13,7 @@ use crate::plan::lock::Claim;
 use crate::supervise::client::{Client, ClientError};
 use crate::supervise::protocol::{AppStatus, Progress, Request};
 use crate::supervise::reconcile::Change;
+use jiff::Timestamp;
 use std::os::fd::BorrowedFd;
 
 /// The plan, with all that it needs on disk, and its notes said.
@@ -80,16 +81,18 @@ pub(super) fn reconcile(
         );
     }
     let apply = found.apply(plan, status);
-    let count = apply.order.len();
+    let begun = Timestamp::now();
     let mut told = Told::new(apply.services.len());
     let request = Request::Apply(Box::new(apply));
     client.change(&request, |progress| told.hear(&progress), wait)?;
     match told.end() {
-        0 if found.is_none() => say_up_already(app, status),
-        0 => outln!("`{app}` is up: {}", counted(count, "service")),
-        code => return Ok(code),
+        0 if found.is_none() => {
+            say_up_already(app, status);
+            Ok(0)
+        }
+        0 => outcome::say(dirs, app, &found.plan.services, begun),
+        code => Ok(code),
     }
-    Ok(0)
 }
 
 /// Starts services anew that are shown other files since a link was switched: what they may see follows from the manifest, so all that

@@ -2,13 +2,13 @@
 
 use super::error::{Done, Failure};
 use super::progress::Told;
-use super::terminal;
+use super::{outcome, terminal};
 use crate::launch;
-use crate::plain::counted;
 use crate::plan::Plan;
 use crate::plan::lock::Claim;
 use crate::supervise::protocol::Progress;
 use crate::supervise::{App, Options, Outcome};
+use jiff::Timestamp;
 use std::io::BufRead;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -25,8 +25,8 @@ pub(super) fn attached(plan: Plan, claim: Claim) -> Done {
 fn code_of(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Done => 0,
-        Outcome::StartFailed(code) => *code,
-        Outcome::ServiceFailed => 1,
+        // A service's own code could be taken for one of this program's.
+        Outcome::StartFailed(_) | Outcome::ServiceFailed => 1,
     }
 }
 
@@ -39,6 +39,8 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     let app = plan.app.clone();
     let log = plan.dirs.app.join("supervisor.log");
     let count = plan.services.len();
+    let begun = Timestamp::now();
+    let (dirs, units) = (plan.dirs.clone(), plan.services.clone());
     if launch::fork()?.is_none() {
         drop(progress);
         std::process::exit(supervise(plan, claim, &log, own, theirs).into());
@@ -59,10 +61,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
         }
     }
     match told.end() {
-        0 if done => {
-            outln!("`{app}` is up: {}", counted(count, "service"));
-            Ok(0)
-        }
+        0 if done => outcome::say(&dirs, &app, &units, begun),
         0 => Err(Failure::failed(format!(
             "the supervisor of `{app}` ended before all services ran; see {}",
             log.display()

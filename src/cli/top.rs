@@ -9,7 +9,7 @@ use super::stats::{Row, Sampler, bytes};
 use super::{Done, Failure, ps};
 use crate::host::Dirs;
 use crate::supervise::client::{Client, ClientError};
-use crate::supervise::console::shown;
+use crate::supervise::console::{self, shown};
 use crate::supervise::history::History;
 use crate::supervise::protocol::{AppStatus, Request};
 use ratatui::Frame;
@@ -274,7 +274,7 @@ impl Page {
             history.skip_to_last(count)?;
             let mut lines = Vec::new();
             while let Some(line) = history.next_line()? {
-                lines.push((line.stream, shown(&line.text)));
+                lines.push((line.stream, console::line(&line.text)));
             }
             Ok(lines)
         };

@@ -13,7 +13,17 @@ use crate::plan::lock::Claim;
 use crate::supervise::client::ClientError;
 use crate::supervise::reconcile::Change;
 
+/// The exit code is 0, 2 for what is wrong with the manifest or the arguments, and 1 for whatever else failed: which of an app's services
+/// or of the host's parts it was, is said in words.
 pub(super) fn run(cli: &Cli, args: &Up) -> Done {
+    let of_up = |code| if matches!(code, 0 | 2) { code } else { 1 };
+    brought_up(cli, args).map(of_up).map_err(|mut failure| {
+        failure.code = of_up(failure.code);
+        failure
+    })
+}
+
+fn brought_up(cli: &Cli, args: &Up) -> Done {
     limits::in_scope(cli);
     if let Some(code) = with_privilege()? {
         return Ok(code);

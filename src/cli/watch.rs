@@ -11,8 +11,8 @@ use super::{Done, Failure, load};
 use crate::app::Loaded;
 use crate::host::Dirs;
 use crate::launch;
-use crate::plan::Ledger;
 use crate::plan::lock::Claim;
+use crate::plan::{Ledger, Mount, Unit};
 use crate::supervise::client::ClientError;
 use crate::supervise::protocol::Request;
 use nix::sys::signal::{SigSet, Signal};
@@ -30,9 +30,19 @@ const QUIET: Duration = Duration::from_millis(200);
 /// Whoever goes on writing is not waited for any longer.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// What is read-only for a service is its code: paths on the host, and who sees them.
+/// What is read-only for a service is its code: what each is shown.
 struct Code {
-    paths: Vec<(PathBuf, String)>,
+    services: Vec<(String, Vec<Shown>)>,
+    /// PySecure's own, which is nobody's code wherever it lies.
+    state: PathBuf,
+}
+
+/// A path on the host that a service is shown.
+struct Shown {
+    source: PathBuf,
+    code: bool,
+    /// What it does not see of it.
+    hidden: Vec<PathBuf>,
 }
 
 pub(super) fn run(cli: &Cli, args: &Up, loaded: &Loaded, dirs: &Dirs) -> Done {
@@ -237,29 +247,48 @@ impl Code {
     fn of(loaded: &Loaded, dirs: &Dirs) -> Result<Code, Failure> {
         let mut ledger = Ledger::read(dirs, &loaded.model.app)?;
         let plan = loaded.plan(dirs, &mut ledger)?;
-        let mut paths = Vec::new();
-        for service in &plan.services {
-            let code = service
-                .mounts
+        let shown = |mount: &Mount| Shown {
+            code: !mount.writable && !mount.source.starts_with(&dirs.state),
+            hidden: mount
+                .hidden
                 .iter()
-                .filter(|m| !m.writable && !m.source.starts_with(&dirs.state));
-            paths.extend(code.map(|m| (m.source.clone(), service.name.clone())));
-        }
-        Ok(Code { paths })
+                .chain(&mount.masked)
+                .map(|path| mount.source.join(path))
+                .collect(),
+            source: mount.source.clone(),
+        };
+        let of = |service: &Unit| (service.name.clone(), service.mounts.iter().map(shown).collect());
+        Ok(Code {
+            services: plan.services.iter().map(of).collect(),
+            state: dirs.state.clone(),
+        })
     }
 
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let all = self.services.iter().flat_map(|(_, shown)| shown);
+        all.filter(|shown| shown.code).map(|shown| &shown.source)
+    }
+
+    /// The services that are to start anew for these changes. The innermost of what a service is shown decides what a path is to it:
+    /// data in its code, to which it writes itself, is none.
     fn seen_by(&self, changed: &BTreeSet<PathBuf>) -> BTreeSet<&str> {
+        let is_code = |shown: &[Shown], path: &PathBuf| {
+            let holders = shown.iter().filter(|s| path.starts_with(&s.source));
+            let inner = holders.max_by_key(|s| s.source.components().count());
+            inner.is_some_and(|s| s.code && !s.hidden.iter().any(|hidden| path.starts_with(hidden)))
+        };
+        let changed: Vec<&PathBuf> = changed.iter().filter(|path| !path.starts_with(&self.state)).collect();
         let concerned = self
-            .paths
+            .services
             .iter()
-            .filter(|(source, _)| changed.iter().any(|p| p.starts_with(source)));
-        concerned.map(|(_, service)| service.as_str()).collect()
+            .filter(|(_, shown)| changed.iter().any(|path| is_code(shown, path)));
+        concerned.map(|(name, _)| name.as_str()).collect()
     }
 }
 
 /// From now on `changes` is about the manifest and the code.
 fn hold(changes: &mut FileChanges, manifest: &Path, code: &Code) -> Result<(), Failure> {
-    let sources = code.paths.iter().map(|(source, _)| source.clone());
+    let sources = code.paths().cloned();
     changes
         .hold(sources.chain([manifest.to_owned()]).collect())
         .map_err(|Unwatched(path, errno)| {
@@ -268,4 +297,48 @@ fn hold(changes: &mut FileChanges, manifest: &Path, code: &Code) -> Result<(), F
                 path.display()
             ))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_concerns_those_who_see_it_as_code() {
+        let shown = |source: &str, code: bool, hidden: &[&str]| Shown {
+            source: source.into(),
+            code,
+            hidden: hidden.iter().map(|path| Path::new(source).join(path)).collect(),
+        };
+        let code = Code {
+            services: vec![
+                (
+                    "web".to_owned(),
+                    vec![shown("/srv/app", true, &["tests"]), shown("/srv/app/data", false, &[])],
+                ),
+                ("lib".to_owned(), vec![shown("/srv/app/lib", true, &[])]),
+                ("file".to_owned(), vec![shown("/srv/app/web.conf", true, &[])]),
+            ],
+            state: "/srv/app/state".into(),
+        };
+        let seen = |path: &str| {
+            code.seen_by(&[PathBuf::from(path)].into())
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(seen("/srv/app/a.py"), ["web"]);
+        assert_eq!(seen("/srv/app/lib/b.py"), ["lib", "web"]);
+        assert_eq!(seen("/srv/app/web.conf"), ["file", "web"]);
+        assert_eq!(seen("/srv/app"), ["web"]);
+        // Its own data, what it does not see, what PySecure keeps, and what lies beside it.
+        for other in [
+            "/srv/app/data/x",
+            "/srv/app/tests/a.py",
+            "/srv/app/state/apps/log",
+            "/srv/application/a.py",
+        ] {
+            assert!(seen(other).is_empty(), "{other}");
+        }
+        assert_eq!(code.paths().count(), 3);
+    }
 }

@@ -17,6 +17,7 @@ use super::protocol::{Progress, Reply};
 use super::sandboxes::Sandboxes;
 use super::stats::events::{self, Event, Kind};
 use super::stats::figures::Figures;
+use super::waits::Waits;
 use super::{capabilities, systemd};
 use crate::host::{Dirs, make_private};
 use crate::launch::{Launcher, Report};
@@ -112,6 +113,7 @@ pub struct App {
     pub(super) figures: BTreeMap<ServiceId, Figures>,
     /// Who hears of a watch.
     pub(super) sinks: BTreeMap<WatchId, Sink>,
+    pub(super) waits: Waits,
     pub(super) sockets: Sockets,
     pub(super) relays: Relays,
     pub(super) sandboxes: Sandboxes,
@@ -209,6 +211,7 @@ impl App {
             by_pid: BTreeMap::new(),
             figures: BTreeMap::new(),
             sinks: BTreeMap::from([(WatchId::FIRST, first)]),
+            waits: Waits::default(),
             sockets,
             overlaps,
             networks,
@@ -246,6 +249,7 @@ impl App {
     /// Starts all services and stays until the app is stopped.
     pub fn run(mut self) -> Result<Outcome, SuperviseError> {
         self.start_sandboxes(Instant::now());
+        self.waits.begin(WatchId::FIRST, Instant::now());
         self.feed(Input::Up);
         while !self.machine.finished(self.attached) {
             let (effects, more) = self.machine.turn(Instant::now());
@@ -290,7 +294,14 @@ impl App {
 
     fn next_deadline(&self) -> Option<Duration> {
         let sandboxes = self.sandboxes.next().filter(|_| !self.machine.is_stopping());
-        let all = [self.machine.next_deadline(), self.manager.next(), self.deaf, sandboxes];
+        let waits = self.waits.next();
+        let all = [
+            self.machine.next_deadline(),
+            self.manager.next(),
+            self.deaf,
+            sandboxes,
+            waits,
+        ];
         let next = all.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -364,6 +375,7 @@ impl App {
             self.feed(fired);
         }
         self.manager.tick(asked);
+        self.tell_waits(asked);
         self.start_sandboxes(asked);
         if self.deaf.is_some_and(|until| until <= asked) {
             self.listen_again();

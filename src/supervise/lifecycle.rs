@@ -35,6 +35,9 @@ use std::time::Instant;
 /// Messages of one service that are read in one turn of the loop: one that never stops speaking holds up nobody.
 const MOST_MESSAGES: usize = 64;
 
+/// So many services are named of those that somebody waits for.
+const NAMED: usize = 3;
+
 impl App {
     /// Tells the machine what has happened, and does what follows.
     pub(super) fn feed(&mut self, input: Input) {
@@ -93,10 +96,31 @@ impl App {
                 }
                 self.tell(watch, &Progress::Done);
                 self.sinks.remove(&watch);
+                self.waits.end(watch);
             }
             Effect::Stopping => self.manager.stopping(),
         }
         None
+    }
+
+    /// Tells those that wait for services to begin, and have for a while, for which.
+    pub(super) fn tell_waits(&mut self, now: Instant) {
+        for watch in self.waits.due(now) {
+            let awaited = self.machine.awaited_by(watch);
+            let named = awaited.iter().take(NAMED).map(|(name, what)| format!("{name}: {what}"));
+            let mut text = named.collect::<Vec<String>>().join("; ");
+            if awaited.len() > NAMED {
+                text += &format!("; and {} more", awaited.len() - NAMED);
+            }
+            if text.is_empty() || !self.waits.is_news(watch, &text) {
+                continue;
+            }
+            if watch == WatchId::FIRST {
+                // There is a console only if this is attached to one.
+                self.outputs.say(&format!("waiting for {text}"));
+            }
+            self.tell(watch, &Progress::Waiting { text });
+        }
     }
 
     /// What is started of a service.
@@ -509,7 +533,7 @@ impl App {
         if let Some(asking) = process.asking.take_if(|asking| asking.helper == helper) {
             let answer = match code {
                 Some(code) if code == i32::from(YES) => Ok(()),
-                _ => Err(match super::console::shown(&asking.words()) {
+                _ => Err(match super::console::line(&asking.words()) {
                     nothing if nothing.is_empty() => "it ended without an answer".to_owned(),
                     words => words,
                 }),

@@ -22,6 +22,7 @@ mod process;
 mod sandboxes;
 mod stats;
 mod systemd;
+mod waits;
 
 pub use crate::sys::exit_status::exit_code;
 pub use app::{App, Options, Outcome, enough_descriptors};

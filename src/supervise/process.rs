@@ -1,7 +1,7 @@
 //! The process of a service: what the supervisor holds of it. What is known of it besides is its instance
 //! ([`super::machine::state::Instance`]); both begin and end together.
 
-use super::control::fingerprint::{Fingerprint, Fingerprints};
+use super::control::fingerprint::Fingerprint;
 use super::machine::Ending;
 use super::machine::State;
 use super::machine::state::{After, Service};
@@ -51,11 +51,10 @@ impl Process {
     }
 }
 
-/// What `ps` says of a service. `pid`: PID 1 of its namespace.
+/// What `ps` says of a service, but for its fingerprints. `pid`: PID 1 of its namespace.
 pub(super) fn status(
     service: &Service,
     (pid, sources): (Option<u32>, Option<Fingerprint>),
-    fingerprints: Fingerprints,
     now: Instant,
 ) -> ServiceStatus {
     let instance = &service.instance;
@@ -90,7 +89,7 @@ pub(super) fn status(
             .map(|well| if well { "healthy" } else { "unhealthy" }.to_owned()),
         status: instance.says.clone(),
         reloading: instance.reloading,
-        fingerprints: Some(fingerprints),
+        fingerprints: None,
         sources,
     }
 }

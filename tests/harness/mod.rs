@@ -282,6 +282,11 @@ impl App {
 impl App {
     /// `pysecure ARGS` on a terminal of its own, which is its controlling terminal.
     pub fn on_terminal(&self, args: &[&str], rows: u16, columns: u16) -> Terminal {
+        self.on_terminal_with(args, &[], rows, columns)
+    }
+
+    /// The same, with more in its environment.
+    pub fn on_terminal_with(&self, args: &[&str], more: &[(&str, &str)], rows: u16, columns: u16) -> Terminal {
         let size = winsize(rows, columns);
         let ends = nix::pty::openpty(Some(&size), None).unwrap();
         let end = || Stdio::from(ends.slave.try_clone().unwrap());
@@ -296,6 +301,7 @@ impl App {
         for (key, value) in inner.get_envs() {
             command.env(key, value.unwrap());
         }
+        command.envs(more.iter().copied());
         command.env("TERM", "dumb").stdin(end()).stdout(end()).stderr(end());
         let child = command
             .spawn()

@@ -154,6 +154,16 @@ impl Client {
         app.ok_or_else(|| self.io(io::Error::other("it answered without a status")))
     }
 
+    /// [`Client::status`], but for fingerprints, where the supervisor knows how.
+    pub fn states(&mut self) -> Result<AppStatus, ClientError> {
+        if self.require(Request::States.since()).is_err() {
+            return self.status();
+        }
+        self.send(&Request::States, &[])?;
+        let app = self.reply()?.app;
+        app.ok_or_else(|| self.io(io::Error::other("it answered without a status")))
+    }
+
     pub fn stats(&mut self) -> Result<Vec<ServiceUsage>, ClientError> {
         self.send(&Request::Stats, &[])?;
         let stats = self.reply()?.stats;
@@ -391,7 +401,7 @@ mod tests {
         for told in [
             "`recorded`",
             "version 0",
-            "version 2",
+            "version 3",
             "`pysecure down && pysecure up -d`",
         ] {
             assert!(error.contains(told), "{error}");
@@ -399,7 +409,7 @@ mod tests {
         client.down(None).unwrap();
         drop(client);
         let asked = asked.join().unwrap();
-        assert!(asked[0].starts_with(r#"{"do":"hello","version":2,"#), "{asked:?}");
+        assert!(asked[0].starts_with(r#"{"do":"hello","version":3,"#), "{asked:?}");
         assert_eq!(asked[1..], [r#"{"do":"ps"}"#, r#"{"do":"down","timeout_ms":null}"#]);
     }
 
@@ -433,7 +443,7 @@ mod tests {
         for told in [
             "pysecure 9.0.0",
             "version 9",
-            "version 2",
+            "version 3",
             "`pysecure down && pysecure up -d`",
         ] {
             assert!(error.contains(told), "{error}");

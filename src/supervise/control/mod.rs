@@ -1,6 +1,7 @@
 //! The control socket: what is said over it, who says it, and what becomes of a request.
 
 pub mod client;
+mod disposition;
 pub mod fingerprint;
 pub mod protocol;
 pub mod reconcile;

@@ -27,7 +27,8 @@ use std::collections::BTreeMap;
 /// - 0: as it was before there were versions.
 /// - 1: `hello`; fingerprints in `ps` and `apply` are SHA-256.
 /// - 2: sandboxes in `ps` and `apply`.
-pub const VERSION: u32 = 2;
+/// - 3: `states`; whoever waits for a change is told for what.
+pub const VERSION: u32 = 3;
 /// The lowest version of the other side's that this pysecure understands.
 pub const MINIMUM: u32 = 0;
 
@@ -85,6 +86,8 @@ pub enum Request {
     Hello(Hello),
     /// How are the services?
     Ps,
+    /// The same without fingerprints, which take the supervisor time.
+    States,
     /// What do they use?
     Stats,
     /// Stop all services and end; answered when that is done.
@@ -131,6 +134,7 @@ impl Request {
     /// The version that it came with.
     pub fn since(&self) -> u32 {
         match self {
+            Request::States => 3,
             Request::Apply(apply) if !apply.sandboxes.is_empty() => 2,
             Request::Hello(_) | Request::Apply(_) => 1,
             _ => 0,
@@ -249,7 +253,7 @@ pub struct ServiceStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Progress {
-    /// It is as it was asked to be: ready, or ended.
+    /// It is as it was asked to be: ready, or ended. Of one that was to read its configuration again `state` says what became of that.
     Settled { service: String, state: String },
     Failed {
         /// Empty if it is about no one service.
@@ -257,6 +261,9 @@ pub enum Progress {
         error: String,
         code: u8,
     },
+    /// For which services whoever asked still waits, and for what of them; said after a while. A client of a lower version does not know
+    /// it, and reads on.
+    Waiting { text: String },
     /// Nothing more is to come.
     Done,
 }

@@ -1,6 +1,7 @@
 //! What clients may ask for over the control socket, and what becomes of it. Whoever asks is the owner: that was made
 //! sure of when the connection was accepted.
 
+use super::disposition::unhandled;
 use super::protocol::{AppStatus, Hello, Progress, Reply, Request};
 use super::server::{Connection, Heard};
 use crate::bundle::Bundle;
@@ -12,6 +13,7 @@ use crate::supervise::machine::{Input, Order};
 use crate::supervise::process;
 use crate::supervise::stats::metrics;
 use crate::supervise::stats::usage::{self, ServiceUsage};
+use crate::values::signal_name;
 use rustix::process::{Pid, Signal};
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -78,6 +80,17 @@ impl App {
             Request::Hello(hello) => self.hello(number, hello),
             Request::Ps => {
                 self.answer_status(number);
+                Ok(())
+            }
+            Request::States => {
+                let app = Some(self.states());
+                self.answer(
+                    number,
+                    Reply {
+                        app,
+                        ..Reply::default()
+                    },
+                );
                 Ok(())
             }
             Request::Stats => {
@@ -160,6 +173,7 @@ impl App {
         self.going_down()?;
         let (watch, effects) = self.machine.order(Instant::now(), order)?;
         self.sinks.insert(watch, sink);
+        self.waits.begin(watch, Instant::now());
         self.carry_out(effects);
         Ok(())
     }
@@ -204,7 +218,8 @@ impl App {
         }
     }
 
-    /// Signals services' programs: with what `reload_signal` says, or with this.
+    /// Signals services' programs: with this, or with what `reload_signal` says. Of the latter those are left alone that have no handler for
+    /// it: most signals end them then.
     fn signal_named(&mut self, number: ConnectionId, names: &[String], signal: Option<u8>) -> Result<(), String> {
         if signal.is_none() {
             // A signal is of use until the end: what takes long to end may be killed.
@@ -217,27 +232,20 @@ impl App {
             };
             let name = service.name().to_owned();
             let number_of = signal.unwrap_or(service.policy().reload_signal);
-            let running = self.processes.get(&id).map(|process| &process.running);
-            let sent = match (running, Signal::from_named_raw(number_of.into())) {
-                _ if !self.reachable(id) => Err(format!("is not running ({})", service.state.word())),
-                (_, None) => Err(format!("{number_of} is no signal that can be sent")),
-                // PID 1 cannot pass these on, and is not to be stopped itself.
-                (Some(running), Some(signal @ Signal::STOP)) => {
-                    for pid in descendants::below(running.pid.as_raw_nonzero().get() as u32) {
-                        if let Some(pid) = Pid::from_raw(pid as i32) {
-                            let _ = rustix::process::kill_process(pid, signal);
-                        }
-                    }
-                    Ok(())
-                }
-                (Some(running), Some(signal)) => running.signal(signal).map_err(|e| e.to_string()),
-                (None, _) => Err("is not running".into()),
+            let process = self
+                .processes
+                .get(&id)
+                .filter(|_| signal.is_none() && self.reachable(id));
+            let settled = match process.and_then(|process| unhandled(process.pid(), number_of)) {
+                Some(why) if names.is_empty() => Ok(why),
+                Some(why) => Err(why),
+                None => self.signal_one(id, number_of).map(|()| match signal {
+                    None => format!("sent {}", signal_name(number_of)),
+                    Some(_) => service.state.word().to_owned(),
+                }),
             };
-            let progress = match sent {
-                Ok(()) => Progress::Settled {
-                    service: name,
-                    state: service.state.word().to_owned(),
-                },
+            let progress = match settled {
+                Ok(state) => Progress::Settled { service: name, state },
                 // Of all services, those that do not run are not meant.
                 Err(_) if names.is_empty() => continue,
                 Err(error) => Progress::Failed {
@@ -252,6 +260,26 @@ impl App {
         Ok(())
     }
 
+    fn signal_one(&self, id: ServiceId, number: u8) -> Result<(), String> {
+        let state = || self.machine.service(id).map_or("gone", |service| service.state.word());
+        let running = self.processes.get(&id).map(|process| &process.running);
+        match (running, Signal::from_named_raw(number.into())) {
+            _ if !self.reachable(id) => Err(format!("is not running ({})", state())),
+            (_, None) => Err(format!("{number} is no signal that can be sent")),
+            // PID 1 cannot pass these on, and is not to be stopped itself.
+            (Some(running), Some(signal @ Signal::STOP)) => {
+                for pid in descendants::below(running.pid.as_raw_nonzero().get() as u32) {
+                    if let Some(pid) = Pid::from_raw(pid as i32) {
+                        let _ = rustix::process::kill_process(pid, signal);
+                    }
+                }
+                Ok(())
+            }
+            (Some(running), Some(signal)) => running.signal(signal).map_err(|e| e.to_string()),
+            (None, _) => Err("is not running".into()),
+        }
+    }
+
     fn put_progress(&mut self, number: ConnectionId, progress: &Progress) {
         let mut line = serde_json::to_vec(progress).unwrap_or_default();
         line.push(b'\n');
@@ -261,14 +289,21 @@ impl App {
     }
 
     fn status(&self) -> AppStatus {
-        let now = Instant::now();
         // Taken once a service, so most often there is none to be taken.
         let reader = OnceCell::new();
-        let services = self.machine.in_order().map(|(id, service)| {
+        let mut status = self.states();
+        for (said, (_, service)) in status.services.iter_mut().zip(self.machine.in_order()) {
             let read = |unit: &Unit| reader.get_or_init(|| self.fingerprint_reader()).read(unit);
-            let fingerprints = service.latest().fingerprints(read);
+            said.fingerprints = Some(service.latest().fingerprints(read).clone());
+        }
+        status
+    }
+
+    fn states(&self) -> AppStatus {
+        let now = Instant::now();
+        let services = self.machine.in_order().map(|(id, service)| {
             let sources = self.processes.get(&id).and_then(|p| p.sources.clone());
-            process::status(service, (self.pid_of(id), sources), fingerprints.clone(), now)
+            process::status(service, (self.pid_of(id), sources), now)
         });
         AppStatus {
             app: self.plan.app.clone(),

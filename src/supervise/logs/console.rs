@@ -4,6 +4,7 @@
 //! The terminal, or whatever stands in its place, may be slow, stuck or gone. That is no reason to hold up a
 //! service: what it does not take is kept up to a bound, and then left out and counted.
 
+use super::escape::write_shown;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -37,8 +38,8 @@ impl Lines {
         }
     }
 
-    /// Appends a line of the service that stands `number`th in the manifest. What a terminal would obey does not reach
-    /// it, nor what would mislead its reader ([`crate::plain`]).
+    /// Appends a line of the service that stands `number`th in the manifest. Of what a terminal would obey, colours alone reach
+    /// one ([`super::escape`]), and nothing that would mislead its reader ([`crate::plain`]).
     pub fn write(&self, number: usize, name: &str, time: Option<&str>, text: &[u8], out: &mut Vec<u8>) {
         let width = self.width;
         // Writing to memory does not fail.
@@ -52,12 +53,23 @@ impl Lines {
             out.extend_from_slice(time.as_bytes());
             out.push(b' ');
         }
-        printable(text, out);
+        write_shown(without_return(text), self.coloured, out);
         out.push(b'\n');
     }
 }
 
-/// Text of a service as it may be shown.
+/// A line of a service as it may be shown elsewhere than behind its name: without escape sequences.
+pub fn line(text: &[u8]) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    write_shown(without_return(text), false, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn without_return(text: &[u8]) -> &[u8] {
+    text.strip_suffix(b"\r").unwrap_or(text)
+}
+
+/// Words of a service, which are no lines of its log, as they may be shown: what is hidden in them is shown to be there.
 pub fn shown(text: &[u8]) -> String {
     let mut out = Vec::with_capacity(text.len());
     printable(text, &mut out);
@@ -65,7 +77,7 @@ pub fn shown(text: &[u8]) -> String {
 }
 
 fn printable(text: &[u8], out: &mut Vec<u8>) {
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    let text = without_return(text);
     if text.iter().all(|b| matches!(b, b' '..=b'~' | b'\t')) {
         return out.extend_from_slice(text);
     }

@@ -1,6 +1,7 @@
 //! Services' output: as records, to its sinks, and read back.
 
 pub mod console;
+mod escape;
 pub mod history;
 pub(in crate::supervise) mod logfile;
 pub(in crate::supervise) mod output;

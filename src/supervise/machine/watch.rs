@@ -1,7 +1,8 @@
 //! Who waits for services to begin or to end, and what they are told.
 
-use super::state::After;
+use super::state::{After, Service, State};
 use super::{Effect, Machine, ServiceId, WatchId};
+use crate::model::life::Ready;
 use crate::supervise::protocol::Progress;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,7 +98,42 @@ impl Watches {
     }
 }
 
+/// What whoever waits for a service to begin waits for. One that waits for others is not named, but those.
+fn awaited(service: &Service) -> Option<String> {
+    let instance = &service.instance;
+    Some(match (&service.state, &service.policy().ready) {
+        (State::Starting, Ready::Probe(_)) => match &instance.complaint {
+            Some(complaint) => format!("ready probe: {complaint}"),
+            None => "ready probe, which is not answered yet".to_owned(),
+        },
+        (State::Starting, Ready::Notify) => match &instance.says {
+            Some(says) => format!("READY=1 of it; it says: {says}"),
+            None => "READY=1 of it".to_owned(),
+        },
+        (State::Starting, Ready::Started) => "its program".to_owned(),
+        (State::Running, _) => "its end".to_owned(),
+        (State::Stopping, _) => "its end, after which it is started again".to_owned(),
+        (State::Restarting, _) => match service.last_exit {
+            Some(code) => format!("its next start, after it ended with code {code}"),
+            None => "its next start".to_owned(),
+        },
+        _ => return None,
+    })
+}
+
 impl Machine {
+    /// For which services a watch waits, in the manifest's order, and for what of each.
+    pub(crate) fn awaited_by(&self, watch: WatchId) -> Vec<(&str, String)> {
+        let Some(watch) = self.watches.each.get(&watch) else {
+            return Vec::new();
+        };
+        let awaits = |id: &ServiceId| watch.starts.contains(id) || watch.anew.contains(id) || watch.ends.contains(id);
+        let of = |(id, service): (ServiceId, &'_ Service)| awaits(&id).then(|| awaited(service)).flatten();
+        let all = self.in_order();
+        all.filter_map(|(id, service)| Some((service.name(), of((id, service))?)))
+            .collect()
+    }
+
     /// Tells whoever waits for a service to begin.
     pub(super) fn settle_start(&mut self, id: ServiceId, how: Result<(), (&str, u8)>) {
         let Some(service) = self.services.get(&id) else { return };
