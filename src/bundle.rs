@@ -22,6 +22,13 @@ pub const GRANTS_ANNOTATION: &str = "org.pysecure.grants";
 /// ip-sysctl: the first port that takes no right to bind.
 pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
+/// Where a service sees its own cgroup, and the one file that is of no cgroup of its own: which processors there are.
+pub const CGROUPS: &str = "/sys/fs/cgroup";
+pub const CPUSET: &str = "/sys/fs/cgroup/cpuset/cpuset.cpus";
+
+/// An annotation that says that the places for that are there.
+pub const CGROUPS_ANNOTATION: &str = "org.pysecure.cgroups";
+
 #[derive(Clone, Debug)]
 pub struct Bundle {
     pub spec: Spec,

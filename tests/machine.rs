@@ -323,3 +323,114 @@ fn streams_are_opened_by_their_paths() {
         app.ok(&["down", "--purge"]);
     }
 }
+
+#[test]
+fn sizes_of_files_in_memory_and_limits_of_processes_are_the_manifest_s() {
+    let keys = "shm_size = \"96M\"\ntmp_size = \"8M\"\ntmp_exec = true\nlimits = { memlock = \"128K\", nproc = 77 }\n";
+    let look = "df -B1 --output=size /dev/shm /tmp | tail -n +2 | tr -d ' '; ulimit -l; \
+                grep 'Max processes' /proc/self/limits | tr -s ' ' | cut -d' ' -f3,4; \
+                printf '#!/bin/sh\\necho ran' > /tmp/x; chmod +x /tmp/x; /tmp/x || echo not; head -c 100M /dev/zero > /tmp/y; wc -c < /tmp/y";
+    for mode in BOTH {
+        let app = App::new(mode, &manifest("machine-sizes", keys));
+        let run = |app: &App| app.ok(&["run", "-T", "a", "--", "bash", "-c", look]);
+        let ended = run(&app);
+        assert_eq!(
+            ended.out.lines().collect::<Vec<_>>()[..6],
+            ["100663296", "8388608", "128", "77 77", "ran", "8384512"],
+            "{mode:?}: {ended:?}"
+        );
+        // The control: what is there without.
+        app.write("pysecure.toml", manifest("machine-sizes", ""));
+        let ended = run(&app);
+        let lines: Vec<&str> = ended.out.lines().collect();
+        assert_eq!(
+            (lines[0], lines[1], lines[3], lines[4]),
+            ("67108864", "268435456", "4096 4096", "not"),
+            "{mode:?}: {ended:?}"
+        );
+        assert_eq!(lines[5], "104857600", "{mode:?}");
+        for (key, says) in [
+            ("shm_size = \"1K\"", "nothing has room in 1024 bytes"),
+            ("tmp_size = 0", "nothing has room in 0 bytes"),
+            ("tmp_exec = 1", "tmp_exec"),
+            ("limits = { nproc = 1 }", "nproc"),
+            (
+                "limits = { shm_size = \"1M\" }",
+                "write `shm_size` and `tmp_size` below [services.NAME]",
+            ),
+            (
+                "tmp_size = \"2M\"\nlimits = { memory = \"1M\" }",
+                "`limits.memory` counts what lies in it",
+            ),
+        ] {
+            app.write("pysecure.toml", manifest("machine-sizes", key));
+            let ended = app.run(&["check"]);
+            assert!(
+                ended.err.contains(says) && ended.err.contains("pysecure.toml:"),
+                "{key}: {ended:?}"
+            );
+        }
+    }
+}
+
+/// Of Node.js and of Java, which take the host's memory and processors where they see no cgroup.
+#[test]
+fn runtimes_see_the_limits_of_their_service() {
+    let node = "console.log(process.constrainedMemory()); console.log(require('v8').getHeapStatistics().heap_size_limit < 400 << 20)";
+    let java = ["java", "-XshowSettings:system", "-XX:+PrintFlagsFinal", "-version"];
+    let limits = "limits = { memory = \"256M\", cpus = 1 }\n";
+    let app = App::new(Mode::Root, &manifest("machine-runtimes", limits));
+    let run = |command: &[&str]| app.ok(&[&["run", "-T", "a", "--"], command].concat());
+    let seen = run(&["node", "-e", node]);
+    assert_eq!(seen.out, "268435456\ntrue\n", "{seen:?}");
+    let seen = run(&java);
+    let all = seen.out + &seen.err;
+    assert!(
+        all.contains("Memory Limit: 256.00M") && all.contains("Effective CPU Count: 1\n"),
+        "{all}"
+    );
+    let heap = all.lines().find(|line| line.contains(" MaxHeapSize ")).unwrap();
+    let bytes: u64 = heap.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(bytes < 256 << 20, "{heap}");
+    // It is its own, and nobody's to write.
+    let cgroups = run(&[
+        "sh",
+        "-c",
+        "grep ' /sys/fs/cgroup' /proc/self/mountinfo; ls -R /sys/fs/cgroup | grep -c machine-runtimes; true",
+    ]);
+    let (mounts, count) = cgroups.out.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(count, "0");
+    for mount in mounts.lines() {
+        let fields: Vec<&str> = mount.split(' ').collect();
+        assert!(fields[5].starts_with("ro,nosuid,nodev,noexec"), "{mount}");
+        assert!(["/", "/cpuset.cpus"].contains(&fields[3]), "{mount}");
+    }
+    // The control: without limits there is nothing to see, and the host's memory is taken.
+    app.write("pysecure.toml", manifest("machine-runtimes", ""));
+    let seen = run(&[
+        "sh",
+        "-c",
+        "ls /sys; grep -c ' /sys/fs/cgroup' /proc/self/mountinfo; true",
+    ]);
+    assert_eq!(seen.out, "0\n");
+}
+
+#[test]
+fn memory_that_processes_share_is_counted_once() {
+    let script = "import os, time\nx = bytearray(b'x') * (96 << 20)\nfor n in range(3):\n    if not os.fork(): break\nprint('there', flush=True); time.sleep(1e6)";
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            &format!("[app]\nname = \"machine-shared\"\n[services.a]\ncommand = [\"python3\", \"-c\", {script:?}]\n"),
+        );
+        app.ok(&["up", "-d"]);
+        harness::wait_until(|| (app.logs("a").matches("there").count() == 4).then_some(()));
+        let stats: serde_json::Value = serde_json::from_str(&app.ok(&["stats", "--json"]).out).unwrap();
+        let all = stats
+            .as_array()
+            .unwrap_or_else(|| stats["services"].as_array().unwrap());
+        let bytes = all[0]["memory_bytes"].as_u64().unwrap();
+        assert!((96 << 20..192 << 20).contains(&bytes), "{mode:?}: {bytes}");
+        app.ok(&["down", "--purge"]);
+    }
+}

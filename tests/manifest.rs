@@ -1219,7 +1219,7 @@ fn words_of_compose_are_answered_with_their_counterpart() {
                 devices dns dns_opt dns_search domainname entrypoint env_file expose extends external_links extra_hosts gpus group_add \
                 healthcheck hostname image init ipc isolation label_file labels links logging mac_address mem_limit mem_reservation \
                 mem_swappiness memswap_limit models network_mode networks oom_kill_disable oom_score_adj pid pids_limit platform ports \
-                post_start pre_stop privileged profiles provider pull_policy read_only runtime scale secrets security_opt shm_size \
+                post_start pre_stop privileged profiles provider pull_policy read_only runtime scale secrets security_opt \
                 stdin_open stop_grace_period storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes volumes_from \
                 working_dir"
         .split_whitespace()

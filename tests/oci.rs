@@ -301,7 +301,8 @@ fn by_the_runtime(program: &str, service: &str, line: &str) -> bool {
         || line.starts_with("mount /proc/")
         || line.starts_with("mount /dev/")
         || line.starts_with("dev ")
-        // Beside the app nobody hears what `auth` says of itself.
+        // Beside the app nobody writes a log, nor hears what `auth` says of itself.
+        || line.starts_with("mount /run/pysecure/syslog ")
         || service == "auth" && (line.starts_with("env NOTIFY_SOCKET=") || line.starts_with("mount /run/pysecure/notify "))
         || program == "crun" && line.starts_with("mount /data/dropbox ")
 }

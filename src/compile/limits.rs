@@ -1,11 +1,12 @@
 //! Limits → `linux.resources` and `process.rlimits`, so that every OCI runtime holds a service to the same.
 
-use crate::model::Limits;
+use crate::model::{Limits, MemoryFiles};
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, PosixRlimit, PosixRlimitBuilder,
+    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder,
     PosixRlimitType, Process,
 };
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Within so many microseconds a service may run for its part of them: what all runtimes use.
 const PERIOD: u64 = 100_000;
@@ -39,6 +40,8 @@ pub fn rlimits(limits: &Limits) -> Vec<PosixRlimit> {
         (PosixRlimitType::RlimitNofile, limits.nofile.map(u64::from)),
         (PosixRlimitType::RlimitFsize, limits.fsize),
         (PosixRlimitType::RlimitCore, limits.core),
+        (PosixRlimitType::RlimitMemlock, limits.memlock),
+        (PosixRlimitType::RlimitNproc, limits.nproc.map(u64::from)),
     ]
     .into_iter()
     .filter_map(|(kind, value)| {
@@ -63,6 +66,25 @@ pub(super) fn replace(process: &mut Process, limits: &Limits) {
     all.retain(|default| own.iter().all(|limit| limit.typ() != default.typ()));
     all.extend(own);
     process.set_rlimits(Some(all));
+}
+
+/// Sizes and the like of what is mounted in memory.
+pub(super) fn memory_files(mounts: &mut [Mount], of: &MemoryFiles) {
+    let sizes = [("/dev/shm", of.shm_size), ("/tmp", of.tmp_size)];
+    for mount in mounts.iter_mut() {
+        let is = |place: &str| mount.destination() == Path::new(place);
+        let size = sizes.iter().find_map(|(place, size)| size.filter(|_| is(place)));
+        let runs = of.tmp_exec && is("/tmp");
+        let mut options = mount.options().clone().unwrap_or_default();
+        if let Some(bytes) = size {
+            options.retain(|option| !option.starts_with("size="));
+            options.push(format!("size={bytes}"));
+        }
+        if runs {
+            options.retain(|option| option != "noexec");
+        }
+        mount.set_options(Some(options));
+    }
 }
 
 #[cfg(test)]

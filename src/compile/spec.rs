@@ -3,8 +3,10 @@
 use super::error::CompileError;
 use super::tree::Tree;
 use super::{accounts, confine, grants, identity, limits, mounts, writable};
-use crate::bundle::{Bundle, GRANTS_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION, app_network};
-use crate::plan::{Identity, Plan, Unit};
+use crate::bundle::{
+    Bundle, CGROUPS, CGROUPS_ANNOTATION, CPUSET, GRANTS_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION, app_network,
+};
+use crate::plan::{Confinement, Identity, Plan, Unit};
 use crate::values::Network;
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use std::path::{Path, PathBuf};
@@ -55,7 +57,8 @@ pub fn effects(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
     let mut root = Tree::new();
     let mut layers = Vec::new();
 
-    let made_inside = spec.mounts_mut().take().unwrap_or_default();
+    let mut made_inside = spec.mounts_mut().take().unwrap_or_default();
+    limits::memory_files(&mut made_inside, &service.memory_files);
     for mount in &made_inside {
         root.directory(mount.destination());
     }
@@ -82,6 +85,11 @@ pub fn effects(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
         if let Some(memory) = made.memory {
             spec.set_annotations(Some([(MEMORY_ANNOTATION.to_owned(), memory)].into()));
         }
+    }
+
+    if shows_cgroups(service) {
+        let annotations = spec.annotations_mut().get_or_insert_default();
+        annotations.insert(CGROUPS_ANNOTATION.to_owned(), "shown".to_owned());
     }
 
     // What belongs to the new namespaces is made in them, after all else was prepared outside: in the order in which the
@@ -169,8 +177,25 @@ fn etc(service: &Unit, root: &mut Tree) {
     root.file("/etc/nsswitch.conf", accounts::NSSWITCH.to_owned());
     root.file("/etc/resolv.conf", service.resolver.clone());
     root.directory(Path::new("/sys"));
+    if shows_cgroups(service) {
+        cgroups(root);
+    }
     root.directory(Path::new("/var"));
     root.link(Path::new("/var/tmp"), Path::new("/tmp"));
     root.link(Path::new("/var/run"), Path::new("/run"));
     root.link(Path::new("/etc/mtab"), Path::new("/proc/mounts"));
+}
+
+/// Runtimes take what they find there for what they have: JVMs, Node.js, Go.
+fn shows_cgroups(service: &Unit) -> bool {
+    service.confinement == Confinement::Service && limits::resources(&service.limits).is_some()
+}
+
+/// Places for what the launcher shows of the service's own cgroup: version 2 lies at the top, of version 1 each controller in a
+/// folder.
+fn cgroups(root: &mut Tree) {
+    for controller in ["memory", "cpu", "cpuacct", "pids", "blkio"] {
+        root.directory(&Path::new(CGROUPS).join(controller));
+    }
+    root.file(CPUSET, String::new());
 }

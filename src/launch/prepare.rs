@@ -11,7 +11,7 @@ use super::step::Program;
 use super::step::{ExecContext, Step, Strings, c_path};
 use super::writable::Overlay;
 use super::{Launcher, Request, landlock};
-use crate::bundle::{MEMORY_ANNOTATION, RootEntry};
+use crate::bundle::{CGROUPS_ANNOTATION, MEMORY_ANNOTATION, RootEntry};
 use crate::host::idmap::IdMaps;
 use crate::sys;
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount, PosixRlimit, PosixRlimitType, Spec};
@@ -70,6 +70,9 @@ pub(super) fn steps(
         tree: build_root(request.root, root.readonly().unwrap_or(false))?,
     });
     mount_all(launcher, spec, linux, idmaps, &mut steps)?;
+    if let Some(group) = group {
+        cgroups(spec, group, &mut steps)?;
+    }
     if let Some((tree, place)) = request.shown {
         let again = rustix::io::fcntl_dupfd_cloexec(tree, 3);
         steps.push(Step::Attach {
@@ -148,6 +151,25 @@ fn mount_all(
         steps.push(Step::AwaitIds {
             root: ids_zero,
             clear_groups,
+        });
+    }
+    Ok(())
+}
+
+/// The service's own cgroup, to be read.
+fn cgroups(spec: &Spec, group: &Group, steps: &mut Vec<Step>) -> Result<(), LaunchError> {
+    let annotations = spec.annotations().as_ref();
+    if !annotations.is_some_and(|all| all.contains_key(CGROUPS_ANNOTATION)) {
+        return Ok(());
+    }
+    let flags = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    for (path, target) in group.shown() {
+        // Hosts have links from one controller to another that is mounted with it.
+        let path = path.canonicalize().unwrap_or(path);
+        steps.push(Step::Attach {
+            tree: open_detached(&path, flags, None)?,
+            target: terminated(&target)?,
+            place: None,
         });
     }
     Ok(())

@@ -178,7 +178,6 @@ const WORDS: &[(&str, &[&str], &str)] = &[
             "blkio_config",
             "oom_kill_disable",
             "oom_score_adj",
-            "shm_size",
             "resources",
         ],
         LIMITS,
@@ -240,7 +239,16 @@ const WORDS: &[(&str, &[&str], &str)] = &[
         "leave it out: `ready` is asked until it is well, for as long as `start_timeout` allows",
     ),
     ("probe", &["disable"], "leave the whole table out"),
-    ("limits", &["ulimits", "ulimit"], "write `nofile`, `fsize` or `core`"),
+    (
+        "limits",
+        &["ulimits", "ulimit"],
+        "write `nofile`, `nproc`, `memlock`, `fsize` or `core`",
+    ),
+    (
+        "limits",
+        &["shm_size", "shm", "tmp", "tmp_size"],
+        "write `shm_size` and `tmp_size` below [services.NAME]",
+    ),
     (
         "limits",
         &["mem", "mem_limit", "mem_reservation"],

@@ -195,13 +195,20 @@ table! {
         pub reload_signal: Option<At<u8>> = optional { "reload_signal": SignalName };
         /// What becomes of the lines that it prints.
         pub logs: Logs = plain { "logs": Logs };
+        /// How much its `/dev/shm` may hold; `"64M"` if left out.
+        pub shm_size: Option<At<u64>> = optional { "shm_size": Size };
+        /// How much its `/tmp` may hold; `"256M"` if left out.
+        pub tmp_size: Option<At<u64>> = optional { "tmp_size": Size };
+        /// May it run programs that lie in its `/tmp`, and map them? `false` if left out.
+        pub tmp_exec: Option<At<bool>> = optional { "tmp_exec": bool };
         /// What it may use of the machine. What is left out is not limited.
         pub limits: Option<Limits> = optional { "limits": Limits };
     }
 }
 
 table! {
-    /// What a service may use of the machine, all its processes together; `nofile`, `fsize` and `core` are for each.
+    /// What a service may use of the machine, all its processes together; `nofile`, `fsize`, `core` and `memlock` are for each, `nproc` for
+    /// each of its ids.
     pub struct Limits("limits") {
         /// Memory, files in `/tmp` included: a size such as `"256M"`. Beyond it, a process of the service is killed.
         pub memory: Option<At<u64>> = optional { "memory": Size };
@@ -217,6 +224,10 @@ table! {
         pub fsize: Option<At<u64>> = optional { "fsize": Size };
         /// The largest core file that a process may leave; RLIMIT_CORE. None if left out.
         pub core: Option<At<u64>> = optional { "core": Size };
+        /// Memory that a process may lock, in bytes; RLIMIT_MEMLOCK. What the kernel sets if left out.
+        pub memlock: Option<At<u64>> = optional { "memlock": Size };
+        /// Processes and threads of one id; RLIMIT_NPROC. 4096 if left out.
+        pub nproc: Option<At<u32>> = optional { "nproc": Count<2, 4_194_304> };
         /// Is `up` to refuse where this host cannot hold one of them? Else it says so and goes on.
         pub required: Option<At<bool>> = optional { "required": bool };
     }

@@ -30,7 +30,7 @@ pub use exclude::Exclude;
 pub(crate) use id::indexed_by;
 pub use id::{BundleId, ResourceId, SandboxId, ServiceId};
 pub use life::Life;
-pub use limits::Limits;
+pub use limits::{Limits, MemoryFiles};
 pub use logs::Logs;
 pub use matrix::{Class, Column, Grant, Matrix, Object, Right, Row, Subject};
 pub use network::{ProxyProtocol, Publish};
@@ -198,6 +198,7 @@ pub struct Service {
     pub environment: Vec<(String, String)>,
     pub life: Life,
     pub limits: Limits,
+    pub memory_files: MemoryFiles,
     pub logs: Logs,
     pub span: Range<usize>,
     pub places: ServicePlaces,

@@ -63,6 +63,7 @@ fn service<'m>(
             .collect(),
         life: life::read(name, table, names, found),
         limits: limits::read(name, table, found),
+        memory_files: limits::memory_files(table, found),
         logs: logs::read(table, found),
         span: name.span.clone(),
         places: ServicePlaces {

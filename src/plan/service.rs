@@ -115,6 +115,7 @@ impl<'a> Services<'a> {
             life: service.life.clone(),
             limits: service.limits.clone(),
             logs: service.logs.clone(),
+            memory_files: service.memory_files,
             ..Unit::new(
                 Role::Service,
                 &service.name,

@@ -4,7 +4,7 @@
 //! run once in a service's place ([`super::oneoff`]). All go the same way: compiled to a bundle, launched from that.
 
 use super::ledger::Ids;
-use crate::model::{Exclude, Grant, Life, Limits, Logs, Publish};
+use crate::model::{Exclude, Grant, Life, Limits, Logs, MemoryFiles, Publish};
 use crate::values::Network;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -98,6 +98,8 @@ pub struct Unit {
     /// What the spec does not hold: it is the supervisor's to carry out.
     pub life: Life,
     pub limits: Limits,
+    #[serde(default)]
+    pub memory_files: MemoryFiles,
     /// What the supervisor does with its output; likewise.
     pub logs: Logs,
 }
@@ -129,6 +131,7 @@ impl Unit {
             sandboxes: Vec::new(),
             life: Life::default(),
             limits: Limits::default(),
+            memory_files: MemoryFiles::default(),
             logs: Logs::default(),
         }
     }

@@ -27,7 +27,7 @@ impl Controller {
     ];
 
     /// What version 1 calls it, as an option of the mount.
-    fn first_name(self) -> &'static str {
+    pub(super) fn first_name(self) -> &'static str {
         match self {
             Controller::Memory => "memory",
             Controller::Cpu => "cpu",
@@ -360,6 +360,16 @@ pub(super) fn weighs_disks(topmost: &Path) -> bool {
         disks.any(|disk| disk.is_ok_and(|disk| read(disk.path().join("queue/scheduler")).contains("[bfq]")))
     });
     bfq || cost.contains("enable=1")
+}
+
+/// Version 1: the file with the processors that this process may use.
+pub(super) fn own_cpuset() -> Option<PathBuf> {
+    let all = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = all.lines().find_map(|line| line.split_once(":cpuset:"))?.1;
+    let path = Path::new("/sys/fs/cgroup/cpuset")
+        .join(own.trim_start_matches('/'))
+        .join("cpuset.cpus");
+    path.is_file().then_some(path)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub use host::{Controller, Offer, Place, Refusal};
 pub use values::Usage;
 
 use super::LaunchError;
+use crate::bundle::{CGROUPS, CPUSET};
 use guard::Guard;
 use host::{LEAF, TOP};
 use oci_spec::runtime::LinuxResources;
@@ -184,6 +185,28 @@ impl Group {
     /// How long all of its processes have computed, those that have ended too, where that is counted.
     pub fn computed(&self) -> Option<Duration> {
         values::computed(&self.parts)
+    }
+
+    /// What of it a service may see, and where: version 2 as a whole, of version 1 each controller.
+    pub(super) fn shown(&self) -> Vec<(PathBuf, PathBuf)> {
+        let top = Path::new(CGROUPS);
+        if let [
+            Part {
+                path, unified: true, ..
+            },
+        ] = &self.parts[..]
+        {
+            return vec![(path.clone(), top.to_owned())];
+        }
+        let mut out = Vec::new();
+        for part in self.parts.iter().filter(|part| !part.unified) {
+            let names = part.controllers.iter().map(|controller| controller.first_name());
+            out.extend(names.map(|name| (part.path.clone(), top.join(name))));
+        }
+        // Of processors there is no cgroup of its own, and Java takes version 1 for none without.
+        let cpus = host::own_cpuset().filter(|_| !out.is_empty());
+        out.extend(cpus.map(|path| (path, PathBuf::from(CPUSET))));
+        out
     }
 
     /// Takes in a process that was born elsewhere, as this process counts it.

@@ -11,7 +11,7 @@ pub struct ServiceUsage {
     pub restarts: u32,
     /// Since its process was started, with all that it waited for.
     pub cpu_usec: u64,
-    /// Resident, in bytes; what processes share counts once for each.
+    /// In bytes: what its cgroup counts, or else what is resident, of which each process counts its part (Pss of proc(5)).
     pub memory_bytes: u64,
     pub pids: u32,
     /// From and to storage, in bytes.
@@ -65,7 +65,7 @@ fn one(usage: &mut ServiceUsage, pid: u32) -> Option<()> {
     // utime, stime, and those of children that were waited for: fields 14 to 17, of which the first is 3 here.
     let ticks: u64 = (11..15).map(number).sum();
     usage.cpu_usec += ticks * (1_000_000 / ticks_per_second());
-    usage.memory_bytes += number(21) * rustix::param::page_size() as u64;
+    usage.memory_bytes += proportional(pid).unwrap_or_else(|| number(21) * rustix::param::page_size() as u64);
     usage.pids += 1;
     // Of other ids' processes only root may read it.
     let io = read("io").unwrap_or_default();
@@ -76,6 +76,14 @@ fn one(usage: &mut ServiceUsage, pid: u32) -> Option<()> {
     usage.io_read_bytes += of("read_bytes:");
     usage.io_write_bytes += of("write_bytes:");
     Some(())
+}
+
+/// What is resident of a process, where what several processes share counts for each in part. `None`: this kernel does not say.
+fn proportional(pid: u32) -> Option<u64> {
+    let all = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = all.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 fn ticks_per_second() -> u64 {
