@@ -19,7 +19,7 @@ const ROUNDS: usize = 11;
 fn main() {
     let folder = PathBuf::from("/var/tmp").join(format!("pysecure-bench-jail-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    println!("| what | ours | peer | ratio | must reach | |");
+    println!("| what | ours | peer | ratio | must reach | met? |");
     println!("| --- | --- | --- | --- | --- | --- |");
     build(&folder);
     start(&folder);

@@ -44,7 +44,7 @@ fn main() {
         std::process::exit(1);
     }
     let bench = Bench::new();
-    println!("| what | ours | peer | ratio | must reach | |");
+    println!("| what | ours | peer | ratio | must reach | met? |");
     println!("| --- | --- | --- | --- | --- | --- |");
     bench.inside_a_supervisor();
     bench.one_shot();

@@ -40,7 +40,7 @@ fn main() {
             std::process::exit(1);
         }
     }
-    println!("| what | ours | peer | ratio | must reach | |");
+    println!("| what | ours | peer | ratio | must reach | met? |");
     println!("| --- | --- | --- | --- | --- | --- |");
     // `-- demand`, for example, for one part alone.
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();

@@ -154,7 +154,7 @@ fn main() {
     });
 
     println!(
-        "| what | four services | one process | ratio | must reach | | one process, functions without `@rpc` | ratio |"
+        "| what | four services | one process | ratio | must reach | met? | one process, functions without `@rpc` | ratio |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let pages = [

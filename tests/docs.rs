@@ -372,6 +372,126 @@ fn the_messages_of_troubleshooting_are_the_programs() {
     assert!(messages >= 30, "{messages} messages");
 }
 
+/// What of a page is read as text: its paragraphs, items and cells, without blocks and headings; and the heads of its tables.
+fn prose(text: &str) -> (Vec<String>, Vec<&str>) {
+    let (mut units, mut heads) = (vec![String::new()], Vec::new());
+    let mut in_block = false;
+    let lines: Vec<&str> = text.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        if line.starts_with("```") {
+            in_block = !in_block;
+        }
+        let item = line.trim_start();
+        let numbered = item.split_once(". ").is_some_and(|(n, _)| n.parse::<u8>().is_ok());
+        if in_block || line.is_empty() || line.starts_with("```") || line.starts_with('#') {
+            units.push(String::new());
+        } else if line.starts_with('|') {
+            if lines.get(number + 1).is_some_and(|next| next.starts_with("| ---")) {
+                heads.push(*line);
+            } else if !line.starts_with("| ---") {
+                units.extend(line.replace("\\|", " ").split('|').map(|cell| cell.trim().to_owned()));
+                units.push(String::new());
+            }
+        } else {
+            if item.starts_with("- ") || numbered {
+                units.push(String::new());
+            }
+            let unit = units.last_mut().unwrap();
+            unit.push_str(item.trim_start_matches("- "));
+            unit.push(' ');
+        }
+    }
+    (units, heads)
+}
+
+/// Sentences that read as a translation: each with what is wrong with it.
+fn clumsy(unit: &str) -> Vec<(&'static str, String)> {
+    let mut sentences = vec![String::new()];
+    for word in unit.split_whitespace() {
+        let sentence = sentences.last_mut().unwrap();
+        sentence.push_str(word);
+        sentence.push(' ');
+        if word
+            .trim_end_matches(['*', ')', '`', '"'])
+            .ends_with(['.', '?', '!', ':'])
+        {
+            sentences.push(String::new());
+        }
+    }
+    let mut found = Vec::new();
+    for sentence in sentences {
+        let mut say = |what| found.push((what, sentence.trim().to_owned()));
+        let first = sentence.split_whitespace().next().unwrap_or_default();
+        let is_question = sentence.trim_end().trim_end_matches(['*', ')']).ends_with('?');
+        if ["What", "Whoever"].contains(&first.trim_start_matches(['*', '"'])) && !is_question {
+            say("a clause as its subject: begin with who or what does it");
+        }
+        for (words, instead) in [
+            (" has not ", "does not have"),
+            (" have not ", "do not have"),
+            (" anew", "again"),
+            (" so that without ", "so, or because"),
+            (" likewise", "the same"),
+            (", for it ", "because"),
+            (", for they ", "because"),
+            (", for a ", "because"),
+            (", for the ", "because"),
+        ] {
+            if sentence.contains(words) {
+                say(instead);
+            }
+        }
+    }
+    found
+}
+
+/// Pages are plain English: the subject comes first, and no table leaves a reader to guess what a column is.
+#[test]
+fn pages_are_plain_english() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let (units, heads) = prose(&text);
+        for head in heads {
+            let mut cells = head.trim_matches('|').split('|').map(str::trim);
+            if cells.any(str::is_empty) {
+                wrong.push(format!("{}: a column without a name: {head}", page.display()));
+            }
+        }
+        for unit in units {
+            for (what, sentence) in clumsy(&unit) {
+                wrong.push(format!("{}: {what}: {sentence}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn clumsy_sentences_are_seen() {
+    for text in [
+        "What is not there was not granted.",
+        "It runs. Whoever calls is told.",
+        "**What it holds** is this.",
+        "The service has not a shell.",
+        "It is made anew.",
+        "It fails, for the folder is closed.",
+    ] {
+        assert_eq!(clumsy(text).len(), 1, "{text}");
+    }
+    for text in [
+        "What does it cost?",
+        "It shows what is wrong. See above.",
+        "It runs again.",
+    ] {
+        assert_eq!(clumsy(text).len(), 0, "{text}");
+    }
+    let (units, heads) = prose("# What is\n\n| a | |\n| --- | --- |\n| What | b |\n\n```sh\nWhat\n```\n- What now\n");
+    assert_eq!(heads, ["| a | |"]);
+    let found: Vec<_> = units.iter().flat_map(|unit| clumsy(unit)).collect();
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
 /// Each row of the comparison names the test that holds it, or a page.
 #[test]
 fn what_is_compared_is_held_by_tests() {

@@ -274,7 +274,7 @@ def ms(value: float) -> str:
 
 class Table:
     def __init__(self) -> None:
-        print("| what | ours | peer | ratio | must reach | |")
+        print("| what | ours | peer | ratio | must reach | met? |")
         print("| --- | --- | --- | --- | --- | --- |")
 
     def row(self, what: str, ours: str, peer: str, seen: float | None, sign: str, bound: float, unit: str = "") -> None:
