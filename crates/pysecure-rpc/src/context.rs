@@ -37,7 +37,7 @@ pub fn traceparent() -> Option<String> {
     CONTEXT.with_borrow(|c| c.traceparent.clone())
 }
 
-/// Has the calls that `body` makes in this thread carry a W3C trace context.
+/// Runs `body` with this W3C trace context for its calls in this thread.
 #[doc(alias = "traced")]
 pub fn trace<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T {
     let context = Context {
@@ -47,7 +47,7 @@ pub fn trace<T>(traceparent: impl Into<String>, body: impl FnOnce() -> T) -> T {
     context.within(body)
 }
 
-/// Has the calls that `body` makes in this thread end within `time`; a nearer deadline stays.
+/// Limits the time of the calls that `body` makes in this thread; a nearer deadline stays.
 #[doc(alias = "within")]
 pub fn timeout<T>(time: Duration, body: impl FnOnce() -> T) -> T {
     let mut context = Context::current();

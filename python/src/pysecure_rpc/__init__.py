@@ -92,7 +92,7 @@ def start_service(service_name: str, **options: Any) -> None:
 
 @contextmanager
 def timeout(seconds: float | None) -> Generator[None, None, None]:
-    """All calls made in this block together have so long."""
+    """Limits the total time of all calls in this block."""
     from time import monotonic
 
     own = bounded(seconds)
