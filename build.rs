@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
+    warn_of_libraries();
     let source = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()).join("python/src");
     let mut files = Vec::new();
     for package in ["pysecure", "pysecure_rpc", "pysecure_sandbox"] {
@@ -26,6 +27,20 @@ fn main() -> std::io::Result<()> {
         Path::new(&std::env::var("OUT_DIR").unwrap_or_default()).join("packages.rs"),
         list,
     )
+}
+
+/// Cargo reads `.cargo/config.toml` of the folder that it is started in, and not of the package that it builds.
+fn warn_of_libraries() {
+    let of = |name: &str| std::env::var(name).unwrap_or_default();
+    let linked_statically = of("CARGO_CFG_TARGET_FEATURE")
+        .split(',')
+        .any(|feature| feature == "crt-static");
+    if of("CARGO_CFG_TARGET_OS") == "linux" && !linked_statically {
+        println!(
+            "cargo::warning=this pysecure needs libraries, so it cannot be init in every root: run cargo in the clone's own folder, whose \
+             .cargo/config.toml links it statically, and without RUSTFLAGS"
+        );
+    }
 }
 
 /// Sources alone: not what Python compiled, nor a core that somebody built for this machine.

@@ -592,6 +592,20 @@ fn one_id(app: &App, run: impl Fn(&[&str]) -> Ended) {
         up.err
     );
     harness::wait_until(|| run(&["logs", "keeps"]).out.contains("written").then_some(()));
+    // `ps` has the UID that the host knows, and says that it is not the service's alone.
+    let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(&app.folder).unwrap());
+    let shown = run(&["ps"]).ok();
+    assert!(shown.out.contains(&format!("{owner} (shared)")), "{}", shown.out);
+    assert!(shown.err.contains("share your UID"), "{}", shown.err);
+    let json: serde_json::Value = serde_json::from_str(&run(&["ps", "--json"]).ok().out).unwrap();
+    let service = &json["services"][0];
+    assert_eq!(service["uid"], owner);
+    let own = run(&["exec", "-T", service["service"].as_str().unwrap(), "--", "id", "-u"])
+        .ok()
+        .out;
+    assert_eq!(service["ids_inside"][0].to_string(), own.trim());
+    // That it is up already makes it no stricter.
+    refused(run(&["up", "-d", "--strict"]), 1, &["--strict", "one UID"]);
     let inside = |service: &str, script: &str| run(&["exec", "-T", service, "--", "sh", "-c", script]);
     assert_eq!(inside("keeps", "cat /data/secret/it").ok().out, "swordfish\n");
     assert_ne!(inside("other", "cat /data/secret/it").code, 0);

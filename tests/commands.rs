@@ -374,3 +374,169 @@ fn up_says_whom_it_waits_for() {
         terminal.ended();
     }
 }
+
+/// `db` ← `web`, and `other` by itself.
+fn three(mode: Mode, name: &str) -> App {
+    App::new(
+        mode,
+        &format!(
+            "[app]\nname = \"{name}\"\n[services.other]\ncommand = [\"sleep\", \"infinity\"]\n\
+             [services.web]\ncommand = [\"sleep\", \"infinity\"]\ndepends_on = [\"db\"]\n\
+             [services.db]\ncommand = [\"sleep\", \"infinity\"]\n"
+        ),
+    )
+}
+
+#[test]
+fn up_starts_those_that_were_named_and_what_they_depend_on() {
+    for mode in BOTH {
+        let app = three(mode, "upsome");
+        let states = || ["other", "web", "db"].map(|s| app.service(s)["state"].as_str().unwrap().to_owned());
+        let unknown = app.run(&["up", "-d", "wbe"]);
+        assert!(unknown.code == 2 && unknown.err.contains("`wbe`"), "{unknown:?}");
+        assert_eq!(app.ok(&["up", "-d", "web"]).out, "`upsome` is up: 2 services\n");
+        assert_eq!(states(), ["stopped", "running", "running"]);
+        // Once more there is nothing to do, and one that ended is started alone.
+        let again = app.ok(&["up", "-d", "web"]).out;
+        assert!(again.contains("is up already") && states()[0] == "stopped", "{again}");
+        app.ok(&["stop", "web", "db"]);
+        app.ok(&["up", "-d", "db"]);
+        assert_eq!(states(), ["stopped", "stopped", "running"]);
+        // What has changed of them is made so; what has changed of others is not passed over in silence.
+        let manifest = std::fs::read_to_string(app.folder.join("pysecure.toml")).unwrap();
+        let web = manifest.replace(
+            "depends_on = [\"db\"]",
+            "depends_on = [\"db\"]\nenvironment = { NEW = \"1\" }",
+        );
+        app.write("pysecure.toml", &web);
+        app.ok(&["up", "-d", "web"]);
+        assert_eq!(states(), ["stopped", "running", "running"]);
+        assert_eq!(app.sh("web", "echo $NEW").out, "1\n");
+        app.write(
+            "pysecure.toml",
+            web.replace("[services.other]", "[services.other]\nenvironment = { NEW = \"1\" }"),
+        );
+        let refused = app.run(&["up", "-d", "web"]);
+        assert!(
+            refused.code == 1 && refused.err.contains("has changed for `other`"),
+            "{refused:?}"
+        );
+        app.ok(&["up", "-d"]);
+        assert_eq!(states(), ["running", "running", "running"]);
+        app.ok(&["down"]);
+    }
+}
+
+#[test]
+fn wait_ends_with_the_code_of_the_service() {
+    for mode in BOTH {
+        let app = App::new(
+            mode,
+            r#"
+[app]
+name = "awaited"
+[services.ends]
+command = ["sh", "-c", "trap 'exit 3' TERM; sleep infinity & wait"]
+[services.again]
+command = ["sh", "-c", "echo begins; sleep infinity & wait"]
+restart = "on-failure"
+restart_delay = "1ms"
+[services.done]
+command = "true"
+type = "oneshot"
+"#,
+        );
+        let not_up = app.run(&["wait", "ends"]);
+        assert!(not_up.code == 1 && not_up.err.contains("not up"), "{not_up:?}");
+        app.ok(&["up", "-d"]);
+        assert_eq!(app.ok(&["wait", "done"]).out, "done: ended with status 0\n");
+        assert_eq!(app.run(&["wait", "nobody"]).code, 2);
+        let wait = |args: &[&str]| {
+            let mut command = app.command(&[&["-v", "wait"], args].concat());
+            let mut child = command
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            // It hears of what happens from now on.
+            let mut says = std::io::BufReader::new(child.stderr.take().unwrap());
+            let mut line = String::new();
+            while !line.contains("hearing of events") {
+                line.clear();
+                assert_ne!(std::io::BufRead::read_line(&mut says, &mut line).unwrap(), 0);
+            }
+            std::thread::spawn(move || std::io::copy(&mut says, &mut std::io::sink()));
+            child
+        };
+        let ended = |child: std::process::Child| harness::Ended::from(child.wait_with_output().unwrap());
+        let one = wait(&["done", "ends"]);
+        // Whoever ends with a code of its own by a signal that nobody of ours has sent it as an order to stop.
+        app.ok(&["kill", "-s", "TERM", "ends"]);
+        let one = ended(one);
+        assert_eq!(
+            (one.code, one.out.as_str()),
+            (3, "done: ended with status 0\nends: ended with status 3\n")
+        );
+        // One that is started again has not ended.
+        let again = wait(&["again"]);
+        app.wait_for_log("again", "begins");
+        app.ok(&["kill", "-s", "SEGV", "again"]);
+        harness::wait_until(|| (app.logs("again").matches("begins").count() == 2).then_some(()));
+        app.ok(&["stop", "again"]);
+        let again = ended(again);
+        assert_eq!((again.code, again.out.as_str()), (0, "again: stopped\n"), "{again:?}");
+        app.ok(&["start", "ends"]);
+        let down = wait(&["ends"]);
+        app.ok(&["down"]);
+        assert!(ended(down).out.starts_with("ends: "));
+    }
+}
+
+#[test]
+fn ls_lists_all_apps_of_this_user_with_their_manifests() {
+    for mode in BOTH {
+        let app = three(mode, "listed");
+        assert_eq!(app.ok(&["ls", "--json"]).out, "[]\n");
+        app.ok(&["up", "-d", "db"]);
+        app.write(
+            "second/pysecure.toml",
+            "[app]\nname = \"second\"\n[services.a]\ncommand = [\"sleep\", \"infinity\"]\n",
+        );
+        app.ok(&["-f", "second", "up", "-d"]);
+        app.ok(&["-f", "second", "down"]);
+        // It needs no manifest.
+        let elsewhere = |args: &[&str]| {
+            let output = app.command(args).current_dir("/").output().unwrap();
+            harness::Ended::from(output).ok().out
+        };
+        let list: serde_json::Value = serde_json::from_str(&elsewhere(&["ls", "--json"])).unwrap();
+        let path = |name: &str| serde_json::json!(app.folder.join(name));
+        assert_eq!(list[0]["app"], "listed", "{list}");
+        assert_eq!(
+            (&list[0]["state"], &list[0]["manifest"]),
+            (&"up".into(), &path("pysecure.toml"))
+        );
+        assert_eq!(list[0]["supervisor_pid"], app.supervisor());
+        let states: Vec<_> = list[0]["services"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["state"].clone())
+            .collect();
+        assert_eq!(states, ["stopped", "stopped", "running"]);
+        assert_eq!((&list[1]["app"], &list[1]["state"]), (&"second".into(), &"down".into()));
+        assert_eq!(
+            (&list[1]["services"][0]["service"], &list[1]["manifest_exists"]),
+            (&"a".into(), &true.into())
+        );
+        std::fs::remove_file(app.folder.join("second/pysecure.toml")).unwrap();
+        let shown = elsewhere(&["ls"]);
+        let line = |name: &str| shown.lines().find(|l| l.contains(name)).unwrap().to_owned();
+        assert!(line("listed").contains("1 of 3 running"), "{shown}");
+        assert!(
+            line("second").contains("down") && line("second").contains("(gone)"),
+            "{shown}"
+        );
+        app.ok(&["down"]);
+    }
+}

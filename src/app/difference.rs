@@ -123,6 +123,32 @@ impl Difference {
             sandboxes: plan.sandboxes,
             templates: plan.templates,
             subtrees: plan.subtrees,
+            only: Vec::new(),
+        }
+    }
+
+    /// These services and all that they depend on; the first name that no service has, otherwise.
+    pub fn with_dependencies<'n>(&self, names: &'n [String]) -> Result<BTreeSet<String>, &'n str> {
+        let unit = |name: &str| self.plan.services.iter().find(|s| s.name == name);
+        if let Some(unknown) = names.iter().find(|name| unit(name).is_none()) {
+            return Err(unknown);
+        }
+        let (mut all, mut left) = (BTreeSet::new(), names.to_vec());
+        while let Some(name) = left.pop() {
+            let on = unit(&name).into_iter().flat_map(|unit| &unit.life.depends_on);
+            left.extend(on.map(|(on, _)| on.clone()).filter(|on| !all.contains(on)));
+            all.insert(name);
+        }
+        Ok(all)
+    }
+
+    /// Leaves alone what rests of the others. The first of those that would change, otherwise: to leave it as it is would be another app
+    /// than the manifest's.
+    pub fn restrict(&mut self, only: &BTreeSet<String>) -> Result<(), &str> {
+        self.resting.retain(|name| only.contains(name));
+        match self.changes.iter().find(|(name, _)| !only.contains(name)) {
+            Some((name, _)) => Err(name),
+            None => Ok(()),
         }
     }
 }

@@ -99,6 +99,10 @@ pub(crate) enum Command {
     Down(Deferred<Down>),
     /// List the app's services and how they are
     Ps(Deferred<Ps>),
+    /// List your apps on this host: whether they are up, their services, and where their manifests are
+    Ls(Deferred<Ls>),
+    /// Wait until services have ended, and end with their exit code
+    Wait(Deferred<Named>),
     /// Start services that rest, and those that they depend on
     Start(Deferred<Named>),
     /// Stop services; the app stays up
@@ -284,6 +288,9 @@ pub(crate) struct Up {
     /// Go on with the data of an app of this name that belongs to another manifest
     #[arg(long)]
     pub take_over: bool,
+    /// Only these services, and those that they depend on [default: all]
+    #[arg(conflicts_with_all = ["watch", "dry_run"])]
+    pub services: Vec<String>,
 }
 
 /// Services by name.
@@ -457,6 +464,13 @@ pub(crate) struct Ps {
     pub json: bool,
     /// Only these services [default: all]
     pub services: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Print a list for programs
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -45,6 +45,7 @@ mod jail;
 mod limits;
 mod load;
 mod logs;
+mod ls;
 mod metrics;
 mod noise;
 mod outcome;
@@ -64,6 +65,7 @@ mod top;
 mod unshare;
 mod up;
 mod variables;
+mod wait;
 mod watch;
 
 use args::{Cli, Command};
@@ -91,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::run(&cli, args),
         Command::Down(args) => down::run(&cli, args),
         Command::Ps(args) => ps::run(&cli, args),
+        Command::Ls(args) => ls::run(&cli, args),
+        Command::Wait(args) => wait::run(&cli, args),
         Command::Start(args) => change::start(&cli, args),
         Command::Stop(args) => change::stop(&cli, args),
         Command::Restart(args) => change::restart(&cli, args),

@@ -28,16 +28,30 @@ pub(super) fn run(cli: &Cli, args: &Ps) -> Done {
             service.health.clone().unwrap_or_else(|| "-".to_owned()),
             service.restarts.to_string(),
             service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-            service.uid.to_string(),
-            service.gid.to_string(),
+            id(service.uid, service),
+            id(service.gid, service),
             duration(service.seconds),
         ]);
     }
     outln!("{table}");
+    if status.services.iter().any(|s| s.ids_inside.is_some()) {
+        errln!(
+            "note: without subordinate ids all services share your UID on this host, and see others as their own; `pysecure doctor` says \
+             how to get them"
+        );
+    }
     if !status.sandboxes.is_empty() {
         outln!("{}", sandboxes(&status.sandboxes));
     }
     Ok(0)
+}
+
+/// An id on the host; whether others have it as well.
+fn id(number: u32, service: &ServiceStatus) -> String {
+    match service.ids_inside {
+        Some(_) => format!("{number} (shared)"),
+        None => number.to_string(),
+    }
 }
 
 /// Leaves these services alone; none named: all that there is.

@@ -5,7 +5,7 @@ use super::error::{Failure, shown};
 use super::load::ready;
 use super::progress::Told;
 use super::{dry_run, limits, outcome};
-use crate::app::{self, Difference, Loaded, renamed};
+use crate::app::{self, AppError, Difference, Loaded, renamed};
 use crate::host::{Dirs, Privilege};
 use crate::plain::counted;
 use crate::plan::Plan;
@@ -53,7 +53,11 @@ pub(super) fn reconcile(
     if args.dry_run {
         eprint!("{}", shown(&loaded.text, &renamed::left_behind(loaded, dirs)));
     }
-    let found = Difference::of(loaded, dirs, &client, status)?;
+    let mut found = Difference::of(loaded, dirs, &client, status)?;
+    if args.strict {
+        refuse_less(&found.plan, status)?;
+    }
+    let only = only(&mut found, &args.services)?;
     if found.is_settled(status) || args.dry_run && found.is_none() {
         say_up_already(app, status);
         return Ok(0);
@@ -80,7 +84,8 @@ pub(super) fn reconcile(
             without.join(" ")
         );
     }
-    let apply = found.apply(plan, status);
+    let mut apply = found.apply(plan, status);
+    apply.only = only;
     let begun = Timestamp::now();
     let mut told = Told::new(apply.services.len());
     let request = Request::Apply(Box::new(apply));
@@ -93,6 +98,37 @@ pub(super) fn reconcile(
         0 => outcome::say(dirs, app, &found.plan.services, begun),
         code => Ok(code),
     }
+}
+
+/// Refuses an app that was started with less than `--strict` asks for, and goes on running so.
+fn refuse_less(plan: &Plan, status: &AppStatus) -> Result<(), Failure> {
+    let shared = status.services.iter().any(|s| s.ids_inside.is_some());
+    if shared || plan.privilege == Privilege::OneId {
+        return Err(Failure::failed(format!(
+            "--strict: `{}` is up, and all its services share one UID; `pysecure doctor` says how to have ids for them, and \
+             `pysecure down && pysecure up -d --strict` starts it with those",
+            status.app
+        )));
+    }
+    limits::say(&plan.services, true)
+}
+
+/// The services that are to run, if only some are; what rests of the others is left alone.
+fn only(found: &mut Difference, names: &[String]) -> Result<Vec<String>, Failure> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let only = found.with_dependencies(names).map_err(|unknown| {
+        let known = found.plan.services.iter().map(|s| s.name.as_str());
+        Failure::from(AppError::no_service(unknown, known))
+    })?;
+    found.restrict(&only).map_err(|other| {
+        Failure::failed(format!(
+            "the manifest has changed for `{other}` as well; `pysecure up -d` makes all so, `pysecure start {}` starts what is known",
+            names.join(" ")
+        ))
+    })?;
+    Ok(only.into_iter().collect())
 }
 
 /// Starts services anew that are shown other files since a link was switched: what they may see follows from the manifest, so all that

@@ -14,10 +14,11 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 /// Supervises in this process, until all is over.
-pub(super) fn attached(plan: Plan, claim: Claim) -> Done {
+pub(super) fn attached(plan: Plan, claim: Claim, services: &[String]) -> Done {
     let options = Options {
         attached: true,
         progress: None,
+        services: services.to_vec(),
     };
     Ok(code_of(&App::new(plan, claim, options)?.run()?))
 }
@@ -31,7 +32,7 @@ fn code_of(outcome: &Outcome) -> u8 {
 }
 
 /// Leaves a supervisor behind, and waits until it says that all services have begun, or which did not.
-pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
+pub(super) fn detach(plan: Plan, claim: Claim, services: &[String]) -> Done {
     let (progress, theirs): (OwnedFd, OwnedFd) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(std::io::Error::from)?;
     // Before anything runs: it says how the start goes, and an error of its making is not to look like one of the app.
@@ -43,7 +44,7 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
     let (dirs, units) = (plan.dirs.clone(), plan.services.clone());
     if launch::fork()?.is_none() {
         drop(progress);
-        std::process::exit(supervise(plan, claim, &log, own, theirs).into());
+        std::process::exit(supervise(plan, claim, services, &log, (own, theirs)).into());
     }
     // It is the supervisor's alone, and ends with it.
     drop(claim);
@@ -71,11 +72,12 @@ pub(super) fn detach(plan: Plan, claim: Claim) -> Done {
 }
 
 /// In the process that is left behind: supervises until all is over; the exit code.
-fn supervise(plan: Plan, claim: Claim, log: &Path, progress: OwnedFd, errors: OwnedFd) -> u8 {
+fn supervise(plan: Plan, claim: Claim, services: &[String], log: &Path, (progress, errors): (OwnedFd, OwnedFd)) -> u8 {
     let outcome = terminal::become_daemon(log).map_err(Failure::from).and_then(|()| {
         let options = Options {
             attached: false,
             progress: Some(progress),
+            services: services.to_vec(),
         };
         App::new(plan, claim, options).map_err(|e| {
             report(&errors, &e.to_string());

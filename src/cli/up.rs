@@ -6,7 +6,7 @@ use super::load::{self, listener, with_privilege};
 use super::reconcile::{connect, in_words, planned, reconcile};
 use super::supervisor::{attached, detach};
 use super::{dry_run, limits, watch};
-use crate::app::{Loaded, renamed};
+use crate::app::{AppError, Loaded, renamed};
 use crate::host::Dirs;
 use crate::plan::Ledger;
 use crate::plan::lock::Claim;
@@ -31,6 +31,10 @@ fn brought_up(cli: &Cli, args: &Up) -> Done {
     let mut loaded = load::with_warnings(cli)?;
     loaded.take_over = args.take_over;
     let dirs = loaded.dirs()?;
+    let known = || loaded.model.services.iter().map(|s| s.name.as_str());
+    if let Some(unknown) = args.services.iter().find(|name| !known().any(|k| k == *name)) {
+        return Err(AppError::no_service(unknown, known()).into());
+    }
     if args.watch && !args.dry_run {
         return watch::run(cli, args, &loaded, &dirs);
     }
@@ -46,8 +50,8 @@ fn brought_up(cli: &Cli, args: &Up) -> Done {
     let claim = Claim::supervise(&dirs)?;
     let plan = planned(&loaded, &dirs, &claim, args.strict)?;
     match args.detach {
-        true => detach(plan, claim),
-        false => attached(plan, claim),
+        true => detach(plan, claim, &args.services),
+        false => attached(plan, claim, &args.services),
     }
 }
 

@@ -122,7 +122,7 @@ fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<Ap
             let claim = Claim::supervise(dirs)?;
             let plan = planned(loaded, dirs, &claim, args.strict)?;
             if args.detach {
-                return Ok(match detach(plan, claim)? {
+                return Ok(match detach(plan, claim, &[])? {
                     0 => App::Runs(None),
                     code => App::Over(code),
                 });
@@ -131,7 +131,7 @@ fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<Ap
             match launch::fork()? {
                 None => {
                     mask.thread_unblock().map_err(std::io::Error::from)?;
-                    let code = match attached(plan, claim) {
+                    let code = match attached(plan, claim, &[]) {
                         Ok(code) => code,
                         Err(failure) => {
                             failure.tell();

@@ -13,5 +13,5 @@ pub mod subid;
 
 pub use dirs::{Dirs, check_state, make_passable, make_private, make_state};
 pub use error::HostError;
-pub use privilege::Privilege;
+pub use privilege::{Privilege, ids_outside};
 pub use reflink::copy_content;

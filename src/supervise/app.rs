@@ -19,7 +19,7 @@ use super::stats::events::{self, Event, Kind};
 use super::stats::figures::Figures;
 use super::waits::Waits;
 use super::{capabilities, systemd};
-use crate::host::{Dirs, make_private};
+use crate::host::{Dirs, Privilege, ids_outside, make_private};
 use crate::launch::{Launcher, Report};
 use crate::plan::lock::{Claim, Deed};
 use crate::plan::{self, Plan};
@@ -55,6 +55,8 @@ pub struct Options {
     pub attached: bool,
     /// Where to say how the start goes.
     pub progress: Option<OwnedFd>,
+    /// Start these services, and those that they depend on. None: all.
+    pub services: Vec<String>,
 }
 
 /// How an app ended.
@@ -89,6 +91,10 @@ pub struct App {
     /// Of its services nothing: they are the machine's.
     pub(super) plan: Plan,
     pub(super) attached: bool,
+    /// What is started first, if not all.
+    first: Vec<String>,
+    /// The user's ids on the host, if all services have those.
+    pub(super) shared_ids: Option<(u32, u32)>,
     pub(super) launcher: Launcher,
     pub(super) epoll: Epoll,
     signals: SignalFd,
@@ -193,8 +199,10 @@ impl App {
         let sandboxes = Sandboxes::new(std::mem::take(&mut plan.sandboxes), now);
         let mut app = App {
             null: null.map_err(system("open /dev/null"))?,
+            shared_ids: ids_outside().filter(|_| plan.privilege == Privilege::OneId),
             plan,
             attached: options.attached,
+            first: options.services,
             launcher,
             epoll,
             signals,
@@ -246,11 +254,12 @@ impl App {
         self.watch_shared(mending::shared(&self.plan.storage))
     }
 
-    /// Starts all services and stays until the app is stopped.
+    /// Starts the services and stays until the app is stopped.
     pub fn run(mut self) -> Result<Outcome, SuperviseError> {
         self.start_sandboxes(Instant::now());
         self.waits.begin(WatchId::FIRST, Instant::now());
-        self.feed(Input::Up);
+        let first = std::mem::take(&mut self.first);
+        self.feed(Input::Up(first));
         while !self.machine.finished(self.attached) {
             let (effects, more) = self.machine.turn(Instant::now());
             self.carry_out(effects);

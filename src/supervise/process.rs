@@ -51,13 +51,17 @@ impl Process {
     }
 }
 
-/// What `ps` says of a service, but for its fingerprints. `pid`: PID 1 of its namespace.
+/// What `ps` says of a service, but for its fingerprints. `pid`: PID 1 of its namespace. `shared`:
+/// the ids that all services have on the host, if they have none of their own.
 pub(super) fn status(
     service: &Service,
     (pid, sources): (Option<u32>, Option<Fingerprint>),
+    shared: Option<(u32, u32)>,
     now: Instant,
 ) -> ServiceStatus {
     let instance = &service.instance;
+    let identity = &service.definition.unit().identity;
+    let inside = [identity.uid, identity.gid];
     ServiceStatus {
         service: service.name().to_owned(),
         state: match service.after {
@@ -68,8 +72,9 @@ pub(super) fn status(
         }
         .to_owned(),
         pid,
-        uid: service.definition.unit().identity.uid,
-        gid: service.definition.unit().identity.gid,
+        uid: shared.map_or(inside[0], |(uid, _)| uid),
+        gid: shared.map_or(inside[1], |(_, gid)| gid),
+        ids_inside: shared.map(|_| inside),
         exit_code: match service.state {
             State::Exited { code } => Some(code),
             _ => None,

@@ -215,16 +215,29 @@ impl Client {
 
     /// Hears of all that happens from now on, until the app is down or `each` has heard enough.
     pub fn events(&mut self, mut each: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
-        self.send(&Request::Events, &[])?;
-        self.reply()?;
-        tracing::debug!("hearing of events");
-        while let Some(line) = self.line()? {
-            let event = serde_json::from_slice(&line).map_err(|e| self.io(io::Error::other(e)))?;
+        self.hear_events()?;
+        while let Some(event) = self.event()? {
             if !each(event) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// From when this returns, nothing that happens is missed by [`Client::event`].
+    pub fn hear_events(&mut self) -> Result<(), ClientError> {
+        self.send(&Request::Events, &[])?;
+        self.reply()?;
+        tracing::debug!("hearing of events");
+        Ok(())
+    }
+
+    /// The next event; `None` if the app is down.
+    pub fn event(&mut self) -> Result<Option<Event>, ClientError> {
+        let Some(line) = self.line()? else { return Ok(None) };
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(|e| self.io(io::Error::other(e)))
     }
 
     /// The next message of an exec session: kind, number, text and a descriptor if one came.

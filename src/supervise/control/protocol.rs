@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 /// - 0: as it was before there were versions.
 /// - 1: `hello`; fingerprints in `ps` and `apply` are SHA-256.
 /// - 2: sandboxes in `ps` and `apply`.
-/// - 3: `states`; whoever waits for a change is told for what.
+/// - 3: `states`; `apply` of some services; whoever waits for a change is told for what.
 pub const VERSION: u32 = 3;
 /// The lowest version of the other side's that this pysecure understands.
 pub const MINIMUM: u32 = 0;
@@ -135,6 +135,7 @@ impl Request {
     pub fn since(&self) -> u32 {
         match self {
             Request::States => 3,
+            Request::Apply(apply) if !apply.only.is_empty() => 3,
             Request::Apply(apply) if !apply.sandboxes.is_empty() => 2,
             Request::Hello(_) | Request::Apply(_) => 1,
             _ => 0,
@@ -159,6 +160,9 @@ pub struct Apply {
     pub subtrees: Vec<plan::Subtree>,
     /// See [`AppStatus::resources`].
     pub resources: Fingerprint,
+    /// Services that are to run, if not all are: no other that rests is started. A supervisor of a lower version is not sent this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
     pub shared: Vec<crate::supervise::mending::Shared>,
 }
 
@@ -227,6 +231,9 @@ pub struct ServiceStatus {
     pub pid: Option<u32>,
     pub uid: u32,
     pub gid: u32,
+    /// Without subordinate ids all services have the user's, which `uid` and `gid` are then: what it sees as its own instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids_inside: Option<[u32; 2]>,
     /// 128+n if signal n ended it.
     pub exit_code: Option<u8>,
     /// How it ended the last time, whatever it does now.

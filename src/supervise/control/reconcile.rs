@@ -58,7 +58,12 @@ impl App {
         self.watch_app_network().map_err(|e| e.to_string())?;
         let old = self.fingerprint_reader();
         let new = FingerprintReader::new(&self.plan.app, &self.plan.privilege, apply.templates.clone());
-        let planned = planned.into_iter().map(|unit| self.planned(unit, &old, &new));
+        let only = &apply.only;
+        let begins = |unit: &plan::Unit| only.is_empty() || only.contains(&unit.name);
+        let planned = planned.into_iter().map(|unit| Planned {
+            begins: begins(&unit),
+            ..self.planned(unit, &old, &new)
+        });
         let planned: Vec<Planned> = planned.collect();
         self.keep_bundles(&planned);
         let sandboxes = self.sandbox_fingerprints();
@@ -91,6 +96,7 @@ impl App {
         Planned {
             same_process: same_sources && old.is_some_and(|old| old.process == new.process),
             definition,
+            begins: true,
         }
     }
 

@@ -303,7 +303,7 @@ impl App {
         let now = Instant::now();
         let services = self.machine.in_order().map(|(id, service)| {
             let sources = self.processes.get(&id).and_then(|p| p.sources.clone());
-            process::status(service, (self.pid_of(id), sources), now)
+            process::status(service, (self.pid_of(id), sources), self.shared_ids, now)
         });
         AppStatus {
             app: self.plan.app.clone(),

@@ -35,8 +35,8 @@ use watch::Watches;
 /// What has happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Input {
-    /// The app begins: all its services are to run.
-    Up,
+    /// The app begins: these services are to run, and those that they depend on. None named: all.
+    Up(Vec<String>),
     /// A process was started ([`Effect::Launch`]). `trouble`: it cannot be supervised, and is to end.
     Launched {
         service: ServiceId,
@@ -197,7 +197,7 @@ impl Machine {
     pub(crate) fn step(&mut self, now: Instant, input: Input) -> Vec<Effect> {
         self.now = now;
         match input {
-            Input::Up => self.up(),
+            Input::Up(names) => self.up(&names),
             Input::Launched { service, trouble } => self.launched(service, trouble),
             Input::LaunchFailed { service, error, code } => self.launch_failed(service, &error, code),
             Input::Listens { service, how } => self.listens(service, how),

@@ -31,6 +31,8 @@ pub(crate) struct Planned {
     pub definition: ServiceDefinition,
     /// Its process would be started no differently: only the rules may have changed.
     pub same_process: bool,
+    /// It is to run. One that is not, and rests, stays as it is.
+    pub begins: bool,
 }
 
 /// Is there a service that could run and does not, or is about to end? One whose work is done has nothing to run for.
@@ -99,7 +101,7 @@ impl Machine {
     }
 
     /// These services and all that they depend on; what others wait for first.
-    fn with_dependencies(&self, asked: &[ServiceId]) -> Vec<ServiceId> {
+    pub(super) fn with_dependencies(&self, asked: &[ServiceId]) -> Vec<ServiceId> {
         let (mut wanted, mut known) = (Vec::new(), HashSet::new());
         let mut left = asked.to_vec();
         while let Some(id) = left.pop() {
@@ -231,6 +233,14 @@ impl Machine {
         watch
     }
 
+    /// A service that is new, and is not to run before somebody asks for it.
+    fn set_aside(&mut self, id: ServiceId) {
+        if let Some(service) = self.services.get_mut(&id) {
+            service.enter(State::Stopped, self.now);
+        }
+        self.effects.push(Effect::Release(id));
+    }
+
     /// Gives services their definitions; those that are not known yet are taken on. Returns their order, and which of them
     /// have to be started anew.
     fn redefine(&mut self, planned: Vec<Planned>) -> (Vec<ServiceId>, Vec<(ServiceId, bool)>) {
@@ -239,17 +249,23 @@ impl Machine {
         for Planned {
             definition,
             same_process,
+            begins,
         } in planned
         {
             let known = self.by_name.get(definition.name()).copied();
             let Some(id) = known.filter(|id| self.services.contains_key(id)) else {
                 let id = self.add(definition);
                 order.push(id);
-                touched.push((id, true));
+                match begins {
+                    true => touched.push((id, true)),
+                    false => self.set_aside(id),
+                }
                 continue;
             };
             order.push(id);
-            touched.push((id, !same_process));
+            if begins {
+                touched.push((id, !same_process));
+            }
             let Some(service) = self.services.get_mut(&id) else {
                 continue;
             };

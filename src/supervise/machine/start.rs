@@ -9,13 +9,31 @@ use crate::supervise::stats::events::Kind;
 use crate::values::{ServiceType, Start};
 
 impl Machine {
-    pub(super) fn up(&mut self) {
-        for id in self.order.clone() {
-            self.watches.await_start(WatchId::FIRST, id);
+    pub(super) fn up(&mut self, names: &[String]) {
+        let wanted = match names.is_empty() {
+            true => self.order.clone(),
+            false => {
+                let named: Vec<ServiceId> = names
+                    .iter()
+                    .filter_map(|name| self.by_name.get(name).copied())
+                    .collect();
+                self.with_dependencies(&named)
+            }
+        };
+        let (wanted, others): (Vec<ServiceId>, Vec<ServiceId>) = self.order.iter().partition(|id| wanted.contains(*id));
+        for id in others {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.enter(State::Stopped, self.now);
+            }
+            self.effects.push(Effect::Release(id));
         }
-        for id in self.order.clone() {
+        for id in &wanted {
+            self.watches.await_start(WatchId::FIRST, *id);
+        }
+        for id in wanted {
             self.want(id);
         }
+        self.check_watch(WatchId::FIRST);
     }
 
     /// Has a service run, from now on.

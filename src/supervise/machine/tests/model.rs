@@ -435,6 +435,7 @@ impl World {
             planned.push(Planned {
                 definition,
                 same_process,
+                begins: true,
             });
         }
         self.luck = luck;
@@ -696,7 +697,7 @@ fn run(seed: u64, deeds: &[(Deed, u64)]) -> Result<usize, String> {
     let mut luck = Luck(seed);
     let mut world = World::new(&mut luck);
     world.luck = Luck(seed ^ 1);
-    world.feed(Input::Up)?;
+    world.feed(Input::Up(Vec::new()))?;
     world.check()?;
     for (deed, luck) in deeds {
         world.luck = Luck(*luck);
