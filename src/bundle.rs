@@ -22,6 +22,9 @@ pub const GRANTS_ANNOTATION: &str = "org.pysecure.grants";
 /// ip-sysctl: the first port that takes no right to bind.
 pub const LOWEST_PORT: &str = "net.ipv4.ip_unprivileged_port_start";
 
+/// An annotation that names the ids of the first process, `UID:GID`, where the service is root inside and has further ones.
+pub const INIT_ANNOTATION: &str = "org.pysecure.init";
+
 /// Where a service sees its own cgroup, and the one file that is of no cgroup of its own: which processors there are.
 pub const CGROUPS: &str = "/sys/fs/cgroup";
 pub const CPUSET: &str = "/sys/fs/cgroup/cpuset/cpuset.cpus";

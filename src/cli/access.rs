@@ -5,6 +5,7 @@ use super::load;
 use super::{Done, terminal};
 use crate::app::Loaded;
 use crate::manifest::diagnostic::Diagnostic;
+use crate::model::Subject;
 use crate::model::matrix::{Because, Matrix, Object, Right, Row};
 use crate::plan;
 use crate::values::{Callable, Writable};
@@ -57,6 +58,14 @@ struct Cells {
     object: String,
     by: String,
     place: String,
+}
+
+/// Further users that a service may become.
+fn users<'m>(matrix: Matrix<'m>, subject: Subject) -> &'m [String] {
+    match subject {
+        Subject::Service(id) => &matrix.model.services[id].users,
+        _ => &[],
+    }
 }
 
 fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
@@ -117,7 +126,10 @@ fn cells(matrix: Matrix<'_>, row: &Row<'_>) -> Cells {
         Object::Egress => of("connect", "the outside", "egress", String::new()),
         Object::AppNetwork => of("use", "the app's network", "network", String::new()),
         Object::HostNetwork => of("use", "the host's network", "network", String::new()),
-        Object::RootInside => of("be", "root inside", "runs_with_root", String::new()),
+        Object::RootInside => match users(matrix, row.subject) {
+            [] => of("be", "root inside", "runs_with_root", String::new()),
+            users => of("be", "root inside", "users", format!("and {}", users.join(", "))),
+        },
         Object::HostIds => {
             let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
             let ids = format!("{}:{}", id(model.external_uid), id(model.external_gid));
@@ -226,7 +238,10 @@ fn object(matrix: Matrix<'_>, row: &Row<'_>, why: &Value) -> Value {
         Object::Egress => ("egress", json!("outside")),
         Object::AppNetwork => ("network", json!("app")),
         Object::HostNetwork => ("network", json!("host")),
-        Object::RootInside => ("root-inside", Value::Null),
+        Object::RootInside => match users(matrix, row.subject) {
+            [] => ("root-inside", Value::Null),
+            users => ("root-inside", json!(users)),
+        },
         Object::HostIds => ("host-ids", json!([model.external_uid, model.external_gid])),
         Object::HostRoot(id) => ("host-root", json!(model.resources[id].name)),
         Object::Root(writable) => ("root", json!(writable)),

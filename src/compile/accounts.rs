@@ -1,5 +1,6 @@
 //! The files in `/etc` that name a service's own ids, and nobody else's.
 
+use crate::plan::ledger::Ids;
 use crate::plan::{Confinement, Identity, SANDBOX_HOME, Unit};
 use std::fmt::Write;
 
@@ -31,6 +32,9 @@ pub(super) fn passwd(service: &Unit) -> String {
             service.name
         );
     }
+    for (Ids { uid, gid }, name) in &service.users {
+        let _ = writeln!(out, "{name}:x:{uid}:{gid}::/nonexistent:/usr/sbin/nologin");
+    }
     out.push_str("nobody:x:65534:65534:what belongs to others:/:/usr/sbin/nologin\n");
     out
 }
@@ -48,9 +52,17 @@ pub(super) fn group(service: &Unit) -> String {
         let _ = writeln!(out, "{}:x:{gid}:", account(service).0);
     }
     let member = if root_inside { "root" } else { &service.name };
+    // Its users are in its bundles, too.
+    let members: Vec<&str> = std::iter::once(member)
+        .chain(service.users.iter().map(|(_, name)| name.as_str()))
+        .collect();
+    let member = members.join(",");
     for (gid, bundle) in groups {
         let suffix = if *bundle == service.name { "-bundle" } else { "" };
         let _ = writeln!(out, "{bundle}{suffix}:x:{gid}:{member}");
+    }
+    for (ids, name) in &service.users {
+        let _ = writeln!(out, "{name}:x:{}:", ids.gid);
     }
     out.push_str("nogroup:x:65534:\n");
     out

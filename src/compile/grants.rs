@@ -40,7 +40,8 @@ enum Granted<'u> {
         object: Network,
     },
     RootInside {
-        object: (),
+        /// Further users.
+        object: Option<Vec<&'u str>>,
     },
     Root {
         object: Writable,
@@ -60,7 +61,10 @@ pub(super) fn annotation(unit: &Unit) -> String {
     all.extend(unit.egress.then_some(Granted::Egress { object: "outside" }));
     let network = Some(unit.network).filter(|network| *network != Network::None);
     all.extend(network.map(|object| Granted::Network { object }));
-    all.extend(unit.identity.root_inside.then_some(Granted::RootInside { object: () }));
+    let users: Vec<&str> = unit.users.iter().map(|(_, name)| name.as_str()).collect();
+    all.extend(unit.identity.root_inside.then(|| Granted::RootInside {
+        object: (!users.is_empty()).then_some(users),
+    }));
     all.extend(unit.writable.as_ref().map(|upper| Granted::Root {
         object: match upper.kept {
             Some(_) => Writable::Persistent,

@@ -2,13 +2,14 @@
 
 use super::error::CompileError;
 use crate::bundle::id_map;
+use crate::plan::ledger::Ids;
 use crate::plan::{Identity, Unit};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder};
 use std::collections::BTreeMap;
 
 /// Inside → outside, for UIDs and GIDs: the service's own, its peers', its bundles', and a 0, which is the keeper's or,
 /// for a service that is root inside, its own.
-pub(super) fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
+pub(super) fn mappings(identity: &Identity, users: &[(Ids, String)]) -> (Vec<LinuxIdMapping>, Vec<LinuxIdMapping>) {
     let Identity {
         uid,
         gid,
@@ -32,6 +33,8 @@ pub(super) fn mappings(identity: &Identity) -> (Vec<LinuxIdMapping>, Vec<LinuxId
     };
     uids.extend(peers.iter().map(|(uid, _)| (*uid, *uid)));
     gids.extend(groups.iter().map(|(gid, _)| (*gid, *gid)));
+    uids.extend(users.iter().map(|(ids, _)| (ids.uid, ids.uid)));
+    gids.extend(users.iter().map(|(ids, _)| (ids.gid, ids.gid)));
     (ranges(&mut uids), ranges(&mut gids))
 }
 

@@ -31,6 +31,15 @@ pub(super) fn of(plan: &Plan, service: &Unit, profile: &LinuxSeccomp) -> Result<
     if !service.callers.is_empty() && service.network != Network::Host {
         refuse(&mut profile, "ioctl", &INTERFACES)?;
     }
+    if !service.users.is_empty() {
+        let call = LinuxSyscallBuilder::default()
+            .names(vec!["chroot".to_owned()])
+            .action(LinuxSeccompAction::ScmpActAllow)
+            .build()?;
+        let mut all = profile.syscalls().clone().unwrap_or_default();
+        all.push(call);
+        profile.set_syscalls(Some(all));
+    }
     Ok(profile)
 }
 

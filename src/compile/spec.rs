@@ -4,11 +4,14 @@ use super::error::CompileError;
 use super::tree::Tree;
 use super::{accounts, confine, grants, identity, limits, mounts, writable};
 use crate::bundle::{
-    Bundle, CGROUPS, CGROUPS_ANNOTATION, CPUSET, GRANTS_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION, app_network,
+    Bundle, CGROUPS, CGROUPS_ANNOTATION, CPUSET, GRANTS_ANNOTATION, INIT_ANNOTATION, LOWEST_PORT, MEMORY_ANNOTATION,
+    app_network,
 };
 use crate::plan::{Confinement, Identity, Plan, Unit};
 use crate::values::Network;
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{
+    Capabilities, Capability, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Spec,
+};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -92,6 +95,11 @@ pub fn effects(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
         annotations.insert(CGROUPS_ANNOTATION.to_owned(), "shown".to_owned());
     }
 
+    if let Some(init) = service.identity.keeper.filter(|_| !service.users.is_empty()) {
+        let annotations = spec.annotations_mut().get_or_insert_default();
+        annotations.insert(INIT_ANNOTATION.to_owned(), format!("{}:{}", init.uid, init.gid));
+    }
+
     // What belongs to the new namespaces is made in them, after all else was prepared outside: in the order in which the
     // kernel numbers and lists mounts.
     mounts.extend(made_inside);
@@ -101,7 +109,7 @@ pub fn effects(plan: &Plan, service: &Unit, folder: &Path) -> Result<Bundle, Com
         set_process(process, service);
         limits::replace(process, &service.limits);
     }
-    let (uids, gids) = identity::mappings(&service.identity);
+    let (uids, gids) = identity::mappings(&service.identity, &service.users);
     identity::check(service, &gids)?;
     let masked = service
         .mounts
@@ -162,12 +170,32 @@ fn set_process(process: &mut Process, service: &Unit) {
     user.set_umask(Some(service.umask));
     user.set_additional_gids((!groups.is_empty()).then(|| groups.iter().map(|g| g.0).collect()));
     process.set_user(user);
+    if !service.users.is_empty() {
+        let all = || Some(BECOMES_USERS.into_iter().collect::<Capabilities>());
+        let mut sets = LinuxCapabilities::default();
+        sets.set_bounding(all()).set_effective(all()).set_permitted(all());
+        sets.set_inheritable(all()).set_ambient(all());
+        process.set_capabilities(Some(sets));
+    }
     process.set_args(Some(service.command.clone()));
     process.set_cwd(PathBuf::from(&service.directory));
     process.set_env(Some(
         service.environment.iter().map(|(k, v)| format!("{k}={v}")).collect(),
     ));
 }
+
+/// What a program has that starts as root and drops to another user: over its own ids and files, for nobody else's are mapped in its
+/// namespace (docs/explanation/isolation.md).
+const BECOMES_USERS: [Capability; 8] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Kill,
+    Capability::NetBindService,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
 
 fn etc(service: &Unit, root: &mut Tree) {
     root.file("/etc/passwd", accounts::passwd(service));

@@ -113,7 +113,7 @@ impl Launcher {
                     process.set_args(Some(args.clone()));
                 }
                 let root_inside = spec.process().as_ref().is_some_and(|p| p.user().uid() == 0);
-                let keep = spec.linux().as_ref().filter(|_| root_inside).and_then(keeper);
+                let keep = if root_inside { keeper(&spec) } else { None };
                 Asked::Command { keep }
             }
         };

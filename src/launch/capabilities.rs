@@ -32,6 +32,59 @@ pub(super) const GUARD: CapabilitySet = set(&[Capability::CAP_DAC_OVERRIDE]);
 /// A service's program, and whoever works as one.
 pub(super) const NONE: CapabilitySet = set(&[]);
 
+/// What a service may have that becomes further users, and no other: nothing of it reaches beyond the ids that are mapped in its namespace.
+const MOST: [(oci_spec::runtime::Capability, Capability); 8] = {
+    use oci_spec::runtime::Capability as Named;
+    [
+        (Named::Chown, Capability::CAP_CHOWN),
+        (Named::DacOverride, Capability::CAP_DAC_OVERRIDE),
+        (Named::Fowner, Capability::CAP_FOWNER),
+        (Named::Kill, Capability::CAP_KILL),
+        (Named::NetBindService, Capability::CAP_NET_BIND_SERVICE),
+        (Named::Setgid, Capability::CAP_SETGID),
+        (Named::Setuid, Capability::CAP_SETUID),
+        (Named::SysChroot, Capability::CAP_SYS_CHROOT),
+    ]
+};
+
+/// What of a spec's process is kept; an error names what this launcher gives nobody.
+pub(super) fn of_spec(process: &oci_spec::runtime::Process) -> Result<CapabilitySet, String> {
+    let named = process.capabilities().as_ref().and_then(|all| all.permitted().as_ref());
+    let mut out = NONE;
+    for capability in named.into_iter().flatten() {
+        let known = MOST.iter().find(|(name, _)| name == capability);
+        let (_, known) = known.ok_or_else(|| format!("{capability:?}"))?;
+        out |= set(&[*known]);
+    }
+    Ok(out)
+}
+
+/// So that they can be handed on, with all else as it is. Async-signal-safe.
+pub(super) fn make_inheritable(these: CapabilitySet) -> Result<(), Errno> {
+    let now = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            inheritable: these,
+            ..now
+        },
+    )
+}
+
+/// Has these survive execve(2) of id 0 and of nobody else: whoever becomes another id has none. Async-signal-safe.
+pub(super) fn hand_on(these: CapabilitySet) -> Result<(), Errno> {
+    let sets = CapabilitySets {
+        effective: these,
+        permitted: these,
+        inheritable: these,
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    for one in these.iter() {
+        rustix::thread::configure_capability_in_ambient_set(one, true)?;
+    }
+    Ok(())
+}
+
 const fn set(of: &[Capability]) -> CapabilitySet {
     let (mut bits, mut at) = (0, 0);
     while at < of.len() {

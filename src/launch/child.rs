@@ -491,6 +491,10 @@ pub(super) fn apply_credentials(
         rustix::process::setrlimit(*resource, *limit).map_err(at(Stage::Limits))?;
     }
     rustix::process::umask(Mode::from_raw_mode(exec.umask));
+    if !exec.capabilities.is_empty() {
+        // While the bounding set allows it.
+        capabilities::make_inheritable(exec.capabilities).map_err(at(Stage::Capabilities))?;
+    }
     sys::drop_bounding_set().map_err(at(Stage::Capabilities))?;
     if let Some(groups) = &exec.groups {
         rustix::thread::set_thread_groups(groups).map_err(at(Stage::Groups))?;
@@ -499,7 +503,11 @@ pub(super) fn apply_credentials(
     capabilities::lock_root().map_err(at(Stage::Capabilities))?;
     become_id(exec.uid, exec.gid).map_err(at(Stage::User))?;
     rustix::thread::clear_ambient_capability_set().map_err(at(Stage::Capabilities))?;
-    capabilities::keep(capabilities::NONE).map_err(at(Stage::Capabilities))?;
+    if exec.capabilities.is_empty() {
+        capabilities::keep(capabilities::NONE).map_err(at(Stage::Capabilities))?;
+    } else {
+        capabilities::hand_on(exec.capabilities).map_err(at(Stage::Capabilities))?;
+    }
     match rustix::process::chdir(exec.directory.as_c_str()) {
         // Who looks after a service gets in though another one has renamed the folder that it began in.
         Err(_) if exec.joins => rustix::process::chdir(c"/"),

@@ -34,7 +34,7 @@ pub use landlock::{Allowed, May};
 pub use prepare::raise_limit;
 pub use step::Program;
 
-use crate::bundle::{RootEntry, id_map};
+use crate::bundle::{INIT_ANNOTATION, RootEntry, id_map};
 use crate::cause::Cause;
 use crate::host::idmap::{IdMaps, Maps};
 use crate::sys::helper;
@@ -204,7 +204,7 @@ impl Launcher {
             steps,
             report: theirs.as_raw_fd(),
             launcher: ours.as_raw_fd(),
-            keep: if root_inside { keeper(linux) } else { None },
+            keep: if root_inside { keeper(request.spec) } else { None },
             exec,
             joined,
             stack: sys::Stack::new(EXEC_STACK).map_err(LaunchError::system("map", "a stack"))?,
@@ -577,7 +577,12 @@ fn supported_page() -> Result<usize, LaunchError> {
 }
 
 /// The id beside the service's own, where that is 0 inside.
-fn keeper(linux: &Linux) -> Option<(u32, u32)> {
+fn keeper(spec: &Spec) -> Option<(u32, u32)> {
+    if let Some(init) = spec.annotations().as_ref().and_then(|all| all.get(INIT_ANNOTATION)) {
+        let (uid, gid) = init.split_once(':')?;
+        return Some((uid.parse().ok()?, gid.parse().ok()?));
+    }
+    let linux = spec.linux().as_ref()?;
     let other = |lines: &Option<Vec<LinuxIdMapping>>| {
         lines
             .iter()

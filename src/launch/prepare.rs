@@ -590,6 +590,8 @@ pub(super) fn exec_context(
         gid: user.gid(),
         groups: launcher.groups_allowed.then(|| groups(spec)),
         umask: user.umask().unwrap_or(0o077),
+        capabilities: super::capabilities::of_spec(process)
+            .map_err(|name| LaunchError::Spec(format!("gives {name}, which this launcher gives nobody")))?,
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         directory: terminated(process.cwd())?,
         joins: false,

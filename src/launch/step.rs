@@ -122,6 +122,8 @@ pub(super) struct ExecContext {
     /// `None` where the outer namespace denies setgroups(2) and there is but one id.
     pub groups: Option<Vec<rustix::process::Gid>>,
     pub umask: u32,
+    /// What it keeps, and its program has.
+    pub capabilities: rustix::thread::CapabilitySet,
     pub rlimits: Vec<(rustix::process::Resource, rustix::process::Rlimit)>,
     pub directory: CString,
     /// Is it for a process beside a service that runs, which begins in `/` where the directory is gone?

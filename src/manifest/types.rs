@@ -139,6 +139,9 @@ table! {
         pub bundles: Vec<At<String>> = plain { "bundle": One<Text>, "bundles": List<Text> };
         /// Root inside its own namespace, nobody outside.
         pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
+        /// Further ids of its own, by name, which it may become, and no other: for what starts as root and drops to another user. It is root
+        /// inside its own namespace.
+        pub users: Vec<At<String>> = plain { "users": List<Text> };
         /// Name of a jail; `host` if left out.
         pub jail: Option<At<String>> = optional { "jail": Text };
         /// May it write to its jail? `"memory"` (or `true`): what it writes is in memory, and gone when it ends; `"persistent"`:

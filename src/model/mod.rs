@@ -184,6 +184,8 @@ pub struct Service {
     /// Sorted.
     bundles: Vec<BundleId>,
     runs_with_root: bool,
+    /// Further users that it may become; then it is root inside.
+    pub users: Vec<String>,
     pub rootfs: String,
     writable: Writable,
     /// Who may call this service; sorted by subject.

@@ -44,7 +44,8 @@ fn service<'m>(
         directory,
         owns: Vec::new(),
         bundles: Vec::new(),
-        runs_with_root: flag(&table.runs_with_root),
+        runs_with_root: flag(&table.runs_with_root) || !table.users.is_empty(),
+        users: users(name, table, found),
         rootfs: table
             .jail
             .as_ref()
@@ -71,7 +72,11 @@ fn service<'m>(
             directory: place(&table.directory, name),
             rootfs: place(&table.jail, name),
             writable: place(&table.writable, name),
-            runs_with_root: place(&table.runs_with_root, name),
+            runs_with_root: match (&table.runs_with_root, table.users.first()) {
+                (Some(at), _) if at.value => at.span.clone(),
+                (_, Some(at)) => at.span.clone(),
+                _ => place(&table.runs_with_root, name),
+            },
             network: place(&table.network, name),
             egress: place(&table.egress, name),
             listen: listen_at,
@@ -80,6 +85,53 @@ fn service<'m>(
             bundles: Vec::new(),
         },
     }
+}
+
+/// More than any program has; each takes a line of the maps of ids.
+const MOST_USERS: usize = 32;
+
+/// Names as useradd(8) takes them, which no other line of the service's /etc/passwd and /etc/group has.
+fn users(name: &At<String>, table: &types::Service, found: &mut Vec<Diagnostic>) -> Vec<String> {
+    let taken = ["root", "nobody", "nogroup", "keeper"];
+    let begins = |c: char| c.is_ascii_lowercase() || c == '_';
+    let goes_on = |c: char| begins(c) || c.is_ascii_digit() || c == '-';
+    let mut out: Vec<String> = Vec::new();
+    for at in table.users.iter().filter(|at| !reported(at)) {
+        let user = at.value.as_str();
+        let bundle = table.bundles.iter().any(|bundle| bundle.value == user);
+        let wrong = if !user.starts_with(begins) || !user.chars().all(goes_on) || user.len() > 32 {
+            Some(format!("\"{user}\" is no name of a user"))
+        } else if taken.contains(&user) || user == name.value {
+            Some(format!("`{}` has a user called `{user}` already", name.value))
+        } else if bundle {
+            Some(format!(
+                "`{user}` is a bundle of `{}`, and so a group of its own",
+                name.value
+            ))
+        } else if out.iter().any(|other| other == user) {
+            Some(format!("`{user}` is named twice"))
+        } else if out.len() == MOST_USERS {
+            Some(format!("`{}` has more than {MOST_USERS} users", name.value))
+        } else {
+            None
+        };
+        match wrong {
+            None => out.push(user.to_owned()),
+            Some(message) => found.push(Diagnostic::error(at.span.clone(), message).help(
+                "name the users that the program drops to, such as users = [\"www-data\"]: lower-case letters, digits, `_` and `-`",
+            )),
+        }
+    }
+    let says_no = table
+        .runs_with_root
+        .as_ref()
+        .filter(|at| !at.value && !table.users.is_empty());
+    if let Some(at) = says_no {
+        let message = format!("`{}` has `users`, which take that it is root inside", name.value);
+        let help = "take `runs_with_root = false` out: outside it is as little root as any other service";
+        found.push(Diagnostic::error(at.span.clone(), message).help(help));
+    }
+    out
 }
 
 /// `what`: "service" or "sandbox".

@@ -139,6 +139,12 @@ pub enum PlanError {
         #[source]
         reason: Reason,
     },
+    #[error("service `{name}`: {reason}")]
+    Service {
+        name: String,
+        #[source]
+        reason: Reason,
+    },
     #[error("sandbox `{name}`: {reason}")]
     Sandbox {
         name: String,
@@ -205,6 +211,7 @@ impl PlanError {
                     None => &model.setup.as_ref()?.span,
                 },
             },
+            PlanError::Service { name, .. } => &model.services.iter().find(|s| s.name == *name)?.places.runs_with_root,
             PlanError::Sandbox { name, .. } => &model.sandboxes.iter().find(|s| s.name == *name)?.span,
             PlanError::Resource { name, .. } => &model.resources.iter().find(|r| r.name == *name)?.span,
         };
@@ -223,6 +230,7 @@ impl PlanError {
             PlanError::Claimed { .. } => CLAIMED,
             PlanError::Template { reason, .. }
             | PlanError::Resource { reason, .. }
+            | PlanError::Service { reason, .. }
             | PlanError::Sandbox { reason, .. } => {
                 return reason.help().map(Cow::Borrowed);
             }

@@ -12,6 +12,7 @@ use crate::durable;
 use crate::host::{Dirs, Privilege};
 use crate::model::{self, BundleId, Model, SETUP_SCRIPT, ServiceId, Subject};
 use serde::{Deserialize, Serialize};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -334,9 +335,19 @@ impl Ledger {
     fn rename(&mut self, model: &Model) {
         for service in &model.services {
             let Some(was) = &service.was else { continue };
-            let Some(ids) = self.services.remove(was) else { continue };
-            if let Some(former) = self.services.insert(service.name.clone(), ids) {
-                self.retire(&service.name, former);
+            let users = service
+                .users
+                .iter()
+                .map(|user| (Ledger::user_of(was, user), Ledger::user_of(&service.name, user)));
+            let init = (Ledger::init_of(was), Ledger::init_of(&service.name));
+            let names: Vec<_> = users.chain([init, (was.clone(), service.name.clone())]).collect();
+            for (was, name) in names {
+                let Some(ids) = self.services.remove(&was) else {
+                    continue;
+                };
+                if let Some(former) = self.services.insert(name.clone(), ids) {
+                    self.retire(&name, former);
+                }
             }
         }
     }
@@ -351,9 +362,20 @@ impl Ledger {
         self.services.insert(key, former);
     }
 
+    /// By which name the ledger has a service's further user. No service can be called so.
+    pub(super) fn user_of(service: &str, user: &str) -> String {
+        format!("{service}/user:{user}")
+    }
+
+    /// And the id that the first process of a service with such users has.
+    pub(super) fn init_of(service: &str) -> String {
+        format!("{service}/init")
+    }
+
     fn fill(&mut self, model: &Model, uids: &mut Pool, gids: &mut Pool) -> Result<(), PlanError> {
         let of_sandboxes: u32 = model.sandboxes.iter().map(model::ids_of).sum();
-        let live = model.services.len() + of_sandboxes as usize;
+        let users: usize = model.services.iter().map(|s| s.users.len()).sum();
+        let live = model.services.len() + of_sandboxes as usize + users;
         if self.keeper == Ids::default() {
             self.keeper = Ids {
                 uid: uids.take(live)?,
@@ -375,6 +397,17 @@ impl Ledger {
                     gid: gids.take(live)?,
                 };
                 self.services.insert(name.to_owned(), ids);
+            }
+        }
+        for service in model.services.iter().filter(|service| !service.users.is_empty()) {
+            let users = service.users.iter().map(|user| Ledger::user_of(&service.name, user));
+            for name in users.chain([Ledger::init_of(&service.name)]) {
+                if let Entry::Vacant(vacant) = self.services.entry(name) {
+                    vacant.insert(Ids {
+                        uid: uids.take(live)?,
+                        gid: gids.take(live)?,
+                    });
+                }
             }
         }
         for sandbox in &model.sandboxes {

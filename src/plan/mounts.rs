@@ -121,7 +121,12 @@ fn covered(template: &Template, mount: &Mount) -> Option<Reason> {
     }
     template.binds().find_map(|(place, source)| {
         let bound = place.to_str()?;
-        if bound == mount.target || path::is_below(bound, &mount.target) {
+        let below = bound == mount.target || path::is_below(bound, &mount.target);
+        if below && template.jail.is_none() && path::is_below(bound, "/etc") {
+            // What the host's root shows of a program's files there, a service may have as the manifest says.
+            return None;
+        }
+        if below {
             let why = format!(
                 "its path {} would hide {bound} of jail \"{}\"",
                 mount.target, template.name

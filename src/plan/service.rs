@@ -78,7 +78,12 @@ impl<'a> Services<'a> {
         let writable = upper.and_then(|made| made.map_err(|e| found.errors.push(e)).ok().flatten());
         Unit {
             environment: environment(matrix, id, &identity, &uses, template),
-            umask: umask(&mounts, &self.by_acl),
+            umask: match service.users.is_empty() {
+                true => umask(&mounts, &self.by_acl),
+                // Its users are others to each other.
+                false => umask(&mounts, &self.by_acl) & COMMON,
+            },
+            users: self.users(service, found),
             directory: service.directory.clone(),
             writable,
             mounts,
@@ -126,6 +131,27 @@ impl<'a> Services<'a> {
         }
     }
 
+    /// The further users of a service, which take ids of its own.
+    fn users(&self, service: &model::Service, found: &mut Findings) -> Vec<(Ids, String)> {
+        if self.of.has_one_id() && !service.users.is_empty() {
+            let reason = Reason::new("has `users`, which take ids of their own, and there is but one here");
+            found.errors.push(PlanError::Service {
+                name: service.name.clone(),
+                reason: reason.remedy("`pysecure doctor` says how to get subordinate ids"),
+            });
+            return Vec::new();
+        }
+        let id = |user: &String| {
+            (
+                self.of.ledger.service(&Ledger::user_of(&service.name, user)),
+                user.clone(),
+            )
+        };
+        let mut out: Vec<(Ids, String)> = service.users.iter().map(id).collect();
+        out.sort_unstable_by_key(|(ids, _)| ids.uid);
+        out
+    }
+
     /// Its grants, less what they would show of others' resources.
     fn mounts(&self, id: ServiceId, identity: &Identity, leaks: &mut Vec<Leak>, found: &mut Findings) -> Vec<Mount> {
         let service = &self.of.model.services[id];
@@ -157,6 +183,9 @@ impl<'a> Services<'a> {
         mounts
     }
 }
+
+/// umask(2) where a service has several users, as an ordinary machine has it.
+const COMMON: u32 = 0o022;
 
 /// What a service has of the network, of ids and of its root: that for which the matrix has a row.
 #[derive(Default)]
@@ -282,7 +311,11 @@ fn identity(of: &Context<'_>, id: ServiceId, uses: &Uses) -> Identity {
         } else {
             peers(model, id, ledger)
         },
-        keeper: (!of.has_one_id()).then_some(ledger.keeper),
+        // Whoever may become others may not become what other services have in common.
+        keeper: (!of.has_one_id()).then(|| match service.users.is_empty() {
+            true => ledger.keeper,
+            false => ledger.service(&Ledger::init_of(&service.name)),
+        }),
         outside: Ids::default(),
         root_inside: uses.root_inside,
     }

@@ -19,7 +19,7 @@ use super::ledger::{Ids, owner_ids};
 use super::{IdMap, Ledger, MountPoint, PlanError};
 use crate::cause::Reason;
 use crate::host::{Dirs, Privilege};
-use crate::model::{ByClass, Model, Resource, ResourceId, Subject, path};
+use crate::model::{ByClass, Model, Resource, ResourceId, ServiceId, Subject, path};
 use crate::values::{Perms, ResourceKind};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::MetadataExt;
@@ -269,6 +269,19 @@ fn one(
         ownership,
         mount_points: Vec::new(),
     };
+    if let Some(service) = several_users(of.model, id) {
+        if blind(rows.perms.all()) {
+            refuse(
+                format!("it grants a right without `r`, which `{service}` would get round: it has `users`, and so falls into whichever class it likes")
+                    .into(),
+            );
+        }
+        // On disk it lies in a folder that no account of the host passes.
+        if keeping == Keeping::Ours && of.model.external_uid.is_none() {
+            storage.ownership.global |= storage.ownership.owner & 0o5;
+            storage.ownership.bundle |= storage.ownership.global;
+        }
+    }
     let would_be_roots =
         keeping != Keeping::Ours && *of.privilege == Privilege::Root && rows.writable() && !rows.as_root;
     if let Some(reason) = would_be_roots.then(|| roots(&storage)).flatten() {
@@ -280,6 +293,14 @@ fn one(
         refuse(reason);
     }
     storage
+}
+
+/// A service that is granted it and has further users, which are neither its owner nor in its group.
+fn several_users(model: &Model, id: ResourceId) -> Option<&str> {
+    let matrix = model.matrix();
+    let of = |service: &ServiceId| matrix.perms(Subject::Service(*service), id).any();
+    let mut all = ServiceId::all(&model.services).filter(|service| !model.services[*service].users.is_empty());
+    all.find(of).map(|service| model.services[service].name.as_str())
 }
 
 /// What is nested in something of our keeping is mounted on a place that is made there.

@@ -61,6 +61,9 @@ pub struct Unit {
     #[serde(default)]
     pub confinement: Confinement,
     pub identity: Identity,
+    /// Further users that it may become, sorted by id; their own groups are called as they are.
+    #[serde(default)]
+    pub users: Vec<(Ids, String)>,
     pub command: Vec<String>,
     pub directory: String,
     /// Sorted by key. `LISTEN_*` are the launcher's to add.
@@ -112,6 +115,7 @@ impl Unit {
             role,
             confinement: Confinement::Service,
             identity,
+            users: Vec::new(),
             command,
             directory: "/".to_owned(),
             environment: BTreeMap::new(),
