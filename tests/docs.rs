@@ -333,6 +333,34 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
+/// A link to a part of a page leads to a heading that is there.
+#[test]
+fn every_link_to_a_heading_leads_to_one() {
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            let Some((file, anchor)) = target.split_once('#') else {
+                continue;
+            };
+            if target.starts_with("http") {
+                continue;
+            }
+            let other = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            let other = std::fs::read_to_string(other).unwrap();
+            let has = other.lines().filter(|line| line.starts_with('#')).any(|line| {
+                let words = line.trim_start_matches('#').trim().to_lowercase();
+                let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                kept.collect::<String>().replace(' ', "-") == anchor
+            });
+            assert!(has, "{}: {target}", page.display());
+        }
+    }
+}
+
 /// Everything that a text in a string literal of a program can say: lines that go on are joined.
 fn said_by_the_program() -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -516,6 +544,41 @@ fn what_is_compared_is_held_by_tests() {
             None => held.contains("]("),
         };
         assert!(is_there, "{row}\nis held by {held:?}, which is no test");
+    }
+}
+
+/// Each metric and event of the program is in its page, and no other.
+#[test]
+fn every_metric_and_event_is_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/reference/metrics.md")).unwrap();
+    let listed: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2))
+        .collect();
+    let source = |file: &str| std::fs::read_to_string(root.join("src/supervise/stats").join(file)).unwrap();
+    let metrics = source("metrics.rs");
+    let mut known: Vec<&str> = metrics
+        .split(|c: char| !c.is_ascii_lowercase() && c != '_')
+        .filter(|word| {
+            word.starts_with("pysecure_") && !["_bucket", "_sum", "_count"].iter().any(|e| word.ends_with(e))
+        })
+        .collect();
+    let events = source("events.rs");
+    known.extend(events.lines().filter_map(|line| {
+        let (_, word) = line.trim().strip_prefix("Kind::")?.split_once("=> \"")?;
+        word.strip_suffix("\",")
+    }));
+    assert!(known.len() > 20, "{known:?}");
+    for name in &known {
+        assert!(listed.contains(name), "docs/reference/metrics.md lacks `{name}`");
+    }
+    for name in &listed {
+        assert!(
+            known.contains(name),
+            "docs/reference/metrics.md has `{name}`, which is none"
+        );
     }
 }
 
