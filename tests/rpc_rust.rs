@@ -271,7 +271,7 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
             kept,
             serde_json::json!({"owner": "operator", "note": "x", "tags": ["a"]})
         );
-        let listed = call(&["--list", "vault"]).ok().out;
+        let listed = app.ok(&["rpc", "describe", "vault"]).out;
         let keep =
             "vault.keep(name:str,tags:list[str])->{owner:str,note:str|nil,tags:list[str]}\n    Keeps what it is given";
         holds(&listed, &["add(a:int,b:int)->int", keep], "list");
@@ -310,7 +310,7 @@ fn the_command_line_calls_what_the_manifest_lets_it() {
         let loud: serde_json::Value = serde_json::from_str(&loud).unwrap();
         assert_eq!(loud["HEY"]["bytes"].as_str().unwrap(), "4142".repeat(100_000));
         holds(
-            &call(&["--as", "front", "--list", "pyvault"]).ok().out,
+            &app.ok(&["rpc", "describe", "--as", "front", "pyvault"]).out,
             &["shout(text:str,", "Says it loud."],
             "list",
         );

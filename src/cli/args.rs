@@ -5,26 +5,28 @@ use clap::builder::{PossibleValuesParser, StyledStr, TypedValueParser};
 use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 
-/// Privilege separation from one manifest: every service of an application in its own namespaces, with its own
-/// UID, seeing only what it was granted.
+/// Of options that each command has.
+const GLOBAL: &str = "Global options";
+
+/// Run each part of an application as its own user, in its own sandbox, from one manifest.
 #[derive(Debug, Parser)]
 #[command(name = "pysecure", version, max_term_width = 100, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// The manifest, or a folder that holds one [default: pysecure.toml, pysecure.json or pysecure_config.py here]
-    #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file")]
+    #[arg(short = 'f', value_name = "MANIFEST", conflicts_with = "file", help_heading = GLOBAL)]
     first: Option<PathBuf>,
-    /// The same as -f, before or behind the command
+    /// Same as -f; may also follow the command
     // Not one argument with two names: `logs -f` follows, so the short one cannot be global.
-    #[arg(long, global = true, value_name = "MANIFEST")]
+    #[arg(long, global = true, value_name = "MANIFEST", help_heading = GLOBAL)]
     file: Option<PathBuf>,
-    /// Keep ledgers, data and sockets below this directory
-    #[arg(long, global = true, value_name = "DIR", env = "PYSECURE_STATE_DIR")]
+    /// Keep ledgers, data and sockets in this directory
+    #[arg(long, global = true, value_name = "DIR", env = "PYSECURE_STATE_DIR", help_heading = GLOBAL)]
     pub state_dir: Option<PathBuf>,
-    /// Say more on standard error; twice for everything (RUST_LOG is honoured)
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Verbose diagnostics on standard error (-vv: all; RUST_LOG chooses)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = GLOBAL)]
     pub verbose: u8,
-    /// How diagnostics are written
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    /// Format of diagnostics
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT", help_heading = GLOBAL)]
     pub log_format: LogFormat,
     #[command(subcommand)]
     pub command: Command,
@@ -88,76 +90,80 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Write a commented manifest that works
     Init(Deferred<Init>),
-    /// Check the manifest, and show all that is wrong with it
+    /// Check the manifest, and show all errors in it
     Check(Deferred<Check>),
     /// Print the OCI spec of each service, or write its bundle
     #[command(alias = "compile")]
     Spec(Deferred<Spec>),
-    /// Start the app's services, or make those that run what the manifest says now
+    /// Start the app, or apply a changed manifest to the running one
     Up(Deferred<Up>),
     /// Stop the app's services
     Down(Deferred<Down>),
-    /// List the app's services and how they are
+    /// List services and their states
     Ps(Deferred<Ps>),
-    /// List your apps on this host: whether they are up, their services, and where their manifests are
+    /// List your apps on this host, and whether they are up
     Ls(Deferred<Ls>),
     /// Wait until services have ended, and end with their exit code
     Wait(Deferred<Named>),
-    /// Start services that rest, and those that they depend on
+    /// Start stopped services and their dependencies
     Start(Deferred<Named>),
     /// Stop services; the app stays up
     Stop(Deferred<Stop>),
-    /// Stop services and start them again
+    /// Restart services
     Restart(Deferred<Stop>),
-    /// Have services read their configuration again
+    /// Send the reload signal to services
     Reload(Deferred<Named>),
-    /// Send a signal to services' programs
+    /// Send a signal to services, SIGKILL if none is named
     Kill(Deferred<Kill>),
     /// Show what services printed
     Logs(Deferred<Logs>),
     /// Show what services use
     Stats(Deferred<Stats>),
-    /// A page of all services on the terminal: how they are, what they use, what they print
+    /// Show live state, usage and logs of all services
     Top,
-    /// Tell what happens to services, as it happens
+    /// Print what happens to services, as it happens
     Events(Deferred<Events>),
-    /// Print what services use as Prometheus reads it
+    /// Print usage in Prometheus' format
     Metrics(Deferred<Metrics>),
-    /// Run a program beside a running service, as that service
+    /// Run a program in a running service
     Exec(Deferred<Exec>),
-    /// Run a program with a service's grants; the app need not be up
+    /// Run a program with a service's grants, whether or not the app is up
     Run(Deferred<Run>),
-    /// Copy files into a service or out of it, as its grants allow
+    /// Copy files into a service, or out of it
     Cp(Deferred<Cp>),
-    /// Run a program, or a shell, that sees the files of rootless services as root does
+    /// Run a program that may read files of rootless services
     Unshare(Deferred<Unshare>),
-    /// Make what was adopted its owner's again; the app must be down
+    /// Give files that services took over (`chown`) back to their owner
     GiveBack(Deferred<GiveBack>),
-    /// Run the setup script on the app's data; the app must be down
+    /// Run the setup script on the app's data again
     Setup,
-    /// What is kept of the app, and what of it nothing in the manifest uses
+    /// List the app's data, and remove what the manifest does not use
     Data(Deferred<Data>),
-    /// Roots put together from recipes: build them, and look into them
+    /// Build and inspect root file systems (jails)
     Jail(Deferred<Jail>),
-    /// Run what you do not trust: a Python file, or a program, that sees nothing of this host but what is named
+    /// Run a Python file, or a program, that you do not trust
     Sandbox(Box<Deferred<Sandbox>>),
     /// Call a function of a service: `rpc call`
     #[command(hide = true)]
     Call(Deferred<Call>),
     /// Call a service's functions, and describe them
     Rpc(Deferred<Rpc>),
-    /// Show who may touch what
+    /// Show who may access what, and why
     Access(Deferred<Access>),
-    /// Show what this host has of what PySecure uses, and how to get the rest
+    /// Show which features this host has, and how to get the others
     Doctor(Deferred<Doctor>),
     /// Print a completion script for a shell
     Completions {
+        /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
     /// Write man pages into a folder
-    #[command(hide = true)]
-    Man { folder: PathBuf },
+    Man {
+        /// The folder, for example /usr/local/share/man
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Be the sandbox of a configuration in Python, which is on standard input
     #[command(hide = true, name = crate::python::sandbox::COMMAND)]
     ReadPython {
@@ -181,12 +187,12 @@ pub(crate) struct Sandbox {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SandboxAction {
-    /// Run a file in Python, or what comes on standard input for `-`
+    /// Run a Python file, or standard input for `-`
     Run(Box<SandboxRun>),
-    /// Be an MCP server, whose tools run code in sandboxes (`--help` has its options)
+    /// Serve MCP: its tools run code in sandboxes (`--help` lists options)
     #[command(disable_help_flag = true)]
     Mcp(FrontEnd),
-    /// Run code that comes over HTTP on a unix socket, as Piston's API has it (`--help` has its options)
+    /// Serve Piston's HTTP API on a Unix socket (`--help` lists options)
     #[command(disable_help_flag = true)]
     Serve(FrontEnd),
     /// Make sandboxes for the program at the other end of standard input
@@ -206,90 +212,93 @@ pub(crate) struct FrontEnd {
 pub(crate) struct SandboxRun {
     #[command(flatten)]
     pub limits: SandboxLimits,
+    /// The file, or `-` for standard input
     pub file: PathBuf,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Arguments of the file
+    #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SandboxLimits {
-    /// The one directory that it may write to, shown as /home/user
+    /// The only directory that it may write to, shown as /home/user
     #[arg(long, value_name = "DIR")]
     pub userdir: Option<PathBuf>,
-    /// A path of this host that it may read, at the same place (may be given more than once)
+    /// A path of this host that it may read, at the same place
     #[arg(long, value_name = "PATH")]
     pub readable: Vec<PathBuf>,
     /// A variable of its environment
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub env: Vec<String>,
-    /// Seconds until it is ended [default: 30]
+    /// Maximum time by the clock, in seconds [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub wall: Option<f64>,
-    /// Seconds that it may compute [default: 10]
+    /// Maximum time on processors, in seconds [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub cpu: Option<f64>,
-    /// Memory of each process, such as 256M [default: 512M]
+    /// Maximum memory of each process, for example 256M [default: 512M]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
-    /// Processes and threads at once [default: 64]
+    /// Maximum number of processes and threads [default: 64]
     #[arg(long, value_name = "NUMBER")]
     pub processes: Option<u64>,
-    /// The largest file that it may write, such as 16M [default: 64M]
+    /// Maximum size of a file that it writes, for example 16M [default: 64M]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub file_size: Option<u64>,
-    /// How it is kept apart: `landlock` where this host refuses user namespaces; it holds less
+    /// How it is isolated; `landlock` protects less, for hosts that refuse user namespaces
     #[arg(long, default_value = "namespaces", value_parser = isolation())]
     pub isolation: Isolation,
-    /// Say on standard error which files it was denied, by what, and what would allow it; it is slower then
+    /// Print on standard error which files it was denied, by what, and what would allow it (slower)
     #[arg(long)]
     pub explain: bool,
-    /// Say on standard error how it ended, as JSON
+    /// Print on standard error how it ended, as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Where to write it
-    #[arg(default_value = ".")]
+    /// The folder to write it into
+    #[arg(default_value = ".", value_name = "DIR")]
     pub folder: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Print a list of diagnostics for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Spec {
-    /// Write a bundle a service below this folder, for `crun run` and the like; else print the specs
+    /// Write a bundle for each service into this folder, for `crun run`; else print the specs
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Only these services
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Up {
-    /// Return when all services run
+    /// Run in the background; return when all services are ready
     #[arg(short, long)]
     pub detach: bool,
-    /// Refuse to start where this host holds less than the manifest says
+    /// Fail if this host cannot enforce everything in the manifest
     #[arg(long)]
     pub strict: bool,
-    /// Show what would be done, and do nothing
+    /// Show what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Restart services when their code changes, and follow the manifest as it changes
+    /// Restart services when their code changes, and apply the manifest when it changes
     #[arg(short, long)]
     pub watch: bool,
-    /// Go on with the data of an app of this name that belongs to another manifest
+    /// Take over the data of an app of this name that belongs to another manifest
     #[arg(long)]
     pub take_over: bool,
     /// Only these services, and those that they depend on [default: all]
-    #[arg(conflicts_with_all = ["watch", "dry_run"])]
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["watch", "dry_run"])]
     pub services: Vec<String>,
 }
 
@@ -297,15 +306,17 @@ pub(crate) struct Up {
 #[derive(Debug, Args)]
 pub(crate) struct Named {
     /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Stop {
-    /// Seconds that they may take to end, in place of each one's `stop_timeout`
+    /// Maximum time to end, in seconds, in place of each service's `stop_timeout`
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
     /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
@@ -315,50 +326,54 @@ pub(crate) struct Kill {
     #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
     pub signal: String,
     /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Print once, on a terminal too
+    /// Print once and exit
     #[arg(long)]
     pub no_stream: bool,
     /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Print an object a line
+    /// Print one JSON object per line
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Metrics {
-    /// Print the path of the unix socket that answers HTTP requests for them
+    /// Print the path of the Unix socket that answers HTTP requests for them
     #[arg(long)]
     pub socket: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Call {
-    /// In this caller's name [default: the service's only one]
+    /// Call as this service [default: the only caller]
     #[arg(long = "as", value_name = "CALLER")]
     pub caller: Option<String>,
     /// An argument by name
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub keyword: Vec<String>,
-    /// Seconds that the call may take
+    /// Maximum time of the call, in seconds
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
+    /// The service that has the function
     pub service: String,
+    /// The function's name
     pub function: String,
-    /// Its arguments: JSON, or else text
-    #[arg(allow_hyphen_values = true)]
+    /// Arguments: JSON, or else text
+    #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub args: Vec<String>,
 }
 
@@ -380,24 +395,26 @@ pub(crate) enum RpcDeed {
         /// The service that has the functions
         service: String,
     },
-    /// Write a stub of the functions (.pyi), which Python's type checkers read in place of the service's module
+    /// Write a stub (.pyi) of the functions for Python's type checkers
     Stubs {
-        /// In this caller's name [default: the service's only one]
+        /// Call as this service [default: the only caller]
         #[arg(long = "as", value_name = "CALLER")]
         caller: Option<String>,
-        /// Write it there
+        /// Write to this file, and not to standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// The service that has the functions
         service: String,
     },
     /// Show the functions with their types and documentation
     Describe {
-        /// In this caller's name [default: the service's only one]
+        /// Call as this service [default: the only caller]
         #[arg(long = "as", value_name = "CALLER")]
         caller: Option<String>,
-        /// Print an object for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
+        /// The service that has the functions
         service: String,
     },
 }
@@ -409,36 +426,36 @@ pub(crate) fn seconds(number: f64) -> std::time::Duration {
 
 #[derive(Debug, Args)]
 pub(crate) struct Down {
-    /// Seconds that services may take to end, in place of each one's `stop_timeout`
+    /// Maximum time to end, in seconds, in place of each service's `stop_timeout`
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds_in_words)]
     pub timeout: Option<f64>,
-    /// Delete the app's data, logs and ledger as well, and give adopted files back
+    /// Delete the app's data, logs and ledger, and give files back to their owner
     #[arg(long)]
     pub purge: bool,
-    /// Do not ask before anything is deleted
+    /// Delete without asking
     #[arg(short, long, requires = "purge")]
     pub yes: bool,
-    /// Though the app and its data belong to another manifest
+    /// Do it although the app's data belongs to another manifest
     #[arg(long)]
     pub take_over: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct GiveBack {
-    /// Where the tree is now that was at PATH
+    /// The place to which the tree at PATH has moved
     #[arg(long, value_name = "PLACE", requires = "paths", conflicts_with = "forget")]
     pub moved_to: Option<PathBuf>,
-    /// The tree is deleted; its ids may be given to others
+    /// Forget the tree, which is deleted; its ids may be given to others
     #[arg(long, requires = "paths")]
     pub forget: bool,
-    /// Only what was adopted at these paths [default: all]
+    /// Only what was taken over at these paths [default: all]
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Data {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     #[command(subcommand)]
@@ -447,11 +464,12 @@ pub(crate) struct Data {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DataCommand {
-    /// Delete what is kept under these names: of what the manifest does not name any more, or while the app is down
+    /// Delete data that the manifest does not use any more, or any while the app is down
     Remove {
+        /// Names of data, as `pysecure data` lists them
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
-        /// Do not ask
+        /// Delete without asking
         #[arg(short, long)]
         yes: bool,
     },
@@ -459,29 +477,30 @@ pub(crate) enum DataCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Only these services [default: all]
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Go on as services print
+    /// Follow: print new lines as they come
     #[arg(short, long)]
     pub follow: bool,
     /// Only the last N lines of each service, or `all`
     #[arg(short = 'n', long, value_name = "N", value_parser = lines)]
     pub tail: Option<usize>,
-    /// Only lines from this time on: RFC 3339, a local date or time, or `10m` (ago)
+    /// Only lines from this time on: RFC 3339, a local date or time, or an age such as `10m`
     #[arg(long, value_name = "TIME")]
     pub since: Option<String>,
     /// Only lines before this time
@@ -490,24 +509,26 @@ pub(crate) struct Logs {
     /// Show the time of each line
     #[arg(short, long, conflicts_with = "json")]
     pub timestamps: bool,
-    /// Print a line for programs for each line: time, service, stream, line
+    /// Print one JSON object per line: time, service, stream, line
     #[arg(long)]
     pub json: bool,
     /// Only these services
+    #[arg(value_name = "SERVICE")]
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// No terminal, even if there is one
+    /// Do not allocate a terminal
     #[arg(short = 'T', long)]
     pub no_tty: bool,
     /// Set a variable; of KEY alone, to the value that it has here, which no list of processes shows
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// Start in this directory
+    /// The directory to start in
     #[arg(short, long, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// The running service
     pub service: String,
     /// The program and its arguments
     #[arg(
@@ -521,12 +542,13 @@ pub(crate) struct Exec {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// No terminal, even if there is one
+    /// Do not allocate a terminal
     #[arg(short = 'T', long)]
     pub no_tty: bool,
     /// Set a variable; of KEY alone, to the value that it has here, which no list of processes shows
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
+    /// The service whose grants the program gets
     pub service: String,
     /// The program and its arguments [default: the service's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
@@ -535,10 +557,10 @@ pub(crate) struct Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Cp {
-    /// What to copy: a path, or SERVICE:/PATH; of a directory named with `/.` at its end, what is in it
+    /// The source: a path, or SERVICE:/PATH; with `/.` at the end, what is in a directory
     #[arg(value_name = "FROM")]
     pub from: String,
-    /// Where to: a path if FROM is a service's, else SERVICE:/PATH; a directory that is there gets it under its name
+    /// The destination: SERVICE:/PATH, or a path if FROM is a service's; into a directory if that exists
     #[arg(value_name = "TO")]
     pub to: String,
 }
@@ -552,14 +574,14 @@ pub(crate) struct Unshare {
 
 #[derive(Debug, Args)]
 pub(crate) struct Access {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Print a list for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Try one feature, in a process that the doctor made for it
@@ -577,13 +599,13 @@ pub(crate) struct Jail {
 pub(crate) enum JailDeed {
     /// List the recipes, and the jails that are built
     List {
-        /// Print a list for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Build jails, if they are not there
+    /// Build jails that do not exist yet
     Build {
-        /// A list of paths and programs, a line each
+        /// Build a jail from this list of paths and programs, one per line
         #[arg(
             long,
             value_name = "FILE",
@@ -594,12 +616,13 @@ pub(crate) enum JailDeed {
         /// Rebuild virtual environments and Debian roots
         #[arg(long)]
         no_cache: bool,
-        /// Recipes
+        /// Names of recipes
+        #[arg(value_name = "RECIPE")]
         names: Vec<String>,
     },
-    /// Show what is in a jail
+    /// List the files of a jail
     Show {
-        /// Print a list for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
         /// A recipe, or the hash of a jail
@@ -607,16 +630,17 @@ pub(crate) enum JailDeed {
     },
     /// Show why a file is in a jail
     Why {
-        /// Print a list for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
+        /// The file's path in the jail
         path: PathBuf,
         /// A recipe, or the hash of a jail [default: all jails that are built]
         name: Option<String>,
     },
-    /// Show how two jails differ, or what of a jail was never opened
+    /// Compare two jails, or a jail with what a traced service opened
     Diff {
-        /// Print a list for programs
+        /// Print JSON
         #[arg(long)]
         json: bool,
         /// A recipe, or the hash of a jail
@@ -630,15 +654,16 @@ pub(crate) enum JailDeed {
     },
     /// Run a program as a service, and write a recipe of what it opens
     Trace {
-        /// Write the recipe there, and not to standard output
+        /// Write to this file, and not to standard output
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// The service whose grants the program gets
         service: String,
         /// The program and its arguments [default: the service's own]
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         command: Vec<String>,
     },
-    /// Remove jails that no app has
+    /// Remove jails that no app uses
     Prune,
 }
 
@@ -680,7 +705,10 @@ mod tests {
         let mut cli = Cli::command();
         cli.build();
         // Two that have their arguments in common.
-        for (name, about) in [("start", "Start services that rest"), ("reload", "Have services read")] {
+        for (name, about) in [
+            ("start", "Start stopped services"),
+            ("reload", "Send the reload signal"),
+        ] {
             let command = cli.find_subcommand(name).unwrap();
             assert!(command.get_about().unwrap().to_string().starts_with(about), "{name}");
             assert!(command.get_arguments().any(|a| a.get_id() == "services"), "{name}");

@@ -1,7 +1,10 @@
 //! What people type who come from docker compose, or from a version of before: each word of such a command line that PySecure does not
 //! take is answered with what to write instead.
 
+use super::args::Cli;
+use super::manual;
 use crate::former;
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -21,6 +24,22 @@ pub(super) fn rewritten(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Ends this program as clap does, with one line more if there is something to say.
 pub(super) fn refuse(error: &clap::Error, arguments: &[OsString]) -> ! {
+    let long = arguments.iter().any(|word| word == "--help");
+    if without_command(error) {
+        eprint!("{}", manual::documented(Cli::command(), true).render_help().ansi());
+        std::process::exit(error.exit_code());
+    }
+    let shows_help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    let documented = || {
+        manual::documented(Cli::command(), long)
+            .try_get_matches_from(arguments)
+            .err()
+    };
+    let documented = shows_help.then(documented).flatten();
+    let error = documented.as_ref().unwrap_or(error);
     let _ = error.print();
     let tip = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument)
         .then(|| tip(error, arguments))
@@ -29,6 +48,15 @@ pub(super) fn refuse(error: &clap::Error, arguments: &[OsString]) -> ! {
         errln!("\nnote: {tip}");
     }
     std::process::exit(error.exit_code());
+}
+
+/// Does no word say what is to be done?
+fn without_command(error: &clap::Error) -> bool {
+    let of_program = || match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(name)) => name == "pysecure",
+        _ => true,
+    };
+    error.kind() == ErrorKind::MissingSubcommand && of_program()
 }
 
 fn tip(error: &clap::Error, arguments: &[OsString]) -> Option<Cow<'static, str>> {
@@ -298,9 +326,7 @@ const OPTIONS: &[OfOptions] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::args::Cli;
     use super::*;
-    use clap::CommandFactory as _;
 
     fn told(words: &[&str]) -> Option<Cow<'static, str>> {
         let arguments: Vec<OsString> = std::iter::once(&"pysecure").chain(words).map(OsString::from).collect();

@@ -11,6 +11,37 @@ use crate::python::PythonError;
 /// What a command comes to: an exit code, or what to say and which.
 pub(super) type Done = Result<u8, Failure>;
 
+/// An exit code, for the manual and for docs/reference: this is the one list of them.
+pub(super) struct ExitCode {
+    pub code: &'static str,
+    pub meaning: &'static str,
+    /// The commands that have it; none: all.
+    pub of: &'static [&'static str],
+}
+
+impl ExitCode {
+    pub(super) fn is_of(&self, command: &str) -> bool {
+        self.of.is_empty() || self.of.contains(&command)
+    }
+}
+
+const RUN_A_PROGRAM: &[&str] = &["exec", "run", "sandbox", "sandbox run"];
+const START_A_PROGRAM: &[&str] = &["exec", "run", "sandbox", "sandbox run", "jail trace", "unshare"];
+
+#[rustfmt::skip]
+pub(super) const EXIT_CODES: &[ExitCode] = &[
+    ExitCode { code: "0", meaning: "The command has done what it was asked to do.", of: &[] },
+    ExitCode { code: "1", meaning: "It has failed. The error says what was to be done, and what to do about it.", of: &[] },
+    ExitCode { code: "1", meaning: "A service could not be started, did not get ready, or ended with an error. `up` never ends with a service's own code.", of: &["up"] },
+    ExitCode { code: "2", meaning: "Bad usage, or an error in the manifest, which is shown at its line.", of: &[] },
+    ExitCode { code: "125", meaning: "The program could not be started: PySecure or this host is the cause.", of: START_A_PROGRAM },
+    ExitCode { code: "126", meaning: "The program was found and cannot be run.", of: START_A_PROGRAM },
+    ExitCode { code: "127", meaning: "The program was not found.", of: START_A_PROGRAM },
+    ExitCode { code: "128+n", meaning: "The program was ended by signal n, for example 137 by SIGKILL.", of: RUN_A_PROGRAM },
+    ExitCode { code: "any other", meaning: "The program's own exit code.", of: RUN_A_PROGRAM },
+    ExitCode { code: "any other", meaning: "The first exit code of a service that is not 0.", of: &["wait"] },
+];
+
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// What comes first, as it is to be shown: lines of the manifest, or what a configuration printed.

@@ -1,7 +1,7 @@
 //! The command line: one file a command, and here what they share. Errors are told here, once, in one form;
 //! nothing below decides anything about policy.
 //!
-//! Exit codes: 0 done, 1 failed, 2 bad usage or bad manifest; `exec` and `run` give the program's own.
+//! Exit codes are listed in `error.rs`.
 
 /// `println!`, with others' words in it: what a terminal would obey, or would mislead its reader, is made plain.
 macro_rules! outln {
@@ -46,6 +46,7 @@ mod limits;
 mod load;
 mod logs;
 mod ls;
+mod manual;
 mod metrics;
 mod noise;
 mod outcome;
@@ -119,7 +120,7 @@ pub fn main() -> ExitCode {
         Command::Access(args) => access::run(&cli, args),
         Command::Doctor(args) => doctor(args),
         Command::Completions { shell } => generate::completions(*shell),
-        Command::Man { folder } => generate::man(folder),
+        Command::Man { folder } => manual::write(folder),
         Command::ReadPython { owner, configuration } => load::read_python(configuration, *owner),
     };
     said(done)

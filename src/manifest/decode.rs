@@ -269,12 +269,7 @@ where
 
 /// Joins the lines of a doc comment.
 pub(crate) fn prose(lines: &[&str]) -> String {
-    lines
-        .iter()
-        .map(|line| line.trim())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .replace('`', "")
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
 /// Makes of one list of keys a struct, its decoder and its JSON Schema.

@@ -34,7 +34,7 @@ impl Codec for Time {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
+        json_schema!({ "title": "time", "anyOf": [
             { "type": "integer", "minimum": 0, "maximum": LONGEST.as_secs() },
             { "type": "string", "pattern": "^[0-9]" }
         ] })
@@ -74,7 +74,7 @@ impl Codec for Size {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
+        json_schema!({ "title": "size", "anyOf": [
             { "type": "integer", "minimum": 0, "maximum": i64::MAX },
             { "type": "string", "pattern": "^[0-9]+ ?([kKmMgGtT]([iI]?[bB])?|[bB])?$" }
         ] })

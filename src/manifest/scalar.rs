@@ -424,7 +424,7 @@ impl Codec for Perms {
     }
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(?!.*(.).*\\1)[rwxc]*$" })
+        json_schema!({ "title": "permissions", "type": "string", "pattern": "^(?!.*(.).*\\1)[rwxc]*$" })
     }
 }
 

@@ -33,15 +33,15 @@ table! {
     pub struct Manifest("manifest") {
         /// The application as a whole.
         pub app: App = required { "app": App };
-        /// Files and directories, by name. What is not declared here, no service sees.
+        /// Files and directories, by name. No service sees what is not declared here.
         pub resources: Named<Resource> = plain { "resources": Map<Name, Resource> };
         /// Sets of resources that services share, by name. Each bundle becomes one GID.
         pub bundles: Named<Bundle> = plain { "bundles": Map<Name, Bundle> };
         /// What runs, by name. Each service becomes one UID and one GID.
         pub services: Named<Service> = required { "services": NonEmpty<Map<Name, Service>> };
-        /// Where services have code run that they do not trust, by name. Each run has ids of its own.
+        /// Where services run code that they do not trust, by name. Each run has its own ids.
         pub sandboxes: Named<Sandbox> = plain { "sandboxes": Map<Name, Sandbox> };
-        /// What must never become true, and what must stay possible, whatever the rest of the manifest says.
+        /// Accesses that must never become possible, and accesses that must stay possible, whatever the rest of the manifest says.
         pub assert: Assertions = plain { "assert": Assertions };
     }
 }
@@ -51,23 +51,24 @@ table! {
     pub struct App("app") {
         /// Its name: lower-case letters, digits, `_` and `-`, beginning with a letter. Data and ids are kept under it.
         pub name: At<String> = required { "name": AppName };
-        /// Lowest and highest UID that may be allocated. Left out: a free range is chosen once and kept in the ledger.
+        /// Lowest and highest UID that may be allocated. Default: a free range, chosen once and kept in the ledger.
         pub uid_range: Option<At<[u32; 2]>> = optional { "uid_range": IdRange };
-        /// Lowest and highest GID that may be allocated. Left out: as for `uid_range`.
+        /// Lowest and highest GID that may be allocated. Default: as for `uid_range`.
         pub gid_range: Option<At<[u32; 2]>> = optional { "gid_range": IdRange };
-        /// UID of a service that PySecure does not start, such as a web server.
+        /// UID of the external service: one that PySecure does not start, for example Apache's www-data.
         pub external_uid: Option<At<u32>> = optional { "external_uid": Id };
-        /// GID of a service that PySecure does not start, such as a web server.
+        /// GID of the external service, which becomes that of the bundle that it uses.
         pub external_gid: Option<At<u32>> = optional { "external_gid": Id };
-        /// Path as services see it → host path, relative to the manifest, or a table of that and what to leave out of it.
-        /// Read-only for all services.
+        /// Folders that all services may read and run: path as services see it → host path, relative to the manifest, or a table of
+        /// that and what to leave out of it.
         pub code: Named<Code> = plain { "code": Map<Path, Folder> };
-        /// A script, relative to the manifest, that makes the first content of the resources which PySecure keeps. Run
-        /// once, when they are made, and with `pysecure setup`; it sees the app's resources and nothing else.
+        /// A script, relative to the manifest, that fills the resources which PySecure keeps. It runs once, when their data is
+        /// created, and with `pysecure setup`. It sees the app's resources and nothing else.
         pub setup: Option<At<String>> = optional { "setup": HostPath };
-        /// The jail that the script runs in; `host` if left out.
+        /// The jail that the setup script runs in. Default: `host`.
         pub setup_jail: Option<At<String>> = optional { "setup_jail": Text };
-        /// The most bytes of one call's arguments or result, from `"64K"` to `"1G"`; `"64M"` if left out.
+        /// Maximum size of one call's arguments or result, from `"64K"` to `"1G"`. Services have it as `PYSECURE_RPC_MAX_MESSAGE`.
+        /// Default: `"64M"`.
         pub rpc_max_message: Option<At<u64>> = optional { "rpc_max_message": Size };
     }
 }
@@ -77,7 +78,7 @@ table! {
     pub struct Code("code folder") {
         /// Host path, relative to the manifest.
         pub source: At<String> = required { "source": HostPath };
-        /// Names and paths in it that services do not see, as .gitignore has them: `.env`, `*.db`, `/data/private`.
+        /// Names and paths in it that services do not see, in the form of .gitignore: `.env`, `*.db`, `/data/private`.
         pub exclude: Vec<At<String>> = plain { "exclude": List<Text> };
     }
 }
@@ -87,29 +88,29 @@ table! {
     pub struct Resource("resource") {
         /// Path as services see it.
         pub path: At<String> = required { "path": Path };
-        /// `file` or `directory`. Left out: what `source` is, else a directory if the path ends in `/` or
-        /// its last component has no dot, else a file.
+        /// File or directory. Default: what `source` is; else a directory if the path ends in `/` or its last component has no
+        /// dot; else a file.
         pub kind: Option<At<ResourceKind>> = optional { "kind": ResourceKind };
-        /// Host path, relative to the manifest. Left out: kept in the app's own data directory.
+        /// Host path of the file or directory, relative to the manifest. Default: PySecure keeps it in the app's data directory.
         pub source: Option<At<String>> = optional { "source": HostPath };
-        /// Host path, relative to the manifest, of what it holds when PySecure makes it. Copied once, then left alone.
+        /// Host path, relative to the manifest, of its first content. It is copied once, when PySecure creates the resource.
         pub initial: Option<At<String>> = optional { "initial": HostPath };
-        /// The name that it had before: it goes on with the data that PySecure keeps under that.
+        /// The resource's former name. It continues with the data that PySecure keeps under that name.
         pub was: Option<At<String>> = optional { "was": Text };
-        /// Names and paths in `source` that services do not see, as .gitignore has them. For what all may only read.
+        /// Names and paths in `source` that services do not see, in the form of .gitignore. Only for resources that no service may write.
         pub exclude: Vec<At<String>> = plain { "exclude": List<Text> };
-        /// What the service that owns it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
+        /// Permissions of the owning service: any of `r` (read), `w` (write), `x` (execute) and `c` (connect to sockets). Default: nothing.
         pub owner: Option<At<Perms>> = optional { "owner": Perms };
-        /// What services with a bundle that contains it may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
+        /// Permissions of services with a bundle that contains it: any of `r`, `w`, `x` and `c`. Default: nothing.
         pub bundle: Option<At<Perms>> = optional { "bundle": Perms };
-        /// What every service of the app may do: any of `r`, `w`, `x`, `c`. Left out: nothing.
+        /// Permissions of every other service of the app: any of `r`, `w`, `x` and `c`. Default: nothing.
         pub global: Option<At<Perms>> = optional { "global": Perms };
-        /// Does the external service own it?
+        /// The external service owns it.
         pub owned_by_external: Option<At<bool>> = optional { "owned_by_external": bool };
-        /// May PySecure change owner, group and mode of `source` and all below it?
+        /// PySecure may change owner, group and mode of `source` and all below it, to give it to services.
         pub chown: Option<At<bool>> = optional { "chown": bool };
-        /// May services write in `source` although it belongs to root, or lies where root runs what it finds?
-        /// What they make there is root's.
+        /// Services may write in `source` although it belongs to root, or is where root runs programs. Files that they create there
+        /// are root's.
         pub write_as_root: Option<At<bool>> = optional { "write_as_root": bool };
     }
 }
@@ -119,7 +120,7 @@ table! {
     pub struct Bundle("bundle") {
         /// Names of the resources in it.
         pub resources: Vec<At<String>> = plain { "resources": List<Text> };
-        /// May the external service use it?
+        /// The external service uses it, too.
         pub used_by_external: Option<At<bool>> = optional { "used_by_external": bool };
     }
 }
@@ -127,137 +128,138 @@ table! {
 table! {
     /// A command that runs under ids of its own and sees only what it was granted.
     pub struct Service("service") {
-        /// A list, or one string, split as a shell splits words. Never empty.
+        /// The program and its arguments: a list, or one string, which is split as a shell splits words.
         pub command: At<Vec<String>> = required { "command": Words };
-        /// The name that it had before: it goes on with the ids, the logs and what is kept of its root.
+        /// The service's former name. It continues with that one's ids, logs and persistent root.
         pub was: Option<At<String>> = optional { "was": Text };
-        /// Where the command starts; `/` if left out.
+        /// The directory in which the command starts. Default: `/`.
         pub directory: Option<At<String>> = optional { "directory": Path };
-        /// Names of the resources that it owns. A resource has one owner.
+        /// Names of the resources that it owns. A resource has at most one owner.
         pub owner_resources: Vec<At<String>> = plain { "owner_resources": List<Text> };
-        /// The bundles that it uses: `bundles` is a list, `bundle` names one. Naming both keys is an error.
+        /// Names of the bundles that it uses. `bundle` names a single one; setting both keys is an error.
         pub bundles: Vec<At<String>> = plain { "bundle": One<Text>, "bundles": List<Text> };
-        /// Root inside its own namespace, nobody outside.
+        /// It runs as UID 0 of its own user namespace, which is an unprivileged UID on the host.
         pub runs_with_root: Option<At<bool>> = optional { "runs_with_root": bool };
-        /// Further ids of its own, by name, which it may become, and no other: for what starts as root and drops to another user. It is root
-        /// inside its own namespace.
+        /// Further ids of the service, by name, for programs that start as root and drop to another user. The service may become these
+        /// and no other, and is UID 0 of its own user namespace.
         pub users: Vec<At<String>> = plain { "users": List<Text> };
-        /// Name of a jail; `host` if left out.
+        /// The root that it sees: `host` for the host's programs, read-only, or the name of a jail. Default: `host`.
         pub jail: Option<At<String>> = optional { "jail": Text };
-        /// May it write to its jail? `"memory"` (or `true`): what it writes is in memory, and gone when it ends; `"persistent"`:
-        /// it is kept with the app's data. `false` if left out.
+        /// It may write to its jail. `"memory"` (or `true`) keeps what it writes in memory, until it ends; `"persistent"` keeps it
+        /// with the app's data. Default: `false`.
         pub writable: Option<At<Writable>> = optional { "writable": Writable };
-        /// Caller → what it may call of this service: `"*"` or a list of functions.
+        /// Who may call which of its functions: caller → `"*"` or a list of functions. Callers are services, `operator` (whoever runs
+        /// the app) and `external`.
         pub callers: Option<Named<At<Callable>>> = optional { "callers": Map<Text, Callable> };
-        /// Do exceptions carry their tracebacks to callers? They show its code and values to them.
+        /// Send tracebacks of exceptions to callers. Tracebacks reveal the service's code and variables.
         pub rpc_tracebacks: Option<At<bool>> = optional { "rpc_tracebacks": bool };
-        /// `ADDRESS:PORT`, bound by the supervisor, whose connections come in on a socket of `LISTEN_FDS`.
+        /// Addresses, as `ADDRESS:PORT`, that the supervisor binds. The service takes the sockets by `LISTEN_FDS`, see
+        /// sd_listen_fds(3).
         pub listen: Vec<At<String>> = plain { "listen": List<Listen> };
-        /// `none` (a loopback of its own and nothing else), `app` (one loopback for all services that say so) or
-        /// `host`; `none` if left out.
+        /// `none`: its own loopback and nothing else. `app`: one loopback for all services that say so. `host`: the host's network.
+        /// Default: `none`.
         pub network: Option<At<Network>> = optional { "network": Network };
-        /// `[ADDRESS:]PORT:PORT`: connections to the host's address and the first port reach the second one inside.
-        /// Without an address it is 127.0.0.1. `/proxy-v1` or `/proxy-v2` behind it: they begin with the PROXY
-        /// protocol's header.
+        /// Published ports, as `[ADDRESS:]PORT:PORT`: connections to the host's address and first port reach the second port
+        /// inside. The address is 127.0.0.1 if it is left out. With `/proxy-v1` or `/proxy-v2` at the end, connections begin with
+        /// the header of the PROXY protocol.
         pub publish: Vec<At<String>> = plain { "publish": List<Publish> };
-        /// May it connect to the outside?
+        /// It may connect to other hosts.
         pub egress: Option<At<bool>> = optional { "egress": bool };
-        /// Variables that are added to its environment.
+        /// Variables to add to its environment.
         pub environment: Named<At<String>> = plain { "environment": Map<EnvName, Text> };
-        /// `simple`: it runs until it is stopped. `oneshot`: it does its work and ends. `simple` if left out.
+        /// `simple`: it runs until it is stopped. `oneshot`: it does its work and ends. Default: `simple`.
         pub kind: Option<At<ServiceType>> = optional { "type": ServiceType };
-        /// Services that come first: a list of those that must have been started, or a table of name →
-        /// `started`, `ready` or `completed`.
+        /// Services that must be started first: a list of names, or a table of name → `started`, `ready` or `completed`.
         pub depends_on: Named<At<Condition>> = plain { "depends_on": Dependencies };
-        /// When it is started: `auto`, with the app, or `on-demand`, when something connects to a socket of its.
+        /// `auto`: it starts with the app. `on-demand`: it starts when something connects to one of its sockets. Default: `auto`.
         pub start: Option<At<Start>> = optional { "start": Start };
-        /// How it is known to be ready: `notify` (sd_notify(3)), or a probe. Left out: when its program runs.
+        /// When it counts as ready: at its message `READY=1` (`notify`, see sd_notify(3)), or when a probe succeeds. Default: as soon
+        /// as its program runs.
         pub ready: Option<At<Readiness>> = optional { "ready": Readiness };
-        /// How long it may take to be ready; `90s` if left out.
+        /// Maximum time until it is ready. Default: `90s`.
         pub start_timeout: Option<At<Duration>> = optional { "start_timeout": Time };
-        /// A probe, again and again while it runs. When it fails, the service is unhealthy, and is restarted if
-        /// `restart` says so.
+        /// A probe that is repeated while it runs. If it fails, the service is unhealthy, and is restarted if `restart` says so.
         pub health: Option<Probe> = optional { "health": Probe };
-        /// It must say WATCHDOG=1 (sd_notify(3)) at least so often; else it is killed with SIGABRT.
+        /// Maximum time between two messages `WATCHDOG=1`, see sd_notify(3). A service that is late is killed with SIGABRT.
         pub watchdog: Option<At<Duration>> = optional { "watchdog": Time };
-        /// What to do when it ends by itself: `no`, `on-failure` or `always`; `no` if left out.
+        /// Whether it is restarted when it ends by itself. Default: `no`.
         pub restart: Option<At<Restart>> = optional { "restart": Restart };
-        /// Wait before the first restart; doubled for each that follows. `100ms` if left out.
+        /// Time before the first restart; doubled for each that follows. Default: `100ms`.
         pub restart_delay: Option<At<Duration>> = optional { "restart_delay": Time };
-        /// The longest wait between two restarts; `1m` if left out.
+        /// Maximum time before a restart. Default: `1m`.
         pub restart_max_delay: Option<At<Duration>> = optional { "restart_max_delay": Time };
-        /// How many restarts there may be within `restart_window` before it is given up; 0: never. 10 if left out.
+        /// Maximum number of restarts in a row, after which it is given up; 0 for unlimited. Default: `10`.
         pub restart_limit: Option<At<u32>> = optional { "restart_limit": Count<0, 1_000_000> };
-        /// After running for so long, it is as if it had never been restarted; `10m` if left out.
+        /// The count of restarts is reset when the service has run for this long. Default: `10m`.
         pub restart_window: Option<At<Duration>> = optional { "restart_window": Time };
-        /// The signal that asks it to end; `SIGTERM` if left out.
+        /// The signal that asks it to end. Default: `SIGTERM`.
         pub stop_signal: Option<At<u8>> = optional { "stop_signal": SignalName };
-        /// How long it may take to end before it is killed; `10s` if left out.
+        /// Maximum time to end, after which it is killed. Default: `10s`.
         pub stop_timeout: Option<At<Duration>> = optional { "stop_timeout": Time };
-        /// The signal by which `pysecure reload` has it read its configuration again; `SIGHUP` if left out.
+        /// The signal that `pysecure reload` sends. Default: `SIGHUP`.
         pub reload_signal: Option<At<u8>> = optional { "reload_signal": SignalName };
-        /// What becomes of the lines that it prints.
+        /// Where the lines that it prints go.
         pub logs: Logs = plain { "logs": Logs };
-        /// How much its `/dev/shm` may hold; `"64M"` if left out.
+        /// Size of its `/dev/shm`. Default: `"64M"`.
         pub shm_size: Option<At<u64>> = optional { "shm_size": Size };
-        /// How much its `/tmp` may hold; `"256M"` if left out.
+        /// Size of its `/tmp`. Default: `"256M"`.
         pub tmp_size: Option<At<u64>> = optional { "tmp_size": Size };
-        /// May it run programs that lie in its `/tmp`, and map them? `false` if left out.
+        /// It may run programs that are in its `/tmp`, and map them into memory.
         pub tmp_exec: Option<At<bool>> = optional { "tmp_exec": bool };
-        /// What it may use of the machine. What is left out is not limited.
+        /// How much of the machine it may use. There is no limit for a key that is left out.
         pub limits: Option<Limits> = optional { "limits": Limits };
     }
 }
 
 table! {
-    /// What a service may use of the machine, all its processes together; `nofile`, `fsize`, `core` and `memlock` are for each, `nproc` for
-    /// each of its ids.
+    /// How much of the machine a service may use, all its processes together; `nofile`, `fsize`,
+    /// `core` and `memlock` are for each process, `nproc` for each of its ids.
     pub struct Limits("limits") {
-        /// Memory, files in `/tmp` included: a size such as `"256M"`. Beyond it, a process of the service is killed.
+        /// Maximum memory, files in `/tmp` included. A process of the service is killed when more is needed.
         pub memory: Option<At<u64>> = optional { "memory": Size };
-        /// Processor time: `2` is two processors, `0.5` half of one.
+        /// Processor time: `2` is two processors, `0.5` is half of one.
         pub cpus: Option<At<u32>> = optional { "cpus": Processors };
-        /// Processes and threads, PySecure's own PID 1 of the service among them.
+        /// Maximum number of processes and threads, with PySecure's own PID 1 of the service.
         pub pids: Option<At<u32>> = optional { "pids": Count<2, 4_194_304> };
-        /// Share of the disk when several want it, 1 to 10000. Others have 100.
+        /// Share of the disk when several services use it; services without this key have 100.
         pub io_weight: Option<At<u32>> = optional { "io_weight": Count<1, 10_000> };
-        /// Open files a process; RLIMIT_NOFILE of setrlimit(2).
+        /// Maximum number of open files per process, RLIMIT_NOFILE of setrlimit(2).
         pub nofile: Option<At<u32>> = optional { "nofile": Count<16, 1_073_741_816> };
-        /// The largest file that a process may write; RLIMIT_FSIZE.
+        /// Maximum size of a file that a process writes, RLIMIT_FSIZE.
         pub fsize: Option<At<u64>> = optional { "fsize": Size };
-        /// The largest core file that a process may leave; RLIMIT_CORE. None if left out.
+        /// Maximum size of a core file, RLIMIT_CORE. Default: none is written.
         pub core: Option<At<u64>> = optional { "core": Size };
-        /// Memory that a process may lock, in bytes; RLIMIT_MEMLOCK. What the kernel sets if left out.
+        /// Maximum size of memory that a process locks, RLIMIT_MEMLOCK. Default: the kernel's.
         pub memlock: Option<At<u64>> = optional { "memlock": Size };
-        /// Processes and threads of one id; RLIMIT_NPROC. 4096 if left out.
+        /// Maximum number of processes and threads of one id, RLIMIT_NPROC. Default: `4096`.
         pub nproc: Option<At<u32>> = optional { "nproc": Count<2, 4_194_304> };
-        /// Is `up` to refuse where this host cannot hold one of them? Else it says so and goes on.
+        /// `up` refuses to start if this host cannot enforce one of these limits. Default: `false`, which is a warning.
         pub required: Option<At<bool>> = optional { "required": bool };
     }
 }
 
 table! {
-    /// A root, limits and ids, in which services have code run that they do not trust. It has none of their grants.
+    /// A place in which services run code that they do not trust: a root, limits and ids. The code has none of their grants.
     pub struct Sandbox("sandbox") {
-        /// Services that may have code run in it. Nobody else can ask for it.
+        /// Names of the services that may run code in it. Nobody else can.
         pub used_by: Vec<At<String>> = plain { "used_by": List<Text> };
-        /// The resource below which the directory of each run lies. It is all that a run may write to and that is kept.
-        /// Left out: a run has no such directory.
+        /// Name of the resource that has a directory for each run, the only place where a run's files are kept. Default: runs have no
+        /// such directory.
         pub userdirs: Option<At<String>> = optional { "userdirs": Text };
-        /// Name of a jail; `host` if left out.
+        /// The root that runs see: `host`, or the name of a jail. Default: `host`.
         pub jail: Option<At<String>> = optional { "jail": Text };
-        /// Folders of Python packages, relative to the manifest, that runs may import from. Read-only.
+        /// Folders of Python packages, relative to the manifest, that runs may import from, and may not write to.
         pub packages: Vec<At<String>> = plain { "packages": List<HostPath> };
-        /// Modules that are imported before any run begins, for all runs.
+        /// Modules that are imported once, before any run begins.
         pub preload: Vec<At<String>> = plain { "preload": List<Text> };
-        /// How many ids there are for runs, and so how many runs at once; others wait. 16 if left out.
+        /// Number of ids for runs, which is how many runs there may be at the same time; further ones wait. Default: `16`.
         pub uids: Option<At<u32>> = optional { "uids": Count<1, MOST_UIDS> };
-        /// How many sandboxes are kept ready for the next run. None if left out.
+        /// Number of sandboxes that are kept ready for the next run. Default: `0`.
         pub ready: Option<At<u32>> = optional { "ready": Count<0, MOST_UIDS> };
-        /// What keeps a run from all else: `namespaces`, or `landlock` where this host has no namespaces for it. Neither
-        /// ever stands in for the other. `namespaces` if left out.
+        /// How runs are isolated: by `namespaces`, or by `landlock` alone where the host refuses user namespaces, which protects less.
+        /// PySecure never takes one for the other. Default: `namespaces`.
         pub isolation: Option<At<Isolation>> = optional { "isolation": Isolation };
-        /// What each run may use. A service may ask for less, and never for more.
+        /// How much a run may use. A service may ask for less, and not for more.
         pub limits: Option<SandboxLimits> = optional { "limits": SandboxLimits };
     }
 }
@@ -266,62 +268,62 @@ table! {
 const MOST_UIDS: u32 = 10_000;
 
 table! {
-    /// What one run in a sandbox may use, all its processes together.
+    /// How much one run in a sandbox may use, all its processes together.
     pub struct SandboxLimits("limits") {
-        /// Time since it began; `30s` if left out.
+        /// Maximum time, by the clock. Default: `30s`.
         pub wall: Option<At<Duration>> = optional { "wall": Time };
-        /// Time on processors; `10s` if left out.
+        /// Maximum time on processors. Default: `10s`.
         pub cpu: Option<At<Duration>> = optional { "cpu": Time };
-        /// Of a session, which is kept for many runs: time since it began, in all; `1h` if left out.
+        /// Maximum time of a session, which serves several runs, by the clock. Default: `1h`.
         pub session_wall: Option<At<Duration>> = optional { "session_wall": Time };
-        /// Of a session: time on processors, in all; `10m` if left out.
+        /// Maximum time of a session on processors. Default: `10m`.
         pub session_cpu: Option<At<Duration>> = optional { "session_cpu": Time };
-        /// Memory, files in `/tmp` included; `512M` if left out.
+        /// Maximum memory, files in `/tmp` included. Default: `512M`.
         pub memory: Option<At<u64>> = optional { "memory": Size };
-        /// Processes and threads; 64 if left out.
+        /// Maximum number of processes and threads. Default: `64`.
         pub processes: Option<At<u32>> = optional { "processes": Count<1, 4_194_304> };
-        /// Bytes that it may print; `1M` if left out.
+        /// Maximum size of its output. Default: `1M`.
         pub output: Option<At<u64>> = optional { "output": Size };
-        /// The largest file that it may write; `64M` if left out.
+        /// Maximum size of a file that it writes. Default: `64M`.
         pub file_size: Option<At<u64>> = optional { "file_size": Size };
-        /// Files that it may make; 10000 if left out.
+        /// Maximum number of files that it creates. Default: `10000`.
         pub files: Option<At<u32>> = optional { "files": Count<1, 1_000_000_000> };
-        /// Bytes that its directory may hold; not limited if left out.
+        /// Maximum size of its directory. Default: no limit.
         pub userdir: Option<At<u64>> = optional { "userdir": Size };
-        /// Bytes that its `/tmp` may hold; `64M` if left out.
+        /// Size of its `/tmp`. Default: `64M`.
         pub tmp: Option<At<u64>> = optional { "tmp": Size };
     }
 }
 
 table! {
-    /// What becomes of the lines that a service prints.
+    /// Where the lines that a service prints go.
     pub struct Logs("log policy") {
-        /// `file`, `journald`, `syslog` or `none`; `file` if left out, which is what `pysecure logs` reads.
+        /// Where lines go. `pysecure logs` reads those of `file`. Default: `file`.
         pub sink: Option<At<Sink>> = optional { "sink": Sink };
-        /// A file that would become larger is put aside, and another begun; `10M` if left out.
+        /// Maximum size of a log file; then a new one is begun. Default: `10M`.
         pub max_size: Option<At<u64>> = optional { "max_size": Size };
-        /// How many files there may be, the current one included; 3 if left out.
+        /// Maximum number of log files, with the current one. Default: `3`.
         pub max_files: Option<At<u32>> = optional { "max_files": Count<1, MOST_LOG_FILES> };
     }
 }
 
 table! {
-    /// A question that a service answers while it is well. One of `tcp`, `unix`, `http` and `command`, asked inside
-    /// the service, as the service.
+    /// A test of whether a service works: one of `tcp`, `unix`, `http` and `command`. It runs inside the service, with the service's
+    /// rights.
     pub struct Probe("probe") {
-        /// `ADDRESS:PORT`, to which a connection must succeed.
+        /// The address, as `ADDRESS:PORT`, to which a connection must succeed.
         pub tcp: Option<At<String>> = optional { "tcp": Listen };
-        /// Path of a Unix socket, to which a connection must succeed.
+        /// The path of a Unix socket to which a connection must succeed.
         pub unix: Option<At<String>> = optional { "unix": Path };
-        /// `http://ADDRESS:PORT/PATH`, which must be answered with a status below 400.
+        /// The URL, as `http://ADDRESS:PORT/PATH`, that must be answered with a status below 400.
         pub http: Option<At<String>> = optional { "http": Text };
-        /// A command that must end with 0.
+        /// The command that must end with 0.
         pub command: Option<At<Vec<String>>> = optional { "command": Words };
-        /// Time between two questions; `1s` for `ready`, which asks quicker at first, and `30s` for `health` if left out.
+        /// Time between two probes; the first ones of `ready` follow each other faster. Default: `1s` for `ready`, `30s` for `health`.
         pub interval: Option<At<Duration>> = optional { "interval": Time };
-        /// How long an answer may take; `5s` if left out.
+        /// Maximum time for an answer. Default: `5s`.
         pub timeout: Option<At<Duration>> = optional { "timeout": Time };
-        /// How many failures in a row make it unhealthy; 3 if left out. Of no effect for `ready`, which asks on.
+        /// Number of failures in a row that make the service unhealthy. It has no effect on `ready`. Default: `3`.
         pub retries: Option<At<u32>> = optional { "retries": Count<1, MOST_LOG_FILES> };
     }
 }
@@ -335,12 +337,12 @@ pub enum Readiness {
 }
 
 table! {
-    /// What must never become true, and what must stay possible, whatever the rest of the manifest says.
+    /// Accesses that must never become possible, and accesses that must stay possible, whatever the rest of the manifest says.
     pub struct Assertions("assert") {
-        /// What nobody may but those named, or what these may not: `read cred_db except authsvc`, `call authsvc from
-        /// profilesvc`, `egress except mailsvc`.
+        /// Rules: what nobody may do but those named (`read cred_db except authsvc`, `egress except mailsvc`), or what those named may
+        /// not do (`call authsvc from profilesvc`).
         pub never: Vec<At<String>> = plain { "never": List<Rule> };
-        /// What those named must be able to do: `read static by websvc`.
+        /// Promises: what those named must be able to do (`read static by websvc`).
         pub always: Vec<At<String>> = plain { "always": List<Promise> };
     }
 }
