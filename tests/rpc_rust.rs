@@ -58,7 +58,7 @@ ready = "notify"
 callers = { front = ["keep", "add", "reverse", "linger", "count", "doze", "kinds", "read"], py = ["keep", "add", "secret", "count", "kinds", "read"], compiled = ["add", "secret", "count", "kinds", "read"], operator = ["add", "keep"], EXTERNAL }
 
 [services.other]
-command = ["/app/vault"]
+command = ["sleep", "infinity"]
 directory = "/app"
 
 [services.pyvault]

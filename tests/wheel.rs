@@ -110,7 +110,13 @@ fn one_wheel_has_it_all() {
     ] {
         assert!(lines.contains(&file), "{file} is missing:\n{listed}");
     }
-    for end in [".data/scripts/pysecure", "/LICENSE-MIT", "/LICENSE-APACHE"] {
+    for end in [
+        ".data/scripts/pysecure",
+        ".data/data/share/man/man1/pysecure.1",
+        ".data/data/share/man/man5/pysecure.toml.5",
+        "/LICENSE-MIT",
+        "/LICENSE-APACHE",
+    ] {
         assert!(lines.iter().any(|l| l.ends_with(end)), "{end} is missing:\n{listed}");
     }
     let mut wanted = lines.iter().filter(|line| line.contains("Requires-Dist"));

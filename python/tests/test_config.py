@@ -271,7 +271,7 @@ class Original(Folder):
                 self.assertEqual([name for name, table in services.items() if "callers" in table], called)
 
     def test_jail_resources(self) -> None:
-        outside = "/etc/os-release"  # everywhere, and in no template
+        outside = "/etc/issue"  # everywhere, and in no template
         (self.folder / "jail_resources.txt").write_text(f"# what it needs\n/usr/bin/python3\n/bin/sh\n{outside}\n")
         config = PySecureConfig("app", (61000, 61999), (61000, 61999))
         config.register_services([PySecureService("a", "/", "sleep 1")])
