@@ -66,7 +66,7 @@ fn the_original_s_examples_run_as_written() {
         app.write("zoobar/web.py", WEB);
         let checked = app.ok(&["-f", "pysecure_config.py", "check"]);
         assert!(
-            checked.out.contains("2 services, 5 resources, 1 bundles: ok"),
+            checked.out.contains("2 services, 5 resources, 1 bundle: ok"),
             "{checked:?}"
         );
         // The line that says which policy is the file's.

@@ -72,7 +72,7 @@ fn understand(args: &Cp) -> Result<Wanted, Failure> {
             ));
         }
         (None, None) => {
-            return Err(bad("one of both is to be a service's, written SERVICE:/PATH"));
+            return Err(bad("one of FROM and TO must be SERVICE:/PATH"));
         }
     };
     let (service, path) = inside;
