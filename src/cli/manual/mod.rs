@@ -106,7 +106,7 @@ fn program(cli: &Command) -> Page {
         ],
     )
     .with("DESCRIPTION", vec![
-        Block::text("PySecure runs an application as several services. Each has its own UID, its own namespaces, and access to nothing but what one file, the manifest, grants it. If one service is taken over, the others and their data stay out of reach."),
+        Block::text("PySecure runs an application as several services. Each has its own UID and its own namespaces. It sees the programs of the system, read-only, and the files that one file, the manifest, grants it. If one service is taken over, the others and their data stay out of reach."),
         Block::text("The manifest lists the services, the files that each may read or write, and who may call whom. `pysecure init` writes one that works; pysecure.toml(5) describes all keys. `pysecure check` shows errors with their lines before anything starts."),
         Block::text("`pysecure up` starts the services under a supervisor, one for each app; there is no other daemon. It works as root and as an ordinary user. Files, sockets and ids of an app are kept under its name."),
     ])
@@ -207,7 +207,12 @@ fn synopsis(path: &str, command: &Command) -> String {
             || matches!(arg.get_action(), clap::ArgAction::Append);
         let name = value_name(arg);
         let often = if many { "..." } else { "" };
-        let before = if arg.is_last_set() { "-- " } else { "" };
+        let before = match (arg.is_last_set(), name == "CMD") {
+            (true, _) => "-- ",
+            // All that follows is the program's.
+            (false, true) => "[--] ",
+            (false, false) => "",
+        };
         out += &match arg.is_required_set() {
             true => format!(" {before}{name}{often}"),
             false => format!(" [{before}{name}]{often}"),

@@ -14,6 +14,8 @@ pub(super) fn page(page: &Page, date: &str) -> String {
         escaped(&name),
         page.section
     );
+    // Names of commands and keys are not broken.
+    out += ".nh\n.ad l\n";
     out += &format!(".SH NAME\n{} \\- {}\n", escaped(&page.name), inline(&page.about));
     for section in &page.sections {
         out += &format!(".SH \"{}\"\n", section.title);
