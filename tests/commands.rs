@@ -309,6 +309,53 @@ fn up_counts_what_died_at_once_and_shows_its_last_lines() {
 }
 
 #[test]
+fn an_up_that_is_attached_counts_as_well() {
+    for mode in BOTH {
+        let app = idle(
+            mode,
+            "attached",
+            "[services.dies]\ncommand = [\"sh\", \"-c\", \"echo why; exit 5\"]\n",
+        );
+        let mut terminal = app.on_terminal(&["up"], 24, 80);
+        let shown = terminal.until("1 of 2 services run");
+        assert!(shown.contains("dies ended with code 5"), "{shown}");
+        app.ok(&["down"]);
+        let (_, shown) = terminal.ended();
+        assert!(!shown.contains("0 of 2"), "{shown}");
+    }
+}
+
+/// The next change may mend what has died.
+#[test]
+fn watch_goes_on_where_a_service_has_died_at_once() {
+    let app = App::new(
+        Mode::Root,
+        "[app]\nname = \"mended\"\ncode = { \"/app\" = \"./code\" }\n[services.web]\ncommand = [\"sh\", \"/app/run.sh\"]\n",
+    );
+    app.write("code/run.sh", "exit 1\n");
+    let mut up = app
+        .command(&["up", "-d", "--watch"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut says = std::io::BufReader::new(up.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("watching") {
+        line.clear();
+        assert_ne!(
+            std::io::BufRead::read_line(&mut says, &mut line).unwrap(),
+            0,
+            "it ended"
+        );
+    }
+    app.write("code/run.sh", "echo mended; exec sleep infinity\n");
+    app.wait_for_log("web", "mended");
+    harness::signal(up.id(), nix::sys::signal::Signal::SIGTERM);
+    up.wait().unwrap();
+    app.ok(&["down"]);
+}
+
+#[test]
 fn an_exit_code_of_up_is_never_that_of_a_service() {
     for mode in BOTH {
         for (command, more) in [

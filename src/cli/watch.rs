@@ -122,9 +122,11 @@ fn bring_up(args: &Up, loaded: &Loaded, dirs: &Dirs, mask: &SigSet) -> Result<Ap
             let claim = Claim::supervise(dirs)?;
             let plan = planned(loaded, dirs, &claim, args.strict)?;
             if args.detach {
-                return Ok(match detach(plan, claim, &[])? {
-                    0 => App::Runs(None),
-                    code => App::Over(code),
+                let code = detach(plan, claim, &[])?;
+                // A service that has died at once may be mended by the next change.
+                return Ok(match connect(loaded, dirs) {
+                    Ok(_) => App::Runs(None),
+                    Err(_) => App::Over(code),
                 });
             }
             mask.thread_block().map_err(std::io::Error::from)?;

@@ -3,6 +3,7 @@
 use super::state::{After, State};
 use super::{Effect, Exit, Machine, ServiceId};
 use crate::launch::LaunchError;
+use crate::plain::counted;
 use crate::supervise::stats::events::Kind;
 use crate::sys::exit_status::exit_code;
 use crate::values::{Restart, ServiceType, Start};
@@ -250,6 +251,12 @@ impl Machine {
         if let Some(service) = self.services.get_mut(&id) {
             service.wanted = false;
             service.enter(State::Exited { code }, now);
+        }
+        if failed && !self.stopping && self.services.len() > 1 {
+            let meant = self.services.values().filter(|s| s.state != State::Stopped);
+            let (run, all) = meant.fold((0, 0), |(run, all), s| (run + usize::from(s.state.live()), all + 1));
+            let services = counted(all, "service");
+            self.effects.push(Effect::Say(format!("{run} of {services} run")));
         }
         self.effects.push(Effect::Release(id));
         self.settle_start(id, Ok(()));
