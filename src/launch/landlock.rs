@@ -12,7 +12,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 /// What a service's process applies to itself.
@@ -178,6 +178,12 @@ pub(super) fn apply(rules: &Rules) -> Result<(), Errno> {
 /// The rules as the kernel holds them, of what lies below this process's root. Async-signal-safe.
 pub(super) fn ruleset(rules: &Rules) -> Result<OwnedFd, Errno> {
     let ruleset = sys::landlock_create(&rules.attributes, rules.size)?;
+    allow(ruleset.as_fd(), rules)?;
+    Ok(ruleset)
+}
+
+/// Adds paths to rules that are there.
+pub(super) fn allow(ruleset: BorrowedFd<'_>, rules: &Rules) -> Result<(), Errno> {
     for (path, directory, file) in &rules.paths {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match rules.without_links {
@@ -196,9 +202,9 @@ pub(super) fn ruleset(rules: &Rules) -> Result<OwnedFd, Errno> {
         } else {
             *file
         };
-        sys::landlock_allow(ruleset.as_fd(), place.as_fd(), access)?;
+        sys::landlock_allow(ruleset, place.as_fd(), access)?;
     }
-    Ok(ruleset)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -261,6 +261,12 @@ impl Launcher {
         landlock::ruleset(&rules).map_err(LaunchError::system("make", "Landlock rules"))
     }
 
+    /// Adds to rules that nobody is held by yet.
+    pub fn allow(&self, ruleset: BorrowedFd<'_>, allowed: &[Allowed]) -> Result<(), LaunchError> {
+        let rules = landlock::in_place(self.landlock_abi, allowed)?;
+        landlock::allow(ruleset, &rules).map_err(LaunchError::system("add to", "Landlock rules"))
+    }
+
     /// Maps the ids of a process that waits for it, and lets it go on.
     fn release(&self, running: Running, linux: &Linux) -> Result<Running, LaunchError> {
         let text = |lines: &Option<Vec<LinuxIdMapping>>| id_map(lines.as_deref().unwrap_or_default());

@@ -11,6 +11,8 @@
 //! it. What nobody holds, and is not this program's own, is collected by the next `up`, whatever its version. Services see the
 //! folder, so a lock on that would be theirs to take, and to keep all others waiting.
 
+mod compiled;
+
 use crate::durable;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -79,12 +81,12 @@ static USED: Mutex<Vec<(PathBuf, OwnedFd)>> = Mutex::new(Vec::new());
 
 /// Has the packages in a state directory, which is there, and keeps them there for as long as this process lives.
 pub fn unpack(state: &Path) -> std::io::Result<()> {
-    unpack_when(state, FlockOperation::LockExclusive)
+    unpack_when(state, FlockOperation::LockExclusive, compiled::add)
 }
 
 /// The same for one that must not wait: where they have to be unpacked, and another process does that or collects, it fails.
 pub fn try_unpack(state: &Path) -> std::io::Result<()> {
-    unpack_when(state, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e.kind() {
+    unpack_when(state, FlockOperation::NonBlockingLockExclusive, |_| ()).map_err(|e| match e.kind() {
         ErrorKind::WouldBlock => Error::new(
             ErrorKind::WouldBlock,
             "another process unpacks or removes such packages at this moment",
@@ -93,8 +95,8 @@ pub fn try_unpack(state: &Path) -> std::io::Result<()> {
     })
 }
 
-/// `turn`: how it comes to be the one that unpacks or collects.
-fn unpack_when(state: &Path, turn: FlockOperation) -> std::io::Result<()> {
+/// `turn`: how it comes to be the one that unpacks or collects. `add`: what is put beside the packages, for speed alone.
+fn unpack_when(state: &Path, turn: FlockOperation, add: fn(&Path)) -> std::io::Result<()> {
     let (place, above) = (folder(state), state.join("python"));
     let lock_file = lock_file(&above, hash());
     let mut used = USED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,7 +111,11 @@ fn unpack_when(state: &Path, turn: FlockOperation) -> std::io::Result<()> {
             // One at a time, so that no folder goes between its being found and its being locked.
             let _one = locked(open_folder(&above)?, turn)?;
             if !is_folder(&place) {
-                put_in_place(&above.join(format!(".{}", hash())), &place, fill)?;
+                put_in_place(&above.join(format!(".{}", hash())), &place, |fresh| {
+                    fill(fresh)?;
+                    add(fresh);
+                    Ok(())
+                })?;
             }
             // Only whoever collects has it alone, and that is nobody now.
             locked(

@@ -30,7 +30,8 @@ pub(super) enum Phase {
     Joinable,
     /// A copy of the warm interpreter is on its way.
     Joining,
-    /// The copy is confined, and waits for a task.
+    /// The copy is confined, and waits for a task. Without namespaces, its Landlock rules come with that: which files it may use is
+    /// not known before.
     Ready,
     Running,
     /// It was killed.

@@ -61,24 +61,36 @@ impl Drop for Scratch {
     }
 }
 
-/// All that the interpreter, or a program, may use. `own`: directories that are the run's.
-pub(super) fn allowed(plan: &Plan, profile: &Profile, further: &[PathBuf], own: &[&Path]) -> Vec<Allowed> {
+/// All that the interpreter, or a program, may use in any run.
+pub(super) fn common(plan: &Plan, profile: &Profile) -> Vec<Allowed> {
     let template = plan.templates.get(&profile.rootfs);
     let of_root = template.into_iter().flat_map(Template::binds).map(|(path, _)| path);
-    let shown = profile.paths.iter().chain(&profile.readable).chain(further);
+    let shown = profile.paths.iter().chain(&profile.readable);
     let carried = packages::folder(&plan.dirs.state);
     let read = of_root
         .chain(CERTIFICATES.map(Path::new))
         .chain(shown.map(PathBuf::as_path))
         .chain([carried.as_path()]);
-    // What is not there is nothing that could be used.
-    let real = |path: &Path| path.canonicalize().ok();
-    let rule = |may: May| move |path: PathBuf| Allowed { path, may };
     let mut out: Vec<Allowed> = read.filter_map(real).map(rule(May::Read)).collect();
     out.extend(DEVICES.map(PathBuf::from).into_iter().map(rule(May::Device)));
-    out.extend(own.iter().map(|path| path.to_path_buf()).map(rule(May::Write)));
     out.dedup();
     out
+}
+
+/// What one run may use beyond that: what it names, and directories of its own.
+pub(super) fn of_run(further: &[PathBuf], own: &[&Path]) -> Vec<Allowed> {
+    let read = further.iter().filter_map(|path| real(path)).map(rule(May::Read));
+    let own = own.iter().map(|path| path.to_path_buf()).map(rule(May::Write));
+    read.chain(own).collect()
+}
+
+/// What is not there is nothing that could be used.
+fn real(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok()
+}
+
+fn rule(may: May) -> impl Fn(PathBuf) -> Allowed {
+    move |path| Allowed { path, may }
 }
 
 fn unit(plan: &Plan, profile: &Profile, role: Role, command: Vec<String>) -> Unit {

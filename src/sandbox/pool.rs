@@ -43,10 +43,6 @@ mod starting;
 mod tasks;
 mod warm;
 
-use clients::canonical;
-use looks::{COUNT, holds_too_much, is_bounded, least_pause, next_look};
-use warm::BACK_OFF;
-
 /// Where requests come from.
 pub enum Source {
     /// One client, whose connection this is. With it ends the pool.
@@ -401,6 +397,24 @@ fn watch(epoll: &Epoll, fd: BorrowedFd<'_>, token: Token) -> Result<(), SandboxE
     let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
     let added = epoll.add(fd, event);
     added.map_err(|errno| SandboxError::system("watch a descriptor")(Errno::from_raw_os_error(errno as i32)))
+}
+
+fn canonical(paths: &[PathBuf], isolation: Isolation) -> Result<Vec<PathBuf>, SandboxError> {
+    let real = |path: &PathBuf| {
+        let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
+        match path.canonicalize() {
+            Ok(real) if isolation == Isolation::Namespaces && unit::is_own(&real) => {
+                Err(SandboxError::refused(format!(
+                    "readable {}: a sandbox has a {} of its own; move it elsewhere, or put files into the userdir",
+                    path.display(),
+                    real.components().take(2).collect::<PathBuf>().display()
+                )))
+            }
+            Ok(real) if real == Path::new("/") => Err(SandboxError::refused("readable /: name folders of it")),
+            other => other.map_err(refused),
+        }
+    };
+    paths.iter().map(real).collect()
 }
 
 fn socketpair() -> Result<(OwnedFd, OwnedFd), SandboxError> {

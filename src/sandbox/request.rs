@@ -175,6 +175,8 @@ pub enum ToWarm<'a> {
         groups: bool,
         landlock: bool,
         cgroups: usize,
+        /// Do its Landlock rules come with its task, the first of what comes along?
+        later: bool,
         /// Does it wait for a task, and not a task for it?
         rehearse: bool,
         rlimits: &'a [(u32, u64, u64)],

@@ -124,15 +124,25 @@ pub(super) fn of_family(pid: i32) -> Duration {
 
 /// Is it certain that a process of one thread has no children, dead ones that it has not waited for among them?
 pub(super) fn is_childless(pid: i32) -> bool {
-    told(pid, &format!("task/{pid}/children")).is_some_and(|children| children.is_empty())
+    children_of_one_thread(pid).is_some_and(|children| children.is_empty())
 }
+
+/// The children of a process of one thread, dead ones that it has not waited for among them; `None` if there are more than can be told
+/// at once. proc_tid_children(5).
+pub(super) fn children_of_one_thread(pid: i32) -> Option<Vec<i32>> {
+    let children = told(pid, &format!("task/{pid}/children")).filter(|text| text.len() < MOST_TOLD)?;
+    children.split_whitespace().map(|pid| pid.parse().ok()).collect()
+}
+
+/// As much of a file of /proc/PID is read, in bytes: a page.
+const MOST_TOLD: usize = 4096;
 
 /// What a file of /proc/PID says, as far as a page goes. One call reads that: files of unknown length are read in many small pieces
 /// otherwise, each of which the kernel has to make.
 pub(super) fn told(pid: i32, file: &str) -> Option<String> {
     let path = format!("/proc/{pid}/{file}");
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut bytes = vec![0u8; 4096];
+    let mut bytes = vec![0u8; MOST_TOLD];
     let length = rustix::io::read(&file, &mut bytes[..]).ok()?;
     bytes.truncate(length);
     // A process may have any name.

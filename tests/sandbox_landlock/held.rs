@@ -75,6 +75,51 @@ fn each_way_of_running_is_held_by_the_same_rules() {
     }
 }
 
+/// Copies that wait are there before it is known what their runs may use.
+#[test]
+fn a_copy_that_waited_is_held_by_the_rules_of_its_own_run() {
+    for mode in BOTH {
+        let pool = Pool::new(mode, json!({ "isolation": "landlock", "ready": 2 }));
+        let folders = ["one", "two", "three"].map(|name| {
+            let folder = pool.userdir(name);
+            std::fs::write(folder.join("mine"), name).unwrap();
+            folder
+        });
+        // Who had a run may be there for a moment longer.
+        let mut before = Vec::new();
+        for (folder, name) in folders.iter().zip(["one", "two", "three"]) {
+            let waiting = wait_until(|| {
+                let mut waiting = children(pool.warm());
+                waiting.retain(|pid| !before.contains(pid));
+                (waiting.len() == 2).then_some(waiting)
+            });
+            let others = folders.iter().filter(|other| *other != folder);
+            let script = format!(
+                "{PRELUDE}\
+                 print(os.getpid(), open('mine').read())\n\
+                 open('new', 'w').close()\n\
+                 for other in {others:?}:\n\
+                 \x20   print(tried(open, other + '/mine'), tried(open, other + '/new', 'w'), tried(os.listdir, other))\n",
+                others = others.map(|other| other.display().to_string()).collect::<Vec<_>>()
+            );
+            let ended = pool.with(&script, json!({ "userdir": folder })).ok();
+            let (first, rest) = ended.out.split_once('\n').unwrap();
+            let (pid, content) = first.split_once(' ').unwrap();
+            let pid = pid.parse().unwrap();
+            assert!(waiting.contains(&pid), "{mode:?}: {waiting:?} {ended:#?}");
+            before.push(pid);
+            assert_eq!(content, name, "{mode:?}: {ended:#?}");
+            assert_eq!(rest, "EACCES EACCES EACCES\n".repeat(2), "{mode:?}: {ended:#?}");
+            assert!(folder.join("new").exists(), "{mode:?}");
+        }
+    }
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
 /// Of its own files, too: by which path a file is named is nothing that a filter could see.
 #[test]
 fn modes_owners_times_and_attributes_stay_as_they_are() {

@@ -88,10 +88,8 @@ def enter(cgroup: int) -> None:
         pass
 
 
-def confine(
-    uid: int, gid: int, groups: bool, ruleset: int | None, code: Filter, limits: list[list[int]], joined: bool
-) -> None:
-    """Becomes the run, for good. `groups`: may they be set here? `joined`: has it namespaces of its own?"""
+def give_up(uid: int, gid: int, groups: bool, limits: list[list[int]], joined: bool) -> None:
+    """Takes on the ids of the run, and no right, for good. `groups`: may they be set here? `joined`: has it namespaces of its own?"""
     for kind, soft, hard in limits:
         resource.setrlimit(kind, (soft, hard))
     # Who has no right to say so without namespaces of its own has none to get back either: no_new_privs is set.
@@ -109,6 +107,13 @@ def confine(
     # What the change of id took away, as execve(2) gives it back: nothing here is kept from this id.
     _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0), "become dumpable")
     os.umask(0o077)
-    if ruleset is not None:
-        _check(_syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "apply Landlock rules")
+
+
+def restrict(ruleset: int) -> None:
+    """Uses no file from now on but those of these rules; landlock_restrict_self(2)."""
+    _check(_syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0), "apply Landlock rules")
+
+
+def load(code: Filter) -> None:
+    """Uses no system call from now on but those of the filter; seccomp(2)."""
     _check(_syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, 0, ctypes.byref(code.program)), "load the filter of system calls")

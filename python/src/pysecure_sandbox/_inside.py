@@ -28,17 +28,20 @@ from ._program import Program
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from collections.abc import Callable
 else:
     import _signal  # all of `signal` but its enumerations
 
 _RESULT, _CELL = "pysecure.result", "pysecure.cell"
 
 
-def serve(control: socket.socket) -> NoReturn:
-    """Runs what `control` asks for, and ends this process."""
+def serve(control: socket.socket, restrict: Callable[[list[int]], None] | None) -> NoReturn:
+    """Runs what `control` asks for, and ends this process. `restrict` comes before, and takes of the descriptors what is its own."""
     data, fds = receive(control, 0)
     if not data:
         os._exit(0)  # nobody needs it any more
+    if restrict is not None:
+        restrict(fds)
     answer(control, json.loads(data), fds)
 
 

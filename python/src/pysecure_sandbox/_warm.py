@@ -101,7 +101,7 @@ class _Warm:
                 _say(socket.socket(fileno=fds[0]), {"failed": f"confine an interpreter: {error}"})
                 os._exit(125)
             try:
-                _inside.serve(waiting)
+                _inside.serve(waiting, self._restrict if asked["later"] else None)
             finally:
                 # Whatever the code has made of this interpreter: it ends here.
                 os._exit(1)
@@ -122,17 +122,30 @@ class _Warm:
         # Code that nobody trusts waits its turn: it takes no processor from who is at work when it is woken.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         _keep_only(control, ruleset)
-        _confine.confine(asked["uid"], asked["gid"], asked["groups"], ruleset, self._filter, asked["rlimits"], bool(namespaces))
+        waiting = socket.socket(fileno=control)
+        _confine.give_up(asked["uid"], asked["gid"], asked["groups"], asked["rlimits"], bool(namespaces))
         if ruleset is not None:
+            _confine.restrict(ruleset)
             os.close(ruleset)
+        _confine.load(self._filter)
         _inside.renew()
-        if self._after_fork is not None:
-            self._after_fork()
+        if not asked["later"]:
+            self._renewed()
         if asked["rehearse"]:
             _inside.rehearse()
-        waiting = socket.socket(fileno=control)
         waiting.send(b'{"confined":true}')
         return waiting
+
+    def _restrict(self, fds: list[int]) -> None:
+        """To the rules that came with a task: which files its run may use was not known before."""
+        ruleset = fds.pop(0)
+        _confine.restrict(ruleset)
+        os.close(ruleset)
+        self._renewed()
+
+    def _renewed(self) -> None:
+        if self._after_fork is not None:
+            self._after_fork()
 
     def _reap(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 //! Which run has which sandbox, and what is made before anybody asks.
 
+use super::warm::BACK_OFF;
 use super::*;
 
 impl Pool {
@@ -10,7 +11,7 @@ impl Pool {
         }
         let failed = self.unprepared.is_some_and(|until| until > Instant::now());
         let warm = self.warm.as_ref().is_some_and(|warm| warm.ready);
-        if failed || !warm || !self.waiting.is_empty() || self.in_place() {
+        if failed || !warm || !self.waiting.is_empty() {
             return None;
         }
         let spare = || {
@@ -23,7 +24,9 @@ impl Pool {
         {
             return Some(Preparation::Interpreter(*number));
         }
-        let lacks = spare().count() < self.profile.ready + PREPARED && !self.free.is_empty();
+        // Without namespaces there is nothing to prepare but interpreters.
+        let wanted = self.profile.ready + if self.in_place() { 0 } else { PREPARED };
+        let lacks = spare().count() < wanted && !self.free.is_empty();
         lacks.then_some(Preparation::Sandbox)
     }
 

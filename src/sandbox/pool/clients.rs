@@ -271,21 +271,3 @@ fn as_shown(asked: &mut Run, paths: &[PathBuf]) {
         *program = path.to_string_lossy().into_owned();
     }
 }
-
-pub(super) fn canonical(paths: &[PathBuf], isolation: Isolation) -> Result<Vec<PathBuf>, SandboxError> {
-    let real = |path: &PathBuf| {
-        let refused = |e: std::io::Error| SandboxError::refused(format!("readable {}: {e}", path.display()));
-        match path.canonicalize() {
-            Ok(real) if isolation == Isolation::Namespaces && unit::is_own(&real) => {
-                Err(SandboxError::refused(format!(
-                    "readable {}: a sandbox has a {} of its own; move it elsewhere, or put files into the userdir",
-                    path.display(),
-                    real.components().take(2).collect::<PathBuf>().display()
-                )))
-            }
-            Ok(real) if real == Path::new("/") => Err(SandboxError::refused("readable /: name folders of it")),
-            other => other.map_err(refused),
-        }
-    };
-    paths.iter().map(real).collect()
-}

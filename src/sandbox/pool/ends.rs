@@ -1,5 +1,6 @@
 //! How a run ends, what is told of it, and how its sandbox is taken down.
 
+use super::looks::{COUNT, holds_too_much};
 use super::*;
 
 /// So many sandboxes are left, when their runs are over, until nobody wants anything: to take one down takes time.
@@ -33,6 +34,9 @@ impl Pool {
         sandbox.phase = Phase::Ending;
         let waited = usage::waits_alone(pid);
         let _ = rustix::process::pidfd_send_signal(exit, rustix::process::Signal::KILL);
+        if let (Isolation::Landlock, Some(group)) = (self.profile.isolation, sandbox.leader()) {
+            group.kill();
+        }
         // If it has done nothing but wait until it was killed, it does nothing more. Else its end is waited for. (It takes no processor
         // from this process when it is woken: it is of SCHED_BATCH, sched(7).)
         if waited.is_some() && waited == sys::cpu_time(pid) {
@@ -40,8 +44,8 @@ impl Pool {
         }
     }
 
-    /// A copy of the warm interpreter does nothing any more, and what it had started is its PID 1's. If there is nothing, the run is
-    /// over; else all of it is killed first. Of one that ended without a word its maker tells.
+    /// A copy of the warm interpreter does nothing any more, and what it had started is its PID 1's, or that of whoever adopts it here. If
+    /// there is nothing, the run is over; else all of it is killed first. Of one that ended without a word its maker tells.
     pub(super) fn copy_ended(&mut self, number: u32) {
         let Some(sandbox) = self.sandboxes.get_mut(&number) else {
             return;
@@ -55,24 +59,29 @@ impl Pool {
         let Some(mut sandbox) = self.sandboxes.remove(&number) else {
             return;
         };
-        if let Some(init) = sandbox
-            .running
-            .as_ref()
-            .map(|running| running.pid.as_raw_nonzero().get())
-            && sandbox.failed.is_none()
+        let init = sandbox.running.as_ref();
+        let init = init.map(|running| running.pid.as_raw_nonzero().get());
+        if sandbox.failed.is_none()
             && let Some(run) = sandbox
                 .run
                 .filter(|run| self.runs.get(run).is_some_and(|run| !run.given))
-            && usage::is_childless(init)
+            && match init {
+                Some(init) => usage::is_childless(init),
+                None => self.has_adopted_nobody(&sandbox),
+            }
         {
             sandbox.run = None;
-            let ended = self.how_it_ended(run, &mut sandbox, usage::of_family(init));
+            let of_init = init.map(usage::of_family).unwrap_or_default();
+            let ended = self.how_it_ended(run, &mut sandbox, of_init);
             self.tell_end(run, ended);
         }
         let over = sandbox.run.is_none();
+        let has_init = sandbox.running.is_some();
         self.sandboxes.insert(number, sandbox);
         match over {
-            true => self.over.push_back(number),
+            true if has_init => self.over.push_back(number),
+            // Nothing is left to be taken down.
+            true => {}
             false => self.end(number),
         }
         if self.over.len() > MOST_OVER {

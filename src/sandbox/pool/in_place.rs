@@ -8,11 +8,10 @@ impl Pool {
         self.profile.isolation == Isolation::Landlock
     }
 
-    /// Whoever is orphaned here becomes this process's, and nothing is ready: what a run may use is not known before it is asked for.
+    /// Whoever is orphaned here becomes this process's.
     pub(super) fn prepare_in_place(&mut self) -> Result<(), SandboxError> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(SandboxError::system("adopt the processes of runs"))?;
-        self.profile.ready = 0;
         let template = self.plan.templates.get(&self.profile.rootfs);
         if template.is_some_and(|template| template.jail.is_some()) {
             return Err(SandboxError::refused(format!(
@@ -41,31 +40,22 @@ impl Pool {
         Ok(self.launcher.filter(&bundle.spec)?)
     }
 
-    /// Starts a run. Of a copy of the warm interpreter it is the rules that are made here.
-    pub(super) fn launch_in_place(&mut self, place: u32, number: u32) -> Result<(), SandboxError> {
-        let serial = self.next_serial();
-        let scratch = landlock::Scratch::make(&self.plan.dirs.run, serial)?;
-        let Some(run) = self.runs.get_mut(&number) else {
-            return Ok(());
-        };
-        let tmp = scratch.path.clone();
-        let home = run.userdir.as_ref().map_or(tmp.clone(), |userdir| userdir.path.clone());
-        run.asked
-            .environment
-            .entry("TMPDIR".into())
-            .or_insert_with(|| tmp.display().to_string());
-        run.scratch = Some(scratch);
-        let allowed = landlock::allowed(&self.plan, &self.profile, &run.asked.readable, &[&home, &tmp]);
-        let copy = self.profile.warm && run.asked.command.is_none();
+    /// A copy of the warm interpreter, for a run or for whoever comes; or what a run without one is.
+    pub(super) fn launch_in_place(&mut self, place: u32, run: Option<u32>) -> Result<(), SandboxError> {
+        let pending = run.and_then(|run| self.runs.get(&run));
+        let copy = self.profile.warm && pending.is_none_or(|run| run.asked.command.is_none());
         let (ours, theirs) = socketpair()?;
         rustix::net::sockopt::set_socket_passcred(&ours, true).map_err(SandboxError::system("ask for credentials"))?;
-        let (running, ruleset) = match copy {
-            true => (None, Some(self.launcher.ruleset(&allowed)?)),
-            false => (
-                Some(self.execute_in_place(number, &theirs, &home, &tmp, &allowed)?),
-                None,
-            ),
+        let running = match run.filter(|_| !copy) {
+            Some(run) => {
+                let (home, tmp, of_run) = self.own_directory(run)?;
+                let mut allowed = landlock::common(&self.plan, &self.profile);
+                allowed.extend(of_run);
+                Some(self.execute_in_place(run, &theirs, &home, &tmp, &allowed)?)
+            }
+            None => None,
         };
+        let serial = self.next_serial();
         if let Some(running) = &running {
             self.watch(running.reports.as_fd(), Token::Reports(serial))?;
         }
@@ -78,26 +68,65 @@ impl Pool {
             running,
             control: ours,
             theirs: copy.then_some(theirs),
-            ruleset,
+            ruleset: match copy {
+                true => Some(self.launcher.ruleset(&landlock::common(&self.plan, &self.profile))?),
+                false => None,
+            },
             mounts: None,
             exit: None,
             inside: None,
-            run: Some(number),
+            run,
             status: None,
             done: None,
             cpu: Duration::ZERO,
             memory: 0,
             failed: None,
-            common: false,
+            // What a run may read it is told when it is confined.
+            common: copy,
             tracer: None,
             gone: None,
         };
         self.sandboxes.insert(serial, sandbox);
-        if let Some(run) = self.runs.get_mut(&number) {
+        if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
             run.sandbox = Some(serial);
         }
         if copy && self.warm.as_ref().is_some_and(|warm| warm.ready) {
             self.join(serial);
+        }
+        Ok(())
+    }
+
+    /// Makes a directory for what a run writes, and for its temporary files. Where it begins, that directory, and what it may use that
+    /// others may not.
+    fn own_directory(&mut self, number: u32) -> Result<(PathBuf, PathBuf, Vec<Allowed>), SandboxError> {
+        let serial = self.next_serial();
+        let gone = || SandboxError::refused("the run is gone");
+        let run = self.runs.get_mut(&number).ok_or_else(gone)?;
+        let scratch = match run.scratch.take() {
+            // It had another sandbox, which was lost before it had its task.
+            Some(scratch) => scratch,
+            None => landlock::Scratch::make(&self.plan.dirs.run, serial)?,
+        };
+        let tmp = scratch.path.clone();
+        let home = run.userdir.as_ref().map_or(tmp.clone(), |userdir| userdir.path.clone());
+        run.asked
+            .environment
+            .entry("TMPDIR".into())
+            .or_insert_with(|| tmp.display().to_string());
+        run.scratch = Some(scratch);
+        let of_run = landlock::of_run(&run.asked.readable, &[&home, &tmp]);
+        Ok((home, tmp, of_run))
+    }
+
+    /// Adds to the rules of a copy what its run may use.
+    pub(super) fn add_rules(&mut self, number: u32) -> Result<(), SandboxError> {
+        let sandbox = self.sandboxes.get(&number).filter(|sandbox| sandbox.copy);
+        let Some(run) = sandbox.and_then(|sandbox| sandbox.run) else {
+            return Ok(());
+        };
+        let (_, _, of_run) = self.own_directory(run)?;
+        if let Some(ruleset) = self.sandboxes.get(&number).and_then(|s| s.ruleset.as_ref()) {
+            self.launcher.allow(ruleset.as_fd(), &of_run)?;
         }
         Ok(())
     }
@@ -144,6 +173,23 @@ impl Pool {
             init: None,
             filters: confined::filters_of_this_process() + 1,
         }
+    }
+
+    /// Is it certain that no process of a run is left but its copy, which has no child? An orphan is adopted by the warm interpreter or by
+    /// this process, and what else they have for children is known.
+    pub(super) fn has_adopted_nobody(&self, ending: &Sandbox) -> bool {
+        let there = self.sandboxes.values().chain([ending]);
+        let own = there.flat_map(|s| {
+            s.inside
+                .into_iter()
+                .chain(s.running.as_ref().map(|running| running.pid))
+        });
+        let warm = self.warm.as_ref().map(|warm| warm.running.pid);
+        let known: Vec<i32> = own.chain(warm).map(|pid| pid.as_raw_nonzero().get()).collect();
+        let parents = warm.into_iter().chain([rustix::process::getpid()]);
+        parents
+            .map(|pid| usage::children_of_one_thread(pid.as_raw_nonzero().get()))
+            .all(|children| children.is_some_and(|children| children.iter().all(|pid| known.contains(pid))))
     }
 
     /// Whether a process that has ended was the first one of a run.

@@ -10,8 +10,8 @@ impl Pool {
     pub(super) fn start(&mut self, run: Option<u32>) -> Result<(), SandboxError> {
         let Some(place) = self.free.pop() else { return Ok(()) };
         let launched = match run {
-            Some(run) if self.in_place() => self.launch_in_place(place, run),
-            _ => self.launch(place, run),
+            run if self.in_place() => self.launch_in_place(place, run),
+            run => self.launch(place, run),
         };
         match launched {
             Ok(()) => Ok(()),

@@ -1,5 +1,6 @@
 //! How an interpreter joins a sandbox, is found to be confined, and is given its task.
 
+use super::looks::{is_bounded, least_pause, next_look};
 use super::*;
 
 /// The longest message of an interpreter in a sandbox, and how much that was denied is told of it.
@@ -53,8 +54,10 @@ impl Pool {
             Some(group) => group.entrances()?,
             None => Vec::new(),
         };
+        let later = sandbox.running.is_none();
+        let ruleset = sandbox.ruleset.as_ref().filter(|_| !later);
         let mut fds = vec![theirs.as_fd()];
-        fds.extend(sandbox.ruleset.as_ref().map(AsFd::as_fd));
+        fds.extend(ruleset.map(AsFd::as_fd));
         fds.extend(cgroups.iter().map(AsFd::as_fd));
         fds.extend(namespaces.iter().map(AsFd::as_fd));
         let limits = of_kernel(&self.profile, &self.profile.limits.widest());
@@ -66,8 +69,9 @@ impl Pool {
                 None => rustix::process::getegid().as_raw(),
             },
             groups: self.profile.isolation == Isolation::Namespaces && self.plan.privilege != Privilege::OneId,
-            landlock: sandbox.ruleset.is_some(),
+            landlock: ruleset.is_some(),
             cgroups: cgroups.len(),
+            later,
             rehearse: sandbox.run.is_none(),
             rlimits: &rlimits,
         };
@@ -80,7 +84,9 @@ impl Pool {
             }
             Err(errno) => return Err(SandboxError::system("speak to the warm interpreter")(errno)),
         }
-        sandbox.ruleset = None;
+        if !later {
+            sandbox.ruleset = None;
+        }
         sandbox.mounts = (namespaces.len() > confined::MOUNTS).then(|| namespaces.swap_remove(confined::MOUNTS));
         sandbox.phase = Phase::Joining;
         Ok(())
@@ -175,7 +181,7 @@ impl Pool {
         if !in_turn {
             return self.fail(number, "the interpreter in the sandbox speaks out of turn".into());
         }
-        let exit = match (sandbox.copy && sandbox.running.is_some(), Pid::from_raw(pid)) {
+        let exit = match (sandbox.copy, Pid::from_raw(pid)) {
             (true, Some(pid)) => rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok(),
             _ => None,
         };
@@ -223,7 +229,7 @@ impl Pool {
         let (run, place, runner) = (sandbox.run, sandbox.place, sandbox.runner);
         let mounts = sandbox.mounts.take();
         if self.in_place() {
-            return Ok(());
+            return self.add_rules(number);
         }
         let Some(tree) = run.map_or(Ok(None), |run| self.home(run, place, runner))? else {
             return Ok(());
@@ -293,7 +299,11 @@ impl Pool {
             rlimits: &rlimits,
             memory: run.limits.memory.map(|memory| memory.saturating_add(has)),
         };
-        let fds: Vec<BorrowedFd<'_>> = run.fds.iter().map(AsFd::as_fd).collect();
+        let rules = sandbox.ruleset.take();
+        if rules.is_none() && sandbox.copy && sandbox.running.is_none() {
+            return self.fail(number, "there are no Landlock rules for the run".into());
+        }
+        let fds: Vec<BorrowedFd<'_>> = rules.iter().chain(&run.fds).map(AsFd::as_fd).collect();
         match send(&sandbox.control, &task, &fds) {
             Ok(()) => self.begun(number),
             Err(errno) => self.fail(number, format!("speak to the interpreter in the sandbox: {errno}")),
