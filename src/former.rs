@@ -5,7 +5,6 @@
 const KEYS: &[(&str, &str, &str)] = &[
     ("app", "dynamic_svc_uid", "external_uid"),
     ("app", "dynamic_svc_gid", "external_gid"),
-    ("resource", "owned_by_dynamic_svc", "owned_by_external"),
     ("app", "initialize", "setup"),
     ("app", "initialize_rootfs", "setup_jail"),
     ("app", "rpc_largest", "rpc_max_message"),
@@ -86,9 +85,11 @@ mod tests {
         );
         assert_eq!(option(&["run", "--from"], "--from"), None);
         assert_eq!(command("build"), None);
-        // None of the new names is an old one, too.
-        for (table, _, new) in KEYS {
+        // Each stands here once, and none of the new names is an old one, too.
+        for (table, old, new) in KEYS {
             assert_eq!(key(table, new), None, "{new}");
+            let same = |(of, was, _): &&(&str, &str, &str)| of == table && was == old;
+            assert_eq!(KEYS.iter().filter(same).count(), 1, "{old}");
         }
     }
 }

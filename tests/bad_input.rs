@@ -258,7 +258,8 @@ fn programs_that_cannot_run() {
             );
             other.write("code/plain.txt", "not a program\n");
             refused(other.run(&["run", "-T", "one"]), code, &[command]);
-            refused(other.run(&["up", "-d"]), code, &["`one`", command]);
+            // It ends with no service's code.
+            refused(other.run(&["up", "-d"]), 1, &["`one`", command]);
         }
         let nowhere = App::new(
             mode,

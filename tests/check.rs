@@ -398,7 +398,7 @@ fn neighbouring_ids_are_one_range_of_a_map() {
 }
 
 #[test]
-fn a_external_service_s_ids_must_exist() {
+fn an_external_service_s_ids_must_exist() {
     let app = |mode| {
         let external = "external_uid = 100000\nexternal_gid = 100000";
         let body = "command = \"true\"\nbundle = \"it\"\n[bundles.it]\nresources = [\"x\"]\nused_by_external = true\n\
@@ -415,6 +415,16 @@ fn a_external_service_s_ids_must_exist() {
             &["external_gid 100000-100000", "up to 65536", "pysecure.toml:4:"],
         );
     }
+}
+
+#[test]
+fn the_external_service_s_former_name_is_told_by_the_new_one() {
+    let body = "command = \"true\"\ncallers = { dynamic = \"*\" }\n[assert]\nnever = [\"egress from dynamic\"]";
+    let app = App::new(Mode::Root, &manifest("former", "", body));
+    let told = "there is no service `dynamic`: this is called `external` now: write that";
+    let checked = app.run(&["check"]);
+    says(&checked, 2, &[told]);
+    assert_eq!(checked.err.matches(told).count(), 2, "{}", checked.err);
 }
 
 #[test]
