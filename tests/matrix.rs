@@ -452,6 +452,7 @@ impl<'a> Compiled<'a> {
             match at.as_str() {
                 "/run/pysecure/rpc" => prop_assert!(calls && !is_written),
                 "/run/pysecure/notify" => prop_assert!(called && !is_written),
+                "/run/pysecure/syslog" => prop_assert!(!initializes && !is_written),
                 "/run/pysecure/python" => prop_assert!((calls || called || imports) && !is_written),
                 "/run/pysecure/script.sh" => prop_assert!(initializes && !is_written),
                 _ if mount["type"] == "overlay" && options.iter().any(|o| o.starts_with("upperdir=")) => {
