@@ -320,9 +320,9 @@ fn an_app_that_is_up_stays_as_it_is() {
 #[test]
 fn a_start_that_fails_leaves_nothing() {
     for mode in BOTH {
-        for (command, code, says) in [
-            ("nosuchprogram", 127, "no program is called"),
-            ("/etc/passwd", 126, "not executable"),
+        for (command, says) in [
+            ("nosuchprogram", "no program is called"),
+            ("/etc/passwd", "not executable"),
         ] {
             for up in [&["up", "-d"][..], &["up"]] {
                 let manifest = format!(
@@ -332,7 +332,7 @@ fn a_start_that_fails_leaves_nothing() {
                 );
                 let app = App::new(mode, &manifest);
                 let ended = app.run(up);
-                assert_eq!(ended.code, code, "{ended:?}");
+                assert_eq!(ended.code, 1, "{ended:?}");
                 assert!(ended.err.contains("`ill`") && ended.err.contains(says), "{ended:?}");
                 assert_nothing_runs(&app, 41_500);
                 assert!(

@@ -47,7 +47,12 @@ const ONCE: [&str; 17] = [
     "clock: down",
 ];
 
-const WITH_SYSTEMD: [&str; 11] = [
+const WITH_SYSTEMD: [&str; 16] = [
+    "package: started",
+    "package: runs",
+    "package: reloaded",
+    "package: stopped",
+    "package: nothing runs",
     "unit: not delegated",
     "root: up",
     "root: a scope of its own",
@@ -148,6 +153,7 @@ fn initramfs(folder: &Path) -> PathBuf {
         "/usr/bin/newgidmap",
         "/lib/systemd/systemd",
         "/usr/bin/systemd-run",
+        "/usr/bin/systemctl",
         "/usr/bin/dbus-daemon",
     ] {
         root.program(program);
@@ -162,6 +168,14 @@ fn initramfs(folder: &Path) -> PathBuf {
         root.directory(&format!("etc/systemd/{}", name.split_once('/').unwrap().0));
         root.write(&format!("etc/systemd/{name}"), text);
     }
+    let template = "etc/systemd/system/pysecure@.service";
+    root.copy(&here("packaging/pysecure@.service"), template, 0o644);
+    // There is no target of a whole system here.
+    root.directory(&format!("{template}.d"));
+    root.write(
+        &format!("{template}.d/machine.conf"),
+        "[Unit]\nDefaultDependencies=no\n",
+    );
     root.write(
         "etc/passwd",
         "root:x:0:0::/root:/bin/sh\nmessagebus:x:100:100::/:/bin/false\nuser:x:1000:1000::/home/user:/bin/sh\n",

@@ -2,7 +2,7 @@
 //!
 //! A service without `ready` counts as started when its program runs, and a program may end a moment later: a module that is missing,
 //! a port that is taken. So programs that have just begun are looked at until they wait for something, as a program does that has
-//! come to its work, or for two seconds.
+//! come to its work, or have computed for a second. It is their own time that counts, so that a busy host hides nothing.
 
 use super::error::Done;
 use crate::host::Dirs;
@@ -21,8 +21,12 @@ use std::time::{Duration, Instant};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(15);
-/// What a program does later is not waited for.
-const LONGEST: Duration = Duration::from_secs(2);
+/// What a program does that has computed for so long, in clock ticks (a hundred a second), is not waited for; nor what it does after this time,
+/// whatever it waited for.
+const MOST_COMPUTED: u64 = 100;
+const LONGEST: Duration = Duration::from_secs(10);
+/// Seconds since its start for which a program counts as one that has just begun.
+const YOUNG: u64 = 2;
 /// Last lines of a service, and services of which they are shown.
 const LINES: usize = 6;
 const SERVICES: usize = 3;
@@ -117,7 +121,7 @@ fn looked_at(dirs: &Dirs, app: &str, units: &[Unit]) -> Result<AppStatus, Client
         let unit = units.iter().find(|u| u.name == name);
         unit.is_some_and(|u| u.life.kind == ServiceType::Simple && u.life.ready == Ready::Started)
     };
-    let young = |s: &&ServiceStatus| s.state == "running" && s.seconds <= LONGEST.as_secs() && may_end(&s.service);
+    let young = |s: &&ServiceStatus| s.state == "running" && s.seconds <= YOUNG && may_end(&s.service);
     let mut watched: Vec<(u32, Activity)> = status
         .services
         .iter()
@@ -137,9 +141,13 @@ fn looked_at(dirs: &Dirs, app: &str, units: &[Unit]) -> Result<AppStatus, Client
             if now == Activity::Gone {
                 gone.push(*pid);
             }
-            let more = !rests && now != Activity::Gone;
+            let over = match now {
+                Activity::Gone => true,
+                Activity::Waits(_) => rests,
+                Activity::Works(computed) => computed >= MOST_COMPUTED,
+            };
             *before = now;
-            more
+            !over
         });
     }
     // Of what has ended the supervisor hears a moment later.
@@ -158,8 +166,8 @@ fn looked_at(dirs: &Dirs, app: &str, units: &[Unit]) -> Result<AppStatus, Client
 enum Activity {
     /// All of them wait; how much they have computed so far, in clock ticks.
     Waits(u64),
-    /// One of them computes, waits for a disk, or is just ending.
-    Works,
+    /// One of them computes, waits for a disk, or is just ending; how much they have computed.
+    Works(u64),
     /// There are none.
     Gone,
 }
@@ -167,25 +175,24 @@ enum Activity {
 impl Activity {
     fn of(init: u32) -> Activity {
         let below = descendants::below(init);
-        let all: Option<Vec<(char, u64)>> = below.iter().map(|pid| state_and_time(*pid)).collect();
-        match all {
-            Some(all) if all.is_empty() => Activity::Gone,
-            Some(all) if all.iter().all(|(state, _)| *state == 'S') => {
-                Activity::Waits(all.iter().map(|(_, time)| time).sum())
-            }
-            _ => Activity::Works,
+        let all: Vec<Option<(char, u64)>> = below.iter().map(|pid| state_and_time(*pid)).collect();
+        let computed = all.iter().flatten().map(|(_, time)| time).sum();
+        match all.iter().all(|one| matches!(one, Some(('S', _)))) {
+            _ if all.is_empty() => Activity::Gone,
+            true => Activity::Waits(computed),
+            false => Activity::Works(computed),
         }
     }
 }
 
-/// proc_pid_stat(5): the state, and the time in user and kernel mode.
+/// proc_pid_stat(5): the state, and the time in user and kernel mode, that of children included that have been waited for.
 fn state_and_time(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, which may be anything, is in parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
-    let mut times = fields.skip(10).map(|field| field.parse::<u64>().unwrap_or(0));
-    Some((state, times.next()? + times.next()?))
+    let times = fields.skip(10).take(4).map(|field| field.parse::<u64>().ok());
+    Some((state, times.sum::<Option<u64>>()?))
 }
 
 #[cfg(test)]
