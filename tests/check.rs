@@ -283,7 +283,7 @@ fn what_lacks_of_a_program_that_is_there_is_said_with_what_works() {
         );
         says(
             &app.run(&["up", "-d"]),
-            127,
+            1,
             &["service `one`: run /code/windows", "CR LF"],
         );
         // What only the program that is started would find is a warning.
@@ -442,5 +442,5 @@ fn a_source_that_cannot_be_shown_under_other_ids_is_known() {
             "pysecure.toml:9:10",
         ],
     );
-    says(&app.run(&["up", "-d"]), 125, &["EINVAL", remedy]);
+    says(&app.run(&["up", "-d"]), 1, &["EINVAL", remedy]);
 }
