@@ -972,7 +972,8 @@ command = ["{PYTHON}", "-u", "/code/spy.py", "prey"]
         );
         let app = App::new(mode, &manifest);
         app.write("code/spy.py", format!("{PRELUDE}{SPY}"));
-        app.ok(&["up", "-d"]);
+        // The control ends when the terminal is full.
+        assert!(app.run(&["up", "-d"]).code < 2);
         // The control: of a process of its own, in each way.
         for way in ["devpts", "procfd", "pidfd_getfd"] {
             app.wait_for_log("control", &format!("REACHED {way}\n"));

@@ -31,7 +31,7 @@ depends_on = { auth = "ready" }
 ENVIRONMENT
 
 [services.aside]
-command = ["python3", "-c", "import os, sys; print('PYTHONPATH' in os.environ, [p for p in sys.path if 'pysecure' in p], os.path.exists('/run/pysecure'))"]
+command = ["python3", "-c", "import os, sys; print('PYTHONPATH' in os.environ, [p for p in sys.path if 'pysecure' in p], os.path.exists('/run/pysecure/python'))"]
 directory = "/app"
 restart = "no"
 "#;
