@@ -946,7 +946,7 @@ while True:
     for fd, path in descriptors:
         if isinstance(fd, int):
             if os.isatty(fd):
-                os.write(fd, b'[sudo] password: ')
+                tried(os.write, fd, b'[sudo] password: ')
                 print('REACHED', path, flush=True)
             os.close(fd)
     if there:
