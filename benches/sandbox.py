@@ -2,8 +2,8 @@
 
     target/packaging/bin/python benches/sandbox.py [ROUNDS]
 
-Wants a release build of `pysecure` (PYSECURE_BINARY names it), bubblewrap, and of PyPI: numpy, sandlock, pydantic-monty. What is not there is
-said, and left out. In each round each contender runs once, in an order that changes, so that all of them meet the same machine.
+Wants a release build of `pysecure` (PYSECURE_BINARY names it), gcc, bubblewrap, and of PyPI: numpy, sandlock, pydantic-monty. What is not there is
+said, and left out. Floors are what no sandbox can do without: `sandbox_floor.c`, and forks of a warm interpreter. In each round each contender runs once, in an order that changes, so that all of them meet the same machine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -62,14 +63,40 @@ def medians(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str,
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def fork_server() -> Callable[[], None]:
+def floor(folder: str) -> str:
+    """The program of `sandbox_floor.c`."""
+    program = os.path.join(folder, "floor")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox_floor.c")
+    subprocess.run(["gcc", "-O2", "-o", program, source], check=True)
+    return program
+
+
+def hops(program: str) -> Callable[[], None]:
+    """Four: to a process, on to another one, and back."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    subprocess.Popen([program, "hops"], stdin=its.fileno())
+    its.close()
+
+    def once() -> None:
+        ours.send(b"1 + 1")
+        assert ours.recv(100) == b"1 + 1"
+
+    return once
+
+
+def fork_server(forks: int = 1, modules: str = "") -> Callable[[], None]:
     """A warm Python that forks for each code and confines nothing: what a copy costs by itself, with its output and end waited for."""
-    serve = """
+    serve = f"""
 import os, socket, sys
+{modules}
 asked = socket.socket(fileno=0)
 while code := asked.recv(65536):
     pid = os.fork()
     if pid == 0:
+        for _ in range({forks - 1}):
+            if between := os.fork():
+                os.waitpid(between, 0)
+                os._exit(0)
         asked.send(repr(eval(compile(code, "<code>", "eval"))).encode())
         os._exit(0)
     os.waitpid(pid, 0)
@@ -78,7 +105,8 @@ while code := asked.recv(65536):
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # As many modules as the warm interpreter of a sandbox has.
     boot = f"import sys; sys.path.insert(0, {sys.path[0]!r}); from pysecure_sandbox import _inside; exec({serve!r})"
-    subprocess.Popen([PYTHON, "-I", "-S", "-c", boot], stdin=its.fileno())
+    options = ["-I", "-S"] if not modules else []
+    subprocess.Popen([sys.executable if modules else PYTHON, *options, "-c", boot], stdin=its.fileno())
     its.close()
 
     def once() -> None:
@@ -96,7 +124,7 @@ def numpys() -> list[str]:
     return [os.path.dirname(os.path.dirname(numpy.__file__))]
 
 
-def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
+def contenders(open_ones: list[Sandbox], program: str) -> dict[str, Callable[[], None]]:
     def sandbox(**profile: object) -> Sandbox:
         made = Sandbox(**profile)  # type: ignore[arg-type]
         open_ones.append(made)
@@ -111,9 +139,12 @@ def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
         "launch floor (`sandbox -- true`)": shell(os.environ["PYSECURE_BINARY"], "sandbox", "--", "true"),
     }
     out["fork alone"] = fork_server()
+    out["floor of a fresh run: two forks"] = fork_server(2)
+    out["floor of a ready run: four hops"] = hops(program)
     try:
         landlock = sandbox(isolation="landlock")
         out["landlock level"] = of(landlock)
+        out["landlock level, ready"] = of(sandbox(isolation="landlock", ready=4))
     except Exception as error:
         print(f"left out: the landlock level: {error}")
     if shutil.which("bwrap"):
@@ -122,6 +153,7 @@ def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
     if paths:
         numpy = {"packages": paths, "preload": ["numpy"]}
         out["python3 -c 'import numpy'"] = shell(sys.executable, "-c", "import numpy")
+        out["floor of a fresh run with numpy: two forks"] = fork_server(2, "import numpy")
         out["fresh, numpy preloaded"] = of(sandbox(ready=0, **numpy), "import numpy; numpy.zeros(3).sum()")
         out["ready, numpy preloaded"] = of(sandbox(ready=4, **numpy), "import numpy; numpy.zeros(3).sum()")
     try:
@@ -146,7 +178,7 @@ def contenders(open_ones: list[Sandbox]) -> dict[str, Callable[[], None]]:
     return out
 
 
-def sustained(seconds: float = 4.0) -> None:
+def sustained(program: str, seconds: float = 4.0) -> None:
     """Runs a second, as many at once as there are processors."""
     workers = os.cpu_count() or 1
 
@@ -172,7 +204,8 @@ def sustained(seconds: float = 4.0) -> None:
     if shutil.which("bwrap"):
         theirs = rate(shell(*bubblewrap(PYTHON, "-I", "-S", "-c", "1 + 1")))
         print(f"; bubblewrap + python {theirs:.0f}; ratio {ours / theirs:.2f} (to reach: 5)", end="")
-    print()
+    both = [subprocess.Popen([program, "namespaces", "600"], stdout=subprocess.PIPE, text=True) for _ in range(workers)]
+    print(f"; floor, namespaces and mounts alone: {sum(float(each.communicate()[0]) for each in both):.0f}")
 
 
 def at_once(count: int = 200) -> None:
@@ -197,8 +230,6 @@ def at_once(count: int = 200) -> None:
 
 def calls(count: int = 3000, rounds: int = 5) -> None:
     """A call of a function of this program from inside, beside one to a service, both in plain Python and turn by turn."""
-    import tempfile
-
     loop = f"""
 import time
 for _ in range(200): f(1)
@@ -254,7 +285,9 @@ def memory() -> None:
 def main() -> None:
     os.environ.setdefault("PYSECURE_BINARY", os.path.join(os.path.dirname(__file__), "../target/x86_64-unknown-linux-gnu/release/pysecure"))
     open_ones: list[Sandbox] = []
-    found = medians(contenders(open_ones), ROUNDS)
+    folder = tempfile.mkdtemp()
+    program = floor(folder)
+    found = medians(contenders(open_ones, program), ROUNDS)
     for sandbox in open_ones:
         sandbox.close()
     base, numpy = found["python3 -I -S -c"], found.get("python3 -c 'import numpy'")
@@ -265,13 +298,15 @@ def main() -> None:
     if "monty: checkout and run" in found:
         print(f"\nready beside monty: {found['ready'] / found['monty: checkout and run']:.2f} (to reach: 3)")
     if "landlock level" in found:
-        print(f"the Landlock level beside fork alone: {found['landlock level'] / found['fork alone']:.2f} (to reach: 1.15)")
-    floor = found["launch floor (`sandbox -- true`)"]
-    print(f"cold beside python plus the launch floor: {found['cold (`sandbox run`)'] / (base + floor):.2f} (to reach: 1.15)")
-    sustained()
+        for name in ("landlock level", "landlock level, ready"):
+            print(f"the {name} beside fork alone: {found[name] / found['fork alone']:.2f} (to reach: 1.15)")
+    launch = found["launch floor (`sandbox -- true`)"]
+    print(f"cold beside python plus the launch floor: {found['cold (`sandbox run`)'] / (base + launch):.2f} (to reach: 1.15)")
+    sustained(program)
     at_once()
     calls()
     memory()
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,28 @@ fn runs_end_with_their_pool() {
     }
 }
 
+/// A process that takes on another effective id loses the signal that it was to have at its maker's end: here none has it at all. As root
+/// alone: under a filter of its own a user has no program that maps ids, which runs with more rights than its caller.
+#[test]
+fn a_pool_sees_for_itself_that_its_maker_has_ended() {
+    let app = App::new(Mode::Root, "");
+    app.write("refusing.py", include_str!("../sandbox_landlock/refusing.py"));
+    let within = ["/usr/bin/python3", "-B", "refusing.py", "death=0", "--"];
+    let pool = Pool::start_within(app, &json!({ "ready": 1 }), &within);
+    let mut pool = pool.unwrap_or_else(|(_, error)| panic!("{error}"));
+    pool.still_serves();
+    let all = pool.processes();
+    assert!(all.len() >= 4, "{all:?}");
+    // Its client stays, whose end would be reason enough to end.
+    pool.process.kill().unwrap();
+    pool.process.wait().unwrap();
+    let lives = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("VmRSS")
+    };
+    wait_until(|| (!all.iter().any(lives)).then_some(()));
+}
+
 /// What a run has started, and what is not waited for, does nothing any more when its end is told; nor does anything that it made look
 /// like somebody else's child.
 #[test]
