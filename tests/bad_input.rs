@@ -618,6 +618,15 @@ fn one_id(app: &App, run: impl Fn(&[&str]) -> Ended) {
         1
     );
     run(&["down", "--purge"]).ok();
+    // Further users need ids that are not there.
+    let manifest = app.folder.join("pysecure.toml");
+    let users = std::fs::read_to_string(&manifest).unwrap() + "users = [\"www\"]\n";
+    std::fs::write(&manifest, users).unwrap();
+    refused(
+        run(&["up", "-d"]),
+        2,
+        &["`other`: has `users`", "users = [\"www\"]", "pysecure doctor"],
+    );
 }
 
 fn without_programs(app: &App, args: &[&str]) -> Ended {

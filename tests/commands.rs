@@ -547,7 +547,9 @@ fn ls_lists_all_apps_of_this_user_with_their_manifests() {
         app.ok(&["up", "-d", "db"]);
         app.write(
             "second/pysecure.toml",
-            "[app]\nname = \"second\"\n[services.a]\ncommand = [\"sleep\", \"infinity\"]\n",
+            // Ids that are no service's: a further user's, PID 1's, and nobody's.
+            "[app]\nname = \"second\"\n[resources]\nr = { path = \"/data/r/\", global = \"r\" }\n\
+             [services.a]\ncommand = [\"sleep\", \"infinity\"]\nusers = [\"www\"]\n",
         );
         app.ok(&["-f", "second", "up", "-d"]);
         app.ok(&["-f", "second", "down"]);
@@ -572,9 +574,10 @@ fn ls_lists_all_apps_of_this_user_with_their_manifests() {
             .collect();
         assert_eq!(states, ["stopped", "stopped", "running"]);
         assert_eq!((&list[1]["app"], &list[1]["state"]), (&"second".into(), &"down".into()));
+        let services = serde_json::json!([{ "service": "a", "state": null }]);
         assert_eq!(
-            (&list[1]["services"][0]["service"], &list[1]["manifest_exists"]),
-            (&"a".into(), &true.into())
+            (&list[1]["services"], &list[1]["manifest_exists"]),
+            (&services, &true.into())
         );
         std::fs::remove_file(app.folder.join("second/pysecure.toml")).unwrap();
         let shown = elsewhere(&["ls"]);

@@ -88,6 +88,10 @@ class Mcp(unittest.IsolatedAsyncioTestCase):
             self.assertIn("ZeroDivisionError", found["explanation"])
             found = await self.call(client, "run", code="while True: pass", wall=0.3)
             self.assertEqual((found["ok"], found["limit"]), (False, "wall"))
+            denied = "open('/etc/profile')"
+            self.assertNotIn("Not allowed", (await self.call(client, "run", code=denied))["explanation"])
+            found = await self.call(client, "run", code=denied, explain=True)
+            self.assertIn("Not allowed: file: /etc/profile", found["explanation"])
             found = await self.call(client, "run", code="echo $((6 * 7)); exit 3", language="sh")
             self.assertEqual((found["stdout"], found["exit"]), ("42\n", 3))
             await self.fails(client, "run", "no language 'cobol'", code="", language="cobol")

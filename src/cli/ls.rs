@@ -113,11 +113,11 @@ fn look(dirs: &Dirs, name: &str) -> App {
     }
     match ledger {
         Ok(ledger) if app.state == "down" => {
-            let of = |service: &String| Service {
-                service: service.clone(),
+            let of = |service: &str| Service {
+                service: service.to_owned(),
                 state: None,
             };
-            app.services = ledger.services.keys().map(of).collect();
+            app.services = ledger.service_names().map(of).collect();
         }
         Ok(_) => {}
         Err(error) => app.error = Some(error.to_string()),

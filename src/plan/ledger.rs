@@ -362,6 +362,12 @@ impl Ledger {
         self.services.insert(key, former);
     }
 
+    /// The services that have ids, and nothing else that has.
+    pub fn service_names(&self) -> impl Iterator<Item = &str> {
+        let all = self.services.keys().map(String::as_str);
+        all.filter(|name| !name.contains('/') && *name != SETUP_SCRIPT && *name != model::UNOWNED)
+    }
+
     /// By which name the ledger has a service's further user. No service can be called so.
     pub(super) fn user_of(service: &str, user: &str) -> String {
         format!("{service}/user:{user}")

@@ -103,8 +103,12 @@ class Tools:
         self._sessions: dict[str, Session] = {}
         self._begins = asyncio.Lock()
 
-    async def run(self, code: str, language: str = "python", stdin: str = "", wall: Optional[float] = None) -> Outcome:
+    async def run(
+        self, code: str, language: str = "python", stdin: str = "", wall: Optional[float] = None, explain: bool = False
+    ) -> Outcome:
         limits: dict[str, Any] = {} if wall is None else {"wall": wall}
+        if explain:
+            limits["explain"] = True
         if language == "python":
             return outcome(await self._sandbox.arun(code, self._userdir, self._api, stdin=stdin, **limits))
         if language not in _LANGUAGES:
@@ -332,7 +336,8 @@ _INSTRUCTIONS = (
 )
 _DESCRIPTIONS = {
     "run": "Runs a program once, in a sandbox. `language`: python, sh, bash, javascript, perl or ruby. What is printed and the value of Python's last "
-    "expression come back. `wall`: seconds until it is ended. If `ok` is false, read `explanation`.",
+    "expression come back. `wall`: seconds until it is ended. If `ok` is false, read `explanation`; with `explain` it says which files were denied, "
+    "and what would allow them, and the run is slower.",
     "session": "Runs a cell of Python in an interpreter that is kept: names and imports of earlier cells of the same `name` are there. "
     "`wall`: seconds until the cell is interrupted. `end`: the session ends after it.",
     "put": "Writes a file into the folder that code runs in, from `text`, or from `base64_data` if that is given.",
