@@ -385,13 +385,14 @@ class Running(WithSandbox):
 
     def test_a_pool_that_ends_is_made_again(self) -> None:
         with Sandbox() as sandbox:
-            self.assertEqual(sandbox.run("1").value, 1)
-            run = sandbox.start("import time; time.sleep(60)")
-            process = sandbox._pool._process
-            assert process is not None
-            os.killpg(process.pid, signal.SIGKILL)
-            with self.assertRaisesRegex(pysecure_sandbox.SandboxError, "the pool of sandboxes ended"):
-                run.wait()
+            for number in range(4):
+                self.assertEqual(sandbox.run(f"{number}").value, number)
+                run = sandbox.start("import time; time.sleep(60)")
+                process = sandbox._pool._process
+                assert process is not None
+                os.killpg(process.pid, signal.SIGKILL)
+                with self.assertRaisesRegex(pysecure_sandbox.SandboxError, "the pool of sandboxes ended"):
+                    run.wait()
             self.assertEqual(sandbox.run("2").value, 2)
 
     def test_what_cannot_be_started_says_so(self) -> None:

@@ -65,6 +65,10 @@ def granted(name: str | None) -> str | None:
     return os.path.join(FOLDER, names[0] + ".sock") if names else None
 
 
+#: Seconds within which all of a pool has ended of which a process has.
+_SOON = 1.0
+
+
 class Pool:
     """A connection to a pool, made when it is first needed and again when it was lost."""
 
@@ -127,6 +131,19 @@ class Pool:
             control.close()
         if process is not None:
             process.returncode = 0  # it is no child of this one's
+
+    def end_if_gone(self) -> None:
+        """Lets go of a pool of which a process has ended: the others follow, and until then they take runs that nobody carries out."""
+        import subprocess
+
+        control, process = self._control, self._process
+        if control is None or process is None:
+            return
+        try:
+            process.wait(_SOON)
+        except subprocess.TimeoutExpired:
+            return  # it goes on
+        self._lost(control)
 
     def _lost(self, control: _socket.socket) -> None:
         with self._lock:

@@ -166,6 +166,12 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _lost(self) -> bool:
+        """The pool says no more of a run. Is it because this sandbox was closed? If the pool has ended, the next run has another one."""
+        if not self._closed:
+            self._pool.end_if_gone()
+        return self._closed
+
     def start_pool(self) -> None:
         """Has the pool ready: the first run does it otherwise."""
         self._pool.connect()
@@ -307,7 +313,7 @@ class Sandbox:
             channels.given()
             if its_api is not None:
                 its_api.close()
-        run = Run(channels, api, serving, output, options.get("on_output"), files.end, lambda: self._closed)
+        run = Run(channels, api, serving, output, options.get("on_output"), files.end, self._lost)
         # While the run begins there is time for this.
         if len(self._spare) < _SPARE:
             self._spare.append(Channels())
