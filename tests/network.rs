@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, Mode, binary, wait_until};
+use harness::{App, BOTH, Ended, Mode, binary, free_port, wait_until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -38,17 +38,6 @@ except OSError as e:
 ""#
     );
     app.sh(service, &script).ok().out
-}
-
-/// Never the same twice.
-fn free_port() -> u16 {
-    static GIVEN: std::sync::Mutex<BTreeSet<u16>> = std::sync::Mutex::new(BTreeSet::new());
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
 }
 
 /// Of this host, and not its loopback. Nothing is sent to find it.

@@ -2,18 +2,13 @@
 
 mod harness;
 
-use harness::{App, BOTH, Ended, wait_until};
+use harness::{App, BOTH, Ended, free_port, wait_until};
 use std::process::Command;
 
 /// Asks the published port, from outside.
 fn curl(port: u16, path: &str) -> Ended {
     let url = format!("http://127.0.0.1:{port}{path}");
     Ended::from(Command::new("curl").args(["-sS", "-m", "60", &url]).output().unwrap())
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 const POSTGRES: &str = r#"

@@ -160,6 +160,8 @@ class Results(WithSandbox):
                     self.assertIn(error, result.stderr)
         with self.assertRaisesRegex(TypeError, "code is text or bytes"):
             self.sandbox.run(5)  # type: ignore[arg-type]
+        with self.assertRaisesRegex(TypeError, "`rootfs` is called `jail` now"):
+            Sandbox(rootfs="python")  # type: ignore[call-arg]
         with self.assertRaisesRegex(TypeError, "no option 'walls'"):
             self.sandbox.run("", walls=5)  # type: ignore[call-arg]
 

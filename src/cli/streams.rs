@@ -4,6 +4,7 @@
 //! outside of all that the program's rules name. So a pipe is opened to it, as far as it is used; a file or a terminal that is
 //! printed to, and a file that is read, become a pipe of ours, and this end copies. What was read and not taken goes back.
 
+use crate::launch::is_null;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{FileType, Mode, Stat};
 use rustix::io::Errno;
@@ -57,7 +58,8 @@ impl Streams {
         let of = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd);
         let (out, err) = (of(stdout.as_fd())?, of(stderr.as_fd())?);
         for (number, fd, found) in [(1, stdout.as_fd(), &out), (2, stderr.as_fd(), &err)] {
-            if is_null(found) || open_to_its_reader(fd, found, 0o002) {
+            // The program gets its own.
+            if is_null(fd) || open_to_its_reader(fd, found, 0o002) {
                 continue;
             }
             let same = (out.st_dev, out.st_ino) == (err.st_dev, err.st_ino);
@@ -188,11 +190,6 @@ fn pass(pipe: &OwnedFd, to: u32) -> bool {
         }
     }
     true
-}
-
-/// Null is the same everywhere, so the program gets its own.
-fn is_null(found: &Stat) -> bool {
-    FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice && found.st_rdev == rustix::fs::makedev(1, 3)
 }
 
 /// Lets whoever holds a pipe open it by its path, to read or to write and no more: it has no other path.

@@ -31,7 +31,7 @@ pub use attach::OwnMounts;
 pub use call::Descriptors;
 pub use error::LaunchError;
 pub use landlock::{Allowed, May};
-pub use prepare::raise_limit;
+pub use prepare::{is_null, raise_limit};
 pub use step::Program;
 
 use crate::bundle::{INIT_ANNOTATION, RootEntry, id_map};

@@ -609,7 +609,8 @@ pub(super) fn exec_context(
     })
 }
 
-fn is_null(fd: BorrowedFd<'_>) -> bool {
+/// Is it null(4)? There is one in every root, and they are all the same.
+pub fn is_null(fd: BorrowedFd<'_>) -> bool {
     let device = rustix::fs::makedev(1, 3);
     rustix::fs::fstat(fd).is_ok_and(|found| {
         rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::CharacterDevice

@@ -74,6 +74,32 @@ pub(super) struct Sandbox {
 }
 
 impl Sandbox {
+    /// One whose PID 1, or program, was just started. `control`: to the interpreter in it.
+    pub(super) fn new(place: u32, runner: Runner, control: OwnedFd, run: Option<u32>) -> Sandbox {
+        Sandbox {
+            place,
+            runner,
+            phase: Phase::Starting,
+            copy: false,
+            running: None,
+            control,
+            theirs: None,
+            ruleset: None,
+            mounts: None,
+            exit: None,
+            inside: None,
+            run,
+            status: None,
+            done: None,
+            cpu: Duration::ZERO,
+            memory: 0,
+            failed: None,
+            common: false,
+            tracer: None,
+            gone: None,
+        }
+    }
+
     /// How long all that is in it has computed: what its PID 1 has adopted, too.
     pub(super) fn computed(&self, spent: &mut Spent) -> Duration {
         let group = self.running.as_ref().and_then(Running::cgroup);

@@ -699,3 +699,18 @@ pub fn cgroups_of(app: &str) -> Vec<PathBuf> {
     below(Path::new("/sys/fs/cgroup"), app, 4, &mut found);
     found
 }
+
+/// A port of this host that nobody has; never the same twice.
+pub fn free_port() -> u16 {
+    static GIVEN: Mutex<std::collections::BTreeSet<u16>> = Mutex::new(std::collections::BTreeSet::new());
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
+}

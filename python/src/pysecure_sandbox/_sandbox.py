@@ -134,6 +134,9 @@ def _limits(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(given: Mapping[str, Any], known: frozenset[str], what: str) -> None:
     unknown = sorted(given.keys() - known)
+    if "rootfs" in unknown and "jail" in known:
+        # For one release, as src/former.rs of the launcher.
+        raise TypeError("`rootfs` is called `jail` now: write that")
     if unknown:
         raise TypeError(f"{what} has no option {unknown[0]!r}: there are {', '.join(sorted(known))}")
 

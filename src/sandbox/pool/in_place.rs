@@ -60,31 +60,19 @@ impl Pool {
             self.watch(running.reports.as_fd(), Token::Reports(serial))?;
         }
         self.watch(ours.as_fd(), Token::Inside(serial))?;
+        let ruleset = match copy {
+            true => Some(self.launcher.ruleset(&landlock::common(&self.plan, &self.profile))?),
+            false => None,
+        };
         let sandbox = Sandbox {
-            place,
-            runner: Runner::in_place(),
             phase: if copy { Phase::Joinable } else { Phase::Starting },
             copy,
             running,
-            control: ours,
             theirs: copy.then_some(theirs),
-            ruleset: match copy {
-                true => Some(self.launcher.ruleset(&landlock::common(&self.plan, &self.profile))?),
-                false => None,
-            },
-            mounts: None,
-            exit: None,
-            inside: None,
-            run,
-            status: None,
-            done: None,
-            cpu: Duration::ZERO,
-            memory: 0,
-            failed: None,
-            // What a run may read it is told when it is confined.
+            ruleset,
+            // What a run may read comes with its task.
             common: copy,
-            tracer: None,
-            gone: None,
+            ..Sandbox::new(place, Runner::in_place(), ours, run)
         };
         self.sandboxes.insert(serial, sandbox);
         if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {

@@ -81,26 +81,11 @@ impl Pool {
         self.sandboxes.insert(
             number,
             Sandbox {
-                place,
-                runner,
-                phase: Phase::Starting,
                 copy,
                 running: Some(running),
-                control: ours,
                 theirs: copy.then_some(theirs),
-                ruleset: None,
-                mounts: None,
-                exit: None,
-                inside: None,
-                run,
-                status: None,
-                done: None,
-                cpu: Duration::ZERO,
-                memory: 0,
-                failed: None,
                 common,
-                tracer: None,
-                gone: None,
+                ..Sandbox::new(place, runner, ours, run)
             },
         );
         if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
